@@ -1,0 +1,26 @@
+"""Embed on Ray: ray job submit --working-dir . -- python jobs/embed.py -c conf/cluster.yaml"""
+
+from __future__ import annotations
+
+import argparse
+
+from facelake.config import load_config
+from facelake.night import run_night
+from facelake.terminal import Terminal, boundary
+
+
+def main() -> None:
+    """Parse, build, run; the exit code tells."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-c", "--config", help="YAML config")
+    parser.add_argument("--lake", help="lake directory or s3:// URI, over the config's")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    arguments = parser.parse_args()
+    terminal = Terminal(as_json=arguments.json)
+    with boundary(terminal):
+        results = run_night(load_config(arguments.config, lake=arguments.lake), terminal.listen, ["admit", "embed"])
+        terminal.result({"ok": True, "stages": {r.stage: dict(r.counts) for r in results}})
+
+
+if __name__ == "__main__":
+    main()

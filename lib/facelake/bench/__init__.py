@@ -1,0 +1,1 @@
+"""Measurements: of quality against labels, of clustering outside a lake."""

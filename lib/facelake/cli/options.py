@@ -1,0 +1,38 @@
+"""Options that every command takes, and what they build."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from facelake.config import Config, load_config
+from facelake.terminal import Terminal
+
+SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+
+ConfigOption = Annotated[
+    str | None, typer.Option("-c", "--config", help="YAML config; default: built-in, as conf/demo.yaml")
+]
+LakeOption = Annotated[str | None, typer.Option("--lake", help="lake directory or s3:// URI, over the config's")]
+JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object as the last line of stdout")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="say nothing but errors")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="tracebacks and log lines")]
+YesOption = Annotated[bool, typer.Option("--yes", help="do not ask")]
+
+
+def open_terminal(as_json: bool, quiet: bool, debug: bool) -> Terminal:
+    """The terminal of one command, and logging as it wants it."""
+    logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, stream=sys.stderr)
+    for noisy in ("botocore", "boto3", "urllib3", "py4j", "numba", "s3transfer"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    return Terminal(as_json=as_json, quiet=quiet, debug=debug)
+
+
+def read_config(config: str | None, lake: str | None, **overrides: Any) -> Config:
+    """The checked config with `--lake` and single keys (section__key) over it."""
+    return load_config(
+        config, lake=lake, overrides={k.replace("__", "."): v for k, v in overrides.items() if v is not None}
+    )

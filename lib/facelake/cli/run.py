@@ -1,0 +1,216 @@
+"""Commands that do the work: import, the night and its stages, erase, verify, plan."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from facelake.cli.options import (
+    SETTINGS,
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    LakeOption,
+    QuietOption,
+    YesOption,
+    open_terminal,
+    read_config,
+)
+from facelake.config import Config
+from facelake.errors import ConfigError
+from facelake.terminal import Terminal, boundary
+
+app = typer.Typer(help="From photos of people who agreed to a Delta Lake gallery of identities.", **SETTINGS)
+
+
+def _night(terminal: Terminal, settings: Config, only: list[str], wait_s: float = 0.0) -> None:
+    from facelake.night import reading, run_night
+    from facelake.stages.gallery import current_gallery
+
+    results = run_night(settings, terminal.listen, only, wait_s)
+    gallery = current_gallery(reading(settings).lake)
+    summary = (
+        {"gallery": gallery.version, "identities": gallery.row["identities"], "faces": gallery.row["faces"]}
+        if gallery
+        else {}
+    )
+    rows = [[r.stage, "nothing to do" if r.skipped else f"{r.seconds:.1f} s", _short(r.counts)] for r in results]
+    terminal.close()
+    terminal.table("the night", ["stage", "took", "counts"], rows)
+    if gallery:
+        terminal.say(
+            f"gallery {gallery.version}: {gallery.row['faces']} faces in {gallery.row['identities']} identities"
+        )
+        terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
+    stages = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.counts} for r in results}
+    terminal.result({"ok": True, "lake": settings.lake, **summary, "stages": stages})
+
+
+def _short(counts: Any) -> str:
+    return ", ".join(f"{key} {value}" for key, value in counts.items() if isinstance(value, int | float))
+
+
+@app.command()
+def demo(
+    photos: Annotated[str | None, typer.Option(help="your own folder of photos instead of the built-in set")] = None,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Make a small corpus, run a whole night on it, and say where the report is."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import writing
+        from facelake.stages.demo import build_demo
+        from facelake.stages.importing import Grant, import_folder
+
+        settings = read_config(config, lake)
+        with writing(settings, "demo", terminal.listen) as context:
+            if photos:
+                import_folder(context, photos, grant=Grant())
+            else:
+                build_demo(context)
+        _night(terminal, settings, [])
+
+
+@app.command("import")
+def import_(
+    folder: Annotated[str, typer.Argument(help="folder of photos, taken with its subfolders")],
+    person_from: Annotated[str | None, typer.Option(help="regex on the file name; group 1 is the subject")] = None,
+    source: Annotated[str | None, typer.Option(help="source_id; default: the folder's name")] = None,
+    basis: Annotated[str, typer.Option(help="the legal basis you state for them")] = "operator-attested consent",
+    purpose: Annotated[list[str] | None, typer.Option(help="what they may be used for; default: the config's")] = None,
+    evidence: Annotated[str, typer.Option(help="reference of the written release; only its hash is kept")] = "",
+    no_grant: Annotated[bool, typer.Option("--no-grant", help="record no basis; the photos stay refused")] = False,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Copy a folder of photos into the lake's corpus and record their legal basis."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import writing
+        from facelake.stages.importing import Grant, check_folder, import_folder
+
+        settings = read_config(config, lake)
+        check_folder(folder, person_from)
+        grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence)
+        with writing(settings, "import", terminal.listen) as context:
+            result = import_folder(context, folder, source=source, person_from=person_from, grant=grant)
+        if result.counts["granted"]:
+            shown = ", ".join(purpose or [settings.purpose])
+            terminal.say(
+                f"recorded a grant: basis {basis!r}, purpose {shown}. Withdraw it with `facelake ledger withdraw`."
+            )
+        if result.counts["changed"]:
+            terminal.say(
+                f"{result.counts['changed']} photos changed under their name and were left: erase the old ones first."
+            )
+        terminal.result({"ok": True, "lake": settings.lake, **result.counts})
+
+
+@app.command()
+def nightly(
+    only: Annotated[list[str] | None, typer.Option(help="run only this stage (may be repeated)")] = None,
+    wait: Annotated[float, typer.Option(help="seconds to wait for another writer of the lake")] = 0.0,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Run the night: admit, embed, cluster, publish, report. Kill it when you like and run it again."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        _night(terminal, read_config(config, lake), only or [], wait)
+
+
+def _stage_command(stage: str, text: str) -> None:
+    @app.command(stage, help=text)
+    def run(
+        config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+        debug: DebugOption = False,
+    ) -> None:  # fmt: skip
+        terminal = open_terminal(json, quiet, debug)
+        with boundary(terminal):
+            _night(terminal, read_config(config, lake), [stage])
+
+
+for _stage, _text in {
+    "admit": "Decide for every image whether it may be processed.",
+    "embed": "Embed the admitted images on Ray.",
+    "cluster": "Group the faces on Spark.",
+    "publish": "Give groups identity ids and publish a gallery version.",
+    "report": "Write the HTML report.",
+}.items():
+    _stage_command(_stage, _text)
+
+
+@app.command()
+def erase(
+    subject: Annotated[list[str] | None, typer.Option(help="subject_ref to erase (may be repeated)")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="image_id to erase (may be repeated)")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="source_id to erase (may be repeated)")] = None,
+    yes: YesOption = False,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Remove subjects, images or sources from every table, file and version, and prove it."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import reading, writing
+        from facelake.stages import erasing
+
+        settings = read_config(config, lake)
+        reading(settings)  # there must be a lake
+        if not (subject or image or source):
+            raise ConfigError(
+                "nothing to erase is named", where="erase", next_step="give --subject, --image or --source"
+            )
+        if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
+            raise ConfigError("erasing cannot be undone and was not confirmed", where="erase", next_step="add --yes")
+        with writing(settings, "erase", terminal.listen) as context:
+            result = erasing.erase(context, subjects=subject, images=image, sources=source)
+        terminal.say(f"erased; certificate: {result.counts['certificate']}. Run `facelake report` for a new report.")
+        terminal.result({"ok": True, "lake": settings.lake, **result.counts})
+
+
+@app.command()
+def verify(
+    residual: Annotated[list[str] | None, typer.Option(help="identifier to look for in every byte of the lake")] = None,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Check that the lake agrees with itself."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import reading
+        from facelake.stages.verify import verify as run_verify
+        from facelake.stages.verify import verify_residual
+
+        context = reading(read_config(config, lake), terminal.listen)
+        findings, counts = run_verify(context)
+        hits: dict[str, int] = {}
+        if residual:
+            counts["objects_scanned"], hits = verify_residual(context, residual)
+            counts["residual_hits"] = sum(hits.values())
+        terminal.table("problems", ["check", "problem"], [[f.check, f.problem] for f in findings])
+        terminal.table("residual hits", ["object", "hits"], [[key, count] for key, count in hits.items()])
+        ok = not findings and not hits
+        problems = [{"check": f.check, "problem": f.problem} for f in findings]
+        terminal.say("the lake agrees with itself" if ok else f"{len(findings) + len(hits)} problems")
+        terminal.result({"ok": ok, "problems": problems, "residual": hits, "counts": counts})
+        if not ok:
+            raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Say what embed would have to do: images, bytes, chunks, memory. Writes nothing."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.stages.plan import plan as make_plan
+
+        figures = make_plan(read_config(config, lake))
+        terminal.table("plan", ["figure", "value"], [[key.replace("_", " "), value] for key, value in figures.items()])
+        terminal.result({"ok": True, **figures})

@@ -1,0 +1,259 @@
+"""Commands around the work: ledger, models, gallery, bench."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from facelake.cli.options import (
+    SETTINGS,
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    LakeOption,
+    QuietOption,
+    open_terminal,
+    read_config,
+)
+from facelake.config import Config
+from facelake.errors import ConfigError
+from facelake.terminal import Terminal, boundary
+
+ledger_app = typer.Typer(help="The legal-basis events.", **SETTINGS)
+models_app = typer.Typer(help="Model cards and files.", **SETTINGS)
+gallery_app = typer.Typer(help="Published gallery versions.", **SETTINGS)
+bench_app = typer.Typer(help="Measurements.", **SETTINGS)
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as err:
+        raise ConfigError(
+            f"not a date: {text!r}", where=option, next_step="write 2027-01-31 or 2027-01-31T12:00+00:00"
+        ) from err
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _record(
+    terminal: Terminal, settings: Config, kind: str, sources: list[str], subjects: list[str], **facts: Any
+) -> None:
+    from facelake.contracts import EventKind, Scope
+    from facelake.night import writing
+    from facelake.stages.ledger import record
+
+    if not sources and not subjects:
+        raise ConfigError(
+            f"a {kind} needs a source or a subject", where="ledger", next_step="give --source or --subject"
+        )
+    with writing(settings, "ledger") as context:
+        for scope, keys in ((Scope.SOURCE, sources), (Scope.SUBJECT, subjects)):
+            if keys:
+                record(context.lake, EventKind(kind), scope, keys, **facts)
+    terminal.say(f"recorded {len(sources) + len(subjects)} event(s); the next night acts on them")
+    terminal.result({"ok": True, "events": len(sources) + len(subjects)})
+
+
+@ledger_app.command("grant")
+def ledger_grant(
+    basis: Annotated[str, typer.Option(help="the legal basis, e.g. 'signed release 2026-03'")],
+    purpose: Annotated[list[str], typer.Option(help="what for (may be repeated)")],
+    source: Annotated[list[str] | None, typer.Option()] = None,
+    subject: Annotated[list[str] | None, typer.Option()] = None,
+    evidence: Annotated[str, typer.Option(help="reference of the evidence; only its hash is kept")] = "",
+    valid_from: Annotated[str | None, typer.Option("--from", help="date from which it holds")] = None,
+    valid_until: Annotated[str | None, typer.Option("--until", help="date at which it ends")] = None,
+    destroy_by: Annotated[str | None, typer.Option(help="date by which the data must be gone")] = None,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Record a legal basis for sources or subjects."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        _record(
+            terminal, read_config(config, lake), "grant", source or [], subject or [], purposes=purpose, basis=basis,
+            evidence=evidence, valid_from=_moment(valid_from, "--from"), valid_until=_moment(valid_until, "--until"),
+            destroy_by=_moment(destroy_by, "--destroy-by"),
+        )  # fmt: skip
+
+
+@ledger_app.command("withdraw")
+def ledger_withdraw(
+    source: Annotated[list[str] | None, typer.Option()] = None,
+    subject: Annotated[list[str] | None, typer.Option()] = None,
+    purpose: Annotated[list[str] | None, typer.Option(help="only for this purpose; default: all")] = None,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Withdraw the basis of sources or subjects; the next night removes what came of their photos."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        _record(terminal, read_config(config, lake), "withdraw", source or [], subject or [], purposes=purpose or [])
+
+
+@ledger_app.command("list")
+def ledger_list(
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Every event, in order."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import reading
+
+        rows = reading(read_config(config, lake)).lake["ledger"].read().sort_by("seq").to_pylist()
+        columns = [
+            "seq",
+            "kind",
+            "scope",
+            "key",
+            "purposes",
+            "basis",
+            "valid_from",
+            "valid_until",
+            "recorded_at",
+        ]
+        terminal.table("ledger", columns, [[row[c] for c in columns] for row in rows])
+        terminal.result({"ok": True, "events": rows})
+
+
+@models_app.command("list")
+def models_list(json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False) -> None:
+    """The model cards that ship with facelake."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.stages.models import cards
+
+        found = cards()
+        terminal.table("models", ["name", "title", "licence"], [[c.name, c.title, c.licence] for c in found])
+        terminal.result({"ok": True, "models": [c.model_dump() for c in found]})
+
+
+@models_app.command("fetch")
+def models_fetch(
+    name: Annotated[str | None, typer.Argument(help="card; default: the config's")] = None,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Fetch a model's files, check their digests, keep them in the cache."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.stages.models import cache_folder, load_pack
+
+        settings = read_config(config, None, model__card=name)
+        pack = load_pack(settings)
+        terminal.say(f"{pack.card.name}: files verified in {cache_folder(settings)}")
+        terminal.result({"ok": True, "model": pack.card.name, "folder": str(cache_folder(settings))})
+
+
+@models_app.command("show")
+def models_show(
+    name: Annotated[str | None, typer.Argument(help="card; default: the config's")] = None,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """A model's card."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.stages.models import config_model_digest, find_card
+
+        settings = read_config(config, None, model__card=name)
+        card = find_card(settings.model.card)
+        body = card.model_dump() | {"digest": config_model_digest(settings, card)}
+        terminal.table(card.name, ["key", "value"], [[key, value] for key, value in body.items()])
+        terminal.result({"ok": True, "model": body})
+
+
+@gallery_app.command("list")
+def gallery_list(
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Every published version."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import reading
+        from facelake.stages.gallery import list_galleries
+
+        rows = list_galleries(reading(read_config(config, lake)).lake)
+        columns = ["gallery_version", "identities", "faces", "purpose", "model_digest", "created_at"]
+        terminal.table("galleries", columns, [[row[c] for c in columns] for row in rows])
+        terminal.result({"ok": True, "galleries": rows})
+
+
+@gallery_app.command("show")
+def gallery_show(
+    identity: Annotated[str | None, typer.Argument(help="an identity id; default: all, the largest first")] = None,
+    version: Annotated[int | None, typer.Option(help="gallery version; default: the newest")] = None,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """The identities of a gallery, or the faces of one identity."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import reading
+        from facelake.stages.export import show
+
+        columns, rows = show(reading(read_config(config, lake)).lake, identity, version)
+        terminal.table(identity or "identities", columns, [[row[c] for c in columns] for row in rows])
+        terminal.result({"ok": True, "faces" if identity else "identities": rows})
+
+
+@gallery_app.command("export")
+def gallery_export(
+    out: Annotated[str, typer.Option(help="folder to write to")],
+    purpose: Annotated[str, typer.Option(help="what the recipient will use it for")],
+    recipient: Annotated[str, typer.Option(help="who receives it")],
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Hand prototypes to a recipient, for a purpose that the identities are in force for; kept in the audit trail."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import writing
+        from facelake.stages.export import export_gallery
+
+        with writing(read_config(config, lake), "export", terminal.listen) as context:
+            manifest = export_gallery(context, out, purpose, recipient)
+        terminal.say(f"{manifest['identities']} identities of gallery {manifest['gallery_version']} written to {out}")
+        terminal.result({"ok": True, **manifest})
+
+
+@bench_app.command("quality")
+def bench_quality(
+    labels: Annotated[str, typer.Option(help="CSV with columns image, person; image is a file name or image_id")],
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Score the gallery against labels: pairwise and BCubed precision, recall, F."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.quality import quality
+        from facelake.night import reading
+
+        scores = quality(reading(read_config(config, lake)).lake, labels)
+        rows = [[key, value] for key, value in scores.items() if not isinstance(value, dict)]
+        rows += [[f"{key} {k}", f"{v:.4f}"] for key in ("pairwise", "bcubed") for k, v in scores[key].items()]
+        terminal.table("quality", ["figure", "value"], rows)
+        terminal.result({"ok": True, **scores})
+
+
+@bench_app.command("cluster")
+def bench_cluster(
+    faces: Annotated[str, typer.Option(help="folder of Parquet files: face_id, image_id, quality, embedding")],
+    out: Annotated[str, typer.Option(help="Parquet file to write: face_id, identity_id")],
+    seed: Annotated[int, typer.Option(help="seed of sampling")] = 0,
+    master: Annotated[str | None, typer.Option(help="Spark master, over the config's")] = None,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Cluster embeddings outside any lake; prints seconds and peak memory per step."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.cluster import cluster_files
+
+        settings = read_config(config, None, cluster__seed=seed, spark__master=master)
+        figures = cluster_files(settings, faces, out, terminal.listen)
+        terminal.table("cluster", ["figure", "value"], [[key, value] for key, value in figures.items()])
+        terminal.result({"ok": True, **figures})

@@ -1,0 +1,214 @@
+"""The configuration: one YAML file, checked whole before any work starts. No secret has a place in it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from facelake.errors import ConfigError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which model pack embeds the faces."""
+
+    card: str = Field("opencv", description="name in conf/models, or path of a model card")
+    cache: str = Field("~/.cache/facelake", description="where fetched model files are kept")
+
+
+class EmbedSection(_Section):
+    """Decode, detect, align, encode."""
+
+    actors: int | Literal["auto"] = Field("auto", description="Ray actors; auto: one per core of the cluster")
+    chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows that are committed as one")
+    commit_every_chunks: int = Field(8, ge=1, description="receipts per Delta commit")
+    batch_faces: int = Field(8, ge=1, le=1024, description="aligned faces per encoder call")
+    min_det_score: float = Field(0.7, gt=0, lt=1, description="detector score below which nothing is a face")
+    min_face_px: int = Field(24, ge=1, description="shorter side of a face, pixels of the full photo")
+    max_pixels: int = Field(64_000_000, ge=1, description="a photo with more is rejected undecoded")
+    max_bytes: int = Field(64 << 20, ge=1, description="an encoded photo with more is rejected unread")
+    max_decode_s: float = Field(10.0, gt=0, description="a photo that takes longer to decode is rejected")
+    max_attempts: int = Field(2, ge=1, description="tries of a chunk before it is split to find the killer")
+    use_gpu: bool = Field(False, description="ask Ray for a GPU per actor")
+
+
+class RaySection(_Section):
+    """Where embed runs."""
+
+    address: str | None = Field(None, description="null: a local Ray; else a cluster's address, or auto")
+    num_cpus: int | None = Field(None, ge=1, description="cores of the local Ray; null: all")
+    object_store_mb: int = Field(256, ge=80, description="object store of the local Ray, MiB")
+
+
+class SparkSection(_Section):
+    """Where cluster runs."""
+
+    master: str = Field("local[*]", description="local[N], spark://host:port, k8s://..., yarn")
+    driver_memory: str = Field("2g", description="JVM heap of the driver")
+    partitions: int = Field(0, ge=0, description="0: from the data's size")
+    conf: dict[str, str] = Field(default_factory=dict, description="passed to Spark as it is")
+
+
+class ClusterSection(_Section):
+    """Neighbours, edges, groups."""
+
+    neighbours: int = Field(32, ge=1, le=1024, description="k of the neighbour search")
+    threshold: float | None = Field(
+        None, gt=-1, lt=1, description="cosine above which two faces may be joined; null: calibrated"
+    )
+    exact_below: int = Field(20_000, ge=0, description="faces up to which the neighbour search is exact")
+    probes: int = Field(4, ge=1, description="lists in which each face looks for neighbours")
+    list_size: int = Field(140, ge=8, description="faces per list of the approximate search")
+    min_quality: float = Field(0.0, ge=0, le=1, description="faces below are left ungrouped")
+    seed: int = Field(0, ge=0)
+
+
+class ReportSection(_Section):
+    """The HTML report."""
+
+    contact_sheets: bool = Field(True, description="show face crops; they are personal data")
+    max_identities: int = Field(24, ge=0, description="identities on the contact sheet")
+    faces_per_identity: int = Field(8, ge=1)
+
+
+class S3Section(_Section):
+    """How to reach an S3-compatible store; credentials come from the environment or the cloud's chain."""
+
+    endpoint_url: str | None = Field(None, description="null: AWS_ENDPOINT_URL, else Amazon")
+    region: str | None = Field(None, description="null: AWS_REGION, else us-east-1")
+    path_style: bool = Field(True, description="bucket in the path, as most other stores want it")
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        if value and "@" in value:
+            raise ValueError("carries credentials; put them in the environment")
+        return value
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    lake: str = Field("facelake-demo/lake", description="a directory or s3://bucket/prefix")
+    corpus: str | None = Field(None, description="directory or s3:// of the corpus; null: <lake>/corpus")
+    purpose: str = Field("identity-grouping", min_length=1, description="what the gallery is made for")
+    model: ModelSection = ModelSection()
+    embed: EmbedSection = EmbedSection()
+    ray: RaySection = RaySection()
+    spark: SparkSection = SparkSection()
+    cluster: ClusterSection = ClusterSection()
+    report: ReportSection = ReportSection()
+    s3: S3Section = S3Section()
+
+    @field_validator("lake", "corpus")
+    @classmethod
+    def _known_scheme(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not value.startswith(("s3://", "file://")):
+            raise ValueError("must be a directory or s3://bucket/prefix")
+        return value
+
+    @property
+    def corpus_uri(self) -> str:
+        """The corpus root: the configured one, or the lake's own."""
+        return self.corpus or self.lake.rstrip("/") + "/corpus"
+
+    def digest(self, *sections: str) -> str:
+        """Digest of the named sections: what of the config a stage's result depends on."""
+        chosen = {name: self.model_dump(mode="json")[name] for name in sections}
+        return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_config(path: str | None = None, *, lake: str | None = None, overrides: dict[str, Any] | None = None) -> Config:
+    """Read a YAML config, put `lake` and `overrides` over it, and check it.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (naming the nearest right one), a bad value.
+    """
+    data = _read_yaml(path) if path else {}
+    if lake:
+        data["lake"] = lake
+    for key, value in (overrides or {}).items():
+        section, _, name = key.rpartition(".")
+        (data.setdefault(section, {}) if section else data)[name] = value
+    return _validate(Config, data, path or "arguments")
+
+
+def read_yaml_as(kind: type[M], path: Path) -> M:
+    """Read a YAML file as a pydantic model, with the config's error messages."""
+    return _validate(kind, _read_yaml(str(path)), str(path))
+
+
+def conf_dir() -> Path:
+    """The folder of shipped configs: inside an installed wheel, or at the root of a checkout."""
+    installed = Path(__file__).parent / "conf"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        text = _read_text(path)
+        data = yaml.safe_load(text) or {}
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(
+            f"config cannot be read: {err}", where=path, next_step="check the path given with -c"
+        ) from err
+    except yaml.YAMLError as err:
+        raise ConfigError(
+            f"config is not YAML: {' '.join(str(err).split())}", where=path, next_step="correct it"
+        ) from err
+    if not isinstance(data, dict):
+        raise ConfigError("config must be a mapping of keys", where=path, next_step="see conf/demo.yaml")
+    return data
+
+
+def _read_text(path: str) -> str:
+    return Path(os.path.expanduser(path)).read_text("utf-8")
+
+
+def _validate(kind: type[M], data: dict[str, Any], where: str) -> M:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as err:
+        problem = err.errors()[0]
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = _nearest(kind, problem["loc"])
+            hint = f"did you mean {near!r}" if near else "remove it"
+            raise ConfigError(f"unknown key {path!r}", where=where, next_step=hint) from None
+        raise ConfigError(f"key {path!r}: {problem['msg']}", where=where, next_step="correct the value") from None
+
+
+def _nearest(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:
+    """The known key that is most like the unknown one, in its own section or anywhere."""
+    section: type[BaseModel] | None = kind
+    for part in loc[:-1]:
+        annotation = section.model_fields[str(part)].annotation if section else None
+        section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    name = str(loc[-1])
+    here = difflib.get_close_matches(name, section.model_fields if section else [], n=1, cutoff=0.5)
+    if here:
+        return ".".join([*map(str, loc[:-1]), here[0]])
+    everywhere = dict(_leaves(kind))
+    found = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.6)
+    return everywhere[found[0]] if found else None
+
+
+def _leaves(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    found = []
+    for name, info in kind.model_fields.items():
+        found.append((name, prefix + name))
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            found += _leaves(info.annotation, f"{prefix}{name}.")
+    return found

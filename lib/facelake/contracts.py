@@ -1,0 +1,353 @@
+"""The tables' Arrow schemas and the frozen values that cross rooms.
+
+Units: pixels are those of the photo after EXIF orientation; boxes are x0, y0, x1, y1; landmarks are five
+points (x, y) in the order left eye, right eye, nose, left mouth corner, right mouth corner, "left" being
+the left of the image. Embeddings are L2-normalised and stored as little-endian float16 bytes, because
+Delta Lake has neither a half-precision nor a fixed-size-list type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+LAKE_FORMAT = 1
+"""Raised when a lake written by this version cannot be read by an older one."""
+
+F32 = npt.NDArray[np.float32]
+F16 = npt.NDArray[np.float16]
+I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+
+
+class Refusal(StrEnum):
+    """Why admission refused an image before a pixel was decoded."""
+
+    NO_BASIS = "no_basis"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    OTHER_PURPOSE = "other_purpose"
+    WITHDRAWN = "withdrawn"
+    ERASED = "erased"
+    NO_ID = "no_id"
+    DUPLICATE_ID = "duplicate_id"
+
+
+class Reject(StrEnum):
+    """Why an admitted image gave no face."""
+
+    EMPTY = "empty"
+    UNREADABLE = "unreadable"
+    FORMAT = "unsupported_format"
+    BYTES = "too_many_bytes"
+    PIXELS = "too_many_pixels"
+    TIMEOUT = "decode_timeout"
+    NO_FACE = "no_face"
+    TOO_SMALL = "face_too_small"
+    BAD_EMBEDDING = "bad_embedding"
+    WORKER_DIED = "worker_died"
+
+
+class EventKind(StrEnum):
+    """Kinds of ledger events."""
+
+    GRANT = "grant"
+    WITHDRAW = "withdraw"
+    EXPIRE = "expire"
+
+
+class Scope(StrEnum):
+    """What a ledger event speaks about."""
+
+    SOURCE = "source"
+    SUBJECT = "subject"
+
+
+class Change(StrEnum):
+    """What happened to one identity between two gallery versions."""
+
+    CREATED = "created"
+    GREW = "grew"
+    SHRANK = "shrank"
+    CHANGED = "changed"
+    MERGED = "merged"
+    SPLIT = "split"
+    RETIRED = "retired"
+    ERASED = "erased"
+
+
+def _schema(*fields: tuple[str, pa.DataType, str]) -> pa.Schema:
+    return pa.schema([pa.field(n, t, metadata={"doc": d}) for n, t, d in fields])
+
+
+_S, _I, _F, _T = pa.string(), pa.int64(), pa.float32(), pa.timestamp("us", tz="UTC")
+
+CORPUS = _schema(
+    ("image_id", _S, "unique in the corpus; `import` uses source/relative-path"),
+    ("image", pa.binary(), "the encoded photo, as it was received"),
+    ("source_id", _S, "who or what supplied the photo; the ledger speaks about it"),
+    ("subject_ref", _S, "optional: the custodian's reference for the person depicted"),
+    ("captured_at", _T, "optional"),
+)
+CORPUS_REQUIRED = ("image_id", "image", "source_id")
+
+LEDGER = _schema(
+    ("seq", _I, "order of events; a later event of the same scope and key overrides an earlier one"),
+    ("kind", _S, "grant, withdraw or expire"),
+    ("scope", _S, "source or subject"),
+    ("key", _S, "the source_id or subject_ref; after an erasure a keyed hash"),
+    ("purposes", pa.list_(_S), "empty on a withdraw: every purpose"),
+    ("basis", _S, "legal basis as the operator recorded it"),
+    ("evidence_sha256", _S, "digest of the written release or other evidence"),
+    ("valid_from", _T, "inclusive"),
+    ("valid_until", _T, "exclusive; null: until withdrawn"),
+    ("destroy_by", _T, "data must be gone by then"),
+    ("recorded_at", _T, "when the event was appended"),
+    ("recorded_by", _S, "operating-system user that appended it"),
+)
+
+ADMISSIONS = _schema(
+    ("image_id", _S, "null when the corpus row has none"),
+    ("source_id", _S, ""),
+    ("subject_ref", _S, ""),
+    ("corpus_file", _S, "path under the corpus root"),
+    ("corpus_row", _I, "row in that file, from 0"),
+    ("admitted", pa.bool_(), ""),
+    ("reason", _S, "refusal reason; null when admitted"),
+    ("purpose", _S, "the purpose decided for"),
+    ("ledger_version", _I, "Delta version of the ledger at the decision"),
+)
+
+FACES = _schema(
+    ("face_id", _S, "blake2b-128 of image id, content hash, rounded box and model digest"),
+    ("image_id", _S, ""),
+    ("content_sha256", _S, "of the encoded photo"),
+    ("box", pa.list_(_F), "x0, y0, x1, y1 in pixels"),
+    ("landmarks", pa.list_(_F), "five x, y pairs in pixels"),
+    ("image_width", pa.int32(), "pixels after orientation"),
+    ("image_height", pa.int32(), "pixels after orientation"),
+    ("det_score", _F, "0..1"),
+    ("quality", _F, "0..1: size, sharpness, detector score and pose together"),
+    ("embedding", pa.binary(), "little-endian float16, unit norm"),
+    ("model_digest", _S, "digest of the model card and files that made the row"),
+    ("corpus_file", _S, ""),
+    ("corpus_row", _I, ""),
+)
+
+REJECTS = _schema(
+    ("image_id", _S, ""),
+    ("reason", _S, "see Reject"),
+    ("detail", _S, "one line for a person"),
+    ("content_sha256", _S, ""),
+    ("model_digest", _S, ""),
+    ("corpus_file", _S, ""),
+    ("corpus_row", _I, ""),
+)
+
+CHUNKS = _schema(
+    ("corpus_file", _S, ""),
+    ("row_start", _I, ""),
+    ("row_end", _I, "exclusive"),
+    ("model_digest", _S, ""),
+    ("admitted_digest", _S, "which rows of the chunk were admitted; another set opens the chunk again"),
+    ("admitted", _I, "images"),
+    (
+        "embedded",
+        _I,
+        "images that gave a face when the chunk was closed; 0 where all had their outcome before",
+    ),
+    ("rejected", _I, "images that gave none then"),
+    ("faces", _I, "faces found then"),
+)
+
+GROUPS = _schema(
+    ("face_id", _S, ""),
+    ("group_id", _I, "no meaning beyond one clustering"),
+    ("score", _F, "cosine to the group's centroid"),
+)
+
+IDENTITIES = _schema(
+    ("identity_id", _S, "opaque, never reused"),
+    ("status", _S, "active, merged or retired"),
+    ("merged_into", _S, "the winner, when merged"),
+    ("size", _I, "faces"),
+    ("first_version", _I, "gallery version that created it"),
+    ("last_version", _I, "gallery version that last changed it"),
+    ("prototype", pa.list_(_F), "unit quality-weighted mean embedding; null unless active"),
+    ("cohesion", _F, "mean cosine of the faces to the prototype"),
+    ("purposes", pa.list_(_S), "what it may be used for"),
+    ("model_digest", _S, ""),
+)
+
+MEMBERSHIPS = _schema(
+    ("face_id", _S, ""),
+    ("identity_id", _S, ""),
+    ("image_id", _S, ""),
+    ("score", _F, "cosine to the identity's prototype"),
+    ("how", _S, "grouped"),
+)
+
+CHANGES = _schema(
+    ("gallery_version", _I, ""),
+    ("kind", _S, "see Change"),
+    ("identity_id", _S, ""),
+    ("other_id", _S, "merged: the winner; split: the parent"),
+    ("size_before", _I, ""),
+    ("size_after", _I, ""),
+)
+
+GALLERIES = _schema(
+    ("gallery_version", _I, "the last row of the highest version is the gallery that readers see"),
+    ("identities_version", _I, "Delta version to read"),
+    ("memberships_version", _I, "Delta version to read"),
+    ("changes_version", _I, "Delta version to read"),
+    ("clustering", _S, "digest of the clustering it was made from"),
+    ("model_digest", _S, ""),
+    ("purpose", _S, ""),
+    ("identities", _I, "active ones"),
+    ("faces", _I, ""),
+    ("created_at", _T, ""),
+)
+
+RUNS = _schema(
+    ("run_id", _S, "one nightly run; its stages share it"),
+    ("stage", _S, ""),
+    ("started_at", _T, ""),
+    ("seconds", pa.float64(), ""),
+    ("input_digest", _S, "digest of everything the stage read; equal input is not worked twice"),
+    ("config_digest", _S, ""),
+    ("model_digest", _S, ""),
+    ("purpose", _S, ""),
+    ("counts", _S, "JSON object; counters that add up"),
+    ("peak_rss_bytes", _I, "of the driver process"),
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "ledger": LEDGER,
+    "admissions": ADMISSIONS,
+    "faces": FACES,
+    "rejects": REJECTS,
+    "chunks": CHUNKS,
+    "groups": GROUPS,
+    "identities": IDENTITIES,
+    "memberships": MEMBERSHIPS,
+    "changes": CHANGES,
+    "galleries": GALLERIES,
+    "runs": RUNS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A data file that a worker staged and nobody has committed yet."""
+
+    table: str
+    path: str
+    """relative to the table's root"""
+    size_bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A run of corpus rows whose outcomes are committed as one."""
+
+    corpus_file: str
+    row_start: int
+    row_end: int
+    rows: tuple[int, ...]
+    """rows to compute, ascending: admitted and without a committed outcome"""
+    admitted: int
+    """admitted rows of the chunk, computed now or before"""
+    digest: str
+    """digest of all admitted rows and their image ids"""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReceipt:
+    """What embedding one chunk staged; counters are over the rows computed now."""
+
+    chunk: Chunk
+    faces: Receipt | None = None
+    rejects: Receipt | None = None
+    embedded: int = 0
+    rejected: int = 0
+    face_rows: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One encoded face of one photo."""
+
+    box: F32
+    """(4,) x0, y0, x1, y1 pixels"""
+    landmarks: F32
+    """(5, 2) pixels"""
+    det_score: float
+    quality: float
+    embedding: F16
+    """(dim,) unit norm"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image: faces, or a reason why there are none; never both."""
+
+    row: int
+    image_id: str
+    content_sha256: str
+    width: int
+    height: int
+    faces: tuple[Face, ...]
+    reject: Reject | None
+    detail: str = ""
+
+
+def file_key(corpus_file: str) -> str:
+    """Name of a corpus file inside names of data files: a hash, since names stay in logs."""
+    return hashlib.sha256(corpus_file.encode()).hexdigest()[:12]
+
+
+def embedding_matrix(column: pa.ChunkedArray, dim: int | None = None) -> tuple[F32, Bool]:
+    """Decode an `embedding` column.
+
+    Args:
+        dim: values per embedding; default: that of the most rows.
+
+    Returns:
+        (n, dim) float32, and which rows are sound: right length, finite, of unit norm within 2 %. Others are zero.
+    """
+    lengths = np.array([-1 if v is None else len(v) // 2 for v in column.to_pylist()] or [0], np.int64)[: len(column)]
+    if dim is None:
+        known = lengths[lengths > 0]
+        dim = int(np.bincount(known).argmax()) if known.size else 0
+    matrix = np.zeros((len(column), dim), np.float32)
+    right = lengths == dim
+    if right.all() and len(column):
+        flat = column.combine_chunks()
+        flat = flat.chunk(0) if isinstance(flat, pa.ChunkedArray) else flat
+        offsets = np.frombuffer(flat.buffers()[1], np.int32)[flat.offset : flat.offset + len(flat) + 1]
+        raw = np.frombuffer(flat.buffers()[2], "<f2")[offsets[0] // 2 : offsets[-1] // 2] if dim else np.zeros(0)
+        matrix[:] = raw.reshape(len(column), dim)
+    else:
+        for i in np.flatnonzero(right):
+            matrix[i] = np.frombuffer(column[int(i)].as_py(), "<f2")
+    with np.errstate(invalid="ignore"):
+        norm = np.linalg.norm(matrix, axis=1)
+        sound = right & np.isfinite(norm) & (np.abs(norm - 1) < 0.02)
+    matrix[~sound] = 0
+    return matrix, sound
+
+
+def face_keys(face_ids: pa.ChunkedArray) -> I64:
+    """The first 63 bits of each face id: a key that sorts the same on every machine."""
+    return np.array([int(v[:16], 16) >> 1 for v in face_ids.to_pylist()], np.int64)

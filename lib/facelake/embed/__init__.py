@@ -1,0 +1,16 @@
+"""Embed: decode, detect, align, encode. Pure per batch; knows no lake, no Ray."""
+
+from facelake.embed.decode import DecodeLimits
+from facelake.embed.packs import ModelCard, Pack, model_digest
+from facelake.embed.pipeline import Pipeline, PipelineOptions, faces_table, rejects_table
+
+__all__ = [
+    "DecodeLimits",
+    "ModelCard",
+    "Pack",
+    "Pipeline",
+    "PipelineOptions",
+    "faces_table",
+    "model_digest",
+    "rejects_table",
+]

@@ -1,0 +1,152 @@
+"""Hostile bytes to pixels: an allow-list of formats, caps on bytes, pixels and seconds, EXIF orientation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from facelake.contracts import U8, Reject
+
+# Decoders that are maintained against hostile input. Everything else is refused by name.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_EXIF_ORIENTATION = 0x0112
+Image.init()  # `formats=` names plugins that Pillow otherwise loads late
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """Caps on one photo."""
+
+    max_bytes: int = 64 << 20
+    max_pixels: int = 64_000_000
+    max_seconds: float = 10.0
+    target_px: int = 1280
+    """a JPEG is decoded at the smallest DCT scale whose longer side is at least this"""
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """Decoded pixels. `pixels` is (h, w, 3) uint8 RGB, upright; `width`, `height` are of the full photo, upright."""
+
+    pixels: U8
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Undecoded:
+    """Why a photo could not be decoded."""
+
+    reason: Reject
+    detail: str
+
+
+class _TooSlow(Exception):
+    pass
+
+
+def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
+    """Decode one photo; never raises for what the bytes contain."""
+    if not data:
+        return Undecoded(Reject.EMPTY, "no bytes")
+    if len(data) > limits.max_bytes:
+        return Undecoded(Reject.BYTES, f"{len(data)} bytes, allowed {limits.max_bytes}")
+    try:
+        with _time_limit(limits.max_seconds), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(data, limits)
+    except _TooSlow:
+        return Undecoded(Reject.TIMEOUT, f"not decoded within {limits.max_seconds:g} s")
+    except UnidentifiedImageError:
+        return Undecoded(Reject.FORMAT, "not one of " + ", ".join(FORMATS))
+    except MemoryError:
+        return Undecoded(Reject.PIXELS, "not enough memory to decode")
+    except Exception as err:  # noqa: BLE001  decoders raise anything on hostile bytes; the row must live on
+        return Undecoded(Reject.UNREADABLE, f"{type(err).__name__}: {' '.join(str(err).split())}"[:200])
+
+
+def _decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > limits.max_pixels:
+            return Undecoded(Reject.PIXELS, f"{width}x{height}, allowed {limits.max_pixels} pixels")
+        orientation = _orientation(image)
+        if image.format in ("JPEG", "MPO") and image.mode == "RGB":
+            pixels = _decode_jpeg(data, width, height, limits.target_px)
+        else:
+            pixels = _to_rgb(image, limits.target_px)
+    if orientation >= 5:
+        width, height = height, width
+    return Photo(np.ascontiguousarray(upright(pixels, orientation)), width, height)
+
+
+def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
+    """Decode near the size that is needed: libjpeg scales by n/8 in the DCT domain, far cheaper than whole."""
+    shrink = min(1.0, target_px / max(width, height))
+    pixels: U8 = simplejpeg.decode_jpeg(
+        data, "RGB", fastdct=False, fastupsample=False, min_height=height * shrink, min_width=width * shrink
+    )
+    return pixels
+
+
+def _to_rgb(image: Image.Image, target_px: int) -> U8:
+    if image.format == "JPEG":  # CMYK and the like: Pillow's own DCT scaling
+        image.draft(None, (target_px, target_px))
+    image.seek(0)
+    image.load()
+    shrink = max(image.size) // target_px
+    if image.mode in _SIXTEEN_BIT:
+        deep = np.asarray(image, dtype=np.float32)
+        top = 65535.0 if deep.max(initial=0) > 255 else 255.0
+        gray = np.clip(deep * (255.0 / top), 0, 255).astype(np.uint8)
+        image = Image.fromarray(gray)
+    if image.mode != "RGB":
+        image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+    if shrink >= 2:
+        image = image.reduce(shrink)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  a damaged EXIF block must not cost the photo
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def upright(pixels: U8, orientation: int) -> U8:
+    """Apply an EXIF orientation (1..8) to (h, w, 3) pixels."""
+    if orientation in (2, 4, 5, 7):
+        pixels = pixels[:, ::-1]
+    quarter_turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
+    return np.rot90(pixels, quarter_turns)
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Interrupt decoding between two decoder calls; only the main thread can (Ray runs an actor's tasks there)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(signum: int, frame: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,110 @@
+"""Model packs: a card that says what the model is, and files that are checked against it at every load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from facelake.errors import ConfigError
+
+# Raised whenever the same photo could give other rows: part of the digest that every face row carries.
+PIPELINE_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectorCard(_Part):
+    """The detector's file and input contract."""
+
+    kind: Literal["yunet"]
+    file: str
+    sha256: str
+    input_px: int = 640
+
+
+class EncoderCard(_Part):
+    """The encoder's file and input contract: RGB 112x112, (x - mean) * scale."""
+
+    kind: Literal["arcface"]
+    file: str
+    sha256: str
+    input_name: str
+    dim: int
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+class SourceCard(_Part):
+    """Where the files can be had: a PyPI wheel, by digest."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    folder: str
+
+
+class ModelCard(_Part):
+    """conf/models/*.yaml."""
+
+    name: str
+    title: str
+    licence: str
+    training_data: str
+    withdrawn_lineage: list[str] = []
+    intended_use: str
+    detector: DetectorCard
+    encoder: EncoderCard
+    impostor_mean: float
+    impostor_sd: float
+    genuine_mean: float
+    source: SourceCard | None = None
+
+    def files(self) -> dict[str, str]:
+        """File name to sha256 of everything the pack opens."""
+        return {self.detector.file: self.detector.sha256, self.encoder.file: self.encoder.sha256}
+
+
+def model_digest(card: ModelCard, options: Mapping[str, Any]) -> str:
+    """Digest of what shapes a face: the card's files and input contracts, the options, the pipeline.
+
+    Equal digests, equal faces. Words on the card (title, licence) may be corrected without embedding anew.
+    """
+    parts = {
+        "detector": card.detector.model_dump(mode="json"),
+        "encoder": card.encoder.model_dump(mode="json"),
+    }
+    body = parts | {"options": dict(options), "pipeline": PIPELINE_VERSION}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A card with the bytes of its files, ready to travel to a worker."""
+
+    card: ModelCard
+    detector: bytes
+    encoder: bytes
+
+    @classmethod
+    def verified(cls, card: ModelCard, files: Mapping[str, bytes]) -> Pack:
+        """Check the files against the card.
+
+        Raises:
+            ConfigError: a file is missing or has another digest.
+        """
+        for name, wanted in card.files().items():
+            if name not in files:
+                raise ConfigError("model file is missing", where=name, next_step="run `facelake models fetch`")
+            found = hashlib.sha256(files[name]).hexdigest()
+            if found != wanted:
+                what = f"model file has digest {found[:16]}..., the card {card.name!r} says {wanted[:16]}..."
+                next_step = "delete it and run `facelake models fetch`, or correct the card if the change is meant"
+                raise ConfigError(what, where=name, next_step=next_step)
+        return cls(card, files[card.detector.file], files[card.encoder.file])

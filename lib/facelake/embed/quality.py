@@ -1,0 +1,36 @@
+"""How far a face can be trusted to give a good embedding: size, sharpness, detector score and pose."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from facelake.contracts import F32, U8
+
+_SHARP_HALF = 60.0  # Laplacian variance at which sharpness counts half; aligned in-focus faces lie at 200..2000
+
+
+def sharpness(aligned: U8) -> float:
+    """0..1 from the variance of the Laplacian of an aligned (112, 112, 3) face."""
+    gray = aligned[16:96, 16:96].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    inner = gray[1:-1, 1:-1]
+    laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * inner
+    variance = float(laplacian.var())
+    return variance / (variance + _SHARP_HALF)
+
+
+def frontality(landmarks: F32) -> float:
+    """0..1: 1 when the nose lies midway between the eyes and the mouth corners; landmarks (5, 2)."""
+    left, right, nose = landmarks[0], landmarks[1], landmarks[2]
+    span = float(np.linalg.norm(right - left))
+    if span < 1e-6:
+        return 0.0
+    axis = (right - left) / span
+    sideways = abs(float((nose - (left + right) / 2) @ axis)) / span
+    return max(0.0, 1.0 - 2.0 * sideways)
+
+
+def quality(aligned: U8, landmarks: F32, box: F32, det_score: float) -> float:
+    """Geometric mean of the four parts, each 0..1. box and landmarks in pixels of the full photo."""
+    side = float(min(box[2] - box[0], box[3] - box[1]))
+    parts = [min(1.0, side / 112.0), sharpness(aligned), det_score, frontality(landmarks)]
+    return float(np.prod(np.clip(parts, 1e-3, 1.0)) ** 0.25)

@@ -1,0 +1,1 @@
+"""Engines schedule the rooms on Ray and Spark; they hold no algorithm. The only place that imports either."""

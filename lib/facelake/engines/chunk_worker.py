@@ -1,0 +1,118 @@
+"""What one embed worker does with a chunk: read corpus rows, run the pipeline, stage two files, return a receipt.
+
+Knows no Ray, so that it also runs in a test, a profiler or on a machine without an engine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from facelake.config import S3Section
+from facelake.contracts import Chunk, ChunkReceipt, Outcome, Receipt, Reject, file_key
+from facelake.embed import Pack, Pipeline, PipelineOptions, faces_table, rejects_table
+from facelake.lake.corpus import Corpus
+from facelake.lake.store import open_store
+from facelake.lake.tables import stage
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything a worker needs; travels once per actor."""
+
+    pack: Pack
+    options: PipelineOptions
+    model_digest: str
+    lake_uri: str
+    corpus_uri: str
+    s3: S3Section
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTask:
+    """Neighbouring chunks of one corpus file, read in one pass; `condemned` rows killed workers before."""
+
+    chunks: tuple[Chunk, ...]
+    condemned: frozenset[int] = frozenset()
+    attempt: int = 0
+
+
+class ChunkWorker:
+    """Runs chunks one after another; holds the models."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._pipeline = Pipeline(spec.pack, spec.options, spec.threads)
+        self._corpus = Corpus(spec.corpus_uri, spec.s3)
+        self._store = open_store(spec.lake_uri, spec.s3)
+
+    def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
+        """One receipt per chunk, as soon as its files are staged."""
+        chunks = task.chunks
+        photos = self._corpus.images(chunks[0].corpus_file, chunks[0].row_start, chunks[-1].row_end)
+        ahead = next(photos, None)
+        for chunk in chunks:
+            rows: list[tuple[int, str, bytes]] = []
+            began = time.monotonic()
+            outcomes: list[Outcome] = []
+            wanted = frozenset(chunk.rows)
+            while ahead is not None and ahead[0] < chunk.row_end:
+                if ahead[0] in wanted:
+                    rows.append(ahead)
+                if len(rows) >= self._spec.options.batch_photos:  # bounds the encoded bytes held at once
+                    outcomes += self._outcomes(rows, task.condemned)
+                    rows = []
+                ahead = next(photos, None)
+            outcomes += self._outcomes(rows, task.condemned)
+            yield self._stage(chunk, outcomes, time.monotonic() - began)
+
+    def try_row(self, corpus_file: str, row: int) -> None:
+        """Embed one row and forget the result: does it kill the worker?"""
+        for _ in self._pipeline.run(self._corpus.images(corpus_file, row, row + 1)):
+            pass
+
+    def _outcomes(self, rows: Sequence[tuple[int, str, bytes]], condemned: frozenset[int]) -> list[Outcome]:
+        done = {o.row: o for o in self._pipeline.run(row for row in rows if row[0] not in condemned)}
+        for row, ident, _ in rows:
+            if row in condemned:
+                done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, "decoding it killed its worker twice")
+        return [done[row] for row, _, _ in rows]
+
+    def _stage(self, chunk: Chunk, outcomes: Sequence[Outcome], seconds: float) -> ChunkReceipt:
+        digest, stem = self._spec.model_digest, chunk_stem(self._spec.model_digest, chunk)
+        faces = faces_table(outcomes, digest, chunk.corpus_file)
+        rejects = rejects_table(outcomes, digest, chunk.corpus_file)
+        staged: dict[str, Receipt | None] = {
+            name: stage(self._store, name, data, stem) if data.num_rows else None
+            for name, data in (("faces", faces), ("rejects", rejects))
+        }
+        return ChunkReceipt(
+            chunk,
+            staged["faces"],
+            staged["rejects"],
+            embedded=sum(o.reject is None for o in outcomes),
+            rejected=sum(o.reject is not None for o in outcomes),
+            face_rows=sum(len(o.faces) for o in outcomes),
+            reasons=dict(Counter(str(o.reject) for o in outcomes if o.reject)),
+            seconds=seconds,
+        )
+
+
+def chunk_stem(model_digest: str, chunk: Chunk) -> str:
+    """Start of the data files' names of a chunk: tells model, corpus file and first row, and nothing personal."""
+    return f"{model_digest[:8]}-{file_key(chunk.corpus_file)}-{chunk.row_start:010d}"
+
+
+def tasks_of(chunks: Iterable[Chunk], per_task: int) -> Iterator[ChunkTask]:
+    """Bundle neighbouring chunks of one file into tasks of at most `per_task`."""
+    held: list[Chunk] = []
+    for chunk in chunks:
+        if held and (len(held) >= per_task or chunk.corpus_file != held[0].corpus_file):
+            yield ChunkTask(tuple(held))
+            held = []
+        held.append(chunk)
+    if held:
+        yield ChunkTask(tuple(held))

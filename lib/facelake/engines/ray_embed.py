@@ -1,0 +1,195 @@
+"""Embed on Ray: a pool of actors that pull chunk tasks; the driver gets receipts as they come.
+
+A worker that dies is replaced and its unfinished chunks run again. A chunk that killed its worker too often is
+tried row by row; a row that kills a worker twice on its own is condemned and becomes a reject row.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+
+from facelake.config import EmbedSection, RaySection
+from facelake.contracts import ChunkReceipt
+from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
+from facelake.errors import FacelakeError, Retryable
+
+_LOG = logging.getLogger(__name__)
+_DIED = (RayActorError, WorkerCrashedError)
+_MAX_START_FAILURES = 3
+
+
+class _EmbedActor:
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._worker = ChunkWorker(spec)
+
+    def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
+        yield from self._worker.run(task)
+
+    def try_row(self, corpus_file: str, row: int) -> bool:
+        self._worker.try_row(corpus_file, row)
+        return True
+
+
+# dead actors are replaced here, where it is known what they were doing; Ray must not restart them by itself
+_Actor: Any = ray.remote(max_restarts=0, max_task_retries=0)(_EmbedActor)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """An actor and what it is doing."""
+
+    actor: Any
+    task: ChunkTask | None = None
+    stream: Any = None
+    last_sign_s: float = 0.0
+    failures: int = 0
+
+
+def start_ray(section: RaySection) -> None:
+    """Connect to the configured Ray, or start a local one.
+
+    Raises:
+        Retryable: the cluster does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
+    if section.address is None:
+        memory = section.object_store_mb << 20
+        options |= {"num_cpus": section.num_cpus, "include_dashboard": False, "object_store_memory": memory}
+    try:
+        ray.init(address=section.address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError) as err:
+        what = f"Ray cannot be reached: {str(err).splitlines()[0]}"
+        raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
+
+
+def stop_ray() -> None:
+    """Leave Ray; a local one ends."""
+    ray.shutdown()
+
+
+class RayEmbedder:
+    """A pool of embed actors."""
+
+    def __init__(self, spec: WorkerSpec, embed: EmbedSection, ray_section: RaySection, stall_s: float = 300.0) -> None:
+        start_ray(ray_section)
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        self._embed, self._stall_s = embed, stall_s
+        self._size = cores if embed.actors == "auto" else embed.actors
+        self._spec = ray.put(spec)
+        self._slots = [_Slot(self._start()) for _ in range(self._size)]
+        self._waiting: deque[ChunkTask] = deque()
+
+    @property
+    def size(self) -> int:
+        """Actors in the pool."""
+        return self._size
+
+    def _start(self) -> Any:
+        return _Actor.options(num_cpus=1, num_gpus=1 if self._embed.use_gpu else 0).remote(self._spec)
+
+    def run(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkReceipt]:
+        """Receipts of all tasks, in the order in which they are done. Takes tasks only as fast as they finish."""
+        source = iter(tasks)
+        while True:
+            for slot in self._slots:
+                if slot.task is None and (task := self._next(source)) is not None:
+                    self._assign(slot, task)
+            busy = [slot for slot in self._slots if slot.task is not None]
+            if not busy:
+                return
+            ready, _ = ray.wait([slot.stream for slot in busy], num_returns=1, timeout=1.0)
+            for slot in busy:
+                if any(slot.stream is stream for stream in ready):
+                    yield from self._take(slot)
+                elif time.monotonic() - slot.last_sign_s > self._stall_s:
+                    _LOG.warning("worker gave no sign for %.0f s: replaced", self._stall_s)
+                    ray.kill(slot.actor)
+                    self._lost(slot)
+
+    def _next(self, source: Iterator[ChunkTask]) -> ChunkTask | None:
+        return self._waiting.popleft() if self._waiting else next(source, None)
+
+    def _assign(self, slot: _Slot, task: ChunkTask) -> None:
+        slot.task, slot.last_sign_s = task, time.monotonic()
+        slot.stream = slot.actor.run.options(num_returns="streaming").remote(task)
+
+    def _take(self, slot: _Slot) -> Iterator[ChunkReceipt]:
+        assert slot.task is not None
+        try:
+            receipt: ChunkReceipt = ray.get(next(slot.stream))
+        except StopIteration:
+            slot.task = slot.stream = None
+            return
+        except _DIED as err:
+            self._note_death(slot, err)
+            self._lost(slot)
+            return
+        except RayTaskError as err:
+            cause = err.cause
+            raise (cause if isinstance(cause, FacelakeError) else err) from None
+        slot.failures, slot.last_sign_s = 0, time.monotonic()
+        slot.task = replace(slot.task, chunks=tuple(c for c in slot.task.chunks if c != receipt.chunk))
+        yield receipt
+
+    def _note_death(self, slot: _Slot, err: Exception) -> None:
+        slot.failures += 1
+        _LOG.warning("worker died: %s", str(err).splitlines()[0])
+        cause = getattr(err, "cause", None)
+        if slot.failures > _MAX_START_FAILURES * max(self._embed.max_attempts, 1):
+            next_step = "look at Ray's worker logs; often memory or a model that cannot be loaded"
+            raise Retryable(f"workers keep dying: {cause or err}", where="embed", next_step=next_step)
+
+    def _lost(self, slot: _Slot) -> None:
+        """Replace a dead worker; its unfinished chunks wait again, or are searched for the row that kills."""
+        task = slot.task
+        slot.actor, slot.task, slot.stream = self._start(), None, None
+        if task is None or not task.chunks:
+            return
+        first, rest = task.chunks[:1], task.chunks[1:]
+        again = replace(task, chunks=first, attempt=task.attempt + 1)
+        if again.attempt >= self._embed.max_attempts:
+            again = replace(again, condemned=task.condemned | self._killers(slot, again), attempt=0)
+        self._waiting.append(again)
+        if rest:
+            self._waiting.append(replace(task, chunks=rest, attempt=0))
+
+    def _killers(self, slot: _Slot, task: ChunkTask) -> frozenset[int]:
+        """Rows of the task's one chunk that kill a worker twice, each tried alone."""
+        chunk = task.chunks[0]
+        killers = {row for row in chunk.rows if row not in task.condemned and self._kills(slot, chunk.corpus_file, row)}
+        return frozenset(killers)
+
+    def _kills(self, slot: _Slot, corpus_file: str, row: int) -> bool:
+        for _ in range(2):
+            try:
+                ready, _ = ray.wait([ref := slot.actor.try_row.remote(corpus_file, row)], timeout=self._stall_s)
+                if ready:
+                    ray.get(ref)
+                    return False
+                ray.kill(slot.actor)
+            except _DIED:
+                pass
+            slot.actor = self._start()
+        return True
+
+    def close(self) -> None:
+        """Stop the actors."""
+        for slot in self._slots:
+            ray.kill(slot.actor)

@@ -1,0 +1,75 @@
+"""Typed events: what a stage tells whoever watches. Terminal, log file and metrics are only listeners."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage begins; `total` items of `unit` lie ahead (0: not known)."""
+
+    stage: str
+    total: int = 0
+    unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """`done` of the stage's total, with counters worth showing."""
+
+    stage: str
+    done: int
+    counts: Mapping[str, int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """A stage ended; `skipped` when its input was unchanged and no work was done."""
+
+    stage: str
+    seconds: float
+    counts: Mapping[str, int | float] = field(default_factory=dict)
+    skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something an operator should read."""
+
+    stage: str
+    text: str
+
+
+Event = StageStarted | StageProgress | StageFinished | Notice
+Listener = Callable[[Event], None]
+
+
+def nobody(event: Event) -> None:
+    """A listener that listens to nothing."""
+
+
+def fan_out(*listeners: Listener) -> Listener:
+    """One listener that passes each event to several."""
+
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen
+
+
+def log_listener(run_id: str) -> Listener:
+    """A listener that logs one JSON object per event to the logger `facelake.events`."""
+    logger = logging.getLogger("facelake.events")
+
+    def listen(event: Event) -> None:
+        record = {"ts": datetime.now(UTC).isoformat(), "run": run_id, "event": type(event).__name__}
+        logger.info(json.dumps(record | dataclasses.asdict(event), default=str))
+
+    return listen

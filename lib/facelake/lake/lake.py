@@ -1,0 +1,101 @@
+"""The lake: its marker, its tables, its loose objects (reports, audit, suppression list)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+from datetime import UTC, datetime
+from typing import Any
+
+from facelake.config import S3Section
+from facelake.contracts import LAKE_FORMAT, TABLES
+from facelake.errors import ConfigError, Corrupt
+from facelake.lake.store import ObjectStore, open_store, probe
+from facelake.lake.tables import Table
+
+_MARKER = "lake.json"
+_SUPPRESSED = "suppressed"
+
+
+class Lake:
+    """One lake root. Cheap to open again in a worker from `uri` and `s3`."""
+
+    def __init__(self, store: ObjectStore, s3: S3Section, marker: dict[str, Any]) -> None:
+        self.store, self.s3, self.uri = store, s3, store.uri
+        self._marker = marker
+        self._tables = {name: Table(store, name) for name in TABLES}
+
+    @classmethod
+    def create(cls, uri: str, s3: S3Section | None = None) -> Lake:
+        """Open a lake for writing; an empty or absent root becomes a lake. The store is probed first.
+
+        Raises:
+            Refused: the store ignores conditional writes.
+            Corrupt: the lake was written by a newer version.
+        """
+        store = open_store(uri, s3)
+        probe(store)
+        marker = _read_marker(store)
+        if marker is None:
+            fresh = {
+                "format": LAKE_FORMAT,
+                "created": datetime.now(UTC).isoformat(),
+                "salt": secrets.token_hex(16),
+            }
+            store.create(_MARKER, json.dumps(fresh).encode())
+            marker = _read_marker(store) or fresh
+        return cls(store, s3 or S3Section(), marker)
+
+    @classmethod
+    def open(cls, uri: str, s3: S3Section | None = None) -> Lake:
+        """Open an existing lake; writes nothing.
+
+        Raises:
+            ConfigError: there is no lake at the URI.
+            Corrupt: the lake was written by a newer version.
+        """
+        store = open_store(uri, s3)
+        marker = _read_marker(store)
+        if marker is None:
+            next_step = "check --lake, or make one with `facelake import` or `facelake demo`"
+            raise ConfigError("there is no facelake here", where=store.uri, next_step=next_step)
+        return cls(store, s3 or S3Section(), marker)
+
+    def __getitem__(self, name: str) -> Table:
+        return self._tables[name]
+
+    def keyed_hash(self, value: str) -> str:
+        """Hash of an identifier under this lake's salt: comparable here, meaningless elsewhere."""
+        return hmac.new(bytes.fromhex(self._marker["salt"]), value.encode(), hashlib.sha256).hexdigest()
+
+    def suppress(self, values: list[str]) -> None:
+        """Remember identifiers (hashed) that must never be processed again."""
+        names = sorted(self.keyed_hash(value) for value in values)
+        if names:
+            body = "\n".join(names).encode()
+            self.store.write(f"{_SUPPRESSED}/{hashlib.sha256(body).hexdigest()[:16]}.txt", body)
+
+    def suppressed(self) -> frozenset[str]:
+        """Keyed hashes of every erased identifier."""
+        found: set[str] = set()
+        for item in self.store.list(_SUPPRESSED):
+            found.update(self.store.read(item.key).decode().split())
+        return frozenset(found)
+
+
+def _read_marker(store: ObjectStore) -> dict[str, Any] | None:
+    try:
+        marker = dict(json.loads(store.read(_MARKER)))
+        written = int(marker["format"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as err:
+        raise Corrupt("the lake's marker is damaged", where=f"{store.uri}/{_MARKER}", next_step="restore it") from err
+    except (IsADirectoryError, NotADirectoryError) as err:
+        raise ConfigError("the lake's root is not a directory", where=store.uri, next_step="correct --lake") from err
+    if written > LAKE_FORMAT:
+        what = f"the lake is of format {written}, this facelake writes {LAKE_FORMAT}"
+        raise Corrupt(what, where=store.uri, next_step="upgrade facelake")
+    return marker

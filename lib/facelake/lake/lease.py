@@ -1,0 +1,123 @@
+"""One writer at a time: a lease object that is created, renewed and taken over by conditional writes.
+
+A holder that died on this host (same boot, no such process) is taken over at once; one on another host
+when its lease and half a minute for clock skew have run out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from facelake.errors import FacelakeError, Refused
+from facelake.lake.store import ObjectStore
+
+_KEY = "lease.json"
+
+
+def _this_process() -> dict[str, Any]:
+    return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def _host() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return socket.gethostname() + ":" + (boot.read_text().strip() if boot.exists() else "")
+
+
+def _started(pid: int) -> str:
+    """Start time of a process in clock ticks since boot; empty when it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+class Lease:
+    """Context manager: exclusive right to write to the lake while it is held."""
+
+    def __init__(self, store: ObjectStore, purpose: str, ttl_s: float = 60.0, wait_s: float = 0.0) -> None:
+        self._store, self._purpose, self._ttl_s, self._wait_s = store, purpose, ttl_s, wait_s
+        self._nonce = secrets.token_hex(8)
+        self._tag = ""
+        self._stop = threading.Event()
+        self._lost = False
+        self._thread: threading.Thread | None = None
+
+    def _body(self) -> bytes:
+        body = {"nonce": self._nonce, "for": self._purpose, "ttl_s": self._ttl_s, "renewed": time.time()}
+        return json.dumps(body | _this_process()).encode()
+
+    def __enter__(self) -> Lease:
+        deadline = time.monotonic() + self._wait_s
+        while not self._try_take():
+            if time.monotonic() >= deadline:
+                holder = self._holder()
+                host = str(holder.get("host", "?")).split(":")[0]
+                who = f"process {holder.get('pid')} on {host}, for {holder.get('for')}"
+                next_step = f"wait until it ends; if it is dead, its lease runs out within {self._ttl_s:.0f} s"
+                raise Refused(f"the lake is being written by {who}", where=self._store.uri, next_step=next_step)
+            time.sleep(1.0)
+        self._thread = threading.Thread(target=self._renew, daemon=True, name="facelake-lease")
+        self._thread.start()
+        return self
+
+    def _holder(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._store.read(_KEY)))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def _try_take(self) -> bool:
+        if self._store.create(_KEY, self._body()):
+            self._tag = self._store.tag(_KEY) or ""
+            return True
+        tag = self._store.tag(_KEY)
+        if tag is None:
+            return False
+        if not self._dead(self._holder()) or not self._store.replace(_KEY, self._body(), tag):
+            return False
+        self._tag = self._store.tag(_KEY) or ""
+        return self._holder().get("nonce") == self._nonce
+
+    @staticmethod
+    def _dead(holder: dict[str, Any]) -> bool:
+        if not holder:
+            return True
+        if holder.get("host") == _host():
+            return _started(int(holder.get("pid", 0))) != holder.get("started")
+        return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + 30.0
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self._ttl_s / 3):
+            try:
+                if not self._store.replace(_KEY, self._body(), self._tag):
+                    self._lost = True
+                    return
+                self._tag = self._store.tag(_KEY) or ""
+            except FacelakeError:
+                continue  # a passing fault; the time to live bounds how long this may go on
+
+    def check(self) -> None:
+        """Call before a commit.
+
+        Raises:
+            Refused: another process has taken the lease over.
+        """
+        if self._lost:
+            raise Refused("this process lost the lake's lease", where=self._store.uri, next_step="run again")
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        if not self._lost and self._holder().get("nonce") == self._nonce:
+            self._store.delete(_KEY)
+            self._store.delete(_KEY + ".lock")

@@ -1,0 +1,292 @@
+"""Delta tables: workers stage data files, the driver commits them in one transaction, readers see all or nothing.
+
+Only the row count goes into the log as statistics. Minimum and maximum of an identifying column would keep
+a value readable in the log long after its row was erased.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from facelake.contracts import TABLES, Receipt
+from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
+from facelake.lake.store import ObjectStore, read_input
+
+_LOG = logging.getLogger(__name__)
+_PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One Parquet file of a table's snapshot."""
+
+    path: str
+    size_bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The files that make up one version of a table; version -1: the table does not exist yet."""
+
+    version: int
+    files: tuple[DataFile, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table at this version."""
+        return sum(file.rows for file in self.files)
+
+    def digest_paths(self) -> tuple[str, ...]:
+        """The data files' paths in order: equal paths mean equal content, whatever the version number."""
+        return tuple(sorted(file.path for file in self.files))
+
+
+EMPTY = Snapshot(-1, ())
+
+
+def stage(store: ObjectStore, table: str, data: pa.Table, stem: str = "part") -> Receipt:
+    """Write a data file of a table without committing it; for workers.
+
+    Args:
+        stem: start of the file's name; must not carry personal data, since names stay in the log.
+    """
+    schema = TABLES[table]
+    sink = pa.BufferOutputStream()
+    pq.write_table(data.select(schema.names).cast(plain(schema)), sink, compression="zstd", write_statistics=False)
+    body = sink.getvalue()
+    path = f"{stem}-{secrets.token_hex(8)}.parquet"
+    store.write(f"{table}/{path}", body.to_pybytes())
+    return Receipt(table, path, body.size, data.num_rows)
+
+
+def read_file(store: ObjectStore, table: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one data file of a table.
+
+    Raises:
+        Corrupt: the log names the file but it is gone or unreadable.
+    """
+    try:
+        with read_input(store, f"{table}/{path}") as source:
+            return pq.read_table(source, columns=list(columns) if columns is not None else None)
+    except FileNotFoundError as err:
+        next_step = "restore the file from a backup, or rebuild the table by a new lake"
+        raise Corrupt("a data file named by the log is missing", where=f"{table}/{path}", next_step=next_step) from err
+    except pa.ArrowInvalid as err:
+        what = f"a data file is damaged: {str(err).splitlines()[0]}"
+        raise Corrupt(what, where=f"{table}/{path}", next_step="restore it from a backup") from err
+
+
+class Table:
+    """One Delta table of the lake."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        self.store, self.name, self.schema = store, name, TABLES[name]
+        self._uri = f"{store.uri}/{name}"
+
+    def _open(self, version: int | None = None) -> DeltaTable | None:
+        try:
+            return DeltaTable(self._uri, version=version, storage_options=self.store.storage_options())
+        except TableNotFoundError:
+            return None
+        except DeltaProtocolError as err:
+            what = f"table is written in a newer format: {_line(err)}"
+            raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
+        except (DeltaError, OSError, ValueError) as err:
+            if version is not None:
+                what = f"version {version} can no longer be read (its history was purged): {_line(err)}"
+                raise Corrupt(what, where=self._uri, next_step="read the newest gallery version") from err
+            raise Retryable(f"table cannot be opened: {_line(err)}", where=self._uri, next_step="run again") from err
+
+    def version(self) -> int:
+        """Newest Delta version; -1 when the table does not exist."""
+        return self.snapshot().version
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """The files of a version (default: the newest)."""
+        delta = None if version == -1 else self._open(version)
+        if delta is None:
+            return EMPTY
+        protocol = delta.protocol()
+        if protocol.min_reader_version > 3 or protocol.reader_features:
+            what = f"table needs reader features that facelake does not write: {protocol.reader_features}"
+            raise Corrupt(what, where=self._uri, next_step="upgrade facelake")
+        adds = pa.table(cast(Any, delta.get_add_actions(flatten=True)))
+        rows = zip(
+            adds["path"].to_pylist(),
+            adds["size_bytes"].to_pylist(),
+            adds["num_records"].to_pylist(),
+            strict=True,
+        )
+        return Snapshot(delta.version(), tuple(sorted((DataFile(*row) for row in rows), key=lambda f: f.path)))
+
+    def read(self, columns: Sequence[str] | None = None, snapshot: Snapshot | None = None) -> pa.Table:
+        """The whole table (or some columns) in memory; rows in file-name order."""
+        tables = [part for _, part in self.parts(columns, snapshot)]
+        names = list(columns) if columns is not None else self.schema.names
+        empty = plain(pa.schema([self.schema.field(name) for name in names])).empty_table()
+        return pa.concat_tables([empty, *tables]) if tables else empty
+
+    def parts(
+        self, columns: Sequence[str] | None = None, snapshot: Snapshot | None = None
+    ) -> Iterator[tuple[DataFile, pa.Table]]:
+        """The table file by file, for bounded memory."""
+        wanted = list(columns) if columns is not None else self.schema.names
+        kept = plain(pa.schema([self.schema.field(name) for name in wanted]))
+        for file in (snapshot or self.snapshot()).files:
+            yield file, read_file(self.store, self.name, file.path, wanted).cast(kept)
+
+    def stage(self, data: pa.Table, stem: str = "part") -> Receipt:
+        """Write a data file without committing it."""
+        return stage(self.store, self.name, data, stem)
+
+    def append(self, rows: list[dict[str, Any]]) -> int:
+        """Stage and commit a few rows; returns the new version."""
+        return self.commit([self.stage(pa.Table.from_pylist(rows, schema=plain(self.schema)))])
+
+    def replace_all(self, data: pa.Table) -> int:
+        """Replace the table's content in one transaction; returns the new version."""
+        old = self.snapshot()
+        return self.commit([self.stage(data)] if data.num_rows else [], old.files)
+
+    def rewrite(self, files: Iterable[DataFile], keep: Callable[[pa.Table], pa.Array]) -> int:
+        """Take rows out of data files: files that lose rows are written anew, in one transaction.
+
+        No predicate enters the log, so nothing of what was removed can be read from it.
+
+        Args:
+            keep: bool per row of one file; true stays.
+
+        Returns:
+            Rows removed.
+        """
+        adds, removes, removed = [], [], 0
+        for file in files:
+            rows = read_file(self.store, self.name, file.path)
+            kept = rows.filter(keep(rows))
+            if kept.num_rows == rows.num_rows:
+                continue
+            removed += rows.num_rows - kept.num_rows
+            removes.append(file)
+            if kept.num_rows:
+                adds.append(self.stage(kept, file.path.rsplit("-", 1)[0]))
+        if removes:
+            self.commit(adds, removes)
+        return removed
+
+    def commit(self, adds: Iterable[Receipt], removes: Iterable[DataFile] = ()) -> int:
+        """One transaction: all of it or nothing. Returns the table's version after it.
+
+        An error of the log is not proof of a missing commit: the log is read again, and the unique names of
+        the added files tell whether the attempt landed (after pyiceberg's commit loop).
+
+        Raises:
+            CommitConflict: another writer changed the files to be removed.
+            CommitUnknown: the log could not be read to tell.
+        """
+        adds, removes = list(adds), list(removes)
+        now_ms = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(r.path, r.size_bytes, {}, now_ms, True, json.dumps({"numRecords": r.rows})) for r in adds
+        ]
+        actions += [RemoveAction(f.path, True, now_ms, f.size_bytes, {}) for f in removes]
+        fault: Exception | None = None
+        for attempt in range(_ATTEMPTS):
+            delta = self._ensure()
+            if not actions:
+                return delta.version()
+            if self._landed(delta, adds, removes):
+                return delta.version()
+            try:
+                delta.create_write_transaction(
+                    actions,
+                    "append",
+                    cast(Any, plain(self.schema)),
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                )
+                return delta.version() if delta.version() else self.version()
+            except (DeltaError, OSError, ValueError) as err:
+                fault = err
+                _LOG.warning("commit to %s failed (attempt %d): %s", self.name, attempt + 1, _line(err))
+                time.sleep(0.2 * 2**attempt)
+        try:
+            if self._landed(self._ensure(), adds, removes):
+                return self.version()
+        except Retryable as err:
+            what = f"commit may or may not have landed: {_line(fault)}"
+            raise CommitUnknown(what, where=self._uri, next_step="run again: the log decides") from err
+        raise CommitConflict(f"commit refused: {_line(fault)}", where=self._uri, next_step="run again") from fault
+
+    def _ensure(self) -> DeltaTable:
+        found = self._open()
+        if found is not None:
+            return found
+        try:
+            return DeltaTable.create(
+                self._uri,
+                schema=cast(Any, plain(self.schema)),
+                mode="ignore",
+                name=self.name,
+                configuration=_PROPERTIES,
+                storage_options=self.store.storage_options(),
+            )
+        except (DeltaError, OSError) as err:
+            raise Retryable(f"table cannot be created: {_line(err)}", where=self._uri, next_step="run again") from err
+
+    def _landed(self, delta: DeltaTable, adds: list[Receipt], removes: list[DataFile]) -> bool:
+        present = set(pa.table(cast(Any, delta.get_add_actions(flatten=True)))["path"].to_pylist())
+        if adds:
+            return adds[0].path in present
+        if gone := [file.path for file in removes if file.path not in present]:
+            if len(gone) == len(removes):
+                return True
+            raise CommitConflict("another writer removed some of the files", where=gone[0], next_step="run again")
+        return False
+
+    def purge_history(self) -> None:
+        """Delete every file and log entry that the newest version does not need. Needs exclusive use.
+
+        Sequence as measured on delta-rs: log retention to zero, vacuum (full: staged leftovers too), checkpoint,
+        then drop the log entries that the checkpoint covers.
+        """
+        delta = self._open()
+        if delta is None:
+            return
+        delta.alter.set_table_properties({"delta.logRetentionDuration": "interval 0 seconds"})
+        delta.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False, full=True)
+        delta = self._ensure()
+        delta.alter.set_table_properties({"delta.logRetentionDuration": "interval 30 days"})
+        delta = self._ensure()
+        delta.create_checkpoint()
+        self._drop_log_before(delta.version())
+
+    def _drop_log_before(self, version: int) -> None:
+        """Delete log files below the checkpoint at `version`; cleanup_metadata keeps some by their age."""
+        for item in list(self.store.list(f"{self.name}/_delta_log")):
+            name = item.key.rsplit("/", 1)[1]
+            number = name.split(".", 1)[0]
+            if number.isdigit() and int(number) < version:
+                self.store.delete(item.key)
+
+
+def plain(schema: pa.Schema) -> pa.Schema:
+    """The schema without field documentation, as it is written to files and to Delta."""
+    return pa.schema([field.remove_metadata() for field in schema])
+
+
+def _line(err: BaseException | None) -> str:
+    """The first line of an error; delta-rs appends a native backtrace."""
+    return (str(err).strip().splitlines() or [type(err).__name__])[0]

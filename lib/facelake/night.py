@@ -1,0 +1,81 @@
+"""One night: the stages in their order, each skipped when its input is unchanged, all of it resumable."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from facelake.config import Config
+from facelake.errors import ConfigError
+from facelake.events import Listener, nobody
+from facelake.lake.corpus import Corpus
+from facelake.lake.lake import Lake
+from facelake.lake.lease import Lease
+from facelake.stages.admit import admit
+from facelake.stages.cluster import cluster
+from facelake.stages.context import Context, StageResult
+from facelake.stages.embed import embed
+from facelake.stages.models import config_model_digest, find_card, load_pack
+from facelake.stages.publish import publish
+from facelake.stages.purge import purge_after_sweep
+from facelake.stages.report import report
+
+STAGES: dict[str, Callable[[Context], StageResult]] = {
+    "admit": admit,
+    "embed": embed,
+    "cluster": cluster,
+    "publish": publish,
+    "report": report,
+}
+
+
+@contextmanager
+def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float = 0.0) -> Iterator[Context]:
+    """A context with the right to write: store probed, lake opened or made, lease held."""
+    card = find_card(config.model.card)
+    lake = Lake.create(config.lake, config.s3)
+    run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
+    with Lease(lake.store, purpose, wait_s=wait_s) as lease:
+        yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
+
+
+def reading(config: Config, emit: Listener = nobody) -> Context:
+    """A context that only reads an existing lake."""
+    card = find_card(config.model.card)
+    lake = Lake.open(config.lake, config.s3)
+    return Context(config, lake, "read", emit, model_digest=config_model_digest(config, card))
+
+
+def run_night(
+    config: Config, emit: Listener = nobody, only: Sequence[str] = (), wait_s: float = 0.0
+) -> list[StageResult]:
+    """Run all stages, or only some, in their order.
+
+    Raises:
+        ConfigError: an unknown stage; and whatever a stage raises. What earlier stages committed stays: run again.
+    """
+    unknown = [name for name in only if name not in STAGES]
+    if unknown:
+        raise ConfigError(f"no stage {unknown[0]!r}", where="--only", next_step=f"choose from {', '.join(STAGES)}")
+    chosen = [name for name in STAGES if not only or name in only]
+    if "admit" in chosen:
+        Corpus(config.corpus_uri, config.s3).paths()  # before anything is written: is there a corpus at all?
+    with writing(config, "nightly", emit, wait_s) as context:
+        if {"embed", "cluster"} & set(chosen):
+            context.pack = load_pack(config)
+        return list(_stages(context, chosen))
+
+
+def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
+    ledger = context.lake["ledger"].version()
+    for name in chosen:
+        if name == "cluster" and "admit" in chosen and context.lake["ledger"].version() != ledger:
+            # a withdrawal that arrived while images were embedded is honoured before anything is made of them
+            context.now = datetime.now(UTC)
+            yield admit(context)
+            yield embed(context)
+        yield STAGES[name](context)
+        if name == "publish":
+            purge_after_sweep(context)

@@ -1,0 +1,258 @@
+"""embed: which rows are open, their receipts into one Delta commit per batch, and the sweep of what lost its basis.
+
+Progress is keyed on corpus rows. A chunk is closed by a row in `chunks` that names the admitted rows it was closed
+for; it is committed after `faces` and `rejects`. A crash between the three leaves the chunk open, and its rows that
+have an outcome already are read from the tables themselves, so nothing is lost and nothing doubled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.contracts import Chunk, ChunkReceipt, file_key
+from facelake.engines.chunk_worker import WorkerSpec, tasks_of
+from facelake.engines.ray_embed import RayEmbedder
+from facelake.events import Notice, StageProgress
+from facelake.lake.tables import DataFile, read_file
+from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
+from facelake.stages.models import pipeline_options
+from facelake.stages.purge import ask_for_purge
+
+_CHUNKS_PER_TASK = 8
+
+
+_OUTCOMES = ("faces", "rejects")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedPlan:
+    """What lies ahead, before any work."""
+
+    chunks: int
+    images: int
+    done_images: int
+    to_close: tuple[Chunk, ...]
+    """open chunks all of whose rows have their outcome: only the note is missing"""
+
+
+def embed(context: Context) -> StageResult:
+    """Embed every admitted image that has no outcome yet; remove outcomes of images that lost their basis."""
+    pack = context.pack
+    assert pack is not None
+    swept = sweep(context)
+    progress = _Progress(context)
+    plan = progress.plan()
+    run = StageRun(context, "embed", plan.images, "images")
+    if not plan.chunks and not plan.to_close and not swept:
+        return run.skip({"admitted": plan.done_images, "embedded": 0, "rejected": 0, "faces": 0})
+    if pack.card.withdrawn_lineage:
+        lineage = ", ".join(pack.card.withdrawn_lineage)
+        context.emit(Notice("embed", f"the model {pack.card.name} is said to descend from withdrawn sets: {lineage}"))
+    _commit(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
+    done: Counter[str] = Counter(admitted=plan.images, embedded=0, rejected=0, faces=0, swept=swept)
+    reasons: Counter[str] = Counter()
+    if plan.chunks:
+        _work(context, progress, done, reasons)
+    must_add_up("embed", ("admitted", plan.images), ("embedded", done["embedded"]), ("rejected", done["rejected"]))
+    _drop_superseded(context)
+    counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
+    return run.finish(counts, digest_of(progress.state()))
+
+
+def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Counter[str]) -> None:
+    """Run the open chunks on Ray and commit their receipts."""
+    assert context.pack is not None
+    config = context.config
+    options = pipeline_options(config)
+    spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
+    engine = RayEmbedder(spec, config.embed, config.ray)
+    held: list[ChunkReceipt] = []
+    try:
+        for receipt in engine.run(tasks_of(progress.open_chunks(), _CHUNKS_PER_TASK)):
+            held.append(receipt)
+            done.update(embedded=receipt.embedded, rejected=receipt.rejected, faces=receipt.face_rows)
+            reasons.update(receipt.reasons)
+            context.emit(StageProgress("embed", done["embedded"] + done["rejected"], dict(done)))
+            if len(held) >= config.embed.commit_every_chunks:
+                _commit(context, held)
+                held = []
+        _commit(context, held)
+    finally:
+        engine.close()
+
+
+def plan_embed(context: Context) -> EmbedPlan:
+    """What embed would do now."""
+    return _Progress(context).plan()
+
+
+def _commit(context: Context, receipts: list[ChunkReceipt]) -> None:
+    """Three transactions, progress last: see the module's head."""
+    if not receipts:
+        return
+    context.check_lease()
+    for table in _OUTCOMES:
+        staged = [getattr(receipt, table) for receipt in receipts if getattr(receipt, table)]
+        if staged:
+            context.lake[table].commit(staged)
+    rows = [
+        {
+            "corpus_file": r.chunk.corpus_file,
+            "row_start": r.chunk.row_start,
+            "row_end": r.chunk.row_end,
+            "model_digest": context.model_digest,
+            "admitted_digest": r.chunk.digest,
+            "admitted": r.chunk.admitted,
+            "embedded": r.embedded,
+            "rejected": r.rejected,
+            "faces": r.face_rows,
+        }
+        for r in receipts
+    ]
+    context.lake["chunks"].append(rows)
+
+
+def _drop_superseded(context: Context) -> None:
+    """Once every image has its outcome under the current model, outcomes under another one go."""
+    for name in _OUTCOMES:
+        table = context.lake[name]
+        old = [f for f in table.snapshot().files if not f.path.startswith(context.model_digest[:8])]
+        if old:
+            context.check_lease()
+            table.commit([], old)
+
+
+def sweep(context: Context) -> int:
+    """Remove outcomes of images that are not admitted now; returns how many images lost theirs.
+
+    The notes of the corpus files concerned go first, so that an image that is admitted again one day is found open.
+    """
+    progress = _Progress(context)
+    swept: set[tuple[str, int]] = set()
+
+    def keep(rows: pa.Table) -> pa.Array:
+        keys = list(zip(rows["corpus_file"].to_pylist(), rows["corpus_row"].to_pylist(), strict=True))
+        idents = rows["image_id"].to_pylist()
+        stays = [progress.allowed(*key) == ident for key, ident in zip(keys, idents, strict=True)]
+        swept.update(key for key, stay in zip(keys, stays, strict=True) if not stay)
+        return pa.array(stays, pa.bool_())
+
+    doomed: dict[str, list[DataFile]] = {}
+    for name in _OUTCOMES:
+        suspects = progress.suspects(name)
+        doomed[name] = [f for f in suspects if not pc.all(keep(read_file(context.lake.store, name, f.path))).as_py()]
+    if swept:
+        context.check_lease()
+        ask_for_purge(context)
+        reopen(context, {path for path, _ in swept})
+        for name, files in doomed.items():
+            context.lake[name].rewrite(files, keep)
+    return len(swept)
+
+
+def reopen(context: Context, corpus_files: set[str]) -> None:
+    """Drop the notes that say that chunks of these corpus files are done; their outcomes are looked up again."""
+    table = context.lake["chunks"]
+    gone = pa.array(sorted(corpus_files), pa.string())
+    table.rewrite(table.snapshot().files, lambda rows: pc.invert(pc.is_in(rows["corpus_file"], gone)))
+
+
+class _Progress:
+    """The state of embedding as the tables tell it."""
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._lake = context, context.lake
+        self._admissions = self._lake["admissions"].snapshot()
+        chunks = self._lake["chunks"].read(["corpus_file", "row_start", "row_end", "admitted_digest", "model_digest"])
+        chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
+        self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
+        self._files = {name: self._by_corpus_file(name) for name in _OUTCOMES}
+        self._allowed: dict[str, dict[int, str]] = {}
+
+    def _by_corpus_file(self, table: str) -> dict[str, list[DataFile]]:
+        """Data files of the current model by the corpus file that their name tells."""
+        found: dict[str, list[DataFile]] = defaultdict(list)
+        for file in self._lake[table].snapshot().files:
+            model, key, *_ = file.path.split("-")
+            if self._context.model_digest.startswith(model):
+                found[key].append(file)
+        return found
+
+    def state(self) -> list[object]:
+        """What the stage's result depends on."""
+        return [self._admissions.digest_paths(), self._context.model_digest]
+
+    def _corpus_files(self) -> Iterator[tuple[str, list[str | None], list[bool]]]:
+        """Per corpus file: path, image id and decision of every row."""
+        columns = ["image_id", "corpus_file", "admitted"]
+        for _, rows in self._lake["admissions"].parts(columns, self._admissions):
+            if rows.num_rows:
+                yield (
+                    rows["corpus_file"][0].as_py(),
+                    rows["image_id"].to_pylist(),
+                    rows["admitted"].to_pylist(),
+                )
+
+    def _chunks(self, idents: list[str | None], admitted: list[bool]) -> Iterator[tuple[int, int, list[int], str]]:
+        """(first row, end, admitted rows, their digest) along the grid of one corpus file."""
+        size = self._context.config.embed.chunk_rows
+        for start in range(0, len(idents), size):
+            end = min(start + size, len(idents))
+            rows = [row for row in range(start, end) if admitted[row]]
+            body = "\n".join(f"{row}\t{idents[row]}" for row in rows)
+            yield start, end, rows, hashlib.sha256(body.encode()).hexdigest()[:24]
+
+    def _open(self) -> Iterator[Chunk]:
+        """Chunks that are not closed for the rows admitted now, with the rows that have no outcome yet."""
+        for path, idents, admitted in self._corpus_files():
+            landed: set[int] | None = None
+            for start, end, rows, digest in self._chunks(idents, admitted):
+                if (path, start, end, digest) in self._closed:
+                    continue
+                landed = self._landed(path) if landed is None else landed
+                yield Chunk(path, start, end, tuple(r for r in rows if r not in landed), len(rows), digest)
+
+    def _landed(self, path: str) -> set[int]:
+        """Rows of a corpus file that have an outcome."""
+        rows: set[int] = set()
+        for table, files in self._files.items():
+            for file in files.get(file_key(path), ()):
+                rows.update(read_file(self._lake.store, table, file.path, ["corpus_row"])["corpus_row"].to_pylist())
+        return rows
+
+    def open_chunks(self) -> Iterator[Chunk]:
+        """Chunks with rows to compute, in corpus order."""
+        return (chunk for chunk in self._open() if chunk.rows)
+
+    def plan(self) -> EmbedPlan:
+        """Count what lies ahead."""
+        chunks = images = 0
+        to_close = []
+        for chunk in self._open():
+            if chunk.rows:
+                chunks, images = chunks + 1, images + len(chunk.rows)
+            else:
+                to_close.append(chunk)
+        admitted = sum(sum(flags) for _, _, flags in self._corpus_files())
+        return EmbedPlan(chunks, images, admitted - images, tuple(to_close))
+
+    def suspects(self, table: str) -> list[DataFile]:
+        """Data files that may hold rows that are not admitted now: of corpus files with open chunks, or gone."""
+        settled = set()
+        for path, idents, admitted in self._corpus_files():
+            grid = self._chunks(idents, admitted)
+            if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
+                settled.add(file_key(path))
+                continue
+            self._allowed[path] = {row: str(ident) for row, ident in enumerate(idents) if admitted[row]}
+        return [file for key, files in self._files[table].items() if key not in settled for file in files]
+
+    def allowed(self, path: str, row: int) -> str | None:
+        """The image id admitted at a corpus row, if any."""
+        return self._allowed.get(path, {}).get(row)

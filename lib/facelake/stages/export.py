@@ -1,0 +1,88 @@
+"""Looking into a gallery, and handing it out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from facelake.errors import ConfigError, Refused
+from facelake.lake.lake import Lake
+from facelake.stages.audit import append_audit
+from facelake.stages.context import Context
+from facelake.stages.gallery import Gallery, current_gallery
+
+
+def _gallery(lake: Lake, version: int | None = None) -> Gallery:
+    gallery = current_gallery(lake, version)
+    if gallery is None:
+        raise ConfigError("no gallery was published yet", where=lake.uri, next_step="run `facelake nightly`")
+    return gallery
+
+
+def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows: the identities, the largest first; or the faces of one identity."""
+    gallery = _gallery(lake, version)
+    if identity is None:
+        columns = [
+            "identity_id",
+            "status",
+            "size",
+            "cohesion",
+            "first_version",
+            "last_version",
+            "merged_into",
+        ]
+        rows = gallery.read("identities", columns).sort_by([("size", "descending"), ("identity_id", "ascending")])
+        return columns, rows.to_pylist()
+    members = gallery.read("memberships")
+    found = members.filter(pc.equal(members["identity_id"], identity)).sort_by("face_id")
+    if not found.num_rows:
+        raise ConfigError(f"no active identity {identity!r}", where=lake.uri, next_step="see `facelake gallery show`")
+    return ["face_id", "image_id", "score", "how"], found.to_pylist()
+
+
+def export_gallery(context: Context, out: str, purpose: str, recipient: str) -> dict[str, Any]:
+    """Write the active identities' prototypes and a manifest to a local folder; record it in the audit trail.
+
+    Raises:
+        Refused: the gallery is not in force for the purpose.
+    """
+    gallery = _gallery(context.lake)
+    rows = gallery.read("identities")
+    allowed = [purpose in (p or ()) for p in rows["purposes"].to_pylist()]
+    rows = rows.filter(pc.and_(pc.equal(rows["status"], "active"), pa.array(allowed, pa.bool_())))
+    if not rows.num_rows:
+        what = (
+            f"no identity is in force for the purpose {purpose!r}; the gallery was made for {gallery.row['purpose']!r}"
+        )
+        raise Refused(
+            what,
+            where=context.lake.uri,
+            next_step="record grants for that purpose and publish a gallery for it",
+        )
+    columns = ["identity_id", "size", "prototype", "cohesion", "model_digest"]
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.select(columns), sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    manifest = {
+        "gallery_version": gallery.version,
+        "identities": rows.num_rows,
+        "purpose": purpose,
+        "recipient": recipient,
+        "model_digest": gallery.row["model_digest"],
+        "exported_at": datetime.now(UTC).isoformat(),
+        "files": {"identities.parquet": hashlib.sha256(data).hexdigest()},
+    }
+    append_audit(context.lake, "export", manifest)  # before the data leaves: an export without a record cannot be
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "identities.parquet").write_bytes(data)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    return manifest

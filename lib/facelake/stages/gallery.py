@@ -1,0 +1,59 @@
+"""Reading the gallery: one row of `galleries` pins the Delta versions that belong together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from facelake.errors import ConfigError
+from facelake.lake.lake import Lake
+
+_PINNED = ("identities", "memberships", "changes")
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """One gallery version."""
+
+    version: int
+    row: dict[str, Any]
+    lake: Lake
+
+    def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
+        """A gallery table as of this version."""
+        if table not in _PINNED:
+            raise ValueError(table)
+        return self.lake[table].read(columns, self.lake[table].snapshot(self.row[f"{table}_version"]))
+
+
+def list_galleries(lake: Lake) -> list[dict[str, Any]]:
+    """Every published version, oldest first; of a version that an erasure rewrote, the rewritten one."""
+    rows = lake["galleries"].read().sort_by([("gallery_version", "ascending"), ("created_at", "ascending")]).to_pylist()
+    return list({row["gallery_version"]: row for row in rows}.values())
+
+
+def current_gallery(lake: Lake, version: int | None = None) -> Gallery | None:
+    """The newest gallery (or a named version); None when nothing was published.
+
+    Raises:
+        ConfigError: no such version.
+    """
+    rows = list_galleries(lake)
+    if version is not None:
+        rows = [row for row in rows if row["gallery_version"] == version]
+        if not rows:
+            raise ConfigError(
+                f"there is no gallery version {version}",
+                where=lake.uri,
+                next_step="see `facelake gallery list`",
+            )
+    return Gallery(rows[-1]["gallery_version"], rows[-1], lake) if rows else None
+
+
+def pin(lake: Lake, version: int, row: dict[str, Any]) -> None:
+    """Make the tables' newest Delta versions the gallery that readers see: the one commit that publishes."""
+    pinned = {f"{name}_version": lake[name].version() for name in _PINNED}
+    lake["galleries"].append([row | pinned | {"gallery_version": version, "created_at": datetime.now(UTC)}])

@@ -1,0 +1,50 @@
+"""plan: what a night would have to do, from footers and tables alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from facelake.config import Config
+from facelake.errors import ConfigError
+from facelake.lake.corpus import Corpus
+from facelake.lake.lake import Lake
+from facelake.stages.context import Context
+from facelake.stages.embed import plan_embed
+from facelake.stages.models import config_model_digest, find_card
+
+# Measured (docs/benchmarks.md): a worker's models and libraries, and one decoded batch at the pixel cap's common case.
+_WORKER_BASE_BYTES = 420 << 20
+_DECODED_PHOTO_BYTES = 1280 * 960 * 3 * 2
+
+
+def plan(config: Config) -> dict[str, Any]:
+    """Figures of the corpus and of what is open; a lake that does not exist yet counts as empty."""
+    corpus = Corpus(config.corpus_uri, config.s3)
+    files = [corpus.inspect(path) for path in corpus.paths()]
+    images = sum(file.rows for file in files)
+    size = sum(file.image_bytes for file in files)
+    figures: dict[str, Any] = {"corpus_files": len(files), "images": images, "image_bytes": size}
+    figures["largest_row_group"] = max((rows for file in files for rows in file.row_groups), default=0)
+    try:
+        lake = Lake.open(config.lake, config.s3)
+    except ConfigError:
+        lake = None
+    if lake is not None and lake["admissions"].version() >= 0:
+        digest = config_model_digest(config, find_card(config.model.card))
+        ahead = plan_embed(Context(config, lake, "plan", model_digest=digest))
+        figures |= {
+            "decided": lake["admissions"].snapshot().rows,
+            "to_embed": ahead.images,
+            "chunks": ahead.chunks,
+        }
+        figures["have_outcome"] = ahead.done_images
+    else:
+        figures |= {
+            "decided": 0,
+            "to_embed": images,
+            "chunks": -(-images // config.embed.chunk_rows),
+            "have_outcome": 0,
+        }
+    mean = size / max(images, 1)
+    figures["worker_memory_bytes"] = int(_WORKER_BASE_BYTES + 16 * (_DECODED_PHOTO_BYTES + 2 * mean))
+    return figures

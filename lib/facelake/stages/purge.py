@@ -1,0 +1,31 @@
+"""Making a removal real: no earlier version, staged leftover or log entry that still holds what was removed."""
+
+from __future__ import annotations
+
+from facelake.contracts import TABLES
+from facelake.stages.context import Context
+from facelake.stages.gallery import current_gallery, pin
+
+_PENDING = "purge-pending"
+
+
+def ask_for_purge(context: Context) -> None:
+    """Leave a mark before rows are removed, so that a crash cannot leave their history behind unnoticed."""
+    context.lake.store.write(_PENDING, context.run_id.encode())
+
+
+def purge_after_sweep(context: Context) -> None:
+    """Purge if a sweep asked for it."""
+    if context.lake.store.tag(_PENDING) is not None:
+        purge_all(context)
+
+
+def purge_all(context: Context) -> None:
+    """Purge the history of every table, then pin the gallery to versions that still exist."""
+    for name in TABLES:
+        context.check_lease()
+        context.lake[name].purge_history()
+    gallery = current_gallery(context.lake)
+    if gallery:
+        pin(context.lake, gallery.version, gallery.row)
+    context.lake.store.delete(_PENDING)

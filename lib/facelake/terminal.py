@@ -1,0 +1,164 @@
+"""What a person sees: progress, summary tables, errors; and the one JSON line that a machine reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from facelake.errors import FacelakeError
+from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
+
+_PLAIN_EVERY_S = 5.0
+
+
+class Terminal:
+    """Progress on stderr: bars on a tty, plain lines elsewhere (so that they survive in a job's log)."""
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
+        self.as_json, self.quiet, self.debug = as_json, quiet, debug
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.out = Console(highlight=False, soft_wrap=True, stderr=as_json)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line_s = 0.0
+        self._began: dict[str, tuple[float, int, str]] = {}
+
+    def listen(self, event: Event) -> None:
+        """The event listener."""
+        if self.quiet:
+            return
+        if isinstance(event, Notice):
+            self._say(f"[yellow]note[/] {event.stage}: {event.text}")
+        elif isinstance(event, StageStarted):
+            self._begin(event)
+        elif isinstance(event, StageProgress):
+            self._progress(event)
+        elif isinstance(event, StageFinished):
+            self._finish(event)
+
+    def _say(self, text: str) -> None:
+        (self._bars.console if self._bars else self._err).print(text)
+
+    def _begin(self, event: StageStarted) -> None:
+        self._began[event.stage] = (time.monotonic(), event.total, event.unit)
+        if self._err.is_terminal:
+            if self._bars is None:
+                columns = (
+                    SpinnerColumn(),
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    MofNCompleteColumn(),
+                )
+                self._bars = Progress(
+                    *columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=self._err
+                )
+                self._bars.start()
+            self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total or None, note="")
+        else:
+            ahead = f": {event.total} {event.unit}" if event.total else ""
+            self._say(f"{event.stage} starts{ahead}")
+
+    def _progress(self, event: StageProgress) -> None:
+        began, total, unit = self._began.get(event.stage, (time.monotonic(), 0, ""))
+        seconds = max(time.monotonic() - began, 1e-6)
+        rate = f"{event.done / seconds:.1f} {unit}/s" if unit and unit not in ("steps", "checks") else ""
+        extra = " ".join(f"{key} {value}" for key, value in event.counts.items() if value)
+        if self._bars is not None and event.stage in self._tasks:
+            self._bars.update(self._tasks[event.stage], completed=event.done, note=f"{rate} {extra}")
+        elif time.monotonic() - self._last_line_s > _PLAIN_EVERY_S:
+            self._last_line_s = time.monotonic()
+            left = f", about {(total - event.done) * seconds / max(event.done, 1):.0f} s left" if total else ""
+            self._say(f"{event.stage} {event.done}/{total or '?'} {unit} {rate} {extra}{left}")
+
+    def _finish(self, event: StageFinished) -> None:
+        if self._bars is not None and event.stage in self._tasks:
+            self._bars.update(self._tasks[event.stage], visible=False)
+        numbers = ", ".join(f"{k} {v}" for k, v in event.counts.items() if isinstance(v, int | float) and v)
+        how = "nothing to do" if event.skipped and event.stage != "verify" else f"{event.seconds:.1f} s"
+        self._say(f"[bold]{event.stage:<8}[/] {how}: {numbers or '-'}")
+
+    def close(self) -> None:
+        """Take the bars away."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """A table for people; nothing when a machine reads."""
+        if self.as_json or self.quiet or not rows:
+            return
+        shown = Table(title=title, title_justify="left")
+        for name in columns:
+            shown.add_column(name, overflow="fold")
+        for row in rows:
+            shown.add_row(*(str(value) if value is not None else "" for value in row))
+        self.out.print(shown)
+
+    def say(self, text: str) -> None:
+        """A line for people; nothing when a machine reads."""
+        if not self.as_json and not self.quiet:
+            self.out.print(text)
+
+    def result(self, body: Mapping[str, Any]) -> None:
+        """The machine-readable object, as the last line of stdout."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(body, default=str) + "\n")
+            sys.stdout.flush()
+
+
+@contextmanager
+def boundary(terminal: Terminal) -> Iterator[None]:
+    """The job boundary: an error becomes one line, a JSON object if asked for, and an exit code."""
+    try:
+        yield
+    except FacelakeError as err:
+        _fail(
+            terminal,
+            err,
+            str(err),
+            err.exit_code,
+            {"what": err.what, "where": err.where, "next": err.next_step},
+        )
+    except KeyboardInterrupt as err:
+        _fail(
+            terminal,
+            err,
+            "interrupted; what was committed stays, run again to go on.",
+            130,
+            {"what": "interrupted"},
+        )
+    except (typer.Exit, SystemExit):
+        raise
+    except Exception as err:  # noqa: BLE001  the one place where nothing may pass
+        said = (str(err).strip().splitlines() or [""])[0]
+        line = f"unexpected {type(err).__name__}: {said}. Next: run with --debug and report it."
+        _fail(terminal, err, line, 1, {"what": f"{type(err).__name__}: {err}"})
+    finally:
+        terminal.close()
+
+
+def _fail(terminal: Terminal, err: BaseException, line: str, code: int, body: dict[str, Any]) -> None:
+    terminal.close()
+    if terminal.debug:
+        traceback.print_exception(err)
+    sys.stderr.write(f"error: {' '.join(line.split())}\n")
+    terminal.result({"ok": False, "error": {"kind": type(err).__name__, **body}})
+    raise typer.Exit(code)
