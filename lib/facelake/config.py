@@ -35,7 +35,7 @@ class EmbedSection(_Section):
     chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows that are committed as one")
     commit_every_chunks: int = Field(8, ge=1, description="receipts per Delta commit")
     batch_faces: int = Field(8, ge=1, le=1024, description="aligned faces per encoder call")
-    min_det_score: float = Field(0.7, gt=0, lt=1, description="detector score below which nothing is a face")
+    min_det_score: float = Field(0.8, gt=0, lt=1, description="detector score below which nothing is a face")
     min_face_px: int = Field(24, ge=1, description="shorter side of a face, pixels of the full photo")
     max_pixels: int = Field(64_000_000, ge=1, description="a photo with more is rejected undecoded")
     max_bytes: int = Field(64 << 20, ge=1, description="an encoded photo with more is rejected unread")

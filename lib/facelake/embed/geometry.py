@@ -33,6 +33,19 @@ def letterbox(pixels: U8, side: int, fill: float = 1.0) -> tuple[U8, float]:
     return square, scale
 
 
+def crop_around(pixels: U8, box: np.ndarray, share: float, side: int) -> tuple[U8, np.ndarray, float]:
+    """A square crop around a box, `share` times its longer side, scaled to `side`; black outside the photo.
+
+    Returns:
+        The (side, side, 3) crop, its corner (x, y) in the photo, and crop pixels per photo pixel.
+    """
+    half = share * max(box[2] - box[0], box[3] - box[1]) / 2
+    middle = (box[:2] + box[2:]) / 2
+    low, high = np.floor(middle - half).astype(int), np.ceil(middle + half).astype(int)
+    square, scale = letterbox(_crop(pixels, low, high), side)
+    return square, low, scale
+
+
 def nms(boxes: F32, scores: F32, max_iou: float) -> I64:
     """Greedy non-maximum suppression; indices kept, best score first. boxes (n, 4), scores (n,)."""
     order = np.argsort(-scores, kind="stable")

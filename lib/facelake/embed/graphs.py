@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 _BATCH = "n"
 
 
-def batchable(model_bytes: bytes, input_name: str | None = None) -> bytes:
+def batchable(model_bytes: bytes, input_name: str | None = None, any_size: bool = False) -> bytes:
     """A model with a symbolic batch axis, weights dequantised, weights no longer listed as inputs.
 
     Published graphs come with three habits that stop batching: a batch size of 1 written into the input, into
@@ -20,6 +20,7 @@ def batchable(model_bytes: bytes, input_name: str | None = None) -> bytes:
 
     Args:
         input_name: the one true input; default: the only one that is no weight.
+        any_size: free height and width too, for a fully convolutional model.
     """
     model = onnx.load_from_string(model_bytes)
     graph = model.graph
@@ -35,6 +36,11 @@ def batchable(model_bytes: bytes, input_name: str | None = None) -> bytes:
     _free_reshapes(graph)
     for item in [*graph.input, *graph.output]:
         item.type.tensor_type.shape.dim[0].dim_param = _BATCH
+    if any_size:
+        for axis in (2, 3):
+            graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+        for item in graph.output:
+            item.type.tensor_type.shape.dim[1].dim_param = f"anchors_{item.name}"
     del graph.value_info[:]
     return bytes(model.SerializeToString())
 

@@ -27,6 +27,7 @@ class DetectorCard(_Part):
     file: str
     sha256: str
     input_px: int = 640
+    refine_px: int = 192
 
 
 class EncoderCard(_Part):

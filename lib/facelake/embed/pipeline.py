@@ -12,20 +12,22 @@ import pyarrow as pa
 
 from facelake.contracts import FACES, REJECTS, U8, Face, Outcome, Reject
 from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
-from facelake.embed.geometry import letterbox, similarity_transform, warp
+from facelake.embed.geometry import crop_around, letterbox, similarity_transform, warp
 from facelake.embed.models import Detections, Encoder, YuNet
 from facelake.embed.packs import Pack
 from facelake.embed.quality import quality
 
 # A face that fills its frame is too large for the detector at full size: photos without a face get a second look.
 _SECOND_LOOK = 0.5
+_CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
+_SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineOptions:
     """What shapes a face, besides the models."""
 
-    min_det_score: float = 0.7
+    min_det_score: float = 0.8
     min_face_px: int = 24
     batch_photos: int = 16
     batch_faces: int = 8
@@ -41,6 +43,15 @@ class PipelineOptions:
 
 
 @dataclass(slots=True)
+class _Located:
+    """A detected face; box (4,) and landmarks (5, 2) in decoded pixels."""
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+
+
+@dataclass(slots=True)
 class _Found:
     """A photo on its way through the pipeline."""
 
@@ -48,8 +59,8 @@ class _Found:
     image_id: str
     sha256: str
     photo: Photo | Undecoded
+    located: list[_Located] = field(default_factory=list)
     aligned: list[U8] = field(default_factory=list)
-    parts: list[tuple[np.ndarray, np.ndarray, float]] = field(default_factory=list)
     too_small: int = 0
 
 
@@ -73,33 +84,38 @@ class Pipeline:
             for row, ident, data in batch
         ]
         self._locate([item for item in found if isinstance(item.photo, Photo)], 1.0)
-        again = [item for item in found if isinstance(item.photo, Photo) and not item.parts and not item.too_small]
+        again = [item for item in found if isinstance(item.photo, Photo) and not item.located and not item.too_small]
         self._locate(again, _SECOND_LOOK)
+        for item in found:
+            if item.located:
+                self._align(item)
         aligned = [face for item in found for face in item.aligned]
         embeddings = iter(self._encode(aligned))
         return [self._outcome(item, [next(embeddings) for _ in item.aligned]) for item in found]
 
     def _locate(self, items: list[_Found], fill: float) -> None:
-        if not items:
-            return
-        squares = [
-            letterbox(item.photo.pixels, self._detector.side, fill) for item in items if isinstance(item.photo, Photo)
-        ]
-        detections = self._detector.detect(np.stack([square for square, _ in squares]))
-        for item, (_, scale), faces in zip(items, squares, detections, strict=True):
-            self._align(item, scale, faces)
+        """Detect; faces that are too small are counted and left out."""
+        for item in items:
+            photo = item.photo
+            assert isinstance(photo, Photo)
+            square, scale = letterbox(photo.pixels, self._detector.side, fill)
+            faces = self._detector.detect(square[None])[0]
+            least = self._options.min_face_px * photo.pixels.shape[1] / photo.width
+            for box, points, score in zip(faces.boxes / scale, faces.landmarks / scale, faces.scores, strict=True):
+                if min(box[2] - box[0], box[3] - box[1]) < least:
+                    item.too_small += 1
+                else:
+                    item.located.append(_Located(box, points, float(score)))
 
-    def _align(self, item: _Found, scale: float, faces: Detections) -> None:
-        photo = item.photo
-        assert isinstance(photo, Photo)
-        enlarge = photo.width / photo.pixels.shape[1]  # decoded pixels to full-photo pixels
-        for box, points, score in zip(faces.boxes, faces.landmarks, faces.scores, strict=True):
-            full_box, full_points = box / scale * enlarge, points / scale * enlarge
-            if min(full_box[2] - full_box[0], full_box[3] - full_box[1]) < self._options.min_face_px:
-                item.too_small += 1
-                continue
-            item.aligned.append(warp(photo.pixels, similarity_transform(points / scale)))
-            item.parts.append((full_box, full_points, float(score)))
+    def _align(self, item: _Found) -> None:
+        """Landmarks found again in a crop of each face, then the aligned faces."""
+        assert isinstance(item.photo, Photo)
+        pixels = item.photo.pixels
+        crops = [crop_around(pixels, face.box, _CROP_SHARE, self._detector.crop_side) for face in item.located]
+        again = self._detector.relocate(np.stack([crop for crop, _, _ in crops]))
+        for face, (_, corner, scale), candidates in zip(item.located, crops, again, strict=True):
+            face.landmarks = _relocated(face, candidates, corner, scale)
+            item.aligned.append(warp(pixels, similarity_transform(face.landmarks)))
 
     def _encode(self, aligned: list[U8]) -> list[np.ndarray]:
         size = self._options.batch_faces
@@ -112,20 +128,15 @@ class Pipeline:
     def _outcome(self, item: _Found, embeddings: list[np.ndarray]) -> Outcome:
         if isinstance(item.photo, Undecoded):
             return Outcome(item.row, item.image_id, item.sha256, 0, 0, (), item.photo.reason, item.photo.detail)
+        enlarge = item.photo.width / item.photo.pixels.shape[1]  # decoded pixels to full-photo pixels
         faces = tuple(
-            Face(
-                box.astype(np.float32),
-                points.astype(np.float32),
-                score,
-                quality(aligned, points, box, score),
-                unit.astype(np.float16),
-            )
-            for (box, points, score), aligned, unit in zip(item.parts, item.aligned, embeddings, strict=True)
+            _face(face, aligned, unit, enlarge)
+            for face, aligned, unit in zip(item.located, item.aligned, embeddings, strict=True)
             if np.isfinite(unit).all()
         )
         reject, detail = None, ""
         if not faces:
-            if item.parts:
+            if item.located:
                 reject, detail = Reject.BAD_EMBEDDING, "the encoder gave no finite embedding"
             elif item.too_small:
                 reject, detail = (
@@ -136,6 +147,23 @@ class Pipeline:
                 reject, detail = Reject.NO_FACE, f"no face scored {self._options.min_det_score:g}"
         width, height = item.photo.width, item.photo.height
         return Outcome(item.row, item.image_id, item.sha256, width, height, faces, reject, detail)
+
+
+def _relocated(face: _Located, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:
+    """The landmarks of the crop's face that covers the one known; the old ones where none does."""
+    low = np.maximum(candidates.boxes[:, :2] / scale + corner, face.box[:2])
+    high = np.minimum(candidates.boxes[:, 2:] / scale + corner, face.box[2:])
+    covered = np.prod(np.maximum(high - low, 0), axis=1) / max(float(np.prod(face.box[2:] - face.box[:2])), 1e-9)
+    if not (covered > _SAME_FACE).any():
+        return face.landmarks
+    best = int(np.argmax(np.where(covered > _SAME_FACE, covered * candidates.scores, 0)))
+    moved: np.ndarray = candidates.landmarks[best] / scale + corner
+    return moved
+
+
+def _face(face: _Located, aligned: U8, unit: np.ndarray, enlarge: float) -> Face:
+    box, points = (face.box * enlarge).astype(np.float32), (face.landmarks * enlarge).astype(np.float32)
+    return Face(box, points, face.score, quality(aligned, points, box, face.score), unit.astype(np.float16))
 
 
 def face_id(image_id: str, content_sha256: str, box: np.ndarray, digest: str) -> str:
