@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from facelake.contracts import U8, Reject
 
 # Decoders that are maintained against hostile input. Everything else is refused by name.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 _EXIF_ORIENTATION = 0x0112
 Image.init()  # `formats=` names plugins that Pillow otherwise loads late
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -51,8 +51,8 @@ class Undecoded:
     detail: str
 
 
-class _TooSlow(Exception):
-    pass
+class _TooSlow(BaseException):
+    """Not an Exception, so that no decoder's own `except Exception` swallows it."""
 
 
 def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:

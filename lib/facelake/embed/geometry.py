@@ -93,6 +93,8 @@ def warp(pixels: U8, matrix: F32, side: int = 112) -> U8:
     low = np.floor(where.reshape(-1, 2).min(0)).astype(int) - fine
     high = np.ceil(where.reshape(-1, 2).max(0)).astype(int) + 2 * fine
     crop = _crop(pixels, low, high)
+    if fine >= min(crop.shape[:2]):  # the landmarks of a false detection lie wider apart than any photo
+        return np.zeros((side, side, 3), np.uint8)
     if fine > 1:
         height, width = (crop.shape[0] // fine) * fine, (crop.shape[1] // fine) * fine
         blocks = crop[:height, :width].reshape(height // fine, fine, width // fine, fine, 3)

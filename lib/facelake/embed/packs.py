@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -90,8 +90,8 @@ class Pack:
     """A card with the bytes of its files, ready to travel to a worker."""
 
     card: ModelCard
-    detector: bytes
-    encoder: bytes
+    detector: bytes = field(repr=False)
+    encoder: bytes = field(repr=False)
 
     @classmethod
     def verified(cls, card: ModelCard, files: Mapping[str, bytes]) -> Pack:

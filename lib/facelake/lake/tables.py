@@ -107,7 +107,7 @@ class Table:
             raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
         except (DeltaError, OSError, ValueError) as err:
             if version is not None:
-                what = f"version {version} can no longer be read (its history was purged): {_line(err)}"
+                what = f"version {version} can no longer be read: its history was purged ({_line(err)})"
                 raise Corrupt(what, where=self._uri, next_step="read the newest gallery version") from err
             raise Retryable(f"table cannot be opened: {_line(err)}", where=self._uri, next_step="run again") from err
 
@@ -118,6 +118,9 @@ class Table:
     def snapshot(self, version: int | None = None) -> Snapshot:
         """The files of a version (default: the newest)."""
         delta = None if version == -1 else self._open(version)
+        if version is not None and version >= 0 and (delta is None or delta.version() != version):
+            what = f"version {version} can no longer be read: its history was purged"
+            raise Corrupt(what, where=self._uri, next_step="read the newest gallery version")
         if delta is None:
             return EMPTY
         protocol = delta.protocol()
@@ -248,10 +251,10 @@ class Table:
 
     def _landed(self, delta: DeltaTable, adds: list[Receipt], removes: list[DataFile]) -> bool:
         present = set(pa.table(cast(Any, delta.get_add_actions(flatten=True)))["path"].to_pylist())
-        if adds:
-            return adds[0].path in present
+        if adds and adds[0].path in present:
+            return True
         if gone := [file.path for file in removes if file.path not in present]:
-            if len(gone) == len(removes):
+            if not adds and len(gone) == len(removes):
                 return True
             raise CommitConflict("another writer removed some of the files", where=gone[0], next_step="run again")
         return False

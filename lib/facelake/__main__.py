@@ -1,0 +1,5 @@
+"""`python -m facelake`."""
+
+from facelake.cli import main
+
+main()

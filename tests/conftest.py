@@ -1,0 +1,98 @@
+"""Fixtures: a SeaweedFS server, the model pack, a finished demo lake, the shared data sets."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facelake.config import Config, load_config
+from facelake.embed import Pack
+from facelake.stages.models import load_pack
+from facelake.testing.servers import Server, rclone_s3, seaweedfs
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+FACELAKE = [sys.executable, "-m", "facelake"]
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
+        server.make_bucket("lake")
+        yield server
+
+
+@pytest.fixture
+def weed_env(weed: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    for key, value in weed.environment().items():
+        monkeypatch.setenv(key, value)
+    return weed
+
+
+@pytest.fixture
+def rclone(tmp_path: Path) -> Iterator[Server]:
+    with rclone_s3(tmp_path / "rclone") as server:
+        server.make_bucket("bucket")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pack() -> Pack:
+    return load_pack(Config())
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        warnings.warn(f"{SHARED} is absent: tests on its data sets do NOT run", stacklevel=1)
+        pytest.skip(f"{SHARED} is absent")
+    return SHARED
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_cli(
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*FACELAKE, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | (env or {}),
+        check=False,
+    )
+
+
+def run_json(*arguments: str, env: dict[str, str] | None = None, code: int = 0) -> dict[str, Any]:
+    """Run a command with --json and read the last line of stdout."""
+    done = run_cli(*arguments, "--json", env=env)
+    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="session")
+def demo_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """One whole demo run by the command line; copied by tests that change it."""
+    lake = tmp_path_factory.mktemp("demo") / "lake"
+    return lake, run_json("demo", "--lake", str(lake))
+
+
+@pytest.fixture
+def demo_lake(demo_template: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(demo_template[0], tmp_path / "lake"))
+
+
+@pytest.fixture
+def demo_config(demo_lake: Path) -> Config:
+    return load_config(lake=str(demo_lake))

@@ -1,0 +1,167 @@
+"""Delta tables over a directory and a real S3: all or nothing, once and only once, and nothing left after a purge."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
+
+from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
+from facelake.lake.lake import Lake
+from facelake.lake.tables import Table, plain
+
+
+@pytest.fixture(params=["directory", "s3"])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    if request.param == "directory":
+        return Lake.create(str(tmp_path / "lake"))
+    request.getfixturevalue("weed_env")
+    return Lake.create(f"s3://lake/{secrets.token_hex(4)}")
+
+
+def rows(table: Table, *names: str) -> pa.Table:
+    return pa.Table.from_pylist([{"image_id": name, "reason": "no_face"} for name in names], schema=plain(table.schema))
+
+
+def names(table: Table) -> list[str]:
+    return sorted(table.read(["image_id"])["image_id"].to_pylist())
+
+
+def test_staged_is_invisible_until_committed(lake: Lake) -> None:
+    table = lake["rejects"]
+    assert (table.version(), names(table)) == (-1, [])
+    receipt = table.stage(rows(table, "a", "b"))
+    assert (table.version(), receipt.rows) == (-1, 2)
+    version = table.commit([receipt])
+    assert names(table) == ["a", "b"]
+    assert table.commit([]) == version
+
+
+def test_committing_the_same_receipts_twice_is_once(lake: Lake) -> None:
+    table = lake["rejects"]
+    receipts = [table.stage(rows(table, "a")), table.stage(rows(table, "b"))]
+    assert table.commit(receipts) == table.commit(receipts)
+    assert names(table) == ["a", "b"]
+
+
+def test_rewrite_takes_rows_out_and_reports_how_many(lake: Lake) -> None:
+    table = lake["rejects"]
+    table.commit([table.stage(rows(table, "a", "b")), table.stage(rows(table, "c"))])
+    files = {file.path for file in table.snapshot().files}
+    gone = pa.array(["a", "c"])
+    assert table.rewrite(table.snapshot().files, lambda t: pc.invert(pc.is_in(t["image_id"], gone))) == 2
+    assert names(table) == ["b"]
+    assert not files & {file.path for file in table.snapshot().files}
+
+
+def test_replace_all_keeps_the_old_version_readable(lake: Lake) -> None:
+    table = lake["rejects"]
+    first = table.replace_all(rows(table, "a"))
+    table.replace_all(rows(table, "b"))
+    assert names(table) == ["b"]
+    assert table.read(["image_id"], table.snapshot(first))["image_id"].to_pylist() == ["a"]
+    table.replace_all(rows(table))
+    assert names(table) == []
+
+
+def test_purge_leaves_no_byte_of_what_was_removed(lake: Lake) -> None:
+    table = lake["rejects"]
+    for i in range(4):
+        table.commit([table.stage(rows(table, f"secret-person-{i}", f"other-{i}"))])
+    table.stage(rows(table, "secret-person-staged"))
+    first = table.version()
+    table.rewrite(table.snapshot().files, lambda t: pc.invert(pc.starts_with(t["image_id"], "secret")))
+    table.purge_history()
+    from facelake.erase import Needles, scan
+
+    needles = Needles.of([f"secret-person-{i}" for i in range(4)] + ["secret-person-staged"])
+    left = {item.key: scan(item.key, lake.store.read(item.key), needles) for item in lake.store.list("rejects")}
+    assert sum(left.values()) == 0, left
+    assert names(table) == [f"other-{i}" for i in range(4)]
+    with pytest.raises(Corrupt, match="history was purged"):
+        table.snapshot(first)
+    table.commit([table.stage(rows(table, "later"))])
+    assert "later" in names(table)
+
+
+def test_two_writers_of_one_file_conflict(lake: Lake) -> None:
+    table = lake["rejects"]
+    table.commit([table.stage(rows(table, "a", "b"))])
+    stale = table.snapshot().files
+    table.rewrite(stale, lambda t: pc.equal(t["image_id"], "a"))
+    with pytest.raises(CommitConflict):
+        table.commit([table.stage(rows(table, "b"))], [*stale, *table.snapshot().files])
+
+
+def test_an_error_after_the_commit_landed_is_no_second_commit(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = lake["rejects"]
+    table.commit([table.stage(rows(table, "zero"))])
+    true_commit, calls = DeltaTable.create_write_transaction, []
+
+    def lose_the_reply(self: DeltaTable, *arguments: object, **options: object) -> None:
+        true_commit(self, *arguments, **options)  # type: ignore[arg-type]
+        calls.append(1)
+        raise OSError("connection reset")
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", lose_the_reply)
+    table.commit([table.stage(rows(table, "a"))])
+    assert (names(table), len(calls)) == (["a", "zero"], 1)
+
+
+def test_a_failed_commit_is_tried_again_then_given_up(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = lake["rejects"]
+    table.commit([table.stage(rows(table, "zero"))])
+    calls = []
+
+    def fail(self: DeltaTable, *arguments: object, **options: object) -> None:
+        calls.append(1)
+        raise CommitFailedError("conflict")
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", fail)
+        with pytest.raises(CommitConflict):
+            table.commit([table.stage(rows(table, "a"))])
+    assert (len(calls), names(table)) == (5, ["zero"])
+
+
+def test_unknown_is_its_own_outcome(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = lake["rejects"]
+    table.commit([table.stage(rows(table, "zero"))])
+    staged = table.stage(rows(table, "a"))
+    true_open, broken = Table._open, []
+
+    def fail(self: DeltaTable, *arguments: object, **options: object) -> None:
+        broken.append(1)
+        raise OSError("timeout")
+
+    def open_or_not(self: Table, version: int | None = None) -> object:
+        if len(broken) >= 5:
+            raise Retryable("store gone")
+        return true_open(self, version)
+
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(DeltaTable, "create_write_transaction", fail)
+        patch.setattr(Table, "_open", open_or_not)
+        with pytest.raises(CommitUnknown, match="may or may not"):
+            table.commit([staged])
+    table.commit([staged])  # the staged file was kept: the same receipt can still be committed
+    assert names(table) == ["a", "zero"]
+
+
+def test_a_missing_or_damaged_data_file_is_named(lake: Lake) -> None:
+    table = lake["rejects"]
+    table.commit([table.stage(rows(table, "a"))])
+    (file,) = table.snapshot().files
+    lake.store.write(f"rejects/{file.path}", b"PAR1 nothing PAR1")
+    with pytest.raises(Corrupt, match=file.path):
+        table.read()
+    lake.store.delete(f"rejects/{file.path}")
+    with pytest.raises(Corrupt, match="missing"):
+        table.read()

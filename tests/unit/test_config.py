@@ -1,0 +1,56 @@
+"""The config is checked whole, and says which key is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facelake.config import Config, conf_dir, load_config
+from facelake.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "c.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("lakes: x", "did you mean 'lake'"),
+        ("embed: {chunk_row: 5}", "did you mean 'embed.chunk_rows'"),
+        ("chunk_rows: 5", "did you mean 'embed.chunk_rows'"),
+        ("zzzz: 5", "remove it"),
+        ("embed: {chunk_rows: 0}", "embed.chunk_rows"),
+        ("lake: gs://bucket", "s3://"),
+        ("s3: {endpoint_url: 'http://key:secret@host'}", "credentials"),
+        ("- a", "mapping"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_bad_configs_say_what_to_do(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="Next:") as caught:
+        load_config(write(tmp_path, text))
+    assert said in str(caught.value)
+    assert "secret@" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(str(tmp_path / "none.yaml"))
+
+
+@pytest.mark.parametrize("name", ["demo", "s3", "cluster"])
+def test_shipped_configs_are_valid(name: str) -> None:
+    load_config(str(conf_dir() / f"{name}.yaml"))
+
+
+def test_demo_yaml_is_the_defaults() -> None:
+    assert load_config(str(conf_dir() / "demo.yaml")) == Config()
+
+
+def test_lake_option_goes_over_the_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "lake: a"), lake="b")
+    assert (config.lake, config.corpus_uri) == ("b", "b/corpus")

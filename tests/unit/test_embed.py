@@ -1,0 +1,125 @@
+"""Graph surgery and the pipeline: batches change nothing, every photo has one outcome."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+
+from facelake.config import Config
+from facelake.contracts import Reject, embedding_matrix
+from facelake.embed import Pack, Pipeline, PipelineOptions, faces_table, rejects_table
+from facelake.embed.graphs import batchable
+from facelake.embed.models import Encoder, YuNet
+from facelake.errors import ConfigError
+from facelake.stages.models import cache_folder, find_card
+
+
+@pytest.fixture(scope="module")
+def pipeline(pack: Pack) -> Pipeline:
+    return Pipeline(pack, PipelineOptions())
+
+
+@pytest.fixture(scope="module")
+def photos(demo_template: tuple[Path, object]) -> list[tuple[int, str, bytes]]:
+    """The demo's own corpus: portraits, group photos, no faces, damaged files."""
+    from facelake.lake.corpus import Corpus
+
+    corpus = Corpus(str(demo_template[0] / "corpus"))
+    return [(i, f"{i}", data) for i, (_, _, data) in enumerate(corpus.images("demo-1.parquet", 90, 140))]
+
+
+def test_batch_of_the_encoder_changes_nothing(pack: Pack) -> None:
+    faces = np.random.default_rng(0).integers(0, 255, (7, 112, 112, 3), dtype=np.uint8)
+    encoder = Encoder(pack)
+    whole = encoder.encode(faces)
+    np.testing.assert_allclose(whole, np.concatenate([encoder.encode(f[None]) for f in faces]), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
+
+
+def test_encoder_agrees_with_the_file_as_it_is_published(pack: Pack) -> None:
+    """onnxruntime dequantises the original's weights at every call; ours are folded once."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    model = onnx.load_from_string(pack.encoder)
+    only = [item for item in model.graph.input if item.name == "data"]
+    del model.graph.input[:]
+    model.graph.input.extend(only)
+    original = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    face = np.random.default_rng(1).integers(0, 255, (1, 112, 112, 3), dtype=np.uint8)
+    raw = original.run(["fc1"], {"data": face.transpose(0, 3, 1, 2).astype(np.float32)})[0]
+    np.testing.assert_allclose(Encoder(pack).encode(face), raw / np.linalg.norm(raw), atol=1e-4)
+
+
+def test_detector_runs_in_batches_and_at_any_size(pack: Pack) -> None:
+    session = onnxruntime.InferenceSession(batchable(pack.detector, any_size=True), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(2).uniform(0, 255, (3, 3, 192, 320)).astype(np.float32)
+    whole = session.run(None, {"input": x})
+    single = [session.run(None, {"input": x[i : i + 1]}) for i in range(3)]
+    for k, head in enumerate(whole):
+        np.testing.assert_allclose(head, np.concatenate([s[k] for s in single]), atol=1e-4)
+
+
+def test_detector_finds_what_is_there(pack: Pack) -> None:
+    found = YuNet(pack, 0.8).detect(np.zeros((2, 640, 640, 3), np.uint8))
+    assert [len(f.scores) for f in found] == [0, 0]
+
+
+def test_every_photo_has_one_outcome_in_order(pipeline: Pipeline, photos: list[tuple[int, str, bytes]]) -> None:
+    outcomes = list(pipeline.run(photos))
+    assert [o.row for o in outcomes] == [row for row, _, _ in photos]
+    assert all((o.reject is None) == bool(o.faces) for o in outcomes)
+    assert {o.reject for o in outcomes} > {None, Reject.NO_FACE, Reject.UNREADABLE, Reject.EMPTY} - {None}
+    faces, rejects = faces_table(outcomes, "m", "f"), rejects_table(outcomes, "m", "f")
+    assert faces.num_rows == sum(len(o.faces) for o in outcomes)
+    assert rejects.num_rows == sum(o.reject is not None for o in outcomes)
+    assert embedding_matrix(faces["embedding"])[1].all()
+
+
+def test_rows_do_not_depend_on_the_company_they_keep(pipeline: Pipeline, photos: list[tuple[int, str, bytes]]) -> None:
+    together = faces_table(pipeline.run(photos), "m", "f")
+    apart = faces_table([o for photo in reversed(photos) for o in pipeline.run([photo])], "m", "f")
+    assert together.sort_by("face_id").equals(apart.sort_by("face_id"))
+
+
+def test_small_faces_are_counted_as_such(pack: Pack, photos: list[tuple[int, str, bytes]]) -> None:
+    strict = Pipeline(pack, PipelineOptions(min_face_px=5000))
+    reasons = {o.reject for o in strict.run(photos)}
+    assert Reject.TOO_SMALL in reasons
+    assert None not in reasons
+
+
+def test_a_face_that_fills_its_frame_is_found(pipeline: Pipeline, shared: Path) -> None:
+    image = Image.open(shared / "data/london/images/001_neutral.jpg")
+    whole = next(iter(pipeline.run([(0, "a", (shared / "data/london/images/001_neutral.jpg").read_bytes())])))
+    x0, y0, x1, y1 = whole.faces[0].box
+    sink = io.BytesIO()
+    image.crop((x0, y0, x1, y1)).save(sink, "PNG")
+    tight = next(iter(pipeline.run([(0, "b", sink.getvalue())])))
+    assert len(tight.faces) == 1
+    assert float(tight.faces[0].embedding.astype(np.float32) @ whole.faces[0].embedding.astype(np.float32)) > 0.7
+
+
+def test_wrong_digest_and_missing_files_are_refused(pack: Pack) -> None:
+    card = find_card("opencv")
+    with pytest.raises(ConfigError, match="has digest"):
+        Pack.verified(card, {card.detector.file: pack.detector, card.encoder.file: pack.encoder + b"x"})
+    with pytest.raises(ConfigError, match="missing"):
+        Pack.verified(card, {})
+
+
+def test_cached_files_are_checked_at_every_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack) -> None:
+    from facelake.stages.models import load_pack
+
+    for path in cache_folder(Config()).glob("*yunet*"):
+        (tmp_path / path.name).write_bytes(b"not the model")
+    for path in cache_folder(Config()).glob("*sface*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setenv("FACELAKE_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="model file has digest"):
+        load_pack(Config())
