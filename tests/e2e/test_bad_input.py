@@ -1,0 +1,162 @@
+"""Bad input: one line that says what, where and what next; exit code 2 or 1; nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from facelake.config import Config
+from facelake.stages.models import cache_folder
+from facelake.testing.servers import Server
+from tests.conftest import SHARED, run_cli
+
+
+def state(folder: Path) -> dict[str, int]:
+    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def fails(folder: Path, *arguments: str, code: int, said: str, env: dict[str, str] | None = None) -> str:
+    before = state(folder)
+    done = run_cli(*arguments, "--json", env=env)
+    assert done.returncode == code, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert said in line
+    assert "Next: " in line
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["ok"] is False
+    assert state(folder) == before
+    return line
+
+
+def corpus_of(folder: Path, **columns: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    return folder
+
+
+def test_missing_corpus(tmp_path: Path) -> None:
+    fails(tmp_path, "nightly", "--lake", str(tmp_path / "lake"), code=2, said="corpus is missing")
+
+
+def test_no_lake(tmp_path: Path) -> None:
+    for command in ("verify", "erase", "gallery list", "ledger list"):
+        fails(tmp_path, *command.split(), "--lake", str(tmp_path / "none"), code=2, said="there is no facelake here")
+
+
+def test_corpus_without_the_columns(tmp_path: Path, demo_lake: Path) -> None:
+    corpus_of(demo_lake / "corpus", image_id=["a"], picture=[b""])
+    fails(demo_lake, "nightly", "--lake", str(demo_lake), code=2, said="lacks the column(s) image, source_id")
+
+
+def test_corpus_with_wrong_types(demo_lake: Path) -> None:
+    corpus_of(demo_lake / "corpus", image_id=[1], image=[b""], source_id=["s"])
+    fails(demo_lake, "nightly", "--lake", str(demo_lake), code=2, said="image_id is int64")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 1000, -8, -1])
+def test_truncated_parquet(demo_lake: Path, keep: int) -> None:
+    path = demo_lake / "corpus/demo-0.parquet"
+    path.write_bytes(path.read_bytes()[:keep])
+    line = fails(demo_lake, "nightly", "--lake", str(demo_lake), code=2, said="truncated or damaged")
+    assert "demo-0.parquet" in line
+
+
+def test_damaged_parquet_inside(demo_lake: Path) -> None:
+    """The footer is whole, the pages are not: found while ids are read, before anything is written."""
+    path = demo_lake / "corpus/demo-0.parquet"
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) - 4000] = bytes(len(data) - 4004)
+    path.write_bytes(bytes(data))
+    fails(demo_lake, "nightly", "--lake", str(demo_lake), code=2, said="demo-0.parquet")
+
+
+def test_broken_parquet_of_the_wild(demo_lake: Path, shared: Path) -> None:
+    for path in (shared / "data/hostile/parquet_bad").iterdir():
+        shutil.copy(path, demo_lake / "corpus" / path.name)
+        fails(demo_lake, "nightly", "--lake", str(demo_lake), code=2, said=path.name)
+        (demo_lake / "corpus" / path.name).unlink()
+    assert SHARED.is_dir()
+
+
+def test_wrong_model_digest(demo_lake: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(cache_folder(Config()), cache)
+    for path in cache.glob("*sface*"):
+        path.write_bytes(b"other weights")
+    env = {"FACELAKE_CACHE": str(cache)}
+    fails(demo_lake, "nightly", "--lake", str(demo_lake), code=2, said="model file has digest", env=env)
+
+
+def test_model_without_a_card(demo_lake: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("model: {card: arcface}\n")
+    fails(demo_lake, "nightly", "-c", str(config), "--lake", str(demo_lake), code=2, said="no model card")
+
+
+def test_unreachable_store(tmp_path: Path) -> None:
+    env = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "hush-hush"}
+    line = fails(tmp_path, "nightly", "--lake", "s3://bucket/lake", code=1, said="127.0.0.1:9 does not answer", env=env)
+    assert "hush" not in line
+
+
+def test_a_store_that_ignores_conditions(tmp_path: Path, rclone: Server) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    done = run_cli("import", str(photos), "--lake", "s3://bucket/lake", env=rclone.environment())
+    assert done.returncode == 1
+    assert "ignores conditional writes" in done.stderr
+
+
+def test_lake_of_a_newer_version(demo_lake: Path) -> None:
+    marker = json.loads((demo_lake / "lake.json").read_text())
+    (demo_lake / "lake.json").write_text(json.dumps(marker | {"format": 99}))
+    for command in ("nightly", "verify", "report"):
+        fails(demo_lake, command, "--lake", str(demo_lake), code=1, said="format 99")
+
+
+def test_table_of_a_newer_format(demo_lake: Path) -> None:
+    log = sorted((demo_lake / "faces/_delta_log").glob("*.json"))
+    newer = {"protocol": {"minReaderVersion": 9, "minWriterVersion": 9}}
+    (log[0].parent / f"{len(log):020d}.json").write_text(json.dumps(newer) + "\n")
+    fails(demo_lake, "nightly", "--lake", str(demo_lake), code=1, said="faces")
+
+
+def test_lake_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "lake").write_text("")
+    fails(tmp_path, "verify", "--lake", str(tmp_path / "lake"), code=2, said="not a directory")
+
+
+def test_import_arguments(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    fails(tmp_path, "import", str(tmp_path / "none"), "--lake", lake, code=2, said="no such folder")
+    fails(
+        tmp_path, "import", str(tmp_path), "--person-from", "(", "--lake", lake, code=2, said="not a regular expression"
+    )
+    (tmp_path / "empty").mkdir()
+    assert run_cli("import", str(tmp_path / "empty"), "--lake", lake).returncode == 2
+
+
+def test_bad_config_and_arguments(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("lakes: x\n")
+    fails(tmp_path, "nightly", "-c", str(config), code=2, said="did you mean 'lake'")
+    fails(tmp_path, "nightly", "-c", str(tmp_path / "none.yaml"), code=2, said="cannot be read")
+    fails(tmp_path, "nightly", "--only", "embde", "--lake", str(tmp_path / "x"), code=2, said="no stage 'embde'")
+    assert run_cli("nightly", "--no-such-option").returncode == 2
+    assert run_cli("ledger", "grant", "--basis", "b", "--purpose", "p", "--lake", str(tmp_path / "x")).returncode == 2
+
+
+def test_two_nights_at_once(demo_lake: Path) -> None:
+    from facelake.lake.lake import Lake
+    from facelake.lake.lease import Lease
+
+    with Lease(Lake.open(str(demo_lake)).store, "the other night"):
+        done = run_cli("nightly", "--lake", str(demo_lake))
+    assert done.returncode == 1
+    assert "the lake is being written by process" in done.stderr

@@ -1,0 +1,234 @@
+"""The demo, as a newcomer runs it, and what may be done to its lake afterwards."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from facelake.config import load_config
+from facelake.lake.lake import Lake
+from facelake.stages.gallery import current_gallery
+from tests.conftest import run_cli, run_json
+
+
+def members(lake: Path) -> dict[str, str]:
+    gallery = current_gallery(Lake.open(str(lake)))
+    assert gallery is not None
+    rows = gallery.read("memberships", ["face_id", "identity_id"])
+    return dict(zip(*(c.to_pylist() for c in rows.columns), strict=True))
+
+
+def test_demo_shows_every_outcome(demo_template: tuple[Path, dict[str, Any]]) -> None:
+    lake, result = demo_template
+    admit, embed = result["stages"]["admit"], result["stages"]["embed"]
+    assert admit["read"] == 280
+    assert admit["read"] == admit["admitted"] + admit["refused"]
+    assert {k: v for k, v in admit.items() if k.startswith("refused_")} == {
+        f"refused_{reason}": 8 for reason in ("no_basis", "withdrawn", "other_purpose", "expired")
+    }
+    assert embed["admitted"] == admit["admitted"] == embed["embedded"] + embed["rejected"]
+    assert embed["rejected_unreadable"] == 5
+    assert embed["rejected_unsupported_format"] == 10
+    assert embed["rejected_empty"] == 5
+    assert embed["rejected_no_face"] >= 30
+    assert 8 <= result["identities"] <= 10
+    assert run_json("verify", "--lake", str(lake))["ok"]
+
+
+def test_demo_people_are_told_apart(demo_template: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    lake, _ = demo_template
+    labels = tmp_path / "labels.csv"
+    with labels.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "person"])
+        writer.writerows([f"person-{p}-{i:02d}.jpg", f"person-{p}"] for p in range(1, 9) for i in range(23))
+    scores = run_json("bench", "quality", "--lake", str(lake), "--labels", str(labels))
+    assert scores["pairwise"]["precision"] == 1.0
+    assert scores["pairwise"]["f"] > 0.97
+
+
+def test_second_night_does_nothing_and_writes_nothing(demo_lake: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in demo_lake.rglob("*") if p.is_file()}
+    result = run_json("nightly", "--lake", str(demo_lake))
+    assert all(stage["skipped"] for stage in result["stages"].values())
+    assert {p: p.stat().st_mtime_ns for p in demo_lake.rglob("*") if p.is_file()} == before
+
+
+def test_demo_again_leaves_a_lake_as_it_is(demo_lake: Path) -> None:
+    assert all(stage["skipped"] for stage in run_json("demo", "--lake", str(demo_lake))["stages"].values())
+
+
+def test_only_new_photos_are_embedded_and_ids_stay(
+    demo_lake: Path, tmp_path: Path, demo_template: tuple[Path, Any]
+) -> None:
+    before = members(demo_lake)
+    photos = tmp_path / "more"
+    photos.mkdir()
+    rows = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 6).to_pylist()
+    for i, row in enumerate(rows):
+        (photos / f"new-{i}.jpg").write_bytes(row["image"])
+    (photos / "notes.txt").write_text("not a photo")
+    imported = run_json("import", str(photos), "--lake", str(demo_lake))
+    assert (imported["imported"], imported["skipped"], imported["granted"]) == (6, 1, 1)
+    result = run_json("nightly", "--lake", str(demo_lake))
+    assert result["stages"]["embed"]["embedded"] == 6
+    after = members(demo_lake)
+    assert {face: after[face] for face in before} == before
+    assert len(after) == len(before) + 6
+    assert run_json("verify", "--lake", str(demo_lake))["ok"]
+    again = run_json("import", str(photos), "--lake", str(demo_lake))
+    assert (again["imported"], again["present"], again["granted"]) == (0, 6, 0)
+
+
+def test_withdrawal_empties_the_next_night_and_leaves_no_trace(demo_lake: Path) -> None:
+    run_json("ledger", "withdraw", "--subject", "person-1", "--lake", str(demo_lake))
+    result = run_json("nightly", "--lake", str(demo_lake))
+    assert result["stages"]["admit"]["refused_withdrawn"] == 34  # 7 others of the withdrawn source, 27 of hers
+    assert result["stages"]["embed"]["swept"] == 23
+    lake = Lake.open(str(demo_lake))
+    faces = lake["faces"].read(["image_id"])["image_id"].to_pylist()
+    assert not [image for image in faces if "person-1-" in image]
+    assert run_json("verify", "--lake", str(demo_lake))["ok"]
+    run_json("ledger", "grant", "--subject", "person-1", "--basis", "b", "--purpose", "identity-grouping", "--source", "album", "--lake", str(demo_lake))  # fmt: skip
+    back = run_json("nightly", "--lake", str(demo_lake))
+    assert back["stages"]["embed"]["embedded"] == 23
+    assert run_json("verify", "--lake", str(demo_lake))["ok"]
+
+
+def test_erase_subject_everywhere_and_for_good(demo_lake: Path) -> None:
+    before = members(demo_lake)
+    gone = {
+        row["image_id"]
+        for i in (0, 1)
+        for row in pq.read_table(demo_lake / f"corpus/demo-{i}.parquet").to_pylist()
+        if row["subject_ref"] == "person-2"
+    }
+    result = run_json("erase", "--lake", str(demo_lake), "--subject", "person-2", "--yes")
+    assert (result["images"], result["faces"], result["residual_hits"]) == (27, 23, 0)
+    checked = run_json(
+        "verify", "--lake", str(demo_lake), *[x for image in sorted(gone) for x in ("--residual", image)]
+    )
+    assert checked["ok"]
+    assert checked["counts"]["residual_hits"] == 0
+    everything = b"".join(p.read_bytes() for p in demo_lake.rglob("*") if p.is_file())
+    assert b"person-2" not in everything
+    certificate = json.loads((demo_lake / result["certificate"]).read_text())
+    assert certificate["body"]["residual_scan"]["hits"] == 0
+    night = run_json("nightly", "--lake", str(demo_lake))
+    assert night["stages"]["admit"]["refused_no_id"] == 27  # their corpus rows were emptied
+    after = members(demo_lake)
+    assert len(after) == len(before) - 23
+    assert {f: i for f, i in before.items() if f in after} == after
+    assert run_json("verify", "--lake", str(demo_lake))["ok"]
+    assert b"person-2" not in b"".join(p.read_bytes() for p in demo_lake.rglob("*") if p.is_file())
+
+
+def test_erase_one_image(demo_lake: Path) -> None:
+    before = members(demo_lake)
+    images = Lake.open(str(demo_lake))["faces"].read(["image_id"])["image_id"].to_pylist()
+    faces = images.count("album/group-03.jpg")
+    assert faces >= 5
+    result = run_json("erase", "--lake", str(demo_lake), "--image", "album/group-03.jpg", "--yes")
+    assert (result["images"], result["faces"]) == (1, faces)
+    after = members(demo_lake)
+    assert len(after) == len(before) - faces
+    assert set(after.items()) <= set(before.items())
+    assert run_json("verify", "--lake", str(demo_lake), "--residual", "album/group-03.jpg")["ok"]
+
+
+def test_erased_photo_stays_out_when_its_source_brings_it_again(demo_lake: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "again"
+    photos.mkdir()
+    row = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 1).to_pylist()[0]
+    (photos / "x.jpg").write_bytes(row["image"])
+    run_json("import", str(photos), "--lake", str(demo_lake))
+    run_json("erase", "--lake", str(demo_lake), "--image", "again/x.jpg", "--yes")
+    run_json("import", str(photos), "--lake", str(demo_lake))
+    night = run_json("nightly", "--lake", str(demo_lake))
+    assert night["stages"]["admit"]["refused_erased"] == 1
+    assert not [
+        i for i in Lake.open(str(demo_lake))["faces"].read(["image_id"])["image_id"].to_pylist() if "again" in i
+    ]
+
+
+def test_erase_must_be_confirmed(demo_lake: Path) -> None:
+    assert run_cli("erase", "--lake", str(demo_lake), "--subject", "person-2").returncode == 2
+    assert run_cli("erase", "--lake", str(demo_lake), "--yes").returncode == 2
+
+
+def test_verify_finds_damage(demo_lake: Path) -> None:
+    lake = Lake.open(str(demo_lake))
+    (file, *_) = lake["faces"].snapshot().files
+    (demo_lake / "faces" / file.path).unlink()
+    result = run_json("verify", "--lake", str(demo_lake), code=1)
+    assert not result["ok"]
+    assert any(file.path in problem["problem"] for problem in result["problems"])
+
+
+def test_verify_finds_a_dangling_identity_and_an_edited_audit(demo_lake: Path) -> None:
+    import pyarrow.compute as pc
+
+    run_json("erase", "--lake", str(demo_lake), "--image", "album/group-03.jpg", "--yes")
+    record = next((demo_lake / "audit").iterdir())
+    lake = Lake.open(str(demo_lake))
+    victim = lake["faces"].read(["face_id"])["face_id"][0].as_py()
+    lake["faces"].rewrite(lake["faces"].snapshot().files, lambda t: pc.not_equal(t["face_id"], victim))
+    record.write_text(record.read_text().replace('"previous": ""', '"previous": "00"'))
+    checks = {problem["check"] for problem in run_json("verify", "--lake", str(demo_lake), code=1)["problems"]}
+    assert {"chain", "audit"} <= checks
+
+
+def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:
+    (row,) = run_json("gallery", "list", "--lake", str(demo_lake))["galleries"]
+    identities = run_json("gallery", "show", "--lake", str(demo_lake))["identities"]
+    assert row["identities"] == len(identities)
+    faces = run_json("gallery", "show", identities[0]["identity_id"], "--lake", str(demo_lake))["faces"]
+    assert len(faces) == identities[0]["size"]
+    out = tmp_path / "out"
+    manifest = run_json("gallery", "export", "--out", str(out), "--purpose", "identity-grouping", "--recipient", "m", "--lake", str(demo_lake))  # fmt: skip
+    assert pq.read_table(out / "identities.parquet").num_rows == manifest["identities"] == len(identities)
+    refused = run_cli("gallery", "export", "--out", str(out), "--purpose", "surveillance", "--recipient", "m", "--lake", str(demo_lake))  # fmt: skip
+    assert refused.returncode == 1
+    assert "no identity is in force" in refused.stderr
+
+
+def test_other_commands(demo_lake: Path) -> None:
+    assert run_json("models", "list")["models"][0]["name"] == "opencv"
+    assert run_json("models", "show")["model"]["licence"]
+    assert run_json("models", "fetch")["ok"]
+    assert run_json("plan", "--lake", str(demo_lake))["to_embed"] == 0
+    assert len(run_json("ledger", "list", "--lake", str(demo_lake))["events"]) == 5
+    assert run_cli("--help").returncode == 0
+
+
+@pytest.mark.parametrize("stage", ["admit", "embed", "cluster", "publish", "report"])
+def test_single_stages_have_nothing_to_do(demo_lake: Path, stage: str) -> None:
+    assert run_json(stage, "--lake", str(demo_lake))["stages"][stage]["skipped"]
+
+
+def test_jobs_are_the_same_stages(demo_lake: Path) -> None:
+    import subprocess
+    import sys
+
+    for job in ("embed", "cluster", "nightly"):
+        done = subprocess.run([sys.executable, f"jobs/{job}.py", "--lake", str(demo_lake), "--json"], capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["ok"]
+
+
+def test_another_card_threshold_goes_through_the_same_door(demo_lake: Path, tmp_path: Path) -> None:
+    """Clustering again with another cut keeps ids where groups stay the same."""
+    before = members(demo_lake)
+    config = tmp_path / "c.yaml"
+    config.write_text("cluster: {threshold: 0.6}\n")
+    run_json("nightly", "-c", str(config), "--lake", str(demo_lake))
+    after = members(demo_lake)
+    assert sum(after[f] == before[f] for f in before) / len(before) > 0.9
+    assert load_config(str(config)).cluster.threshold == 0.6
+    assert shutil.which("java")

@@ -1,0 +1,39 @@
+"""Real faces: 102 volunteers, two photos each, default config."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.conftest import run_json
+
+
+def test_london_is_perfect(shared: Path, tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    imported = run_json("import", str(shared / "data/london/images"), "--lake", lake, "--person-from", r"^(\d+)_")
+    assert imported["imported"] == 204
+    night = run_json("nightly", "--lake", lake)
+    assert (night["faces"], night["identities"]) == (204, 102)
+    scores = run_json("bench", "quality", "--lake", lake, "--labels", str(shared / "data/london/people.csv"))
+    assert (scores["faces"], scores["identities"]) == (204, 102)
+    assert scores["pairwise"] == {"precision": 1.0, "recall": 1.0, "f": 1.0}
+    assert scores["bcubed"] == {"precision": 1.0, "recall": 1.0, "f": 1.0}
+    erased = run_json("erase", "--lake", lake, "--subject", "042", "--yes")
+    assert (erased["images"], erased["faces"], erased["identities_retired"]) == (2, 2, 1)
+    assert run_json("verify", "--lake", lake)["ok"]
+    night = run_json("nightly", "--lake", lake)
+    assert (night["faces"], night["identities"]) == (202, 101)
+
+
+def test_hostile_folder_has_one_outcome_per_row(shared: Path, tmp_path: Path) -> None:
+    photos, lake = tmp_path / "photos", str(tmp_path / "lake")
+    shutil.copytree(shared / "data/hostile", photos, ignore=shutil.ignore_patterns("parquet_bad", "*.json", "*.md"))
+    for path in list(photos.rglob("*")):  # import takes what looks like a photo; here all of it shall be tried
+        if path.is_file() and not path.suffix:
+            path.rename(path.with_suffix(".jpg"))
+    imported = run_json("import", str(photos), "--lake", lake)
+    night = run_json("nightly", "--lake", lake)
+    embed = night["stages"]["embed"]
+    assert embed["admitted"] == imported["imported"] == embed["embedded"] + embed["rejected"]
+    assert embed.get("rejected_worker_died", 0) == 0
+    assert run_json("verify", "--lake", lake)["ok"]
