@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from facelake.lake.store import open_store
 from facelake.lake.tables import Snapshot, read_file, stage
 
 FORMAT = "facelake"
+_LOG4J = Path(__file__).with_name("log4j2.properties")
 _EDGES = "a long, b long, s float"
 _SPREAD = "list int, key long, embedding binary"
 
@@ -45,13 +47,14 @@ def start_spark(section: SparkSection, app: str = "facelake") -> SparkSession:
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1") if section.master.startswith("local") else None
+    if section.master.startswith("local"):
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     builder = SparkSession.builder.appName(app).master(section.master)
     conf = {
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": section.driver_memory,
-        "spark.log.level": "ERROR",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{_LOG4J}",
         "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
         "spark.sql.shuffle.partitions": str(section.partitions or 8),
     }
@@ -64,7 +67,6 @@ def start_spark(section: SparkSection, app: str = "facelake") -> SparkSession:
         raise Retryable(
             what, where=section.master, next_step="check spark.master, JAVA_HOME (Java 17+) and memory"
         ) from err
-    session.sparkContext.setLogLevel("ERROR")
     session.dataSource.register(LakeSource)
     return session
 
