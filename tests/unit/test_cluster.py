@@ -7,8 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facelake.cluster import Prior, calibrate, exact_join, group, join_list, make_lists, union_topk, with_level
-from facelake.cluster.groups import canonical
+from facelake.cluster import (
+    Calibration,
+    Prior,
+    calibrate,
+    exact_join,
+    group,
+    join_list,
+    make_lists,
+    union_topk,
+    with_level,
+)
+from facelake.cluster.labels import canonical
 
 
 def unit(generator: np.random.Generator, *shape: int) -> np.ndarray:
@@ -68,7 +78,8 @@ def test_union_keeps_each_neighbour_once_and_the_best() -> None:
 
 def grouped(x: np.ndarray, edge: float = 0.4) -> np.ndarray:
     a, b, s = exact_join(np.arange(len(x)), x, 32, edge)
-    return group(x, a, b, s, edge, 0.75, 0.8)
+    cuts = Calibration(edge, 0.75, 0.9, 0.8, 0.0, 0.1, "by hand")
+    return group(x, np.ones(len(x), np.float32), a, b, s, cuts, 0)
 
 
 def test_people_are_found_whatever_the_order() -> None:

@@ -56,6 +56,7 @@ def cluster_files(config: Config, folder: str, out: str, emit: Listener) -> dict
     steps.done("read")
     usable = np.flatnonzero(sound)
     photos = np.unique(table["image_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1].astype(np.int64)
+    quality = table["quality"].to_numpy().astype(np.float32)
     settings = config.cluster
     cuts = calibrate(vectors[usable], photos[usable], _PRIOR, settings.seed, settings.threshold)
     lists = make_cluster_lists(vectors[usable], settings)
@@ -70,7 +71,7 @@ def cluster_files(config: Config, folder: str, out: str, emit: Listener) -> dict
     a, b = place[pairs["a"].to_numpy()], place[pairs["b"].to_numpy()]
     similarity = pairs["s"].to_numpy()
     cuts = with_level(cuts, a, similarity)
-    labels[usable] = group(vectors[usable], a, b, similarity, cuts.edge, cuts.ratio, cuts.level)
+    labels[usable] = group(vectors[usable], quality[usable], a, b, similarity, cuts, settings.seed)
     rest = np.flatnonzero(labels < 0)
     labels[rest] = labels.max(initial=-1) + 1 + np.arange(len(rest))
     steps.done("group")
@@ -84,11 +85,7 @@ def cluster_files(config: Config, folder: str, out: str, emit: Listener) -> dict
         "set_aside": len(rest),
         "edges": len(pairs),
     }
-    return (
-        found
-        | {"cut": cuts.edge, "level": cuts.level, "evidence": cuts.evidence, "driver_peak_bytes": peak}
-        | steps.figures
-    )
+    return found | {"calibration": cuts.manifest(), "driver_peak_bytes": peak} | steps.figures
 
 
 def _read(paths: list[Path]) -> pa.Table:

@@ -19,8 +19,11 @@ _PAIRS = 200_000
 # Expected false links per face at the cut. Real tails are heavier than the fitted normal's, hence not .1 but .01.
 _FALSE_LINKS_PER_FACE = 0.01
 # Mean similarity between two groups of one person, relative to inside them: the same in expectation, less for modes
-# (age, glasses); of two people it stays clearly lower. See docs/clustering.md for the figures behind .75.
-_RATIO = 0.75
+# (age, glasses); of two people it stays clearly lower. Results hardly move between .75 and .85 (docs/clustering.md).
+_RATIO, _RATIO_SINGLE = 0.75, 0.90
+# The graph's cut and the scale of its weights, in units of (one person's level - different people's mean), so that
+# encoders of other dimension and spread need no other numbers.
+_GRAPH_CUT, _WEIGHT_SCALE = 0.68, 0.165
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +42,28 @@ class Calibration:
     edge: float
     """cosine above which a pair of single faces may be joined"""
     ratio: float
-    """least mean cosine between two groups relative to that inside them"""
+    """least mean cosine between two large groups relative to that inside them"""
+    ratio_single: float
+    """the same between single faces"""
     level: float
     """how alike two faces of one person usually are"""
     impostor_mean: float
     impostor_sd: float
     evidence: str
 
+    @property
+    def graph_cut(self) -> float:
+        """Discounted cosine from which a pair is an edge of the graph."""
+        return max(self.edge, self.impostor_mean + _GRAPH_CUT * (self.level - self.impostor_mean))
+
+    @property
+    def weight_scale(self) -> float:
+        """An edge's weight falls by e for each step of this size."""
+        return max(_WEIGHT_SCALE * (self.level - self.impostor_mean), 1e-3)
+
     def manifest(self) -> dict[str, object]:
         """For the run's record."""
-        return asdict(self)
+        return asdict(self) | {"graph_cut": self.graph_cut, "weight_scale": self.weight_scale}
 
 
 def calibrate(vectors: F32, photos: I64, prior: Prior, seed: int, fixed: float | None = None) -> Calibration:
@@ -70,7 +85,7 @@ def calibrate(vectors: F32, photos: I64, prior: Prior, seed: int, fixed: float |
     edge = float(min(mean + z * sd, 0.95))
     if fixed is not None:
         edge, evidence = fixed, "set by hand"
-    return Calibration(edge, _RATIO, prior.genuine_mean, float(mean), float(sd), evidence)
+    return Calibration(edge, _RATIO, _RATIO_SINGLE, prior.genuine_mean, float(mean), float(sd), evidence)
 
 
 def with_level(cuts: Calibration, a: I64, similarity: F32) -> Calibration:

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 
-from facelake.cluster.groups import canonical
+from facelake.cluster.labels import canonical
 from facelake.contracts import F32, I64
 
 _SWEEPS = 20
@@ -95,101 +95,104 @@ def _plogp(x: float) -> float:
 def _move(start: np.ndarray, target: np.ndarray, weight: np.ndarray, flow: np.ndarray, module: I64, order: I64) -> I64:
     """Move nodes one by one to the neighbouring (or an empty) module that shortens the code most."""
     n = len(flow)
-    inside = np.zeros(n)
-    leaving = np.zeros(n)
-    members = np.zeros(n, np.int64)
+    inside, leaving, members = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
     for i in range(n):
-        m = module[i]
-        inside[m] += flow[i]
-        members[m] += 1
+        inside[module[i]] += flow[i]
+        members[module[i]] += 1
         for e in range(start[i], start[i + 1]):
-            if module[target[e]] != m:
-                leaving[m] += weight[e]
-    all_leaving = leaving.sum()
-    empty = np.empty(n, np.int64)
-    empties = 0
-    for m in range(n):
-        if members[m] == 0:
-            empty[empties] = m
-            empties += 1
-    to_module = np.zeros(n)
-    near = np.empty(n, np.int64)
-    waiting = np.ones(n, np.bool_)
+            if module[target[e]] != module[i]:
+                leaving[module[i]] += weight[e]
+    total = np.array([leaving.sum()])
+    empty = np.flatnonzero(members == 0)[::-1]
+    empties = np.empty(n, np.int64)
+    empties[: len(empty)] = empty
+    spare = len(empty)
+    to_module, near, waiting = np.zeros(n), np.empty(n, np.int64), np.ones(n, np.bool_)
     for _ in range(_SWEEPS):
         moved = 0
-        for at in range(n):
-            i = order[at]
+        for i in order:
             if not waiting[i]:
                 continue
             waiting[i] = False
+            count, out = _gather(start, target, weight, module, i, to_module, near)
             old = module[i]
-            count = 0
-            out = 0.0
-            for e in range(start[i], start[i + 1]):
-                j = target[e]
-                if j == i:
-                    continue
-                m = module[j]
-                out += weight[e]
-                if to_module[m] == 0.0:
-                    near[count] = m
-                    count += 1
-                to_module[m] += weight[e]
-            if count == 0:
-                continue
-            left_q = max(leaving[old] - out + 2.0 * to_module[old], 0.0)
-            left_p = max(inside[old] - flow[i], 0.0)
-            base = (
-                -2.0 * (_plogp(left_q) - _plogp(leaving[old]))
-                + _plogp(left_q + left_p)
-                - _plogp(leaving[old] + inside[old])
-                - _plogp(all_leaving)
-            )
-            best, gain = old, -1e-10
-            for k in range(count):
-                m = near[k]
-                if m == old:
-                    continue
-                q = max(leaving[m] + out - 2.0 * to_module[m], 0.0)
-                change = (
-                    base
-                    - 2.0 * (_plogp(q) - _plogp(leaving[m]))
-                    + _plogp(q + inside[m] + flow[i])
-                    - _plogp(leaving[m] + inside[m])
-                    + _plogp(all_leaving + left_q - leaving[old] + q - leaving[m])
-                )
-                if change < gain:
-                    best, gain = m, change
-            if members[old] > 1 and empties > 0:
-                change = (
-                    base
-                    - 2.0 * _plogp(out)
-                    + _plogp(out + flow[i])
-                    + _plogp(all_leaving + left_q - leaving[old] + out)
-                )
-                if change < gain:
-                    best = empty[empties - 1]
-            if best != old:
-                if members[best] == 0:
-                    empties -= 1
-                q = max(leaving[best] + out - 2.0 * to_module[best], 0.0)
-                all_leaving += left_q - leaving[old] + q - leaving[best]
-                leaving[old], inside[old] = left_q, left_p
-                leaving[best] = q
-                inside[best] += flow[i]
-                members[old] -= 1
-                members[best] += 1
+            fresh = empties[spare - 1] if members[old] > 1 and spare > 0 else -1
+            best = _best(flow[i], out, old, fresh, near[:count], to_module, inside, leaving, total[0])
+            if count and best != old:
+                spare -= best == fresh
+                _apply(flow[i], out, old, best, to_module, inside, leaving, members, total)
                 if members[old] == 0:
-                    empty[empties] = old
-                    empties += 1
-                    leaving[old] = inside[old] = 0.0
+                    empties[spare] = old
+                    spare += 1
                 module[i] = best
                 moved += 1
                 for e in range(start[i], start[i + 1]):
                     if module[target[e]] != best:
                         waiting[target[e]] = True
-            for k in range(count):
-                to_module[near[k]] = 0.0
+            to_module[near[:count]] = 0.0
         if moved < 1 + n // 100000:
             break
     return module
+
+
+@numba.njit(cache=True)
+def _gather(
+    start: np.ndarray, target: np.ndarray, weight: np.ndarray, module: I64, i: int, to_module: np.ndarray, near: I64
+) -> tuple[int, float]:
+    """Flow from node i to each module next to it (in to_module, at the modules listed in near), and in all."""
+    count, out = 0, 0.0
+    for e in range(start[i], start[i + 1]):
+        if target[e] == i:
+            continue
+        m = module[target[e]]
+        out += weight[e]
+        if to_module[m] == 0.0:
+            near[count] = m
+            count += 1
+        to_module[m] += weight[e]
+    return count, out
+
+
+@numba.njit(cache=True)
+def _best(
+    p: float, out: float, old: int, fresh: int, near: I64, to_module: np.ndarray, inside: np.ndarray,
+    leaving: np.ndarray, total: float,
+) -> int:  # fmt: skip
+    """The module whose choice shortens the code most; `fresh` is an empty one, or -1."""
+    left_q = max(leaving[old] - out + 2.0 * to_module[old], 0.0)
+    left_p = max(inside[old] - p, 0.0)
+    base = _plogp(left_q + left_p) - _plogp(leaving[old] + inside[old])
+    base -= 2.0 * (_plogp(left_q) - _plogp(leaving[old])) + _plogp(total)
+    remaining = total + left_q - leaving[old]
+    best, gain = old, -1e-10
+    for m in near:
+        if m == old:
+            continue
+        q = max(leaving[m] + out - 2.0 * to_module[m], 0.0)
+        change = base - 2.0 * (_plogp(q) - _plogp(leaving[m])) + _plogp(remaining + q - leaving[m])
+        change += _plogp(q + inside[m] + p) - _plogp(leaving[m] + inside[m])
+        if change < gain:
+            best, gain = m, change
+    if fresh >= 0:
+        change = base - 2.0 * _plogp(out) + _plogp(out + p) + _plogp(remaining + out)
+        if change < gain:
+            best = fresh
+    return best
+
+
+@numba.njit(cache=True)
+def _apply(
+    p: float, out: float, old: int, best: int, to_module: np.ndarray, inside: np.ndarray, leaving: np.ndarray,
+    members: I64, total: np.ndarray,
+) -> None:  # fmt: skip
+    """Carry the move out in the modules' flows."""
+    left_q = max(leaving[old] - out + 2.0 * to_module[old], 0.0)
+    q = max(leaving[best] + out - 2.0 * to_module[best], 0.0)
+    total[0] += left_q - leaving[old] + q - leaving[best]
+    leaving[old], leaving[best] = left_q, q
+    inside[old] = max(inside[old] - p, 0.0)
+    inside[best] += p
+    members[old] -= 1
+    members[best] += 1
+    if members[old] == 0:
+        leaving[old] = inside[old] = 0.0

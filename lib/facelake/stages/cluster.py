@@ -45,11 +45,14 @@ def cluster(context: Context) -> StageResult:
     a, b, s = _neighbours(context, session, snapshot, prefix, keys, vectors, usable, cuts)
     cuts = with_level(cuts, a, s)
     context.emit(
-        Notice("cluster", f"cut at cosine {cuts.edge:.3f}, one person's level {cuts.level:.3f}; {cuts.evidence}")
+        Notice(
+            "cluster",
+            f"cut at cosine {cuts.edge:.3f}, graph {cuts.graph_cut:.3f}, level {cuts.level:.3f}; {cuts.evidence}",
+        )
     )
     context.emit(StageProgress("cluster", 2, {"pairs": len(a)}))
     labels = np.full(total, -1, np.int64)
-    labels[usable] = group(vectors[usable], a, b, s, cuts.edge, cuts.ratio, cuts.level)
+    labels[usable] = group(vectors[usable], faces.quality[usable], a, b, s, cuts, settings.seed)
     rest = np.flatnonzero(labels < 0)
     labels[rest] = labels.max(initial=-1) + 1 + np.arange(len(rest))  # a face that cannot be compared stays alone
     context.emit(StageProgress("cluster", 3, {"groups": int(labels.max(initial=-1)) + 1}))
