@@ -16,11 +16,14 @@ python="${PYTHON:-python3}"
 java_major() { "$1" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1; }
 java="${JAVA_HOME:+$JAVA_HOME/bin/java}"
 java="${java:-$(command -v java || true)}"
-if [ -z "$java" ] || [ "$(java_major "$java")" -lt 17 ] 2>/dev/null; then
+java_is_fit() { [ -n "$java" ] && [ "$(java_major "$java")" -ge 17 ] 2>/dev/null; }
+if ! java_is_fit; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing a Java 17+ runtime for Spark (Debian's default-jre-headless)"
     apt-get update -qq && apt-get install -y -qq default-jre-headless >/dev/null
-  else
+    java="$(command -v java || true)"
+  fi
+  if ! java_is_fit; then
     echo "error: Spark needs Java 17 or newer. Next: 'sudo apt-get install default-jre-headless'," \
          "'brew install openjdk@17', or set JAVA_HOME to a JDK." >&2
     exit 2
@@ -32,7 +35,7 @@ want="$(cat pyproject.toml constraints.txt infra/setup.sh | sha256sum | cut -d' 
 if [ -x .venv/bin/facelake ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
   say "set-up is up to date"
 else
-  [ -x .venv/bin/python ] || { say "making .venv"; "$python" -m venv .venv; }
+  .venv/bin/python -m pip --version >/dev/null 2>&1 || { say "making .venv"; "$python" -m venv --clear .venv; }
   say "installing facelake${extra:+ with what the tests need} (pinned by constraints.txt; a few minutes the first time)"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
     --editable ".${extra:+[$extra]}"

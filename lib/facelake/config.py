@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -31,7 +31,9 @@ class ModelSection(_Section):
 class EmbedSection(_Section):
     """Decode, detect, align, encode."""
 
-    actors: int | Literal["auto"] = Field("auto", description="Ray actors; auto: one per core of the cluster")
+    actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="Ray actors; auto: one per core of the cluster"
+    )
     chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows that are committed as one")
     commit_every_chunks: int = Field(8, ge=1, description="receipts per Delta commit")
     batch_faces: int = Field(8, ge=1, le=1024, description="aligned faces per encoder call")
@@ -104,6 +106,7 @@ class Config(_Section):
     lake: str = Field("facelake-demo/lake", description="a directory or s3://bucket/prefix")
     corpus: str | None = Field(None, description="directory or s3:// of the corpus; null: <lake>/corpus")
     purpose: str = Field("identity-grouping", min_length=1, description="what the gallery is made for")
+    corpus_may_shrink: bool = Field(False, description="go on when a fifth of the decided photos vanished")
     model: ModelSection = ModelSection()
     embed: EmbedSection = EmbedSection()
     ray: RaySection = RaySection()

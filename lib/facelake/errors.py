@@ -53,3 +53,7 @@ class CommitUnknown(FacelakeError):
 
 class Corrupt(FacelakeError):
     """Stored data contradicts itself: counters that do not add up, a missing data file, a newer format."""
+
+
+class VersionGone(Corrupt):
+    """A table version was asked for whose history has been purged."""

@@ -16,7 +16,7 @@ from facelake.lake.lease import Lease
 from facelake.stages.admit import admit
 from facelake.stages.cluster import cluster
 from facelake.stages.context import Context, StageResult
-from facelake.stages.embed import embed
+from facelake.stages.embed import embed, sweep
 from facelake.stages.models import config_model_digest, find_card, load_pack
 from facelake.stages.publish import publish
 from facelake.stages.purge import purge_after_sweep
@@ -60,6 +60,8 @@ def run_night(
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}", where="--only", next_step=f"choose from {', '.join(STAGES)}")
     chosen = [name for name in STAGES if not only or name in only]
+    if {"embed", "cluster", "publish"} & set(chosen) and "admit" not in chosen:
+        chosen.insert(0, "admit")  # nothing is made of decisions of another purpose, ledger or day
     if "admit" in chosen:
         Corpus(config.corpus_uri, config.s3).paths()  # before anything is written: is there a corpus at all?
     with writing(config, "nightly", emit, wait_s) as context:
@@ -76,6 +78,8 @@ def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
             context.now = datetime.now(UTC)
             yield admit(context)
             yield embed(context)
+        if name in ("cluster", "publish") and "embed" not in chosen:
+            sweep(context)
         yield STAGES[name](context)
         if name == "publish":
             purge_after_sweep(context)

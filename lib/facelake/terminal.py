@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -32,6 +33,9 @@ _PLAIN_EVERY_S = 5.0
 class Terminal:
     """Progress on stderr: bars on a tty, plain lines elsewhere (so that they survive in a job's log)."""
 
+    said_result = False
+    """some terminal of this process has written its JSON object"""
+
     def __init__(self, *, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
         self.as_json, self.quiet, self.debug = as_json, quiet, debug
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -46,7 +50,7 @@ class Terminal:
         if self.quiet:
             return
         if isinstance(event, Notice):
-            self._say(f"[yellow]note[/] {event.stage}: {event.text}")
+            self._say(f"[yellow]note[/] {event.stage}: {escape(event.text)}")
         elif isinstance(event, StageStarted):
             self._begin(event)
         elif isinstance(event, StageProgress):
@@ -109,17 +113,18 @@ class Terminal:
         for name in columns:
             shown.add_column(name, overflow="fold")
         for row in rows:
-            shown.add_row(*(str(value) if value is not None else "" for value in row))
+            shown.add_row(*(escape(str(value)) if value is not None else "" for value in row))
         self.out.print(shown)
 
     def say(self, text: str) -> None:
         """A line for people; nothing when a machine reads."""
         if not self.as_json and not self.quiet:
-            self.out.print(text)
+            self.out.print(text, markup=False)
 
     def result(self, body: Mapping[str, Any]) -> None:
         """The machine-readable object, as the last line of stdout."""
         if self.as_json:
+            Terminal.said_result = True
             sys.stdout.write(json.dumps(body, default=str) + "\n")
             sys.stdout.flush()
 

@@ -160,3 +160,60 @@ def test_two_nights_at_once(demo_lake: Path) -> None:
         done = run_cli("nightly", "--lake", str(demo_lake))
     assert done.returncode == 1
     assert "the lake is being written by process" in done.stderr
+
+
+def test_a_wrong_corpus_does_not_empty_the_gallery(demo_lake: Path, tmp_path: Path) -> None:
+    corpus_of(tmp_path / "other", image_id=["a"], image=[b""], source_id=["s"])
+    config = tmp_path / "c.yaml"
+    config.write_text(f"corpus: {tmp_path / 'other'}\n")
+    fails(demo_lake, "nightly", "-c", str(config), "--lake", str(demo_lake), code=1, said="no longer in the corpus")
+
+
+def test_a_purpose_that_was_not_granted_gives_no_gallery(demo_lake: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("purpose: marketing\n")
+    done = run_cli("publish", "-c", str(config), "--lake", str(demo_lake), "--json")
+    assert done.returncode == 1
+    assert "run `facelake nightly`" in done.stderr
+
+
+def test_importing_again_revives_nothing(demo_lake: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "trip"
+    photos.mkdir()
+    row = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 1).to_pylist()[0]
+    (photos / "x.jpg").write_bytes(row["image"])
+    assert run_cli("import", str(photos), "--lake", str(demo_lake)).returncode == 0
+    grant = [
+        "--source",
+        "trip",
+        "--basis",
+        "b",
+        "--purpose",
+        "identity-grouping",
+        "--until",
+        "2020-01-01",
+        "--from",
+        "2019-01-01",
+    ]
+    assert run_cli("ledger", "grant", *grant, "--lake", str(demo_lake)).returncode == 0
+    assert "importing does not renew it" in run_cli("import", str(photos), "--lake", str(demo_lake)).stderr
+    night = json.loads(run_cli("admit", "--lake", str(demo_lake), "--json").stdout.splitlines()[-1])
+    assert night["stages"]["admit"]["refused_expired"] == 9
+
+
+def test_odd_names_are_skipped_or_taken_and_said(demo_lake: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "odd"
+    photos.mkdir()
+    row = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 1).to_pylist()[0]
+    for name in (b"caf\xe9.jpg", "grüße [bold] #1.jpg".encode(), b"line\nbreak.jpg"):
+        Path(photos, name.decode("utf-8", "surrogateescape")).write_bytes(row["image"])
+    done = run_cli("import", str(photos), "--lake", str(demo_lake), "--json")
+    assert json.loads(done.stdout.splitlines()[-1])["imported"] == 2, done.stderr
+    assert "UnicodeEncodeError" in done.stderr
+    assert run_cli("erase", "--image", "odd/grüße [bold] #1.jpg", "--yes", "--lake", str(demo_lake)).returncode == 0
+
+
+def test_bad_arguments_still_end_in_json(tmp_path: Path) -> None:
+    done = run_cli("nightly", "--no-such-option", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout.splitlines()[-1])["ok"] is False

@@ -149,12 +149,28 @@ def test_erased_photo_stays_out_when_its_source_brings_it_again(demo_lake: Path,
     (photos / "x.jpg").write_bytes(row["image"])
     run_json("import", str(photos), "--lake", str(demo_lake))
     run_json("erase", "--lake", str(demo_lake), "--image", "again/x.jpg", "--yes")
-    run_json("import", str(photos), "--lake", str(demo_lake))
+    assert run_json("import", str(photos), "--lake", str(demo_lake))["erased"] == 1
+    from facelake.config import load_config as config_of
+    from facelake.night import writing
+    from facelake.stages.importing import write_corpus_file
+
+    with writing(config_of(lake=str(demo_lake)), "a custodian") as context:
+        write_corpus_file(context, [{"image_id": "again/x.jpg", "image": row["image"], "source_id": "again"}])
     night = run_json("nightly", "--lake", str(demo_lake))
     assert night["stages"]["admit"]["refused_erased"] == 1
     assert not [
         i for i in Lake.open(str(demo_lake))["faces"].read(["image_id"])["image_id"].to_pylist() if "again" in i
     ]
+
+
+def test_erase_source_for_good(demo_lake: Path) -> None:
+    run_json("ledger", "grant", "--source", "album-expired", "--basis", "b", "--purpose", "identity-grouping", "--lake", str(demo_lake))  # fmt: skip
+    result = run_json("erase", "--source", "album-expired", "--yes", "--lake", str(demo_lake))
+    assert (result["images"], result["residual_hits"]) == (8, 0)
+    run_json("ledger", "grant", "--source", "album-expired", "--basis", "b", "--purpose", "identity-grouping", "--lake", str(demo_lake))  # fmt: skip
+    night = run_json("nightly", "--lake", str(demo_lake))
+    assert night["stages"]["admit"]["refused_no_id"] == 8
+    assert run_json("verify", "--lake", str(demo_lake))["ok"]
 
 
 def test_erase_must_be_confirmed(demo_lake: Path) -> None:

@@ -54,7 +54,15 @@ CASES = [
     ),
     ("withdrawal of tomorrow", [grant(1), withdraw(2, valid_from=NOW + DAY)], None),
     ("expire event", [grant(1), Event(2, EventKind.EXPIRE, Scope.SOURCE, "s")], Refusal.EXPIRED),
-    ("an older grant still holds", [grant(1), grant(2, valid_until=NOW - DAY)], None),
+    ("a newer grant shortens an older one", [grant(1), grant(2, valid_until=NOW - DAY)], Refusal.EXPIRED),
+    (
+        "a renewal that lies ahead leaves the grant in force",
+        [grant(1, valid_until=NOW + DAY), grant(2, valid_from=NOW + DAY)],
+        None,
+    ),
+    ("a grant for something else leaves it in force", [grant(1), grant(2, purposes=(OTHER,))], None),
+    ("a renewal after the end", [grant(1, valid_until=NOW - DAY), grant(2)], None),
+    ("an expired grant does not lift a withdrawal", [withdraw(1), grant(2, valid_until=NOW - DAY)], Refusal.WITHDRAWN),
     ("order is by seq, not by arrival", [withdraw(2), grant(1)], Refusal.WITHDRAWN),
 ]
 

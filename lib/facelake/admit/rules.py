@@ -5,7 +5,8 @@ Fails closed: whatever is not allowed by a recorded, valid basis for the very pu
 1. An erased image or subject is refused.
 2. A standing withdrawal (one not followed by a newer grant of the same scope and key) of the image's source
    or subject refuses it, for the withdrawn purposes or, when none are named, for all.
-3. Otherwise it is admitted if its source or its subject has a grant in force for the purpose.
+3. Otherwise it is admitted if its source or its subject has a grant in force for the purpose; of several grants of
+   one of them for the purpose the newest that has begun decides.
 4. Otherwise it is refused with the nearest miss: another purpose, expired, not yet valid, no basis.
 """
 
@@ -79,10 +80,16 @@ def _ends_now(event: Event, purpose: str, now: datetime) -> bool:
 
 
 def _after_grant(verdict: Refusal | None, grant: Refusal | None) -> Refusal | None:
-    """A grant in force admits, whatever came before; one that is not changes at most which miss is nearest."""
-    if grant is None or verdict is None:
+    """The verdict after a newer grant: the newest one that has begun and names the purpose decides.
+
+    So a shorter grant shortens an open-ended one. One that lies ahead or is for something else changes nothing that is
+    in force, and only a grant in force lifts a withdrawal.
+    """
+    if grant is None:
         return None
-    return verdict if verdict is Refusal.WITHDRAWN else min(verdict, grant, key=_MISSES.index)
+    if verdict is Refusal.WITHDRAWN or (verdict is None and grant is not Refusal.EXPIRED):
+        return verdict
+    return grant if verdict is None else min(verdict, grant, key=_MISSES.index)
 
 
 def _grant_verdict(event: Event, purpose: str, now: datetime) -> Refusal | None:
@@ -121,7 +128,7 @@ def decide_rows(
     Args:
         rows: image_id, source_id, subject_ref (strings, nullable).
         duplicate: bool per row: an earlier row of the corpus has the same image_id.
-        erased: tells whether an image id or `subject:`-prefixed reference is on the suppression list.
+        erased: tells whether `image:`, `subject:` or `source:` with an identifier is on the suppression list.
         suppression_empty: skips asking `erased` at all.
     """
     pairs = rows.select(["source_id", "subject_ref"]).group_by(["source_id", "subject_ref"]).aggregate([])
@@ -132,9 +139,11 @@ def decide_rows(
     sources, subjects = rows["source_id"].to_pylist(), rows["subject_ref"].to_pylist()
     reasons = [verdicts[pair] for pair in zip(sources, subjects, strict=True)]
     if not suppression_empty:
-        gone_subject = {subject for subject in set(subjects) if subject and erased("subject:" + subject)}
-        for i, (ident, subject) in enumerate(zip(rows["image_id"].to_pylist(), subjects, strict=True)):
-            if subject in gone_subject or (ident and erased("image:" + ident)):
+        gone_subjects = {subject for subject in set(subjects) if subject and erased("subject:" + subject)}
+        gone_sources = {source for source in set(sources) if source and erased("source:" + source)}
+        everyone = zip(rows["image_id"].to_pylist(), sources, subjects, strict=True)
+        for i, (ident, source, subject) in enumerate(everyone):
+            if subject in gone_subjects or source in gone_sources or (ident and erased("image:" + ident)):
                 reasons[i] = Refusal.ERASED
     blank = pc.fill_null(pc.equal(pc.utf8_length(rows["image_id"]), 0), True).to_numpy(zero_copy_only=False)
     for i in np.flatnonzero(blank).tolist():

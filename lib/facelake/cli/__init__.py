@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 from facelake.cli.run import app
 from facelake.cli.tables import bench_app, gallery_app, ledger_app, models_app
+from facelake.terminal import Terminal
 
 for _name, _sub in (("ledger", ledger_app), ("models", models_app), ("gallery", gallery_app), ("bench", bench_app)):
     app.add_typer(_sub, name=_name)
@@ -11,4 +14,10 @@ for _name, _sub in (("ledger", ledger_app), ("models", models_app), ("gallery", 
 
 def main() -> None:
     """Entry point of the `facelake` command."""
-    app(prog_name="facelake")
+    try:
+        app(prog_name="facelake")
+    except SystemExit as stop:
+        if stop.code == 2 and "--json" in sys.argv and not Terminal.said_result:  # the arguments did not parse
+            error = {"kind": "UsageError", "what": "bad arguments", "next": "see `facelake --help`"}
+            Terminal(as_json=True).result({"ok": False, "error": error})
+        raise

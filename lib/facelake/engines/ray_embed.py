@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from facelake.config import EmbedSection, RaySection
 from facelake.contracts import ChunkReceipt
@@ -23,7 +23,7 @@ from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
 from facelake.errors import FacelakeError, Retryable
 
 _LOG = logging.getLogger(__name__)
-_DIED = (RayActorError, WorkerCrashedError)
+_DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError)
 _MAX_START_FAILURES = 3
 
 

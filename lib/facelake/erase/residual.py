@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_SEARCHED_BYTES = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Needles:
@@ -23,11 +25,11 @@ class Needles:
         return cls(tuple(sorted({t.encode() for t in texts if t} | {b for b in blobs if len(b) >= 8})))
 
     def pattern(self) -> re.Pattern[bytes] | None:
-        """One pattern for all; identifiers count only where they are not part of a longer word."""
+        """One pattern for all; identifiers count only where they are not part of a longer identifier."""
         if not self.values:
             return None
         longest_first = sorted(self.values, key=len, reverse=True)
-        word = rb"(?<![0-9A-Za-z_])(?:" + b"|".join(re.escape(v) for v in longest_first) + rb")(?![0-9A-Za-z_])"
+        word = rb"(?<![0-9A-Za-z_./-])(?:" + b"|".join(re.escape(v) for v in longest_first) + rb")(?![0-9A-Za-z_-])"
         return re.compile(word)
 
 
@@ -43,8 +45,13 @@ def scan(name: str, data: bytes, needles: Needles) -> int:
     hits = sum(1 for _ in pattern.finditer(data[-8 - footer :]))  # schema, statistics, key-value metadata
     for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches():
         for column in batch.columns:
-            hits += sum(value in wanted or bool(pattern.search(value)) for value in _values(column))
+            hits += sum(_holds(value, wanted, pattern) for value in _values(column))
     return hits
+
+
+def _holds(value: bytes, wanted: frozenset[bytes], pattern: re.Pattern[bytes]) -> bool:
+    """Is the value a needle, or does it carry one inside (JSON, packed bytes)? Photos are not searched for text."""
+    return value in wanted or (len(value) <= _SEARCHED_BYTES and bool(pattern.search(value)))
 
 
 def _values(column: pa.Array) -> Iterator[bytes]:

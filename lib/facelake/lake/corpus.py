@@ -99,12 +99,11 @@ class Corpus:
                         yield row, ident.as_py() or "", image.as_py() or b""
                     row += 1
 
-    def row_groups(self, path: str, schema: pa.Schema) -> Iterator[pa.Table]:
-        """The file row group by row group, as tables of `schema`."""
+    def row_groups(self, path: str) -> Iterator[pa.Table]:
+        """The file row group by row group."""
         with self._open(path) as file:
             for index in range(file.metadata.num_row_groups):
-                table = self._guard(path, partial(file.read_row_group, index))
-                yield pa.table({f.name: table[f.name].cast(f.type) for f in schema}, schema=schema)
+                yield self._guard(path, partial(file.read_row_group, index))
 
     def image(self, path: str, row: int) -> bytes:
         """The encoded bytes of one photo."""

@@ -49,6 +49,7 @@ class Lease:
         self._tag = ""
         self._stop = threading.Event()
         self._lost = False
+        self._renewed_s = 0.0
         self._thread: threading.Thread | None = None
 
     def _body(self) -> bytes:
@@ -65,6 +66,7 @@ class Lease:
                 next_step = f"wait until it ends; if it is dead, its lease runs out within {self._ttl_s:.0f} s"
                 raise Refused(f"the lake is being written by {who}", where=self._store.uri, next_step=next_step)
             time.sleep(1.0)
+        self._renewed_s = time.monotonic()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="facelake-lease")
         self._thread.start()
         return self
@@ -98,12 +100,16 @@ class Lease:
     def _renew(self) -> None:
         while not self._stop.wait(self._ttl_s / 3):
             try:
-                if not self._store.replace(_KEY, self._body(), self._tag):
-                    self._lost = True
+                if (
+                    not self._store.replace(_KEY, self._body(), self._tag)
+                    and self._holder().get("nonce") != self._nonce
+                ):
+                    self._lost = True  # (a renewal whose reply was lost fails too, but the lease is still ours)
                     return
                 self._tag = self._store.tag(_KEY) or ""
-            except FacelakeError:
-                continue  # a passing fault; the time to live bounds how long this may go on
+                self._renewed_s = time.monotonic()
+            except (FacelakeError, OSError):
+                continue  # a passing fault; `check` bounds how long this may go on
 
     def check(self) -> None:
         """Call before a commit.
@@ -111,7 +117,7 @@ class Lease:
         Raises:
             Refused: another process has taken the lease over.
         """
-        if self._lost:
+        if self._lost or time.monotonic() - self._renewed_s > self._ttl_s:
             raise Refused("this process lost the lake's lease", where=self._store.uri, next_step="run again")
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:

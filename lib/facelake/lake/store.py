@@ -26,6 +26,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from facelake.config import S3Section
 from facelake.errors import ConfigError, Refused, Retryable
 
+_TEMPORARY = ".tmp"  # one folder for what is being written, so that leftovers can be found
+
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
@@ -62,6 +64,10 @@ class ObjectStore(Protocol):
         """Delete; a missing key is no error."""
         ...
 
+    def clear_leftovers(self) -> None:
+        """Delete what writers that died left half written; needs exclusive use."""
+        ...
+
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """An Arrow file system and the root path in it, for ranged reads of Parquet."""
         ...
@@ -82,6 +88,10 @@ class DirectoryStore:
     def __init__(self, path: str) -> None:
         self.root = Path(os.path.abspath(os.path.expanduser(path)))
         self.uri = str(self.root)
+        if "%" in self.uri:
+            raise ConfigError(
+                "the path contains %", where=self.uri, next_step="Delta logs cannot name it; use another path"
+            )
 
     def _path(self, key: str) -> Path:
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
@@ -100,7 +110,9 @@ class DirectoryStore:
     def _write_beside(self, target: Path, data: bytes) -> Path:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".tmp-", delete=False) as file:
+            (self.root / _TEMPORARY).mkdir(exist_ok=True)
+            prefix = f"{os.getpid()}-"
+            with tempfile.NamedTemporaryFile(dir=self.root / _TEMPORARY, prefix=prefix, delete=False) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -138,17 +150,24 @@ class DirectoryStore:
         base = self._path(prefix) if prefix else self.root
         if not base.is_dir():
             return
-        for folder, folders, names in os.walk(base):
-            folders.sort()
+
+        def unreadable(err: OSError) -> None:
+            raise Retryable(f"cannot list: {err}", where=str(base), next_step="check the rights and run again") from err
+
+        for folder, folders, names in os.walk(base, onerror=unreadable):
+            folders[:] = sorted(name for name in folders if Path(folder, name) != self.root / _TEMPORARY)
             for name in sorted(names):
-                if name.startswith(".tmp-"):
-                    continue
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # deleted while we listed
                     yield StoredObject(path.relative_to(self.root).as_posix(), path.stat().st_size)
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
+
+    def clear_leftovers(self) -> None:
+        for path in (self.root / _TEMPORARY).glob("*"):
+            if not path.name.startswith(f"{os.getpid()}-"):  # the lease is renewed while we clear
+                path.unlink(missing_ok=True)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(self.root)
@@ -255,6 +274,9 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         self._call("delete_object", key, Key=self._key(key))
+
+    def clear_leftovers(self) -> None:
+        """A put is whole or not at all."""
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         scheme, _, host = (self.endpoint or "").partition("://")

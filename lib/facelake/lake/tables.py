@@ -21,7 +21,7 @@ from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundEr
 from deltalake.transaction import AddAction, RemoveAction
 
 from facelake.contracts import TABLES, Receipt
-from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
+from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable, VersionGone
 from facelake.lake.store import ObjectStore, read_input
 
 _LOG = logging.getLogger(__name__)
@@ -107,9 +107,12 @@ class Table:
             raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
         except (DeltaError, OSError, ValueError) as err:
             if version is not None:
-                what = f"version {version} can no longer be read: its history was purged ({_line(err)})"
-                raise Corrupt(what, where=self._uri, next_step="read the newest gallery version") from err
+                raise self._gone(version) from err
             raise Retryable(f"table cannot be opened: {_line(err)}", where=self._uri, next_step="run again") from err
+
+    def _gone(self, version: int) -> VersionGone:
+        what = f"version {version} can no longer be read: its history was purged"
+        return VersionGone(what, where=self._uri, next_step="run `facelake nightly`; it settles an interrupted erasure")
 
     def version(self) -> int:
         """Newest Delta version; -1 when the table does not exist."""
@@ -119,8 +122,7 @@ class Table:
         """The files of a version (default: the newest)."""
         delta = None if version == -1 else self._open(version)
         if version is not None and version >= 0 and (delta is None or delta.version() != version):
-            what = f"version {version} can no longer be read: its history was purged"
-            raise Corrupt(what, where=self._uri, next_step="read the newest gallery version")
+            raise self._gone(version)
         if delta is None:
             return EMPTY
         protocol = delta.protocol()

@@ -13,11 +13,14 @@ import pyarrow.compute as pc
 
 from facelake.admit import decide_rows
 from facelake.contracts import ADMISSIONS, Receipt, Refusal, file_key
+from facelake.errors import Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus, CorpusFile
-from facelake.lake.tables import plain
+from facelake.lake.tables import Snapshot, plain
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.ledger import read_ledger
+
+_SHRINK_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ def admit(context: Context) -> StageResult:
 
     table = lake["admissions"]
     before = table.snapshot()
+    _must_not_shrink(context, before, {file_key(file.path) for file in files})
     known = {file.path.rsplit("-", 1)[0]: file for file in before.files}
     adds: list[Receipt] = []
     kept: set[str] = set()
@@ -82,6 +86,19 @@ def admit(context: Context) -> StageResult:
     context.check_lease()
     version = table.commit(adds, removes)
     return run.finish(counts, digest_of(snapshot.digest_paths(), version))
+
+
+def _must_not_shrink(context: Context, before: Snapshot, present: set[str]) -> None:
+    """A wrong `corpus` would make every photo vanish, and with them every face and identity.
+
+    Raises:
+        Refused: a fifth or more of the decided photos are gone and the config does not allow it.
+    """
+    gone = sum(file.rows for file in before.files if file.path.split("-")[0] not in present)
+    if gone >= _SHRINK_SHARE * max(before.rows, 1) and not context.config.corpus_may_shrink:
+        what = f"{gone} of {before.rows} photos decided before are no longer in the corpus"
+        next_step = "check `corpus`; if they are meant to go, faces and all, set corpus_may_shrink: true"
+        raise Refused(what, where=context.config.corpus_uri, next_step=next_step)
 
 
 def _hash(rows: pa.Table) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Emptying rows of a corpus file that `import` made; the only place that writes an existing corpus file."""
+"""Emptying rows of a corpus file inside the lake; the only place that writes an existing corpus file."""
 
 from __future__ import annotations
 
@@ -7,20 +7,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from facelake.config import Config
 from facelake.lake.corpus import Corpus
+from facelake.lake.store import open_store
 
 
-def rewrite_corpus_file(corpus: Corpus, path: str, hit: np.ndarray, schema: pa.Schema) -> None:
+def owns_corpus(config: Config) -> bool:
+    """Is the corpus the lake's own, whether left out of the config or named there?"""
+    own = open_store(config.lake.rstrip("/") + "/corpus", config.s3).uri
+    return open_store(config.corpus_uri, config.s3).uri == own
+
+
+def rewrite_corpus_file(corpus: Corpus, path: str, hit: np.ndarray) -> None:
     """Write the file anew with the rows of `hit` (bool per row) emptied, but for their source; row groups kept."""
     sink = pa.BufferOutputStream()
-    start = 0
-    with pq.ParquetWriter(sink, schema, compression="none", write_statistics=False) as writer:
-        for table in corpus.row_groups(path, schema):
-            mask = pa.array(hit[start : start + table.num_rows])
-            for at, field in enumerate(schema):
-                if field.name != "source_id":
-                    column = pc.if_else(mask, pa.scalar(None, field.type), table[field.name].combine_chunks())
-                    table = table.set_column(at, field, column)
-            writer.write_table(table, row_group_size=max(table.num_rows, 1))
-            start += table.num_rows
-    corpus.store.write(path, sink.getvalue().to_pybytes())
+    start, writer = 0, None
+    for table in corpus.row_groups(path):
+        mask = pa.array(hit[start : start + table.num_rows])
+        for at, field in enumerate(table.schema):
+            if field.name != "source_id":
+                column = pc.if_else(mask, pa.scalar(None, field.type), table[field.name].combine_chunks())
+                table = table.set_column(at, field.with_nullable(True), column)
+        writer = writer or pq.ParquetWriter(sink, table.schema, compression="none", write_statistics=False)
+        writer.write_table(table, row_group_size=max(table.num_rows, 1))
+        start += table.num_rows
+    if writer:
+        writer.close()
+        corpus.store.write(path, sink.getvalue().to_pybytes())

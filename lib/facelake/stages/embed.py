@@ -49,7 +49,8 @@ def embed(context: Context) -> StageResult:
     progress = _Progress(context)
     plan = progress.plan()
     run = StageRun(context, "embed", plan.images, "images")
-    if not plan.chunks and not plan.to_close and not swept:
+    superseded = 0 if plan.chunks else _drop_superseded(context)
+    if not plan.chunks and not plan.to_close and not swept and not superseded:
         return run.skip({"admitted": plan.done_images, "embedded": 0, "rejected": 0, "faces": 0})
     if pack.card.withdrawn_lineage:
         lineage = ", ".join(pack.card.withdrawn_lineage)
@@ -118,14 +119,18 @@ def _commit(context: Context, receipts: list[ChunkReceipt]) -> None:
     context.lake["chunks"].append(rows)
 
 
-def _drop_superseded(context: Context) -> None:
-    """Once every image has its outcome under the current model, outcomes under another one go."""
+def _drop_superseded(context: Context) -> int:
+    """Once every image has its outcome under the current model, outcomes under another one go; returns their files."""
+    dropped = 0
     for name in _OUTCOMES:
         table = context.lake[name]
         old = [f for f in table.snapshot().files if not f.path.startswith(context.model_digest[:8])]
         if old:
             context.check_lease()
+            ask_for_purge(context)
             table.commit([], old)
+            dropped += len(old)
+    return dropped
 
 
 def sweep(context: Context) -> int:
@@ -172,15 +177,15 @@ class _Progress:
         chunks = self._lake["chunks"].read(["corpus_file", "row_start", "row_end", "admitted_digest", "model_digest"])
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
         self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
-        self._files = {name: self._by_corpus_file(name) for name in _OUTCOMES}
+        self._files = {name: self._by_corpus_file(name, context.model_digest) for name in _OUTCOMES}
         self._allowed: dict[str, dict[int, str]] = {}
 
-    def _by_corpus_file(self, table: str) -> dict[str, list[DataFile]]:
-        """Data files of the current model by the corpus file that their name tells."""
+    def _by_corpus_file(self, table: str, digest: str | None = None) -> dict[str, list[DataFile]]:
+        """Data files of one model (or all) by the corpus file that their name tells."""
         found: dict[str, list[DataFile]] = defaultdict(list)
         for file in self._lake[table].snapshot().files:
             model, key, *_ = file.path.split("-")
-            if self._context.model_digest.startswith(model):
+            if digest is None or digest.startswith(model):
                 found[key].append(file)
         return found
 
@@ -249,9 +254,10 @@ class _Progress:
             grid = self._chunks(idents, admitted)
             if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
                 settled.add(file_key(path))
-                continue
             self._allowed[path] = {row: str(ident) for row, ident in enumerate(idents) if admitted[row]}
-        return [file for key, files in self._files[table].items() if key not in settled for file in files]
+        ours = {file for files in self._files[table].values() for file in files}
+        every = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
+        return [file for key, files in every for file in files if key not in settled or file not in ours]
 
     def allowed(self, path: str, row: int) -> str | None:
         """The image id admitted at a corpus row, if any."""

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import CHANGES, CORPUS, IDENTITIES, Change, Refusal, embedding_matrix
+from facelake.contracts import CHANGES, IDENTITIES, Change, Refusal, embedding_matrix
 from facelake.erase import Needles, certificate, scan
 from facelake.errors import ConfigError, Corrupt
 from facelake.events import Notice, StageProgress
@@ -24,12 +24,13 @@ from facelake.lake.tables import plain
 from facelake.publish import prototypes
 from facelake.stages.audit import append_audit
 from facelake.stages.context import Context, StageResult, StageRun
-from facelake.stages.corpus_rewrite import rewrite_corpus_file
-from facelake.stages.gallery import Gallery, current_gallery, pin
+from facelake.stages.corpus_rewrite import owns_corpus, rewrite_corpus_file
+from facelake.stages.gallery import Gallery, current_gallery, pin, settle
 from facelake.stages.publish import tombstone
 from facelake.stages.purge import ask_for_purge, purge_all
 
 _STEPS = 8
+_TELLING = 6  # characters from which on a subject reference can be told from chance in a byte scan
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ def erase(
         raise ConfigError("nothing to erase is named", where="erase", next_step="give --subject, --image or --source")
     lake = context.lake
     run = StageRun(context, "erase", _STEPS, "steps")
+    settle(lake)
     targets = _Targets(frozenset(subjects or ()), frozenset(sources or ()), set(images or ()))
     _find(context, targets)
     if not targets.images - set(images or ()) and not targets.faces:
@@ -88,11 +90,11 @@ def erase(
     _blank_admissions(context, targets)
     _step(context, 4)
     removed["corpus_rows"] = _blank_corpus(context, targets)
-    removed["reports"] = _delete_folder(context, "reports") + _delete_folder(context, "exports")
+    removed["reports"] = sum(1 for _ in context.lake.store.list("reports"))  # the purge deletes them
     _step(context, 5)
     purge_all(context)
     _step(context, 6)
-    scanned, hits = residual(context, _needles(targets, subjects, sources))
+    scanned, hits = residual(context, _needles(targets))
     if hits:
         where = ", ".join(f"{key} ({count})" for key, count in sorted(hits.items())[:5])
         raise Corrupt(
@@ -153,7 +155,7 @@ def _find(context: Context, targets: _Targets) -> None:
 
 def _own_corpus(context: Context) -> list[tuple[Corpus, str]]:
     """Corpus files that live inside the lake, which `import` made; a custodian's corpus is not ours to write."""
-    if context.config.corpus is not None:
+    if not owns_corpus(context.config):
         return []
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     try:
@@ -163,7 +165,8 @@ def _own_corpus(context: Context) -> list[tuple[Corpus, str]]:
 
 
 def _labels(targets: _Targets) -> list[str]:
-    return [f"subject:{v}" for v in sorted(targets.subjects)] + [f"image:{v}" for v in sorted(targets.images)]
+    kinds = (("subject", targets.subjects), ("source", targets.sources), ("image", targets.images))
+    return [f"{kind}:{value}" for kind, values in kinds for value in sorted(values)]
 
 
 def _hashes(context: Context, targets: _Targets) -> list[str]:
@@ -287,27 +290,16 @@ def _blank_corpus(context: Context, targets: _Targets) -> int:
         hit = targets.hits(corpus.ids(path))
         if hit.any():
             context.check_lease()
-            rewrite_corpus_file(corpus, path, hit, plain(CORPUS))
+            rewrite_corpus_file(corpus, path, hit)
             blanked += int(hit.sum())
     return blanked
 
 
-def _delete_folder(context: Context, folder: str) -> int:
-    keys = [item.key for item in context.lake.store.list(folder)]
-    for key in keys:
-        context.lake.store.delete(key)
-    return len(keys)
-
-
-def _needles(targets: _Targets, subjects: list[str] | None, sources: list[str] | None) -> Needles:
+def _needles(targets: _Targets) -> Needles:
     """Identifiers that are long enough to be told from chance, and the embeddings.
 
     A subject reference such as "7" occurs in counts and dates everywhere; the images and faces it stood for are
-    looked for instead, and the columns that held it were rewritten above.
+    looked for instead, and the columns that held it were rewritten above. A source's name is nobody's: it stays.
     """
-    texts = [
-        *targets.images,
-        *targets.faces,
-        *(v for v in [*(subjects or []), *(sources or [])] if len(v) >= 6),
-    ]
+    texts = [*targets.images, *targets.faces, *(v for v in targets.subjects if len(v) >= _TELLING)]
     return Needles.of(texts, targets.embeddings)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from facelake.errors import ConfigError
+from facelake.contracts import Receipt
+from facelake.errors import ConfigError, VersionGone
 from facelake.lake.lake import Lake
 
 _PINNED = ("identities", "memberships", "changes")
@@ -51,6 +52,29 @@ def current_gallery(lake: Lake, version: int | None = None) -> Gallery | None:
                 next_step="see `facelake gallery list`",
             )
     return Gallery(rows[-1]["gallery_version"], rows[-1], lake) if rows else None
+
+
+def settle(lake: Lake) -> None:
+    """Bring the gallery tables back to what readers see, after a crash in the middle of a publish or a purge.
+
+    A table that was written but never pinned goes back to its pinned files. A pinned version whose history is gone can
+    only come from an interrupted purge, which starts from settled tables: there the newest content is the pinned one.
+    """
+    gallery = current_gallery(lake)
+    purged = False
+    for name in _PINNED:
+        table, now = lake[name], lake[name].snapshot()
+        try:
+            wanted = table.snapshot(gallery.row[f"{name}_version"]).files if gallery else ()
+        except VersionGone:
+            purged = True
+            continue
+        back = [Receipt(name, f.path, f.size_bytes, f.rows) for f in wanted if f not in now.files]
+        extra = [file for file in now.files if file not in wanted]
+        if back or extra:
+            table.commit(back, extra)
+    if gallery and purged:
+        pin(lake, gallery.version, gallery.row)
 
 
 def pin(lake: Lake, version: int, row: dict[str, Any]) -> None:

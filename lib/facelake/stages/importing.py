@@ -18,15 +18,17 @@ import pyarrow.parquet as pq
 from facelake.admit import decide
 from facelake.contracts import CORPUS, EventKind, Refusal, Scope
 from facelake.errors import ConfigError
-from facelake.events import StageProgress
+from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus
 from facelake.lake.tables import plain
 from facelake.stages.context import Context, StageResult, StageRun, must_add_up
+from facelake.stages.corpus_rewrite import owns_corpus
 from facelake.stages.ledger import read_ledger, record
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _SUFFIXES |= {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"}  # not all are decoded: those become rejects
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_FATES = ("imported", "present", "changed", "skipped", "erased")
 _PART_BYTES = 64 << 20
 _ROWS_PER_GROUP = 64
 
@@ -70,20 +72,26 @@ def import_folder(
         ConfigError: no such folder, no photos in it, a broken regex, a corpus outside the lake.
     """
     root, pattern = check_folder(folder, person_from)
-    if context.config.corpus is not None:
+    if not owns_corpus(context.config):
         raise ConfigError("the corpus is not the lake's own", where="corpus", next_step="leave `corpus` out to import")
     source_id = source or root.resolve().name
     run = StageRun(context, "import")
     known = _known(context, source_id)
-    counts: Counter[str] = Counter(files=0, imported=0, present=0, changed=0, skipped=0, unlabelled=0)
+    counts: Counter[str] = Counter(dict.fromkeys((*_FATES, "files", "unlabelled"), 0))
+    erased = context.lake.suppressed()
     part = _Part()
     for path in _files(root):
         counts["files"] += 1
         if not _is_photo(path):
             counts["skipped"] += 1
             continue
-        data = path.read_bytes()
-        image_id = f"{source_id}/{path.relative_to(root).as_posix()}"
+        try:
+            data, image_id = path.read_bytes(), f"{source_id}/{path.relative_to(root).as_posix()}"
+            image_id.encode()
+        except (OSError, UnicodeEncodeError) as err:
+            context.emit(Notice("import", f"skipped {path.name!a}: {type(err).__name__}"))
+            counts["skipped"] += 1
+            continue
         digest = hashlib.sha256(data).digest()
         if image_id in known:
             counts["present" if known[image_id] == digest else "changed"] += 1
@@ -91,6 +99,10 @@ def import_folder(
         found = pattern.search(path.name) if pattern else None
         counts["unlabelled"] += int(pattern is not None and found is None)
         subject = (found.group(1) if found.re.groups else found.group(0)) if found else None
+        names = [f"image:{image_id}", f"source:{source_id}", *([f"subject:{subject}"] if subject else [])]
+        if erased and any(context.lake.keyed_hash(name) in erased for name in names):
+            counts["erased"] += 1
+            continue
         part.rows.append({"image_id": image_id, "image": data, "source_id": source_id, "subject_ref": subject})
         part.size += len(data)
         counts["imported"] += 1
@@ -101,7 +113,7 @@ def import_folder(
         raise ConfigError("the folder holds no photos", where=str(root), next_step="give a folder with image files")
     _write(context, part)
     counts["granted"] = int(grant is not None and _grant(context, source_id, grant))
-    seen = [(name, counts[name]) for name in ("imported", "present", "changed", "skipped")]
+    seen = [(name, counts[name]) for name in _FATES]
     must_add_up("import", ("files", counts["files"]), *seen)
     if not counts["imported"] and not counts["granted"]:
         return run.skip(dict(counts))
@@ -170,11 +182,15 @@ def _write(context: Context, part: _Part) -> _Part:
 
 
 def _grant(context: Context, source_id: str, grant: Grant) -> bool:
-    """Record the grant, unless one is in force; a standing withdrawal is not overridden by importing again."""
+    """Record the grant where there is none; importing again revives neither what was withdrawn nor what ran out."""
     purposes = grant.purposes or (context.config.purpose,)
     ledger = read_ledger(context.lake)
     verdicts = {p: decide(ledger, source_id, None, p, context.now).reason for p in purposes}
-    needed = [p for p, reason in verdicts.items() if reason not in (None, Refusal.WITHDRAWN)]
+    needed = [p for p, reason in verdicts.items() if reason in (Refusal.NO_BASIS, Refusal.OTHER_PURPOSE)]
+    for purpose, reason in verdicts.items():
+        if reason is not None and purpose not in needed:
+            said = f"the basis of {source_id!r} for {purpose!r} is {reason}, and importing does not renew it"
+            context.emit(Notice("import", f"{said}: see `facelake ledger grant`"))
     if needed:
         evidence = grant.evidence or f"import of source {source_id}"
         record(

@@ -17,13 +17,14 @@ from facelake.errors import Corrupt
 from facelake.lake.tables import plain
 from facelake.publish import Published, prototypes, publish_groups
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
-from facelake.stages.gallery import current_gallery, pin
+from facelake.stages.gallery import current_gallery, pin, settle
 
 
 def publish(context: Context) -> StageResult:
     """Publish the current groups. Skipped when the groups and the purpose are unchanged."""
     lake = context.lake
     run = StageRun(context, "publish", 1, "gallery")
+    settle(lake)
     groups_snapshot = lake["groups"].snapshot()
     state = digest_of(groups_snapshot.digest_paths(), context.config.purpose, context.model_digest)
     before_run, gallery = last_run(lake, "publish"), current_gallery(lake)
@@ -43,7 +44,11 @@ def publish(context: Context) -> StageResult:
         "gallery": version,
     }
     counts |= Counter(f"changes_{event.kind}" for event in result.changes)
-    if gallery and not result.changes and gallery.row["model_digest"] == context.model_digest:
+    same = gallery is not None and (gallery.row["model_digest"], gallery.row["purpose"]) == (
+        context.model_digest,
+        context.config.purpose,
+    )
+    if gallery and same and not result.changes:
         return run.finish(counts | {"gallery": gallery.version}, state)
     identities, memberships = _tables(context, faces, result, version, gallery.read("identities") if gallery else None)
     must_add_up("publish", ("faces", len(faces.ids)), ("memberships", memberships.num_rows))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from facelake.contracts import TABLES
 from facelake.stages.context import Context
-from facelake.stages.gallery import current_gallery, pin
+from facelake.stages.gallery import current_gallery, pin, settle
 
 _PENDING = "purge-pending"
 
@@ -22,6 +22,10 @@ def purge_after_sweep(context: Context) -> None:
 
 def purge_all(context: Context) -> None:
     """Purge the history of every table, then pin the gallery to versions that still exist."""
+    settle(context.lake)
+    for item in list(context.lake.store.list("reports")):  # they show faces; the report stage writes a new one
+        context.lake.store.delete(item.key)
+    context.lake.store.clear_leftovers()
     for name in TABLES:
         context.check_lease()
         context.lake[name].purge_history()

@@ -183,7 +183,11 @@ def _gallery(gallery: Gallery, members: pa.Table, counts: dict[str, int]) -> Ite
     for name, row in identities.items():
         if row["merged_into"] and row["merged_into"] not in identities:
             yield f"{name} was merged into an identity that does not exist"
-    changed = set(gallery.read("changes", ["identity_id"])["identity_id"].to_pylist())
+    events = gallery.read("changes", ["gallery_version", "identity_id"])
+    twice = events.num_rows - events.group_by(events.column_names).aggregate([]).num_rows
+    if twice:
+        yield f"{twice} change events are recorded twice"
+    changed = set(events["identity_id"].to_pylist())
     if changed - set(identities):
         yield f"{len(changed - set(identities))} change events name an identity that does not exist"
     if (gallery.row["identities"], gallery.row["faces"]) != (len(active), members.num_rows):
