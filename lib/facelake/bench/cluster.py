@@ -63,7 +63,7 @@ def cluster_files(config: Config, folder: str, out: str, emit: Listener) -> dict
     steps.done("calibrate")
     session = spark_cluster.start_spark(config.spark)
     files = [(str(path), pq.ParquetFile(path).metadata.num_rows) for path in paths]
-    pairs = spark_cluster.neighbours_of_files(session, files, lists, settings.probes, settings.neighbours, cuts.edge)
+    pairs = spark_cluster.neighbours_of_files(session, files, lists, settings.probes, settings.neighbours, cuts.floor)
     steps.done("neighbours")
     labels = np.full(table.num_rows, -1, np.int64)
     place = np.full(table.num_rows, -1, np.int64)

@@ -24,6 +24,9 @@ _RATIO, _RATIO_SINGLE = 0.75, 0.90
 # The graph's cut and the scale of its weights, in units of (one person's level - different people's mean), so that
 # encoders of other dimension and spread need no other numbers.
 _GRAPH_CUT, _WEIGHT_SCALE = 0.68, 0.165
+# Impostors of a 128-d encoder scatter so widely that a cut by chance alone would lie among genuine pairs; joins have
+# the relative cut besides, so their absolute one need not lie higher than this (same units).
+_EDGE_CAP, _FLOOR = 0.54, 0.45
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,20 @@ class Calibration:
     impostor_mean: float
     impostor_sd: float
     evidence: str
+    by_hand: bool = False
+    """`edge` was set in the config: nothing moves it"""
 
     @property
     def graph_cut(self) -> float:
         """Discounted cosine from which a pair is an edge of the graph."""
-        return max(self.edge, self.impostor_mean + _GRAPH_CUT * (self.level - self.impostor_mean))
+        return self.impostor_mean + _GRAPH_CUT * (self.level - self.impostor_mean)
+
+    @property
+    def floor(self) -> float:
+        """Cosine from which neighbours are worth finding: no later cut lies lower."""
+        if self.by_hand:
+            return self.edge
+        return min(self.edge, self.impostor_mean + _FLOOR * (self.level - self.impostor_mean))
 
     @property
     def weight_scale(self) -> float:
@@ -85,7 +97,8 @@ def calibrate(vectors: F32, photos: I64, prior: Prior, seed: int, fixed: float |
     edge = float(min(mean + z * sd, 0.95))
     if fixed is not None:
         edge, evidence = fixed, "set by hand"
-    return Calibration(edge, _RATIO, _RATIO_SINGLE, prior.genuine_mean, float(mean), float(sd), evidence)
+    numbers = (edge, _RATIO, _RATIO_SINGLE, prior.genuine_mean, float(mean), float(sd))
+    return Calibration(*numbers, evidence, by_hand=fixed is not None)
 
 
 def with_level(cuts: Calibration, a: I64, similarity: F32) -> Calibration:
@@ -102,11 +115,11 @@ def with_level(cuts: Calibration, a: I64, similarity: F32) -> Calibration:
     np.maximum.at(best, position, similarity[strong])
     # the best of many neighbours flatters: pairs of one person lie lower, by as much as the median pair above the edge
     level = float((np.median(best) + np.median(similarity[strong])) / 2)
-    return replace(
-        cuts,
-        level=level,
-        evidence=f"{cuts.evidence}; level from {len(faces)} faces with a neighbour above the edge",
-    )
+    edge = cuts.edge
+    if not cuts.by_hand:
+        edge = max(cuts.floor, min(edge, cuts.impostor_mean + _EDGE_CAP * (level - cuts.impostor_mean)))
+    evidence = f"{cuts.evidence}; level from {len(faces)} faces with a neighbour above {cuts.edge:.3f}"
+    return replace(cuts, level=level, edge=edge, evidence=evidence)
 
 
 def _impostors(vectors: F32, photos: I64, seed: int) -> tuple[float, float, str]:

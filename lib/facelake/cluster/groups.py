@@ -34,7 +34,7 @@ def group(vectors: F32, quality: F32, a: I64, b: I64, similarity: F32, cuts: Cal
     order = np.lexsort((b, -similarity, a))
     a, b, similarity = a[order], b[order], similarity[order]
     value = similarity - make_gate(vectors, quality, seed).discount(a, b)
-    strong = value >= cuts.graph_cut
+    strong = value >= max(cuts.graph_cut, cuts.edge) if cuts.by_hand else value >= cuts.graph_cut
     weight = np.exp((value[strong] - cuts.level) / cuts.weight_scale).astype(np.float32)
     labels = map_equation(Graph.of(n, a[strong], b[strong], weight), seed)
 

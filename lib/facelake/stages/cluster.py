@@ -122,7 +122,7 @@ def _neighbours(
     settings = context.config.cluster
     lists = make_cluster_lists(vectors[usable], settings)
     pairs = spark_cluster.neighbours(
-        session, context.lake, snapshot, prefix, lists, settings.probes, settings.neighbours, cuts.edge
+        session, context.lake, snapshot, prefix, lists, settings.probes, settings.neighbours, cuts.floor
     )
     wanted = keys[usable]
     a, b, s = pairs["a"].to_numpy(), pairs["b"].to_numpy(), pairs["s"].to_numpy()
