@@ -12,8 +12,8 @@ from facelake.stages.context import Context
 from facelake.stages.embed import plan_embed
 from facelake.stages.models import config_model_digest, find_card
 
-# Measured (docs/benchmarks.md): a worker's models and libraries, and one decoded batch at the pixel cap's common case.
-_WORKER_BASE_BYTES = 420 << 20
+# Measured (docs/benchmarks.md): libraries and models of a worker; then a batch of 16 photos, encoded and decoded.
+_WORKER_BASE_BYTES = 330 << 20
 _DECODED_PHOTO_BYTES = 1280 * 960 * 3 * 2
 
 
