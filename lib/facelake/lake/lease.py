@@ -93,7 +93,7 @@ class Lease:
     def _dead(holder: dict[str, Any]) -> bool:
         if not holder:
             return True
-        if holder.get("host") == _host():
+        if holder.get("host") == _host() and holder.get("started"):  # (no start times without /proc: wait it out)
             return _started(int(holder.get("pid", 0))) != holder.get("started")
         return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + 30.0
 
