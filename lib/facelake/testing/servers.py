@@ -104,7 +104,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
         "-filer",
         f"-filer.port={filer}",
     ]
-    command += ["-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", f"-s3.config={config}"]
+    command += ["-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"]
     with (folder / "weed.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
