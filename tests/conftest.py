@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from facelake.config import Config, load_config
 from facelake.embed import Pack
 from facelake.stages.models import load_pack
 from facelake.testing.servers import Server, rclone_s3, seaweedfs
+
+# time is measured in benchmarks, never in a test: this machine stalls for a third of a second at any moment
+settings.register_profile("facelake", deadline=None)
+settings.load_profile("facelake")
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

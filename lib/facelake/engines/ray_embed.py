@@ -79,11 +79,6 @@ def start_ray(section: RaySection) -> None:
         raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
 
 
-def stop_ray() -> None:
-    """Leave Ray; a local one ends."""
-    ray.shutdown()
-
-
 class RayEmbedder:
     """A pool of embed actors."""
 
