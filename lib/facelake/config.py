@@ -70,9 +70,10 @@ class ClusterSection(_Section):
     threshold: float | None = Field(
         None, gt=-1, lt=1, description="cosine above which two faces may be joined; null: calibrated"
     )
-    exact_below: int = Field(20_000, ge=0, description="faces up to which the neighbour search is exact")
-    probes: int = Field(4, ge=1, description="lists in which each face looks for neighbours")
-    list_size: int = Field(140, ge=8, description="faces per list of the approximate search")
+    exact_below: int = Field(10_000, ge=1, description="faces up to which the neighbour search is exact")
+    probes: int = Field(5, ge=1, le=64, description="lists in which each face looks for neighbours")
+    list_size: int = Field(70, ge=8, description="faces per list of the approximate search")
+    deep_cells: int = Field(8, ge=0, description="cells of 12,000 faces that a face without neighbours searches whole")
     min_quality: float = Field(0.0, ge=0, le=1, description="faces below are left ungrouped")
     seed: int = Field(0, ge=0)
 

@@ -19,8 +19,9 @@ import pyarrow as pa
 LAKE_FORMAT = 1
 """Raised when a lake written by this version cannot be read by an older one."""
 
-F32 = npt.NDArray[np.float32]
 F16 = npt.NDArray[np.float16]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]

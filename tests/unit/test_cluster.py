@@ -1,24 +1,19 @@
-"""Neighbours and groups: against brute force, whatever the order."""
+"""Neighbours, lists and calibration: against brute force, whatever the order."""
 
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from facelake.cluster import (
-    Calibration,
-    Prior,
-    calibrate,
-    exact_join,
-    group,
-    join_list,
-    make_lists,
-    union_topk,
-    with_level,
-)
-from facelake.cluster.labels import canonical
+from facelake.cluster import rows
+from facelake.cluster.calibrate import Prior, Similarities, calibrate, with_level
+from facelake.cluster.lists import Index, lists_of, nearest, spherical_kmeans
+from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
+from facelake.cluster.nuisance import nuisance_directions, without
+from facelake.cluster.wire import pack, unpack
 
 
 def unit(generator: np.random.Generator, *shape: int) -> np.ndarray:
@@ -34,96 +29,186 @@ def people(
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), truth
 
 
-def as_pairs(a: np.ndarray, b: np.ndarray) -> set[tuple[int, int]]:
-    return set(zip(a.tolist(), b.tolist(), strict=True))
+def as_pairs(found: Neighbours) -> set[tuple[int, int]]:
+    row, column = np.nonzero(found.index >= 0)
+    return set(zip(row.tolist(), found.index[row, column].tolist(), strict=True))
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 9999))
-@settings(deadline=None)
 def test_join_is_brute_force(count: int, k: int, seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    x, keys = unit(generator, count, 16), generator.permutation(count * 7)[:count].astype(np.int64)
-    a, b, s = exact_join(keys, x, k, 0.1)
+    x = unit(np.random.default_rng(seed), count, 16)
+    found = exact_join(x, k, 0.1)
     similarity = x @ x.T
     np.fill_diagonal(similarity, -2)
-    wanted = set()
     for i in range(count):
-        best = sorted(range(count), key=lambda j: -similarity[i, j])[:k]
-        wanted |= {(int(keys[i]), int(keys[j])) for j in best if similarity[i, j] >= 0.1}
-    assert as_pairs(a, b) == wanted
-    position = {int(key): i for i, key in enumerate(keys)}
-    np.testing.assert_allclose(s, [similarity[position[i], position[j]] for i, j in zip(a, b, strict=True)], atol=1e-5)
+        best = [j for j in sorted(range(count), key=lambda j: -similarity[i, j])[:k] if similarity[i, j] >= 0.1]
+        assert found.index[i, : len(best)].tolist() == best
+        assert (found.index[i, len(best) :] == -1).all()
+        np.testing.assert_allclose(found.cosine[i, : len(best)], similarity[i, best], atol=1e-5)
+
+
+def whole_list(x: np.ndarray, search: Search, lists: int, seed: int = 0) -> Neighbours:
+    centroids = lists_of(x, lists, seed)
+    homes = nearest(x, centroids, search.probes)
+    everyone = np.repeat(np.arange(len(x), dtype=np.int32), homes.shape[1])
+    return join_lists(x, everyone, homes.ravel(), centroids, search)
 
 
 def test_lists_find_nearly_all_near_neighbours() -> None:
-    generator = np.random.default_rng(3)
-    x, _ = people(generator, [20] * 100)
-    keys = np.arange(len(x))
-    exact = as_pairs(*exact_join(keys, x, 10, 0.5)[:2])
-    lists = make_lists(x, 20, 0)
-    homes = lists.assign(x, 4)
-    parts = [join_list(keys[(homes == i).any(1)], x[(homes == i).any(1)], 10, 0.5) for i in range(20)]
-    a, b, _ = union_topk(*(np.concatenate(column) for column in zip(*parts, strict=True)), 10)
-    assert len(as_pairs(a, b) & exact) / len(exact) > 0.97
-    assert np.bincount(a).max() <= 10
+    x, _ = people(np.random.default_rng(3), [20] * 100)
+    exact = as_pairs(exact_join(x, 10, 0.5))
+    found = as_pairs(whole_list(x, Search(10, 0.5, probes=4), 20))
+    assert len(found & exact) / len(exact) > 0.97
 
 
-def test_union_keeps_each_neighbour_once_and_the_best() -> None:
-    a = np.array([1, 1, 1, 2, 1])
-    b = np.array([5, 6, 5, 5, 7])
-    s = np.array([0.5, 0.9, 0.5, 0.1, 0.7], np.float32)
-    out = union_topk(a, b, s, 2)
-    assert [c.tolist() for c in out[:2]] == [[1, 1, 2], [6, 7, 5]]
+@pytest.mark.parametrize("people_count", [1, 3])
+def test_a_long_list_is_cut_and_everyone_still_finds_many(people_count: int) -> None:
+    x, truth = people(np.random.default_rng(4), [3000] * people_count)
+    search = Search(8, 0.3, probes=1, list_size=20)
+    found = whole_list(x, search, people_count)
+    assert search.longest < 3000
+    assert ((found.index >= 0).sum(1) == 8).mean() > 0.99
+    row, column = np.nonzero(found.index >= 0)
+    assert (truth[row] == truth[found.index[row, column]]).all()
 
 
-def grouped(x: np.ndarray, edge: float = 0.4) -> np.ndarray:
-    a, b, s = exact_join(np.arange(len(x)), x, 32, edge)
-    cuts = Calibration(edge, 0.75, 0.9, 0.8, 0.0, 0.1, "by hand")
-    return group(x, np.ones(len(x), np.float32), a, b, s, cuts, 0)
+@given(st.integers(0, 9999), st.integers(1, 9), st.integers(1, 5))
+def test_index_over_all_cells_is_brute_force(seed: int, cells: int, probes: int) -> None:
+    generator = np.random.default_rng(seed)
+    lists = [unit(generator, int(generator.integers(1, 6)), 8) for _ in range(cells)]
+    first = np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64)
+    index = Index(unit(generator, cells, 8), np.concatenate(lists), first)
+    x = unit(generator, 30, 8)
+    wanted = np.argsort(-(x @ index.lists.T), axis=1, kind="stable")[:, :probes]
+    np.testing.assert_array_equal(index.assign(x, probes, cells), wanted)
 
 
-def test_people_are_found_whatever_the_order() -> None:
-    generator = np.random.default_rng(5)
-    x, truth = people(generator, generator.integers(1, 30, 60).tolist())
-    labels = grouped(x)
-    assert len(set(zip(truth, labels, strict=True))) == len(set(truth)) == len(set(labels))
-    order = generator.permutation(len(x))
-    np.testing.assert_array_equal(canonical(grouped(x[order])[np.argsort(order)]), canonical(labels))
+def test_kmeans_finds_planted_people_and_stands_equal_vectors() -> None:
+    x, truth = people(np.random.default_rng(1), [40] * 6, noise=0.3)
+    home = nearest(x, spherical_kmeans(x, 12, 0, 10), 1)[:, 0]
+    assert all(len(set(truth[home == c])) <= 1 for c in range(12))
+    assert np.isfinite(spherical_kmeans(np.tile(x[:1], (50, 1)), 7, 0, 5)).all()
 
 
-def test_a_chain_of_look_alikes_does_not_become_one_person() -> None:
-    angle = np.linspace(0, np.pi * 0.9, 40)
-    x = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
-    assert grouped(x, 0.7).max() > 0
+@given(st.integers(0, 9999), st.integers(1, 6))
+def test_union_is_the_best_of_all(seed: int, k: int) -> None:
+    generator = np.random.default_rng(seed)
+    faces = np.sort(generator.choice(50, 12, replace=False)).astype(np.int32)
+    parts, known = [], {int(face): {} for face in faces}
+    for _ in range(4):
+        some = np.sort(generator.choice(faces, 6, replace=False)).astype(np.int32)
+        start, index, cosine = [0], [], []
+        for face in some:
+            near = generator.choice(50, int(generator.integers(0, 5)), replace=False)
+            value = np.round(generator.uniform(0, 1, len(near)), 2).astype(np.float16)
+            order = np.lexsort((near, -value))
+            index += near[order].tolist()
+            cosine += value[order].tolist()
+            start.append(len(index))
+            for j, v in zip(near.tolist(), value.tolist(), strict=True):
+                known[int(face)][j] = max(v, known[int(face)].get(j, -1))
+        part = Ragged(np.array(start), np.array(index, np.int32), np.array(cosine, np.float16))
+        parts.append((some, part))
+    made = union(parts, faces, k)
+    for i, face in enumerate(faces.tolist()):
+        wanted = sorted(known[face].items(), key=lambda item: (-item[1], item[0]))[:k]
+        assert [(j, pytest.approx(v)) for j, v in wanted] == [
+            (int(j), float(v)) for j, v in zip(made.index[i], made.cosine[i], strict=True) if j >= 0
+        ]
 
 
-def test_two_people_who_look_alike_stay_apart() -> None:
-    """Each .93 alike with himself, .55 with the other: above the cut for chance, below what one person reaches."""
-    generator = np.random.default_rng(1)
-    base = unit(generator, 3, 128)
-    one, two = base[0], 0.55 * base[0] + np.sqrt(1 - 0.55**2) * base[1]
-    x = np.concatenate([v + 0.27 * unit(generator, 4, 128) for v in (one, two)])
-    labels = grouped((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), 0.47)
-    assert set(labels[:4]) == {0}
-    assert set(labels[4:]) == {1}
-
-
-@pytest.mark.parametrize("count", [1, 2, 500])
-def test_equal_faces_are_one_person(count: int) -> None:
-    x = np.tile(unit(np.random.default_rng(0), 1, 32), (count, 1))
-    assert grouped(x).max() == 0
+def test_queries_see_everyone_at_home_but_themselves() -> None:
+    x, _ = people(np.random.default_rng(9), [5] * 20)
+    faces, home = np.arange(10, dtype=np.int32), np.arange(100, dtype=np.int32)
+    half = x.astype(np.float16)
+    found = fold_queries(faces, half[:10], home, half, 6, 0.2)
+    exact = exact_join(half.astype(np.float32), 6, 0.2).ragged()
+    np.testing.assert_array_equal(found.near.index, exact.index[: exact.start[10]])
 
 
 def test_calibration_reads_impostors_off_a_corpus_and_falls_back_on_the_card() -> None:
     generator = np.random.default_rng(2)
     prior = Prior(0.12, 0.09, 0.8)
     small, _ = people(generator, [5] * 20)
-    assert calibrate(small, np.arange(100), prior, 0).impostor_mean == 0.12
+    assert calibrate(small, np.arange(100), 100, prior, 0).impostor_mean == 0.12
     large, _ = people(generator, [10] * 500, dim=128)
-    cuts = calibrate(large, np.arange(5000), prior, 0)
+    cuts = calibrate(large, np.arange(5000), 5000, prior, 0)
     assert abs(cuts.impostor_mean) < 0.02
     assert abs(cuts.impostor_sd - 1 / np.sqrt(128)) < 0.02
     assert "random pairs" in cuts.evidence
-    assert calibrate(large, np.arange(5000), prior, 0, fixed=0.33).edge == 0.33
-    a, _, s = exact_join(np.arange(5000), large, 9, cuts.edge)
-    assert abs(with_level(cuts, a, s).level - 0.8) < 0.05
+    assert calibrate(large, np.arange(5000), 5000, prior, 0, fixed=0.33).edge == 0.33
+    seen = Similarities.of(exact_join(large, 9, cuts.edge).ragged())
+    assert abs(with_level(cuts, seen).level - 0.8) < 0.05
+
+
+def with_nuisance(generator: np.random.Generator, poor_share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    x = unit(generator, 8000, 64)
+    directions = np.linalg.qr(generator.normal(size=(64, 3)))[0].astype(np.float32)
+    poor = np.arange(8000) < poor_share * 8000
+    x[poor] += 1.2 * directions[:, generator.integers(0, 3, int(poor.sum()))].T
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    quality = np.where(poor, generator.uniform(0, 0.3, 8000), generator.uniform(0.3, 1, 8000)).astype(np.float32)
+    return x, quality, directions
+
+
+def test_planted_nuisances_are_found_and_taken_out() -> None:
+    x, quality, planted = with_nuisance(np.random.default_rng(0), 0.08)
+    found, said = nuisance_directions(x, quality)
+    assert found.shape == (64, 3), said
+    np.testing.assert_allclose(np.linalg.norm(planted.T @ found, axis=1), 1, atol=0.05)
+    assert np.abs(without(x, found) @ found).max() < 1e-5
+    np.testing.assert_allclose(np.linalg.norm(without(x, found), axis=1), 1, atol=1e-5)
+
+
+def test_no_nuisance_where_quality_says_nothing() -> None:
+    generator = np.random.default_rng(0)
+    x, quality, _ = with_nuisance(generator, 0.08)
+    assert nuisance_directions(x, generator.permutation(quality))[0].shape[1] == 0
+    assert nuisance_directions(x, np.full(len(x), 0.5, np.float32))[0].shape[1] == 0
+    assert nuisance_directions(x[:900], quality[:900])[0].shape[1] == 0
+
+
+VECTOR = st.sampled_from(["f2", "f4", "list", "binary"])
+
+
+@given(VECTOR, st.integers(0, 9999))
+def test_vectors_of_every_column_type_with_their_faults(kind: str, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = unit(generator, 12, 8).astype(np.float16)
+    x[2], x[3, 1], x[4] = 0, np.nan, x[5] * 7
+    wanted = [rows.State.SOUND] * 12
+    wanted[2], wanted[3] = rows.State.ZERO, rows.State.NOT_FINITE
+    if kind in ("f2", "f4"):
+        flat = pa.array(x.astype(kind).ravel())
+        column: pa.Array = pa.FixedSizeListArray.from_arrays(flat, 8)
+    else:
+        values: list[object] = [row.tobytes() if kind == "binary" else row.astype(float).tolist() for row in x]
+        values[6], values[7] = None, values[7][:-2]  # type: ignore[index]
+        wanted[6], wanted[7] = rows.State.MISSING, rows.State.WRONG_DIMENSION
+        column = pa.array(values, pa.binary() if kind == "binary" else pa.list_(pa.float32()))
+    assert rows.dimension(column) == 8
+    padded = pa.concat_arrays([column.slice(0, 3), column]).slice(3)
+    found, state = rows.vectors(padded, 8)
+    assert state.tolist() == wanted
+    sound = state == rows.State.SOUND
+    np.testing.assert_allclose(np.linalg.norm(found[sound], axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(found[4], found[5], atol=2e-3)
+    assert not found[~sound].any()
+
+
+@given(st.lists(st.text(max_size=150), min_size=1, max_size=40, unique=True), st.integers(0, 40))
+def test_keys_depend_on_the_string_alone(texts: list[str], cut: int) -> None:
+    whole = rows.keys(pa.array(texts))
+    assert len(set(whole.tolist())) == len(texts)
+    parts = [rows.keys(pa.array(part, pa.string())) for part in (texts[:cut], texts[cut:])]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    np.testing.assert_array_equal(rows.keys(pa.chunked_array([texts, ["x"]])).tolist()[:-1], whole.tolist())
+
+
+def test_packed_arrays_come_back_and_damage_is_noticed() -> None:
+    arrays = {"a": np.arange(6, dtype=np.int32).reshape(2, 3), "b": np.zeros((0, 4), np.float16), "c": np.array([1.5])}
+    body = pack(**arrays)
+    back = unpack(body)
+    assert all(np.array_equal(back[name], arrays[name]) and back[name].dtype == arrays[name].dtype for name in arrays)
+    with pytest.raises(ValueError):
+        unpack(body[:-16])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import resource
+import shutil
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,102 +13,120 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facelake.cluster import Prior, calibrate, group, with_level
+from facelake.bench.memory import PeakMemory
+from facelake.cluster import rows
+from facelake.cluster.calibrate import Prior
 from facelake.config import Config
-from facelake.contracts import F32, I64
 from facelake.engines import spark_cluster
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
-from facelake.stages.cluster import make_cluster_lists
+from facelake.lake.store import open_store
+from facelake.stages.cluster_source import LocalFiles
+from facelake.stages.cluster_steps import STEPS, Clustered, Steps
+from facelake.stages.cluster_tasks import Work
+from facelake.stages.context import digest_of
 
 # Impostor similarity assumed for a corpus that is too small to tell; larger ones are measured.
 _PRIOR = Prior(impostor_mean=0.05, impostor_sd=0.09, genuine_mean=0.65)
+_COLUMNS = ("face_id", "image_id", "quality", "embedding")
 
 
-class _Steps:
-    """Seconds and peak memory of each step."""
-
-    def __init__(self, emit: Listener) -> None:
-        self.figures: dict[str, float] = {}
-        self._emit, self._began = emit, time.monotonic()
-        emit(StageStarted("bench", 5, "steps"))
-
-    def done(self, name: str) -> None:
-        now = time.monotonic()
-        self.figures[f"{name}_s"] = round(now - self._began, 3)
-        self._began = now
-        self._emit(StageProgress("bench", len(self.figures), {}))
-
-
-def cluster_files(config: Config, folder: str, out: str, emit: Listener) -> dict[str, Any]:
+def cluster_files(
+    config: Config, folder: str, out: str, emit: Listener, *, work: str | None = None, keep: bool = False
+) -> dict[str, Any]:
     """Cluster every face of the Parquet files under folder; writes face_id and identity_id.
 
-    Rows whose vector is not finite or zero stay alone; others are normalised.
+    Rows whose vector is missing, of another dimension, not finite or zero stay alone; others are normalised.
+
+    Args:
+        work: where steps leave what they made; with the same folder and settings a run goes on from there.
+        keep: leave the work folder when done.
+
+    Raises:
+        ConfigError: no Parquet files, columns that are not faces', vectors of two models.
     """
-    paths = sorted(Path(folder).rglob("*.parquet"))
+    began = time.monotonic()
+    paths = tuple(str(path) for path in sorted(Path(folder).rglob("*.parquet")))
+    dim, total = _check(paths, folder)
+    place = work or tempfile.mkdtemp(prefix="facelake-cluster-")
+    emit(StageStarted("bench", len(STEPS), "steps"))
+    done: list[str] = []
+
+    def say(step: str, figures: dict[str, Any]) -> None:
+        done.append(step)
+        emit(StageProgress("bench", len(done), figures))
+
+    memory = PeakMemory()
+    with memory:
+        session = spark_cluster.start_spark(config.spark)
+        started = time.monotonic() - began
+        try:
+            steps = _steps(config, paths, dim, place, session, say)
+            found = steps.run()
+            _write(paths, out, found)
+        finally:
+            session.stop()
+    if not work or not keep:
+        shutil.rmtree(place, ignore_errors=True)
+    seconds = time.monotonic() - began
+    emit(StageFinished("bench", seconds, {"faces": total}))
+    figures: dict[str, Any] = {"faces": total, "identities": int(found.labels.max(initial=-1)) + 1}
+    figures["set_aside"] = {name: count for name, count in found.states.items() if count and name != "sound"}
+    figures |= {"duplicates": found.duplicates, "dim": dim}
+    figures["identities"] += sum(figures["set_aside"].values())
+    figures |= {"seconds": round(seconds, 1), "spark_start_s": round(started, 1), "steps": found.figures}
+    return figures | {"peak_bytes_all_processes": memory.peak_bytes} | found.manifest
+
+
+def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, session: Any, say: Any) -> Steps:
+    store = open_store(place, config.s3)
+    s3 = config.s3.model_dump_json()
+    stamp = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
+    state = digest_of(stamp, config.digest("cluster"), dim)
+    job = Work(LocalFiles(paths), store.uri, s3, state, dim, config.cluster.min_quality)
+    exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
+    return Steps(replace(job), store, exchange, config.cluster, _PRIOR, state, say)
+
+
+def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:
+    """Dimension and number of the faces."""
     if not paths:
-        raise ConfigError(
-            "no Parquet files",
-            where=folder,
-            next_step="give a folder with face_id, image_id, quality, embedding",
-        )
-    steps = _Steps(emit)
-    table = _read(paths)
-    vectors, sound = _unit(table)
-    steps.done("read")
-    usable = np.flatnonzero(sound)
-    photos = np.unique(table["image_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1].astype(np.int64)
-    quality = table["quality"].to_numpy().astype(np.float32)
-    settings = config.cluster
-    cuts = calibrate(vectors[usable], photos[usable], _PRIOR, settings.seed, settings.threshold)
-    lists = make_cluster_lists(vectors[usable], settings)
-    steps.done("calibrate")
-    session = spark_cluster.start_spark(config.spark)
-    files = [(str(path), pq.ParquetFile(path).metadata.num_rows) for path in paths]
-    pairs = spark_cluster.neighbours_of_files(session, files, lists, settings.probes, settings.neighbours, cuts.floor)
-    steps.done("neighbours")
-    labels = np.full(table.num_rows, -1, np.int64)
-    place = np.full(table.num_rows, -1, np.int64)
-    place[usable] = np.arange(len(usable))
-    a, b = place[pairs["a"].to_numpy()], place[pairs["b"].to_numpy()]
-    similarity = pairs["s"].to_numpy()
-    cuts = with_level(cuts, a, similarity)
-    labels[usable] = group(vectors[usable], quality[usable], a, b, similarity, cuts, settings.seed)
-    rest = np.flatnonzero(labels < 0)
-    labels[rest] = labels.max(initial=-1) + 1 + np.arange(len(rest))
-    steps.done("group")
-    _write(out, table["face_id"], labels)
-    steps.done("write")
-    emit(StageFinished("bench", sum(steps.figures.values()), {"faces": table.num_rows}))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    found = {
-        "faces": table.num_rows,
-        "identities": int(labels.max(initial=-1)) + 1,
-        "set_aside": len(rest),
-        "edges": len(pairs),
-    }
-    return found | {"calibration": cuts.manifest(), "driver_peak_bytes": peak} | steps.figures
+        next_step = f"give a folder of Parquet files with {', '.join(_COLUMNS)}"
+        raise ConfigError("no Parquet files", where=folder, next_step=next_step)
+    total, models, dims = 0, set[str](), dict[int, int]()
+    for path in paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                names = file.schema_arrow.names
+                missing = [name for name in _COLUMNS if name not in names]
+                if missing:
+                    what = f"not faces: no column {', '.join(missing)}"
+                    raise ConfigError(what, where=path, next_step=f"files need {', '.join(_COLUMNS)}")
+                total += file.metadata.num_rows
+                if "model_id" in names:
+                    models |= {str(value) for value in file.read(["model_id"])["model_id"].unique().to_pylist()}
+                if file.metadata.num_rows:
+                    first = next(file.iter_batches(1000, columns=["embedding"])).column(0)
+                    dim = rows.dimension(first)
+                    dims[dim] = dims.get(dim, 0) + file.metadata.num_rows
+        except (pa.ArrowInvalid, pa.ArrowTypeError, NotImplementedError, AttributeError) as err:
+            what = f"not faces: {str(err).splitlines()[0]}"
+            raise ConfigError(what, where=path, next_step=f"files need {', '.join(_COLUMNS)}") from err
+    if len(models) > 1:
+        what = f"vectors of {len(models)} models: {', '.join(sorted(models)[:4])}"
+        raise ConfigError(what, where=folder, next_step="cluster each model's faces on their own")
+    return max(dims, key=lambda dim: dims[dim]) if dims else 0, total
 
 
-def _read(paths: list[Path]) -> pa.Table:
-    columns = ["face_id", "image_id", "quality", "embedding"]
-    try:
-        return pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
-    except (pa.ArrowInvalid, KeyError) as err:
-        what = f"not faces: {str(err).splitlines()[0]}"
-        raise ConfigError(
-            what, where=str(paths[0]), next_step="files need face_id, image_id, quality, embedding"
-        ) from err
-
-
-def _unit(table: pa.Table) -> tuple[F32, np.ndarray]:
-    """Unit vectors, and which rows have one."""
-    flat = table["embedding"].combine_chunks()
-    dim = table.schema.field("embedding").type.list_size
-    vectors = flat.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(flat), dim)
-    return spark_cluster.normalised(vectors)
-
-
-def _write(out: str, face_ids: pa.ChunkedArray, labels: I64) -> None:
+def _write(paths: tuple[str, ...], out: str, found: Clustered) -> None:
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"face_id": face_ids, "identity_id": pa.array(labels)}), out, compression="zstd")
+    schema = pa.schema([("face_id", pa.string()), ("identity_id", pa.int64())])
+    alone = int(found.labels.max(initial=-1)) + 1
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for path, number in zip(paths, found.number, strict=True):
+            identity = np.where(number >= 0, found.labels[number] if len(found.labels) else -1, -1).astype(np.int64)
+            rest = np.flatnonzero(identity < 0)
+            identity[rest] = alone + np.arange(len(rest))
+            alone += len(rest)
+            ids = pq.read_table(path, columns=["face_id"])["face_id"].cast(pa.string())
+            writer.write_table(pa.table([ids, pa.array(identity)], schema=schema))

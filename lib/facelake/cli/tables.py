@@ -244,8 +244,10 @@ def bench_quality(
 def bench_cluster(
     faces: Annotated[str, typer.Option(help="folder of Parquet files: face_id, image_id, quality, embedding")],
     out: Annotated[str, typer.Option(help="Parquet file to write: face_id, identity_id")],
-    seed: Annotated[int, typer.Option(help="seed of sampling")] = 0,
+    seed: Annotated[int | None, typer.Option(help="seed of sampling, over the config's")] = None,
     master: Annotated[str | None, typer.Option(help="Spark master, over the config's")] = None,
+    work: Annotated[str | None, typer.Option(help="folder for what steps leave; a killed run goes on from it")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="leave the work folder when done")] = False,
     config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Cluster embeddings outside any lake; prints seconds and peak memory per step."""
@@ -254,6 +256,6 @@ def bench_cluster(
         from facelake.bench.cluster import cluster_files
 
         settings = read_config(config, None, cluster__seed=seed, spark__master=master)
-        figures = cluster_files(settings, faces, out, terminal.listen)
+        figures = cluster_files(settings, faces, out, terminal.listen, work=work, keep=keep)
         terminal.table("cluster", ["figure", "value"], [[key, value] for key, value in figures.items()])
         terminal.result({"ok": True, **figures})

@@ -1,8 +1,9 @@
-"""Where to cut, without labels: what different people score, and how rarely that may fool us.
+"""Where to cut, without labels: what different people score, what one person scores, how rarely chance may fool us.
 
 Pairs of different people ("impostors") come from the corpus itself: random pairs, nearly all of different people once
 there are many people, read at robust quantiles so that the few genuine ones among them do not count; and faces of one
-photo. A small corpus cannot tell, so there the model card's figures stand in.
+photo. Pairs of one person come from the neighbours above the cut. A small corpus cannot tell, so there the model
+card's figures stand in.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from facelake.cluster.neighbours import Ragged
 from facelake.contracts import F32, I64
 
 _ENOUGH_FACES = 2_000
@@ -19,14 +21,19 @@ _PAIRS = 200_000
 # Expected false links per face at the cut. Real tails are heavier than the fitted normal's, hence not .1 but .01.
 _FALSE_LINKS_PER_FACE = 0.01
 # Mean similarity between two groups of one person, relative to inside them: the same in expectation, less for modes
-# (age, glasses); of two people it stays clearly lower. Results hardly move between .75 and .85 (docs/clustering.md).
+# (age, glasses); of two people it stays clearly lower. Lower than .75 joins siblings (docs/clustering.md).
 _RATIO, _RATIO_SINGLE = 0.75, 0.90
 # The graph's cut and the scale of its weights, in units of (one person's level - different people's mean), so that
 # encoders of other dimension and spread need no other numbers.
-_GRAPH_CUT, _WEIGHT_SCALE = 0.68, 0.165
+_GRAPH_CUT, _WEIGHT_SCALE = 0.66, 0.18
 # Impostors of a 128-d encoder scatter so widely that a cut by chance alone would lie among genuine pairs; joins have
 # the relative cut besides, so their absolute one need not lie higher than this (same units).
 _EDGE_CAP, _FLOOR = 0.54, 0.45
+# A poor face joins the group it suits best from this many impostor sds on, if no other comes within one sd.
+_ATTACH_POOR, _LEAD = 3.5, 1.0
+# Random pairs more alike than the card's different people by this many sds are of one person, who fills the corpus.
+_TOO_ALIKE = 3.0
+_STEPS = 1000  # of the histograms of cosines over 0..1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,43 +64,82 @@ class Calibration:
     """`edge` was set in the config: nothing moves it"""
 
     @property
+    def gap(self) -> float:
+        """How far one person's level lies above different people's mean."""
+        return max(self.level - self.impostor_mean, self.impostor_sd, 1e-3)
+
+    @property
     def graph_cut(self) -> float:
         """Discounted cosine from which a pair is an edge of the graph."""
-        return self.impostor_mean + _GRAPH_CUT * (self.level - self.impostor_mean)
+        cut = self.impostor_mean + _GRAPH_CUT * self.gap
+        return max(cut, self.edge) if self.by_hand else cut
 
     @property
     def floor(self) -> float:
         """Cosine from which neighbours are worth finding: no later cut lies lower."""
         if self.by_hand:
             return self.edge
-        return min(self.edge, self.impostor_mean + _FLOOR * (self.level - self.impostor_mean))
+        return min(self.edge, self.impostor_mean + _FLOOR * self.gap)
+
+    @property
+    def deep_floor(self) -> float:
+        """The same for faces with hardly any neighbour, which are looked for in more places."""
+        return self.edge if self.by_hand else min(self.floor, self.impostor_mean + 3 * self.impostor_sd)
 
     @property
     def weight_scale(self) -> float:
         """An edge's weight falls by e for each step of this size."""
-        return max(_WEIGHT_SCALE * (self.level - self.impostor_mean), 1e-3)
+        return _WEIGHT_SCALE * self.gap
+
+    @property
+    def attach_poor(self) -> float:
+        """Cosine to a group's centroid from which a poor face joins it; for others it is `edge`."""
+        return self.edge if self.by_hand else min(self.edge, self.impostor_mean + _ATTACH_POOR * self.impostor_sd)
+
+    @property
+    def lead(self) -> float:
+        """How much nearer the best group must be than the next one for a face to be attached."""
+        return _LEAD * self.impostor_sd
 
     def manifest(self) -> dict[str, object]:
         """For the run's record."""
-        return asdict(self) | {"graph_cut": self.graph_cut, "weight_scale": self.weight_scale}
+        names = ("graph_cut", "weight_scale", "floor", "deep_floor", "attach_poor", "lead")
+        return asdict(self) | {name: getattr(self, name) for name in names}
 
 
-def calibrate(vectors: F32, photos: I64, prior: Prior, seed: int, fixed: float | None = None) -> Calibration:
-    """Derive the cuts for unit vectors (n, dim).
+@dataclass(frozen=True, slots=True)
+class Similarities:
+    """Histograms of cosines of neighbours over 0..1 (steps,): of all of them, and of each face's best."""
+
+    every: I64
+    best: I64
+
+    @classmethod
+    def of(cls, found: Ragged) -> Similarities:
+        """Count the neighbours of some faces."""
+        first = found.start[:-1][np.diff(found.start) > 0]
+        return cls(_histogram(found.cosine), _histogram(found.cosine[first]))
+
+    def __add__(self, other: Similarities) -> Similarities:
+        return Similarities(self.every + other.every, self.best + other.best)
+
+
+def calibrate(
+    vectors: F32, photos: I64, faces: int, prior: Prior, seed: int, fixed: float | None = None
+) -> Calibration:
+    """Derive the cuts for a sample of unit vectors (n, dim).
 
     Args:
         photos: (n,) a number per photo; faces of one photo are nearly always different people.
+        faces: how many faces the corpus has.
         prior: figures of the model card.
         fixed: a cut set by hand.
     """
-    mean, sd, evidence = (
-        prior.impostor_mean,
-        prior.impostor_sd,
-        f"model card; {len(vectors)} faces are too few to tell",
-    )
+    mean, sd = prior.impostor_mean, prior.impostor_sd
+    evidence = f"model card; {len(vectors)} faces are too few to tell"
     if len(vectors) >= _ENOUGH_FACES:
-        mean, sd, evidence = _impostors(vectors, photos, seed)
-    z = NormalDist().inv_cdf(1 - _FALSE_LINKS_PER_FACE / max(len(vectors), 100))
+        mean, sd, evidence = _impostors(vectors, photos, prior, seed)
+    z = NormalDist().inv_cdf(1 - _FALSE_LINKS_PER_FACE / max(faces, 100))
     edge = float(min(mean + z * sd, 0.95))
     if fixed is not None:
         edge, evidence = fixed, "set by hand"
@@ -101,41 +147,58 @@ def calibrate(vectors: F32, photos: I64, prior: Prior, seed: int, fixed: float |
     return Calibration(*numbers, evidence, by_hand=fixed is not None)
 
 
-def with_level(cuts: Calibration, a: I64, similarity: F32) -> Calibration:
-    """The cuts with the level taken from the corpus: the median over faces of the best neighbour above the edge.
-
-    Args:
-        a, similarity: neighbour pairs; a is the face whose neighbour it is.
-    """
-    strong = similarity >= cuts.edge
-    faces, position = np.unique(a[strong], return_inverse=True)
-    if len(faces) < _ENOUGH_FACES:
+def with_level(cuts: Calibration, seen: Similarities) -> Calibration:
+    """The cuts with the level taken from the corpus's neighbours above the edge."""
+    first = int(np.ceil(cuts.edge * _STEPS))
+    faces = int(seen.best[first:].sum())
+    if faces < _ENOUGH_FACES:
         return cuts
-    best = np.full(len(faces), -1.0, np.float32)
-    np.maximum.at(best, position, similarity[strong])
     # the best of many neighbours flatters: pairs of one person lie lower, by as much as the median pair above the edge
-    level = float((np.median(best) + np.median(similarity[strong])) / 2)
+    level = (_median(seen.best, first) + _median(seen.every, first)) / 2
     edge = cuts.edge
     if not cuts.by_hand:
         edge = max(cuts.floor, min(edge, cuts.impostor_mean + _EDGE_CAP * (level - cuts.impostor_mean)))
-    evidence = f"{cuts.evidence}; level from {len(faces)} faces with a neighbour above {cuts.edge:.3f}"
+    evidence = f"{cuts.evidence}; level from {faces} faces with a neighbour above {cuts.edge:.3f}"
     return replace(cuts, level=level, edge=edge, evidence=evidence)
 
 
-def _impostors(vectors: F32, photos: I64, seed: int) -> tuple[float, float, str]:
+def _histogram(cosine: np.ndarray) -> I64:
+    place = np.clip(cosine.astype(np.float32) * _STEPS, 0, _STEPS - 1).astype(np.int64)
+    return np.bincount(place, minlength=_STEPS)
+
+
+def _median(counts: I64, first: int) -> float:
+    below = np.cumsum(counts[first:])
+    return (first + int(np.searchsorted(below, below[-1] / 2)) + 0.5) / _STEPS
+
+
+def _impostors(vectors: F32, photos: I64, prior: Prior, seed: int) -> tuple[float, float, str]:
     generator = np.random.default_rng(seed)
     a, b = generator.integers(0, len(vectors), (2, _PAIRS))
     different = a != b
-    a, b = a[different], b[different]
-    random_pairs = np.einsum("ij,ij->i", vectors[a], vectors[b])
+    mean, sd = _spread(_cosines(vectors, a[different], b[different]))
+    evidence = f"{different.sum()} random pairs: median {mean:.3f}, sd from the lower half {sd:.3f}"
+    if mean > prior.impostor_mean + _TOO_ALIKE * prior.impostor_sd:
+        evidence = f"model card; random pairs (median {mean:.3f}) are mostly of one person"
+        mean, sd = prior.impostor_mean, prior.impostor_sd
     order = np.argsort(photos, kind="stable")
     together = np.flatnonzero(photos[order][1:] == photos[order][:-1])
-    same_photo = np.einsum("ij,ij->i", vectors[order[together]], vectors[order[together + 1]])
-    low, mid = np.quantile(random_pairs, [0.1587, 0.5])  # one sd below the mean, and the mean, of a normal
-    mean, sd = float(mid), float(mid - low)
-    evidence = f"{len(a)} random pairs: median {mid:.3f}, sd from the lower half {sd:.3f}"
-    if len(same_photo) >= 500:
-        low, mid = np.quantile(same_photo, [0.1587, 0.5])
-        mean, sd = max(mean, float(mid)), max(sd, float(mid - low))
-        evidence += f"; {len(same_photo)} same-photo pairs: median {mid:.3f}, sd {mid - low:.3f}"
+    if len(together) >= 500:
+        mid, wide = _spread(_cosines(vectors, order[together], order[together + 1]))
+        if mid <= prior.impostor_mean + _TOO_ALIKE * prior.impostor_sd:
+            mean, sd = max(mean, mid), max(sd, wide)
+            evidence += f"; {len(together)} same-photo pairs: median {mid:.3f}, sd {wide:.3f}"
     return mean, sd, evidence
+
+
+def _spread(similarity: F32) -> tuple[float, float]:
+    """Median, and its distance from one standard deviation below the mean of a normal."""
+    low, mid = np.quantile(similarity, [0.1587, 0.5])
+    return float(mid), float(mid - low)
+
+
+def _cosines(vectors: F32, a: I64, b: I64) -> F32:
+    parts = [
+        np.einsum("ij,ij->i", vectors[a[i : i + 20_000]], vectors[b[i : i + 20_000]]) for i in range(0, len(a), 20_000)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)

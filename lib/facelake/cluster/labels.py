@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
+import numpy.typing as npt
 
-from facelake.contracts import I64
+from facelake.contracts import I32
 
 
-def canonical(labels: I64) -> I64:
-    """Renumber labels 0.. by first appearance."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first))
-    return rank[inverse]
+def canonical(labels: npt.NDArray[np.integer]) -> I32:
+    """Renumber labels (n,) 0.. by first appearance."""
+    size = int(labels.max(initial=-1)) + 1
+    return np.asarray(_canonical(labels, np.full(size, -1, np.int32)), np.int32)
+
+
+@numba.njit(cache=True)
+def _canonical(labels: npt.NDArray[np.integer], number: I32) -> I32:
+    out = np.empty(len(labels), np.int32)
+    count = 0
+    for i in range(len(labels)):
+        if number[labels[i]] < 0:
+            number[labels[i]] = count
+            count += 1
+        out[i] = number[labels[i]]
+    return out

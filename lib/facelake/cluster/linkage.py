@@ -1,4 +1,4 @@
-"""Joining groups that are one person, and moving faces that sit in the wrong one: both by mean similarities.
+"""Joining groups that are one person, attaching faces left alone, moving faces that sit in the wrong group.
 
 Two groups are joined when the mean similarity of all their pairs is above two cuts:
 
@@ -9,62 +9,103 @@ Two groups are joined when the mean similarity of all their pairs is above two c
 
 This is group average linkage (Sokal and Michener, 1958) along the edges of a neighbour graph, best edge first, as in
 Franti et al., "Fast agglomerative clustering using a k-nearest neighbor graph", PAMI 2006. The mean over all pairs of
-two groups is the product of their sums, so no pair is ever visited.
+two groups is the product of their sums, so no pair is ever visited, and groups are all that is held.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
 
-from facelake.contracts import F32, I64
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.labels import canonical
+from facelake.contracts import F32, F64, I32, I64, Bool
 
 _MAX_PASSES = 20
 _PRIOR_PAIRS = 3.0  # weight of the corpus's level against a group's own
 _LARGE = 8  # faces from which on a group's own figures are trusted
 _MARGIN = 0.15  # lead of another group at which a face moves
-_NEAR_GROUPS = 8  # other groups looked at per face, the nearest first
+_NEAR_GROUPS = 16  # other groups looked at per face, the nearest first
 
 
-def join_groups(vectors: F32, labels: I64, low: I64, high: I64, cuts: np.ndarray) -> I64:
-    """Join groups along edges (low, high), given best first.
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs of groups (low < high) with their best discounted cosine; each pair once, ordered by (low, high)."""
+
+    low: I32
+    high: I32
+    cosine: F32
+
+    @classmethod
+    def of(cls, low: I32, high: I32, cosine: F32) -> Pairs:
+        """From any list of pairs, in which a pair may come twice."""
+        order = np.lexsort((-cosine, high, low))
+        low, high, cosine = low[order], high[order], cosine[order]
+        first = np.ones(len(low), bool)
+        first[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+        return cls(low[first], high[first], cosine[first])
+
+
+def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> I32:
+    """Join groups along pairs, best first.
 
     Args:
-        vectors: (n, dim) unit; labels: (n,) groups 0.. to start from.
-        cuts: edge, ratio for large groups, ratio for single faces, level.
+        sums: (groups, dim) sums of the groups' unit vectors; it is changed.
+        size: (groups,) faces of each.
 
     Returns:
-        (n,) labels, not canonical.
+        (groups,) canonical number of the group that each is part of.
     """
-    count = int(labels.max(initial=-1)) + 1
-    parent = _join(group_sums(vectors, labels, count), np.bincount(labels, minlength=count), labels, low, high, cuts)
-    return np.asarray(parent[labels], np.int64)
+    order = np.lexsort((pairs.high, pairs.low, -pairs.cosine))
+    numbers = np.array([cuts.edge, cuts.ratio, cuts.ratio_single, cuts.level])
+    parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], numbers)
+    return canonical(parent)
 
 
-def group_sums(vectors: F32, labels: I64, count: int) -> F32:
-    """(count, dim) sums of the vectors of each label."""
-    sums = np.zeros((count, vectors.shape[1]), np.float32)
-    order = np.argsort(labels, kind="stable")
-    present, starts = np.unique(labels[order], return_index=True)
-    if len(order):
-        sums[present] = np.add.reduceat(vectors[order], starts, axis=0)
-    return sums
+def add_sums(vectors: F32, labels: I32, sums: F32) -> None:
+    """Add unit vectors (n, dim) to the sums (groups, dim) of their labels, in order; labels below 0 are left out."""
+    _add(vectors, labels, sums)
 
 
-def reassign(vectors: F32, labels: I64, start: I64, neighbour: I64, level: float) -> I64:
-    """Move faces whose own group (without them) is less like them, by a margin, than another group near them.
+def inside_similarity(sums: F32, size: I64, level: float) -> F32:
+    """Mean similarity (groups,) of the pairs inside each group, shrunk towards the level."""
+    square = np.einsum("ij,ij->i", sums, sums)
+    return np.array([_inside(q, n, level) for q, n in zip(square, size, strict=True)], np.float32)
+
+
+def settle(vectors: F32, own: I32, start: I64, around: I32, poor: Bool, sums: F32, size: I64, cuts: Calibration) -> I32:
+    """New labels of faces that belong elsewhere.
+
+    A face alone joins the group whose centroid it suits best, if that is like enough and leads over the next one. A
+    face in a group of three or more moves when another one suits it better than its own does without it, by a margin.
 
     Args:
-        start: (n + 1,) where each face's neighbours begin in `neighbour`, best first.
+        vectors: (m, dim) unit; own: (m,) group of each face.
+        start, around: (m + 1,), where each face's neighbours begin in `around`, best first, as their groups.
+        poor: (m,) faces that may be attached on less evidence.
+        sums, size: of all groups.
+
+    Returns:
+        (m,) labels.
     """
-    count = int(labels.max(initial=-1)) + 1
-    sums, size = group_sums(vectors, labels, count), np.bincount(labels, minlength=count)
-    square = np.einsum("ij,ij->i", sums, sums, dtype=np.float64)
-    return np.asarray(_reassign(vectors, labels, sums, size, square, start, neighbour, level), np.int64)
+    square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
+    numbers = np.array([cuts.level, cuts.edge, cuts.attach_poor, cuts.lead])
+    return np.asarray(_settle(vectors, own, start, around, poor, sums, size, square, numbers), np.int32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _add(vectors: F32, labels: I32, sums: F32) -> None:
+    for i in range(len(labels)):
+        m = labels[i]
+        if m >= 0:
+            for d in range(vectors.shape[1]):
+                sums[m, d] += vectors[i, d]
 
 
 @numba.njit(cache=True)
-def _find(parent: I64, i: int) -> int:
+def _find(parent: I32, i: int) -> int:
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -81,10 +122,10 @@ def _inside(square: float, size: int, level: float) -> float:
 
 
 @numba.njit(cache=True)
-def _join(sums: F32, size: I64, labels: I64, low: I64, high: I64, cuts: np.ndarray) -> I64:
+def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
     count, dim = sums.shape
     edge, ratio, ratio_single, level = cuts[0], cuts[1], cuts[2], cuts[3]
-    parent = np.arange(count)
+    parent = np.arange(count).astype(np.int32)
     square = np.zeros(count)
     for i in range(count):
         for d in range(dim):
@@ -92,7 +133,7 @@ def _join(sums: F32, size: I64, labels: I64, low: I64, high: I64, cuts: np.ndarr
     for _ in range(_MAX_PASSES):
         joined = 0
         for e in range(len(low)):
-            i, j = _find(parent, labels[low[e]]), _find(parent, labels[high[e]])
+            i, j = _find(parent, low[e]), _find(parent, high[e])
             if i == j:
                 continue
             total = 0.0
@@ -121,38 +162,54 @@ def _join(sums: F32, size: I64, labels: I64, low: I64, high: I64, cuts: np.ndarr
 
 
 @numba.njit(cache=True)
-def _reassign(
-    vectors: F32, labels: I64, sums: F32, size: I64, square: np.ndarray, start: I64, neighbour: I64, level: float
-) -> I64:
-    n, dim = vectors.shape
-    out = labels.copy()
-    seen = np.empty(_NEAR_GROUPS, np.int64)
-    for i in range(n):
-        own = labels[i]
-        if size[own] < 3:
-            continue
-        dot = 0.0
-        for d in range(dim):
-            dot += vectors[i, d] * sums[own, d]
-        mine = (dot - 1.0) / (size[own] - 1.0) / np.sqrt(_inside(square[own], size[own], level))
-        count = 0
-        best, score = own, mine + _MARGIN
-        for e in range(start[i], start[i + 1]):
-            other = labels[neighbour[e]]
-            known = other == own or size[other] < 3
-            for k in range(count):
-                known = known or seen[k] == other
-            if known:
-                continue
-            seen[count] = other
-            count += 1
-            dot = 0.0
-            for d in range(dim):
-                dot += vectors[i, d] * sums[other, d]
-            theirs = dot / size[other] / np.sqrt(_inside(square[other], size[other], level))
-            if theirs > score:
-                best, score = other, theirs
-            if count == _NEAR_GROUPS:
-                break
-        out[i] = best
+def _dot(a: F32, b: F32) -> float:
+    total = 0.0
+    for d in range(len(a)):
+        total += a[d] * b[d]
+    return total
+
+
+@numba.njit(cache=True)
+def _settle(
+    vectors: F32, groups: I32, start: I64, around: I32, poor: Bool, sums: F32, size: I64, square: F64, numbers: F64
+) -> I32:
+    level, edge, edge_poor, lead = numbers[0], numbers[1], numbers[2], numbers[3]
+    out = groups.copy()
+    length, inside = np.sqrt(square), np.empty(len(size))
+    for m in range(len(size)):
+        inside[m] = np.sqrt(_inside(square[m], size[m], level))
+    for i in range(len(groups)):
+        own = groups[i]
+        near = around[start[i] : start[i + 1]]
+        if size[own] == 1:
+            best, score, second = _nearest_group(vectors[i], own, near, 2, sums, size, length)
+            if score >= (edge_poor if poor[i] else edge) and score - second >= lead:
+                out[i] = best
+        elif size[own] > 2:
+            mine = (_dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]
+            best, score, second = _nearest_group(vectors[i], own, near, 3, sums, size, size * inside)
+            if score > mine + _MARGIN:
+                out[i] = best
     return out
+
+
+@numba.njit(cache=True)
+def _nearest_group(
+    vector: F32, own: int, around: I32, least: int, sums: F32, size: I64, length: F64
+) -> tuple[int, float, float]:
+    """Of other groups of `least` faces or more: the best by dot(vector, sum) / length, its score and the next one's."""
+    seen = np.empty(_NEAR_GROUPS, np.int32)
+    count, best, score, second = 0, own, -1.0, -1.0
+    for other in around:
+        if other == own or size[other] < least or (seen[:count] == other).any():
+            continue
+        seen[count] = other
+        count += 1
+        theirs = _dot(vector, sums[other]) / length[other]
+        if theirs > score:
+            best, score, second = other, theirs, score
+        elif theirs > second:
+            second = theirs
+        if count == _NEAR_GROUPS:
+            break
+    return best, score, second

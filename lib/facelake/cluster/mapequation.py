@@ -4,86 +4,199 @@ Rosvall and Bergstrom, "Maps of random walks on complex networks reveal communit
 Louvain's (Blondel et al., 2008) with a queue of nodes whose neighbourhood changed and a move into a group of one's
 own. For an undirected graph with node flow p, module flow P and module exit flow Q the code length is, up to a
 constant of the nodes, plogp(sum Q) - 2 sum plogp(Q_m) + sum plogp(Q_m + P_m).
+
+The graph may be larger than memory: its rows come in blocks, and only what is known of nodes and modules is kept.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numba
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from facelake.cluster.labels import canonical
-from facelake.contracts import F32, I64
+from facelake.contracts import F32, F64, I32, I64
 
 _SWEEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
-    """A symmetric weighted graph in CSR form; weights are flows that sum to one over both directions."""
+class Block:
+    """The rows of some nodes of a symmetric weighted graph, in CSR form."""
 
-    start: np.ndarray
-    """(n + 1,) int64"""
-    target: np.ndarray
-    """(edges,) int32"""
-    flow: np.ndarray
-    """(edges,) float32"""
+    nodes: I32
+    """(m,) ascending"""
+    start: I64
+    """(m + 1,)"""
+    target: I32
+    """(edges,) any node of the graph"""
+    weight: F32
+    """(edges,)"""
 
     @classmethod
-    def of(cls, n: int, a: I64, b: I64, weight: F32) -> Graph:
-        """From pairs; a pair that both sides name counts both times."""
-        rows, columns = np.concatenate([a, b]), np.concatenate([b, a])
-        matrix = sp.csr_matrix((np.concatenate([weight, weight]).astype(np.float32), (rows, columns)), shape=(n, n))
+    def of(cls, n: int, nodes: I32, row: I32, target: I32, weight: F32) -> Block:
+        """From edges given from both ends: row is a position in nodes. Weights of an edge given twice are summed."""
+        matrix = sp.csr_matrix((weight, (row, target)), shape=(len(nodes), n), dtype=np.float32)
         matrix.sum_duplicates()
-        total = float(matrix.data.sum(dtype=np.float64)) or 1.0
-        return cls(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data / np.float32(total))
+        return cls(nodes, matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False), matrix.data)
 
-    def node_flow(self) -> np.ndarray:
-        """(n,) float64: share of the walk spent at each node."""
-        summed = np.concatenate([[0.0], np.cumsum(self.flow, dtype=np.float64)])
-        return np.asarray(summed[self.start[1:]] - summed[self.start[:-1]])
+    def inner(self) -> Block:
+        """The graph of these nodes alone, numbered by position."""
+        place = np.searchsorted(self.nodes, self.target)
+        place = np.minimum(place, len(self.nodes) - 1)
+        here = self.nodes[place] == self.target if len(self.nodes) else np.zeros(0, bool)
+        start = np.concatenate([[0], np.cumsum(here)])[self.start]
+        nodes = np.arange(len(self.nodes), dtype=np.int32)
+        return Block(nodes, start, place[here].astype(np.int32), self.weight[here])
 
 
-def map_equation(graph: Graph, seed: int, rounds: int = 3, initial: I64 | None = None) -> I64:
-    """Labels (n,) that minimise the code length; deterministic for a seed and a graph.
+def whole_graph(n: int, a: I64, b: I64, weight: F32) -> Block:
+    """All of a graph from pairs; a pair that both sides name counts both times."""
+    rows, targets = np.concatenate([a, b]).astype(np.int32), np.concatenate([b, a]).astype(np.int32)
+    return Block.of(n, np.arange(n, dtype=np.int32), rows, targets, np.concatenate([weight, weight]))
+
+
+class Blocks(Protocol):
+    """A graph cut into blocks that can be read again and again, in the same order each time."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, at: int, /) -> Block: ...
+
+
+def map_equation(n: int, blocks: Blocks, seed: int, rounds: int = 3, initial: I32 | None = None) -> I32:
+    """Labels (n,) int32 that minimise the code length; deterministic for a seed and a graph.
+
+    One block is held at a time, and about 50 bytes per node besides.
 
     Args:
         rounds: how often moves of single nodes are followed by moves of whole modules.
         initial: labels to start from; default: every node alone.
     """
-    n = len(graph.start) - 1
-    flow = graph.node_flow()
-    labels = np.arange(n) if initial is None else canonical(initial)
     generator = np.random.default_rng(seed)
+    labels = np.arange(n, dtype=np.int32) if initial is None else canonical(initial)
+    flow = np.zeros(n)
+    for at in range(len(blocks)):
+        block = blocks[at]
+        flow[block.nodes] = _row_sums(block.start, block.weight)
+    scale = 1.0 / (float(flow.sum()) or 1.0)
+    flow *= scale
     for _ in range(rounds):
         before = labels
-        labels = canonical(_move(graph.start, graph.target, graph.flow, flow, labels.copy(), generator.permutation(n)))
+        labels = canonical(_move(n, blocks, flow, labels.copy(), scale, generator))
+        coarse, module_flow = _coarse(blocks, flow, labels)
         while True:
-            coarse, module_flow = _coarse(graph, flow, labels)
             count = len(module_flow)
-            merged = _move(
-                coarse.start, coarse.target, coarse.flow, module_flow, np.arange(count), generator.permutation(count)
-            )
-            merged = canonical(merged)
+            merged = np.arange(count, dtype=np.int32)
+            merged = canonical(_move(count, [coarse], module_flow, merged, scale, generator))
             if merged.max(initial=-1) + 1 == count:
                 break
-            labels = canonical(merged[labels])
+            labels = merged[labels]
+            coarse, module_flow = _coarse([coarse], module_flow, merged)
         if np.array_equal(before, labels):
             break
     return labels
 
 
-def _coarse(graph: Graph, flow: np.ndarray, labels: I64) -> tuple[Graph, np.ndarray]:
-    """The graph of modules; flow inside a module stays as a loop, which the search ignores."""
+def _coarse(blocks: Blocks, flow: F64, labels: I32) -> tuple[Block, F64]:
+    """The graph of modules, without the loops that the search ignores."""
     count = int(labels.max(initial=-1)) + 1
-    rows = np.repeat(labels, np.diff(graph.start)).astype(np.int32)
-    columns = labels[graph.target].astype(np.int32)
-    matrix = sp.csr_matrix((graph.flow.astype(np.float64), (rows, columns)), shape=(count, count))
-    matrix.sum_duplicates()
-    module_flow = np.bincount(labels, flow, count)
-    return Graph(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data), module_flow
+    none = np.zeros(0, np.float32), (np.zeros(0, np.int32), np.zeros(0, np.int32))
+    total = sp.csr_matrix(none, shape=(count, count))
+    for at in range(len(blocks)):
+        block = blocks[at]
+        rows, columns = np.repeat(labels[block.nodes], np.diff(block.start)), labels[block.target]
+        out = rows != columns
+        part = sp.csr_matrix((block.weight[out], (rows[out], columns[out])), shape=(count, count))
+        part.sum_duplicates()
+        total = total + part
+    total.sum_duplicates()
+    nodes = np.arange(count, dtype=np.int32)
+    coarse = Block(nodes, total.indptr.astype(np.int64), total.indices.astype(np.int32, copy=False), total.data)
+    return coarse, np.bincount(labels, flow, count).astype(np.float64)
+
+
+def _move(n: int, blocks: Blocks, flow: F64, module: I32, scale: float, generator: np.random.Generator) -> I32:
+    """Move nodes one by one to the neighbouring (or an empty) module that shortens the code most."""
+    inside, leaving = np.bincount(module, flow, n), np.zeros(n)
+    members = np.bincount(module, minlength=n).astype(np.int32)
+    for at in range(len(blocks)):
+        block = blocks[at]
+        _add_leaving(block.nodes, block.start, block.target, block.weight, module, scale, leaving)
+    total = np.array([leaving.sum()])
+    none = np.flatnonzero(members == 0)[::-1]
+    empties, spare = np.zeros(n + 1, np.int32), np.array([len(none)])
+    empties[: len(none)] = none
+    to_module, near, waiting = np.zeros(n), np.empty(n, np.int32), np.ones(n, np.bool_)
+    for _ in range(_SWEEPS):
+        moved = 0
+        for at in range(len(blocks)):
+            block = blocks[at]
+            if not waiting[block.nodes].any():
+                continue
+            order = generator.permutation(len(block.nodes)).astype(np.int32)
+            moved += _sweep(
+                block.nodes, block.start, block.target, block.weight, order, scale, flow, module, inside, leaving,
+                members, total, empties, spare, to_module, near, waiting,
+            )  # fmt: skip
+        if moved < 1 + n // 100000:
+            break
+    return module
+
+
+@numba.njit(cache=True)
+def _row_sums(start: I64, weight: F32) -> F64:
+    out = np.zeros(len(start) - 1)
+    for i in range(len(out)):
+        for e in range(start[i], start[i + 1]):
+            out[i] += weight[e]
+    return out
+
+
+@numba.njit(cache=True)
+def _add_leaving(nodes: I32, start: I64, target: I32, weight: F32, module: I32, scale: float, leaving: F64) -> None:
+    for i in range(len(nodes)):
+        m = module[nodes[i]]
+        for e in range(start[i], start[i + 1]):
+            if module[target[e]] != m:
+                leaving[m] += weight[e] * scale
+
+
+@numba.njit(cache=True)
+def _sweep(
+    nodes: I32, start: I64, target: I32, weight: F32, order: I32, scale: float, flow: F64, module: I32, inside: F64,
+    leaving: F64, members: I32, total: F64, empties: I32, spare: I64, to_module: F64, near: I32,
+    waiting: npt.NDArray[np.bool_],
+) -> int:  # fmt: skip
+    """One look at the waiting nodes of a block; how many moved."""
+    moved = 0
+    for at in order:
+        i = nodes[at]
+        if not waiting[i]:
+            continue
+        waiting[i] = False
+        count, out = _gather(i, start[at], start[at + 1], target, weight, scale, module, to_module, near)
+        old = module[i]
+        fresh = empties[spare[0] - 1] if members[old] > 1 and spare[0] > 0 else -1
+        best = _best(flow[i], out, old, fresh, near[:count], to_module, inside, leaving, total[0])
+        if count and best != old:
+            if best == fresh:
+                spare[0] -= 1
+            _apply(flow[i], out, old, best, to_module, inside, leaving, members, total)
+            if members[old] == 0:
+                empties[spare[0]] = old
+                spare[0] += 1
+            module[i] = best
+            moved += 1
+            for e in range(start[at], start[at + 1]):
+                if module[target[e]] != best:
+                    waiting[target[e]] = True
+        for k in range(count):
+            to_module[near[k]] = 0.0
+    return moved
 
 
 @numba.njit(cache=True, inline="always")
@@ -92,71 +205,27 @@ def _plogp(x: float) -> float:
 
 
 @numba.njit(cache=True)
-def _move(start: np.ndarray, target: np.ndarray, weight: np.ndarray, flow: np.ndarray, module: I64, order: I64) -> I64:
-    """Move nodes one by one to the neighbouring (or an empty) module that shortens the code most."""
-    n = len(flow)
-    inside, leaving, members = np.zeros(n), np.zeros(n), np.zeros(n, np.int64)
-    for i in range(n):
-        inside[module[i]] += flow[i]
-        members[module[i]] += 1
-        for e in range(start[i], start[i + 1]):
-            if module[target[e]] != module[i]:
-                leaving[module[i]] += weight[e]
-    total = np.array([leaving.sum()])
-    empty = np.flatnonzero(members == 0)[::-1]
-    empties = np.empty(n, np.int64)
-    empties[: len(empty)] = empty
-    spare = len(empty)
-    to_module, near, waiting = np.zeros(n), np.empty(n, np.int64), np.ones(n, np.bool_)
-    for _ in range(_SWEEPS):
-        moved = 0
-        for i in order:
-            if not waiting[i]:
-                continue
-            waiting[i] = False
-            count, out = _gather(start, target, weight, module, i, to_module, near)
-            old = module[i]
-            fresh = empties[spare - 1] if members[old] > 1 and spare > 0 else -1
-            best = _best(flow[i], out, old, fresh, near[:count], to_module, inside, leaving, total[0])
-            if count and best != old:
-                spare -= best == fresh
-                _apply(flow[i], out, old, best, to_module, inside, leaving, members, total)
-                if members[old] == 0:
-                    empties[spare] = old
-                    spare += 1
-                module[i] = best
-                moved += 1
-                for e in range(start[i], start[i + 1]):
-                    if module[target[e]] != best:
-                        waiting[target[e]] = True
-            to_module[near[:count]] = 0.0
-        if moved < 1 + n // 100000:
-            break
-    return module
-
-
-@numba.njit(cache=True)
 def _gather(
-    start: np.ndarray, target: np.ndarray, weight: np.ndarray, module: I64, i: int, to_module: np.ndarray, near: I64
+    i: int, first: int, last: int, target: I32, weight: F32, scale: float, module: I32, to_module: F64, near: I32
 ) -> tuple[int, float]:
     """Flow from node i to each module next to it (in to_module, at the modules listed in near), and in all."""
     count, out = 0, 0.0
-    for e in range(start[i], start[i + 1]):
+    for e in range(first, last):
         if target[e] == i:
             continue
-        m = module[target[e]]
-        out += weight[e]
+        m, w = module[target[e]], weight[e] * scale
+        out += w
         if to_module[m] == 0.0:
             near[count] = m
             count += 1
-        to_module[m] += weight[e]
+        to_module[m] += w
     return count, out
 
 
 @numba.njit(cache=True)
 def _best(
-    p: float, out: float, old: int, fresh: int, near: I64, to_module: np.ndarray, inside: np.ndarray,
-    leaving: np.ndarray, total: float,
+    p: float, out: float, old: int, fresh: int, near: I32, to_module: F64, inside: F64, leaving: F64,
+    total: float,
 ) -> int:  # fmt: skip
     """The module whose choice shortens the code most; `fresh` is an empty one, or -1."""
     left_q = max(leaving[old] - out + 2.0 * to_module[old], 0.0)
@@ -182,8 +251,8 @@ def _best(
 
 @numba.njit(cache=True)
 def _apply(
-    p: float, out: float, old: int, best: int, to_module: np.ndarray, inside: np.ndarray, leaving: np.ndarray,
-    members: I64, total: np.ndarray,
+    p: float, out: float, old: int, best: int, to_module: F64, inside: F64, leaving: F64, members: I32,
+    total: F64,
 ) -> None:  # fmt: skip
     """Carry the move out in the modules' flows."""
     left_q = max(leaving[old] - out + 2.0 * to_module[old], 0.0)

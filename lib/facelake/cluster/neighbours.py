@@ -1,101 +1,210 @@
 """Who is near whom: top-k cosine neighbours, exactly or through many small overlapping lists.
 
 The approximate search follows inverted files (Jégou, Douze, Schmid, "Product quantization for nearest neighbor
-search", PAMI 2011), without quantisation: spherical k-means centroids from a sample split the space, each face goes
-to its `probes` nearest lists, all pairs inside a list are compared by one matrix product, and a face's neighbours
-are the best of its lists. Neighbours are (key, key, similarity) triples, so that they can be made anywhere.
+search", PAMI 2011) without quantisation: each face is in its nearest few lists (lists.py), all pairs of a list are
+compared by one matrix product, and a face keeps the best of its lists.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 
-from facelake.contracts import F32, I32, I64
+from facelake.contracts import F16, F32, I32, I64
 
 _BLOCK = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
-    """Centroids (lists, dim), unit."""
+class Search:
+    """How to look for neighbours."""
 
-    centroids: F32
+    k: int = 32
+    floor: float = -1.0
+    """least cosine of a neighbour"""
+    probes: int = 5
+    """lists per face"""
+    list_size: int = 70
+    """faces per list centroid"""
+    exact_below: int = 10_000
+    """up to this many faces all pairs are compared"""
+    seed: int = 0
 
-    def assign(self, vectors: F32, probes: int) -> I32:
-        """The nearest lists (n, min(probes, lists)) of unit vectors (n, dim)."""
-        count = min(probes, len(self.centroids))
-        out = np.empty((len(vectors), count), np.int32)
-        for start in range(0, len(vectors), _BLOCK):
-            similarity = vectors[start : start + _BLOCK] @ self.centroids.T
-            if count == similarity.shape[1]:
-                out[start : start + _BLOCK] = np.arange(count)
-            else:
-                out[start : start + _BLOCK] = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
-        return out
-
-
-def make_lists(sample: F32, count: int, seed: int, rounds: int = 8) -> Lists:
-    """Spherical k-means (Dhillon, Modha, 2001) over unit vectors; an empty list is given a random vector."""
-    generator = np.random.default_rng(seed)
-    count = max(1, min(count, len(sample)))
-    centroids = sample[generator.choice(len(sample), count, replace=False)].copy()
-    for _ in range(rounds):
-        nearest = Lists(centroids).assign(sample, 1)[:, 0]
-        order = np.argsort(nearest, kind="stable")
-        starts = np.searchsorted(nearest[order], np.arange(count))
-        sizes = np.diff(np.append(starts, len(sample)))
-        filled = np.flatnonzero(sizes)
-        sums = np.add.reduceat(sample[order], starts[filled], axis=0)
-        centroids[filled] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-        empty = np.flatnonzero(sizes == 0)
-        centroids[empty] = sample[generator.choice(len(sample), len(empty))]
-    return Lists(np.ascontiguousarray(centroids))
+    @property
+    def longest(self) -> int:
+        """Longer lists are cut into pieces of this many faces, nearest to the centroid first."""
+        return 8 * self.list_size + 2 * self.k
 
 
-def join_list(keys: I64, vectors: F32, k: int, floor: float) -> tuple[I64, I64, F32]:
-    """Neighbours inside one list: for each face its k best others with similarity >= floor.
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The best others of n faces: `index` (n, k) int32, best first, -1 where there is none; `cosine` (n, k) float32."""
+
+    index: I32
+    cosine: F32
+
+    @classmethod
+    def none(cls, count: int, k: int) -> Neighbours:
+        """No neighbours yet."""
+        return cls(np.full((count, k), -1, np.int32), np.full((count, k), -2, np.float32))
+
+    def ragged(self) -> Ragged:
+        """Only what is there."""
+        there = self.index >= 0
+        start = np.concatenate([[0], np.cumsum(there.sum(1))]).astype(np.int64)
+        return Ragged(start, self.index[there], self.cosine[there].astype(np.float16))
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Neighbours of n faces without gaps, best first: those of face i lie in [start[i], start[i + 1])."""
+
+    start: I64
+    index: I32
+    cosine: F16
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Faces (m,), ascending, of one part of the corpus, and their neighbours as face numbers."""
+
+    faces: I32
+    near: Ragged
+
+    def sources(self) -> I32:
+        """The face (pairs,) whose neighbour it is."""
+        return np.repeat(self.faces, np.diff(self.near.start))
+
+
+def exact_join(vectors: F32, k: int, floor: float) -> Neighbours:
+    """All pairs of unit vectors (n, dim), as positions: the reference, and the mode for small corpora."""
+    found = Neighbours.none(len(vectors), k)
+    everyone = np.arange(len(vectors), dtype=np.int32)
+    buffer = np.empty((min(_BLOCK, len(vectors)), len(vectors)), np.float32)
+    for start in range(0, len(vectors), _BLOCK):
+        rows = everyone[start : start + _BLOCK]
+        similarity = np.matmul(vectors[rows], vectors.T, out=buffer[: len(rows)])
+        _fold(similarity, rows, everyone, np.float32(floor), found.index, found.cosine)
+    return found
+
+
+def join_lists(vectors: F32, rows: I32, lists: I32, centroids: F32, search: Search) -> Neighbours:
+    """Neighbours among unit vectors (n, dim), as positions, found inside lists.
 
     Args:
-        keys: (n,) face keys; vectors: (n, dim) unit.
-
-    Returns:
-        Triples (a, b, similarity), a's neighbours together, best first. Independent of the order of the input.
+        rows, lists: (m,) pairs: the face at position rows[i] is in list lists[i] (0..).
+        centroids: (lists, dim), to cut long lists by.
     """
-    order = np.argsort(keys, kind="stable")
-    keys, vectors = keys[order], np.ascontiguousarray(vectors[order])
-    count = len(keys)
-    k = min(k, count - 1)
-    found: list[tuple[I64, I64, F32]] = []
-    for start in range(0, count, _BLOCK) if k > 0 else ():
-        similarity = vectors[start : start + _BLOCK] @ vectors.T
-        rows = np.arange(len(similarity))
-        similarity[rows, start + rows] = -2.0
-        best = np.argpartition(-similarity, k - 1, axis=1)[:, :k] if k < count else np.argsort(-similarity, axis=1)
-        value = np.take_along_axis(similarity, best, 1)
-        row, column = np.nonzero(value >= floor)
-        found.append((keys[start + row], keys[best[row, column]], value[row, column]))
-    if not found:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-    a, b, s = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return a, b, s.astype(np.float32)
+    found = Neighbours.none(len(vectors), search.k)
+    order = np.lexsort((rows, lists))
+    bounds = np.searchsorted(lists[order], np.arange(len(centroids) + 1))
+    buffer = np.empty(search.longest**2, np.float32)
+    for centroid, first, last in zip(centroids, bounds[:-1], bounds[1:], strict=True):
+        for members in _pieces(vectors, rows[order[first:last]], centroid, search.longest):
+            if len(members) > 1:
+                inside, size = vectors[members], len(members)
+                similarity = np.matmul(inside, inside.T, out=buffer[: size * size].reshape(size, size))
+                _fold(similarity, members, members, np.float32(search.floor), found.index, found.cosine)
+    return found
 
 
-def exact_join(keys: I64, vectors: F32, k: int, floor: float) -> tuple[I64, I64, F32]:
-    """All faces as one list: the reference, and the mode for small corpora."""
-    return join_list(keys, vectors, k, floor)
+def _pieces(vectors: F32, members: I32, centroid: F32, longest: int) -> list[I32]:
+    if len(members) <= longest:
+        return [members]
+    by_nearness = members[np.argsort(-(vectors[members] @ centroid), kind="stable")]
+    count = -(-len(members) // longest)
+    return [np.sort(piece) for piece in np.array_split(by_nearness, count)]
 
 
-def union_topk(a: I64, b: I64, similarity: F32, k: int) -> tuple[I64, I64, F32]:
-    """Merge the neighbours that several lists found: per face the k best, each neighbour once, ordered by (a, best)."""
-    order = np.lexsort((b, -similarity, a))
-    a, b, similarity = a[order], b[order], similarity[order]
-    _, first = np.unique(np.stack([a, b]), axis=1, return_index=True)
-    keep = np.zeros(len(a), bool)
-    keep[first] = True
-    a, b, similarity = a[keep], b[keep], similarity[keep]
-    starts = np.flatnonzero(np.r_[True, a[1:] != a[:-1]]) if len(a) else np.zeros(0, np.int64)
-    rank = np.arange(len(a)) - np.repeat(starts, np.diff(np.append(starts, len(a))))
-    near = rank < k
-    return a[near], b[near], similarity[near]
+def fold_queries(faces: I32, asking: F16, home: I32, vectors: F16, k: int, floor: float) -> Found:
+    """Neighbours of asking faces (q, dim) among the faces at home (n, dim), as face numbers; all pairs are compared."""
+    found = Neighbours.none(len(faces), k)
+    columns = vectors.astype(np.float32)
+    buffer = np.empty((min(_BLOCK, len(faces)), len(home)), np.float32)
+    for start in range(0, len(faces), _BLOCK):
+        block = asking[start : start + _BLOCK].astype(np.float32)
+        similarity = np.matmul(block, columns.T, out=buffer[: len(block)])
+        rows = np.arange(start, start + len(block), dtype=np.int32)
+        _fold_others(similarity, rows, faces, home, np.float32(floor), found.index, found.cosine)
+    return Found(faces, found.ragged())
+
+
+def union(parts: list[tuple[I32, Ragged]], rows: I32, k: int) -> Neighbours:
+    """Merge what several cells found: of each face the k best, each neighbour once.
+
+    Args:
+        parts: per cell, the faces and their neighbours as face numbers, not positions.
+        rows: ascending face numbers of the result.
+    """
+    out = Neighbours.none(len(rows), k)
+    for faces, part in parts:
+        place = np.searchsorted(rows, faces)
+        _merge(place, part.start, part.index, part.cosine.astype(np.float32), out.index, out.cosine)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _put(j: int, v: float, index: I32, cosine: F32, r: int) -> None:
+    """Insert neighbour j of row r in its place; a neighbour that is there already keeps its better value."""
+    k = index.shape[1]
+    last = k - 1
+    for p in range(k):
+        if index[r, p] == j:
+            if v <= cosine[r, p]:
+                return
+            last = p
+            break
+        if index[r, p] < 0:
+            break
+    p = last
+    while p > 0 and (cosine[r, p - 1] < v or (cosine[r, p - 1] == v and index[r, p - 1] > j)):
+        cosine[r, p] = cosine[r, p - 1]
+        index[r, p] = index[r, p - 1]
+        p -= 1
+    cosine[r, p] = v
+    index[r, p] = j
+
+
+@numba.njit(cache=True, nogil=True)
+def _fold(similarity: F32, rows: I32, columns: I32, floor: float, index: I32, cosine: F32) -> None:
+    """Fold a block of similarities between faces `rows` and `columns` into the rows' best."""
+    k = index.shape[1]
+    for x in range(similarity.shape[0]):
+        r = rows[x]
+        least = max(floor, cosine[r, k - 1])
+        for y in range(similarity.shape[1]):
+            v = similarity[x, y]
+            if v >= least:
+                j = columns[y]
+                if j == r or (v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0):
+                    continue
+                _put(j, v, index, cosine, r)
+                least = max(floor, cosine[r, k - 1])
+
+
+@numba.njit(cache=True, nogil=True)
+def _fold_others(similarity: F32, rows: I32, faces: I32, home: I32, floor: float, index: I32, cosine: F32) -> None:
+    k = index.shape[1]
+    for x in range(len(rows)):
+        r = rows[x]
+        for y in range(len(home)):
+            v, j = similarity[x, y], home[y]
+            if v < floor or v < cosine[r, k - 1] or j == faces[r]:
+                continue
+            if v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0:
+                continue
+            _put(j, v, index, cosine, r)
+
+
+@numba.njit(cache=True, nogil=True)
+def _merge(place: I64, start: I64, from_index: I32, from_cosine: F32, index: I32, cosine: F32) -> None:
+    k = index.shape[1]
+    for x in range(len(place)):
+        r = place[x]
+        for y in range(start[x], start[x + 1]):
+            j, v = from_index[y], from_cosine[y]
+            if v < cosine[r, k - 1] or (v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0):
+                break
+            _put(j, v, index, cosine, r)

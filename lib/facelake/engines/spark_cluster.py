@@ -1,21 +1,21 @@
-"""Cluster on Spark: our own Python data source over the lake, and the neighbour join as Arrow in, Arrow out.
+"""Cluster on Spark: blocks of bytes between tasks, and our own Python data source over the lake.
 
-No JVM Delta and no hadoop-aws: readers and writers are Python, so `pip install` is the whole installation and
-s3:// works on any cluster. Writers return receipts; the driver commits them in one Delta transaction.
+Tasks hand each other packed arrays, one row per block and not per face, so that the JVM moves a few thousand large
+values. No JVM Delta and no hadoop-aws: reading and writing is Python's, so `pip install` is the whole installation
+and s3:// works on any cluster. Writers return receipts; the driver commits them in one Delta transaction.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql.datasource import (
     DataSource,
@@ -25,18 +25,21 @@ from pyspark.sql.datasource import (
     WriterCommitMessage,
 )
 
-from facelake.cluster import Lists, join_list, union_topk
 from facelake.config import S3Section, SparkSection
-from facelake.contracts import TABLES, Receipt, embedding_matrix, face_keys
-from facelake.errors import Retryable
+from facelake.contracts import TABLES, Receipt
+from facelake.engines.exchange import Block, Emit, Reduce
+from facelake.errors import ConfigError, Corrupt, FacelakeError, Refused, Retryable
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
-from facelake.lake.tables import Snapshot, read_file, stage
+from facelake.lake.tables import read_file, stage
 
 FORMAT = "facelake"
 _LOG4J = Path(__file__).with_name("log4j2.properties")
-_EDGES = "a long, b long, s float"
-_SPREAD = "list int, key long, embedding binary"
+_BLOCKS = "key long, block binary"
+_SCHEMA = pa.schema([("key", pa.int64()), ("block", pa.binary())])
+_BATCH_BYTES = 16 << 20
+_RAISED = re.compile(r"facelake\.errors\.(\w+): (.+)")
+_KINDS: dict[str, type[FacelakeError]] = {"Corrupt": Corrupt, "Refused": Refused, "ConfigError": ConfigError}
 
 
 def start_spark(section: SparkSection, app: str = "facelake") -> SparkSession:
@@ -55,8 +58,13 @@ def start_spark(section: SparkSection, app: str = "facelake") -> SparkSession:
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": section.driver_memory,
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{_LOG4J}",
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "20000",
-        "spark.sql.shuffle.partitions": str(section.partitions or 8),
+        "spark.driver.maxResultSize": "0",
+        # Rows are blocks of up to some megabytes, and what a task gets was sized by us, not by Spark's guesses.
+        "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
+        "spark.sql.adaptive.enabled": "false",
+        # One thread per task: Spark counts cores by tasks.
+        "spark.executorEnv.OMP_NUM_THREADS": "1",
+        "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
     }
     for key, value in (conf | section.conf).items():
         builder = builder.config(key, value)
@@ -151,110 +159,69 @@ class LakeWriter(DataSourceArrowWriter):
         """Nothing to undo: staged files that no commit names are not part of the table."""
 
 
-def _options(lake: Lake, table: str) -> dict[str, str]:
-    return {"lake": lake.uri, "s3": lake.s3.model_dump_json(), "table": table}
+class SparkExchange:
+    """Exchange on a Spark session; see exchange.py."""
+
+    def __init__(self, session: SparkSession, partitions: int = 0) -> None:
+        self._session, self._partitions = session, partitions
+
+    def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
+        """One Spark job: a task per item, then a shuffle per `then`."""
+        if not items:
+            return []
+        names = list(items)
+
+        def emit(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            for batch in batches:
+                for row in batch.column(0).to_pylist():
+                    yield from _batches(first(names[row]))
+
+        slices = self._partitions or len(names)
+        parallel = int(self._session.sparkContext.defaultParallelism)
+        self._session.conf.set("spark.sql.shuffle.partitions", str(self._partitions or min(2 * keys, 32 * parallel)))
+        frame = self._session.range(0, len(names), 1, min(slices, len(names))).mapInArrow(emit, _BLOCKS)
+        for reduce in then:
+            frame = frame.groupBy("key").applyInArrow(_grouped(reduce), _BLOCKS)
+        try:
+            table: pa.Table = frame.toArrow()
+        except Exception as err:
+            raise _told(err) from err
+        return list(zip(table["key"].to_pylist(), table["block"].to_pylist(), strict=True))
 
 
-def neighbours(
-    session: SparkSession,
-    lake: Lake,
-    snapshot: Snapshot,
-    prefix: str,
-    lists: Lists,
-    probes: int,
-    k: int,
-    floor: float,
-) -> pa.Table:
-    """The neighbour pairs (a, b: face keys; s: similarity) of a snapshot's faces in files that start with prefix."""
-    source = session.read.format(FORMAT).options(**_options(lake, "faces"))
-    faces = source.option("version", str(snapshot.version)).option("prefix", prefix)
-    frame = faces.option("columns", "face_id,embedding").load()
-    dim = lists.centroids.shape[1]
-
-    def keyed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            table = pa.Table.from_batches([batch])
-            vectors, sound = embedding_matrix(table["embedding"], dim)
-            yield _spread(face_keys(table["face_id"])[sound], vectors[sound], lists, probes)
-
-    return _join(frame.mapInArrow(keyed, _SPREAD), lists, k, floor)
+def _told(err: Exception) -> FacelakeError:
+    """What a task said before Spark wrapped it."""
+    said = _RAISED.findall(str(err))
+    if said:
+        kind, text = said[-1]
+        return _KINDS.get(kind, Retryable)(text, where="Spark task", next_step="see the message; then run again")
+    lines = [line.strip() for line in str(err).splitlines() if line.strip()]
+    causes = [line for line in lines if re.match(r"[A-Za-z_.]*(Error|Exception)\b", line)]
+    what = f"a task failed: {(causes or lines or ['no reason given'])[-1][:300]}"
+    return Retryable(what, where="Spark", next_step="run again: it goes on from the last step that was done")
 
 
-def neighbours_of_files(
-    session: SparkSession, files: list[tuple[str, int]], lists: Lists, probes: int, k: int, floor: float
-) -> pa.Table:
-    """The same for Parquet files (path, rows) with fixed-size-list embeddings; keys are row numbers over all files."""
-    offsets = np.cumsum([0, *(rows for _, rows in files)]).tolist()
-    plan = [(path, offset) for (path, _), offset in zip(files, offsets, strict=False)]
-    frame = session.createDataFrame(plan, "path string, offset long").repartition(len(plan))
+def _grouped(reduce: Reduce) -> Any:
+    def apply(key: tuple[pa.Scalar, ...], table: pa.Table) -> pa.Table:
+        blocks = [value.as_buffer() for chunk in table["block"].chunks for value in chunk]
+        made = list(_batches(reduce(int(key[0].as_py()), blocks)))
+        return pa.Table.from_batches(made, _SCHEMA)
 
-    def keyed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            for item in batch.to_pylist():
-                yield from _spread_file(item["path"], item["offset"], lists, probes)
-
-    return _join(frame.mapInArrow(keyed, _SPREAD), lists, k, floor)
+    return apply
 
 
-def _spread_file(path: str, first: int, lists: Lists, probes: int) -> Iterator[pa.RecordBatch]:
-    for batch in pq.ParquetFile(path).iter_batches(20_000, columns=["embedding"]):
-        column = batch.column(0)
-        raw = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
-        vectors, sound = normalised(raw)
-        yield _spread((first + np.arange(len(column)))[sound], vectors[sound], lists, probes)
-        first += len(column)
-
-
-def normalised(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Unit rows (n, dim) float32, and which rows could be normalised (finite, not zero); others are zero."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        norm = np.linalg.norm(raw, axis=1)
-        sound = np.isfinite(norm) & (norm > 1e-6)
-    vectors = np.zeros_like(raw)
-    vectors[sound] = raw[sound] / norm[sound, None]
-    return vectors, sound
-
-
-def _spread(keys: np.ndarray, vectors: np.ndarray, lists: Lists, probes: int) -> pa.RecordBatch:
-    """A row per face and list it belongs to; half precision at rest."""
-    homes = lists.assign(vectors, probes)
-    take = np.repeat(np.arange(len(keys)), homes.shape[1])
-    dim = lists.centroids.shape[1]
-    body = np.ascontiguousarray(vectors.astype("<f2")[take])
-    offsets = pa.py_buffer(np.arange(len(take) + 1, dtype=np.int32) * (2 * dim))
-    packed = pa.Array.from_buffers(pa.binary(), len(take), [None, offsets, pa.py_buffer(body)])
-    return pa.RecordBatch.from_arrays(
-        [pa.array(homes.ravel()), pa.array(keys[take]), packed], names=["list", "key", "embedding"]
-    )
-
-
-def _join(spread: Any, lists: Lists, k: int, floor: float) -> pa.Table:
-    """Compare inside each list, then keep each face's best over its lists."""
-    dim = lists.centroids.shape[1]
-
-    def join(table: pa.Table) -> pa.Table:
-        vectors, _ = embedding_matrix(table["embedding"], dim)
-        return _triples(*join_list(table["key"].to_numpy(), vectors, k, floor))
-
-    def union(table: pa.Table) -> pa.Table:
-        a, b, s = (table[name].to_numpy() for name in ("a", "b", "s"))
-        return _triples(*union_topk(a, b, s, k))
-
-    pairs = spread.groupBy("list").applyInArrow(join, _EDGES)
-    if len(lists.centroids) > 1:
-        buckets = max(1, len(lists.centroids) // 64)
-        bucketed = pairs.selectExpr("a", "b", "s", f"a % {buckets} AS bucket")
-        pairs = bucketed.groupBy("bucket").applyInArrow(union, _EDGES)
-    found: pa.Table = pairs.toArrow()
-    return found
-
-
-def write_groups(session: SparkSession, lake: Lake, groups: pa.Table) -> None:
-    """Replace the `groups` table through the data source's writer."""
-    frame = session.createDataFrame(groups)
-    frame.write.format(FORMAT).options(**_options(lake, "groups")).mode("overwrite").save()
-
-
-def _triples(a: np.ndarray, b: np.ndarray, s: np.ndarray) -> pa.Table:
-    schema = pa.schema([("a", pa.int64()), ("b", pa.int64()), ("s", pa.float32())])
-    return pa.table([pa.array(a), pa.array(b), pa.array(s)], schema=schema)
+def _batches(blocks: Any) -> Iterator[pa.RecordBatch]:
+    keys: list[int] = []
+    bodies: list[bytes] = []
+    held = 0
+    for key, body in blocks:
+        keys.append(key)
+        bodies.append(body)
+        held += len(body)
+        if held >= _BATCH_BYTES:
+            yield pa.RecordBatch.from_arrays(
+                [pa.array(keys, pa.int64()), pa.array(bodies, pa.binary())], schema=_SCHEMA
+            )
+            keys, bodies, held = [], [], 0
+    if keys:
+        yield pa.RecordBatch.from_arrays([pa.array(keys, pa.int64()), pa.array(bodies, pa.binary())], schema=_SCHEMA)

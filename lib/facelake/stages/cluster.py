@@ -2,143 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from facelake.cluster import Calibration, Lists, Prior, calibrate, group, make_lists, with_level
-from facelake.cluster.groups import centroid_scores
-from facelake.config import ClusterSection
-from facelake.contracts import F32, GROUPS, I64, embedding_matrix, face_keys
+from facelake.cluster.calibrate import Prior
+from facelake.contracts import GROUPS, Receipt
 from facelake.engines import spark_cluster
-from facelake.errors import Corrupt
+from facelake.engines.exchange import Block, Exchange
 from facelake.events import Notice, StageProgress
-from facelake.lake.tables import Snapshot, plain
+from facelake.lake.store import open_store
+from facelake.lake.tables import plain, stage
+from facelake.stages.cluster_source import TableFiles
+from facelake.stages.cluster_steps import STEPS, Clustered, Steps
+from facelake.stages.cluster_tasks import Work
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
 
-_SAMPLE_PER_LIST = 40
+WORK = "_work/cluster"
+"""Where the steps leave what they made, under the lake; vectors are among it, so erasure clears it."""
 
 
 def cluster(context: Context) -> StageResult:
     """Neighbours, edges, groups; replaces the `groups` table. Skipped when faces and settings are unchanged."""
     table, config = context.lake["faces"], context.config
     snapshot = table.snapshot()
-    prefix = context.model_digest[:8]
-    total = sum(file.rows for file in snapshot.files if file.path.startswith(prefix))
+    files = tuple(file.path for file in snapshot.files if file.path.startswith(context.model_digest[:8]))
+    total = sum(file.rows for file in snapshot.files if file.path in set(files))
     state = digest_of(snapshot.digest_paths(), config.digest("cluster"), context.model_digest)
-    run = StageRun(context, "cluster", 4, "steps")
+    run = StageRun(context, "cluster", len(STEPS) + 1, "steps")
     before = last_run(context.lake, "cluster")
     if before and before["input_digest"] == state and context.lake["groups"].snapshot().rows == total:
+        for item in list(context.lake.store.list(WORK)):  # killed after its last commit
+            context.lake.store.delete(item.key)
         return run.skip({"faces": total})
-    faces = _load(context, snapshot, prefix)
-    context.emit(StageProgress("cluster", 1, {"faces": total}))
-    keys, vectors, sound = faces.keys, faces.vectors, faces.sound
-    assert context.pack is not None
-    card = context.pack.card
-    settings = config.cluster
-    usable = np.flatnonzero(sound & (faces.quality >= settings.min_quality))
-    prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean)
-    cuts = calibrate(vectors[usable], faces.photos[usable], prior, settings.seed, settings.threshold)
-    session = spark_cluster.start_spark(config.spark) if len(usable) else None
-    a, b, s = _neighbours(context, session, snapshot, prefix, keys, vectors, usable, cuts)
-    cuts = with_level(cuts, a, s)
-    context.emit(
-        Notice(
-            "cluster",
-            f"cut at cosine {cuts.edge:.3f}, graph {cuts.graph_cut:.3f}, level {cuts.level:.3f}; {cuts.evidence}",
-        )
-    )
-    context.emit(StageProgress("cluster", 2, {"pairs": len(a)}))
-    labels = np.full(total, -1, np.int64)
-    labels[usable] = group(vectors[usable], faces.quality[usable], a, b, s, cuts, settings.seed)
-    rest = np.flatnonzero(labels < 0)
-    labels[rest] = labels.max(initial=-1) + 1 + np.arange(len(rest))  # a face that cannot be compared stays alone
-    context.emit(StageProgress("cluster", 3, {"groups": int(labels.max(initial=-1)) + 1}))
-    rows = pa.table(
-        [
-            faces.ids,
-            pa.array(labels),
-            pa.array(centroid_scores(vectors, labels) if total else np.zeros(0, np.float32)),
-        ],
-        schema=plain(GROUPS),
-    )
-    context.check_lease()
-    if session is not None:
-        spark_cluster.write_groups(session, context.lake, rows)
-    else:
-        context.lake["groups"].replace_all(rows)
-    written = context.lake["groups"].snapshot().rows
-    must_add_up("cluster", ("faces", total), ("grouped", written))
-    context.emit(StageProgress("cluster", 4))
-    counts: dict[str, Any] = {
-        "faces": total,
-        "groups": int(labels.max(initial=-1)) + 1,
-        "set_aside": len(rest),
-    }
-    counts |= {"pairs": len(a), "calibration": cuts.manifest()}
+    source = TableFiles(context.lake.uri, context.lake.s3, "faces", tuple(sorted(files)))
+    if not total:
+        context.lake["groups"].replace_all(pa.table({name: [] for name in GROUPS.names}, schema=plain(GROUPS)))
+        return run.finish({"faces": 0, "groups": 0, "set_aside": 0, "duplicates": 0}, state)
+    session = spark_cluster.start_spark(config.spark)
+    exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
+    steps = _steps(context, source, exchange, state)
+    found = steps.run()
+    context.emit(Notice("cluster", _said(found)))
+    counts = _commit(context, steps, found, exchange, total)
+    steps.clear()
+    context.emit(StageProgress("cluster", len(STEPS) + 1))
     return run.finish(counts, state)
 
 
-class _Faces:
-    """Face columns in canonical order (by key), so that the result does not depend on files or partitions."""
+def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str) -> Steps:
+    assert context.pack is not None
+    card, settings = context.pack.card, context.config.cluster
+    store = open_store(f"{context.lake.uri}/{WORK}", context.lake.s3)
+    done: list[str] = []
 
-    def __init__(self, rows: pa.Table) -> None:
-        keys = face_keys(rows["face_id"])
-        order = np.argsort(keys, kind="stable")
-        self.keys: I64 = keys[order]
-        if len(keys) and (np.diff(self.keys) == 0).any():
-            next_step = "run `facelake verify`; the faces table holds a face twice"
-            raise Corrupt("two face rows share a face id", where="faces", next_step=next_step)
-        rows = rows.take(pa.array(order))
-        self.ids = rows["face_id"].combine_chunks()
-        self.vectors: F32
-        self.vectors, self.sound = embedding_matrix(rows["embedding"])
-        self.quality = rows["quality"].to_numpy()
-        self.photos: I64 = pc.rank(rows["image_id"], tiebreaker="dense").to_numpy().astype(np.int64)
+    def say(step: str, figures: dict[str, Any]) -> None:
+        done.append(step)
+        context.check_lease()
+        context.emit(StageProgress("cluster", len(done), {}))
 
-
-def _load(context: Context, snapshot: Snapshot, prefix: str) -> _Faces:
-    columns = ["face_id", "embedding", "quality", "image_id"]
-    files = Snapshot(snapshot.version, tuple(f for f in snapshot.files if f.path.startswith(prefix)))
-    return _Faces(context.lake["faces"].read(columns, files))
+    s3 = context.lake.s3.model_dump_json()
+    work = Work(source, store.uri, s3, state, card.encoder.dim, settings.min_quality)
+    prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean)
+    return Steps(work, store, exchange, settings, prior, state, say)
 
 
-def _neighbours(
-    context: Context,
-    session: Any,
-    snapshot: Snapshot,
-    prefix: str,
-    keys: I64,
-    vectors: F32,
-    usable: I64,
-    cuts: Calibration,
-) -> tuple[I64, I64, F32]:
-    """Neighbour pairs as positions among the usable faces."""
-    none = np.zeros(0, np.int64)
-    if session is None:
-        return none, none, np.zeros(0, np.float32)
-    settings = context.config.cluster
-    lists = make_cluster_lists(vectors[usable], settings)
-    pairs = spark_cluster.neighbours(
-        session, context.lake, snapshot, prefix, lists, settings.probes, settings.neighbours, cuts.floor
-    )
-    wanted = keys[usable]
-    a, b, s = pairs["a"].to_numpy(), pairs["b"].to_numpy(), pairs["s"].to_numpy()
-    at_a, at_b = np.searchsorted(wanted, a), np.searchsorted(wanted, b)
-    size = len(wanted)
-    inside = (at_a < size) & (at_b < size)
-    at_a, at_b, a, b, s = at_a[inside], at_b[inside], a[inside], b[inside], s[inside]
-    inside = (wanted[at_a] == a) & (wanted[at_b] == b)  # faces under the quality gate are no neighbours
-    return at_a[inside], at_b[inside], s[inside]
+def _said(found: Clustered) -> str:
+    cuts = found.manifest.get("calibration", {})
+    numbers = f"cut at cosine {cuts.get('edge', 0):.3f}, graph {cuts.get('graph_cut', 0):.3f}"
+    return f"{numbers}, level {cuts.get('level', 0):.3f}; {cuts.get('evidence', 'no faces')}"
 
 
-def make_cluster_lists(vectors: F32, settings: ClusterSection) -> Lists:
-    """One list for a small corpus (exact), else many of about `list_size` faces, from a sample."""
-    if len(vectors) <= settings.exact_below:
-        return Lists(np.zeros((1, vectors.shape[1]), np.float32))
-    count = max(2, len(vectors) // settings.list_size)
-    generator = np.random.default_rng(settings.seed)
-    chosen = generator.choice(len(vectors), min(len(vectors), count * _SAMPLE_PER_LIST), replace=False)
-    return make_lists(vectors[np.sort(chosen)], count, settings.seed)
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of `groups` for each input file, staged where they are made."""
+
+    work: Work
+
+    def write(self, item: int) -> Iterator[Block]:
+        """Stage the groups of one file's faces."""
+        held, number = self.work.shared("result"), self.work.read(f"rows/{item}")["group"]
+        first = int(self.work.read("alone")["first"][item])
+        group = np.where(number >= 0, held["labels"][number], -1).astype(np.int64)
+        score = np.where(number >= 0, held["score"][number], 0).astype(np.float32)
+        rest = np.flatnonzero(number < 0)
+        group[rest] = first + np.arange(len(rest))  # a face that cannot be compared stays alone
+        ids = pa.concat_arrays([batch.column(0) for batch in self.work.source.batches(item, ["face_id"])])
+        assert isinstance(self.work.source, TableFiles)
+        store = open_store(self.work.source.uri, self.work.source.s3)
+        rows = pa.table([ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
+        receipt = stage(store, "groups", rows)
+        yield item, f"{receipt.path}\n{receipt.size_bytes}\n{receipt.rows}".encode()
+
+
+def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, Any]:
+    """Replace the `groups` table; workers stage, the driver commits once."""
+    labels = found.labels
+    groups = int(labels.max(initial=-1)) + 1
+    score = steps.scores(labels) if len(labels) else np.zeros(0, np.float32)
+    alone = np.array([int((number < 0).sum()) for number in found.number], np.int64)
+    work = steps.work
+    work.write("alone", first=groups + np.cumsum(alone) - alone)
+    if not len(labels):
+        labels, score = np.zeros(1, np.int32), np.zeros(1, np.float32)
+    work.write("result", labels=labels, score=score)
+    staged = [body.decode().split("\n") for _, body in exchange.run(range(len(work.source)), _Rows(work).write)]
+    receipts = [Receipt("groups", path, int(size), int(rows)) for path, size, rows in staged]
+    must_add_up("cluster", ("faces", total), ("grouped", sum(receipt.rows for receipt in receipts)))
+    context.check_lease()
+    table = context.lake["groups"]
+    table.commit(receipts, table.snapshot().files)
+    aside = int(alone.sum())
+    counts: dict[str, Any] = {"faces": total, "groups": groups + aside, "set_aside": aside}
+    counts |= {"duplicates": found.duplicates, "states": found.states, "steps": found.figures}
+    return counts | found.manifest

@@ -25,6 +25,8 @@ def purge_all(context: Context) -> None:
     settle(context.lake)
     for item in list(context.lake.store.list("reports")):  # they show faces; the report stage writes a new one
         context.lake.store.delete(item.key)
+    for item in list(context.lake.store.list("_work")):  # vectors that clustering left when it was killed
+        context.lake.store.delete(item.key)
     context.lake.store.clear_leftovers()
     for name in TABLES:
         context.check_lease()

@@ -1,0 +1,108 @@
+"""Neighbours into edges: discounted, cut, symmetric, for the faces of one part of the corpus at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.gate import Gate
+from facelake.cluster.linkage import Pairs
+from facelake.cluster.mapequation import Block
+from facelake.cluster.neighbours import Found
+from facelake.contracts import F16, F32, I32, I64, U8, Bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of every face (n,), and the numbers of the run."""
+
+    bins: U8
+    gate: Gate
+    cuts: Calibration
+
+    @property
+    def poor(self) -> Bool:
+        """(n,) faces that found no groups."""
+        return self.gate.poor[self.bins]
+
+    def value(self, a: I32, b: I32, cosine: F16) -> F32:
+        """Discounted cosine (m,) of pairs of faces."""
+        return np.asarray(cosine.astype(np.float32) - self.gate.discount(self.bins[a], self.bins[b]), np.float32)
+
+
+def lonely(found: Found, cut: float, least: int) -> Bool:
+    """(m,) faces with fewer than `least` neighbours above the cut: their own may lie in other lists."""
+    strong = np.concatenate([[0], np.cumsum(found.near.cosine >= np.float16(cut))])
+    return np.asarray(strong[found.near.start[1:]] - strong[found.near.start[:-1]] < least)
+
+
+def graph_block(found: Found, other: I32, here: I32, cosine: F16, known: Known) -> Block:
+    """The rows of the faces of one part in the graph of edges.
+
+    Args:
+        other, here, cosine: (pairs,) the same pairs from the other side: `here`, a face of this part, is a
+            neighbour of `other`.
+    """
+    a, b = np.concatenate([found.sources(), here]), np.concatenate([found.near.index, other])
+    cosine = np.concatenate([found.near.cosine, cosine])
+    poor = known.poor
+    apart = ~(poor[a] | poor[b])
+    a, b, cosine = a[apart], b[apart], cosine[apart]
+    return _block(found.faces, a, b, known.value(a, b, cosine), len(known.bins), known.cuts)
+
+
+def leftover_graph(n: int, a: I32, b: I32, value: F32, cuts: Calibration) -> Block:
+    """The graph of pairs of faces that no group took, from one side each."""
+    everyone = np.arange(n, dtype=np.int32)
+    both = np.concatenate([a, b]), np.concatenate([b, a])
+    return _block(everyone, *both, np.concatenate([value, value]), n, cuts)
+
+
+def _block(faces: I32, a: I32, b: I32, value: F32, n: int, cuts: Calibration) -> Block:
+    strong = value >= cuts.graph_cut
+    weight = np.exp((value[strong] - cuts.level) / cuts.weight_scale).astype(np.float32)
+    return Block.of(n, faces, np.searchsorted(faces, a[strong]).astype(np.int32), b[strong], weight)
+
+
+def group_pairs(found: Found, labels: I32, known: Known) -> Pairs:
+    """Pairs of groups with an edge between them, among the edges of one part; poor faces lead nowhere."""
+    a, b = found.sources(), found.near.index
+    poor = known.poor
+    across = (labels[a] != labels[b]) & ~(poor[a] | poor[b])
+    a, b, value = a[across], b[across], known.value(a[across], b[across], found.near.cosine[across])
+    strong = value >= known.cuts.edge
+    at, to = labels[a[strong]], labels[b[strong]]
+    return Pairs.of(np.minimum(at, to), np.maximum(at, to), value[strong])
+
+
+def leftover_pairs(found: Found, alone: Bool, known: Known) -> tuple[I32, I32, F32]:
+    """Pairs (a, b, discounted cosine) of faces that are alone, above the graph's cut."""
+    a, b = found.sources(), found.near.index
+    both = alone[a] & alone[b]
+    a, b, value = a[both], b[both], known.value(a[both], b[both], found.near.cosine[both])
+    strong = value >= known.cuts.graph_cut
+    return a[strong], b[strong], value[strong]
+
+
+def mirrored(found: Found) -> tuple[I32, I32, F16]:
+    """The pairs from the other side: (face that is a neighbour, whose neighbour it is, cosine)."""
+    return found.near.index, found.sources(), found.near.cosine
+
+
+def select(pairs: tuple[I32, I32, F16], keep: Bool) -> tuple[I32, I32, F16]:
+    """Some of the pairs."""
+    a, b, cosine = pairs
+    return a[keep], b[keep], cosine[keep]
+
+
+def ordered(a: I32, b: I32, cosine: F16) -> tuple[I32, I32, F16]:
+    """The pairs by (a, b): the same whatever order they came in."""
+    order = np.lexsort((b, a))
+    return a[order], b[order], cosine[order]
+
+
+def starts_of(counts: np.ndarray) -> I64:
+    """Where each run begins, and where the last one ends."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,0 +1,429 @@
+"""What runs on workers when faces are clustered: read, call the room, write, hand on blocks.
+
+Names of what lies in the work store: `scan/<file>`, `rows/<file>` (per input file), `cells/<cell>` (faces and vectors
+at home in a cell), `found|edges|reverse|graph|local/<part>` (parts are runs of cells), `sums/<name>/<chunk>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from facelake.cluster import rows
+from facelake.cluster.calibrate import Similarities
+from facelake.cluster.edges import (
+    Known,
+    graph_block,
+    group_pairs,
+    leftover_pairs,
+    lonely,
+    mirrored,
+    ordered,
+    select,
+    starts_of,
+)
+from facelake.cluster.linkage import add_sums, settle
+from facelake.cluster.lists import Index, lists_of, nearest
+from facelake.cluster.mapequation import map_equation
+from facelake.cluster.neighbours import Found, Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
+from facelake.cluster.nuisance import without
+from facelake.cluster.wire import pack, unpack
+from facelake.config import S3Section
+from facelake.contracts import F16, F32, I32
+from facelake.engines.exchange import Block
+from facelake.lake.store import ObjectStore, open_store
+from facelake.stages.cluster_source import Source
+
+CHUNK = 4096  # groups per file of sums
+_ROWS = 20_000
+
+
+@lru_cache(maxsize=4)
+def _store(uri: str, s3: str) -> ObjectStore:
+    return open_store(uri, S3Section.model_validate_json(s3))
+
+
+@lru_cache(maxsize=6)
+def _cached(uri: str, s3: str, key: str, run: str) -> dict[str, np.ndarray]:
+    return unpack(_store(uri, s3).read(key))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Everything that a task needs to know; travels to the workers."""
+
+    source: Source
+    uri: str
+    s3: str
+    run: str
+    """changes when what lies under a name in the work store may have changed"""
+    dim: int
+    min_quality: float = 0.0
+    faces: int = 0
+    search: Search = field(default_factory=Search)
+    cell_probes: int = 8
+    deep_cells: int = 8
+    train_share: float = 1.0
+    known: Known | None = None
+
+    # ---- the work store
+
+    @property
+    def store(self) -> ObjectStore:
+        """Where steps leave what they made."""
+        return _store(self.uri, self.s3)
+
+    def read(self, key: str) -> dict[str, np.ndarray]:
+        """Arrays under a key."""
+        return unpack(self.store.read(key))
+
+    def shared(self, key: str) -> dict[str, np.ndarray]:
+        """Arrays under a key, kept in the worker."""
+        return _cached(self.uri, self.s3, key, self.run)
+
+    def write(self, name: str, /, **arrays: np.ndarray) -> None:
+        """Write arrays under a name."""
+        self.store.write(name, pack(**arrays))
+
+    def _known(self) -> Known:
+        assert self.known is not None
+        return self.known
+
+    def _project(self, vectors: F32) -> F32:
+        return without(vectors, self.shared("nuisance")["directions"])
+
+    def _index(self) -> Index:
+        held = self.shared("index")
+        return Index(held["cells"], held["lists"], held["first"])
+
+    def _part_of_cell(self) -> I32:
+        return self.shared("index")["part_of_cell"]
+
+    def _faces(self, item: int) -> Iterator[tuple[I32, F32]]:
+        """Numbers and unit vectors of a file's faces that take part, as they came."""
+        numbers, first = self.read(f"rows/{item}")["number"], 0
+        for batch in self.source.batches(item, ["embedding"]):
+            mine = numbers[first : first + batch.num_rows]
+            first += batch.num_rows
+            wanted = np.flatnonzero(mine >= 0)
+            vectors, _ = rows.vectors(batch.column(0), self.dim)
+            yield mine[wanted], vectors[wanted]
+
+    # ---- scan: what the driver must know of each row
+
+    def scan(self, item: int) -> Iterator[Block]:
+        """Write keys, photos, quality, content hash and state of a file's rows."""
+        parts: list[tuple[np.ndarray, ...]] = []
+        for batch in self.source.batches(item, ["face_id", "image_id", "quality", "embedding"]):
+            found, state = rows.vectors(batch.column("embedding"), self.dim)
+            quality = batch.column("quality").to_numpy(zero_copy_only=False).astype(np.float32)
+            quality = np.nan_to_num(quality)
+            state[(state == rows.State.SOUND) & (quality < self.min_quality)] = rows.State.TOO_POOR
+            ids = rows.keys(batch.column("face_id")), rows.keys(batch.column("image_id"))
+            parts.append((*ids, quality, rows.vector_keys(found), state))
+        if not parts:
+            parts = [tuple(np.zeros(0, kind) for kind in ("i8", "i8", "f4", "i8", "u1"))]
+        keys, photos, quality, content, state = (np.concatenate(column) for column in zip(*parts, strict=True))
+        self.write(f"scan/{item}", key=keys, photo=photos, quality=quality, content=content, state=state)
+        yield item, b""
+
+    def sample(self, item: int) -> Iterator[Block]:
+        """Write the vectors of the chosen faces of a file."""
+        chosen = self.shared("sample-faces")["chosen"]
+        faces, vectors = [], []
+        for numbers, found in self._faces(item):
+            take = chosen[numbers] > 0
+            faces.append(numbers[take])
+            vectors.append(found[take].astype(np.float16))
+        if faces:
+            self.write(f"sample/{item}", faces=np.concatenate(faces), vectors=np.concatenate(vectors))
+            yield item, b""
+
+    # ---- lists: the index's second level, a cell at a time
+
+    def train(self, item: int) -> Iterator[Block]:
+        """A share of the faces to their nearest cell."""
+        cells = self.shared("cell-centroids")["cells"]
+        for numbers, found in self._faces(item):
+            take = rows.chosen(numbers, self.search.seed, self.train_share)
+            vectors = self._project(found[take])
+            yield from _by(nearest(vectors, cells, 1)[:, 0], faces=numbers[take], vectors=vectors.astype(np.float16))
+
+    def make_lists(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
+        """The lists of one cell."""
+        held = _gather(blocks)
+        count = max(1, round(len(held["faces"]) / self.train_share / self.search.list_size))
+        lists = lists_of(held["vectors"].astype(np.float32), count, self.search.seed + cell)
+        self.write(f"lists/{cell}", lists=lists, trained=np.array([len(held["faces"])]))
+        yield cell, b""
+
+    # ---- join: neighbours inside lists
+
+    def spread(self, item: int) -> Iterator[Block]:
+        """Each face to the cells of its lists."""
+        index = self._index()
+        for numbers, found in self._faces(item):
+            vectors = self._project(found)
+            lists = index.assign(vectors, self.search.probes, self.cell_probes)
+            cell = np.where(lists >= 0, np.searchsorted(index.first, lists, side="right") - 1, -1)
+            half = vectors.astype(np.float16)
+            order = np.argsort(cell, axis=1, kind="stable")
+            by_cell = np.take_along_axis(cell, order, 1)
+            new = np.ones_like(by_cell, bool)
+            new[:, 1:] = by_cell[:, 1:] != by_cell[:, :-1]
+            row, column = np.nonzero(new & (by_cell >= 0))
+            yield from _by(by_cell[row, column], faces=numbers[row], lists=lists[row], vectors=half[row])
+
+    def join(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
+        """Neighbours of the faces in a cell's lists, to the parts where the faces are at home."""
+        held, index = _gather(blocks), self._index()
+        faces, lists, vectors = held["faces"], held["lists"], held["vectors"].astype(np.float32)
+        home = (np.searchsorted(index.first, lists[:, 0], side="right") - 1).astype(np.int32)
+        here = home == cell
+        self.write(f"cells/{cell}", faces=faces[here], vectors=held["vectors"][here])
+        if self.faces <= self.search.exact_below:
+            found = exact_join(vectors, self.search.k, self.search.floor)
+        else:
+            first, last = index.first[cell], index.first[cell + 1]
+            row, column = np.nonzero((lists >= first) & (lists < last))
+            local = (lists[row, column] - first).astype(np.int32)
+            found = join_lists(vectors, row.astype(np.int32), local, index.lists[first:last], self.search)
+        part = self._part_of_cell()[home]
+        ragged = found.ragged()
+        yield from _found_by(part, faces, Ragged(ragged.start, faces[ragged.index], ragged.cosine), part[ragged.index])
+
+    def unite(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
+        """The best neighbours of each face of a part, from all its cells."""
+        found, near_part = _united(blocks, self.search.k)
+        _write_found(self, f"found/{part}", found, near_part)
+        seen = Similarities.of(found.near)
+        yield part, pack(every=seen.every, best=seen.best)
+
+    # ---- deep: faces with hardly any neighbour are compared with whole cells
+
+    def call(self, part: int) -> Iterator[Block]:
+        """The lonely faces of a part to the cells nearest to them."""
+        found, _ = _read_found(self, f"found/{part}")
+        alone = lonely(found, self._known().cuts.graph_cut, least=4)
+        nothing = np.zeros(0, np.int32), np.zeros((0, self.dim), np.float16)
+        yield 0, pack(faces=nothing[0], vectors=nothing[1], part=np.array([part], np.int32))
+        if not self.deep_cells:
+            return
+        faces, vectors = self._vectors(part)
+        half = vectors[np.searchsorted(faces, found.faces[alone])]
+        cells = nearest(half.astype(np.float32), self._index().cells, self.deep_cells)
+        row = np.repeat(np.arange(len(half)), cells.shape[1])
+        asked = np.full(len(row), part, np.int32)
+        yield from _by(cells.ravel(), faces=found.faces[alone][row], vectors=half[row], part=asked)
+
+    def answer(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
+        """The neighbours of asking faces among all faces at home in a cell."""
+        parts = sorted({int(p) for block in blocks for p in unpack(block)["part"]})
+        asking = [block for block in blocks if len(unpack(block)["faces"])]
+        for part in parts:
+            yield part, _pack_found(np.zeros(0, np.int32), Ragged(np.zeros(1, np.int64), *_NO_PAIRS), _NO_PARTS)
+        if not asking or not self._has(cell):
+            return
+        held, home = _gather(asking), self.read(f"cells/{cell}")
+        floor = self._known().cuts.deep_floor
+        found = fold_queries(held["faces"], held["vectors"], home["faces"], home["vectors"], self.search.k, floor)
+        here = np.full(len(found.near.index), self._part_of_cell()[cell], np.uint16)
+        yield from _found_by(held["part"], found.faces, found.near, here)
+
+    def merge(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
+        """The final neighbours of a part's faces; each pair also to the part of its other side."""
+        found, near_part = _read_found(self, f"found/{part}")
+        found, near_part = _united([_pack_found(found.faces, found.near, near_part), *blocks], self.search.k)
+        _write_found(self, f"edges/{part}", found, near_part)
+        yield part, pack(**_pairs(*_NO_MIRROR))
+        pairs = mirrored(found)
+        for other in np.unique(near_part):
+            yield int(other), pack(**_pairs(*select(pairs, near_part == other)))
+
+    def mirror(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
+        """Keep the pairs of a part's faces as others see them."""
+        held = [unpack(block) for block in blocks]
+        columns = (np.concatenate([item[name] for item in held]) for name in ("here", "other", "cosine"))
+        self.write(f"reverse/{part}", **_pairs(*ordered(*columns)))
+        yield part, b""
+
+    # ---- groups
+
+    def local(self, part: int) -> Iterator[Block]:
+        """The graph of a part, and groups inside it."""
+        found, _ = _read_found(self, f"edges/{part}")
+        seen = self.read(f"reverse/{part}")
+        block = graph_block(found, seen["other"], seen["here"], seen["cosine"], self._known())
+        self.write(f"graph/{part}", nodes=block.nodes, start=block.start, target=block.target, weight=block.weight)
+        inner = block.inner()
+        labels = map_equation(len(inner.nodes), [inner], self.search.seed, rounds=2)
+        self.write(f"local/{part}", faces=found.faces, labels=labels)
+        yield part, pack(edges=np.array([len(block.target)]))
+
+    def pairs(self, part: int) -> Iterator[Block]:
+        """Pairs of groups with an edge in this part."""
+        found, _ = _read_found(self, f"edges/{part}")
+        pairs = group_pairs(found, self.shared("labels")["labels"], self._known())
+        yield part, pack(low=pairs.low, high=pairs.high, cosine=pairs.cosine)
+
+    def add(self, part: int) -> Iterator[Block]:
+        """A part's share of the sums of wanted groups (labels' `row` >= 0), to the chunks where they belong."""
+        faces, vectors = self._vectors(part)
+        held = self.shared("labels")
+        row = held["row"][held["labels"][faces]]
+        wanted = np.unique(row[row >= 0])
+        sums = np.zeros((len(wanted), self.dim), np.float32)
+        for start in range(0, len(faces), _ROWS):
+            mine = row[start : start + _ROWS]
+            place = np.where(mine >= 0, np.searchsorted(wanted, mine), -1).astype(np.int32)
+            add_sums(vectors[start : start + _ROWS].astype(np.float32), place, sums)
+        asked = np.full(len(wanted), part, np.int32)
+        yield from _by(wanted // CHUNK, rows=wanted.astype(np.int32), sums=sums, part=asked)
+
+    def total(self, chunk: int, blocks: list[bytes]) -> Iterator[Block]:
+        """The sums of one chunk of groups, added in the order of the parts."""
+        held = sorted((unpack(block) for block in blocks), key=lambda item: int(item["part"][0]))
+        sums = np.zeros((CHUNK, self.dim), np.float32)
+        for item in held:
+            sums[item["rows"] % CHUNK] += item["sums"]
+        self.write(f"sums/{chunk}", sums=sums)
+        yield chunk, b""
+
+    def settle(self, part: int) -> Iterator[Block]:
+        """New labels of a part's faces that are alone or sit in the wrong group."""
+        found, _ = _read_found(self, f"edges/{part}")
+        faces, vectors = self._vectors(part)
+        held = self.shared("labels")
+        labels, known = held["labels"], self._known()
+        near = np.unique(np.concatenate([labels[found.faces], labels[found.near.index]]))
+        place = np.full(len(held["row"]), -1, np.int32)
+        place[near] = np.arange(len(near))
+        sums = self._sums(held["row"][near])
+        out = np.empty(len(faces), np.int32)
+        start = found.near.start
+        for first in range(0, len(faces), _ROWS):
+            last = min(first + _ROWS, len(faces))
+            mine = place[labels[found.faces[first:last]]]
+            around = place[labels[found.near.index[start[first] : start[last]]]]
+            out[first:last] = near[
+                settle(
+                    vectors[first:last].astype(np.float32), mine, start[first : last + 1] - start[first], around,
+                    known.poor[found.faces[first:last]], sums, held["size"][near], known.cuts,
+                )
+            ]  # fmt: skip
+        moved = out != labels[faces]
+        yield part, pack(faces=faces[moved], labels=out[moved])
+
+    def leftovers(self, part: int) -> Iterator[Block]:
+        """Pairs of faces of this part that no group took."""
+        found, _ = _read_found(self, f"edges/{part}")
+        held = self.shared("labels")
+        a, b, value = leftover_pairs(found, held["size"][held["labels"]] == 1, self._known())
+        yield part, pack(a=a, b=b, value=value)
+
+    def scores(self, part: int) -> Iterator[Block]:
+        """Cosine of each of a part's faces to the centroid of its group."""
+        faces, vectors = self._vectors(part)
+        held = self.shared("labels")
+        labels = held["labels"][faces]
+        near, place = np.unique(labels, return_inverse=True)
+        sums = self._sums(held["row"][near])
+        sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+        score = np.ones(len(faces), np.float32)
+        for first in range(0, len(faces), _ROWS):
+            mine = slice(first, first + _ROWS)
+            score[mine] = np.einsum("ij,ij->i", vectors[mine].astype(np.float32), sums[place[mine]])
+        score[held["size"][labels] == 1] = 1
+        yield part, pack(faces=faces, score=np.clip(score, -1, 1))
+
+    def _has(self, cell: int) -> bool:
+        return bool(self.shared("sizes")["cell"][cell])
+
+    def _vectors(self, part: int) -> tuple[I32, F16]:
+        """The faces at home in a part, ascending, and their vectors."""
+        sizes = self.shared("sizes")["cell"]
+        cells = np.flatnonzero((self._part_of_cell() == part) & (sizes > 0))
+        held = [self.read(f"cells/{cell}") for cell in cells]
+        if not held:
+            return np.zeros(0, np.int32), np.zeros((0, self.dim), np.float16)
+        faces = np.concatenate([item["faces"] for item in held])
+        order = np.argsort(faces, kind="stable")
+        return faces[order], np.concatenate([item["vectors"] for item in held])[order]
+
+    def _sums(self, row: I32) -> F32:
+        """Sums of groups by their row; zero where the row is below 0."""
+        out = np.zeros((len(row), self.dim), np.float32)
+        for chunk in np.unique(row[row >= 0] // CHUNK):
+            mine = np.flatnonzero((row >= 0) & (row // CHUNK == chunk))
+            out[mine] = self.read(f"sums/{chunk}")["sums"][row[mine] % CHUNK]
+        return out
+
+
+_NO_PAIRS = np.zeros(0, np.int32), np.zeros(0, np.float16)
+_NO_PARTS = np.zeros(0, np.uint16)
+_NO_MIRROR = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float16)
+
+
+def _by(key: np.ndarray, **columns: np.ndarray) -> Iterator[Block]:
+    """Rows of columns of one length, packed by key."""
+    if not len(key):
+        return
+    order = np.argsort(key, kind="stable")
+    keys, starts = np.unique(key[order], return_index=True)
+    for one, rows_ in zip(keys, np.split(order, starts[1:]), strict=True):
+        yield int(one), pack(**{name: column[rows_] for name, column in columns.items()})
+
+
+def _gather(blocks: list[bytes]) -> dict[str, np.ndarray]:
+    """The rows of all blocks, ordered by face, so that it does not matter how they came."""
+    held = [unpack(block) for block in blocks]
+    faces = np.concatenate([item["faces"] for item in held])
+    order = np.argsort(faces, kind="stable")
+    names = [name for name in held[0] if name != "faces"]
+    return {"faces": faces[order]} | {name: np.concatenate([item[name] for item in held])[order] for name in names}
+
+
+def _pack_found(faces: I32, near: Ragged, near_part: np.ndarray) -> bytes:
+    counts = np.diff(near.start).astype(np.uint16)
+    parts = near_part.astype(np.uint16)
+    return pack(faces=faces, counts=counts, index=near.index, cosine=near.cosine, part=parts)
+
+
+def _found_by(key: np.ndarray, faces: I32, near: Ragged, near_part: np.ndarray) -> Iterator[Block]:
+    """Faces with their neighbours, packed by key."""
+    for one in np.unique(key):
+        mine = key == one
+        pairs = np.repeat(mine, np.diff(near.start))
+        ragged = Ragged(starts_of(np.diff(near.start)[mine]), near.index[pairs], near.cosine[pairs])
+        yield int(one), _pack_found(faces[mine], ragged, near_part[pairs])
+
+
+def _unpack_found(held: dict[str, np.ndarray]) -> tuple[Found, np.ndarray]:
+    near = Ragged(starts_of(held["counts"]), held["index"], held["cosine"])
+    return Found(held["faces"], near), held["part"]
+
+
+def _write_found(work: Work, key: str, found: Found, near_part: np.ndarray) -> None:
+    work.store.write(key, _pack_found(found.faces, found.near, near_part))
+
+
+def _read_found(work: Work, key: str) -> tuple[Found, np.ndarray]:
+    return _unpack_found(work.read(key))
+
+
+def _united(blocks: list[bytes], k: int) -> tuple[Found, np.ndarray]:
+    """What several cells found for the faces of a part, with the part of each neighbour."""
+    held = [_unpack_found(unpack(block)) for block in blocks]
+    faces = np.unique(np.concatenate([found.faces for found, _ in held])).astype(np.int32)
+    best: Neighbours = union([(found.faces, found.near) for found, _ in held], faces, k)
+    near = best.ragged()
+    known, place = np.unique(np.concatenate([found.near.index for found, _ in held]), return_index=True)
+    parts = np.concatenate([part for _, part in held])[place]
+    return Found(faces, near), parts[np.searchsorted(known, near.index)] if len(known) else _NO_PARTS
+
+
+def _pairs(here: I32, other: I32, cosine: F16) -> dict[str, np.ndarray]:
+    return {"here": here, "other": other, "cosine": cosine}

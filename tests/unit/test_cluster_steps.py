@@ -1,0 +1,224 @@
+"""The whole of clustering over a work store: people found, whatever the files, kills and faults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from facelake.cluster.calibrate import Prior
+from facelake.config import ClusterSection, S3Section
+from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
+from facelake.errors import Corrupt
+from facelake.lake.store import open_store
+from facelake.stages.cluster_source import LocalFiles
+from facelake.stages.cluster_steps import STEPS, Clustered, Steps
+from facelake.stages.cluster_tasks import Work
+from tests.unit.test_cluster import people, unit
+
+PRIOR = Prior(0.02, 0.09, 0.8)
+SMALL = ClusterSection(exact_below=200, list_size=30, deep_cells=2)
+
+
+class World:
+    """Faces of known people, written as any number of files in any order."""
+
+    def __init__(self, x: np.ndarray, truth: np.ndarray, quality: np.ndarray | None = None) -> None:
+        self.x, self.truth = x, truth
+        self.ids = np.array([f"face-{i * 7919 % 100_003:06d}" for i in range(len(x))])
+        self.quality = np.ones(len(x), np.float32) if quality is None else quality
+
+    def write(self, folder: Path, files: int = 3, seed: int | None = None) -> tuple[str, ...]:
+        folder.mkdir(parents=True, exist_ok=True)
+        order = np.arange(len(self.x)) if seed is None else np.random.default_rng(seed).permutation(len(self.x))
+        paths = []
+        for number, part in enumerate(np.array_split(order, files)):
+            vectors = pa.FixedSizeListArray.from_arrays(
+                pa.array(self.x[part].astype(np.float16).ravel()), self.x.shape[1]
+            )
+            photos = pa.array([f"photo-{i}" for i in part])
+            columns = [pa.array(self.ids[part]), photos, pa.array(self.quality[part]), vectors]
+            path = folder / f"part-{number}.parquet"
+            pq.write_table(pa.table(columns, names=["face_id", "image_id", "quality", "embedding"]), path)
+            paths.append(str(path))
+        return tuple(paths)
+
+
+def steps_of(
+    paths: tuple[str, ...], place: Path, dim: int, settings: ClusterSection = SMALL, exchange: Any = None
+) -> Steps:
+    store = open_store(str(place))
+    work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "state", dim, settings.min_quality)
+    return Steps(work, store, exchange or LocalExchange(), settings, PRIOR, "state", lambda step, figures: None)
+
+
+def by_id(paths: tuple[str, ...], found: Clustered) -> dict[str, int]:
+    """Group of each face, -1 for one that was set aside."""
+    out: dict[str, int] = {}
+    for path, number in zip(paths, found.number, strict=True):
+        for face, n in zip(pq.read_table(path)["face_id"].to_pylist(), number.tolist(), strict=True):
+            out[face] = int(found.labels[n]) if n >= 0 else -1
+    return out
+
+
+def cluster(
+    world: World, place: Path, files: int = 3, seed: int | None = None, settings: ClusterSection = SMALL
+) -> tuple[dict[str, int], Clustered]:
+    paths = world.write(place / "faces", files, seed)
+    found = steps_of(paths, place / "work", world.x.shape[1], settings).run()
+    return by_id(paths, found), found
+
+
+def agree(world: World, groups: dict[str, int]) -> bool:
+    labels = [groups[face] for face in world.ids]
+    return len(set(zip(world.truth.tolist(), labels, strict=True))) == len(set(world.truth.tolist())) == len(set(labels))
+
+
+@pytest.fixture(scope="module")
+def crowd() -> World:
+    generator = np.random.default_rng(5)
+    return World(*people(generator, generator.integers(1, 30, 60).tolist(), dim=64, noise=0.5))
+
+
+def test_people_are_found_exactly_and_through_lists(crowd: World, tmp_path: Path) -> None:
+    exact = ClusterSection(exact_below=10_000)
+    assert agree(crowd, cluster(crowd, tmp_path / "exact", settings=exact)[0])
+    assert agree(crowd, cluster(crowd, tmp_path / "lists")[0])
+
+
+@pytest.mark.parametrize(("files", "seed"), [(1, None), (5, 1), (11, 2)])
+def test_files_and_order_do_not_matter(crowd: World, tmp_path: Path, files: int, seed: int | None) -> None:
+    wanted, _ = cluster(crowd, tmp_path / "one")
+    assert cluster(crowd, tmp_path / "other", files, seed)[0] == wanted
+
+
+class Killed(Exception):
+    pass
+
+
+class Dying(LocalExchange):
+    """Dies before or after its nth job."""
+
+    def __init__(self, job: int, after: bool) -> None:
+        self.left, self.after, self.jobs = job, after, 0
+
+    def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
+        self.jobs += 1
+        self.left -= 1
+        if self.left == 0 and not self.after:
+            raise Killed
+        out = super().run(items, first, *then, keys=keys)
+        if self.left == 0:
+            raise Killed
+        return out
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_every_job_it_goes_on_to_the_same_end(crowd: World, tmp_path: Path, after: bool) -> None:
+    wanted, _ = cluster(crowd, tmp_path / "calm")
+    paths = crowd.write(tmp_path / "faces")
+    counting = Dying(0, after)
+    steps_of(paths, tmp_path / "count", 64, exchange=counting).run()
+    assert counting.jobs >= len(STEPS)
+    for job in range(1, counting.jobs + 1):
+        place = tmp_path / f"work-{job}"
+        with pytest.raises(Killed):
+            steps_of(paths, place, 64, exchange=Dying(job, after)).run()
+        rest = Dying(0, after)
+        found = steps_of(paths, place, 64, exchange=rest).run()
+        assert by_id(paths, found) == wanted
+        assert rest.jobs <= counting.jobs
+
+
+def test_finished_steps_are_not_done_again_and_another_state_starts_anew(crowd: World, tmp_path: Path) -> None:
+    paths = crowd.write(tmp_path / "faces")
+    first = steps_of(paths, tmp_path / "work", 64).run()
+    again = Dying(0, after=False)
+    found = steps_of(paths, tmp_path / "work", 64, exchange=again).run()
+    assert again.jobs == 0
+    assert by_id(paths, found) == by_id(paths, first)
+    assert found.manifest == first.manifest
+    other = steps_of(paths, tmp_path / "work", 64, exchange=Dying(0, after=False))
+    other.state = "another"
+    other.run()
+    assert other.exchange.jobs > 0  # type: ignore[attr-defined]
+
+
+def test_duplicates_share_a_group_and_count_once(tmp_path: Path) -> None:
+    generator = np.random.default_rng(8)
+    x, truth = people(generator, [4] * 30, dim=64)
+    twice = World(np.concatenate([x, x, x[:5]]), np.concatenate([truth, truth, truth[:5]]))
+    groups, found = cluster(twice, tmp_path)
+    assert found.duplicates == 125
+    assert len(found.labels) == 120
+    assert agree(twice, groups)
+
+
+def test_rows_that_cannot_be_compared_are_set_aside_by_reason(tmp_path: Path) -> None:
+    x, truth = people(np.random.default_rng(1), [5] * 20, dim=64)
+    x[3], x[7, 2], x[9] = 0, np.nan, x[8] * 12
+    quality = np.ones(100, np.float32)
+    quality[11] = 0.05
+    world = World(x, truth, quality)
+    settings = SMALL.model_copy(update={"min_quality": 0.1})
+    groups, found = cluster(world, tmp_path, settings=settings)
+    assert {name: count for name, count in found.states.items() if count} == {
+        "sound": 97, "zero": 1, "not_finite": 1, "too_poor": 1,
+    }  # fmt: skip
+    assert [groups[world.ids[i]] for i in (3, 7, 11)] == [-1, -1, -1]
+    assert groups[world.ids[9]] == groups[world.ids[8]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_hardly_any_faces(tmp_path: Path, count: int) -> None:
+    world = World(unit(np.random.default_rng(0), max(count, 1), 16)[:count], np.arange(count))
+    _, found = cluster(world, tmp_path, files=1)
+    assert found.labels.tolist() == list(range(count))
+
+
+def test_equal_faces_are_one_person(tmp_path: Path) -> None:
+    x = np.tile(unit(np.random.default_rng(0), 1, 32), (700, 1))
+    _, found = cluster(World(x, np.zeros(700, int)), tmp_path)
+    assert found.labels.tolist() == [0]
+    assert found.duplicates == 699
+
+
+def test_one_giant_identity_among_others(tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    world = World(*people(generator, [4000, *[3] * 200], dim=64, noise=0.45))
+    groups, _ = cluster(world, tmp_path)
+    giant = [groups[face] for face, t in zip(world.ids, world.truth, strict=True) if t == 0]
+    values, counts = np.unique(giant, return_counts=True)
+    assert counts.max() >= 3990
+    others = {groups[face] for face, t in zip(world.ids, world.truth, strict=True) if t != 0}
+    assert int(values[counts.argmax()]) not in others
+
+
+def test_a_chain_of_look_alikes_does_not_become_one_person(tmp_path: Path) -> None:
+    angle = np.linspace(0, np.pi * 0.9, 40)
+    x = np.zeros((40, 8), np.float32)
+    x[:, 0], x[:, 1] = np.cos(angle), np.sin(angle)
+    groups, _ = cluster(World(x, np.arange(40)), tmp_path, settings=ClusterSection(threshold=0.7))
+    assert len(set(groups.values())) > 1
+
+
+def test_two_people_who_look_alike_stay_apart(tmp_path: Path) -> None:
+    """Each .93 alike with himself, .55 with the other: above the cut for chance, below what one person reaches."""
+    generator = np.random.default_rng(1)
+    base = unit(generator, 3, 128)
+    one, two = base[0], 0.55 * base[0] + np.sqrt(1 - 0.55**2) * base[1]
+    x = np.concatenate([v + 0.27 * unit(generator, 4, 128) for v in (one, two)])
+    world = World((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), np.repeat([0, 1], 4))
+    assert agree(world, cluster(world, tmp_path, settings=ClusterSection(threshold=0.47))[0])
+
+
+def test_a_doubled_face_id_is_corrupt(crowd: World, tmp_path: Path) -> None:
+    doubled = World(crowd.x, crowd.truth)
+    doubled.ids[5] = doubled.ids[6]
+    with pytest.raises(Corrupt, match="share a face id"):
+        cluster(doubled, tmp_path)
