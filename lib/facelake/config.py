@@ -57,7 +57,7 @@ class RaySection(_Section):
 class SparkSection(_Section):
     """Where cluster runs."""
 
-    master: str = Field("local[*]", description="local[N], spark://host:port, k8s://..., yarn")
+    master: str = Field("local[*,3]", description="local[N] or local[N,attempts], spark://host:port, k8s://..., yarn")
     driver_memory: str = Field("2g", description="JVM heap of the driver")
     partitions: int = Field(0, ge=0, description="0: from the data's size")
     conf: dict[str, str] = Field(default_factory=dict, description="passed to Spark as it is")

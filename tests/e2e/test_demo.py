@@ -200,6 +200,27 @@ def test_verify_finds_a_dangling_identity_and_an_edited_audit(demo_lake: Path) -
     assert {"chain", "audit"} <= checks
 
 
+def test_explain_says_why_together_and_why_apart(demo_lake: Path) -> None:
+    faces = members(demo_lake)
+    identity = {name: [f for f, i in faces.items() if i == name] for name in set(faces.values())}
+    one, two = sorted(name for name in identity if len(identity[name]) > 1)[:2]
+    same = run_json("explain", *identity[one][:2], "--lake", str(demo_lake))
+    assert same["together"]
+    assert same["pair"]["similarity"] > same["calibration"]["edge"]
+    assert same["path"]["weakest"] >= same["pair"]["similarity"] - same["pair"]["discount"] - 1e-6
+    apart = run_json("explain", one, two, "--lake", str(demo_lake))
+    assert not apart["together"]
+    assert not apart["groups"]["joins"]
+    assert apart["groups"]["sizes"] == [len(identity[one]), len(identity[two])]
+    mixed = run_json("explain", identity[one][0], identity[two][0], "--lake", str(demo_lake))
+    assert mixed["groups"] == apart["groups"]
+    assert len(mixed["said"]) == 4
+    assert (
+        "neither a face nor an identity"
+        in run_json("explain", one, "x", "--lake", str(demo_lake), code=2)["error"]["what"]
+    )
+
+
 def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:
     (row,) = run_json("gallery", "list", "--lake", str(demo_lake))["galleries"]
     identities = run_json("gallery", "show", "--lake", str(demo_lake))["identities"]

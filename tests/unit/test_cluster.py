@@ -210,5 +210,5 @@ def test_packed_arrays_come_back_and_damage_is_noticed() -> None:
     body = pack(**arrays)
     back = unpack(body)
     assert all(np.array_equal(back[name], arrays[name]) and back[name].dtype == arrays[name].dtype for name in arrays)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="buffer"):
         unpack(body[:-16])

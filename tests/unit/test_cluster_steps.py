@@ -76,7 +76,9 @@ def cluster(
 
 def agree(world: World, groups: dict[str, int]) -> bool:
     labels = [groups[face] for face in world.ids]
-    return len(set(zip(world.truth.tolist(), labels, strict=True))) == len(set(world.truth.tolist())) == len(set(labels))
+    return (
+        len(set(zip(world.truth.tolist(), labels, strict=True))) == len(set(world.truth.tolist())) == len(set(labels))
+    )
 
 
 @pytest.fixture(scope="module")

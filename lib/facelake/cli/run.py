@@ -202,6 +202,25 @@ def verify(
 
 
 @app.command()
+def explain(
+    first: Annotated[str, typer.Argument(help="a face_id or identity_id")],
+    second: Annotated[str, typer.Argument(help="another one")],
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Say why two faces or identities are together or apart, by the figures of the last clustering."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import reading
+        from facelake.stages.explain import explain as make_explanation
+
+        found = make_explanation(reading(read_config(config, lake)), first, second)
+        for line in found["said"]:
+            terminal.say(line)
+        terminal.result({"ok": True, **found})
+
+
+@app.command()
 def plan(
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,

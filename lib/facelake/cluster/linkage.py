@@ -75,6 +75,11 @@ def inside_similarity(sums: F32, size: I64, level: float) -> F32:
     return np.array([_inside(q, n, level) for q, n in zip(square, size, strict=True)], np.float32)
 
 
+def wanted_ratio(smaller: int, cuts: Calibration) -> float:
+    """How alike two groups must be, relative to inside them, when the smaller one has so many faces."""
+    return float(_wanted(smaller, cuts.ratio, cuts.ratio_single))
+
+
 def settle(vectors: F32, own: I32, start: I64, around: I32, poor: Bool, sums: F32, size: I64, cuts: Calibration) -> I32:
     """New labels of faces that belong elsewhere.
 
@@ -122,6 +127,11 @@ def _inside(square: float, size: int, level: float) -> float:
 
 
 @numba.njit(cache=True)
+def _wanted(smaller: int, ratio: float, ratio_single: float) -> float:
+    return ratio + (ratio_single - ratio) * max(0.0, (_LARGE - smaller) / (_LARGE - 1.0))
+
+
+@numba.njit(cache=True)
 def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
     count, dim = sums.shape
     edge, ratio, ratio_single, level = cuts[0], cuts[1], cuts[2], cuts[3]
@@ -140,9 +150,7 @@ def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
             for d in range(dim):
                 total += sums[i, d] * sums[j, d]
             between = total / (size[i] * size[j])
-            smaller = min(size[i], size[j])
-            share = max(0.0, (_LARGE - smaller) / (_LARGE - 1.0))
-            wanted = ratio + (ratio_single - ratio) * share
+            wanted = _wanted(min(size[i], size[j]), ratio, ratio_single)
             inside = np.sqrt(_inside(square[i], size[i], level) * _inside(square[j], size[j], level))
             if between < edge or between < wanted * inside:
                 continue

@@ -24,6 +24,9 @@ from facelake.stages.context import Context, StageResult, StageRun, digest_of, l
 WORK = "_work/cluster"
 """Where the steps leave what they made, under the lake; vectors are among it, so erasure clears it."""
 
+MEASURES = "measures/cluster"
+"""What explain needs of the last clustering: directions and discounts, no face."""
+
 
 def cluster(context: Context) -> StageResult:
     """Neighbours, edges, groups; replaces the `groups` table. Skipped when faces and settings are unchanged."""
@@ -48,6 +51,7 @@ def cluster(context: Context) -> StageResult:
     found = steps.run()
     context.emit(Notice("cluster", _said(found)))
     counts = _commit(context, steps, found, exchange, total)
+    steps.keep_measures(context.lake.store, MEASURES)
     steps.clear()
     context.emit(StageProgress("cluster", len(STEPS) + 1))
     return run.finish(counts, state)

@@ -98,6 +98,14 @@ class Steps:
         labels = self._step("settle", self._settle)["labels"]
         return self._result(rows_, labels)
 
+    def keep_measures(self, store: ObjectStore, key: str) -> None:
+        """Copy what was measured of the corpus to where it outlives the work store."""
+        if self.work.known:
+            gate = self.work.known.gate
+            directions = self.work.read("nuisance")["directions"]
+            poor = gate.poor.astype(np.uint8)
+            store.write(key, pack(directions=directions, bounds=gate.bounds, inflation=gate.inflation, poor=poor))
+
     def clear(self) -> None:
         """Drop all that the steps left."""
         for item in list(self.store.list("")):
@@ -223,7 +231,9 @@ class Steps:
         self.work.write("cell-centroids", cells=cells)
         self.work = replace(self.work, train_share=min(1.0, _TRAIN_PER_LIST / settings.list_size))
         files = range(len(self.work.source))
-        trained = sorted(key for key, _ in self.exchange.run(files, self.work.train, self.work.make_lists, keys=len(cells)))
+        trained = sorted(
+            key for key, _ in self.exchange.run(files, self.work.train, self.work.make_lists, keys=len(cells))
+        )
         held = [self.work.read(f"lists/{cell}") for cell in trained]
         weight = np.array([int(item["trained"][0]) for item in held], float)
         return self._write_index(cells[trained], [item["lists"] for item in held], weight)

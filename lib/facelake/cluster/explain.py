@@ -1,0 +1,118 @@
+"""Why two faces, or two groups, are together or apart: the figures that clustering decided by."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.gate import Gate
+from facelake.cluster.linkage import inside_similarity, wanted_ratio
+from facelake.contracts import F32, I64
+
+
+@dataclass(frozen=True, slots=True)
+class FacePair:
+    """Two faces."""
+
+    similarity: float
+    """cosine, nuisances taken out"""
+    discount: float
+    """taken off because the faces are poor"""
+    graph_cut: float
+    """similarity less discount from which they are an edge of the graph"""
+    edge: bool
+    poor: tuple[bool, bool]
+    """such a face joins groups but founds none"""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The chain between two faces whose weakest link is strongest."""
+
+    faces: list[int]
+    """positions, both ends included"""
+    weakest: float
+    """discounted cosine of its weakest link"""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPair:
+    """Two groups."""
+
+    sizes: tuple[int, int]
+    between: float
+    """mean cosine of all their pairs"""
+    inside: tuple[float, float]
+    """mean cosine inside each, shrunk towards the corpus's level"""
+    ratio: float
+    """between, relative to inside"""
+    wanted_between: float
+    wanted_ratio: float
+    strongest: float
+    """the best discounted cosine of a pair across; groups without an edge are not compared"""
+
+    @property
+    def joins(self) -> bool:
+        """Whether the figures say that the two are one person."""
+        near = self.strongest >= self.wanted_between and self.between >= self.wanted_between
+        return near and self.ratio >= self.wanted_ratio
+
+
+def face_pair(vectors: F32, quality: F32, gate: Gate, cuts: Calibration) -> FacePair:
+    """Two faces: vectors (2, dim) unit, quality (2,)."""
+    bins = gate.bins(quality)
+    similarity = float(vectors[0] @ vectors[1])
+    discount = float(gate.discount(bins[:1], bins[1:])[0])
+    poor = bool(gate.poor[bins[0]]), bool(gate.poor[bins[1]])
+    edge = similarity - discount >= cuts.graph_cut and not any(poor)
+    return FacePair(similarity, discount, cuts.graph_cut, edge, poor)
+
+
+def widest_path(vectors: F32, quality: F32, gate: Gate, first: int, last: int) -> Path:
+    """The path between two of some faces, vectors (n, dim), whose weakest link is strongest: along a maximum
+    spanning tree (Prim), so no threshold is needed."""
+    value = discounted(vectors, quality, gate)
+    n = len(vectors)
+    best, parent, done = np.full(n, -np.inf), np.full(n, -1), np.zeros(n, bool)
+    best[first] = np.inf
+    for _ in range(n):
+        at = int(np.argmax(np.where(done, -np.inf, best)))
+        done[at] = True
+        if at == last:
+            break
+        nearer = ~done & (value[at] > best)
+        best[nearer], parent[nearer] = value[at][nearer], at
+    faces = [last]
+    while faces[-1] != first:
+        faces.append(int(parent[faces[-1]]))
+    links = [float(value[a, b]) for a, b in zip(faces[1:], faces[:-1], strict=True)]
+    return Path(faces[::-1], min(links, default=1.0))
+
+
+def discounted(vectors: F32, quality: F32, gate: Gate) -> F32:
+    """Cosines (n, n) of all pairs, less their discounts."""
+    bins = gate.bins(quality)
+    off = gate.discount(np.repeat(bins, len(bins)), np.tile(bins, len(bins)))
+    return np.asarray(vectors @ vectors.T - off.reshape(len(bins), len(bins)), np.float32)
+
+
+def group_pair(vectors: F32, quality: F32, second: I64, gate: Gate, cuts: Calibration) -> GroupPair:
+    """Two groups: vectors (n, dim) of both, second (n,) 0 for the one and 1 for the other."""
+    a, b = second == 0, second == 1
+    sums = np.stack([vectors[a].sum(0), vectors[b].sum(0)]).astype(np.float32)
+    size = np.array([a.sum(), b.sum()], np.int64)
+    between = float(sums[0] @ sums[1]) / float(size[0] * size[1])
+    inside = inside_similarity(sums, size, cuts.level)
+    ratio = between / float(np.sqrt(inside[0] * inside[1]))
+    strongest = float(discounted(vectors, quality, gate)[np.ix_(a, b)].max())
+    wanted = wanted_ratio(int(size.min()), cuts)
+    sizes, both = (int(size[0]), int(size[1])), (float(inside[0]), float(inside[1]))
+    return GroupPair(sizes, between, both, ratio, cuts.edge, wanted, strongest)
+
+
+def as_dict(item: FacePair | Path | GroupPair) -> dict[str, Any]:
+    """For JSON."""
+    return asdict(item) | ({"joins": item.joins} if isinstance(item, GroupPair) else {})

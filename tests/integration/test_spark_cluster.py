@@ -1,0 +1,82 @@
+"""Clustering on Spark: whatever the partitions, the order of the input, and tasks that die."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facelake.config import ClusterSection, SparkSection
+from facelake.engines.exchange import Block
+from facelake.engines.spark_cluster import SparkExchange, start_spark
+from facelake.errors import Corrupt
+from tests.unit.test_cluster import people
+from tests.unit.test_cluster_steps import World, agree, by_id, cluster, steps_of
+
+SETTINGS = ClusterSection(exact_below=500, list_size=40, deep_cells=2)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[object]:
+    spark = start_spark(SparkSection(master="local[2,3]"))
+    yield spark
+    spark.stop()
+
+
+@pytest.fixture(scope="module")
+def crowd() -> World:
+    generator = np.random.default_rng(5)
+    return World(*people(generator, generator.integers(1, 40, 150).tolist(), dim=64, noise=0.55))
+
+
+def test_partitions_order_and_engine_do_not_matter(session: object, crowd: World, tmp_path: Path) -> None:
+    wanted, _ = cluster(crowd, tmp_path / "local", settings=SETTINGS)
+    assert agree(crowd, wanted)
+    for number, (partitions, files, seed) in enumerate([(2, 3, None), (8, 1, 4), (64, 7, 9)]):
+        place = tmp_path / f"spark-{number}"
+        paths = crowd.write(place / "faces", files, seed)
+        exchange = SparkExchange(session, partitions)  # type: ignore[arg-type]
+        found = steps_of(paths, place / "work", 64, SETTINGS, exchange).run()
+        assert by_id(paths, found) == wanted
+
+
+def test_a_worker_killed_in_every_exchange_is_done_again(session: object, tmp_path: Path) -> None:
+    def once(name: str) -> None:
+        try:
+            (tmp_path / name).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def emit(item: int) -> Iterator[Block]:
+        yield from ((key, bytes([item])) for key in range(3))
+        if item == 2:
+            once("emit")
+
+    def gather(key: int, blocks: list[bytes]) -> Iterator[Block]:
+        if key == 1:
+            once("gather")
+        yield key % 2, bytes(sorted(b for block in blocks for b in bytes(block)))
+
+    def count(key: int, blocks: list[bytes]) -> Iterator[Block]:
+        if key == 1:
+            once("count")
+        yield key, b"".join(sorted(bytes(block) for block in blocks))
+
+    found = SparkExchange(session, 4).run(range(5), emit, gather, count)  # type: ignore[arg-type]
+    five = bytes(range(5))
+    assert {key: bytes(body) for key, body in found} == {0: five * 2, 1: five}
+    assert {path.name for path in tmp_path.iterdir()} == {"emit", "gather", "count"}
+
+
+def test_what_a_task_says_reaches_the_driver(session: object) -> None:
+    def fail(item: int) -> Iterator[Block]:
+        raise Corrupt("a data file is damaged", where="faces/x", next_step="restore it")
+        yield item, b""
+
+    with pytest.raises(Corrupt, match="a data file is damaged"):
+        SparkExchange(session).run(range(1), fail)  # type: ignore[arg-type]
