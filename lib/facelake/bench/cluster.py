@@ -50,13 +50,13 @@ def cluster_files(
     dim, total = _check(paths, folder)
     place = work or tempfile.mkdtemp(prefix="facelake-cluster-")
     emit(StageStarted("bench", len(STEPS), "steps"))
-    done: list[str] = []
+    memory = PeakMemory()
+    peaks: dict[str, int] = {}
 
     def say(step: str, figures: dict[str, Any]) -> None:
-        done.append(step)
-        emit(StageProgress("bench", len(done), figures))
+        peaks[step] = memory.lap()
+        emit(StageProgress("bench", len(peaks), figures))
 
-    memory = PeakMemory()
     with memory:
         session = spark_cluster.start_spark(config.spark)
         started = time.monotonic() - began
@@ -74,8 +74,23 @@ def cluster_files(
     figures["set_aside"] = {name: count for name, count in found.states.items() if count and name != "sound"}
     figures |= {"duplicates": found.duplicates, "dim": dim}
     figures["identities"] += sum(figures["set_aside"].values())
-    figures |= {"seconds": round(seconds, 1), "spark_start_s": round(started, 1), "steps": found.figures}
-    return figures | {"peak_bytes_all_processes": memory.peak_bytes} | found.manifest
+    figures |= {"seconds": round(seconds, 1), "spark_start_s": round(started, 1)}
+    figures["steps"] = {step: found.figures[step] | {"peak_bytes": peaks.get(step, 0)} for step in found.figures}
+    figures |= {"edges": found.edges, "peak_bytes_all_processes": memory.peak_bytes} | _rates(found, dim)
+    return figures | found.manifest
+
+
+def _rates(found: Clustered, dim: int) -> dict[str, float]:
+    """The join's arithmetic per second, shuffles and all, against what one product of two matrices reaches here."""
+    if "join" not in found.figures:
+        return {}
+    side = np.ones((3000, 3000), np.float32)
+    began = time.monotonic()
+    for _ in range(4):
+        side @ side
+    peak = 4 * 2 * 3000**3 / (time.monotonic() - began) / 1e9
+    rate = 2 * found.compared * dim / found.figures["join"]["seconds"] / 1e9
+    return {"join_gflops": round(rate, 1), "sgemm_gflops": round(peak, 1)}
 
 
 def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, session: Any, say: Any) -> Steps:

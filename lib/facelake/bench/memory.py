@@ -12,7 +12,7 @@ class PeakMemory:
     """Samples the sum of proportional set sizes (shared pages counted once) twice a second."""
 
     def __init__(self, every_s: float = 0.5) -> None:
-        self.peak_bytes = 0
+        self.peak_bytes = self._lap = 0
         self._every_s, self._stop = every_s, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -28,7 +28,13 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every_s):
-            self.peak_bytes = max(self.peak_bytes, sum(_pss(pid) for pid in _family(os.getpid())))
+            now = sum(_pss(pid) for pid in _family(os.getpid()))
+            self.peak_bytes, self._lap = max(self.peak_bytes, now), max(self._lap, now)
+
+    def lap(self) -> int:
+        """The peak since the last call."""
+        peak, self._lap = self._lap, 0
+        return peak
 
 
 def _family(root: int) -> list[int]:

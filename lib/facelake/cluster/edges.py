@@ -91,12 +91,6 @@ def mirrored(found: Found) -> tuple[I32, I32, F16]:
     return found.near.index, found.sources(), found.near.cosine
 
 
-def select(pairs: tuple[I32, I32, F16], keep: Bool) -> tuple[I32, I32, F16]:
-    """Some of the pairs."""
-    a, b, cosine = pairs
-    return a[keep], b[keep], cosine[keep]
-
-
 def ordered(a: I32, b: I32, cosine: F16) -> tuple[I32, I32, F16]:
     """The pairs by (a, b): the same whatever order they came in."""
     order = np.lexsort((b, a))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -92,10 +93,7 @@ def vector_keys(found: F32) -> I64:
     pad = -half.shape[1] % 4
     if pad:
         half = np.pad(half, ((0, 0), (0, pad)))
-    words, out = np.ascontiguousarray(half).view(np.uint64), np.zeros(len(half), np.uint64)
-    for word in range(words.shape[1]):
-        out = mix(out ^ words[:, word], word)
-    return out.view(np.int64)
+    return np.asarray(_hash_rows(np.ascontiguousarray(half).view(np.uint64)), np.uint64).view(np.int64)
 
 
 def mix(values: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.uint64]:
@@ -112,6 +110,21 @@ def chosen(values: npt.NDArray[np.integer], seed: int, share: float) -> npt.NDAr
     if share >= 1:
         return np.ones(len(values), bool)
     return np.asarray(mix(values, seed) < np.uint64(share * 2**64), bool)
+
+
+@numba.njit(cache=True, nogil=True)
+def _hash_rows(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64 over the words of each row, see mix."""
+    out = np.zeros(len(words), np.uint64)
+    for i in range(len(words)):
+        x = np.uint64(0)
+        for word in range(words.shape[1]):
+            x = (x ^ words[i, word]) + np.uint64(0x9E3779B97F4A7C15)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x = x ^ (x >> np.uint64(31))
+        out[i] = x
+    return out
 
 
 def _normalise(raw: F32, state: U8) -> F32:

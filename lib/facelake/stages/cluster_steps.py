@@ -64,6 +64,10 @@ class Clustered:
     """numbers that were derived, with their evidence"""
     figures: dict[str, dict[str, float]]
     """per step: seconds, the driver's peak memory"""
+    edges: int
+    """of the graph, both directions"""
+    compared: int
+    """pairs whose similarity the join computed"""
 
 
 @dataclass(slots=True)
@@ -266,7 +270,10 @@ class Steps:
         there[[int(item.key.rpartition("/")[2]) for item in self.store.list("cells/")]] = 1
         work.write("sizes", cell=there)
         held = [unpack(body) for _, body in seen]
-        return {name: np.sum([item[name] for item in held], axis=0) for name in ("every", "best")}
+        pairs = sum(int(work.read(item.key)["pairs"][0]) for item in self.store.list("compared/"))
+        return {name: np.sum([item[name] for item in held], axis=0) for name in ("every", "best")} | {
+            "pairs": np.array([pairs])
+        }
 
     def _deep(self) -> dict[str, np.ndarray]:
         self._fresh("deep")
@@ -383,7 +390,9 @@ class Steps:
         manifest = dict(self.notes)
         if self.work.known:
             manifest["calibration"] = self.work.known.cuts.manifest()
-        return Clustered(number, labels, states, sound - len(labels), manifest, self.figures)
+        edges = int(self._done("local")["edges"][0]) if len(labels) else 0
+        compared = int(self._done("join")["pairs"][0]) if len(labels) else 0
+        return Clustered(number, labels, states, sound - len(labels), manifest, self.figures, edges, compared)
 
 
 class _Stored:

@@ -6,11 +6,12 @@ at home in a cell), `found|edges|reverse|graph|local/<part>` (parts are runs of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
+import pyarrow as pa
 
 from facelake.cluster import rows
 from facelake.cluster.calibrate import Similarities
@@ -22,17 +23,26 @@ from facelake.cluster.edges import (
     lonely,
     mirrored,
     ordered,
-    select,
     starts_of,
 )
 from facelake.cluster.linkage import add_sums, settle
 from facelake.cluster.lists import Index, lists_of, nearest
 from facelake.cluster.mapequation import map_equation
-from facelake.cluster.neighbours import Found, Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
+from facelake.cluster.neighbours import (
+    Found,
+    Neighbours,
+    Ragged,
+    Search,
+    compared_pairs,
+    exact_join,
+    fold_queries,
+    join_lists,
+    union,
+)
 from facelake.cluster.nuisance import without
 from facelake.cluster.wire import pack, unpack
 from facelake.config import S3Section
-from facelake.contracts import F16, F32, I32
+from facelake.contracts import F16, F32, I32, Bool
 from facelake.engines.exchange import Block
 from facelake.lake.store import ObjectStore, open_store
 from facelake.stages.cluster_source import Source
@@ -102,15 +112,18 @@ class Work:
     def _part_of_cell(self) -> I32:
         return self.shared("index")["part_of_cell"]
 
-    def _faces(self, item: int) -> Iterator[tuple[I32, F32]]:
-        """Numbers and unit vectors of a file's faces that take part, as they came."""
+    def _faces(self, item: int, wanted: Callable[[I32], Bool] | None = None) -> Iterator[tuple[I32, F32]]:
+        """Numbers and unit vectors of a file's faces that take part (and are wanted), as they came."""
         numbers, first = self.read(f"rows/{item}")["number"], 0
         for batch in self.source.batches(item, ["embedding"]):
             mine = numbers[first : first + batch.num_rows]
             first += batch.num_rows
-            wanted = np.flatnonzero(mine >= 0)
-            vectors, _ = rows.vectors(batch.column(0), self.dim)
-            yield mine[wanted], vectors[wanted]
+            take = mine >= 0
+            if wanted:
+                take[take] = wanted(mine[take])
+            column = batch.column(0) if take.all() else batch.column(0).filter(pa.array(take))
+            vectors, _ = rows.vectors(column, self.dim)
+            yield mine[take], vectors
 
     # ---- scan: what the driver must know of each row
 
@@ -134,10 +147,9 @@ class Work:
         """Write the vectors of the chosen faces of a file."""
         chosen = self.shared("sample-faces")["chosen"]
         faces, vectors = [], []
-        for numbers, found in self._faces(item):
-            take = chosen[numbers] > 0
-            faces.append(numbers[take])
-            vectors.append(found[take].astype(np.float16))
+        for numbers, found in self._faces(item, lambda mine: chosen[mine] > 0):
+            faces.append(numbers)
+            vectors.append(found.astype(np.float16))
         if faces:
             self.write(f"sample/{item}", faces=np.concatenate(faces), vectors=np.concatenate(vectors))
             yield item, b""
@@ -147,10 +159,9 @@ class Work:
     def train(self, item: int) -> Iterator[Block]:
         """A share of the faces to their nearest cell."""
         cells = self.shared("cell-centroids")["cells"]
-        for numbers, found in self._faces(item):
-            take = rows.chosen(numbers, self.search.seed, self.train_share)
-            vectors = self._project(found[take])
-            yield from _by(nearest(vectors, cells, 1)[:, 0], faces=numbers[take], vectors=vectors.astype(np.float16))
+        for numbers, found in self._faces(item, lambda mine: rows.chosen(mine, self.search.seed, self.train_share)):
+            vectors = self._project(found)
+            yield from _by(nearest(vectors, cells, 1)[:, 0], faces=numbers, vectors=vectors.astype(np.float16))
 
     def make_lists(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
         """The lists of one cell."""
@@ -185,12 +196,14 @@ class Work:
         here = home == cell
         self.write(f"cells/{cell}", faces=faces[here], vectors=held["vectors"][here])
         if self.faces <= self.search.exact_below:
-            found = exact_join(vectors, self.search.k, self.search.floor)
+            found, pairs = exact_join(vectors, self.search.k, self.search.floor), len(vectors) ** 2
         else:
             first, last = index.first[cell], index.first[cell + 1]
             row, column = np.nonzero((lists >= first) & (lists < last))
             local = (lists[row, column] - first).astype(np.int32)
             found = join_lists(vectors, row.astype(np.int32), local, index.lists[first:last], self.search)
+            pairs = compared_pairs(local, self.search)
+        self.write(f"compared/{cell}", pairs=np.array([pairs]))
         part = self._part_of_cell()[home]
         ragged = found.ragged()
         yield from _found_by(part, faces, Ragged(ragged.start, faces[ragged.index], ragged.cosine), part[ragged.index])
@@ -239,9 +252,7 @@ class Work:
         found, near_part = _united([_pack_found(found.faces, found.near, near_part), *blocks], self.search.k)
         _write_found(self, f"edges/{part}", found, near_part)
         yield part, pack(**_pairs(*_NO_MIRROR))
-        pairs = mirrored(found)
-        for other in np.unique(near_part):
-            yield int(other), pack(**_pairs(*select(pairs, near_part == other)))
+        yield from _by(near_part, **_pairs(*mirrored(found)))
 
     def mirror(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
         """Keep the pairs of a part's faces as others see them."""
@@ -394,11 +405,15 @@ def _pack_found(faces: I32, near: Ragged, near_part: np.ndarray) -> bytes:
 
 def _found_by(key: np.ndarray, faces: I32, near: Ragged, near_part: np.ndarray) -> Iterator[Block]:
     """Faces with their neighbours, packed by key."""
-    for one in np.unique(key):
-        mine = key == one
-        pairs = np.repeat(mine, np.diff(near.start))
-        ragged = Ragged(starts_of(np.diff(near.start)[mine]), near.index[pairs], near.cosine[pairs])
-        yield int(one), _pack_found(faces[mine], ragged, near_part[pairs])
+    counts = np.diff(near.start)
+    order, pairs = np.argsort(key, kind="stable"), np.argsort(np.repeat(key, counts), kind="stable")
+    keys, first = np.unique(key[order], return_index=True)
+    ends = np.append(first, len(order))
+    at = starts_of(counts[order])
+    for one, begin, end in zip(keys, ends[:-1], ends[1:], strict=True):
+        mine, theirs = order[begin:end], pairs[at[begin] : at[end]]
+        ragged = Ragged(starts_of(counts[mine]), near.index[theirs], near.cosine[theirs])
+        yield int(one), _pack_found(faces[mine], ragged, near_part[theirs])
 
 
 def _unpack_found(held: dict[str, np.ndarray]) -> tuple[Found, np.ndarray]:
