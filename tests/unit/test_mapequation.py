@@ -164,9 +164,11 @@ def test_joins_answer_for_all_their_pairs() -> None:
     low, high = np.minimum(halves[a], halves[b])[across], np.maximum(halves[a], halves[b])[across]
     pairs = Pairs.of(low, high, np.einsum("ij,ij->i", x[a], x[b])[across])
     size = np.bincount(halves).astype(np.int64)
-    joined = join_groups(sums_of(x, halves), size.copy(), pairs, CUTS)
+    sums = sums_of(x, halves)
+    joined, root = join_groups(sums, size.copy(), pairs, CUTS)
+    np.testing.assert_allclose(sums[root], sums_of(x, truth), atol=1e-4)
     np.testing.assert_array_equal(canonical(joined[halves]), truth)
-    kept = join_groups(sums_of(x, halves), size.copy(), pairs, replace(CUTS, edge=0.99))
+    kept, _ = join_groups(sums_of(x, halves), size.copy(), pairs, replace(CUTS, edge=0.99))
     np.testing.assert_array_equal(kept, np.arange(60))
     np.testing.assert_allclose(sums_of(x, truth)[3], x[truth == 3].sum(0), atol=1e-5)
 

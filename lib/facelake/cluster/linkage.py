@@ -48,7 +48,7 @@ class Pairs:
         return cls(low[first], high[first], cosine[first])
 
 
-def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> I32:
+def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> tuple[I32, I32]:
     """Join groups along pairs, best first.
 
     Args:
@@ -56,12 +56,15 @@ def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> I32:
         size: (groups,) faces of each.
 
     Returns:
-        (groups,) canonical number of the group that each is part of.
+        (groups,) canonical number of the joined group that each is part of, and (joined,) the row of `sums` that now
+        holds the sum of each.
     """
     order = np.lexsort((pairs.high, pairs.low, -pairs.cosine))
     numbers = np.array([cuts.edge, cuts.ratio, cuts.ratio_single, cuts.level])
     parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], numbers)
-    return canonical(parent)
+    root = np.flatnonzero(parent == np.arange(len(parent))).astype(np.int32)
+    number = canonical(parent)
+    return number, root[np.argsort(number[root], kind="stable")]
 
 
 def add_sums(vectors: F32, labels: I32, sums: F32) -> None:

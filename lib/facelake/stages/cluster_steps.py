@@ -32,6 +32,7 @@ from facelake.cluster.labels import canonical
 from facelake.cluster.linkage import Pairs, join_groups
 from facelake.cluster.lists import cells_of
 from facelake.cluster.mapequation import Block, map_equation
+from facelake.cluster.modes import connected, mode_pairs
 from facelake.cluster.neighbours import Search
 from facelake.cluster.nuisance import nuisance_directions, without
 from facelake.cluster.wire import pack, unpack
@@ -323,12 +324,26 @@ class Steps:
         by_row = np.empty(len(wanted), np.int32)
         by_row[row[wanted]] = wanted
         at = Pairs(row[pairs.low], row[pairs.high], pairs.cosine)
-        number = join_groups(sums, size[by_row], at, known.cuts)
+        number, root = join_groups(sums, size[by_row], at, known.cuts)
+        faces = np.bincount(number, size[by_row], len(root)).astype(np.int64)
+        number = self._with_modes(sums[root], faces, at, number)
         lowest = np.full(len(wanted), np.iinfo(np.int32).max, np.int32)
         np.minimum.at(lowest, number, by_row)
         out = np.arange(len(size), dtype=np.int32)
         out[by_row] = lowest[number]
         return out
+
+    def _with_modes(self, sums: F32, faces: I64, pairs: Pairs, number: I32) -> I32:
+        """Groups joined further where two are modes of one person; sums and faces are those of joined groups."""
+        known = self.work.known
+        assert known is not None
+        low, high = number[pairs.low], number[pairs.high]
+        across = low != high
+        low, high = np.minimum(low, high)[across], np.maximum(low, high)[across]
+        open_ = Pairs.of(low, high, pairs.cosine[across])
+        a, b, said = mode_pairs(sums, faces, open_, known.cuts, self.settings.seed)
+        self.notes["modes"] = said
+        return connected(len(faces), a, b)[number]
 
     def _settle(self) -> dict[str, np.ndarray]:
         held = self._done("groups")
