@@ -21,8 +21,9 @@ from facelake.engines import spark_cluster
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
 from facelake.lake.store import open_store
+from facelake.stages.cluster_result import Clustered
 from facelake.stages.cluster_source import LocalFiles
-from facelake.stages.cluster_steps import STEPS, Clustered, Steps
+from facelake.stages.cluster_steps import STEPS, Steps
 from facelake.stages.cluster_tasks import Work
 from facelake.stages.context import digest_of
 

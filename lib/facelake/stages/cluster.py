@@ -16,8 +16,9 @@ from facelake.engines.exchange import Block, Exchange
 from facelake.events import Notice, StageProgress
 from facelake.lake.store import open_store
 from facelake.lake.tables import plain, stage
+from facelake.stages.cluster_result import Clustered
 from facelake.stages.cluster_source import TableFiles
-from facelake.stages.cluster_steps import STEPS, Clustered, Steps
+from facelake.stages.cluster_steps import STEPS, Steps
 from facelake.stages.cluster_tasks import Work
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
 

@@ -31,7 +31,7 @@ from facelake.cluster.gate import Gate, bin_bounds, make_gate, poor_bins
 from facelake.cluster.labels import canonical
 from facelake.cluster.linkage import Pairs, join_groups
 from facelake.cluster.lists import cells_of
-from facelake.cluster.mapequation import Block, map_equation
+from facelake.cluster.mapequation import map_equation
 from facelake.cluster.modes import connected, mode_pairs
 from facelake.cluster.neighbours import Search
 from facelake.cluster.nuisance import nuisance_directions, without
@@ -41,6 +41,7 @@ from facelake.contracts import F32, I32, I64, U8
 from facelake.engines.exchange import Exchange
 from facelake.errors import Corrupt
 from facelake.lake.store import ObjectStore
+from facelake.stages.cluster_result import Clustered, StoredGraph, number_rows
 from facelake.stages.cluster_tasks import CHUNK, Work
 
 STEPS = ("scan", "sample", "index", "join", "deep", "local", "groups", "link", "settle")
@@ -48,27 +49,6 @@ _SAMPLE = 100_000
 _TRAIN_PER_LIST = 20
 _FACES_PER_PART, _LEAST_PARTS = 100_000, 8
 Say = Callable[[str, dict[str, Any]], None]
-
-
-@dataclass(slots=True)
-class Clustered:
-    """What clustering found."""
-
-    number: list[I32]
-    """per input file, per row: the face's number, that of its exact duplicate, or -1 for a vector that is not sound"""
-    labels: I32
-    """(faces,) canonical group of each numbered face"""
-    states: dict[str, int]
-    """rows by the state of their vector"""
-    duplicates: int
-    manifest: dict[str, Any]
-    """numbers that were derived, with their evidence"""
-    figures: dict[str, dict[str, float]]
-    """per step: seconds, the driver's peak memory"""
-    edges: int
-    """of the graph, both directions"""
-    compared: int
-    """pairs whose similarity the join computed"""
 
 
 @dataclass(slots=True)
@@ -170,7 +150,7 @@ class Steps:
         content = np.concatenate([scan["content"] for scan in scans]) if scans else keys
         state = np.concatenate([scan["state"] for scan in scans]) if scans else np.zeros(0, np.uint8)
         quality = np.concatenate([scan["quality"] for scan in scans]) if scans else np.zeros(0, np.float32)
-        number, first = _number(order, content, state)
+        number, first = number_rows(order, content, state)
         ends = np.cumsum(lengths)[:-1]
         for item, (mine, leads) in enumerate(zip(np.split(number, ends), np.split(first, ends), strict=True)):
             self.work.write(f"rows/{item}", number=np.where(leads, mine, -1).astype(np.int32), group=mine)
@@ -298,7 +278,7 @@ class Steps:
             labels[held["faces"]] = held["labels"] + count
             part_of_face[held["faces"]] = part
             count += int(held["labels"].max(initial=-1)) + 1
-        labels = map_equation(faces, _Stored(self.work, len(self._parts())), self.settings.seed, initial=labels)
+        labels = map_equation(faces, StoredGraph(self.work, len(self._parts())), self.settings.seed, initial=labels)
         return {"labels": labels, "part": part_of_face}
 
     def _link(self) -> dict[str, np.ndarray]:
@@ -408,33 +388,6 @@ class Steps:
         edges = int(self._done("local")["edges"][0]) if len(labels) else 0
         compared = int(self._done("join")["pairs"][0]) if len(labels) else 0
         return Clustered(number, labels, states, sound - len(labels), manifest, self.figures, edges, compared)
-
-
-class _Stored:
-    """The graph's blocks in the work store."""
-
-    def __init__(self, work: Work, parts: int) -> None:
-        self._work, self._parts = work, parts
-
-    def __len__(self) -> int:
-        return self._parts
-
-    def __getitem__(self, at: int, /) -> Block:
-        held = self._work.read(f"graph/{at}")
-        return Block(held["nodes"], held["start"], held["target"], held["weight"])
-
-
-def _number(order: I64, content: I64, state: U8) -> tuple[I32, np.ndarray]:
-    """A number (n,) per row in the order of keys, equal for exact duplicates, -1 if not sound; and who came first."""
-    sound = order[state[order] == rows.State.SOUND]
-    _, first, inverse = np.unique(content[sound], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int32)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first), dtype=np.int32)
-    number = np.full(len(order), -1, np.int32)
-    number[sound] = rank[inverse]
-    leader = np.zeros(len(order), bool)
-    leader[sound[first]] = True
-    return number, leader
 
 
 def _numbers(cuts: Calibration) -> dict[str, Any]:

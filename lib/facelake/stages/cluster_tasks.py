@@ -23,21 +23,18 @@ from facelake.cluster.edges import (
     lonely,
     mirrored,
     ordered,
-    starts_of,
 )
 from facelake.cluster.linkage import add_sums, settle
 from facelake.cluster.lists import Index, lists_of, nearest
 from facelake.cluster.mapequation import map_equation
 from facelake.cluster.neighbours import (
     Found,
-    Neighbours,
     Ragged,
     Search,
     compared_pairs,
     exact_join,
     fold_queries,
     join_lists,
-    union,
 )
 from facelake.cluster.nuisance import without
 from facelake.cluster.wire import pack, unpack
@@ -45,6 +42,18 @@ from facelake.config import S3Section
 from facelake.contracts import F16, F32, I32, Bool
 from facelake.engines.exchange import Block
 from facelake.lake.store import ObjectStore, open_store
+from facelake.stages.cluster_blocks import (
+    NO_MIRROR,
+    NO_PAIRS,
+    NO_PARTS,
+    by_key,
+    found_by,
+    gather,
+    pack_found,
+    pairs_of,
+    united,
+    unpack_found,
+)
 from facelake.stages.cluster_source import Source
 
 CHUNK = 4096  # groups per file of sums
@@ -161,11 +170,11 @@ class Work:
         cells = self.shared("cell-centroids")["cells"]
         for numbers, found in self._faces(item, lambda mine: rows.chosen(mine, self.search.seed, self.train_share)):
             vectors = self._project(found)
-            yield from _by(nearest(vectors, cells, 1)[:, 0], faces=numbers, vectors=vectors.astype(np.float16))
+            yield from by_key(nearest(vectors, cells, 1)[:, 0], faces=numbers, vectors=vectors.astype(np.float16))
 
     def make_lists(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
         """The lists of one cell."""
-        held = _gather(blocks)
+        held = gather(blocks)
         count = max(1, round(len(held["faces"]) / self.train_share / self.search.list_size))
         lists = lists_of(held["vectors"].astype(np.float32), count, self.search.seed + cell)
         self.write(f"lists/{cell}", lists=lists, trained=np.array([len(held["faces"])]))
@@ -186,11 +195,11 @@ class Work:
             new = np.ones_like(by_cell, bool)
             new[:, 1:] = by_cell[:, 1:] != by_cell[:, :-1]
             row, column = np.nonzero(new & (by_cell >= 0))
-            yield from _by(by_cell[row, column], faces=numbers[row], lists=lists[row], vectors=half[row])
+            yield from by_key(by_cell[row, column], faces=numbers[row], lists=lists[row], vectors=half[row])
 
     def join(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
         """Neighbours of the faces in a cell's lists, to the parts where the faces are at home."""
-        held, index = _gather(blocks), self._index()
+        held, index = gather(blocks), self._index()
         faces, lists, vectors = held["faces"], held["lists"], held["vectors"].astype(np.float32)
         home = (np.searchsorted(index.first, lists[:, 0], side="right") - 1).astype(np.int32)
         here = home == cell
@@ -206,11 +215,11 @@ class Work:
         self.write(f"compared/{cell}", pairs=np.array([pairs]))
         part = self._part_of_cell()[home]
         ragged = found.ragged()
-        yield from _found_by(part, faces, Ragged(ragged.start, faces[ragged.index], ragged.cosine), part[ragged.index])
+        yield from found_by(part, faces, Ragged(ragged.start, faces[ragged.index], ragged.cosine), part[ragged.index])
 
     def unite(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
         """The best neighbours of each face of a part, from all its cells."""
-        found, near_part = _united(blocks, self.search.k)
+        found, near_part = united(blocks, self.search.k)
         _write_found(self, f"found/{part}", found, near_part)
         seen = Similarities.of(found.near)
         yield part, pack(every=seen.every, best=seen.best)
@@ -230,35 +239,35 @@ class Work:
         cells = nearest(half.astype(np.float32), self._index().cells, self.deep_cells)
         row = np.repeat(np.arange(len(half)), cells.shape[1])
         asked = np.full(len(row), part, np.int32)
-        yield from _by(cells.ravel(), faces=found.faces[alone][row], vectors=half[row], part=asked)
+        yield from by_key(cells.ravel(), faces=found.faces[alone][row], vectors=half[row], part=asked)
 
     def answer(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
         """The neighbours of asking faces among all faces at home in a cell."""
         parts = sorted({int(p) for block in blocks for p in unpack(block)["part"]})
         asking = [block for block in blocks if len(unpack(block)["faces"])]
         for part in parts:
-            yield part, _pack_found(np.zeros(0, np.int32), Ragged(np.zeros(1, np.int64), *_NO_PAIRS), _NO_PARTS)
+            yield part, pack_found(np.zeros(0, np.int32), Ragged(np.zeros(1, np.int64), *NO_PAIRS), NO_PARTS)
         if not asking or not self._has(cell):
             return
-        held, home = _gather(asking), self.read(f"cells/{cell}")
+        held, home = gather(asking), self.read(f"cells/{cell}")
         floor = self._known().cuts.deep_floor
         found = fold_queries(held["faces"], held["vectors"], home["faces"], home["vectors"], self.search.k, floor)
         here = np.full(len(found.near.index), self._part_of_cell()[cell], np.uint16)
-        yield from _found_by(held["part"], found.faces, found.near, here)
+        yield from found_by(held["part"], found.faces, found.near, here)
 
     def merge(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
         """The final neighbours of a part's faces; each pair also to the part of its other side."""
         found, near_part = _read_found(self, f"found/{part}")
-        found, near_part = _united([_pack_found(found.faces, found.near, near_part), *blocks], self.search.k)
+        found, near_part = united([pack_found(found.faces, found.near, near_part), *blocks], self.search.k)
         _write_found(self, f"edges/{part}", found, near_part)
-        yield part, pack(**_pairs(*_NO_MIRROR))
-        yield from _by(near_part, **_pairs(*mirrored(found)))
+        yield part, pack(**pairs_of(*NO_MIRROR))
+        yield from by_key(near_part, **pairs_of(*mirrored(found)))
 
     def mirror(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
         """Keep the pairs of a part's faces as others see them."""
         held = [unpack(block) for block in blocks]
         columns = (np.concatenate([item[name] for item in held]) for name in ("here", "other", "cosine"))
-        self.write(f"reverse/{part}", **_pairs(*ordered(*columns)))
+        self.write(f"reverse/{part}", **pairs_of(*ordered(*columns)))
         yield part, b""
 
     # ---- groups
@@ -292,7 +301,7 @@ class Work:
             place = np.where(mine >= 0, np.searchsorted(wanted, mine), -1).astype(np.int32)
             add_sums(vectors[start : start + _ROWS].astype(np.float32), place, sums)
         asked = np.full(len(wanted), part, np.int32)
-        yield from _by(wanted // CHUNK, rows=wanted.astype(np.int32), sums=sums, part=asked)
+        yield from by_key(wanted // CHUNK, rows=wanted.astype(np.int32), sums=sums, part=asked)
 
     def total(self, chunk: int, blocks: list[bytes]) -> Iterator[Block]:
         """The sums of one chunk of groups, added in the order of the parts."""
@@ -373,72 +382,9 @@ class Work:
         return out
 
 
-_NO_PAIRS = np.zeros(0, np.int32), np.zeros(0, np.float16)
-_NO_PARTS = np.zeros(0, np.uint16)
-_NO_MIRROR = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float16)
-
-
-def _by(key: np.ndarray, **columns: np.ndarray) -> Iterator[Block]:
-    """Rows of columns of one length, packed by key."""
-    if not len(key):
-        return
-    order = np.argsort(key, kind="stable")
-    keys, starts = np.unique(key[order], return_index=True)
-    for one, rows_ in zip(keys, np.split(order, starts[1:]), strict=True):
-        yield int(one), pack(**{name: column[rows_] for name, column in columns.items()})
-
-
-def _gather(blocks: list[bytes]) -> dict[str, np.ndarray]:
-    """The rows of all blocks, ordered by face, so that it does not matter how they came."""
-    held = [unpack(block) for block in blocks]
-    faces = np.concatenate([item["faces"] for item in held])
-    order = np.argsort(faces, kind="stable")
-    names = [name for name in held[0] if name != "faces"]
-    return {"faces": faces[order]} | {name: np.concatenate([item[name] for item in held])[order] for name in names}
-
-
-def _pack_found(faces: I32, near: Ragged, near_part: np.ndarray) -> bytes:
-    counts = np.diff(near.start).astype(np.uint16)
-    parts = near_part.astype(np.uint16)
-    return pack(faces=faces, counts=counts, index=near.index, cosine=near.cosine, part=parts)
-
-
-def _found_by(key: np.ndarray, faces: I32, near: Ragged, near_part: np.ndarray) -> Iterator[Block]:
-    """Faces with their neighbours, packed by key."""
-    counts = np.diff(near.start)
-    order, pairs = np.argsort(key, kind="stable"), np.argsort(np.repeat(key, counts), kind="stable")
-    keys, first = np.unique(key[order], return_index=True)
-    ends = np.append(first, len(order))
-    at = starts_of(counts[order])
-    for one, begin, end in zip(keys, ends[:-1], ends[1:], strict=True):
-        mine, theirs = order[begin:end], pairs[at[begin] : at[end]]
-        ragged = Ragged(starts_of(counts[mine]), near.index[theirs], near.cosine[theirs])
-        yield int(one), _pack_found(faces[mine], ragged, near_part[theirs])
-
-
-def _unpack_found(held: dict[str, np.ndarray]) -> tuple[Found, np.ndarray]:
-    near = Ragged(starts_of(held["counts"]), held["index"], held["cosine"])
-    return Found(held["faces"], near), held["part"]
-
-
 def _write_found(work: Work, key: str, found: Found, near_part: np.ndarray) -> None:
-    work.store.write(key, _pack_found(found.faces, found.near, near_part))
+    work.store.write(key, pack_found(found.faces, found.near, near_part))
 
 
 def _read_found(work: Work, key: str) -> tuple[Found, np.ndarray]:
-    return _unpack_found(work.read(key))
-
-
-def _united(blocks: list[bytes], k: int) -> tuple[Found, np.ndarray]:
-    """What several cells found for the faces of a part, with the part of each neighbour."""
-    held = [_unpack_found(unpack(block)) for block in blocks]
-    faces = np.unique(np.concatenate([found.faces for found, _ in held])).astype(np.int32)
-    best: Neighbours = union([(found.faces, found.near) for found, _ in held], faces, k)
-    near = best.ragged()
-    known, place = np.unique(np.concatenate([found.near.index for found, _ in held]), return_index=True)
-    parts = np.concatenate([part for _, part in held])[place]
-    return Found(faces, near), parts[np.searchsorted(known, near.index)] if len(known) else _NO_PARTS
-
-
-def _pairs(here: I32, other: I32, cosine: F16) -> dict[str, np.ndarray]:
-    return {"here": here, "other": other, "cosine": cosine}
+    return unpack_found(work.read(key))
