@@ -118,6 +118,7 @@ def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:
                 if missing:
                     what = f"not faces: no column {', '.join(missing)}"
                     raise ConfigError(what, where=path, next_step=f"files need {', '.join(_COLUMNS)}")
+                _check_types(file.schema_arrow, path)
                 total += file.metadata.num_rows
                 if "model_id" in names:
                     models |= {str(value) for value in file.read(["model_id"])["model_id"].unique().to_pylist()}
@@ -132,6 +133,23 @@ def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:
         what = f"vectors of {len(models)} models: {', '.join(sorted(models)[:4])}"
         raise ConfigError(what, where=folder, next_step="cluster each model's faces on their own")
     return max(dims, key=lambda dim: dims[dim]) if dims else 0, total
+
+
+def _check_types(schema: pa.Schema, path: str) -> None:
+    kinds = {name: schema.field(name).type for name in _COLUMNS}
+    wrong = [name for name in ("face_id", "image_id") if not _is_text(kinds[name])]
+    if not (pa.types.is_floating(kinds["quality"]) or pa.types.is_integer(kinds["quality"])):
+        wrong.append("quality")
+    if not rows.holds_vectors(kinds["embedding"]):
+        wrong.append("embedding")
+    if wrong:
+        what = f"not faces: column {wrong[0]} is {kinds[wrong[0]]}"
+        next_step = "ids are strings, quality is a number, embedding a list of floats or binary float16"
+        raise ConfigError(what, where=path, next_step=next_step)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _write(paths: tuple[str, ...], out: str, found: Clustered) -> None:

@@ -47,6 +47,14 @@ def keys(column: pa.ChunkedArray | pa.Array) -> I64:
     return out.view(np.int64)
 
 
+def holds_vectors(kind: pa.DataType) -> bool:
+    """Whether a column of this type can be read by `vectors`."""
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(lists and pa.types.is_floating(kind.value_type))
+
+
 def dimension(column: pa.ChunkedArray | pa.Array) -> int:
     """Values per vector: that of the type, or of the most rows; 0 when there is none."""
     kind = column.type
