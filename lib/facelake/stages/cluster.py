@@ -122,5 +122,5 @@ def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange
     table.commit(receipts, table.snapshot().files)
     aside = int(alone.sum())
     counts: dict[str, Any] = {"faces": total, "groups": groups + aside, "set_aside": aside}
-    counts |= {"duplicates": found.duplicates, "states": found.states, "steps": found.figures}
+    counts |= {"duplicates": found.duplicates, "states": found.states}
     return counts | found.manifest
