@@ -25,7 +25,7 @@ class StageProgress:
 
     stage: str
     done: int
-    counts: Mapping[str, int | float] = field(default_factory=dict)
+    counts: Mapping[str, int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

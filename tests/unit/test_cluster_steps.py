@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def steps_of(
 ) -> Steps:
     store = open_store(str(place))
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "state", dim, settings.min_quality)
-    return Steps(work, store, exchange or LocalExchange(), settings, PRIOR, "state", lambda step, figures: None)
+    return Steps(work, exchange or LocalExchange(), settings, PRIOR, lambda step, done: None)
 
 
 def by_id(paths: tuple[str, ...], found: Clustered) -> dict[str, int]:
@@ -147,9 +148,32 @@ def test_finished_steps_are_not_done_again_and_another_state_starts_anew(crowd: 
     assert by_id(paths, found) == by_id(paths, first)
     assert found.manifest == first.manifest
     other = steps_of(paths, tmp_path / "work", 64, exchange=Dying(0, after=False))
-    other.state = "another"
+    other.work = replace(other.work, run="another")
     other.run()
     assert other.exchange.jobs > 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 2, 9, 30])
+def test_killed_while_it_drops_what_it_left_it_starts_anew(crowd: World, tmp_path: Path, deleted: int) -> None:
+    paths = crowd.write(tmp_path / "faces")
+    steps = steps_of(paths, tmp_path / "work", 64)
+    wanted = by_id(paths, steps.run())
+    store, left = type(steps.store), deleted
+
+    def delete(self: Any, key: str, really: Any = store.delete) -> None:
+        nonlocal left
+        if left == 0:
+            raise Killed
+        left -= 1
+        really(self, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "delete", delete)
+        with pytest.raises(Killed):
+            steps.clear()
+    assert by_id(paths, steps_of(paths, tmp_path / "work", 64).run()) == wanted
+    steps.clear()
+    assert not list(steps.store.list(""))
 
 
 def test_duplicates_share_a_group_and_count_once(tmp_path: Path) -> None:

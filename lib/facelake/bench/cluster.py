@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,11 @@ def cluster_files(
     memory = PeakMemory()
     peaks: dict[str, int] = {}
 
-    def say(step: str, figures: dict[str, Any]) -> None:
-        peaks[step] = memory.lap()
-        emit(StageProgress("bench", len(peaks), figures))
+    def say(step: str, done: bool) -> None:
+        if done:
+            peaks[step] = memory.lap()
+        else:
+            emit(StageProgress("bench", len(peaks), {"step": step}))
 
     with memory:
         session = spark_cluster.start_spark(config.spark)
@@ -101,7 +102,7 @@ def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, session
     state = digest_of(stamp, config.digest("cluster"), dim)
     job = Work(LocalFiles(paths), store.uri, s3, state, dim, config.cluster.min_quality)
     exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
-    return Steps(replace(job), store, exchange, config.cluster, _PRIOR, state, say)
+    return Steps(job, exchange, config.cluster, _PRIOR, say)
 
 
 def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:

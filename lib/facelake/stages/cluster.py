@@ -64,15 +64,17 @@ def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str)
     store = open_store(f"{context.lake.uri}/{WORK}", context.lake.s3)
     done: list[str] = []
 
-    def say(step: str, figures: dict[str, Any]) -> None:
-        done.append(step)
+    def say(step: str, done_now: bool) -> None:
         context.check_lease()
-        context.emit(StageProgress("cluster", len(done), {}))
+        if done_now:
+            done.append(step)
+        else:
+            context.emit(StageProgress("cluster", len(done), {"step": step}))
 
     s3 = context.lake.s3.model_dump_json()
     work = Work(source, store.uri, s3, state, card.encoder.dim, settings.min_quality)
     prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean)
-    return Steps(work, store, exchange, settings, prior, state, say)
+    return Steps(work, exchange, settings, prior, say)
 
 
 def _said(found: Clustered) -> str:

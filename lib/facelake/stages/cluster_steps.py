@@ -48,28 +48,32 @@ STEPS = ("scan", "sample", "index", "join", "deep", "local", "groups", "link", "
 _SAMPLE = 100_000
 _TRAIN_PER_LIST = 20
 _FACES_PER_PART, _LEAST_PARTS = 100_000, 8
-Say = Callable[[str, dict[str, Any]], None]
+Say = Callable[[str, bool], None]
+"""told of each step when it begins (False) and when it is done (True)"""
 
 
 @dataclass(slots=True)
 class Steps:
-    """One clustering over one work store; `state` names the input and settings."""
+    """One clustering over one work store; `work.run` names the input and settings."""
 
     work: Work
-    store: ObjectStore
     exchange: Exchange
     settings: ClusterSection
     prior: Prior
-    state: str
     say: Say
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def store(self) -> ObjectStore:
+        """The work store."""
+        return self.work.store
 
     def run(self) -> Clustered:
         """All steps, those that are done already from what they left."""
         self._forget_other_state()
         rows_ = self._step("scan", self._scan)
-        self.work = replace(self.work, faces=int(rows_["faces"][0]), run=self.state)
+        self.work = replace(self.work, faces=int(rows_["faces"][0]))
         faces = self.work.faces
         if not faces:
             return self._result(rows_, np.zeros(0, np.int32))
@@ -92,7 +96,8 @@ class Steps:
             store.write(key, pack(directions=directions, bounds=gate.bounds, inflation=gate.inflation, poor=poor))
 
     def clear(self) -> None:
-        """Drop all that the steps left."""
+        """Drop all that the steps left; the state first: what is half dropped is not taken for something done."""
+        self.store.delete("state")
         for item in list(self.store.list("")):
             self.store.delete(item.key)
 
@@ -100,22 +105,23 @@ class Steps:
 
     def _forget_other_state(self) -> None:
         try:
-            if self.store.read("state").decode() == self.state:
+            if self.store.read("state").decode() == self.work.run:
                 return
         except FileNotFoundError:
             pass
         self.clear()
-        self.store.write("state", self.state.encode())
+        self.store.write("state", self.work.run.encode())
 
     def _step(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         try:
             done = unpack(self.store.read(f"done/{name}"))
             kept = json.loads(self.store.read(f"done/{name}.json"))
             self.figures[name], self.notes = kept["figures"], kept["notes"]
-            self.say(name, {"again": False})
+            self.say(name, True)
             return done
         except FileNotFoundError:
             pass
+        self.say(name, False)
         began = time.monotonic()
         made = make()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -123,18 +129,14 @@ class Steps:
         kept = {"figures": self.figures[name], "notes": self.notes}
         self.store.write(f"done/{name}.json", json.dumps(kept).encode())
         self.store.write(f"done/{name}", pack(**made))
-        self.say(name, self.figures[name])
+        self.say(name, True)
         return made
 
     def _done(self, name: str) -> dict[str, np.ndarray]:
         return unpack(self.store.read(f"done/{name}"))
 
-    def _fresh(self, name: str) -> None:
-        """Workers must read again what lies under shared names."""
-        self.work = replace(self.work, run=f"{self.state}-{name}-{time.monotonic_ns()}")
-
     def _parts(self) -> range:
-        return range(int(self.work.read("index")["part_of_cell"].max()) + 1)
+        return range(int(self._done("index")["parts"][0]))
 
     # ---- scan
 
@@ -142,19 +144,15 @@ class Steps:
         files = range(len(self.work.source))
         self.exchange.run(files, self.work.scan)
         scans = [self.work.read(f"scan/{item}") for item in files]
-        lengths = [len(scan["key"]) for scan in scans]
-        keys = np.concatenate([scan["key"] for scan in scans]) if scans else np.zeros(0, np.int64)
+        names = ("key", "content", "state", "quality", "photo")
+        keys, content, state, quality, photo = (np.concatenate([scan[name] for scan in scans]) for name in names)
         order = np.argsort(keys, kind="stable")
         if len(keys) and (keys[order][1:] == keys[order][:-1]).any():
             raise Corrupt("two rows share a face id", where="the faces to cluster", next_step="remove the doubled rows")
-        content = np.concatenate([scan["content"] for scan in scans]) if scans else keys
-        state = np.concatenate([scan["state"] for scan in scans]) if scans else np.zeros(0, np.uint8)
-        quality = np.concatenate([scan["quality"] for scan in scans]) if scans else np.zeros(0, np.float32)
         number, first = number_rows(order, content, state)
-        ends = np.cumsum(lengths)[:-1]
+        ends = np.cumsum([len(scan["key"]) for scan in scans])[:-1]
         for item, (mine, leads) in enumerate(zip(np.split(number, ends), np.split(first, ends), strict=True)):
             self.work.write(f"rows/{item}", number=np.where(leads, mine, -1).astype(np.int32), group=mine)
-        photo = np.concatenate([scan["photo"] for scan in scans]) if scans else keys
         faces = int(first.sum())
         by_number = np.flatnonzero(first)[np.argsort(number[first], kind="stable")]
         states = np.bincount(state, minlength=len(rows.State))
@@ -229,7 +227,8 @@ class Steps:
         before = (np.cumsum(weight) - weight) / weight.sum()
         part = np.minimum((before * parts).astype(np.int32), parts - 1)
         part = canonical(part)
-        self.work.write("index", cells=cells, lists=np.concatenate(lists), first=first, part_of_cell=part)
+        self.work.write("all-lists", lists=np.concatenate(lists), first=first)
+        self.work.write("cell-map", cells=cells, part=part)
         return {"cells": np.array([len(cells)]), "lists": np.array([first[-1]]), "parts": np.array([part.max() + 1])}
 
     # ---- neighbours
@@ -237,15 +236,11 @@ class Steps:
     def _joined(self, bins: U8) -> None:
         held = self._step("join", self._join)
         cuts = with_level(Calibration(**self.notes["calibration"]), Similarities(held["every"], held["best"]))
-        known = self.work.known
-        assert known is not None
         self.notes["calibration"] = _numbers(cuts)
-        self.work = replace(self.work, known=Known(bins, known.gate, cuts))
+        self.work = replace(self.work, known=Known(bins, self.work.facts.gate, cuts))
 
     def _join(self) -> dict[str, np.ndarray]:
-        self._fresh("join")
-        work = self.work
-        cells = len(work.read("index")["cells"])
+        work, cells = self.work, int(self._done("index")["cells"][0])
         seen = self.exchange.run(range(len(work.source)), work.spread, work.join, work.unite, keys=cells)
         there = np.zeros(cells, np.uint8)
         there[[int(item.key.rpartition("/")[2]) for item in self.store.list("cells/")]] = 1
@@ -257,7 +252,6 @@ class Steps:
         }
 
     def _deep(self) -> dict[str, np.ndarray]:
-        self._fresh("deep")
         cells = int(self._done("index")["cells"][0])
         exact = self.work.faces <= self.settings.exact_below
         work = self.work = replace(self.work, deep_cells=0 if exact else self.settings.deep_cells)
@@ -284,27 +278,25 @@ class Steps:
     def _link(self) -> dict[str, np.ndarray]:
         held = self._done("groups")
         labels = held["labels"]
-        self._share(labels, held["part"], np.zeros(0, np.int32))
+        self._share("linked", labels, held["part"], np.zeros(0, np.int32))
         found = [unpack(body) for _, body in self.exchange.run(self._parts(), self.work.pairs)]
         pairs = Pairs.of(*(np.concatenate([item[name] for item in found]) for name in ("low", "high", "cosine")))
         wanted = np.unique(np.concatenate([pairs.low, pairs.high]))
         if not len(wanted):
             return {"labels": labels, "pairs": np.array([0])}
-        row, size = self._sum_up(labels, held["part"], wanted)
+        row, size = self._sum_up("link-sums", labels, held["part"], wanted)
         joined = self._joined_groups(pairs, row, wanted, size)
         return {"labels": canonical(joined[labels]), "pairs": np.array([len(pairs.low)])}
 
     def _joined_groups(self, pairs: Pairs, row: I32, wanted: I32, size: I64) -> I32:
         """The group (groups,) that each is part of, numbered by one of its members."""
-        known = self.work.known
-        assert known is not None
         sums = np.empty((len(wanted), self.work.dim), np.float32)
         for first in range(0, len(wanted), CHUNK):
             sums[first : first + CHUNK] = self.work.read(f"sums/{first // CHUNK}")["sums"][: len(wanted) - first]
         by_row = np.empty(len(wanted), np.int32)
         by_row[row[wanted]] = wanted
         at = Pairs(row[pairs.low], row[pairs.high], pairs.cosine)
-        number, root = join_groups(sums, size[by_row], at, known.cuts)
+        number, root = join_groups(sums, size[by_row], at, self.work.facts.cuts)
         faces = np.bincount(number, size[by_row], len(root)).astype(np.int64)
         number = self._with_modes(sums[root], faces, at, number)
         lowest = np.full(len(wanted), np.iinfo(np.int32).max, np.int32)
@@ -315,13 +307,11 @@ class Steps:
 
     def _with_modes(self, sums: F32, faces: I64, pairs: Pairs, number: I32) -> I32:
         """Groups joined further where two are modes of one person; sums and faces are those of joined groups."""
-        known = self.work.known
-        assert known is not None
         low, high = number[pairs.low], number[pairs.high]
         across = low != high
         low, high = np.minimum(low, high)[across], np.maximum(low, high)[across]
         open_ = Pairs.of(low, high, pairs.cosine[across])
-        a, b, said = mode_pairs(sums, faces, open_, known.cuts, self.settings.seed)
+        a, b, said = mode_pairs(sums, faces, open_, self.work.facts.cuts, self.settings.seed)
         self.notes["modes"] = said
         return connected(len(faces), a, b)[number]
 
@@ -329,27 +319,25 @@ class Steps:
         held = self._done("groups")
         labels, part = self._done("link")["labels"].copy(), held["part"]
         size = np.bincount(labels)
-        self._sum_up(labels, part, np.flatnonzero(size >= 2).astype(np.int32))
+        self._sum_up("settle-sums", labels, part, np.flatnonzero(size >= 2).astype(np.int32))
         for _, body in sorted(self.exchange.run(self._parts(), self.work.settle)):
             moved = unpack(body)
             labels[moved["faces"]] = moved["labels"]
         labels = canonical(labels)
-        self._share(labels, part, np.zeros(0, np.int32))
+        self._share("settled", labels, part, np.zeros(0, np.int32))
         pairs = [unpack(body) for _, body in sorted(self.exchange.run(self._parts(), self.work.leftovers))]
         return {"labels": self._group_leftovers(labels, pairs)}
 
     def _group_leftovers(self, labels: I32, pairs: list[dict[str, np.ndarray]]) -> I32:
-        known = self.work.known
-        assert known is not None
         a, b, value = (np.concatenate([item[name] for item in pairs]) for name in ("a", "b", "value"))
         faces = np.unique(np.concatenate([a, b]))
         at, to = (np.searchsorted(faces, side).astype(np.int32) for side in (a, b))
-        graph = leftover_graph(len(faces), at, to, value, known.cuts)
+        graph = leftover_graph(len(faces), at, to, value, self.work.facts.cuts)
         out = labels.astype(np.int64)
         out[faces] = len(labels) + map_equation(len(faces), [graph], self.settings.seed)
         return canonical(out)
 
-    def _share(self, labels: I32, part: I32, wanted: I32) -> tuple[I32, I64]:
+    def _share(self, name: str, labels: I32, part: I32, wanted: I32) -> tuple[I32, I64]:
         """Put labels where tasks read them; wanted groups get rows of sums, near ones near each other."""
         size = np.bincount(labels).astype(np.int64)
         row = np.full(len(size), -1, np.int32)
@@ -357,12 +345,12 @@ class Steps:
             home = np.empty(len(size), np.int32)
             home[labels[::-1]] = part[::-1]  # of its first face
             row[wanted[np.argsort(home[wanted], kind="stable")]] = np.arange(len(wanted))
-        self.work.write("labels", labels=labels, row=row, size=size.astype(np.int32))
-        self._fresh("labels")
+        self.work = replace(self.work, labels=f"labels/{name}")
+        self.work.write(self.work.labels, labels=labels, row=row, size=size.astype(np.int32))
         return row, size
 
-    def _sum_up(self, labels: I32, part: I32, wanted: I32) -> tuple[I32, I64]:
-        row, size = self._share(labels, part, wanted)
+    def _sum_up(self, name: str, labels: I32, part: I32, wanted: I32) -> tuple[I32, I64]:
+        row, size = self._share(name, labels, part, wanted)
         for item in list(self.store.list("sums/")):
             self.store.delete(item.key)
         self.exchange.run(self._parts(), self.work.add, self.work.total, keys=len(self._parts()))
@@ -371,7 +359,7 @@ class Steps:
     def scores(self, labels: I32) -> F32:
         """Cosine (faces,) of each face to the centroid of its group; the last thing asked of the work store."""
         part, size = self._done("groups")["part"], np.bincount(labels)
-        self._sum_up(labels, part, np.flatnonzero(size >= 2).astype(np.int32))
+        self._sum_up("final", labels, part, np.flatnonzero(size >= 2).astype(np.int32))
         out = np.ones(len(labels), np.float32)
         for _, body in self.exchange.run(self._parts(), self.work.scores):
             held = unpack(body)
@@ -384,7 +372,7 @@ class Steps:
         sound = sum(int((item >= 0).sum()) for item in number)
         manifest = dict(self.notes)
         if self.work.known:
-            manifest["calibration"] = self.work.known.cuts.manifest()
+            manifest["calibration"] = self.work.facts.cuts.manifest()
         edges = int(self._done("local")["edges"][0]) if len(labels) else 0
         compared = int(self._done("join")["pairs"][0]) if len(labels) else 0
         return Clustered(number, labels, states, sound - len(labels), manifest, self.figures, edges, compared)

@@ -1,7 +1,7 @@
 """What runs on workers when faces are clustered: read, call the room, write, hand on blocks.
 
 Names of what lies in the work store: `scan/<file>`, `rows/<file>` (per input file), `cells/<cell>` (faces and vectors
-at home in a cell), `found|edges|reverse|graph|local/<part>` (parts are runs of cells), `sums/<name>/<chunk>`.
+at home in a cell), `found|edges|reverse|graph|local/<part>` (parts are runs of cells), `sums/<chunk>`, `labels/<step>`.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Work:
     uri: str
     s3: str
     run: str
-    """changes when what lies under a name in the work store may have changed"""
+    """names input and settings: under one run, a name in the work store means one content (but for `sums/`)"""
     dim: int
     min_quality: float = 0.0
     faces: int = 0
@@ -87,6 +87,8 @@ class Work:
     deep_cells: int = 8
     train_share: float = 1.0
     known: Known | None = None
+    labels: str = ""
+    """name of the labels that the driver gave out last"""
 
     # ---- the work store
 
@@ -107,7 +109,9 @@ class Work:
         """Write arrays under a name."""
         self.store.write(name, pack(**arrays))
 
-    def _known(self) -> Known:
+    @property
+    def facts(self) -> Known:
+        """What the steps before have found out; tasks that need it run after them."""
         assert self.known is not None
         return self.known
 
@@ -115,11 +119,11 @@ class Work:
         return without(vectors, self.shared("nuisance")["directions"])
 
     def _index(self) -> Index:
-        held = self.shared("index")
-        return Index(held["cells"], held["lists"], held["first"])
+        held = self.shared("all-lists")
+        return Index(self.shared("cell-map")["cells"], held["lists"], held["first"])
 
     def _part_of_cell(self) -> I32:
-        return self.shared("index")["part_of_cell"]
+        return self.shared("cell-map")["part"]
 
     def _faces(self, item: int, wanted: Callable[[I32], Bool] | None = None) -> Iterator[tuple[I32, F32]]:
         """Numbers and unit vectors of a file's faces that take part (and are wanted), as they came."""
@@ -229,14 +233,14 @@ class Work:
     def call(self, part: int) -> Iterator[Block]:
         """The lonely faces of a part to the cells nearest to them."""
         found, _ = _read_found(self, f"found/{part}")
-        alone = lonely(found, self._known().cuts.graph_cut, least=4)
+        alone = lonely(found, self.facts.cuts.graph_cut, least=4)
         nothing = np.zeros(0, np.int32), np.zeros((0, self.dim), np.float16)
         yield 0, pack(faces=nothing[0], vectors=nothing[1], part=np.array([part], np.int32))
         if not self.deep_cells:
             return
         faces, vectors = self._vectors(part)
         half = vectors[np.searchsorted(faces, found.faces[alone])]
-        cells = nearest(half.astype(np.float32), self._index().cells, self.deep_cells)
+        cells = nearest(half.astype(np.float32), self.shared("cell-map")["cells"], self.deep_cells)
         row = np.repeat(np.arange(len(half)), cells.shape[1])
         asked = np.full(len(row), part, np.int32)
         yield from by_key(cells.ravel(), faces=found.faces[alone][row], vectors=half[row], part=asked)
@@ -250,7 +254,7 @@ class Work:
         if not asking or not self._has(cell):
             return
         held, home = gather(asking), self.read(f"cells/{cell}")
-        floor = self._known().cuts.deep_floor
+        floor = self.facts.cuts.deep_floor
         found = fold_queries(held["faces"], held["vectors"], home["faces"], home["vectors"], self.search.k, floor)
         here = np.full(len(found.near.index), self._part_of_cell()[cell], np.uint16)
         yield from found_by(held["part"], found.faces, found.near, here)
@@ -276,7 +280,7 @@ class Work:
         """The graph of a part, and groups inside it."""
         found, _ = _read_found(self, f"edges/{part}")
         seen = self.read(f"reverse/{part}")
-        block = graph_block(found, seen["other"], seen["here"], seen["cosine"], self._known())
+        block = graph_block(found, seen["other"], seen["here"], seen["cosine"], self.facts)
         self.write(f"graph/{part}", nodes=block.nodes, start=block.start, target=block.target, weight=block.weight)
         inner = block.inner()
         labels = map_equation(len(inner.nodes), [inner], self.search.seed, rounds=2)
@@ -286,13 +290,13 @@ class Work:
     def pairs(self, part: int) -> Iterator[Block]:
         """Pairs of groups with an edge in this part."""
         found, _ = _read_found(self, f"edges/{part}")
-        pairs = group_pairs(found, self.shared("labels")["labels"], self._known())
+        pairs = group_pairs(found, self.shared(self.labels)["labels"], self.facts)
         yield part, pack(low=pairs.low, high=pairs.high, cosine=pairs.cosine)
 
     def add(self, part: int) -> Iterator[Block]:
         """A part's share of the sums of wanted groups (labels' `row` >= 0), to the chunks where they belong."""
         faces, vectors = self._vectors(part)
-        held = self.shared("labels")
+        held = self.shared(self.labels)
         row = held["row"][held["labels"][faces]]
         wanted = np.unique(row[row >= 0])
         sums = np.zeros((len(wanted), self.dim), np.float32)
@@ -316,8 +320,8 @@ class Work:
         """New labels of a part's faces that are alone or sit in the wrong group."""
         found, _ = _read_found(self, f"edges/{part}")
         faces, vectors = self._vectors(part)
-        held = self.shared("labels")
-        labels, known = held["labels"], self._known()
+        held = self.shared(self.labels)
+        labels, known = held["labels"], self.facts
         near = np.unique(np.concatenate([labels[found.faces], labels[found.near.index]]))
         place = np.full(len(held["row"]), -1, np.int32)
         place[near] = np.arange(len(near))
@@ -340,14 +344,14 @@ class Work:
     def leftovers(self, part: int) -> Iterator[Block]:
         """Pairs of faces of this part that no group took."""
         found, _ = _read_found(self, f"edges/{part}")
-        held = self.shared("labels")
-        a, b, value = leftover_pairs(found, held["size"][held["labels"]] == 1, self._known())
+        held = self.shared(self.labels)
+        a, b, value = leftover_pairs(found, held["size"][held["labels"]] == 1, self.facts)
         yield part, pack(a=a, b=b, value=value)
 
     def scores(self, part: int) -> Iterator[Block]:
         """Cosine of each of a part's faces to the centroid of its group."""
         faces, vectors = self._vectors(part)
-        held = self.shared("labels")
+        held = self.shared(self.labels)
         labels = held["labels"][faces]
         near, place = np.unique(labels, return_inverse=True)
         sums = self._sums(held["row"][near])
