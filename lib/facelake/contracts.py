@@ -347,8 +347,3 @@ def embedding_matrix(column: pa.ChunkedArray, dim: int | None = None) -> tuple[F
         sound = right & np.isfinite(norm) & (np.abs(norm - 1) < 0.02)
     matrix[~sound] = 0
     return matrix, sound
-
-
-def face_keys(face_ids: pa.ChunkedArray) -> I64:
-    """The first 63 bits of each face id: a key that sorts the same on every machine."""
-    return np.array([int(v[:16], 16) >> 1 for v in face_ids.to_pylist()], np.int64)

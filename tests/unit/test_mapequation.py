@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.gate import Gate, bin_bounds, make_gate, poor_bins
-from facelake.cluster.labels import canonical
-from facelake.cluster.linkage import Pairs, add_sums, join_groups, settle
+from facelake.cluster.labels import add_sums, canonical
+from facelake.cluster.linkage import Pairs, join_groups, settle
 from facelake.cluster.mapequation import Block, map_equation, whole_graph
 
 

@@ -20,7 +20,7 @@ from facelake.engines import spark_cluster
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
 from facelake.lake.store import open_store
-from facelake.stages.cluster_result import Clustered
+from facelake.stages.cluster_result import Clustered, groups_of
 from facelake.stages.cluster_source import LocalFiles
 from facelake.stages.cluster_steps import STEPS, Steps
 from facelake.stages.cluster_tasks import Work
@@ -159,9 +159,7 @@ def _write(paths: tuple[str, ...], out: str, found: Clustered) -> None:
     alone = int(found.labels.max(initial=-1)) + 1
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         for path, number in zip(paths, found.number, strict=True):
-            identity = np.where(number >= 0, found.labels[number] if len(found.labels) else -1, -1).astype(np.int64)
-            rest = np.flatnonzero(identity < 0)
-            identity[rest] = alone + np.arange(len(rest))
-            alone += len(rest)
+            identity = groups_of(number, found.labels, alone)
+            alone += int((number < 0).sum())
             ids = pq.read_table(path, columns=["face_id"])["face_id"].cast(pa.string())
             writer.write_table(pa.table([ids, pa.array(identity)], schema=schema))

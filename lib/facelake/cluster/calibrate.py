@@ -120,9 +120,6 @@ class Similarities:
         first = found.start[:-1][np.diff(found.start) > 0]
         return cls(_histogram(found.cosine), _histogram(found.cosine[first]))
 
-    def __add__(self, other: Similarities) -> Similarities:
-        return Similarities(self.every + other.every, self.best + other.best)
-
 
 def calibrate(
     vectors: F32, photos: I64, faces: int, prior: Prior, seed: int, fixed: float | None = None

@@ -35,11 +35,6 @@ class Gate:
     poor: Bool
     """(bins,) faces of these bins join groups but found none"""
 
-    @classmethod
-    def open(cls) -> Gate:
-        """One bin, no discount."""
-        return cls(np.zeros(0, np.float32), np.zeros((1, 1), np.float32), np.zeros(1, bool))
-
     def bins(self, quality: F32) -> U8:
         """The bin (n,) of each quality."""
         return np.searchsorted(self.bounds, quality).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Labels of a grouping in one canonical form."""
+"""Labels of a grouping: one canonical form, and sums of vectors by them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from facelake.contracts import I32
+from facelake.contracts import F32, I32
 
 
 def canonical(labels: npt.NDArray[np.integer]) -> I32:
@@ -25,3 +25,13 @@ def _canonical(labels: npt.NDArray[np.integer], number: I32) -> I32:
             count += 1
         out[i] = number[labels[i]]
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def add_sums(vectors: F32, labels: I32, sums: F32) -> None:
+    """Add vectors (n, dim) to the sums (groups, dim) of their labels, in order; labels below 0 are left out."""
+    for i in range(len(labels)):
+        m = labels[i]
+        if m >= 0:
+            for d in range(vectors.shape[1]):
+                sums[m, d] += vectors[i, d]

@@ -67,11 +67,6 @@ def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> tuple[
     return number, root[np.argsort(number[root], kind="stable")]
 
 
-def add_sums(vectors: F32, labels: I32, sums: F32) -> None:
-    """Add unit vectors (n, dim) to the sums (groups, dim) of their labels, in order; labels below 0 are left out."""
-    _add(vectors, labels, sums)
-
-
 def inside_similarity(sums: F32, size: I64, level: float) -> F32:
     """Mean similarity (groups,) of the pairs inside each group, shrunk towards the level."""
     square = np.einsum("ij,ij->i", sums, sums)
@@ -101,15 +96,6 @@ def settle(vectors: F32, own: I32, start: I64, around: I32, poor: Bool, sums: F3
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
     numbers = np.array([cuts.level, cuts.edge, cuts.attach_poor, cuts.lead])
     return np.asarray(_settle(vectors, own, start, around, poor, sums, size, square, numbers), np.int32)
-
-
-@numba.njit(cache=True, nogil=True)
-def _add(vectors: F32, labels: I32, sums: F32) -> None:
-    for i in range(len(labels)):
-        m = labels[i]
-        if m >= 0:
-            for d in range(vectors.shape[1]):
-                sums[m, d] += vectors[i, d]
 
 
 @numba.njit(cache=True)

@@ -10,9 +10,11 @@ direction stands clear of the rest, nobody is joined.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
+import scipy.sparse
+from scipy.sparse.csgraph import connected_components
 
 from facelake.cluster.calibrate import Calibration
+from facelake.cluster.directions import largest, usual
 from facelake.cluster.linkage import Pairs, inside_similarity
 from facelake.contracts import F32, F64, I32, I64
 
@@ -24,7 +26,6 @@ _MOST = 16  # directions
 # Directions count when they vary more than the same pairs among other groups ever do, and stand clear of the next.
 _DRAWS, _ABOVE_CHANCE, _GAP = 5, 1.15, 1.1
 _CLEAR = 1.5  # the median pair that is joined lies in them so many times as much as it must
-_RIDGE = 0.3
 _RANDOM = 20_000
 _SHARE = 0.99  # of random pairs lie less in the directions than a pair that is joined
 _BLOCK = 20_000
@@ -38,7 +39,7 @@ def mode_pairs(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, seed: int)
         pairs: pairs of groups with an edge between them.
 
     Returns:
-        (low, high) of the pairs, the most alike first, and the evidence.
+        (low, high) of the pairs, and the evidence.
     """
     none = np.zeros(0, np.int32)
     centre = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
@@ -46,7 +47,7 @@ def mode_pairs(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, seed: int)
     low, high = pairs.low[near], pairs.high[near]
     between, ratio = _alike(sums, size, low, high, cuts)
     open_ = (between >= cuts.edge) & (ratio >= _RATIO)
-    low, high, ratio = low[open_], high[open_], ratio[open_]
+    low, high = low[open_], high[open_]
     large = np.minimum(size[low], size[high]) >= _LEAST_FACES
     groups = np.flatnonzero(size >= _LEAST_FACES)
     if large.sum() < _ENOUGH_PAIRS or len(groups) < _ENOUGH_GROUPS:
@@ -67,9 +68,8 @@ def mode_pairs(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, seed: int)
     joined = share > least
     if np.median(share[joined]) < _CLEAR * least:
         return none, none, f"{said}; but no pair of groups lies in them clearly"
-    order = np.argsort(-ratio[joined], kind="stable")
     said = f"{said}; {int(joined.sum())} pairs of groups lie in them (more than {least:.3f})"
-    return low[joined][order].astype(np.int32), high[joined][order].astype(np.int32), said
+    return low[joined].astype(np.int32), high[joined].astype(np.int32), said
 
 
 def _alike(sums: F32, size: I64, low: I32, high: I32, cuts: Calibration) -> tuple[F64, F64]:
@@ -95,10 +95,9 @@ def _directions(found: F32, random: F32, chance: list[F32]) -> tuple[F32, str]:
     """Directions (dim, r) in which the differences found vary more than those of the same pairs among other groups ever
     do (parallel analysis, Horn 1965: a sample of few has large eigenvalues by chance alone)."""
     dim = found.shape[1]
-    usual = (random.T @ random) / len(random)
-    usual += np.float32(_RIDGE * np.trace(usual) / dim) * np.eye(dim, dtype=np.float32)
-    least = _ABOVE_CHANCE * max(float(_variances(one, usual)[0][0]) for one in chance)
-    variance, directions = _variances(found, usual)
+    among, most = usual(random), min(_MOST, dim // 8)
+    least = _ABOVE_CHANCE * max(float(largest(one, among, most)[0][0]) for one in chance)
+    variance, directions = largest(found, among, most)
     gaps = variance[:-1] / np.maximum(variance[1:], 1e-9)
     gaps[variance[:-1] <= least] = 0
     kept = int(np.argmax(gaps)) + 1
@@ -110,25 +109,9 @@ def _directions(found: F32, random: F32, chance: list[F32]) -> tuple[F32, str]:
     return basis.astype(np.float32), f"{said} in {kept} directions as random ones, by chance up to {least:.1f}"
 
 
-def _variances(differences: F32, usual: F32 | F64) -> tuple[F64, F64]:
-    """The largest generalised eigenvalues, falling, and their eigenvectors (dim, r)."""
-    dim = differences.shape[1]
-    among = (differences.T @ differences) / len(differences)
-    size = (dim - min(_MOST, dim // 8), dim - 1)
-    variance, directions = scipy.linalg.eigh(among.astype(float), usual.astype(float), subset_by_index=size)
-    return variance[::-1], directions[:, ::-1]
-
-
 def connected(count: int, low: I32, high: I32) -> I32:
     """The lowest group (count,) that each group is connected to by the pairs."""
-    parent = np.arange(count, dtype=np.int32)
-    for i, j in zip(low.tolist(), high.tolist(), strict=True):
-        a, b = _root(parent, i), _root(parent, j)
-        parent[max(a, b)] = min(a, b)
-    return np.array([_root(parent, i) for i in range(count)], np.int32)
-
-
-def _root(parent: I32, i: int) -> int:
-    while parent[i] != i:
-        i = int(parent[i])
-    return i
+    ones = np.ones(len(low), np.int8)
+    _, number = connected_components(scipy.sparse.coo_array((ones, (low, high)), (count, count)), directed=False)
+    _, first = np.unique(number, return_index=True)
+    return np.asarray(first[number], np.int32)

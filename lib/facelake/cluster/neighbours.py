@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from facelake.cluster import topk
 from facelake.contracts import F16, F32, I32, I64
 
 _BLOCK = 2048
@@ -48,7 +48,7 @@ class Neighbours:
     @classmethod
     def none(cls, count: int, k: int) -> Neighbours:
         """No neighbours yet."""
-        return cls(np.full((count, k), -1, np.int32), np.full((count, k), -2, np.float32))
+        return cls(*topk.empty(count, k))
 
     def ragged(self) -> Ragged:
         """Only what is there."""
@@ -86,7 +86,7 @@ def exact_join(vectors: F32, k: int, floor: float) -> Neighbours:
     for start in range(0, len(vectors), _BLOCK):
         rows = everyone[start : start + _BLOCK]
         similarity = np.matmul(vectors[rows], vectors.T, out=buffer[: len(rows)])
-        _fold(similarity, rows, everyone, np.float32(floor), found.index, found.cosine)
+        topk.fold(similarity, rows, everyone, rows, floor, found.index, found.cosine)
     return found
 
 
@@ -106,7 +106,7 @@ def join_lists(vectors: F32, rows: I32, lists: I32, centroids: F32, search: Sear
             if len(members) > 1:
                 inside, size = vectors[members], len(members)
                 similarity = np.matmul(inside, inside.T, out=buffer[: size * size].reshape(size, size))
-                _fold(similarity, members, members, np.float32(search.floor), found.index, found.cosine)
+                topk.fold(similarity, members, members, members, search.floor, found.index, found.cosine)
     return found
 
 
@@ -134,7 +134,7 @@ def fold_queries(faces: I32, asking: F16, home: I32, vectors: F16, k: int, floor
         block = asking[start : start + _BLOCK].astype(np.float32)
         similarity = np.matmul(block, columns.T, out=buffer[: len(block)])
         rows = np.arange(start, start + len(block), dtype=np.int32)
-        _fold_others(similarity, rows, faces, home, np.float32(floor), found.index, found.cosine)
+        topk.fold(similarity, rows, home, faces[start : start + _BLOCK], floor, found.index, found.cosine)
     return Found(faces, found.ragged())
 
 
@@ -148,70 +148,5 @@ def union(parts: list[tuple[I32, Ragged]], rows: I32, k: int) -> Neighbours:
     out = Neighbours.none(len(rows), k)
     for faces, part in parts:
         place = np.searchsorted(rows, faces)
-        _merge(place, part.start, part.index, part.cosine.astype(np.float32), out.index, out.cosine)
+        topk.merge(place, part.start, part.index, part.cosine.astype(np.float32), out.index, out.cosine)
     return out
-
-
-@numba.njit(cache=True, nogil=True)
-def _put(j: int, v: float, index: I32, cosine: F32, r: int) -> None:
-    """Insert neighbour j of row r in its place; a neighbour that is there already keeps its better value."""
-    k = index.shape[1]
-    last = k - 1
-    for p in range(k):
-        if index[r, p] == j:
-            if v <= cosine[r, p]:
-                return
-            last = p
-            break
-        if index[r, p] < 0:
-            break
-    p = last
-    while p > 0 and (cosine[r, p - 1] < v or (cosine[r, p - 1] == v and index[r, p - 1] > j)):
-        cosine[r, p] = cosine[r, p - 1]
-        index[r, p] = index[r, p - 1]
-        p -= 1
-    cosine[r, p] = v
-    index[r, p] = j
-
-
-@numba.njit(cache=True, nogil=True)
-def _fold(similarity: F32, rows: I32, columns: I32, floor: float, index: I32, cosine: F32) -> None:
-    """Fold a block of similarities between faces `rows` and `columns` into the rows' best."""
-    k = index.shape[1]
-    for x in range(similarity.shape[0]):
-        r = rows[x]
-        least = max(floor, cosine[r, k - 1])
-        for y in range(similarity.shape[1]):
-            v = similarity[x, y]
-            if v >= least:
-                j = columns[y]
-                if j == r or (v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0):
-                    continue
-                _put(j, v, index, cosine, r)
-                least = max(floor, cosine[r, k - 1])
-
-
-@numba.njit(cache=True, nogil=True)
-def _fold_others(similarity: F32, rows: I32, faces: I32, home: I32, floor: float, index: I32, cosine: F32) -> None:
-    k = index.shape[1]
-    for x in range(len(rows)):
-        r = rows[x]
-        for y in range(len(home)):
-            v, j = similarity[x, y], home[y]
-            if v < floor or v < cosine[r, k - 1] or j == faces[r]:
-                continue
-            if v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0:
-                continue
-            _put(j, v, index, cosine, r)
-
-
-@numba.njit(cache=True, nogil=True)
-def _merge(place: I64, start: I64, from_index: I32, from_cosine: F32, index: I32, cosine: F32) -> None:
-    k = index.shape[1]
-    for x in range(len(place)):
-        r = place[x]
-        for y in range(start[x], start[x + 1]):
-            j, v = from_index[y], from_cosine[y]
-            if v < cosine[r, k - 1] or (v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0):
-                break
-            _put(j, v, index, cosine, r)

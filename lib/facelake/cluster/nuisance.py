@@ -9,13 +9,12 @@ recognition (Solomonoff, Campbell, Boardman, ICASSP 2005), but without labels: t
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 
+from facelake.cluster.directions import largest, usual
 from facelake.contracts import F32
 
 _ENOUGH = 5_000
 _POOR, _GOOD = 0.1, 0.5
-_RIDGE = 0.3  # of the mean variance, so that directions in which nobody varies count for nothing
 _MOST = 32
 # The last direction must vary twice as much among poor faces, and stand clear of the next, or nothing is taken out.
 _LEAST, _GAP = 2.0, 1.25
@@ -33,12 +32,7 @@ def nuisance_directions(vectors: F32, quality: F32) -> tuple[F32, str]:
         return none, f"{count} faces tell nothing of poor ones"
     order = np.argsort(quality, kind="stable")
     poor, good = vectors[order[: int(_POOR * count)]], vectors[order[int((1 - _GOOD) * count) :]]
-    among_poor, among_good = (poor.T @ poor) / len(poor), (good.T @ good) / len(good)
-    among_good += np.float32(_RIDGE * np.trace(among_good) / dim) * np.eye(dim, dtype=np.float32)
-    most = min(_MOST, dim // 8)
-    size = (dim - most - 1, dim - 1)
-    variance, directions = scipy.linalg.eigh(among_poor.astype(float), among_good.astype(float), subset_by_index=size)
-    variance, directions = variance[::-1], directions[:, ::-1]
+    variance, directions = largest(poor, usual(good), min(_MOST, dim // 8) + 1)
     gaps = variance[:-1] / np.maximum(variance[1:], 1e-9)
     last = int(np.argmax(gaps))
     if gaps[last] < _GAP or variance[last] < _LEAST:

@@ -11,6 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -79,15 +80,26 @@ def read_file(store: ObjectStore, table: str, path: str, columns: Sequence[str] 
     Raises:
         Corrupt: the log names the file but it is gone or unreadable.
     """
+    with data_file(store, f"{table}/{path}") as source:
+        return pq.read_table(source, columns=list(columns) if columns is not None else None)
+
+
+@contextmanager
+def data_file(store: ObjectStore, key: str) -> Iterator[pa.NativeFile]:
+    """A data file that the log names, open for ranged reads.
+
+    Raises:
+        Corrupt: it is gone, or unreadable while it is open.
+    """
     try:
-        with read_input(store, f"{table}/{path}") as source:
-            return pq.read_table(source, columns=list(columns) if columns is not None else None)
+        with read_input(store, key) as source:
+            yield source
     except FileNotFoundError as err:
         next_step = "restore the file from a backup, or rebuild the table by a new lake"
-        raise Corrupt("a data file named by the log is missing", where=f"{table}/{path}", next_step=next_step) from err
+        raise Corrupt("a data file named by the log is missing", where=key, next_step=next_step) from err
     except pa.ArrowInvalid as err:
         what = f"a data file is damaged: {str(err).splitlines()[0]}"
-        raise Corrupt(what, where=f"{table}/{path}", next_step="restore it from a backup") from err
+        raise Corrupt(what, where=key, next_step="restore it from a backup") from err
 
 
 class Table:

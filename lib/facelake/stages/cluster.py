@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from facelake.cluster.calibrate import Prior
+from facelake.config import S3Section
 from facelake.contracts import GROUPS, Receipt
 from facelake.engines import spark_cluster
 from facelake.engines.exchange import Block, Exchange
 from facelake.events import Notice, StageProgress
 from facelake.lake.store import open_store
 from facelake.lake.tables import plain, stage
-from facelake.stages.cluster_result import Clustered
+from facelake.stages.cluster_result import Clustered, groups_of
 from facelake.stages.cluster_source import TableFiles
 from facelake.stages.cluster_steps import STEPS, Steps
 from facelake.stages.cluster_tasks import Work
@@ -88,21 +90,18 @@ class _Rows:
     """Rows of `groups` for each input file, staged where they are made."""
 
     work: Work
+    lake: str
+    s3: S3Section
 
     def write(self, item: int) -> Iterator[Block]:
         """Stage the groups of one file's faces."""
         held, number = self.work.shared("result"), self.work.read(f"rows/{item}")["group"]
-        first = int(self.work.read("alone")["first"][item])
-        group = np.where(number >= 0, held["labels"][number], -1).astype(np.int64)
-        score = np.where(number >= 0, held["score"][number], 0).astype(np.float32)
-        rest = np.flatnonzero(number < 0)
-        group[rest] = first + np.arange(len(rest))  # a face that cannot be compared stays alone
+        group = groups_of(number, held["labels"], int(self.work.read("alone")["first"][item]))
+        score = np.zeros(len(number), np.float32)
+        score[number >= 0] = held["score"][number[number >= 0]]
         ids = pa.concat_arrays([batch.column(0) for batch in self.work.source.batches(item, ["face_id"])])
-        assert isinstance(self.work.source, TableFiles)
-        store = open_store(self.work.source.uri, self.work.source.s3)
         rows = pa.table([ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
-        receipt = stage(store, "groups", rows)
-        yield item, f"{receipt.path}\n{receipt.size_bytes}\n{receipt.rows}".encode()
+        yield item, json.dumps(asdict(stage(open_store(self.lake, self.s3), "groups", rows))).encode()
 
 
 def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, Any]:
@@ -113,11 +112,9 @@ def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange
     alone = np.array([int((number < 0).sum()) for number in found.number], np.int64)
     work = steps.work
     work.write("alone", first=groups + np.cumsum(alone) - alone)
-    if not len(labels):
-        labels, score = np.zeros(1, np.int32), np.zeros(1, np.float32)
     work.write("result", labels=labels, score=score)
-    staged = [body.decode().split("\n") for _, body in exchange.run(range(len(work.source)), _Rows(work).write)]
-    receipts = [Receipt("groups", path, int(size), int(rows)) for path, size, rows in staged]
+    rows = _Rows(work, context.lake.uri, context.lake.s3)
+    receipts = [Receipt(**json.loads(body)) for _, body in exchange.run(range(len(work.source)), rows.write)]
     must_add_up("cluster", ("faces", total), ("grouped", sum(receipt.rows for receipt in receipts)))
     context.check_lease()
     table = context.lake["groups"]

@@ -37,6 +37,7 @@ def gather(blocks: list[bytes]) -> dict[str, np.ndarray]:
 
 
 def pack_found(faces: I32, near: Ragged, near_part: np.ndarray) -> bytes:
+    """Faces with their neighbours, and the part where each neighbour is at home, as one block."""
     counts = np.diff(near.start).astype(np.uint16)
     parts = near_part.astype(np.uint16)
     return pack(faces=faces, counts=counts, index=near.index, cosine=near.cosine, part=parts)
@@ -56,6 +57,7 @@ def found_by(key: np.ndarray, faces: I32, near: Ragged, near_part: np.ndarray) -
 
 
 def unpack_found(held: dict[str, np.ndarray]) -> tuple[Found, np.ndarray]:
+    """What pack_found packed: faces with their neighbours, and the part (pairs,) of each neighbour."""
     near = Ragged(starts_of(held["counts"]), held["index"], held["cosine"])
     return Found(held["faces"], near), held["part"]
 
@@ -72,4 +74,5 @@ def united(blocks: list[bytes], k: int) -> tuple[Found, np.ndarray]:
 
 
 def pairs_of(here: I32, other: I32, cosine: F16) -> dict[str, np.ndarray]:
+    """Pairs as columns: the face at home in the part that gets them, the one that found it, their cosine."""
     return {"here": here, "other": other, "cosine": cosine}

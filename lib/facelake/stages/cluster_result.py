@@ -59,3 +59,12 @@ def number_rows(order: I64, content: I64, state: U8) -> tuple[I32, np.ndarray]:
     leader = np.zeros(len(order), bool)
     leader[sound[first]] = True
     return number, leader
+
+
+def groups_of(number: I32, labels: I32, alone: int) -> I64:
+    """The group (rows,) of each row of a file; a row that cannot be compared gets one of its own, from `alone` on."""
+    group = np.full(len(number), -1, np.int64)
+    group[number >= 0] = labels[number[number >= 0]]
+    rest = number < 0
+    group[rest] = alone + np.arange(int(rest.sum()))
+    return group

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.errors import Corrupt
-from facelake.lake.store import open_store, read_input
+from facelake.lake.store import open_store
+from facelake.lake.tables import data_file
 
 _ROWS = 20_000
 
@@ -55,13 +55,6 @@ class TableFiles:
 
     def batches(self, item: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """See Source."""
-        path = f"{self.table}/{self.paths[item]}"
-        try:
-            with pq.ParquetFile(read_input(open_store(self.uri, self.s3), path)) as file:
-                yield from file.iter_batches(_ROWS, columns=list(columns))
-        except FileNotFoundError as err:
-            next_step = "restore the file from a backup, or rebuild the table by a new lake"
-            raise Corrupt("a data file named by the log is missing", where=path, next_step=next_step) from err
-        except pa.ArrowInvalid as err:
-            what = f"a data file is damaged: {str(err).splitlines()[0]}"
-            raise Corrupt(what, where=path, next_step="restore it from a backup") from err
+        store = open_store(self.uri, self.s3)
+        with data_file(store, f"{self.table}/{self.paths[item]}") as source, pq.ParquetFile(source) as file:
+            yield from file.iter_batches(_ROWS, columns=list(columns))

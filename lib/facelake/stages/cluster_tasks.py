@@ -24,7 +24,8 @@ from facelake.cluster.edges import (
     mirrored,
     ordered,
 )
-from facelake.cluster.linkage import add_sums, settle
+from facelake.cluster.labels import add_sums
+from facelake.cluster.linkage import settle
 from facelake.cluster.lists import Index, lists_of, nearest
 from facelake.cluster.mapequation import map_equation
 from facelake.cluster.neighbours import (
