@@ -26,6 +26,18 @@ class ModelSection(_Section):
 
     card: str = Field("opencv", description="name in conf/models, or path of a model card")
     cache: str = Field("~/.cache/facelake", description="where fetched model files are kept")
+    accept_lineage: dict[str, str] | None = Field(
+        None,
+        description="withdrawn data sets that the model may descend from, each with the reason why that is accepted; "
+        "null: what conf/models/opencv.yaml names, for that card only",
+    )
+
+    @field_validator("accept_lineage")
+    @classmethod
+    def _with_reasons(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if empty := [name for name, why in (value or {}).items() if not why.strip()]:
+            raise ValueError(f"{empty[0]} is accepted without a reason")
+        return value
 
 
 class EmbedSection(_Section):
@@ -86,6 +98,23 @@ class ReportSection(_Section):
     faces_per_identity: int = Field(8, ge=1)
 
 
+class GovernanceSection(_Section):
+    """Who answers for the processing."""
+
+    controller: str | None = Field(None, description="who decides what is processed, for the register of processing")
+    contact: str | None = Field(None, description="data-protection contact")
+    dpia: str | None = Field(
+        None, min_length=1, description="reference of the data-protection impact assessment; needed outside the demo"
+    )
+    lease_days: int = Field(90, ge=1, description="how long a matcher may use what it was handed")
+    signing_key: str = Field(
+        "~/.config/facelake/signing-key.pem", description="ed25519 key for certificates; made at the first erasure"
+    )
+    retracted: list[str] = Field(
+        default_factory=list, description="more lists of withdrawn data sets, in the form of conf/retracted.yaml"
+    )
+
+
 class S3Section(_Section):
     """How to reach an S3-compatible store; credentials come from the environment or the cloud's chain."""
 
@@ -114,6 +143,7 @@ class Config(_Section):
     spark: SparkSection = SparkSection()
     cluster: ClusterSection = ClusterSection()
     report: ReportSection = ReportSection()
+    governance: GovernanceSection = GovernanceSection()
     s3: S3Section = S3Section()
 
     @field_validator("lake", "corpus")

@@ -36,6 +36,8 @@ class Refusal(StrEnum):
     NOT_YET_VALID = "not_yet_valid"
     OTHER_PURPOSE = "other_purpose"
     WITHDRAWN = "withdrawn"
+    SOURCE_CLASS = "source_class"
+    RETRACTED = "retracted_lineage"
     ERASED = "erased"
     NO_ID = "no_id"
     DUPLICATE_ID = "duplicate_id"
@@ -52,6 +54,8 @@ class Reject(StrEnum):
     TIMEOUT = "decode_timeout"
     NO_FACE = "no_face"
     TOO_SMALL = "face_too_small"
+    BYSTANDERS = "bystanders"
+    RETRACTED = "retracted_content"
     BAD_EMBEDDING = "bad_embedding"
     WORKER_DIED = "worker_died"
 
@@ -62,6 +66,28 @@ class EventKind(StrEnum):
     GRANT = "grant"
     WITHDRAW = "withdraw"
     EXPIRE = "expire"
+
+
+class Covers(StrEnum):
+    """Of whom in a photo a grant speaks."""
+
+    EVERYONE = "everyone_depicted"
+    NAMED = "named_subject_only"
+
+
+class SourceClass(StrEnum):
+    """How a source came by its photos. The last three are never processed, whatever else is granted."""
+
+    CONTRIBUTED = "contributed"
+    COMMISSIONED = "commissioned"
+    ARCHIVE = "archive"
+    RESEARCH = "research"
+    WEB_SCRAPE = "web-scrape"
+    CCTV = "cctv"
+    UNKNOWN = "unknown"
+
+
+REFUSED_CLASSES = frozenset({SourceClass.WEB_SCRAPE, SourceClass.CCTV, SourceClass.UNKNOWN})
 
 
 class Scope(StrEnum):
@@ -96,6 +122,7 @@ CORPUS = _schema(
     ("source_id", _S, "who or what supplied the photo; the ledger speaks about it"),
     ("subject_ref", _S, "optional: the custodian's reference for the person depicted"),
     ("captured_at", _T, "optional"),
+    ("source_class", _S, "optional: see SourceClass; web-scrape, cctv, unknown and anything else are refused"),
 )
 CORPUS_REQUIRED = ("image_id", "image", "source_id")
 
@@ -106,10 +133,14 @@ LEDGER = _schema(
     ("key", _S, "the source_id or subject_ref; after an erasure a keyed hash"),
     ("purposes", pa.list_(_S), "empty on a withdraw: every purpose"),
     ("basis", _S, "legal basis as the operator recorded it"),
+    ("exemption", _S, "the Art. 9 GDPR exemption or the written release on which faces may be processed"),
+    ("covers", _S, "everyone_depicted or named_subject_only; null: everyone for a source, the named for a subject"),
+    ("source_class", _S, "see SourceClass; null: not stated by this event"),
     ("evidence_sha256", _S, "digest of the written release or other evidence"),
     ("valid_from", _T, "inclusive"),
     ("valid_until", _T, "exclusive; null: until withdrawn"),
-    ("destroy_by", _T, "data must be gone by then"),
+    ("last_contact", _T, "last contact with the person; null: when it was recorded"),
+    ("destroy_by", _T, "data must be gone by then: at the end of the purpose or 3 years after the last contact"),
     ("recorded_at", _T, "when the event was appended"),
     ("recorded_by", _S, "operating-system user that appended it"),
 )
@@ -122,6 +153,7 @@ ADMISSIONS = _schema(
     ("corpus_row", _I, "row in that file, from 0"),
     ("admitted", pa.bool_(), ""),
     ("reason", _S, "refusal reason; null when admitted"),
+    ("covers", _S, "of an admitted image: see Covers; with named_subject_only no bystander may be encoded"),
     ("purpose", _S, "the purpose decided for"),
     ("ledger_version", _I, "Delta version of the ledger at the decision"),
 )
@@ -137,6 +169,7 @@ FACES = _schema(
     ("det_score", _F, "0..1"),
     ("quality", _F, "0..1: size, sharpness, detector score and pose together"),
     ("embedding", pa.binary(), "little-endian float16, unit norm"),
+    ("covers", _S, "what the grant covered when the face was encoded"),
     ("model_digest", _S, "digest of the model card and files that made the row"),
     ("corpus_file", _S, ""),
     ("corpus_row", _I, ""),
@@ -146,6 +179,7 @@ REJECTS = _schema(
     ("image_id", _S, ""),
     ("reason", _S, "see Reject"),
     ("detail", _S, "one line for a person"),
+    ("covers", _S, "what the grant covered then"),
     ("content_sha256", _S, ""),
     ("model_digest", _S, ""),
     ("corpus_file", _S, ""),
@@ -185,6 +219,7 @@ IDENTITIES = _schema(
     ("cohesion", _F, "mean cosine of the faces to the prototype"),
     ("purposes", pa.list_(_S), "what it may be used for"),
     ("model_digest", _S, ""),
+    ("withdrawn_lineage", pa.list_(_S), "withdrawn data sets that the model is said to descend from"),
 )
 
 MEMBERSHIPS = _schema(
@@ -193,6 +228,7 @@ MEMBERSHIPS = _schema(
     ("image_id", _S, ""),
     ("score", _F, "cosine to the identity's prototype"),
     ("how", _S, "grouped"),
+    ("withdrawn_lineage", pa.list_(_S), "withdrawn data sets that the model is said to descend from"),
 )
 
 CHANGES = _schema(
@@ -214,7 +250,22 @@ GALLERIES = _schema(
     ("purpose", _S, ""),
     ("identities", _I, "active ones"),
     ("faces", _I, ""),
+    ("withdrawn_lineage", pa.list_(_S), "withdrawn data sets that the model is said to descend from"),
     ("created_at", _T, ""),
+)
+
+LEASES = _schema(
+    ("seq", _I, "order of events"),
+    ("lease_id", _S, "one export to one recipient"),
+    ("event", _S, "issued, acknowledged, recalled or returned"),
+    ("recipient", _S, ""),
+    ("purpose", _S, "what the recipient may use it for"),
+    ("issued_at", _T, ""),
+    ("expires_at", _T, "from then on it may not be used"),
+    ("gallery_version", _I, "issued: the version exported; acknowledged: the version up to which changes are applied"),
+    ("identities", _I, "rows exported"),
+    ("recorded_at", _T, ""),
+    ("recorded_by", _S, "operating-system user"),
 )
 
 RUNS = _schema(
@@ -241,6 +292,7 @@ TABLES: dict[str, pa.Schema] = {
     "memberships": MEMBERSHIPS,
     "changes": CHANGES,
     "galleries": GALLERIES,
+    "leases": LEASES,
     "runs": RUNS,
 }
 
@@ -269,6 +321,8 @@ class Chunk:
     """admitted rows of the chunk, computed now or before"""
     digest: str
     """digest of all admitted rows and their image ids"""
+    named_only: frozenset[int] = frozenset()
+    """rows whose grant covers the named subject only"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +365,7 @@ class Outcome:
     faces: tuple[Face, ...]
     reject: Reject | None
     detail: str = ""
+    covers: str = Covers.EVERYONE
 
 
 def file_key(corpus_file: str) -> str:

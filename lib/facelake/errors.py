@@ -43,6 +43,10 @@ class Retryable(FacelakeError):
     """A passing fault: the same call may succeed later; nothing was committed."""
 
 
+class LedgerMoved(Retryable):
+    """The ledger changed while something was made of its decisions: decide again."""
+
+
 class CommitConflict(FacelakeError):
     """Someone else changed the table first; nothing of ours was committed."""
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from facelake.config import Config
-from facelake.errors import ConfigError
+from facelake.errors import ConfigError, LedgerMoved
 from facelake.events import Listener, fan_out, log_listener, nobody
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
@@ -17,6 +17,9 @@ from facelake.stages.admit import admit
 from facelake.stages.cluster import cluster
 from facelake.stages.context import Context, StageResult
 from facelake.stages.embed import embed, sweep
+from facelake.stages.erasing import finish_erasures
+from facelake.stages.governance import must_be_assessed, record_processing
+from facelake.stages.lineage import accepted_lineage
 from facelake.stages.models import config_model_digest, find_card, load_pack
 from facelake.stages.publish import publish
 from facelake.stages.purge import purge_after_sweep
@@ -29,6 +32,8 @@ STAGES: dict[str, Callable[[Context], StageResult]] = {
     "publish": publish,
     "report": report,
 }
+
+_MOST_MOVES = 5  # of the ledger during one night, each of which has it decided again
 
 
 @contextmanager
@@ -55,7 +60,10 @@ def run_night(
     """Run all stages, or only some, in their order.
 
     Raises:
-        ConfigError: an unknown stage; and whatever a stage raises. What earlier stages committed stays: run again.
+        ConfigError: an unknown stage; the config names no assessment.
+        Refused: the model descends from a withdrawn data set that the config does not accept.
+
+    Whatever a stage raises: what earlier stages committed stays; run again.
     """
     unknown = [name for name in only if name not in STAGES]
     if unknown:
@@ -63,24 +71,41 @@ def run_night(
     chosen = [name for name in STAGES if not only or name in only]
     if {"embed", "cluster", "publish"} & set(chosen) and "admit" not in chosen:
         chosen.insert(0, "admit")  # nothing is made of decisions of another purpose, ledger or day
+    lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
     if "admit" in chosen:
         Corpus(config.corpus_uri, config.s3).paths()  # before anything is written: is there a corpus at all?
+    must_be_assessed(config)
     with writing(config, "nightly", emit, wait_s) as context:
+        context.lineage = lineage
+        finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)
-        return list(_stages(context, chosen))
+        results = [*finished, *_stages(context, chosen)]
+        record_processing(context, results)
+        return results
 
 
 def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
-    ledger = context.lake["ledger"].version()
-    for name in chosen:
-        if name == "cluster" and "admit" in chosen and context.lake["ledger"].version() != ledger:
-            # a withdrawal that arrived while images were embedded is honoured before anything is made of them
-            context.now = datetime.now(UTC)
-            yield admit(context)
-            yield embed(context)
-        if name in ("cluster", "publish") and "embed" not in chosen:
-            sweep(context)
-        yield STAGES[name](context)
+    """The stages in order; from the first one anew when the ledger changed before something was made of its decisions.
+
+    Raises:
+        LedgerMoved: it kept changing.
+    """
+    moved = 0
+    left = list(chosen)
+    while left:
+        name = left.pop(0)
+        try:
+            if name in ("cluster", "publish"):
+                context.check_ledger()
+                if "embed" not in chosen:
+                    sweep(context)
+            yield STAGES[name](context)
+        except LedgerMoved:
+            moved += 1
+            if moved > _MOST_MOVES:
+                raise
+            context.now, left = datetime.now(UTC), list(chosen)
+            continue
         if name == "publish":
             purge_after_sweep(context)

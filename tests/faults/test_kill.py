@@ -27,7 +27,7 @@ def bare_copy(lake: Path, target: Path) -> Path:
     """The lake as it was before its first night: corpus and ledger only."""
     import shutil
 
-    for name in ("lake.json", "corpus", "ledger"):
+    for name in ("lake.json", "demo.txt", "corpus", "ledger"):
         source = lake / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, (target / name).parent.joinpath(name))  # type: ignore[operator]
     return target

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelake.admit import Event, Ledger, decide, decide_rows
-from facelake.contracts import EventKind, Refusal, Scope
+from facelake.admit import Decision, Event, Ledger, decide, decide_rows
+from facelake.contracts import Covers, EventKind, Refusal, Scope
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -117,9 +117,44 @@ def test_rows_have_one_reason_each() -> None:
             "image_id": ["a", None, "", "a", "e", "f", "g"],
             "source_id": ["s", "s", "s", "s", "s", "none", "s"],
             "subject_ref": ["p", "p", None, None, None, None, "gone"],
+            "source_class": pa.nulls(7, pa.string()),
         }
     )
     duplicate = np.array([False, False, False, True, False, False, False])
     erased = {"image:e", "subject:gone"}
-    reasons = decide_rows(rows, Ledger([grant(1)]), P, NOW, duplicate, erased.__contains__, False)
-    assert reasons.to_pylist() == [None, "no_id", "no_id", "duplicate_id", "erased", "no_basis", "erased"]
+    found = decide_rows(rows, Ledger([grant(1)]), P, NOW, duplicate, erased.__contains__)
+    assert found.reasons.to_pylist() == [None, "no_id", "no_id", "duplicate_id", "erased", "no_basis", "erased"]
+    assert found.covers.to_pylist() == ["everyone_depicted", *[None] * 6]
+
+
+SUBJECT, SOURCE = Scope.SUBJECT, Scope.SOURCE
+COVERED = [
+    ("a source's grant speaks of everyone", [grant(1)], Covers.EVERYONE),
+    ("a subject's grant speaks of the subject", [grant(1, SUBJECT, "p")], Covers.NAMED),
+    ("a source may speak of the named only", [grant(1, covers=Covers.NAMED)], Covers.NAMED),
+    ("a subject alone on a photo", [grant(1, SUBJECT, "p", covers=Covers.EVERYONE)], Covers.EVERYONE),
+    ("who covers more decides", [grant(1), grant(2, SUBJECT, "p")], Covers.EVERYONE),
+    ("the newest grant decides", [grant(1), grant(2, covers=Covers.NAMED)], Covers.NAMED),
+    ("one that lies ahead does not", [grant(1), grant(2, covers=Covers.NAMED, valid_from=NOW + DAY)], Covers.EVERYONE),
+    ("one for something else does not", [grant(1), grant(2, purposes=(OTHER,), covers=Covers.NAMED)], Covers.EVERYONE),
+]
+
+
+@pytest.mark.parametrize(("events", "covers"), [c[1:] for c in COVERED], ids=[c[0] for c in COVERED])
+def test_of_whom_a_grant_speaks(events: list[Event], covers: Covers) -> None:
+    assert decide(Ledger(events), "s", "p", P, NOW) == Decision(None, covers)
+
+
+def test_a_grant_for_the_named_admits_no_photo_that_names_nobody() -> None:
+    assert decide(Ledger([grant(1, covers=Covers.NAMED)]), "s", None, P, NOW).reason == Refusal.NO_BASIS
+
+
+@pytest.mark.parametrize("name", ["web-scrape", "cctv", "unknown", "found on a disk", "CCTV"])
+def test_no_grant_admits_a_scraped_or_unknown_source(name: str) -> None:
+    granted = [grant(1), grant(2, SUBJECT, "p")]
+    assert decide(Ledger(granted), "s", "p", P, NOW, name).reason == Refusal.SOURCE_CLASS
+    said = Ledger([*granted, grant(3, source_class=name), grant(4)])
+    assert decide(said, "s", "p", P, NOW).reason == Refusal.SOURCE_CLASS
+    corrected = Ledger([*granted, grant(3, source_class=name), grant(4, source_class="commissioned")])
+    assert decide(corrected, "s", "p", P, NOW).admitted
+    assert decide(corrected, "s", "p", P, NOW, name).reason == Refusal.SOURCE_CLASS

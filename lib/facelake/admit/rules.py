@@ -2,18 +2,20 @@
 
 Fails closed: whatever is not allowed by a recorded, valid basis for the very purpose is refused.
 
-1. An erased image or subject is refused.
+1. An erased image or subject is refused; so is one of a withdrawn data set, or of a source that is a web scrape, CCTV
+   or of unknown origin, whatever was granted.
 2. A standing withdrawal (one not followed by a newer grant of the same scope and key) of the image's source
    or subject refuses it, for the withdrawn purposes or, when none are named, for all.
 3. Otherwise it is admitted if its source or its subject has a grant in force for the purpose; of several grants of
-   one of them for the purpose the newest that has begun decides.
+   one of them for the purpose the newest that has begun decides. Where no such grant covers everyone depicted, only the
+   named subject may be encoded; an image that names nobody is refused then.
 4. Otherwise it is refused with the nearest miss: another purpose, expired, not yet valid, no basis.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import EventKind, Refusal, Scope
+from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,16 @@ class Event:
     valid_from: datetime | None = None
     valid_until: datetime | None = None
     destroy_by: datetime | None = None
+    covers: Covers | None = None
+    source_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Admitted (no reason) or refused."""
+    """Admitted (no reason) or refused; of whom in the photo an admission speaks."""
 
     reason: Refusal | None
+    covers: Covers = Covers.EVERYONE
 
     @property
     def admitted(self) -> bool:
@@ -50,7 +55,7 @@ class Decision:
         return self.reason is None
 
 
-ADMIT = Decision(None)
+_USUALLY = {Scope.SOURCE: Covers.EVERYONE, Scope.SUBJECT: Covers.NAMED}
 # nearest miss first: what an operator can most easily put right
 _MISSES = (Refusal.OTHER_PURPOSE, Refusal.EXPIRED, Refusal.NOT_YET_VALID, Refusal.NO_BASIS)
 
@@ -63,15 +68,25 @@ class Ledger:
         for event in sorted(events, key=lambda e: e.seq):
             self._by_key[event.scope, event.key].append(event)
 
-    def standing(self, scope: Scope, key: str | None, purpose: str, now: datetime) -> Refusal | None:
-        """None when a grant is in force; else why not. Later events override earlier ones of the same key."""
+    def standing(self, scope: Scope, key: str | None, purpose: str, now: datetime) -> Decision:
+        """What the events of one key say. Later events override earlier ones."""
         verdict: Refusal | None = Refusal.NO_BASIS
+        covers = Covers.EVERYONE
         for event in self._by_key.get((scope, key or ""), ()):
             if event.kind is EventKind.GRANT:
-                verdict = _after_grant(verdict, _grant_verdict(event, purpose, now))
+                grant = _grant_verdict(event, purpose, now)
+                verdict = _after_grant(verdict, grant)
+                covers = covers if grant else event.covers or _USUALLY[scope]
             elif _ends_now(event, purpose, now):
                 verdict = Refusal.WITHDRAWN if event.kind is EventKind.WITHDRAW else Refusal.EXPIRED
-        return verdict
+        return Decision(verdict, covers)
+
+    def source_class(self, source: str | None) -> str | None:
+        """What the newest event that says so calls the source."""
+        said = [
+            event.source_class for event in self._by_key.get((Scope.SOURCE, source or ""), ()) if event.source_class
+        ]
+        return said[-1] if said else None
 
 
 def _ends_now(event: Event, purpose: str, now: datetime) -> bool:
@@ -103,15 +118,42 @@ def _grant_verdict(event: Event, purpose: str, now: datetime) -> Refusal | None:
     return None
 
 
-def decide(ledger: Ledger, source: str | None, subject: str | None, purpose: str, now: datetime) -> Decision:
-    """Decide for one (source, subject) pair; the image itself plays no part."""
-    of_source = ledger.standing(Scope.SOURCE, source, purpose, now) if source else Refusal.NO_BASIS
-    of_subject = ledger.standing(Scope.SUBJECT, subject, purpose, now) if subject else Refusal.NO_BASIS
-    if Refusal.WITHDRAWN in (of_source, of_subject):
+def decide(
+    ledger: Ledger,
+    source: str | None,
+    subject: str | None,
+    purpose: str,
+    now: datetime,
+    source_class: str | None = None,
+) -> Decision:
+    """Decide for one (source, subject) pair; the image itself plays no part.
+
+    Args:
+        source_class: what the corpus says of the source, if it does.
+    """
+    classes = [name for name in (source_class, ledger.source_class(source)) if name]
+    if any(name not in set(SourceClass) - REFUSED_CLASSES for name in classes):
+        return Decision(Refusal.SOURCE_CLASS)
+    nothing = Decision(Refusal.NO_BASIS)
+    of_source = ledger.standing(Scope.SOURCE, source, purpose, now) if source else nothing
+    of_subject = ledger.standing(Scope.SUBJECT, subject, purpose, now) if subject else nothing
+    reasons = [of_source.reason, of_subject.reason]
+    if Refusal.WITHDRAWN in reasons:
         return Decision(Refusal.WITHDRAWN)
-    if of_source is None or of_subject is None:
-        return ADMIT
-    return Decision(min(of_source, of_subject, key=_MISSES.index))
+    granted = [standing.covers for standing in (of_source, of_subject) if standing.admitted]
+    if not granted:
+        return Decision(min((reason for reason in reasons if reason), key=_MISSES.index))
+    if Covers.EVERYONE in granted:
+        return Decision(None)
+    return Decision(None, Covers.NAMED) if subject else nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """Per row of a corpus file: why it is refused (null: admitted), and of whom an admission speaks (else null)."""
+
+    reasons: pa.Array
+    covers: pa.Array
 
 
 def decide_rows(
@@ -120,34 +162,45 @@ def decide_rows(
     purpose: str,
     now: datetime,
     duplicate: np.ndarray,
-    erased: Callable[[str], bool],
-    suppression_empty: bool,
-) -> pa.Array:
-    """Refusal reason per row (null: admitted).
+    erased: Callable[[str], bool] | None,
+    retracted: Sequence[str | None] | None = None,
+) -> Decisions:
+    """Decide for every row of a corpus file.
 
     Args:
-        rows: image_id, source_id, subject_ref (strings, nullable).
+        rows: image_id, source_id, subject_ref, source_class (strings, nullable).
         duplicate: bool per row: an earlier row of the corpus has the same image_id.
-        erased: tells whether `image:`, `subject:` or `source:` with an identifier is on the suppression list.
-        suppression_empty: skips asking `erased` at all.
+        erased: tells whether `image:`, `subject:` or `source:` with an identifier is on the suppression list; None when
+            the list is empty.
+        retracted: per row the withdrawn data set that it gives itself away as.
     """
-    pairs = rows.select(["source_id", "subject_ref"]).group_by(["source_id", "subject_ref"]).aggregate([])
-    verdicts: Mapping[tuple[str | None, str | None], str | None] = {
-        (source, subject): decide(ledger, source, subject, purpose, now).reason
-        for source, subject in zip(*(column.to_pylist() for column in pairs.columns), strict=True)
-    }
-    sources, subjects = rows["source_id"].to_pylist(), rows["subject_ref"].to_pylist()
-    reasons = [verdicts[pair] for pair in zip(sources, subjects, strict=True)]
-    if not suppression_empty:
-        gone_subjects = {subject for subject in set(subjects) if subject and erased("subject:" + subject)}
-        gone_sources = {source for source in set(sources) if source and erased("source:" + source)}
-        everyone = zip(rows["image_id"].to_pylist(), sources, subjects, strict=True)
-        for i, (ident, source, subject) in enumerate(everyone):
-            if subject in gone_subjects or source in gone_sources or (ident and erased("image:" + ident)):
-                reasons[i] = Refusal.ERASED
+    names = ["source_id", "subject_ref", "source_class"]
+    triples = list(zip(*(rows[name].to_pylist() for name in names), strict=True))
+    verdicts = {(a, b, c): decide(ledger, a, b, purpose, now, c) for a, b, c in set(triples)}
+    reasons: list[Refusal | None] = [verdicts[triple].reason for triple in triples]
+    for i, name in enumerate(retracted or ()):
+        if name:
+            reasons[i] = Refusal.RETRACTED
+    if erased:
+        for i in _gone(rows["image_id"].to_pylist(), triples, erased):
+            reasons[i] = Refusal.ERASED
     blank = pc.fill_null(pc.equal(pc.utf8_length(rows["image_id"]), 0), True).to_numpy(zero_copy_only=False)
     for i in np.flatnonzero(blank).tolist():
         reasons[i] = Refusal.NO_ID
     for i in np.flatnonzero(duplicate & ~blank).tolist():
         reasons[i] = Refusal.DUPLICATE_ID
-    return pa.array(reasons, pa.string())
+    covers = [None if why else verdicts[triple].covers for why, triple in zip(reasons, triples, strict=True)]
+    return Decisions(pa.array(reasons, pa.string()), pa.array(covers, pa.string()))
+
+
+def _gone(
+    idents: Sequence[str | None],
+    triples: Sequence[tuple[str | None, str | None, str | None]],
+    erased: Callable[[str], bool],
+) -> Iterator[int]:
+    """Rows whose image, subject or source is on the suppression list."""
+    sources = {source for source, _, _ in triples if source and erased("source:" + source)}
+    subjects = {subject for _, subject, _ in triples if subject and erased("subject:" + subject)}
+    for i, (ident, (source, subject, _)) in enumerate(zip(idents, triples, strict=True)):
+        if subject in subjects or source in sources or (ident and erased("image:" + ident)):
+            yield i

@@ -19,6 +19,7 @@ from facelake.cli.options import (
     read_config,
 )
 from facelake.config import Config
+from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
 from facelake.terminal import Terminal, boundary
 
@@ -67,6 +68,7 @@ def demo(
 
         settings = read_config(config, lake)
         with writing(settings, "demo", terminal.listen) as context:
+            context.lake.mark_as_demo()
             if photos:
                 import_folder(context, photos, grant=Grant())
             else:
@@ -82,6 +84,11 @@ def import_(
     basis: Annotated[str, typer.Option(help="the legal basis you state for them")] = "operator-attested consent",
     purpose: Annotated[list[str] | None, typer.Option(help="what they may be used for; default: the config's")] = None,
     evidence: Annotated[str, typer.Option(help="reference of the written release; only its hash is kept")] = "",
+    exemption: Annotated[str, typer.Option(help="Art. 9 GDPR exemption or written release")] = "",
+    covers: Annotated[Covers, typer.Option(help="of whom in the photos the basis speaks")] = Covers.EVERYONE,
+    source_class: Annotated[
+        SourceClass, typer.Option("--class", help="how the source came by the photos; the last three are refused")
+    ] = SourceClass.CONTRIBUTED,
     no_grant: Annotated[bool, typer.Option("--no-grant", help="record no basis; the photos stay refused")] = False,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -94,7 +101,7 @@ def import_(
 
         settings = read_config(config, lake)
         check_folder(folder, person_from)
-        grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence)
+        grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence, exemption, covers, source_class)
         with writing(settings, "import", terminal.listen) as context:
             result = import_folder(context, folder, source=source, person_from=person_from, grant=grant)
         if result.counts["granted"]:
@@ -148,6 +155,9 @@ def erase(
     subject: Annotated[list[str] | None, typer.Option(help="subject_ref to erase (may be repeated)")] = None,
     image: Annotated[list[str] | None, typer.Option(help="image_id to erase (may be repeated)")] = None,
     source: Annotated[list[str] | None, typer.Option(help="source_id to erase (may be repeated)")] = None,
+    identity: Annotated[list[str] | None, typer.Option(help="identity to erase, with every photo it is in")] = None,
+    purpose: Annotated[str | None, typer.Option(help="erase only what was made for this purpose")] = None,
+    from_file: Annotated[str | None, typer.Option(help="CSV with columns kind (subject, image...) and key")] = None,
     yes: YesOption = False,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -156,18 +166,20 @@ def erase(
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
         from facelake.night import reading, writing
-        from facelake.stages import erasing
+        from facelake.stages import erase_targets, erasing
 
         settings = read_config(config, lake)
         reading(settings)  # there must be a lake
-        if not (subject or image or source):
-            raise ConfigError(
-                "nothing to erase is named", where="erase", next_step="give --subject, --image or --source"
-            )
+        more = erase_targets.read_keys(from_file) if from_file else {}
+        named = {"subject": subject or [], "image": image or [], "source": source or [], "identity": identity or []}
+        keys = [[*values, *more.get(kind, [])] for kind, values in named.items()]
+        request = erase_targets.Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
         if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
             raise ConfigError("erasing cannot be undone and was not confirmed", where="erase", next_step="add --yes")
         with writing(settings, "erase", terminal.listen) as context:
-            result = erasing.erase(context, subjects=subject, images=image, sources=source)
+            result = erasing.erase(context, request)
+        if owing := result.counts["not_acknowledged"]:
+            terminal.say(f"still to be told and not acknowledged: {', '.join(owing)} (facelake feed leases)")
         terminal.say(f"erased; certificate: {result.counts['certificate']}. Run `facelake report` for a new report.")
         terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
@@ -175,6 +187,7 @@ def erase(
 @app.command()
 def verify(
     residual: Annotated[list[str] | None, typer.Option(help="identifier to look for in every byte of the lake")] = None,
+    audit: Annotated[bool, typer.Option("--audit", help="only the audit trail: edited, dropped, reordered?")] = False,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
@@ -186,7 +199,7 @@ def verify(
         from facelake.stages.verify import verify_residual
 
         context = reading(read_config(config, lake), terminal.listen)
-        findings, counts = run_verify(context)
+        findings, counts = run_verify(context, "audit" if audit else None)
         hits: dict[str, int] = {}
         if residual:
             counts["objects_scanned"], hits = verify_residual(context, residual)

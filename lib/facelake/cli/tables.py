@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from facelake.cli.options import (
     read_config,
 )
 from facelake.config import Config
+from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
 from facelake.terminal import Terminal, boundary
 
@@ -43,17 +45,18 @@ def _record(
     terminal: Terminal, settings: Config, kind: str, sources: list[str], subjects: list[str], **facts: Any
 ) -> None:
     from facelake.contracts import EventKind, Scope
-    from facelake.night import writing
-    from facelake.stages.ledger import record
+    from facelake.lake.lake import Lake
+    from facelake.stages.ledger import Entry, record
 
     if not sources and not subjects:
         raise ConfigError(
             f"a {kind} needs a source or a subject", where="ledger", next_step="give --source or --subject"
         )
-    with writing(settings, "ledger") as context:
-        for scope, keys in ((Scope.SOURCE, sources), (Scope.SUBJECT, subjects)):
-            if keys:
-                record(context.lake, EventKind(kind), scope, keys, **facts)
+    named = [(Scope.SOURCE, key) for key in sources] + [(Scope.SUBJECT, key) for key in subjects]
+    entries = [Entry(EventKind(kind), scope, key, **facts) for scope, key in named]
+    for entry in entries:
+        entry.check()
+    record(Lake.create(settings.lake, settings.s3), entries)
     terminal.say(f"recorded {len(sources) + len(subjects)} event(s); the next night acts on them")
     terminal.result({"ok": True, "events": len(sources) + len(subjects)})
 
@@ -68,15 +71,27 @@ def ledger_grant(
     valid_from: Annotated[str | None, typer.Option("--from", help="date from which it holds")] = None,
     valid_until: Annotated[str | None, typer.Option("--until", help="date at which it ends")] = None,
     destroy_by: Annotated[str | None, typer.Option(help="date by which the data must be gone")] = None,
+    last_contact: Annotated[str | None, typer.Option(help="date of the last contact; default: today")] = None,
+    exemption: Annotated[str, typer.Option(help="Art. 9 GDPR exemption or written release, e.g. 'Art. 9(2)(a)'")] = "",
+    covers: Annotated[
+        Covers | None, typer.Option(help="of whom it speaks; default: everyone for a source, the named for a subject")
+    ] = None,
+    source_class: Annotated[
+        SourceClass, typer.Option("--class", help="how the source came by the photos; the last three are refused")
+    ] = SourceClass.CONTRIBUTED,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Record a legal basis for sources or subjects."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
+        from facelake.stages.ledger import evidence_digest
+
         _record(
-            terminal, read_config(config, lake), "grant", source or [], subject or [], purposes=purpose, basis=basis,
-            evidence=evidence, valid_from=_moment(valid_from, "--from"), valid_until=_moment(valid_until, "--until"),
+            terminal, read_config(config, lake), "grant", source or [], subject or [], purposes=tuple(purpose),
+            basis=basis, exemption=exemption, evidence_sha256=evidence_digest(evidence), covers=covers,
+            source_class=source_class, valid_from=_moment(valid_from, "--from"),
+            valid_until=_moment(valid_until, "--until"), last_contact=_moment(last_contact, "--last-contact"),
             destroy_by=_moment(destroy_by, "--destroy-by"),
         )  # fmt: skip
 
@@ -92,7 +107,32 @@ def ledger_withdraw(
     """Withdraw the basis of sources or subjects; the next night removes what came of their photos."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        _record(terminal, read_config(config, lake), "withdraw", source or [], subject or [], purposes=purpose or [])
+        _record(
+            terminal, read_config(config, lake), "withdraw", source or [], subject or [], purposes=tuple(purpose or ())
+        )
+
+
+@ledger_app.command("import")
+def ledger_import(
+    file: Annotated[str, typer.Argument(help="CSV or Parquet file of events; see docs/consent.md for its columns")],
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Record the events of a file; every line that is not sound is reported, and the exit code is 1 then."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.lake.lake import Lake
+        from facelake.stages.ledger_import import import_ledger
+
+        settings = read_config(config, lake)
+        recorded, present, rejected = import_ledger(Lake.create(settings.lake, settings.s3), file)
+        terminal.table("rejected lines", ["line", "problem"], [[item.line, item.problem] for item in rejected])
+        terminal.say(f"{recorded} events recorded, {present} were there already, {len(rejected)} lines rejected")
+        lines = [{"line": item.line, "problem": item.problem} for item in rejected]
+        counts = {"events": recorded, "present": present, "rejected": len(rejected)}
+        terminal.result({"ok": not rejected, **counts, "lines": lines})
+        if rejected:
+            raise typer.Exit(1)
 
 
 @ledger_app.command("list")
@@ -113,8 +153,11 @@ def ledger_list(
             "key",
             "purposes",
             "basis",
+            "covers",
+            "source_class",
             "valid_from",
             "valid_until",
+            "destroy_by",
             "recorded_at",
         ]
         terminal.table("ledger", columns, [[row[c] for c in columns] for row in rows])
@@ -166,6 +209,14 @@ def models_show(
         terminal.result({"ok": True, "model": body})
 
 
+def _template_key(variable: str) -> bytes:
+    from facelake.publish.transform import read_key
+
+    if variable not in os.environ:
+        raise ConfigError(f"{variable} is not set", where="--key-env", next_step="export it: `openssl rand -hex 32`")
+    return read_key(os.environ[variable])
+
+
 @gallery_app.command("list")
 def gallery_list(
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
@@ -206,6 +257,10 @@ def gallery_export(
     out: Annotated[str, typer.Option(help="folder to write to")],
     purpose: Annotated[str, typer.Option(help="what the recipient will use it for")],
     recipient: Annotated[str, typer.Option(help="who receives it")],
+    key_env: Annotated[
+        str | None, typer.Option(help="environment variable with the key (hex) by which templates are rotated")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="how long it may be used; default: the config's")] = None,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
@@ -215,9 +270,11 @@ def gallery_export(
         from facelake.night import writing
         from facelake.stages.export import export_gallery
 
+        key = _template_key(key_env) if key_env else None
         with writing(read_config(config, lake), "export", terminal.listen) as context:
-            manifest = export_gallery(context, out, purpose, recipient)
-        terminal.say(f"{manifest['identities']} identities of gallery {manifest['gallery_version']} written to {out}")
+            manifest = export_gallery(context, out, purpose, recipient, days, key)
+        said = f"{manifest['identities']} identities of gallery {manifest['gallery_version']} written to {out}"
+        terminal.say(f"{said}: {manifest['lease_id']}, until {manifest['expires_at'][:10]}")
         terminal.result({"ok": True, **manifest})
 
 
@@ -259,3 +316,20 @@ def bench_cluster(
         figures = cluster_files(settings, faces, out, terminal.listen, work=work, keep=keep)
         terminal.table("cluster", ["figure", "value"], [[key, value] for key, value in figures.items()])
         terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("erase")
+def bench_erase(
+    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],
+    faces: Annotated[int, typer.Option(min=20, help="faces in it")] = 10_000,
+    subjects: Annotated[int, typer.Option(min=1, help="people to erase, of faces / 20")] = 100,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Erase people from a synthetic lake: seconds per step, and what is left of them."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.erase import erase_subjects
+
+        figures = erase_subjects(read_config(config, lake), faces, subjects, terminal.listen)
+        terminal.table("erase", ["figure", "value"], [[key, value] for key, value in figures.items()])
+        terminal.result({"ok": not figures["residual_hits"] and figures["others_identical"], **figures})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 
-from facelake.contracts import FACES, REJECTS, U8, Face, Outcome, Reject
+from facelake.contracts import FACES, REJECTS, U8, Covers, Face, Outcome, Reject
 from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
 from facelake.embed.geometry import crop_around, letterbox, similarity_transform, warp
 from facelake.embed.models import Detections, Encoder, YuNet
@@ -62,36 +62,53 @@ class _Found:
     located: list[_Located] = field(default_factory=list)
     aligned: list[U8] = field(default_factory=list)
     too_small: int = 0
+    bystanders: int = 0
 
 
 class Pipeline:
     """Holds the models; one per worker."""
 
-    def __init__(self, pack: Pack, options: PipelineOptions, threads: int = 1) -> None:
-        self._options = options
+    def __init__(
+        self, pack: Pack, options: PipelineOptions, threads: int = 1, retracted: Mapping[str, str] | None = None
+    ) -> None:
+        """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
+        self._options, self._retracted = options, retracted or {}
         self._detector = YuNet(pack, options.min_det_score, threads)
         self._encoder = Encoder(pack, threads)
 
-    def run(self, photos: Iterable[tuple[int, str, bytes]]) -> Iterator[Outcome]:
-        """Embed photos given as (corpus row, image_id, encoded bytes); outcomes in the same order."""
+    def run(
+        self, photos: Iterable[tuple[int, str, bytes]], named_only: Container[int] = frozenset()
+    ) -> Iterator[Outcome]:
+        """Embed photos given as (corpus row, image_id, encoded bytes); outcomes in the same order.
+
+        Args:
+            named_only: rows of which only the named subject may be encoded. Who of several that is nobody can tell
+                before encoding, so such a photo is rejected when it shows more than one face.
+        """
         stream = iter(photos)
         while batch := list(islice(stream, self._options.batch_photos)):
-            yield from self._batch(batch)
+            yield from self._batch(batch, named_only)
 
-    def _batch(self, batch: list[tuple[int, str, bytes]]) -> list[Outcome]:
-        found = [
-            _Found(row, ident, hashlib.sha256(data).hexdigest(), decode(data, self._options.limits))
-            for row, ident, data in batch
-        ]
+    def _batch(self, batch: list[tuple[int, str, bytes]], named_only: Container[int]) -> list[Outcome]:
+        found = [_Found(row, ident, *self._decoded(data)) for row, ident, data in batch]
         self._locate([item for item in found if isinstance(item.photo, Photo)], 1.0)
         again = [item for item in found if isinstance(item.photo, Photo) and not item.located and not item.too_small]
         self._locate(again, _SECOND_LOOK)
         for item in found:
+            if item.row in named_only:
+                _leave_out_bystanders(item)
             if item.located:
                 self._align(item)
         aligned = [face for item in found for face in item.aligned]
         embeddings = iter(self._encode(aligned))
-        return [self._outcome(item, [next(embeddings) for _ in item.aligned]) for item in found]
+        outcomes = (self._outcome(item, [next(embeddings) for _ in item.aligned]) for item in found)
+        return [replace(one, covers=Covers.NAMED) if one.row in named_only else one for one in outcomes]
+
+    def _decoded(self, data: bytes) -> tuple[str, Photo | Undecoded]:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in self._retracted:
+            return digest, Undecoded(Reject.RETRACTED, f"a photo of {self._retracted[digest]}, which was withdrawn")
+        return digest, decode(data, self._options.limits)
 
     def _locate(self, items: list[_Found], fill: float) -> None:
         """Detect; faces that are too small are counted and left out."""
@@ -136,7 +153,10 @@ class Pipeline:
         )
         reject, detail = None, ""
         if not faces:
-            if item.located:
+            if item.bystanders:
+                detail = f"{item.bystanders + 1} faces, and the grant covers the named subject only"
+                reject = Reject.BYSTANDERS
+            elif item.located:
                 reject, detail = Reject.BAD_EMBEDDING, "the encoder gave no finite embedding"
             elif item.too_small:
                 reject, detail = (
@@ -147,6 +167,13 @@ class Pipeline:
                 reject, detail = Reject.NO_FACE, f"no face scored {self._options.min_det_score:g}"
         width, height = item.photo.width, item.photo.height
         return Outcome(item.row, item.image_id, item.sha256, width, height, faces, reject, detail)
+
+
+def _leave_out_bystanders(item: _Found) -> None:
+    """Nobody of several is encoded; faces that are too small to be encoded are people too."""
+    if len(item.located) + item.too_small > 1:
+        item.bystanders = len(item.located) + item.too_small - 1
+        item.located = []
 
 
 def _relocated(face: _Located, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:
@@ -187,6 +214,7 @@ def faces_table(outcomes: Iterable[Outcome], digest: str, corpus_file: str) -> p
             "det_score": face.det_score,
             "quality": face.quality,
             "embedding": face.embedding.astype("<f2").tobytes(),
+            "covers": o.covers,
             "model_digest": digest,
             "corpus_file": corpus_file,
             "corpus_row": o.row,
@@ -204,6 +232,7 @@ def rejects_table(outcomes: Iterable[Outcome], digest: str, corpus_file: str) ->
             "image_id": o.image_id,
             "reason": str(o.reject),
             "detail": o.detail,
+            "covers": o.covers,
             "content_sha256": o.content_sha256,
             "model_digest": digest,
             "corpus_file": corpus_file,

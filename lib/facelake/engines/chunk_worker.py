@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from facelake.config import S3Section
 from facelake.contracts import Chunk, ChunkReceipt, Outcome, Receipt, Reject, file_key
@@ -29,6 +29,8 @@ class WorkerSpec:
     corpus_uri: str
     s3: S3Section
     threads: int = 1
+    retracted: Mapping[str, str] = field(default_factory=dict)
+    """names of withdrawn sets by the SHA-256 of photos that are known to be theirs"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class ChunkWorker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._pipeline = Pipeline(spec.pack, spec.options, spec.threads)
+        self._pipeline = Pipeline(spec.pack, spec.options, spec.threads, spec.retracted)
         self._corpus = Corpus(spec.corpus_uri, spec.s3)
         self._store = open_store(spec.lake_uri, spec.s3)
 
@@ -63,10 +65,10 @@ class ChunkWorker:
                 if ahead[0] in wanted:
                     rows.append(ahead)
                 if len(rows) >= self._spec.options.batch_photos:  # bounds the encoded bytes held at once
-                    outcomes += self._outcomes(rows, task.condemned)
+                    outcomes += self._outcomes(rows, task.condemned, chunk.named_only)
                     rows = []
                 ahead = next(photos, None)
-            outcomes += self._outcomes(rows, task.condemned)
+            outcomes += self._outcomes(rows, task.condemned, chunk.named_only)
             yield self._stage(chunk, outcomes, time.monotonic() - began)
 
     def try_row(self, corpus_file: str, row: int) -> None:
@@ -74,8 +76,11 @@ class ChunkWorker:
         for _ in self._pipeline.run(self._corpus.images(corpus_file, row, row + 1)):
             pass
 
-    def _outcomes(self, rows: Sequence[tuple[int, str, bytes]], condemned: frozenset[int]) -> list[Outcome]:
-        done = {o.row: o for o in self._pipeline.run(row for row in rows if row[0] not in condemned)}
+    def _outcomes(
+        self, rows: Sequence[tuple[int, str, bytes]], condemned: frozenset[int], named_only: frozenset[int]
+    ) -> list[Outcome]:
+        left = (row for row in rows if row[0] not in condemned)
+        done = {o.row: o for o in self._pipeline.run(left, named_only)}
         for row, ident, _ in rows:
             if row in condemned:
                 done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, "decoding it killed its worker twice")

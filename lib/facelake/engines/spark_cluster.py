@@ -29,8 +29,11 @@ _RAISED = re.compile(r"facelake\.errors\.(\w+): (.+?)(?: \[([^\]]*)\])?\.(?: Nex
 _KINDS: dict[str, type[FacelakeError]] = {"Corrupt": Corrupt, "Refused": Refused, "ConfigError": ConfigError}
 
 
-def start_spark(section: SparkSection, app: str = "facelake") -> SparkSession:
+def start_spark(section: SparkSection, app: str = "facelake", scratch: str | None = None) -> SparkSession:
     """A session on the configured master.
+
+    Args:
+        scratch: folder for shuffles of a local master; a cluster's workers have their own.
 
     Raises:
         Retryable: the master does not answer or Java is missing.
@@ -53,6 +56,8 @@ def start_spark(section: SparkSection, app: str = "facelake") -> SparkSession:
         "spark.executorEnv.OMP_NUM_THREADS": "1",
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
     }
+    if scratch and section.master.startswith("local"):
+        conf["spark.local.dir"] = scratch
     for key, value in (conf | section.conf).items():
         builder = builder.config(key, value)
     try:

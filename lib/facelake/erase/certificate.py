@@ -15,8 +15,19 @@ def certificate(
     gallery_version: int,
     objects_scanned: int,
     residual_hits: int,
+    *,
+    versions: Mapping[str, int] | None = None,
+    purpose: str | None = None,
+    recipients_pending: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The certificate's body.
+    """The certificate's body: JSON, to be signed.
+
+    Args:
+        hashes: keyed hashes of the subjects, images and sources asked for.
+        removed: what was removed, counted by kind.
+        versions: Delta version of each table after the erasure.
+        purpose: the one purpose the erasure was for; None: all.
+        recipients_pending: who was handed the data and has not yet acknowledged its end.
 
     Raises:
         ValueError: something was left behind; then there is no certificate.
@@ -29,5 +40,8 @@ def certificate(
         "targets_keyed_sha256": sorted(hashes),
         "removed": dict(removed),
         "gallery_version": gallery_version,
+        "versions": dict(versions or {}),
+        "purpose": purpose,
+        "recipients_pending": sorted(recipients_pending),
         "residual_scan": {"objects": objects_scanned, "hits": 0},
     }

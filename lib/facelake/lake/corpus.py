@@ -16,6 +16,7 @@ from facelake.errors import ConfigError, Retryable
 from facelake.lake.store import open_store, read_input
 
 _READ_ROWS = 16  # photos decoded from Parquet at once: bounds memory whatever the row group's size
+_IDS = ("image_id", "source_id", "subject_ref", "source_class")
 _STRING = ("string", "large_string", "string_view")
 _BINARY = ("binary", "large_binary", "binary_view")
 
@@ -71,13 +72,14 @@ class Corpus:
             return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
 
     def ids(self, path: str) -> pa.Table:
-        """image_id, source_id, subject_ref of every row, in row order; a missing subject_ref is null."""
+        """image_id, source_id, subject_ref, source_class of every row, in row order; a missing column is null."""
         with self._open(path) as file:
-            names = [n for n in ("image_id", "source_id", "subject_ref") if n in file.schema_arrow.names]
+            names = [n for n in _IDS if n in file.schema_arrow.names]
             table = self._guard(path, lambda: file.read(columns=names))
-        if "subject_ref" not in names:
-            table = table.append_column("subject_ref", pa.nulls(table.num_rows, pa.string()))
-        wanted = pa.schema([(n, pa.string()) for n in ("image_id", "source_id", "subject_ref")])
+        for name in _IDS:
+            if name not in names:
+                table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
+        wanted = pa.schema([(n, pa.string()) for n in _IDS])
         return table.select(wanted.names).cast(wanted)
 
     def images(self, path: str, start: int, end: int) -> Iterator[tuple[int, str, bytes]]:
@@ -98,6 +100,11 @@ class Corpus:
                     if start <= row < end:
                         yield row, ident.as_py() or "", image.as_py() or b""
                     row += 1
+
+    def metadata(self, path: str) -> dict[bytes, bytes]:
+        """Key-value metadata of a file."""
+        with self._open(path) as file:
+            return dict(file.schema_arrow.metadata or {}) | dict(file.metadata.metadata or {})
 
     def row_groups(self, path: str) -> Iterator[pa.Table]:
         """The file row group by row group."""
@@ -139,13 +146,13 @@ def _check_columns(schema: pa.Schema, where: str) -> None:
         raise ConfigError(
             what, where=where, next_step="a corpus file needs image_id, image, source_id (docs/tables.md)"
         )
-    for name in ("image_id", "source_id", "subject_ref", "image"):
+    for name in (*_IDS, "image"):
         if name not in schema.names:
             continue
         wanted = _BINARY if name == "image" else _STRING
         kind = schema.field(name).type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type
-        if str(kind) not in wanted and not (pa.types.is_null(kind) and name == "subject_ref"):
+        if str(kind) not in wanted and not (pa.types.is_null(kind) and name not in CORPUS_REQUIRED):
             what = f"corpus column {name} is {kind}, it must be {wanted[0]}"
             raise ConfigError(what, where=where, next_step="rewrite the file with the right type")

@@ -17,6 +17,7 @@ from facelake.lake.tables import Table
 
 _MARKER = "lake.json"
 _SUPPRESSED = "suppressed"
+_DEMO = "demo.txt"
 
 
 class Lake:
@@ -66,6 +67,16 @@ class Lake:
     def __getitem__(self, name: str) -> Table:
         return self._tables[name]
 
+    @property
+    def name(self) -> str:
+        """16 hex digits that tell this lake from every other one."""
+        return self.keyed_hash("name of the lake")[:16]
+
+    def mark_as_demo(self) -> None:
+        """Only while nothing has been recorded or imported: a lake of real people does not become a demo."""
+        if self["ledger"].version() < 0 and self["runs"].version() < 0:
+            self.store.create(_DEMO, b"made by `facelake demo`\n")
+
     def keyed_hash(self, value: str) -> str:
         """Hash of an identifier under this lake's salt: comparable here, meaningless elsewhere."""
         return hmac.new(bytes.fromhex(self._marker["salt"]), value.encode(), hashlib.sha256).hexdigest()
@@ -83,6 +94,11 @@ class Lake:
         for item in self.store.list(_SUPPRESSED):
             found.update(self.store.read(item.key).decode().split())
         return frozenset(found)
+
+
+def is_demo(store: ObjectStore) -> bool:
+    """Was the lake under this root made by `facelake demo`?"""
+    return store.tag(_DEMO) is not None
 
 
 def _read_marker(store: ObjectStore) -> dict[str, Any] | None:

@@ -19,8 +19,6 @@ from typing import Any
 from facelake.errors import FacelakeError, Refused
 from facelake.lake.store import ObjectStore
 
-_KEY = "lease.json"
-
 
 def _this_process() -> dict[str, Any]:
     return {"host": _host(), "pid": os.getpid(), "started": _started(os.getpid())}
@@ -41,9 +39,12 @@ def _started(pid: int) -> str:
 
 
 class Lease:
-    """Context manager: exclusive right to write to the lake while it is held."""
+    """Context manager: exclusive right to write to the lake (or to what `key` stands for) while it is held."""
 
-    def __init__(self, store: ObjectStore, purpose: str, ttl_s: float = 60.0, wait_s: float = 0.0) -> None:
+    def __init__(
+        self, store: ObjectStore, purpose: str, ttl_s: float = 60.0, wait_s: float = 0.0, key: str = "lease.json"
+    ) -> None:
+        self._key = key
         self._store, self._purpose, self._ttl_s, self._wait_s = store, purpose, ttl_s, wait_s
         self._nonce = secrets.token_hex(8)
         self._tag = ""
@@ -73,20 +74,20 @@ class Lease:
 
     def _holder(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self._store.read(_KEY)))
+            return dict(json.loads(self._store.read(self._key)))
         except (FileNotFoundError, ValueError):
             return {}
 
     def _try_take(self) -> bool:
-        if self._store.create(_KEY, self._body()):
-            self._tag = self._store.tag(_KEY) or ""
+        if self._store.create(self._key, self._body()):
+            self._tag = self._store.tag(self._key) or ""
             return True
-        tag = self._store.tag(_KEY)
+        tag = self._store.tag(self._key)
         if tag is None:
             return False
-        if not self._dead(self._holder()) or not self._store.replace(_KEY, self._body(), tag):
+        if not self._dead(self._holder()) or not self._store.replace(self._key, self._body(), tag):
             return False
-        self._tag = self._store.tag(_KEY) or ""
+        self._tag = self._store.tag(self._key) or ""
         return self._holder().get("nonce") == self._nonce
 
     @staticmethod
@@ -101,12 +102,12 @@ class Lease:
         while not self._stop.wait(self._ttl_s / 3):
             try:
                 if (
-                    not self._store.replace(_KEY, self._body(), self._tag)
+                    not self._store.replace(self._key, self._body(), self._tag)
                     and self._holder().get("nonce") != self._nonce
                 ):
                     self._lost = True  # (a renewal whose reply was lost fails too, but the lease is still ours)
                     return
-                self._tag = self._store.tag(_KEY) or ""
+                self._tag = self._store.tag(self._key) or ""
                 self._renewed_s = time.monotonic()
             except (FacelakeError, OSError):
                 continue  # a passing fault; `check` bounds how long this may go on
@@ -125,5 +126,5 @@ class Lease:
         if self._thread:
             self._thread.join()
         if not self._lost and self._holder().get("nonce") == self._nonce:
-            self._store.delete(_KEY)
-            self._store.delete(_KEY + ".lock")
+            self._store.delete(self._key)
+            self._store.delete(self._key + ".lock")

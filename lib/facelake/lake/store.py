@@ -27,6 +27,10 @@ from facelake.config import S3Section
 from facelake.errors import ConfigError, Refused, Retryable
 
 _TEMPORARY = ".tmp"  # one folder for what is being written, so that leftovers can be found
+_Versions = list[dict[str, Any]]  # as S3 lists them
+_BATCH = 1000  # what S3 deletes in one call
+_DENIED = ("AccessDenied", "403")
+_LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store without this part of S3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,13 @@ class ObjectStore(Protocol):
         """Delete what writers that died left half written; needs exclusive use."""
         ...
 
+    def drop_old_versions(self, prefix: str = "") -> int:
+        """Delete what a versioned bucket keeps of replaced and deleted objects under prefix (a folder).
+
+        Returns how many versions and delete markers; Refused without the rights, or if versions cannot be listed.
+        """
+        ...
+
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         """An Arrow file system and the root path in it, for ranged reads of Parquet."""
         ...
@@ -89,9 +100,8 @@ class DirectoryStore:
         self.root = Path(os.path.abspath(os.path.expanduser(path)))
         self.uri = str(self.root)
         if "%" in self.uri:
-            raise ConfigError(
-                "the path contains %", where=self.uri, next_step="Delta logs cannot name it; use another path"
-            )
+            next_step = "Delta logs cannot name it; use another path"
+            raise ConfigError("the path contains %", where=self.uri, next_step=next_step)
 
     def _path(self, key: str) -> Path:
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
@@ -117,9 +127,8 @@ class DirectoryStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as err:
-            raise Retryable(
-                f"cannot write: {err}", where=str(target), next_step="check the path, rights and space"
-            ) from err
+            next_step = "check the path, rights and space"
+            raise Retryable(f"cannot write: {err}", where=str(target), next_step=next_step) from err
         return Path(file.name)
 
     def write(self, key: str, data: bytes) -> None:
@@ -169,6 +178,9 @@ class DirectoryStore:
             if not path.name.startswith(f"{os.getpid()}-"):  # the lease is renewed while we clear
                 path.unlink(missing_ok=True)
 
+    def drop_old_versions(self, prefix: str = "") -> int:
+        return 0
+
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), str(self.root)
 
@@ -202,12 +214,15 @@ class S3Store:
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}".strip("/") if key else self.prefix
 
+    def _folder(self, prefix: str) -> str:
+        return self._key(prefix) + "/" if self._key(prefix) else ""
+
     def _fault(self, err: BotoCoreError | ClientError, key: str) -> Exception:
         where = f"s3://{self.bucket}/{self._key(key)}"
-        code = err.response["Error"].get("Code", "") if isinstance(err, ClientError) else ""
+        code = _code(err)
         if code in ("NoSuchKey", "404"):
             return FileNotFoundError(where)
-        if code in ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        if code in (*_DENIED, "InvalidAccessKeyId", "SignatureDoesNotMatch"):
             return ConfigError(
                 f"the store denies access ({code})", where=where, next_step="check the AWS_* environment"
             )
@@ -261,7 +276,7 @@ class S3Store:
         return self._conditional(key, data, IfMatch=tag)
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        start = self._key(prefix) + "/" if self._key(prefix) else ""
+        start = self._folder(prefix)
         token: dict[str, str] = {}
         while True:
             page = self._call("list_objects_v2", prefix, Prefix=start, **token)
@@ -277,6 +292,44 @@ class S3Store:
 
     def clear_leftovers(self) -> None:
         """A put is whole or not at all."""
+
+    def drop_old_versions(self, prefix: str = "") -> int:
+        try:
+            if not self._client.get_bucket_versioning(Bucket=self.bucket).get("Status"):
+                return 0
+            return self._delete_versions(self._old_versions(prefix))
+        except (BotoCoreError, ClientError) as err:
+            code = _code(err)
+            if code in _LACKING and getattr(err, "operation_name", "") == "GetBucketVersioning":
+                return 0
+            if code not in (*_DENIED, *_LACKING):
+                raise self._fault(err, prefix) from err
+            what = f"the bucket may keep old versions of what is erased, and they cannot be removed ({code})"
+            rights = "s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion"
+            next_step = f"grant {rights} without object lock or MFA delete, or use a bucket without versioning"
+            raise Refused(what, where=f"s3://{self.bucket}/{self._key(prefix)}", next_step=next_step) from err
+
+    def _old_versions(self, prefix: str) -> _Versions:
+        """All of them before any is deleted (a page is found from the one before it); delete markers last.
+
+        A marker that goes before the versions which it hides would bring the newest of them back.
+        """
+        old: _Versions = []
+        markers: _Versions = []
+        pages = self._client.get_paginator("list_object_versions")
+        for page in pages.paginate(Bucket=self.bucket, Prefix=self._folder(prefix)):
+            old += [item for item in page.get("Versions", []) if not item["IsLatest"]]
+            markers += page.get("DeleteMarkers", [])
+        return old + markers
+
+    def _delete_versions(self, versions: _Versions) -> int:
+        for at in range(0, len(versions), _BATCH):
+            batch = [{name: item[name] for name in ("Key", "VersionId")} for item in versions[at : at + _BATCH]]
+            reply = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
+            for error in reply.get("Errors", []):
+                if error.get("Code") not in ("NoSuchVersion", "NoSuchKey"):
+                    raise ClientError({"Error": error}, "DeleteObjects")
+        return len(versions)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         scheme, _, host = (self.endpoint or "").partition("://")
@@ -309,6 +362,10 @@ class S3Store:
         return parts | ({token: frozen.token} if frozen.token else {})
 
 
+def _code(err: BotoCoreError | ClientError) -> str:
+    return str(err.response["Error"].get("Code", "")) if isinstance(err, ClientError) else ""
+
+
 def probe(store: ObjectStore) -> None:
     """Check that the store can be written and honours conditional creation and replacement.
 
@@ -337,6 +394,5 @@ def read_input(store: ObjectStore, key: str) -> pa.NativeFile:
     except FileNotFoundError:
         raise
     except OSError as err:
-        raise Retryable(
-            f"cannot open: {err}", where=f"{store.uri}/{key}", next_step="check the store and run again"
-        ) from err
+        next_step = "check the store and run again"
+        raise Retryable(f"cannot open: {err}", where=f"{store.uri}/{key}", next_step=next_step) from err

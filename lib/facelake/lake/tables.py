@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -75,13 +76,20 @@ def stage(store: ObjectStore, table: str, data: pa.Table, stem: str = "part") ->
 
 
 def read_file(store: ObjectStore, table: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one data file of a table.
+    """Read one data file of a table; a column that the file does not have yet is null.
 
     Raises:
         Corrupt: the log names the file but it is gone or unreadable.
     """
-    with data_file(store, f"{table}/{path}") as source:
-        return pq.read_table(source, columns=list(columns) if columns is not None else None)
+    wanted = list(columns) if columns is not None else TABLES[table].names
+    with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source) as file:
+        there = file.schema_arrow.names
+        rows = file.read(columns=[name for name in wanted if name in there])
+        count = file.metadata.num_rows
+    for name in wanted:
+        if name not in there:
+            rows = rows.append_column(name, pa.nulls(count, TABLES[table].field(name).type))
+    return rows.select(wanted)
 
 
 @contextmanager
@@ -161,10 +169,8 @@ class Table:
         self, columns: Sequence[str] | None = None, snapshot: Snapshot | None = None
     ) -> Iterator[tuple[DataFile, pa.Table]]:
         """The table file by file, for bounded memory."""
-        wanted = list(columns) if columns is not None else self.schema.names
-        kept = plain(pa.schema([self.schema.field(name) for name in wanted]))
         for file in (snapshot or self.snapshot()).files:
-            yield file, read_file(self.store, self.name, file.path, wanted).cast(kept)
+            yield file, self.file(file, columns)
 
     def stage(self, data: pa.Table, stem: str = "part") -> Receipt:
         """Write a data file without committing it."""
@@ -179,12 +185,45 @@ class Table:
         old = self.snapshot()
         return self.commit([self.stage(data)] if data.num_rows else [], old.files)
 
-    def rewrite(self, files: Iterable[DataFile], keep: Callable[[pa.Table], pa.Array]) -> int:
+    def file(self, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
+        """One data file."""
+        wanted = list(columns) if columns is not None else self.schema.names
+        kept = plain(pa.schema([self.schema.field(name) for name in wanted]))
+        return read_file(self.store, self.name, file.path, wanted).cast(kept)
+
+    def where(self, column: str, values: pa.ChunkedArray, columns: Sequence[str]) -> pa.Table:
+        """Some columns of the rows whose `column` is among the values; files without any are not read further."""
+        wanted = pc.unique(values)
+        found = [
+            self.file(file, columns)
+            for file, keys in self.parts([column])
+            if pc.any(pc.is_in(keys[column], wanted)).as_py()
+        ]
+        empty = plain(pa.schema([self.schema.field(name) for name in columns])).empty_table()
+        rows = pa.concat_tables([empty, *found])
+        return rows.filter(pc.is_in(rows[column], wanted))
+
+    def replace_rows(self, column: str, rows: pa.Table) -> None:
+        """Put rows in place of those with the same value of `column`, in one transaction."""
+        values = rows[column].combine_chunks()
+        adds, removes = [self.stage(rows)] if rows.num_rows else [], []
+        for file, keys in self.parts([column]):
+            stays = pc.invert(pc.is_in(keys[column], values))
+            if pc.all(stays).as_py():
+                continue
+            removes.append(file)
+            kept = self.file(file).filter(stays)
+            if kept.num_rows:
+                adds.append(self.stage(kept, file.path.rsplit("-", 1)[0]))
+        self.commit(adds, removes)
+
+    def rewrite(self, files: Iterable[DataFile], columns: Sequence[str], keep: Callable[[pa.Table], pa.Array]) -> int:
         """Take rows out of data files: files that lose rows are written anew, in one transaction.
 
         No predicate enters the log, so nothing of what was removed can be read from it.
 
         Args:
+            columns: what `keep` looks at; the rest is read of files that lose rows only.
             keep: bool per row of one file; true stays.
 
         Returns:
@@ -192,11 +231,11 @@ class Table:
         """
         adds, removes, removed = [], [], 0
         for file in files:
-            rows = read_file(self.store, self.name, file.path)
-            kept = rows.filter(keep(rows))
-            if kept.num_rows == rows.num_rows:
+            stays = keep(self.file(file, columns))
+            if pc.all(stays).as_py():
                 continue
-            removed += rows.num_rows - kept.num_rows
+            kept = self.file(file).filter(stays)
+            removed += file.rows - kept.num_rows
             removes.append(file)
             if kept.num_rows:
                 adds.append(self.stage(kept, file.path.rsplit("-", 1)[0]))
@@ -250,7 +289,7 @@ class Table:
     def _ensure(self) -> DeltaTable:
         found = self._open()
         if found is not None:
-            return found
+            return self._with_new_columns(found)
         try:
             return DeltaTable.create(
                 self._uri,
@@ -262,6 +301,19 @@ class Table:
             )
         except (DeltaError, OSError) as err:
             raise Retryable(f"table cannot be created: {_line(err)}", where=self._uri, next_step="run again") from err
+
+    def _with_new_columns(self, delta: DeltaTable) -> DeltaTable:
+        """A table that an earlier facelake made gets the columns that came since; its files are null there."""
+        there = {field.name for field in delta.schema().fields}
+        wanted = Schema.from_arrow(cast(Any, plain(self.schema))).fields
+        missing = [field for field in wanted if field.name not in there]
+        if not missing:
+            return delta
+        try:
+            delta.alter.add_columns(missing)
+        except (DeltaError, OSError) as err:
+            raise Retryable(f"columns cannot be added: {_line(err)}", where=self._uri, next_step="run again") from err
+        return self._open() or delta
 
     def _landed(self, delta: DeltaTable, adds: list[Receipt], removes: list[DataFile]) -> bool:
         present = set(pa.table(cast(Any, delta.get_add_actions(flatten=True)))["path"].to_pylist())

@@ -11,14 +11,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.admit import decide_rows
+from facelake.admit import Decisions, decide_rows
 from facelake.contracts import ADMISSIONS, Receipt, Refusal, file_key
-from facelake.errors import Refused
+from facelake.errors import Corrupt, Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus, CorpusFile
 from facelake.lake.tables import Snapshot, plain
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.ledger import read_ledger
+from facelake.stages.lineage import load_lineages, refuse_retracted_corpus, retracted_rows
 
 _SHRINK_SHARE = 0.2
 
@@ -37,16 +38,27 @@ def admit(context: Context) -> StageResult:
 
     Raises:
         ConfigError: the corpus is missing, damaged or lacks columns; nothing is written then.
+        Refused: it is a withdrawn data set, or much of it is gone.
+        Corrupt: the ledger is gone.
     """
     config, lake = context.config, context.lake
     corpus = Corpus(config.corpus_uri, config.s3)
     files = [corpus.inspect(path) for path in corpus.paths()]  # all footers before any work
+    lineages = load_lineages(config)
+    refuse_retracted_corpus(corpus, [file.path for file in files], lineages)
     run = StageRun(context, "admit", sum(file.rows for file in files), "images")
     snapshot = lake["ledger"].snapshot()
-    ledger = read_ledger(lake, snapshot)
+    _must_be_there(context, snapshot.version)
+    ledger, context.ledger_version = read_ledger(lake, snapshot), snapshot.version
     if snapshot.version < 0:
         context.emit(Notice("admit", "the ledger is empty: every image will be refused (facelake ledger grant)"))
     suppressed = lake.suppressed()
+
+    def is_erased(label: str) -> bool:
+        """For every purpose, or for this one."""
+        return any(lake.keyed_hash(name) in suppressed for name in (label, f"for:{config.purpose}:{label}"))
+
+    erased = is_erased if suppressed else None
     read = [_Ids(file, rows, _hash(rows)) for file in files for rows in [corpus.ids(file.path)]]
     duplicates = _duplicates(read)
 
@@ -58,17 +70,10 @@ def admit(context: Context) -> StageResult:
     kept: set[str] = set()
     totals: Counter[str] = Counter()
     for part, duplicate in zip(read, duplicates, strict=True):
-        reasons = decide_rows(
-            part.rows,
-            ledger,
-            config.purpose,
-            context.now,
-            duplicate,
-            lambda value: lake.keyed_hash(value) in suppressed,
-            not suppressed,
-        )
-        totals.update(value or "admitted" for value in reasons.to_pylist())
-        decisions = _table(part, reasons, config.purpose, snapshot.version)
+        retracted = retracted_rows(lineages, *(part.rows[name].to_pylist() for name in ("image_id", "source_id")))
+        found = decide_rows(part.rows, ledger, config.purpose, context.now, duplicate, erased, retracted)
+        totals.update(value or "admitted" for value in found.reasons.to_pylist())
+        decisions = _table(part, found, config.purpose, snapshot.version)
         stem = f"{file_key(part.file.path)}-{_content_digest(decisions)}"
         if stem in known:
             kept.add(stem)
@@ -86,6 +91,19 @@ def admit(context: Context) -> StageResult:
     context.check_lease()
     version = table.commit(adds, removes)
     return run.finish(counts, digest_of(snapshot.digest_paths(), version))
+
+
+def _must_be_there(context: Context, version: int) -> None:
+    """A ledger that was there when images were decided and is gone now would refuse everybody and empty the gallery.
+
+    Raises:
+        Corrupt: its newest version is older than one that was decided under.
+    """
+    for _, rows in context.lake["admissions"].parts(["ledger_version"]):
+        before = pc.max(rows["ledger_version"]).as_py()
+        if before is not None and before > version:
+            what = f"the ledger is gone or was set back: images were decided under version {before}, it is at {version}"
+            raise Corrupt(what, where=f"{context.lake.uri}/ledger", next_step="restore it; nothing was changed")
 
 
 def _must_not_shrink(context: Context, before: Snapshot, present: set[str]) -> None:
@@ -116,8 +134,8 @@ def _duplicates(read: list[_Ids]) -> list[np.ndarray]:
     return np.split(repeated, np.cumsum([len(part.hashes) for part in read])[:-1])
 
 
-def _table(part: _Ids, reasons: pa.Array, purpose: str, ledger_version: int) -> pa.Table:
-    rows = part.rows.num_rows
+def _table(part: _Ids, found: Decisions, purpose: str, ledger_version: int) -> pa.Table:
+    rows, reasons = part.rows.num_rows, found.reasons
     erased = pc.fill_null(pc.equal(reasons, Refusal.ERASED), False)
     nothing = pa.scalar(None, pa.string())  # what was erased is not named again, though its source still holds it
     columns = {
@@ -128,6 +146,7 @@ def _table(part: _Ids, reasons: pa.Array, purpose: str, ledger_version: int) -> 
         "corpus_row": pa.array(np.arange(rows, dtype=np.int64)),
         "admitted": pc.is_null(reasons),
         "reason": reasons,
+        "covers": found.covers,
         "purpose": pa.array([purpose] * rows, pa.string()),
         "ledger_version": pa.array([ledger_version] * rows, pa.int64()),
     }

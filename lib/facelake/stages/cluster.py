@@ -23,6 +23,7 @@ from facelake.stages.cluster_source import TableFiles
 from facelake.stages.cluster_steps import STEPS, Steps
 from facelake.stages.cluster_tasks import Work
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
+from facelake.stages.scratch import scratch_dir
 
 WORK = "_work/cluster"
 """Where the steps leave what they made, under the lake; vectors are among it, so erasure clears it."""
@@ -48,7 +49,7 @@ def cluster(context: Context) -> StageResult:
     if not total:
         context.lake["groups"].replace_all(pa.table({name: [] for name in GROUPS.names}, schema=plain(GROUPS)))
         return run.finish({"faces": 0, "groups": 0, "set_aside": 0, "duplicates": 0}, state)
-    session = spark_cluster.start_spark(config.spark)
+    session = spark_cluster.start_spark(config.spark, scratch=str(scratch_dir(context.lake.uri)))
     exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
     steps = _steps(context, source, exchange, state)
     found = steps.run()

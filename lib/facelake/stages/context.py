@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.embed import Pack
-from facelake.errors import Corrupt
+from facelake.errors import Corrupt, LedgerMoved
 from facelake.events import Listener, StageFinished, StageStarted, nobody
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
@@ -32,7 +32,17 @@ class Context:
     lease: Lease | None = None
     pack: Pack | None = None
     model_digest: str = ""
+    lineage: tuple[str, ...] = ()
+    """withdrawn data sets that the model is said to descend from, as the config accepts them"""
+    ledger_version: int | None = None
+    """Delta version of the ledger under which images were decided in this run; None before admission"""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def check_ledger(self) -> None:
+        """Call before something is made of the decisions; raises LedgerMoved when they are out of date."""
+        if self.ledger_version is not None and self.lake["ledger"].version() != self.ledger_version:
+            what = "the ledger changed while this ran"
+            raise LedgerMoved(what, where=f"{self.lake.uri}/ledger", next_step="run again; nothing was published")
 
     def check_lease(self) -> None:
         """Call before a commit; raises Refused when another process writes the lake."""

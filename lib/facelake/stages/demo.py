@@ -11,18 +11,19 @@ import io
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from facelake.contracts import EventKind, Scope
+from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.events import StageProgress
 from facelake.lake.corpus import Corpus
 from facelake.stages.context import Context, StageResult, StageRun, must_add_up
 from facelake.stages.importing import write_corpus_file
-from facelake.stages.ledger import record
+from facelake.stages.ledger import Entry, evidence_digest, record
 from facelake.stages.models import cache_folder, download_wheel, store_cached
 
 _SKIMAGE, _INSIGHTFACE, _MATPLOTLIB = (
@@ -194,12 +195,13 @@ def _record_ledger(context: Context) -> None:
 
     def grant(sources: list[str], purposes: list[str], until: datetime | None = None) -> None:
         start = until - timedelta(days=365) if until else None
-        record(
-            lake, EventKind.GRANT, Scope.SOURCE, sources,
-            purposes=purposes, basis=basis, evidence="demo", valid_from=start, valid_until=until,
+        entry = Entry(
+            EventKind.GRANT, Scope.SOURCE, "", tuple(purposes), basis, "demo: test photos that their packages publish",
+            evidence_digest("demo"), Covers.EVERYONE, SourceClass.ARCHIVE, start, until,
         )  # fmt: skip
+        record(lake, [replace(entry, key=source) for source in sources])
 
     grant(["album", "album-withdrawn"], [purpose])
     grant(["album-for-print"], [_PURPOSE_ELSEWHERE])
     grant(["album-expired"], [purpose], now - timedelta(days=1))
-    record(lake, EventKind.WITHDRAW, Scope.SOURCE, ["album-withdrawn"])
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SOURCE, "album-withdrawn")])

@@ -10,17 +10,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import Chunk, ChunkReceipt, file_key
+from facelake.contracts import Chunk, ChunkReceipt, Covers, file_key
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.engines.ray_embed import RayEmbedder
 from facelake.events import Notice, StageProgress
 from facelake.lake.tables import DataFile, read_file
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
+from facelake.stages.lineage import retracted_contents
 from facelake.stages.models import pipeline_options
 from facelake.stages.purge import ask_for_purge
 
@@ -28,6 +29,7 @@ _CHUNKS_PER_TASK = 8
 
 
 _OUTCOMES = ("faces", "rejects")
+_KEYS = ("corpus_file", "corpus_row", "image_id", "covers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,8 @@ def embed(context: Context) -> StageResult:
     superseded = 0 if plan.chunks else _drop_superseded(context)
     if not plan.chunks and not plan.to_close and not swept and not superseded:
         return run.skip({"admitted": plan.done_images, "embedded": 0, "rejected": 0, "faces": 0})
-    if pack.card.withdrawn_lineage:
-        lineage = ", ".join(pack.card.withdrawn_lineage)
+    if context.lineage:
+        lineage = ", ".join(context.lineage)
         context.emit(Notice("embed", f"the model {pack.card.name} is said to descend from withdrawn sets: {lineage}"))
     _commit(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     done: Counter[str] = Counter(admitted=plan.images, embedded=0, rejected=0, faces=0, swept=swept)
@@ -72,6 +74,7 @@ def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Co
     config = context.config
     options = pipeline_options(config)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
+    spec = replace(spec, retracted=retracted_contents(config))
     engine = RayEmbedder(spec, config.embed, config.ray)
     held: list[ChunkReceipt] = []
     try:
@@ -134,7 +137,7 @@ def _drop_superseded(context: Context) -> int:
 
 
 def sweep(context: Context) -> int:
-    """Remove outcomes of images that are not admitted now; returns how many images lost theirs.
+    """Remove outcomes of images that are not admitted now, or for others in them; returns how many images lost theirs.
 
     The notes of the corpus files concerned go first, so that an image that is admitted again one day is found open.
     """
@@ -143,21 +146,22 @@ def sweep(context: Context) -> int:
 
     def keep(rows: pa.Table) -> pa.Array:
         keys = list(zip(rows["corpus_file"].to_pylist(), rows["corpus_row"].to_pylist(), strict=True))
-        idents = rows["image_id"].to_pylist()
-        stays = [progress.allowed(*key) == ident for key, ident in zip(keys, idents, strict=True)]
+        covers = (value or Covers.EVERYONE for value in rows["covers"].to_pylist())
+        made = zip(rows["image_id"].to_pylist(), covers, strict=True)
+        stays = [progress.allowed(*key) == found for key, found in zip(keys, made, strict=True)]
         swept.update(key for key, stay in zip(keys, stays, strict=True) if not stay)
         return pa.array(stays, pa.bool_())
 
     doomed: dict[str, list[DataFile]] = {}
     for name in _OUTCOMES:
         suspects = progress.suspects(name)
-        doomed[name] = [f for f in suspects if not pc.all(keep(read_file(context.lake.store, name, f.path))).as_py()]
+        doomed[name] = [f for f in suspects if not pc.all(keep(context.lake[name].file(f, _KEYS))).as_py()]
     if swept:
         context.check_lease()
         ask_for_purge(context)
         reopen(context, {path for path, _ in swept})
         for name, files in doomed.items():
-            context.lake[name].rewrite(files, keep)
+            context.lake[name].rewrite(files, _KEYS, keep)
     return len(swept)
 
 
@@ -165,7 +169,7 @@ def reopen(context: Context, corpus_files: set[str]) -> None:
     """Drop the notes that say that chunks of these corpus files are done; their outcomes are looked up again."""
     table = context.lake["chunks"]
     gone = pa.array(sorted(corpus_files), pa.string())
-    table.rewrite(table.snapshot().files, lambda rows: pc.invert(pc.is_in(rows["corpus_file"], gone)))
+    table.rewrite(table.snapshot().files, ["corpus_file"], lambda rows: pc.invert(pc.is_in(rows["corpus_file"], gone)))
 
 
 class _Progress:
@@ -178,7 +182,7 @@ class _Progress:
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
         self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
         self._files = {name: self._by_corpus_file(name, context.model_digest) for name in _OUTCOMES}
-        self._allowed: dict[str, dict[int, str]] = {}
+        self._allowed: dict[str, dict[int, tuple[str, str]]] = {}
 
     def _by_corpus_file(self, table: str, digest: str | None = None) -> dict[str, list[DataFile]]:
         """Data files of one model (or all) by the corpus file that their name tells."""
@@ -193,35 +197,36 @@ class _Progress:
         """What the stage's result depends on."""
         return [self._admissions.digest_paths(), self._context.model_digest]
 
-    def _corpus_files(self) -> Iterator[tuple[str, list[str | None], list[bool]]]:
-        """Per corpus file: path, image id and decision of every row."""
-        columns = ["image_id", "corpus_file", "admitted"]
+    def _corpus_files(self) -> Iterator[tuple[str, list[tuple[str, str] | None]]]:
+        """Per corpus file: path, and of every row the image id and what the grant covers; None where not admitted."""
+        columns = ["image_id", "corpus_file", "admitted", "covers"]
         for _, rows in self._lake["admissions"].parts(columns, self._admissions):
             if rows.num_rows:
-                yield (
-                    rows["corpus_file"][0].as_py(),
-                    rows["image_id"].to_pylist(),
-                    rows["admitted"].to_pylist(),
-                )
+                idents, admitted, covers = (rows[name].to_pylist() for name in ("image_id", "admitted", "covers"))
+                pairs = zip(idents, admitted, covers, strict=True)
+                yield rows["corpus_file"][0].as_py(), [(i, c or Covers.EVERYONE) if a else None for i, a, c in pairs]
 
-    def _chunks(self, idents: list[str | None], admitted: list[bool]) -> Iterator[tuple[int, int, list[int], str]]:
+    def _chunks(self, decided: list[tuple[str, str] | None]) -> Iterator[tuple[int, int, list[int], str]]:
         """(first row, end, admitted rows, their digest) along the grid of one corpus file."""
         size = self._context.config.embed.chunk_rows
-        for start in range(0, len(idents), size):
-            end = min(start + size, len(idents))
-            rows = [row for row in range(start, end) if admitted[row]]
-            body = "\n".join(f"{row}\t{idents[row]}" for row in rows)
-            yield start, end, rows, hashlib.sha256(body.encode()).hexdigest()[:24]
+        for start in range(0, len(decided), size):
+            end = min(start + size, len(decided))
+            rows = {row: found for row in range(start, end) if (found := decided[row])}
+            marks = {Covers.NAMED: "\tnamed"}
+            body = "\n".join(f"{row}\t{ident}{marks.get(Covers(covers), '')}" for row, (ident, covers) in rows.items())
+            yield start, end, list(rows), hashlib.sha256(body.encode()).hexdigest()[:24]
 
     def _open(self) -> Iterator[Chunk]:
         """Chunks that are not closed for the rows admitted now, with the rows that have no outcome yet."""
-        for path, idents, admitted in self._corpus_files():
+        for path, decided in self._corpus_files():
             landed: set[int] | None = None
-            for start, end, rows, digest in self._chunks(idents, admitted):
+            for start, end, rows, digest in self._chunks(decided):
                 if (path, start, end, digest) in self._closed:
                     continue
                 landed = self._landed(path) if landed is None else landed
-                yield Chunk(path, start, end, tuple(r for r in rows if r not in landed), len(rows), digest)
+                left = tuple(row for row in rows if row not in landed)
+                named = frozenset(row for row in left if (found := decided[row]) and found[1] == Covers.NAMED)
+                yield Chunk(path, start, end, left, len(rows), digest, named)
 
     def _landed(self, path: str) -> set[int]:
         """Rows of a corpus file that have an outcome."""
@@ -244,21 +249,21 @@ class _Progress:
                 chunks, images = chunks + 1, images + len(chunk.rows)
             else:
                 to_close.append(chunk)
-        admitted = sum(sum(flags) for _, _, flags in self._corpus_files())
+        admitted = sum(found is not None for _, decided in self._corpus_files() for found in decided)
         return EmbedPlan(chunks, images, admitted - images, tuple(to_close))
 
     def suspects(self, table: str) -> list[DataFile]:
         """Data files that may hold rows that are not admitted now: of corpus files with open chunks, or gone."""
         settled = set()
-        for path, idents, admitted in self._corpus_files():
-            grid = self._chunks(idents, admitted)
+        for path, decided in self._corpus_files():
+            grid = self._chunks(decided)
             if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
                 settled.add(file_key(path))
-            self._allowed[path] = {row: str(ident) for row, ident in enumerate(idents) if admitted[row]}
+            self._allowed[path] = {row: found for row, found in enumerate(decided) if found}
         ours = {file for files in self._files[table].values() for file in files}
         every = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
         return [file for key, files in every for file in files if key not in settled or file not in ours]
 
-    def allowed(self, path: str, row: int) -> str | None:
-        """The image id admitted at a corpus row, if any."""
+    def allowed(self, path: str, row: int) -> tuple[str, str] | None:
+        """The image id admitted at a corpus row, and what its grant covers, if any."""
         return self._allowed.get(path, {}).get(row)

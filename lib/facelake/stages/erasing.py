@@ -1,13 +1,12 @@
-"""erase: remove subjects, images or sources from every table, file and version, look for remains, certify.
+"""erase: remove people from every table, file and version, look for remains, certify.
 
-Every step can be repeated: killed anywhere, the same command finishes the work. The suppression list comes first,
-so that nothing resurrects what is half gone; what is needed to find the rest (admissions, corpus) goes last.
+Every step can be repeated: killed anywhere, the same command (or the next night) finishes the work. The suppression
+list comes first, so that nothing resurrects what is half gone; what is needed to find the rest goes last.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,70 +14,92 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import CHANGES, IDENTITIES, Change, Refusal, embedding_matrix
-from facelake.erase import Needles, certificate, scan
-from facelake.errors import ConfigError, Corrupt
+from facelake.contracts import CHANGES, IDENTITIES, TABLES, Change, EventKind, Refusal, Scope, embedding_matrix
+from facelake.erase import Needles, Signer, certificate, scan
+from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
-from facelake.lake.corpus import Corpus
 from facelake.lake.tables import plain
 from facelake.publish import prototypes
 from facelake.stages.audit import append_audit
 from facelake.stages.context import Context, StageResult, StageRun
-from facelake.stages.corpus_rewrite import owns_corpus, rewrite_corpus_file
+from facelake.stages.corpus_rewrite import rewrite_corpus_file
+from facelake.stages.erase_targets import PENDING, Request, Targets, find_targets, note, own_corpus, strings, unfinished
+from facelake.stages.feed import recipients_that_owe
 from facelake.stages.gallery import Gallery, current_gallery, pin, settle
+from facelake.stages.governance import redact_register
+from facelake.stages.ledger import Entry, ledger_lease, read_ledger, record
 from facelake.stages.publish import tombstone
 from facelake.stages.purge import ask_for_purge, purge_all
 
 _STEPS = 8
-_TELLING = 6  # characters from which on a subject reference can be told from chance in a byte scan
 
 
-@dataclass(slots=True)
-class _Targets:
-    """What is to go, as far as the lake still knows it."""
-
-    subjects: frozenset[str]
-    sources: frozenset[str]
-    images: set[str] = field(default_factory=set)
-    faces: set[str] = field(default_factory=set)
-    embeddings: list[bytes] = field(default_factory=list)
-
-    def hits(self, rows: pa.Table) -> np.ndarray:
-        """bool per row of a table with image_id, source_id, subject_ref."""
-        wanted = (("image_id", self.images), ("source_id", self.sources), ("subject_ref", self.subjects))
-        found = np.zeros(rows.num_rows, bool)
-        for column, values in wanted:
-            if values:
-                inside = pc.is_in(rows[column], pa.array(sorted(values), pa.string()))
-                found |= pc.fill_null(inside, False).to_numpy()
-        return found
-
-
-def erase(
-    context: Context,
-    *,
-    subjects: list[str] | None = None,
-    images: list[str] | None = None,
-    sources: list[str] | None = None,
-) -> StageResult:
+def erase(context: Context, request: Request) -> StageResult:
     """Erase, purge, scan, certify.
 
     Raises:
-        ConfigError: nothing was named.
+        ConfigError: an identity that does not exist; a signing key that cannot be read.
         Corrupt: the scan found remains; no certificate is issued.
     """
-    if not (subjects or images or sources):
-        raise ConfigError("nothing to erase is named", where="erase", next_step="give --subject, --image or --source")
-    lake = context.lake
+    signer = Signer.load_or_create(context.config.governance.signing_key)  # before anything is lost
     run = StageRun(context, "erase", _STEPS, "steps")
-    settle(lake)
-    targets = _Targets(frozenset(subjects or ()), frozenset(sources or ()), set(images or ()))
-    _find(context, targets)
-    if not targets.images - set(images or ()) and not targets.faces:
+    settle(context.lake)
+    targets = _targets(context, request)
+    if not targets.images - set(request.images) and not targets.faces:
         context.emit(Notice("erase", "nothing of it is in the lake; it is kept from ever coming in"))
+    note(context, targets)
     _suppress(context, targets)
     ask_for_purge(context)
     _step(context, 1)
+    removed = _remove_all(context, targets)
+    purge_all(context)
+    _step(context, 6)
+    scanned, hits = residual(context, targets.needles(), leave_out=PENDING)
+    if hits:
+        where = ", ".join(f"{key} ({count})" for key, count in sorted(hits.items())[:5])
+        what = f"{sum(hits.values())} remains were found: {where}"
+        raise Corrupt(what, where=context.lake.uri, next_step="run the erasure again")
+    _step(context, 7)
+    context.lake.store.delete(request.key)
+    context.lake.store.drop_old_versions(PENDING)
+    key = _certify(context, request, removed, scanned, signer)
+    _step(context, 8)
+    counts: dict[str, Any] = dict(removed) | {"objects_scanned": scanned, "residual_hits": 0}
+    result = run.finish(counts, "")
+    owing = recipients_that_owe(context.lake, context.now)
+    return StageResult("erase", dict(result.counts) | {"certificate": key, "not_acknowledged": owing}, result.seconds)
+
+
+def finish_erasures(context: Context) -> list[StageResult]:
+    """Finish what a killed erasure left: nothing is made of a lake in which somebody is half erased."""
+    results = []
+    for request in unfinished(context.lake):
+        context.emit(Notice("erase", "an erasure was begun and not finished: it is finished now"))
+        results.append(erase(context, request))
+    return results
+
+
+def residual(context: Context, needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
+    """Scan every object under the lake root; returns how many, and hits by key."""
+    scanned, hits = 0, {}
+    for item in context.lake.store.list():
+        if item.key.startswith(leave_out):
+            continue
+        scanned += 1
+        if found := scan(item.key, context.lake.store.read(item.key), needles):
+            hits[item.key] = found
+    return scanned, hits
+
+
+def _targets(context: Context, request: Request) -> Targets:
+    if request.purpose and request.purpose != context.config.purpose:
+        said = f"this lake makes nothing for {request.purpose!r}; it is kept from ever doing so"
+        context.emit(Notice("erase", said))
+        return Targets(request)
+    return find_targets(context, request)
+
+
+def _remove_all(context: Context, targets: Targets) -> Counter[str]:
     removed: Counter[str] = Counter(images=len(targets.images), faces=len(targets.faces))
     removed["rows"] += _remove(context, "faces", "image_id", targets.images)
     removed["rows"] += _remove(context, "rejects", "image_id", targets.images)
@@ -86,48 +107,31 @@ def erase(
     _step(context, 2)
     removed["identities_retired"] = _rewrite_gallery(context, targets)
     _step(context, 3)
-    removed["ledger_events"] = _pseudonymise_ledger(context, targets)
+    removed["ledger_events"] = _end_in_ledger(context, targets.request)
     _blank_admissions(context, targets)
     _step(context, 4)
     removed["corpus_rows"] = _blank_corpus(context, targets)
+    removed["register"] = redact_register(context, targets.needles())
     removed["reports"] = sum(1 for _ in context.lake.store.list("reports"))  # the purge deletes them
     _step(context, 5)
-    purge_all(context)
-    _step(context, 6)
-    scanned, hits = residual(context, _needles(targets))
-    if hits:
-        where = ", ".join(f"{key} ({count})" for key, count in sorted(hits.items())[:5])
-        raise Corrupt(
-            f"{sum(hits.values())} remains were found: {where}",
-            where=lake.uri,
-            next_step="run the erasure again",
-        )
-    _step(context, 7)
-    gallery = current_gallery(lake)
+    return removed
+
+
+def _certify(context: Context, request: Request, removed: Counter[str], scanned: int, signer: Signer) -> str:
+    gallery = current_gallery(context.lake)
     body = certificate(
         context.run_id,
         datetime.now(UTC),
-        _hashes(context, targets),
+        [context.lake.keyed_hash(label) for label in request.labels()],
         removed,
         gallery.version if gallery else 0,
         scanned,
         0,
+        versions={name: context.lake[name].version() for name in TABLES},
+        purpose=request.purpose,
+        recipients_pending=recipients_that_owe(context.lake, context.now),
     )
-    key = append_audit(lake, "erasure", body)
-    _step(context, 8)
-    counts: dict[str, Any] = dict(removed) | {"objects_scanned": scanned, "residual_hits": 0}
-    result = run.finish(counts, "")
-    return StageResult("erase", dict(result.counts) | {"certificate": key}, result.seconds)
-
-
-def residual(context: Context, needles: Needles) -> tuple[int, dict[str, int]]:
-    """Scan every object under the lake root; returns how many, and hits by key."""
-    scanned, hits = 0, {}
-    for item in context.lake.store.list():
-        scanned += 1
-        if found := scan(item.key, context.lake.store.read(item.key), needles):
-            hits[item.key] = found
-    return scanned, hits
+    return append_audit(context.lake, "erasure", body | {"signature": signer.sign(body)}, sign=signer.sign)
 
 
 def _step(context: Context, done: int) -> None:
@@ -135,61 +139,27 @@ def _step(context: Context, done: int) -> None:
     context.emit(StageProgress("erase", done))
 
 
-def _find(context: Context, targets: _Targets) -> None:
-    """Images by the admissions and by the corpus itself; faces by their images."""
-    for _, rows in context.lake["admissions"].parts(["image_id", "source_id", "subject_ref"]):
-        targets.images.update(v for v in rows["image_id"].filter(pa.array(targets.hits(rows))).to_pylist() if v)
-    for _, path in _own_corpus(context):
-        rows = Corpus(context.config.corpus_uri, context.config.s3).ids(path)
-        targets.images.update(v for v in rows["image_id"].filter(pa.array(targets.hits(rows))).to_pylist() if v)
-    wanted = pa.array(sorted(targets.images), pa.string())
-    for _, rows in context.lake["faces"].parts(["face_id", "image_id", "embedding"]):
-        rows = rows.filter(pc.is_in(rows["image_id"], wanted))
-        targets.faces.update(rows["face_id"].to_pylist())
-        targets.embeddings += rows["embedding"].to_pylist()
-    gallery = current_gallery(context.lake)
-    if gallery:  # after a crash the faces may be gone while the gallery still names them
-        rows = gallery.read("memberships", ["face_id", "image_id"])
-        targets.faces.update(rows["face_id"].filter(pc.is_in(rows["image_id"], wanted)).to_pylist())
-
-
-def _own_corpus(context: Context) -> list[tuple[Corpus, str]]:
-    """Corpus files that live inside the lake, which `import` made; a custodian's corpus is not ours to write."""
-    if not owns_corpus(context.config):
-        return []
-    corpus = Corpus(context.config.corpus_uri, context.config.s3)
-    try:
-        return [(corpus, path) for path in corpus.paths()]
-    except ConfigError:
-        return []
-
-
-def _labels(targets: _Targets) -> list[str]:
-    kinds = (("subject", targets.subjects), ("source", targets.sources), ("image", targets.images))
-    return [f"{kind}:{value}" for kind, values in kinds for value in sorted(values)]
-
-
-def _hashes(context: Context, targets: _Targets) -> list[str]:
-    return [context.lake.keyed_hash(label) for label in _labels(targets)]
-
-
-def _suppress(context: Context, targets: _Targets) -> None:
-    context.lake.suppress(_labels(targets))
+def _suppress(context: Context, targets: Targets) -> None:
+    labels = targets.request.labels()
+    if targets.request.identities:  # an identity is nobody whom a source could name: its photos are kept out
+        scope = f"for:{targets.request.purpose}:" if targets.request.purpose else ""
+        labels += [f"{scope}image:{image}" for image in targets.images]
+    context.lake.suppress(labels)
 
 
 def _remove(context: Context, table: str, column: str, values: set[str]) -> int:
-    gone = pa.array(sorted(values), pa.string())
-    found = context.lake[table]
-    return found.rewrite(found.snapshot().files, lambda rows: pc.invert(pc.is_in(rows[column], gone)))
+    gone, found = strings(values), context.lake[table]
+    return found.rewrite(found.snapshot().files, [column], lambda rows: pc.invert(pc.is_in(rows[column], gone)))
 
 
-def _rewrite_gallery(context: Context, targets: _Targets) -> int:
+def _rewrite_gallery(context: Context, targets: Targets) -> int:
     """Memberships without the faces, prototypes of the identities concerned computed anew; version n+1."""
     gallery = current_gallery(context.lake)
     if gallery is None:
         return 0
     memberships = gallery.read("memberships")
-    gone = pc.is_in(memberships["face_id"], pa.array(sorted(targets.faces), pa.string()))
+    wanted = strings(targets.faces)
+    gone = pc.is_in(memberships["face_id"], wanted)
     touched = sorted(set(memberships["identity_id"].filter(gone).to_pylist()))
     if not touched:
         return 0
@@ -199,8 +169,9 @@ def _rewrite_gallery(context: Context, targets: _Targets) -> int:
     after, events = _shrunk(context, gallery, kept, touched, before, version)
     lake = context.lake
     context.check_lease()
-    lake["identities"].replace_all(pa.Table.from_pylist(list((before | after).values()), schema=plain(IDENTITIES)))
-    lake["memberships"].replace_all(kept)
+    lake["identities"].replace_rows("identity_id", pa.Table.from_pylist(list(after.values()), schema=plain(IDENTITIES)))
+    members = lake["memberships"]
+    members.rewrite(members.snapshot().files, ["face_id"], lambda rows: pc.invert(pc.is_in(rows["face_id"], wanted)))
     lake["changes"].append(events)
     active = sum(row["status"] == "active" for row in (before | after).values())
     pin(lake, version, gallery.row | {"faces": kept.num_rows, "identities": active})
@@ -218,7 +189,7 @@ def _shrunk(
     """The touched identities' new rows and their change events."""
     number = {name: i for i, name in enumerate(touched)}
     rest = kept.filter(pc.is_in(kept["identity_id"], pa.array(touched, pa.string())))
-    faces = context.lake["faces"].read(["face_id", "embedding", "quality"])
+    faces = context.lake["faces"].where("face_id", rest["face_id"], ["face_id", "embedding", "quality"])
     faces = faces.join(rest.select(["face_id", "identity_id"]), "face_id", join_type="inner").sort_by("face_id")
     labels = np.array([number[name] for name in faces["identity_id"].to_pylist()], np.int64)
     vectors, _ = embedding_matrix(faces["embedding"])
@@ -241,23 +212,35 @@ def _shrunk(
     return after, events
 
 
-def _pseudonymise_ledger(context: Context, targets: _Targets) -> int:
-    """Events stay as evidence; their key becomes a keyed hash."""
+def _end_in_ledger(context: Context, request: Request) -> int:
+    """Events stay as evidence, their key becomes a keyed hash; of one purpose, a withdrawal is recorded."""
+    if request.purpose:
+        return _withdraw(context, request, request.purpose)
     table = context.lake["ledger"]
-    rows = table.read().to_pylist()
-    changed = 0
-    for row in rows:
-        names = targets.subjects if row["scope"] == "subject" else targets.sources
-        if row["key"] in names:
-            row["key"] = "erased:" + context.lake.keyed_hash(f"{row['scope']}:{row['key']}")
-            changed += 1
-    if changed:
-        context.check_lease()
-        table.replace_all(pa.Table.from_pylist(rows, schema=plain(table.schema)))
+    with ledger_lease(context.lake):
+        rows = table.read().to_pylist()
+        changed = 0
+        for row in rows:
+            names = request.subjects if row["scope"] == "subject" else request.sources
+            if row["key"] in names:
+                row["key"] = "erased:" + context.lake.keyed_hash(f"{row['scope']}:{row['key']}")
+                changed += 1
+        if changed:
+            context.check_lease()
+            table.replace_all(pa.Table.from_pylist(rows, schema=plain(table.schema)))
     return changed
 
 
-def _blank_admissions(context: Context, targets: _Targets) -> None:
+def _withdraw(context: Context, request: Request, purpose: str) -> int:
+    ledger = read_ledger(context.lake)
+    keys = [(Scope.SUBJECT, key) for key in request.subjects] + [(Scope.SOURCE, key) for key in request.sources]
+    standing = [pair for pair in keys if ledger.standing(*pair, purpose, context.now).reason is not Refusal.WITHDRAWN]
+    if standing:
+        record(context.lake, [Entry(EventKind.WITHDRAW, *pair, purposes=(purpose,)) for pair in standing])
+    return len(standing)
+
+
+def _blank_admissions(context: Context, targets: Targets) -> None:
     """The rows stay, nameless and refused, so that row numbers keep their meaning."""
     table = context.lake["admissions"]
     adds, removes = [], []
@@ -283,23 +266,13 @@ def _blank_admissions(context: Context, targets: _Targets) -> None:
         table.commit(adds, removes)
 
 
-def _blank_corpus(context: Context, targets: _Targets) -> int:
+def _blank_corpus(context: Context, targets: Targets) -> int:
     """Photos in the lake's own corpus: their rows are emptied, not dropped."""
     blanked = 0
-    for corpus, path in _own_corpus(context):
+    for corpus, path in own_corpus(context.config) if not targets.request.purpose else ():
         hit = targets.hits(corpus.ids(path))
         if hit.any():
             context.check_lease()
             rewrite_corpus_file(corpus, path, hit)
             blanked += int(hit.sum())
     return blanked
-
-
-def _needles(targets: _Targets) -> Needles:
-    """Identifiers that are long enough to be told from chance, and the embeddings.
-
-    A subject reference such as "7" occurs in counts and dates everywhere; the images and faces it stood for are
-    looked for instead, and the columns that held it were rewritten above. A source's name is nobody's: it stays.
-    """
-    texts = [*targets.images, *targets.faces, *(v for v in targets.subjects if len(v) >= _TELLING)]
-    return Needles.of(texts, targets.embeddings)

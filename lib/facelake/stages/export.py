@@ -8,14 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
+from facelake.publish.transform import key_name, rotated, rotation
 from facelake.stages.audit import append_audit
 from facelake.stages.context import Context
+from facelake.stages.feed import issue
 from facelake.stages.gallery import Gallery, current_gallery
 
 
@@ -48,11 +51,17 @@ def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[st
     return ["face_id", "image_id", "score", "how"], found.to_pylist()
 
 
-def export_gallery(context: Context, out: str, purpose: str, recipient: str) -> dict[str, Any]:
-    """Write the active identities' prototypes and a manifest to a local folder; record it in the audit trail.
+def export_gallery(
+    context: Context, out: str, purpose: str, recipient: str, days: int | None = None, key: bytes | None = None
+) -> dict[str, Any]:
+    """Write the active identities' prototypes and a manifest to a local folder, as a lease; kept in the audit trail.
+
+    Args:
+        days: how long the recipient may use it; default: the config's, which is also the most.
+        key: prototypes are rotated by it (publish/transform.py); the recipient rotates his probes by the same key.
 
     Raises:
-        Refused: the gallery is not in force for the purpose.
+        Refused: the gallery is not in force for the purpose, or the recipient still owes an answer.
     """
     gallery = _gallery(context.lake)
     rows = gallery.read("identities")
@@ -67,16 +76,24 @@ def export_gallery(context: Context, out: str, purpose: str, recipient: str) -> 
             where=context.lake.uri,
             next_step="record grants for that purpose and publish a gallery for it",
         )
+    if key:
+        rows = _rotated(context, rows, key, purpose)
     columns = ["identity_id", "size", "prototype", "cohesion", "model_digest"]
     sink = pa.BufferOutputStream()
     pq.write_table(rows.select(columns), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
-    manifest = {
+    most = context.config.governance.lease_days
+    lease = issue(context.lake, gallery, recipient, purpose, min(days or most, most), rows.num_rows)
+    manifest: dict[str, Any] = {
+        "lease_id": lease.lease_id,
+        "expires_at": lease.expires_at.isoformat(),
         "gallery_version": gallery.version,
         "identities": rows.num_rows,
         "purpose": purpose,
+        "template_key": key_name(key) if key else None,
         "recipient": recipient,
         "model_digest": gallery.row["model_digest"],
+        "withdrawn_lineage": gallery.row["withdrawn_lineage"] or [],
         "exported_at": datetime.now(UTC).isoformat(),
         "files": {"identities.parquet": hashlib.sha256(data).hexdigest()},
     }
@@ -86,3 +103,14 @@ def export_gallery(context: Context, out: str, purpose: str, recipient: str) -> 
     (folder / "identities.parquet").write_bytes(data)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return manifest
+
+
+def _rotated(context: Context, rows: pa.Table, key: bytes, purpose: str) -> pa.Table:
+    """The rows with prototypes under the key of this lake and purpose."""
+    column = rows["prototype"].combine_chunks()
+    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1).astype(np.float32)
+    dim = vectors.shape[1]
+    turned = rotated(vectors, rotation(key, context.lake.name, purpose, dim))
+    ends = pa.array(np.arange(len(rows) + 1) * dim, pa.int32())
+    values = pa.ListArray.from_arrays(ends, pa.array(turned.ravel()))
+    return rows.set_column(rows.schema.get_field_index("prototype"), "prototype", values)

@@ -8,7 +8,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,19 +16,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.admit import decide
-from facelake.contracts import CORPUS, EventKind, Refusal, Scope
+from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus
 from facelake.lake.tables import plain
 from facelake.stages.context import Context, StageResult, StageRun, must_add_up
 from facelake.stages.corpus_rewrite import owns_corpus
-from facelake.stages.ledger import read_ledger, record
+from facelake.stages.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.lineage import load_lineages, refuse_retracted_folder
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _SUFFIXES |= {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"}  # not all are decoded: those become rejects
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_FATES = ("imported", "present", "changed", "skipped", "erased")
+_FATES = ("imported", "present", "changed", "skipped", "erased", "retracted")
 _PART_BYTES = 64 << 20
 _ROWS_PER_GROUP = 64
 
@@ -40,6 +41,9 @@ class Grant:
     basis: str = "operator-attested consent"
     purposes: tuple[str, ...] = ()
     evidence: str = ""
+    exemption: str = ""
+    covers: Covers = Covers.EVERYONE
+    source_class: SourceClass = SourceClass.CONTRIBUTED
 
 
 @dataclass(slots=True)
@@ -75,6 +79,8 @@ def import_folder(
     if not owns_corpus(context.config):
         raise ConfigError("the corpus is not the lake's own", where="corpus", next_step="leave `corpus` out to import")
     source_id = source or root.resolve().name
+    lineages = load_lineages(context.config)
+    refuse_retracted_folder(root, source_id, list(_files(root)), lineages)
     run = StageRun(context, "import")
     known = _known(context, source_id)
     counts: Counter[str] = Counter(dict.fromkeys((*_FATES, "files", "unlabelled"), 0))
@@ -93,6 +99,9 @@ def import_folder(
             counts["skipped"] += 1
             continue
         digest = hashlib.sha256(data).digest()
+        if lineages.by_content(digest.hex()):
+            counts["retracted"] += 1
+            continue
         if image_id in known:
             counts["present" if known[image_id] == digest else "changed"] += 1
             continue
@@ -192,14 +201,7 @@ def _grant(context: Context, source_id: str, grant: Grant) -> bool:
             said = f"the basis of {source_id!r} for {purpose!r} is {reason}, and importing does not renew it"
             context.emit(Notice("import", f"{said}: see `facelake ledger grant`"))
     if needed:
-        evidence = grant.evidence or f"import of source {source_id}"
-        record(
-            context.lake,
-            EventKind.GRANT,
-            Scope.SOURCE,
-            [source_id],
-            purposes=needed,
-            basis=grant.basis,
-            evidence=evidence,
-        )
+        evidence = evidence_digest(grant.evidence or f"import of source {source_id}")
+        event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
+        record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
     return bool(needed)

@@ -5,68 +5,107 @@ from __future__ import annotations
 import getpass
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.compute as pc
 
 from facelake.admit import Event, Ledger
-from facelake.contracts import EventKind, Scope
+from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.lake.lease import Lease
 from facelake.lake.tables import Snapshot
 
+_KEPT_YEARS = 3
+"""Illinois BIPA, 740 ILCS 14/15(a): destroyed when the purpose is met, or 3 years after the last interaction."""
+_LEDGER_WAIT_S = 120.0
 
-def record(
-    lake: Lake,
-    kind: EventKind,
-    scope: Scope,
-    keys: Sequence[str],
-    *,
-    purposes: Sequence[str] = (),
-    basis: str = "",
-    evidence: str = "",
-    valid_from: datetime | None = None,
-    valid_until: datetime | None = None,
-    destroy_by: datetime | None = None,
-) -> int:
-    """Append one event per key; returns the ledger's new version.
 
-    Raises:
-        ConfigError: a grant without basis, purpose or key, or one that ends before it begins.
-    """
-    if kind is EventKind.GRANT and (not basis or not purposes):
-        raise ConfigError(
-            "a grant needs a basis and at least one purpose",
-            where="ledger",
-            next_step="give --basis, --purpose",
-        )
-    if not keys or not all(keys):
-        raise ConfigError(
-            f"a {kind} needs a source or a subject", where="ledger", next_step="give --source or --subject"
-        )
-    if valid_from and valid_until and valid_until <= valid_from:
-        raise ConfigError("the grant ends before it begins", where="ledger", next_step="correct --from and --until")
-    seq = next_seq(lake)
-    now = datetime.now(UTC)
-    rows: list[dict[str, Any]] = [
-        {
-            "seq": seq + i,
-            "kind": str(kind),
-            "scope": str(scope),
-            "key": key,
-            "purposes": sorted(purposes),
-            "basis": basis,
-            "evidence_sha256": hashlib.sha256(evidence.encode()).hexdigest() if evidence else None,
-            "valid_from": valid_from,
-            "valid_until": valid_until,
-            "destroy_by": destroy_by,
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a person records of one source or subject, before it is an event of the ledger."""
+
+    kind: EventKind
+    scope: Scope
+    key: str
+    purposes: tuple[str, ...] = ()
+    basis: str = ""
+    exemption: str = ""
+    evidence_sha256: str | None = None
+    covers: Covers | None = None
+    source_class: SourceClass | None = None
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+    last_contact: datetime | None = None
+    destroy_by: datetime | None = None
+
+    def check(self) -> None:
+        """Raises ConfigError: a grant without basis, purpose or key, or one that ends before it begins."""
+        if not self.key:
+            what = f"a {self.kind} needs a source or a subject"
+            raise ConfigError(what, where="ledger", next_step="give --source or --subject")
+        if self.kind is EventKind.GRANT and (not self.basis.strip() or not self.purposes):
+            what = "a grant needs a basis and at least one purpose"
+            raise ConfigError(what, where="ledger", next_step="give --basis, --purpose")
+        if not all(self.purposes):
+            raise ConfigError("a purpose is empty", where="ledger", next_step="name it, or leave it out")
+        if self.valid_from and self.valid_until and self.valid_until <= self.valid_from:
+            raise ConfigError("the grant ends before it begins", where="ledger", next_step="correct --from and --until")
+
+    def row(self, seq: int, now: datetime) -> dict[str, Any]:
+        """The event's row. A grant's data must be gone when its purpose ends, or 3 years after the last contact."""
+        ends = [moment for moment in (self.destroy_by, self.valid_until) if moment]
+        if self.kind is EventKind.GRANT:
+            ends.append(_years_after(self.last_contact or now, _KEPT_YEARS))
+        return asdict(self) | {
+            "seq": seq,
+            "kind": str(self.kind),
+            "scope": str(self.scope),
+            "purposes": sorted(set(self.purposes)),
+            "exemption": self.exemption or None,
+            "covers": str(self.covers) if self.covers else None,
+            "source_class": str(self.source_class) if self.source_class else None,
+            "last_contact": self.last_contact or (now if self.kind is EventKind.GRANT else None),
+            "destroy_by": min(ends) if ends else None,
             "recorded_at": now,
             "recorded_by": getpass.getuser(),
         }
-        for i, key in enumerate(keys)
-    ]
-    return lake["ledger"].append(rows)
+
+
+def evidence_digest(evidence: str) -> str | None:
+    """What is kept of the reference of a written release."""
+    return hashlib.sha256(evidence.encode()).hexdigest() if evidence else None
+
+
+def record(lake: Lake, entries: Sequence[Entry]) -> int:
+    """Append events, all or none; returns the ledger's new version. May run beside a night: the night sees them.
+
+    Raises:
+        ConfigError: an entry that is not sound; nothing was recorded.
+        Refused: somebody else kept writing the ledger.
+    """
+    if not entries:
+        raise ConfigError("nothing to record", where="ledger", next_step="give --source or --subject")
+    for entry in entries:
+        entry.check()
+    now = datetime.now(UTC)
+    with ledger_lease(lake):
+        seq = next_seq(lake)
+        return lake["ledger"].append([entry.row(seq + i, now) for i, entry in enumerate(entries)])
+
+
+def ledger_lease(lake: Lake) -> Lease:
+    """Who holds it alone may append to the ledger or write it anew; held for moments, besides the lake's own lease."""
+    return Lease(lake.store, "ledger", wait_s=_LEDGER_WAIT_S, key="ledger-lease.json")
+
+
+def _years_after(moment: datetime, years: int) -> datetime:
+    try:
+        return moment.replace(year=moment.year + years)
+    except ValueError:  # 29 February
+        return moment.replace(year=moment.year + years, day=28)
 
 
 def next_seq(lake: Lake) -> int:
@@ -88,6 +127,8 @@ def read_ledger(lake: Lake, snapshot: Snapshot | None = None) -> Ledger:
             row["valid_from"],
             row["valid_until"],
             row["destroy_by"],
+            Covers(row["covers"]) if row["covers"] else None,
+            row["source_class"],
         )
         for row in rows
     )

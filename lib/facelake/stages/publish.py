@@ -18,6 +18,7 @@ from facelake.lake.tables import plain
 from facelake.publish import Published, prototypes, publish_groups
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
 from facelake.stages.gallery import current_gallery, pin, settle
+from facelake.stages.ledger import ledger_lease
 
 
 def publish(context: Context) -> StageResult:
@@ -53,6 +54,7 @@ def publish(context: Context) -> StageResult:
     identities, memberships = _tables(context, faces, result, version, gallery.read("identities") if gallery else None)
     must_add_up("publish", ("faces", len(faces.ids)), ("memberships", memberships.num_rows))
     context.check_lease()
+    context.check_ledger()
     lake["identities"].replace_all(identities)
     lake["memberships"].replace_all(memberships)
     lake["changes"].commit([lake["changes"].stage(_changes(result, version))] if result.changes else [])
@@ -62,9 +64,12 @@ def publish(context: Context) -> StageResult:
         "purpose": context.config.purpose,
         "identities": len(result.identity_of_group),
         "faces": len(faces.ids),
+        "withdrawn_lineage": list(context.lineage),
     }
     context.check_lease()
-    pin(lake, version, row)
+    with ledger_lease(lake):  # a withdrawal either came before, and is honoured, or waits until this is published
+        context.check_ledger()
+        pin(lake, version, row)
     return run.finish(counts, state)
 
 
@@ -116,6 +121,7 @@ def _tables(
             faces.images,
             pa.array(scores),
             pa.array(["grouped"] * len(faces.ids), pa.string()),
+            pa.array([list(context.lineage)] * len(faces.ids), pa.list_(pa.string())),
         ],
         schema=plain(MEMBERSHIPS),
     )
@@ -133,6 +139,7 @@ def _tables(
             "cohesion": float(cohesion[i]),
             "purposes": [context.config.purpose],
             "model_digest": context.model_digest,
+            "withdrawn_lineage": list(context.lineage),
         }
         for i, name in enumerate(result.identity_of_group)
     ]

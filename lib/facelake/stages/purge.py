@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from facelake.contracts import TABLES
 from facelake.stages.context import Context
 from facelake.stages.gallery import current_gallery, pin, settle
+from facelake.stages.ledger import ledger_lease
+from facelake.stages.scratch import clear_scratch
 
 _PENDING = "purge-pending"
 
@@ -27,11 +31,14 @@ def purge_all(context: Context) -> None:
         context.lake.store.delete(item.key)
     for item in list(context.lake.store.list("_work")):  # vectors that clustering left when it was killed
         context.lake.store.delete(item.key)
+    clear_scratch(context.lake.uri)
     context.lake.store.clear_leftovers()
     for name in TABLES:
         context.check_lease()
-        context.lake[name].purge_history()
+        with ledger_lease(context.lake) if name == "ledger" else nullcontext():
+            context.lake[name].purge_history()
     gallery = current_gallery(context.lake)
     if gallery:
         pin(context.lake, gallery.version, gallery.row)
+    context.lake.store.drop_old_versions()
     context.lake.store.delete(_PENDING)

@@ -32,12 +32,13 @@ class Finding:
     problem: str
 
 
-def verify(context: Context) -> tuple[list[Finding], dict[str, int]]:
-    """Run every check; returns what is wrong (empty: nothing) and the counts seen."""
-    run = StageRun(context, "verify", len(_CHECKS), "checks")
+def verify(context: Context, only: str | None = None) -> tuple[list[Finding], dict[str, int]]:
+    """Run every check, or one; returns what is wrong (empty: nothing) and the counts seen."""
+    checks = {name: check for name, check in _CHECKS.items() if only in (None, name)}
+    run = StageRun(context, "verify", len(checks), "checks")
     findings: list[Finding] = []
     counts: dict[str, int] = {}
-    for done, (name, check) in enumerate(_CHECKS.items(), start=1):
+    for done, (name, check) in enumerate(checks.items(), start=1):
         try:
             findings += [Finding(name, problem) for problem in check(context, counts)]
         except FacelakeError as err:

@@ -1,0 +1,157 @@
+"""bench erase: a lake of synthetic faces, some subjects erased from it, and what that cost and left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from facelake.config import Config
+from facelake.contracts import ADMISSIONS, FACES, GROUPS, TABLES, Covers, file_key
+from facelake.erase import Needles
+from facelake.errors import ConfigError
+from facelake.events import Event, Listener, StageProgress
+from facelake.lake.lake import Lake
+from facelake.lake.tables import plain
+from facelake.night import writing
+from facelake.stages.context import Context
+from facelake.stages.erase_targets import Request
+from facelake.stages.erasing import erase, residual
+from facelake.stages.publish import publish
+
+_PER_FILE, _PER_PERSON, _DIM = 10_000, 20, 128
+_STEPS = ("find", "rows", "gallery", "names", "corpus", "purge", "scan", "certificate")
+
+
+def erase_subjects(config: Config, faces: int, subjects: int, emit: Listener) -> dict[str, Any]:
+    """Make a lake of `faces` at the config's lake, erase `subjects` of its people, look for what is left.
+
+    Raises:
+        ConfigError: there is something at the lake's root already, or fewer people than are to be erased.
+    """
+    people = max(faces // _PER_PERSON, 1)
+    if subjects > people:
+        what = f"{faces} faces are of {people} people"
+        raise ConfigError(what, where="--subjects", next_step=f"erase at most {people}")
+    marks: list[tuple[int, float]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StageProgress) and event.stage == "erase":
+            marks.append((event.done, time.monotonic()))
+        emit(event)
+
+    with writing(config, "bench", listen) as context:
+        if context.lake["faces"].version() >= 0:
+            raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
+        began = time.monotonic()
+        _build(context, faces, people)
+        built = time.monotonic() - began
+        chosen = np.sort(np.random.default_rng(1).choice(people, subjects, replace=False))
+        names = [_subject(int(person)) for person in chosen]
+        size = _bytes(context.lake)
+        others = _others(context.lake, names)
+        began = time.monotonic()
+        result = erase(context, Request.of(subjects=names))
+        seconds = time.monotonic() - began
+        scanned, hits = residual(context, Needles.of(names))
+        same = others.equals(_others(context.lake, names))
+    moments = [began, *(moment for _, moment in sorted(marks))]
+    steps = {name: round(b - a, 2) for name, a, b in zip(_STEPS, moments, moments[1:], strict=False)}
+    return {
+        "faces": faces,
+        "subjects": subjects,
+        "erased_faces": result.counts["faces"],
+        "lake_bytes": size,
+        "build_s": round(built, 1),
+        "erase_s": round(seconds, 2),
+        "steps_s": steps,
+        "objects_scanned": scanned,
+        "residual_hits": sum(hits.values()),
+        "others_identical": same,
+        "certificate": result.counts["certificate"],
+    }
+
+
+def _subject(person: int) -> str:
+    return f"subject-{person:08d}"
+
+
+def _bytes(lake: Lake) -> int:
+    return sum(item.size_bytes for item in lake.store.list())
+
+
+def _others(lake: Lake, names: list[str]) -> pa.Table:
+    """Faces of everybody else, all columns, in one order."""
+    gone = {f"{name}/{i}.jpg" for name in names for i in range(_PER_PERSON)}
+    rows = lake["faces"].read()
+    kept = [image not in gone for image in rows["image_id"].to_pylist()]
+    return rows.filter(pa.array(kept)).sort_by("face_id").combine_chunks()
+
+
+def _build(context: Context, faces: int, people: int) -> None:
+    """Faces in the order of their photos, which is not that of people: the faces of one lie all over the lake."""
+    generator = np.random.default_rng(0)
+    person = generator.permutation(np.arange(faces) % people)
+    count = np.zeros(people, np.int64)
+    receipts: dict[str, list[Any]] = {name: [] for name in ("admissions", "faces", "groups")}
+    centres = generator.normal(size=(people, _DIM)).astype(np.float32)
+    for number, start in enumerate(range(0, faces, _PER_FILE)):
+        mine = person[start : start + _PER_FILE]
+        nth = np.empty(len(mine), np.int64)
+        for i, one in enumerate(mine.tolist()):
+            nth[i], count[one] = count[one], count[one] + 1
+        vectors = centres[mine] + generator.normal(size=(len(mine), _DIM)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        for name, table in _tables(context, f"c-{number:05d}.parquet", start, mine, nth, vectors).items():
+            stem = f"{context.model_digest[:8]}-{file_key(f'c-{number:05d}.parquet')}-{start:010d}"
+            receipts[name].append(context.lake[name].stage(table, stem))
+    for name, staged in receipts.items():
+        context.lake[name].commit(staged)
+    publish(context)
+
+
+def _tables(
+    context: Context, file: str, start: int, mine: np.ndarray, nth: np.ndarray, vectors: np.ndarray
+) -> dict[str, pa.Table]:
+    images = [f"{_subject(p)}/{n}.jpg" for p, n in zip(mine.tolist(), nth.tolist(), strict=True)]
+    ids = [f"{start + i:032x}" for i in range(len(mine))]
+    rows = np.arange(len(mine))
+    admissions = {
+        "image_id": images,
+        "source_id": ["bench"] * len(mine),
+        "subject_ref": [_subject(p) for p in mine.tolist()],
+        "corpus_file": [file] * len(mine),
+        "corpus_row": rows,
+        "admitted": [True] * len(mine),
+        "covers": [str(Covers.NAMED)] * len(mine),
+        "purpose": [context.config.purpose] * len(mine),
+        "ledger_version": [-1] * len(mine),
+    }
+    faces = {
+        "face_id": ids,
+        "image_id": images,
+        "content_sha256": [f"{start + i:064x}" for i in range(len(mine))],
+        "box": [[0.0, 0.0, 100.0, 120.0]] * len(mine),
+        "quality": np.full(len(mine), 0.8, np.float32),
+        "embedding": [row.astype("<f2").tobytes() for row in vectors],
+        "model_digest": [context.model_digest] * len(mine),
+        "corpus_file": [file] * len(mine),
+        "corpus_row": rows,
+    }
+    groups = {"face_id": ids, "group_id": mine, "score": np.ones(len(mine), np.float32)}
+    return {
+        "admissions": _full(admissions, ADMISSIONS),
+        "faces": _full(faces, FACES),
+        "groups": _full(groups, GROUPS),
+    }
+
+
+def _full(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    """Columns that are not given are null."""
+    count = len(next(iter(columns.values())))
+    nothing = {name: pa.nulls(count, schema.field(name).type) for name in schema.names if name not in columns}
+    assert schema in TABLES.values()
+    arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()} | nothing
+    return pa.table({name: arrays[name] for name in schema.names}, schema=plain(schema))

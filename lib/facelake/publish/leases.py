@@ -1,0 +1,86 @@
+"""Leases: what left the lake, to whom, for what and until when; and what its recipient still has to confirm. Pure.
+
+A lease is a run of events: issued with an export, acknowledged up to a gallery version, recalled, returned. A recipient
+owes an answer when identities that he holds were erased, or his lease was recalled, after the version that he last
+acknowledged; and when his lease has ended without being returned. Who owes an answer gets no further export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+_FACTS = ("recipient", "purpose", "issued_at", "expires_at", "gallery_version", "identities")
+
+
+class LeaseEvent(StrEnum):
+    """What happened to a lease."""
+
+    ISSUED = "issued"
+    ACKNOWLEDGED = "acknowledged"
+    RECALLED = "recalled"
+    RETURNED = "returned"
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLease:
+    """One export as it stands."""
+
+    lease_id: str
+    recipient: str
+    purpose: str
+    issued_at: datetime
+    expires_at: datetime
+    gallery_version: int
+    """of the export"""
+    identities: int
+    acknowledged: int
+    """gallery version up to which the recipient has applied every change; at first that of the export"""
+    recalled: bool = False
+    returned: bool = False
+
+    def owes(self, erased_version: int, now: datetime) -> str | None:
+        """What its recipient still has to do, if anything.
+
+        Args:
+            erased_version: newest gallery version in which an identity was erased; 0 for none.
+        """
+        if self.returned:
+            return None
+        if self.recalled:
+            return "was recalled and is not returned"
+        if self.expires_at <= now:
+            return f"ended on {self.expires_at:%Y-%m-%d} and is not returned"
+        if self.acknowledged < erased_version:
+            return f"has not acknowledged the erasures up to gallery {erased_version}"
+        return None
+
+
+def standing(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
+    """Every lease as its events left it, in the order of issue.
+
+    Args:
+        events: rows of the `leases` table.
+    """
+    leases: dict[str, FeedLease] = {}
+    for event in sorted(events, key=lambda row: row["seq"]):
+        name, kind = event["lease_id"], LeaseEvent(event["event"])
+        if kind is LeaseEvent.ISSUED:
+            facts = {fact: event[fact] for fact in _FACTS}
+            leases[name] = FeedLease(lease_id=name, acknowledged=event["gallery_version"], **facts)
+        elif kind is LeaseEvent.ACKNOWLEDGED:
+            leases[name] = replace(leases[name], acknowledged=max(leases[name].acknowledged, event["gallery_version"]))
+        elif kind is LeaseEvent.RECALLED:
+            leases[name] = replace(leases[name], recalled=True)
+        else:
+            leases[name] = replace(leases[name], returned=True)
+    return list(leases.values())
+
+
+def debts(leases: Sequence[FeedLease], erased_version: int, now: datetime) -> dict[str, str]:
+    """What each lease's recipient owes, by lease; leases that owe nothing are left out."""
+    found = {lease.lease_id: lease.owes(erased_version, now) for lease in leases}
+    return {name: debt for name, debt in found.items() if debt}
