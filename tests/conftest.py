@@ -29,6 +29,15 @@ SHARED = ROOT.parent / "shared"
 FACELAKE = [sys.executable, "-m", "facelake"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Signing keys and the like go into a home of the tests; only the model cache is the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACELAKE_CACHE", os.environ.get("FACELAKE_CACHE") or os.path.expanduser("~/.cache/facelake"))
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def weed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with seaweedfs(tmp_path_factory.mktemp("weed")) as server:

@@ -23,7 +23,6 @@ from facelake.stages.gallery import current_gallery
 from facelake.stages.publish import publish
 from facelake.stages.verify import verify
 
-
 REQUEST = Request.of(subjects=["person-4"])
 
 

@@ -15,6 +15,7 @@ from facelake.cli.options import (
     QuietOption,
     open_terminal,
     read_config,
+    template_key,
 )
 from facelake.terminal import boundary
 
@@ -114,6 +115,7 @@ def feed_recall(
 def feed_changes(
     since: Annotated[int, typer.Option(help="gallery version that the copy is at")],
     out: Annotated[str | None, typer.Option(help="Parquet file to write; default: only say how many")] = None,
+    key_env: Annotated[str | None, typer.Option(help="environment variable with the key of the export")] = None,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
@@ -125,7 +127,9 @@ def feed_changes(
         from facelake.night import reading
         from facelake.stages.feed import changes_since
 
-        rows = changes_since(reading(read_config(config, lake)).lake, since)
+        settings = read_config(config, lake)
+        key = template_key(key_env) if key_env else None
+        rows = changes_since(reading(settings).lake, since, key, settings.purpose)
         if out:
             pq.write_table(rows, out, compression="zstd")
         terminal.say(f"{rows.num_rows} identities changed since gallery {since}{f': {out}' if out else ''}")

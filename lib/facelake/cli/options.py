@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated, Any
 
 import typer
 
 from facelake.config import Config, load_config
+from facelake.errors import ConfigError
 from facelake.terminal import Terminal
 
 SETTINGS: dict[str, Any] = {"no_args_is_help": True, "rich_markup_mode": None, "pretty_exceptions_enable": False}
@@ -36,3 +38,16 @@ def read_config(config: str | None, lake: str | None, **overrides: Any) -> Confi
     return load_config(
         config, lake=lake, overrides={k.replace("__", "."): v for k, v in overrides.items() if v is not None}
     )
+
+
+def template_key(variable: str) -> bytes:
+    """The key in an environment variable.
+
+    Raises:
+        ConfigError: it is not set or no key.
+    """
+    from facelake.publish.transform import read_key
+
+    if variable not in os.environ:
+        raise ConfigError(f"{variable} is not set", where="--key-env", next_step="export it: `openssl rand -hex 32`")
+    return read_key(os.environ[variable])

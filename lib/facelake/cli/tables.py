@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -17,6 +16,7 @@ from facelake.cli.options import (
     QuietOption,
     open_terminal,
     read_config,
+    template_key,
 )
 from facelake.config import Config
 from facelake.contracts import Covers, SourceClass
@@ -209,14 +209,6 @@ def models_show(
         terminal.result({"ok": True, "model": body})
 
 
-def _template_key(variable: str) -> bytes:
-    from facelake.publish.transform import read_key
-
-    if variable not in os.environ:
-        raise ConfigError(f"{variable} is not set", where="--key-env", next_step="export it: `openssl rand -hex 32`")
-    return read_key(os.environ[variable])
-
-
 @gallery_app.command("list")
 def gallery_list(
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
@@ -270,7 +262,7 @@ def gallery_export(
         from facelake.night import writing
         from facelake.stages.export import export_gallery
 
-        key = _template_key(key_env) if key_env else None
+        key = template_key(key_env) if key_env else None
         with writing(read_config(config, lake), "export", terminal.listen) as context:
             manifest = export_gallery(context, out, purpose, recipient, days, key)
         said = f"{manifest['identities']} identities of gallery {manifest['gallery_version']} written to {out}"

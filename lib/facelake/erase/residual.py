@@ -89,7 +89,7 @@ class _Texts:
             for length, texts in groups.items()
         ]
         initials = {text[0] for text in wanted}
-        lengths = sorted({len(text) for text in wanted}, reverse=True)
+        lengths = sorted({len(text) for text in wanted})
         return cls(wanted, tuple(lengths), bytes(byte in initials for byte in range(256)), tuple(prefixes))
 
     def find(self, data: memoryview, edges: I64) -> list[int]:
@@ -156,7 +156,7 @@ class _Blobs:
         heads = b"".join(blob[: known + _WINDOW - 1] for blob in wanted)
         rows = np.frombuffer(heads, np.uint8).reshape(-1, known + _WINDOW - 1)
         words = [np.ascontiguousarray(rows[:, phase : phase + _WINDOW]).view("<u8").ravel() for phase in range(known)]
-        lengths = sorted({len(blob) for blob in wanted}, reverse=True)
+        lengths = sorted({len(blob) for blob in wanted})
         return cls(wanted, tuple(lengths), _Windows.of(np.concatenate(words)), known, read)
 
     def find(self, data: memoryview) -> set[tuple[int, int]]:
@@ -190,7 +190,7 @@ class Needles:
     def __post_init__(self) -> None:
         long = frozenset(blob for blob in self.blobs if len(blob) >= _PHASED)
         short = frozenset(blob for blob in self.blobs if _WINDOW <= len(blob) < _PHASED)
-        object.__setattr__(self, "_texts", _Texts.of(frozenset(self.texts)))
+        object.__setattr__(self, "_texts", _Texts.of(frozenset(text for text in self.texts if text)))
         object.__setattr__(self, "_blobs", (_Blobs.of(long, _WINDOW, 1), _Blobs.of(short, 1, _WINDOW)))
 
     @classmethod

@@ -8,18 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
-from facelake.publish.transform import key_name, rotated, rotation
+from facelake.publish.transform import key_name
 from facelake.stages.audit import append_audit
 from facelake.stages.context import Context
-from facelake.stages.feed import issue
+from facelake.stages.feed import issue, under_key
 from facelake.stages.gallery import Gallery, current_gallery
+from facelake.stages.operating_points import operating_points
 
 
 def _gallery(lake: Lake, version: int | None = None) -> Gallery:
@@ -76,8 +76,9 @@ def export_gallery(
             where=context.lake.uri,
             next_step="record grants for that purpose and publish a gallery for it",
         )
+    measured = operating_points(context, gallery, rows)
     if key:
-        rows = _rotated(context, rows, key, purpose)
+        rows = under_key(context.lake, rows, key, purpose)
     columns = ["identity_id", "size", "prototype", "cohesion", "model_digest"]
     sink = pa.BufferOutputStream()
     pq.write_table(rows.select(columns), sink, compression="zstd")
@@ -90,6 +91,8 @@ def export_gallery(
         "gallery_version": gallery.version,
         "identities": rows.num_rows,
         "purpose": purpose,
+        "lake": context.lake.name,
+        "thresholds": measured,
         "template_key": key_name(key) if key else None,
         "recipient": recipient,
         "model_digest": gallery.row["model_digest"],
@@ -103,14 +106,3 @@ def export_gallery(
     (folder / "identities.parquet").write_bytes(data)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return manifest
-
-
-def _rotated(context: Context, rows: pa.Table, key: bytes, purpose: str) -> pa.Table:
-    """The rows with prototypes under the key of this lake and purpose."""
-    column = rows["prototype"].combine_chunks()
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1).astype(np.float32)
-    dim = vectors.shape[1]
-    turned = rotated(vectors, rotation(key, context.lake.name, purpose, dim))
-    ends = pa.array(np.arange(len(rows) + 1) * dim, pa.int32())
-    values = pa.ListArray.from_arrays(ends, pa.array(turned.ravel()))
-    return rows.set_column(rows.schema.get_field_index("prototype"), "prototype", values)

@@ -7,6 +7,7 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,6 +15,7 @@ from facelake.contracts import LEASES, Change
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, debts, standing
+from facelake.publish.transform import rotated, rotation
 from facelake.stages.gallery import Gallery, current_gallery
 
 
@@ -97,11 +99,14 @@ def recall(lake: Lake, lease_id: str | None = None, recipient: str | None = None
     return [_speak(lake, lease.lease_id, LeaseEvent.RECALLED) for lease in found]
 
 
-def changes_since(lake: Lake, version: int) -> pa.Table:
+def changes_since(lake: Lake, version: int, key: bytes | None = None, purpose: str = "") -> pa.Table:
     """What to replay on a copy of gallery `version`: per identity that changed since, its row now, oldest change first.
 
     Replaying twice does no harm: `status` active means put the row, anything else means drop the identity (and, when
     merged, take `merged_into`).
+
+    Args:
+        key: of the export that they are replayed on, if its templates are under one; `purpose`: that of the export.
 
     Raises:
         ConfigError: no such version.
@@ -116,7 +121,20 @@ def changes_since(lake: Lake, version: int) -> pa.Table:
     newer = pc.greater(rows["last_version"], version)  # a prototype may move without an event
     rows = rows.filter(pc.or_(newer, pc.is_in(rows["identity_id"], changed["identity_id"])))
     names = ["identity_id", "status", "merged_into", "size", "prototype", "cohesion", "model_digest", "last_version"]
-    return rows.select(names).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
+    rows = rows.select(names).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
+    return under_key(lake, rows, key, purpose) if key else rows
+
+
+def under_key(lake: Lake, rows: pa.Table, key: bytes, purpose: str) -> pa.Table:
+    """Rows with prototypes (some may be null) rotated by the key of this lake and purpose."""
+    column = rows["prototype"].combine_chunks()
+    there = pc.is_valid(column).to_numpy(zero_copy_only=False)
+    vectors = np.array(column.filter(pa.array(there)).to_pylist(), np.float32)
+    if not len(vectors):
+        return rows
+    turned = iter(rotated(vectors, rotation(key, lake.name, purpose, vectors.shape[1])).tolist())
+    values = pa.array([next(turned) if full else None for full in there], column.type)
+    return rows.set_column(rows.schema.get_field_index("prototype"), "prototype", values)
 
 
 def _speak(lake: Lake, lease_id: str, event: LeaseEvent, version: int = 0) -> FeedLease:

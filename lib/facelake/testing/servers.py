@@ -69,7 +69,7 @@ def _program(name: str) -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now, each with port + 10000 (SeaweedFS opens its gRPC there)."""
     ports: list[int] = []
     for port in range(21000, 30000, 7):
@@ -88,7 +88,7 @@ def _free_ports(count: int) -> list[int]:
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[Server]:
     """A SeaweedFS server with S3 on loopback, telemetry off, data under `folder`."""
-    master, volume, filer, s3 = _free_ports(4)
+    master, volume, filer, s3 = free_ports(4)
     keys = {"name": "test", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]}
     identities = {"identities": [keys | {"actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
     config = folder / "s3.json"
@@ -117,7 +117,7 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
 @contextmanager
 def rclone_s3(folder: Path) -> Iterator[Server]:
     """rclone's S3 server: answers success to conditional writes whose condition is false."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     (folder / "bucket").mkdir(parents=True)
     command = [_program("rclone"), "serve", "s3", str(folder), "--addr", f"127.0.0.1:{port}"]
     command += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", str(folder / "none.conf")]

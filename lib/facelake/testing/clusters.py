@@ -1,0 +1,61 @@
+"""A real Spark cluster on loopback: standalone master and workers out of the pyspark wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facelake.testing.servers import free_ports
+
+_START_S = 60.0
+
+
+@contextmanager
+def spark_standalone(folder: Path, workers: int = 1, cores: int = 2) -> Iterator[str]:
+    """The URL of a master with so many workers, each a process of its own that starts executors.
+
+    Raises:
+        RuntimeError: a worker did not register; the end of its log says why.
+    """
+    spec = importlib.util.find_spec("pyspark")
+    assert spec is not None
+    assert spec.origin is not None
+    program = Path(spec.origin).parent / "bin" / "spark-class"
+    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    port, *pages = free_ports(workers + 2)
+    url, log = f"spark://127.0.0.1:{port}", folder / "master.log"
+    host = ["--host", "127.0.0.1", "--webui-port"]
+    commands = [["org.apache.spark.deploy.master.Master", *host, str(pages[0]), "--port", str(port)]]
+    for number in range(workers):
+        sizes = ["--cores", str(cores), "--memory", "2g", "--work-dir", str(folder / f"worker-{number}")]
+        commands.append(["org.apache.spark.deploy.worker.Worker", *host, str(pages[number + 1]), *sizes, url])
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        with log.open("wb") as file:
+            for command in commands:
+                running.append(subprocess.Popen([str(program), *command], stdout=file, stderr=file, env=environment))
+            _until_registered(log, workers)
+            yield url
+    finally:
+        for process in reversed(running):
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _until_registered(log: Path, workers: int) -> None:
+    deadline = time.monotonic() + _START_S
+    while log.read_bytes().count(b"Successfully registered with master") < workers:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"a Spark worker did not register: {log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.3)
