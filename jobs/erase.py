@@ -6,6 +6,7 @@ import argparse
 
 from facelake.config import load_config
 from facelake.night import writing
+from facelake.stages.erase_targets import Request, read_keys
 from facelake.stages.erasing import erase
 from facelake.terminal import Terminal, boundary
 
@@ -16,14 +17,20 @@ def main() -> None:
     parser.add_argument("-c", "--config", help="YAML config")
     parser.add_argument("--lake", help="lake directory or s3:// URI, over the config's")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
-    for what in ("subject", "image", "source"):
-        parser.add_argument(f"--{what}", action="append", help="to erase; may be repeated")
+    for what in ("subject", "image", "source", "identity"):
+        parser.add_argument(f"--{what}", action="append", default=[], help="to erase; may be repeated")
+    parser.add_argument("--purpose", help="erase only what was made for this purpose")
+    parser.add_argument("--from-file", help="CSV with columns kind and key")
     arguments = parser.parse_args()
     terminal = Terminal(as_json=arguments.json)
     with boundary(terminal):
+        more = read_keys(arguments.from_file) if arguments.from_file else {}
+        named = [
+            [*getattr(arguments, kind), *more.get(kind, [])] for kind in ("subject", "image", "source", "identity")
+        ]
+        request = Request.of(named[0], named[1], named[2], named[3], arguments.purpose)
         with writing(load_config(arguments.config, lake=arguments.lake), "erase", terminal.listen) as context:
-            chosen = {"subjects": arguments.subject, "images": arguments.image, "sources": arguments.source}
-            result = erase(context, **chosen)
+            result = erase(context, request)
         terminal.result({"ok": True, **result.counts})
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.stub import Stubber
 
+from facelake.config import S3Section
 from facelake.errors import ConfigError, FacelakeError, Refused, Retryable
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.lake.store import ObjectStore, open_store, probe
+from facelake.lake.store import ObjectStore, S3Store, open_store, probe
 from facelake.testing.servers import Server
 
 
@@ -159,3 +162,154 @@ def test_keys_cannot_leave_a_directory(tmp_path: Path) -> None:
     for key in ("../x", "/etc/passwd", "a/../../x"):
         with pytest.raises(ValueError, match="leaves the store"):
             store.write(key, b"")
+
+
+def test_nothing_is_dropped_where_nothing_is_versioned(store: ObjectStore) -> None:
+    for body in (b"1", b"2"):
+        store.write("a/b", body)
+    assert store.drop_old_versions() == store.drop_old_versions("a") == 0
+    assert store.read("a/b") == b"2"
+
+
+@pytest.fixture(params=["Enabled", "Suspended"])
+def versioned(request: pytest.FixtureRequest, weed_env: Server) -> S3Store:
+    """A bucket whose versioning was switched on after its first objects, and possibly off again."""
+    bucket = "versioned-" + secrets.token_hex(4)
+    weed_env.make_bucket(bucket)
+    store, neighbour = S3Store(f"s3://{bucket}/lake", S3Section()), S3Store(f"s3://{bucket}/lake2", S3Section())
+    for body in (b"secret before", b"secret 1", b"secret 2", b"kept"):
+        for key in ("t/kept", "t/deleted", "t/deleted and back", "other/ü +%&"):
+            store.write(key, body)
+        neighbour.write("t/kept", body)
+        _set_versioning(store, "Enabled")
+    _set_versioning(store, request.param)
+    for key in ("t/deleted", "t/deleted and back"):
+        store.delete(key)
+        store.delete(key)
+    store.write("t/deleted and back", b"back")
+    store.write("other/last", b"kept")
+    return store
+
+
+def _set_versioning(store: S3Store, status: str) -> None:
+    store._client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": status})
+
+
+def _history(store: S3Store) -> list[tuple[str, bytes | None]]:
+    """Every version in the bucket: its key and content; None: a delete marker."""
+    page = store._client.list_object_versions(Bucket=store.bucket)
+    found = [(item["Key"], None) for item in page.get("DeleteMarkers", [])]
+    for item in page.get("Versions", []):
+        reply = store._client.get_object(Bucket=store.bucket, Key=item["Key"], VersionId=item["VersionId"])
+        found.append((item["Key"], reply["Body"].read()))
+    return sorted(found, key=str)
+
+
+# SeaweedFS 4.48 says that it deleted a suspended bucket's delete marker (version "null") and keeps it: a key, no content
+_WEED_KEEPS = ("lake/t/deleted", None)
+_KEPT = {"t/kept": b"kept", "t/deleted and back": b"back", "other/ü +%&": b"kept", "other/last": b"kept"}
+
+
+def test_old_versions_and_delete_markers_go(versioned: S3Store) -> None:
+    before = _history(versioned)
+    of_neighbour = [(key, body) for key, body in before if key.startswith("lake2/")]
+    assert len(of_neighbour) == 4
+    assert any(body is None for _, body in before)
+    gone = versioned.drop_old_versions()
+    kept = [(f"lake/{key}", body) for key, body in _KEPT.items()]
+    after = _history(versioned)
+    status = versioned._client.get_bucket_versioning(Bucket=versioned.bucket)["Status"]
+    if status == "Suspended" and _WEED_KEEPS in after:
+        after.remove(_WEED_KEEPS)
+    assert after == sorted([*kept, *of_neighbour], key=str)
+    assert gone == len(before) - len(kept) - len(of_neighbour)
+    assert {item.key for item in versioned.list()} == set(_KEPT)  # nothing deleted came back
+
+
+def test_old_versions_of_one_folder_go(versioned: S3Store) -> None:
+    before = len(_history(versioned))
+    gone = versioned.drop_old_versions("other")
+    assert (gone, len(_history(versioned))) == (3, before - 3)
+
+
+def test_more_versions_than_a_page_or_a_batch_holds(weed_env: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelake.lake.store._BATCH", 100)
+    bucket = "versioned-" + secrets.token_hex(4)
+    weed_env.make_bucket(bucket)
+    store = S3Store(f"s3://{bucket}/lake", S3Section())
+    _set_versioning(store, "Enabled")
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda i: store.write(f"t/{i}", b"x"), [*range(510), *range(510)]))
+    assert store.drop_old_versions() == 510
+    assert len(list(store.list())) == 510
+    assert store.drop_old_versions() == 0
+
+
+def test_a_store_without_versioning_has_no_old_versions(rclone: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in rclone.environment().items():
+        monkeypatch.setenv(key, value)
+    assert S3Store("s3://bucket/lake", S3Section()).drop_old_versions() == 0
+
+
+_OLD = {"Versions": [{"Key": "lake/a", "VersionId": "v1", "IsLatest": False}]}
+
+
+def _answering(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, dict[str, Any] | str]) -> S3Store:
+    """A store that gives scripted answers in this order; a text is an error code."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    store = S3Store("s3://bucket/lake", S3Section())
+    stub = Stubber(store._client)
+    for method, answer in answers:
+        if isinstance(answer, str):
+            stub.add_client_error(method, answer, http_status_code=405 if answer == "405" else 403)
+        else:
+            stub.add_response(method, answer)
+    stub.activate()
+    return store
+
+
+_ENABLED = ("get_bucket_versioning", {"Status": "Enabled"})
+_LISTED = ("list_object_versions", _OLD)
+
+
+@pytest.mark.parametrize("code", ["NotImplemented", "MethodNotAllowed", "405"])
+def test_a_store_that_knows_no_versioning_counts_as_unversioned(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    assert _answering(monkeypatch, ("get_bucket_versioning", code)).drop_old_versions() == 0
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [("get_bucket_versioning", "AccessDenied")],
+        [_ENABLED, ("list_object_versions", "AccessDenied")],
+        [_ENABLED, ("list_object_versions", "NotImplemented")],
+        [("get_bucket_versioning", {"Status": "Suspended"}), ("list_object_versions", "MethodNotAllowed")],
+        [_ENABLED, _LISTED, ("delete_objects", "AccessDenied")],
+        [_ENABLED, _LISTED, ("delete_objects", {"Errors": [{"Key": "lake/a", "Code": "AccessDenied"}]})],
+    ],
+)
+def test_versions_that_cannot_be_removed_are_refused(monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> None:
+    with pytest.raises(Refused, match=r"Next: grant .*s3:ListBucketVersions and s3:DeleteObjectVersion"):
+        _answering(monkeypatch, *answers).drop_old_versions()
+
+
+@pytest.mark.parametrize(
+    "answers, error",
+    [
+        ([("get_bucket_versioning", "NoSuchBucket")], ConfigError),
+        ([("get_bucket_versioning", "InvalidAccessKeyId")], ConfigError),
+        ([_ENABLED, ("list_object_versions", "SlowDown")], Retryable),
+        ([_ENABLED, _LISTED, ("delete_objects", {"Errors": [{"Key": "a", "Code": "InternalError"}]})], Retryable),
+    ],
+)
+def test_other_faults_keep_their_names(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        _answering(monkeypatch, *answers).drop_old_versions()
+
+
+def test_a_version_that_is_gone_already_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = ("delete_objects", {"Errors": [{"Key": "lake/a", "Code": "NoSuchVersion"}]})
+    assert _answering(monkeypatch, _ENABLED, _LISTED, gone).drop_old_versions() == 1

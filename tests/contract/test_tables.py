@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
@@ -54,7 +54,7 @@ def test_rewrite_takes_rows_out_and_reports_how_many(lake: Lake) -> None:
     table.commit([table.stage(rows(table, "a", "b")), table.stage(rows(table, "c"))])
     files = {file.path for file in table.snapshot().files}
     gone = pa.array(["a", "c"])
-    assert table.rewrite(table.snapshot().files, lambda t: pc.invert(pc.is_in(t["image_id"], gone))) == 2
+    assert table.rewrite(table.snapshot().files, ["image_id"], lambda t: pc.invert(pc.is_in(t["image_id"], gone))) == 2
     assert names(table) == ["b"]
     assert not files & {file.path for file in table.snapshot().files}
 
@@ -75,7 +75,7 @@ def test_purge_leaves_no_byte_of_what_was_removed(lake: Lake) -> None:
         table.commit([table.stage(rows(table, f"secret-person-{i}", f"other-{i}"))])
     table.stage(rows(table, "secret-person-staged"))
     first = table.version()
-    table.rewrite(table.snapshot().files, lambda t: pc.invert(pc.starts_with(t["image_id"], "secret")))
+    table.rewrite(table.snapshot().files, ["image_id"], lambda t: pc.invert(pc.starts_with(t["image_id"], "secret")))
     table.purge_history()
     from facelake.erase import Needles, scan
 
@@ -93,7 +93,7 @@ def test_two_writers_of_one_file_conflict(lake: Lake) -> None:
     table = lake["rejects"]
     table.commit([table.stage(rows(table, "a", "b"))])
     stale = table.snapshot().files
-    table.rewrite(stale, lambda t: pc.equal(t["image_id"], "a"))
+    table.rewrite(stale, ["image_id"], lambda t: pc.equal(t["image_id"], "a"))
     with pytest.raises(CommitConflict):
         table.commit([table.stage(rows(table, "b"))], [*stale, *table.snapshot().files])
 
@@ -165,3 +165,17 @@ def test_a_missing_or_damaged_data_file_is_named(lake: Lake) -> None:
     lake.store.delete(f"rejects/{file.path}")
     with pytest.raises(Corrupt, match="missing"):
         table.read()
+
+
+def test_a_table_of_an_earlier_build_gets_new_columns(lake: Lake) -> None:
+    """Files without a column are null there; the log learns of it with the next commit, and keeps every row."""
+    table = lake["rejects"]
+    earlier = rows(table, "a", "b").drop_columns(["covers"])
+    write_deltalake(f"{lake.uri}/rejects", earlier, storage_options=lake.store.storage_options())
+    assert names(table) == ["a", "b"]
+    assert table.read(["covers"])["covers"].to_pylist() == [None, None]
+    table.commit([table.stage(rows(table, "c"))])
+    delta = DeltaTable(f"{lake.uri}/rejects", storage_options=lake.store.storage_options())
+    assert "covers" in [field.name for field in delta.schema().fields]
+    assert names(table) == ["a", "b", "c"]
+    assert table.rewrite(table.snapshot().files, ["covers"], lambda t: pc.is_valid(t["covers"])) == 3

@@ -198,7 +198,7 @@ def test_verify_finds_a_dangling_identity_and_an_edited_audit(demo_lake: Path) -
     record = next((demo_lake / "audit").iterdir())
     lake = Lake.open(str(demo_lake))
     victim = lake["faces"].read(["face_id"])["face_id"][0].as_py()
-    lake["faces"].rewrite(lake["faces"].snapshot().files, lambda t: pc.not_equal(t["face_id"], victim))
+    lake["faces"].rewrite(lake["faces"].snapshot().files, ["face_id"], lambda t: pc.not_equal(t["face_id"], victim))
     record.write_text(record.read_text().replace('"previous": ""', '"previous": "00"'))
     checks = {problem["check"] for problem in run_json("verify", "--lake", str(demo_lake), code=1)["problems"]}
     assert {"chain", "audit"} <= checks
@@ -261,6 +261,19 @@ def test_jobs_are_the_same_stages(demo_lake: Path) -> None:
         done = subprocess.run([sys.executable, f"jobs/{job}.py", "--lake", str(demo_lake), "--json"], capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["ok"]
+
+
+def test_the_erase_job(demo_lake: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    leavers = tmp_path / "leavers.csv"
+    leavers.write_text("kind,key\nsubject,person-7\n")
+    command = [sys.executable, "jobs/erase.py", "--lake", str(demo_lake), "--json", "--image", "album/group-03.jpg"]
+    done = subprocess.run([*command, "--from-file", str(leavers)], capture_output=True, text=True, check=False, timeout=300)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["images"] == 28
+    assert subprocess.run(command[:-2], capture_output=True, check=False, timeout=300).returncode == 2
 
 
 def test_another_card_threshold_goes_through_the_same_door(demo_lake: Path, tmp_path: Path) -> None:

@@ -1,0 +1,283 @@
+"""The residual scan against a slow one: regular expressions over every value."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zipfile
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facelake.erase import Needles, residual, scan
+
+RNG = np.random.default_rng(7)
+BLOB = RNG.standard_normal(256).astype("<f2").tobytes()
+OTHER = RNG.standard_normal(256).astype("<f2").tobytes()
+NEEDLES = Needles.of(["album/ann.jpg", "person-0042"], [BLOB])
+
+
+def slow_pattern(texts: frozenset[bytes]) -> re.Pattern[bytes]:
+    longest_first = sorted(texts, key=len, reverse=True)
+    either = b"|".join(re.escape(text) for text in longest_first) if texts else rb"(?!)"
+    return re.compile(rb"(?<![0-9A-Za-z_./-])(?:" + either + rb")(?![0-9A-Za-z_-])")
+
+
+def slow_raw(data: bytes, texts: frozenset[bytes], blobs: frozenset[bytes]) -> int:
+    begins = sum(any(data.startswith(blob, at) for blob in blobs) for at in range(len(data)))
+    return begins + sum(1 for _ in slow_pattern(texts).finditer(data))
+
+
+def slow_values(values: list[bytes | None], texts: frozenset[bytes], blobs: frozenset[bytes], limit: float) -> int:
+    pattern = slow_pattern(texts)
+    there = [value for value in values if value is not None]
+    return sum(
+        any(blob in value for blob in blobs) or (len(value) <= limit and pattern.search(value) is not None)
+        for value in there
+    )
+
+
+def parquet(table: pa.Table, **options: object) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **{"write_statistics": False} | options)
+    return sink.getvalue()
+
+
+# few letters, so that needles begin, end, overlap and sit inside one another everywhere
+_LETTERS = st.sampled_from([b"a", b"b", b"-", b".", b"/", b" ", b'"', b"\0", b"\xc3"])
+_BYTES = st.lists(_LETTERS, min_size=1, max_size=20).map(b"".join)
+_TEXTS = st.frozensets(_BYTES, max_size=6)
+_BLOBS = st.frozensets(st.lists(_LETTERS, min_size=8, max_size=24).map(b"".join), max_size=4)
+
+
+@st.composite
+def haystacks(draw: st.DrawFn) -> tuple[frozenset[bytes], frozenset[bytes], bytes]:
+    texts, blobs = draw(_TEXTS), draw(_BLOBS)
+    pieces = st.sampled_from(sorted(texts | blobs)) if texts | blobs else _BYTES
+    return texts, blobs, b"".join(draw(st.lists(_LETTERS | pieces | _BYTES, max_size=30)))
+
+
+@given(haystacks(), st.sampled_from([16, 64, 1 << 20]))
+def test_raw_bytes_as_the_slow_scan(haystack: tuple[frozenset[bytes], frozenset[bytes], bytes], chunk: int) -> None:
+    texts, blobs, data = haystack
+    with mock.patch.object(residual, "_CHUNK", chunk):
+        assert scan("", data, Needles(texts, blobs)) == slow_raw(data, texts, blobs)
+
+
+@given(haystacks(), st.lists(st.none() | _BYTES, max_size=12), st.sampled_from([16, 1 << 20]), st.booleans())
+def test_parquet_values_as_the_slow_scan(
+    haystack: tuple[frozenset[bytes], frozenset[bytes], bytes], more: list[bytes | None], chunk: int, nested: bool
+) -> None:
+    texts, blobs, data = haystack
+    values: list[bytes | None] = [*more, data, *sorted(texts), None, b"", *sorted(blobs), data[1:]]
+    column = pa.array([[{"v": value}] for value in values] if nested else values)
+    body = parquet(pa.table({"Z": column}))
+    patches = {"_CHUNK": chunk, "_SEARCHED_BYTES": 40, "_in_footer": lambda *_: 0}
+    with mock.patch.multiple(residual, **patches):
+        assert scan("", body, Needles(texts, blobs)) == slow_values(values, texts, blobs, 40)
+
+
+@pytest.mark.parametrize(
+    "data, hits",
+    [
+        (b"album/ann.jpg", 1),
+        (b'{"id": "album/ann.jpg"}', 1),
+        (b"album/ann.jpg,album/ann.jpg.", 2),
+        (b"album/ann.jpg2 my-album/ann.jpg x/album/ann.jpg album/ann.jpg_", 0),
+        ("Überalbum/ann.jpg".encode(), 0),
+        ("éalbum/ann.jpg".encode(), 1),
+        (b"", 0),
+    ],
+)
+def test_an_identifier_counts_where_it_is_not_part_of_another(data: bytes, hits: int) -> None:
+    assert scan("x.json", data, NEEDLES) == hits
+
+
+@pytest.mark.parametrize(
+    "texts, data, hits",
+    [
+        (["a", "a b", "b"], b"a b", 1),
+        (["a b", "b c"], b"a b c", 1),
+        (["a b", "b c"], b"a b b c", 2),
+        (["a", "a b c"], b"a b ca", 1),
+        (["abcdefgh ijklmnop", "abcdefgh"], b"abcdefgh ijklmnopq", 1),
+        ([" a", "a "], b" a ", 1),
+    ],
+)
+def test_the_longest_identifier_counts_and_none_that_overlaps_it(texts: list[str], data: bytes, hits: int) -> None:
+    needles = Needles(frozenset(text.encode() for text in texts))
+    assert scan("", data, needles) == slow_raw(data, frozenset(needles.texts), frozenset()) == hits
+
+
+def test_slices_of_columns() -> None:
+    texts = pa.array(["album/ann.jpg", "person-0042", "x", None, "album/ann.jpg"])
+    numbers = pa.array(np.frombuffer(OTHER + BLOB + OTHER, "<f2"))
+    for kind in (pa.string(), pa.large_binary()):
+        assert residual._in_values(texts.cast(kind).slice(1, 3), NEEDLES) == 1
+    assert residual._in_values(texts.slice(2, 2), NEEDLES) == residual._in_values(texts.slice(5), NEEDLES) == 0
+    assert residual._in_values(numbers.slice(255, 258), NEEDLES) == 1
+    assert residual._in_values(numbers.slice(257), NEEDLES) == residual._in_values(numbers.slice(0, 500), NEEDLES) == 0
+
+
+def test_nothing_is_found_across_values() -> None:
+    halves = [b"album/", b"ann.jpg", BLOB[:100], BLOB[100:], b"person-0042", b"1"]
+    assert scan("x.parquet", parquet(pa.table({"v": halves})), NEEDLES) == 1
+    assert scan("x", b"".join(halves), NEEDLES) == 2  # photo and embedding; person-00421 is somebody else
+
+
+def test_what_lies_before_the_footer_is_searched() -> None:
+    body = parquet(pa.table({"a": ["x"]}))
+    at = len(body) - 8 - int.from_bytes(body[-8:-4], "little")
+    assert scan("x.parquet", body[:at] + b" album/ann.jpg " + body[at:], NEEDLES) == 1
+
+
+def test_an_identifier_is_found_as_json_urls_and_html_write_it() -> None:
+    name = 'Jörg & "Käthe"/1 2.jpg'
+    needles = Needles.of([name])
+    for written in (
+        json.dumps({"id": name}),
+        json.dumps({"id": name}, ensure_ascii=False),
+        "J%C3%B6rg%20%26%20%22K%C3%A4the%22/1%202.jpg",
+        "<b>Jörg &amp; &quot;Käthe&quot;/1 2.jpg</b>",
+    ):
+        assert scan("x", written.encode(), needles) == 1, written
+    assert Needles.of(["no\udcffutf8"]).texts >= {b"no\xffutf8"}
+
+
+@pytest.mark.parametrize("before", range(17))
+def test_an_embedding_is_found_at_every_offset(before: int) -> None:
+    for blob in (BLOB, np.frombuffer(BLOB, "<f2").astype("<f4").tobytes()):
+        assert scan("x.bin", b"a" * before + blob + b"a", NEEDLES) == 1
+        assert scan("x.bin", b"a" * before + blob[:-1] + b"a", NEEDLES) == 0
+    assert scan("x.bin", b"a" * before + OTHER, NEEDLES) == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view(), pa.binary(13)],
+    ids=str,
+)
+def test_every_kind_of_text_column(kind: pa.DataType) -> None:
+    column = pa.array([b"album/ann.jpg", None, b"album/bob.jpg"] * 3, pa.binary()).cast(kind)
+    table = pa.table({"plain": column, "coded": column.cast(pa.string()).dictionary_encode()})
+    assert scan("x.parquet", parquet(table.select(["plain"])), NEEDLES) == 3
+    assert scan("x.parquet", parquet(table.select(["coded"])), NEEDLES) >= 1
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()], ids=str)
+@pytest.mark.parametrize("fixed", [True, False])
+def test_an_embedding_as_a_list_of_numbers(kind: pa.DataType, fixed: bool) -> None:
+    rows = [np.frombuffer(blob, "<f2") for blob in (OTHER, BLOB, OTHER, BLOB)]
+    flat = pa.array(np.concatenate(rows)).cast(kind)
+    lists = (
+        pa.FixedSizeListArray.from_arrays(flat, 256)
+        if fixed
+        else pa.ListArray.from_arrays(pa.array(range(0, 1025, 256), pa.int32()), flat)
+    )
+    assert scan("x.parquet", parquet(pa.table({"prototype": lists})), NEEDLES) == 2
+
+
+def test_nested_values_of_a_delta_checkpoint() -> None:
+    add = pa.array(
+        [{"path": "p", "stats": '{"minValues":{"image_id":"album/ann.jpg"}}', "tags": [("who", "person-0042")]}, None],
+        pa.struct({"path": pa.string(), "stats": pa.string(), "tags": pa.map_(pa.string(), pa.string())}),
+    )
+    names = pa.array([["person-0042", "x"], []], pa.list_(pa.string()))
+    body = parquet(pa.table({"add": add, "names": names, "empty": pa.nulls(2)}))
+    assert scan("t/_delta_log/1.checkpoint.parquet", body, NEEDLES) == 3
+
+
+def test_photos_are_searched_for_embeddings_only() -> None:
+    long = b" album/ann.jpg " + bytes(9000)
+    table = pa.table({"image": [long, long + BLOB, b"", BLOB, b" album/ann.jpg " + BLOB]})
+    assert scan("x.parquet", parquet(table), NEEDLES) == 3
+    assert scan("x.parquet", parquet(pa.table({"text": [long.decode()]})), NEEDLES) == 1
+
+
+@pytest.mark.parametrize("letter", "AZaz09_- ")
+def test_footers_are_decoded(letter: str) -> None:
+    """A string follows its length in the footer: one of 65 bytes looks as if it began with an A."""
+    clean = pa.table({"v": ["x"]})
+    carrying = "album/ann.jpg".ljust(ord(letter))
+    assert scan("x.parquet", parquet(clean.replace_schema_metadata({"by": carrying})), NEEDLES) == 1
+    field = pa.field("v", pa.string(), metadata={"by": carrying})
+    assert scan("x.parquet", parquet(clean.cast(pa.schema([field]))), NEEDLES) == 1
+    assert scan("x.parquet", parquet(clean.rename_columns([carrying])), NEEDLES) == 1
+    ages = parquet(pa.table({"v": [carrying]}), write_statistics=True, write_page_index=True)
+    assert scan("x.parquet", ages, NEEDLES) == 2
+    assert scan("x.parquet", parquet(clean, write_statistics=True), NEEDLES) == 0
+
+
+def test_compressed_objects_are_unpacked() -> None:
+    inner = b'{"id": "album/ann.jpg"} ' + bytes(100)
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("log.json", inner)
+        archive.writestr("person-0042.txt", b"nothing")
+        archive.writestr("log.json.gz", gzip.compress(inner))
+    arrays = io.BytesIO()
+    np.savez(arrays, kept=np.frombuffer(OTHER + BLOB, "<f2").reshape(2, -1))
+    assert scan("x.json.gz", gzip.compress(inner) + gzip.compress(inner), NEEDLES) == 2
+    assert scan("misnamed", gzip.compress(parquet(pa.table({"a": ["album/ann.jpg"]}))), NEEDLES) == 1
+    assert scan("x.zst", pa.compress(inner, "zstd", asbytes=True), NEEDLES) == 1
+    assert scan("x.zip", zipped.getvalue(), NEEDLES) == 3
+    assert scan("x.npz", arrays.getvalue(), NEEDLES) == 1
+
+
+def test_a_name_counts() -> None:
+    for name in ("reports/person-0042.html", "t/subject_ref=person-0042/x", "person%2D0042", "a/album/ann.jpg.tmp"):
+        assert scan(name, b"", NEEDLES) == 1, name
+    for name in ("reports/person-00421.html", "t/x-person-0042", "my-album/ann.jpg"):
+        assert scan(name, b"", NEEDLES) == 0, name
+
+
+def test_what_cannot_be_decoded_is_searched_as_it_is() -> None:
+    note = b" album/ann.jpg "
+    whole = parquet(pa.table({"a": ["person-0042"]}), compression="none", use_dictionary=False)
+    for body in (
+        note,
+        b"",
+        b"PAR1" + note,
+        b"PAR1" + note + b"PAR1",
+        whole[:-6] + note,
+        whole[:-20] + whole[-8:] + note,
+    ):
+        assert scan("x.parquet", body, NEEDLES) == (note in body) + (b"person" in body)
+    for magic in (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04", b"PAR1"):
+        assert scan("x", magic + note, NEEDLES) == 1
+    long = gzip.compress(note * 50_000 + RNG.bytes(300_000))
+    assert scan("x.gz", long[:-1000], NEEDLES) == 50_000
+
+
+def test_any_damage_is_survived() -> None:
+    bodies = [parquet(pa.table({"a": ["album/ann.jpg", "b"] * 9, "n": [[1.0]] * 18})), gzip.compress(b"album " * 50)]
+    for round_ in range(300):
+        body = bytearray(bodies[round_ % 2])
+        body[RNG.integers(len(body))] = RNG.integers(256)
+        assert scan("x.parquet", bytes(body[: len(body) - round_ % 3]), NEEDLES) >= 0
+
+
+def test_no_needles_find_nothing() -> None:
+    assert scan("x", b"anything", Needles((b"",))) == scan("x", b"anything", Needles(())) == 0
+    assert scan("x", b"anything", Needles.of(["", ""], [b"short"])) == 0
+    assert scan("x", BLOB, Needles.of(["person-0042"])) == 0
+
+
+def test_twenty_thousand_needles_over_twenty_megabytes() -> None:
+    ids = [f"school-2026/{i:07d}_a.jpg" for i in range(10_000)]
+    blobs = [RNG.standard_normal(256).astype("<f2").tobytes() for _ in range(10_000)]
+    needles = Needles.of(ids, blobs)
+    planted = [f'"{ids[i]}"'.encode() for i in range(0, 10_000, 100)] + blobs[::200]
+    lines = [f'{{"id": "school-2026/{i:07d}_b.jpg"}}\n'.encode() for i in range(300_000)]
+    for i, line in enumerate(planted):
+        lines[i * 1997] = line
+    body = b"".join(lines) + RNG.bytes(20_000_000 - sum(map(len, lines)))
+    assert scan("faces/log.json", body, needles) == 100 + 50
+    assert scan("faces/log.json", body, Needles.of([f"x{name}" for name in ids])) == 0
