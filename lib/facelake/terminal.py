@@ -166,4 +166,4 @@ def _fail(terminal: Terminal, err: BaseException, line: str, code: int, body: di
         traceback.print_exception(err)
     sys.stderr.write(f"error: {' '.join(line.split())}\n")
     terminal.result({"ok": False, "error": {"kind": type(err).__name__, **body}})
-    raise typer.Exit(code)
+    raise SystemExit(code)
