@@ -129,12 +129,15 @@ def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
     for i in range(count):
         for d in range(dim):
             square[i] += sums[i, d] * sums[i, d]
+    # a pair that failed fails again until one of its groups has grown: joins are numbered, and both remember theirs
+    grown, looked, number = np.zeros(count, np.int32), np.full(len(low), -1, np.int32), 0
     for _ in range(_MAX_PASSES):
         joined = 0
         for e in range(len(low)):
             i, j = _find(parent, low[e]), _find(parent, high[e])
-            if i == j:
+            if i == j or max(grown[i], grown[j]) <= looked[e]:
                 continue
+            looked[e] = number
             total = 0.0
             for d in range(dim):
                 total += sums[i, d] * sums[j, d]
@@ -151,6 +154,8 @@ def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
             for d in range(dim):
                 sums[i, d] += sums[j, d]
             joined += 1
+            number += 1
+            grown[i] = number
         if joined == 0:
             break
     for i in range(count):
