@@ -88,11 +88,11 @@ def test_a_photo_that_kills_its_worker_becomes_a_reject(spec: WorkerSpec, tmp_pa
             worker: Any = self._worker
             pipeline = worker._pipeline.run
 
-            def deadly(photos: Any) -> Any:
+            def deadly(photos: Any, *more: Any) -> Any:
                 photos = list(photos)
                 if any(row in (5, 17) for row, _, _ in photos):
                     os.kill(os.getpid(), signal.SIGKILL)
-                return pipeline(photos)
+                return pipeline(photos, *more)
 
             worker._pipeline.run = deadly
 

@@ -78,9 +78,14 @@ def group_pairs(found: Found, labels: I32, known: Known) -> Pairs:
 
 
 def leftover_pairs(found: Found, alone: Bool, known: Known) -> tuple[I32, I32, F32]:
-    """Pairs (a, b, discounted cosine) of faces that are alone, above the graph's cut."""
+    """Pairs (a, b, discounted cosine) of faces that are alone, above the graph's cut; not of two poor ones.
+
+    The more strangers there are, the more poor faces find others that are as poor: among 10^7 faces such groups had
+    thousands of faces and nobody in common.
+    """
     a, b = found.sources(), found.near.index
-    both = alone[a] & alone[b]
+    poor = known.poor
+    both = alone[a] & alone[b] & ~(poor[a] & poor[b])
     a, b, value = a[both], b[both], known.value(a[both], b[both], found.near.cosine[both])
     strong = value >= known.cuts.graph_cut
     return a[strong], b[strong], value[strong]
