@@ -78,14 +78,9 @@ def group_pairs(found: Found, labels: I32, known: Known) -> Pairs:
 
 
 def leftover_pairs(found: Found, alone: Bool, known: Known) -> tuple[I32, I32, F32]:
-    """Pairs (a, b, discounted cosine) of faces that are alone, above the graph's cut; not of two poor ones.
-
-    The more strangers there are, the more poor faces find others that are as poor: among 10^7 faces such groups had
-    thousands of faces and nobody in common.
-    """
+    """Pairs (a, b, discounted cosine) of faces that are alone, above the graph's cut."""
     a, b = found.sources(), found.near.index
-    poor = known.poor
-    both = alone[a] & alone[b] & ~(poor[a] & poor[b])
+    both = alone[a] & alone[b]
     a, b, value = a[both], b[both], known.value(a[both], b[both], found.near.cosine[both])
     strong = value >= known.cuts.graph_cut
     return a[strong], b[strong], value[strong]
