@@ -13,24 +13,48 @@ from facelake.events import Listener, fan_out, log_listener, nobody
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.stages.admit import admit
-from facelake.stages.cluster import cluster
 from facelake.stages.context import Context, StageResult
-from facelake.stages.embed import embed, sweep
-from facelake.stages.erasing import finish_erasures
-from facelake.stages.governance import must_be_assessed, record_processing
-from facelake.stages.lineage import accepted_lineage
 from facelake.stages.models import config_model_digest, find_card, load_pack
-from facelake.stages.publish import publish
-from facelake.stages.purge import purge_after_sweep
-from facelake.stages.report import report
+
+# Stages are imported when they are run: every command imports this module, and most need no engine and no numba.
+
+
+def _admit(context: Context) -> StageResult:
+    from facelake.stages.admit import admit
+
+    return admit(context)
+
+
+def _embed(context: Context) -> StageResult:
+    from facelake.stages.embed import embed
+
+    return embed(context)
+
+
+def _cluster(context: Context) -> StageResult:
+    from facelake.stages.cluster import cluster
+
+    return cluster(context)
+
+
+def _publish(context: Context) -> StageResult:
+    from facelake.stages.publish import publish
+
+    return publish(context)
+
+
+def _report(context: Context) -> StageResult:
+    from facelake.stages.report import report
+
+    return report(context)
+
 
 STAGES: dict[str, Callable[[Context], StageResult]] = {
-    "admit": admit,
-    "embed": embed,
-    "cluster": cluster,
-    "publish": publish,
-    "report": report,
+    "admit": _admit,
+    "embed": _embed,
+    "cluster": _cluster,
+    "publish": _publish,
+    "report": _report,
 }
 
 _MOST_MOVES = 5  # of the ledger during one night, each of which has it decided again
@@ -65,6 +89,10 @@ def run_night(
 
     Whatever a stage raises: what earlier stages committed stays; run again.
     """
+    from facelake.stages.erasing import finish_erasures
+    from facelake.stages.governance import must_be_assessed, record_processing
+    from facelake.stages.lineage import accepted_lineage
+
     unknown = [name for name in only if name not in STAGES]
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}", where="--only", next_step=f"choose from {', '.join(STAGES)}")
@@ -91,6 +119,9 @@ def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
     Raises:
         LedgerMoved: it kept changing.
     """
+    from facelake.stages.embed import sweep
+    from facelake.stages.purge import purge_after_sweep
+
     moved = 0
     left = list(chosen)
     while left:

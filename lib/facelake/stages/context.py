@@ -9,16 +9,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from facelake.config import Config
-from facelake.embed import Pack
 from facelake.errors import Corrupt, LedgerMoved
 from facelake.events import Listener, StageFinished, StageStarted, nobody
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
+
+if TYPE_CHECKING:  # (what decodes and encodes is not needed by who only reads)
+    from facelake.embed import Pack
 
 
 @dataclass(slots=True)

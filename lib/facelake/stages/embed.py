@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from facelake.contracts import Chunk, ChunkReceipt, Covers, file_key
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
-from facelake.engines.ray_embed import RayEmbedder
 from facelake.events import Notice, StageProgress
 from facelake.lake.tables import DataFile, read_file
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
@@ -70,6 +69,10 @@ def embed(context: Context) -> StageResult:
 
 def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Counter[str]) -> None:
     """Run the open chunks on Ray and commit their receipts."""
+    from facelake.engines.ray_embed import (
+        RayEmbedder,
+    )  # Ray takes long to import and is not needed to find nothing to do
+
     assert context.pack is not None
     config = context.config
     options = pipeline_options(config)
