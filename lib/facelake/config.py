@@ -90,6 +90,18 @@ class ClusterSection(_Section):
     seed: int = Field(0, ge=0)
 
 
+class GallerySection(_Section):
+    """Identities over the nights."""
+
+    exemplars: int = Field(8, ge=1, le=64, description="faces kept per identity to cover its modes")
+    full_below: int = Field(5_000, ge=0, description="faces up to which every night groups all of them anew")
+    full_every_nights: int = Field(30, ge=1, description="increments after which all faces are grouped anew")
+    full_at_growth: float = Field(0.25, gt=0, description="share of faces come or gone since, at which they are too")
+    full_at_drift: float = Field(
+        0.5, gt=0, description="shift of different people's mean similarity, in its sds, at which they are too"
+    )
+
+
 class ReportSection(_Section):
     """The HTML report."""
 
@@ -142,6 +154,7 @@ class Config(_Section):
     ray: RaySection = RaySection()
     spark: SparkSection = SparkSection()
     cluster: ClusterSection = ClusterSection()
+    gallery: GallerySection = GallerySection()
     report: ReportSection = ReportSection()
     governance: GovernanceSection = GovernanceSection()
     s3: S3Section = S3Section()

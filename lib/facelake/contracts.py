@@ -97,6 +97,17 @@ class Scope(StrEnum):
     SUBJECT = "subject"
 
 
+class Verdict(StrEnum):
+    """What a person said of faces and identities; see publish/corrections.py."""
+
+    MERGE = "merge"
+    SPLIT = "split"
+    REJECT = "reject"
+    CONFIRM = "confirm"
+    DISTINCT = "distinct"
+    UNDO = "undo"
+
+
 class Change(StrEnum):
     """What happened to one identity between two gallery versions."""
 
@@ -107,6 +118,7 @@ class Change(StrEnum):
     MERGED = "merged"
     SPLIT = "split"
     RETIRED = "retired"
+    RESURRECTED = "resurrected"
     ERASED = "erased"
 
 
@@ -216,7 +228,11 @@ IDENTITIES = _schema(
     ("first_version", _I, "gallery version that created it"),
     ("last_version", _I, "gallery version that last changed it"),
     ("prototype", pa.list_(_F), "unit quality-weighted mean embedding; null unless active"),
-    ("cohesion", _F, "mean cosine of the faces to the prototype"),
+    ("cohesion", _F, "quality-weighted mean cosine of the faces to the prototype"),
+    ("weight", _F, "sum of the faces' weights, so that prototype * cohesion * weight is the sum of weighted faces"),
+    ("exemplars", pa.list_(pa.binary()), "embeddings (float16) of a few faces that cover its modes, the best first"),
+    ("exemplar_faces", pa.list_(_S), "their face ids"),
+    ("core_hashes", pa.list_(_S), "of a retired one: keyed hashes of its core faces, with which it would come back"),
     ("purposes", pa.list_(_S), "what it may be used for"),
     ("model_digest", _S, ""),
     ("withdrawn_lineage", pa.list_(_S), "withdrawn data sets that the model is said to descend from"),
@@ -226,8 +242,10 @@ MEMBERSHIPS = _schema(
     ("face_id", _S, ""),
     ("identity_id", _S, ""),
     ("image_id", _S, ""),
-    ("score", _F, "cosine to the identity's prototype"),
-    ("how", _S, "grouped"),
+    ("score", _F, "cosine to the identity's prototype when the face came to it"),
+    ("how", _S, "grouped (with all faces), joined (by an increment) or corrected (by a person)"),
+    ("core", pa.bool_(), "one of the few faces nearest to the prototype: where they go, the id goes"),
+    ("former_id", _S, "the identity that it was in before that one was merged"),
     ("withdrawn_lineage", pa.list_(_S), "withdrawn data sets that the model is said to descend from"),
 )
 
@@ -235,9 +253,23 @@ CHANGES = _schema(
     ("gallery_version", _I, ""),
     ("kind", _S, "see Change"),
     ("identity_id", _S, ""),
-    ("other_id", _S, "merged: the winner; split: the parent"),
+    ("other_id", _S, "merged: the winner; split: the parent; resurrected: whom it was part of, if anyone"),
     ("size_before", _I, ""),
     ("size_after", _I, ""),
+)
+
+CORRECTIONS = _schema(
+    ("seq", _I, "order of corrections; where two contradict each other the later one counts"),
+    ("kind", _S, "see Verdict"),
+    ("identity_a", _S, "the identity spoken of"),
+    ("identity_b", _S, "merge, distinct: the other one"),
+    ("faces_a", pa.list_(_S), "the faces of identity_a then; of a split, reject or confirm without those in faces_b"),
+    ("faces_b", pa.list_(_S), "the faces of identity_b then; of a split, reject or confirm the faces spoken of"),
+    ("undoes", pa.list_(_I), "corrections that no longer count: of an undo, or superseded by this one"),
+    ("reason", _S, "in the reviewer's words"),
+    ("reviewer", _S, ""),
+    ("gallery_version", _I, "the gallery that the reviewer saw"),
+    ("recorded_at", _T, ""),
 )
 
 GALLERIES = _schema(
@@ -291,6 +323,7 @@ TABLES: dict[str, pa.Schema] = {
     "identities": IDENTITIES,
     "memberships": MEMBERSHIPS,
     "changes": CHANGES,
+    "corrections": CORRECTIONS,
     "galleries": GALLERIES,
     "leases": LEASES,
     "runs": RUNS,

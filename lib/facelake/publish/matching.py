@@ -9,33 +9,50 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from facelake.contracts import I64
+from facelake.contracts import I64, Bool
 
 # An assignment is cubic in the component's side; beyond this a greedy match (half the optimum at worst) stands in.
 _OPTIMAL_SIDE = 1500
 
 
-def overlaps(groups: I64, identities: I64) -> tuple[I64, I64, I64]:
-    """(group, identity, faces in both), ordered by group then identity; faces with identity -1 are left out."""
+def overlaps(groups: I64, identities: I64, core: Bool | None = None) -> tuple[I64, I64, I64, I64]:
+    """(group, identity, faces in both, core faces in both), ordered by group then identity.
+
+    Faces with identity -1 are left out.
+    """
     known = identities >= 0
-    pairs, counts = np.unique(np.stack([groups[known], identities[known]]), axis=1, return_counts=True)
-    return pairs[0], pairs[1], counts.astype(np.int64)
+    width = int(identities.max(initial=0)) + 1
+    pairs, inverse, counts = np.unique(
+        groups[known] * width + identities[known], return_inverse=True, return_counts=True
+    )
+    cores = np.zeros(len(pairs), np.int64)
+    if core is not None:
+        cores += np.bincount(inverse[core[known]], minlength=len(pairs))
+    return pairs // width, pairs % width, counts.astype(np.int64), cores
 
 
-def match_groups(groups: I64, identities: I64, group_count: int, identity_count: int) -> I64:
+def match_groups(groups: I64, identities: I64, group_count: int, identity_count: int, core: Bool | None = None) -> I64:
     """Match groups to identities so that the faces that keep their identity are as many as possible.
+
+    A group that holds core faces of an identity counts as sharing so many more of its faces as that is of the core:
+    of an identity that falls apart, the part with the whole core keeps the id even if it is not the largest.
 
     The overlap graph falls apart into small components; each is solved by itself (Crouse, "On implementing 2D
     rectangular assignment algorithms", IEEE TAES 2016, as in scipy). Ties go to the lower numbers.
 
     Args:
         groups: (n,) group of each face; identities: (n,) identity of each face yesterday, or -1.
+        core: (n,) whether the face is of the identity's core; default: nobody is.
 
     Returns:
         (group_count,) the identity of each group, or -1.
     """
     matched = np.full(group_count, -1, np.int64)
-    g, i, count = overlaps(groups, identities)
+    g, i, count, cores = overlaps(groups, identities, core)
+    if len(g):
+        whole = np.bincount(i, cores, identity_count)[i]
+        faces = np.bincount(i, count, identity_count)[i]
+        count = count + np.where(whole > 0, faces * cores // np.maximum(whole, 1), 0).astype(np.int64)
     if not len(g):
         return matched
     shape = (group_count + identity_count,) * 2

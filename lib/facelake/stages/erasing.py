@@ -19,16 +19,17 @@ from facelake.erase import Needles, Signer, certificate, scan
 from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
 from facelake.lake.tables import plain
-from facelake.publish import prototypes
+from facelake.publish.prototypes import add_weighted, exemplars, means_of, weight_of
 from facelake.stages.audit import append_audit
 from facelake.stages.context import Context, StageResult, StageRun
 from facelake.stages.corpus_rewrite import rewrite_corpus_file
+from facelake.stages.correcting import forget_faces
 from facelake.stages.erase_targets import PENDING, Request, Targets, find_targets, note, own_corpus, strings, unfinished
 from facelake.stages.feed import recipients_that_owe
 from facelake.stages.gallery import Gallery, current_gallery, pin, settle
+from facelake.stages.gallery_rows import tombstone
 from facelake.stages.governance import redact_register
 from facelake.stages.ledger import Entry, ledger_lease, read_ledger, record
-from facelake.stages.publish import tombstone
 from facelake.stages.purge import ask_for_purge, purge_all
 
 _STEPS = 8
@@ -106,6 +107,7 @@ def _remove_all(context: Context, targets: Targets) -> Counter[str]:
     removed["rows"] += _remove(context, "groups", "face_id", targets.faces)
     _step(context, 2)
     removed["identities_retired"] = _rewrite_gallery(context, targets)
+    removed["corrections"] = forget_faces(context.lake, targets.faces)
     _step(context, 3)
     removed["ledger_events"] = _end_in_ledger(context, targets.request)
     _blank_admissions(context, targets)
@@ -164,7 +166,10 @@ def _rewrite_gallery(context: Context, targets: Targets) -> int:
     if not touched:
         return 0
     kept = memberships.filter(pc.invert(gone))
-    before = {row["identity_id"]: row for row in gallery.read("identities").to_pylist()}
+    identities = gallery.read("identities")
+    active = int(pc.sum(pc.equal(identities["status"], "active")).as_py() or 0)
+    concerned = identities.filter(pc.is_in(identities["identity_id"], strings(set(touched))))
+    before = {row["identity_id"]: row for row in concerned.to_pylist()}
     version = gallery.version + 1
     after, events = _shrunk(context, gallery, kept, touched, before, version)
     lake = context.lake
@@ -173,9 +178,9 @@ def _rewrite_gallery(context: Context, targets: Targets) -> int:
     members = lake["memberships"]
     members.rewrite(members.snapshot().files, ["face_id"], lambda rows: pc.invert(pc.is_in(rows["face_id"], wanted)))
     lake["changes"].append(events)
-    active = sum(row["status"] == "active" for row in (before | after).values())
-    pin(lake, version, gallery.row | {"faces": kept.num_rows, "identities": active})
-    return sum(row["status"] == "retired" for row in after.values())
+    retired = sum(row["status"] == "retired" for row in after.values())
+    pin(lake, version, gallery.row | {"faces": kept.num_rows, "identities": active - retired})
+    return int(retired)
 
 
 def _shrunk(
@@ -193,14 +198,23 @@ def _shrunk(
     faces = faces.join(rest.select(["face_id", "identity_id"]), "face_id", join_type="inner").sort_by("face_id")
     labels = np.array([number[name] for name in faces["identity_id"].to_pylist()], np.int64)
     vectors, _ = embedding_matrix(faces["embedding"])
-    means = prototypes(vectors, faces["quality"].to_numpy().astype(np.float32), labels, len(touched))
+    weights = weight_of(faces["quality"].to_numpy().astype(np.float32))
+    sums, total = np.zeros((len(touched), vectors.shape[1])), np.zeros(len(touched))
+    add_weighted(vectors, weights, labels, sums, total)
+    means, cohesion = means_of(sums, total)
     sizes = np.bincount(labels, minlength=len(touched))
-    scores = np.einsum("ij,ij->i", vectors, means[labels]) if len(labels) else np.zeros(0)
+    order = np.argsort(labels, kind="stable")
+    most = context.config.gallery.exemplars
+    chosen = order[exemplars(vectors[order], weights[order], labels[order], means, cohesion, most)]
     after, events = {}, []
     for i, name in enumerate(touched):
         if sizes[i]:
             fresh = {"size": int(sizes[i]), "prototype": means[i], "last_version": version}
-            after[name] = before[name] | fresh | {"cohesion": float(scores[labels == i].mean())}
+            fresh |= {"cohesion": float(cohesion[i]), "weight": float(total[i])}
+            shown = [int(at) for at in chosen if labels[at] == i]
+            fresh["exemplars"] = [faces["embedding"][at].as_py() for at in shown]
+            fresh["exemplar_faces"] = [faces["face_id"][at].as_py() for at in shown]
+            after[name] = before[name] | fresh
         else:
             after[name] = tombstone(before[name], "retired", None, version)
         event = dict.fromkeys(CHANGES.names) | {

@@ -6,53 +6,61 @@ versions of the three gallery tables; until that row is committed they see versi
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from facelake.contracts import CHANGES, IDENTITIES, MEMBERSHIPS, embedding_matrix
-from facelake.errors import Corrupt
+from facelake.contracts import CHANGES, I64
+from facelake.events import Notice
+from facelake.lake.lake import Lake
 from facelake.lake.tables import plain
-from facelake.publish import Published, prototypes, publish_groups
+from facelake.publish import Published, Standing, publish_groups
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
-from facelake.stages.gallery import current_gallery, pin, settle
+from facelake.stages.correcting import Corrected, correct_groups, corrections_digest
+from facelake.stages.gallery import Gallery, current_gallery, pin, settle
+from facelake.stages.gallery_rows import Making, tombstone
 from facelake.stages.ledger import ledger_lease
+
+__all__ = ["publish", "tombstone"]
 
 
 def publish(context: Context) -> StageResult:
-    """Publish the current groups. Skipped when the groups and the purpose are unchanged."""
+    """Publish the current groups, as corrected. Skipped when groups, corrections and purpose are unchanged."""
     lake = context.lake
     run = StageRun(context, "publish", 1, "gallery")
     settle(lake)
-    groups_snapshot = lake["groups"].snapshot()
-    state = digest_of(groups_snapshot.digest_paths(), context.config.purpose, context.model_digest)
+    snapshot = lake["groups"].snapshot()
+    state = digest_of(snapshot.digest_paths(), context.config.purpose, context.model_digest, corrections_digest(lake))
     before_run, gallery = last_run(lake, "publish"), current_gallery(lake)
-    sizes = {"faces": groups_snapshot.rows, "gallery": gallery.version if gallery else 0}
-    if groups_snapshot.version < 0:
+    sizes = {"faces": snapshot.rows, "gallery": gallery.version if gallery else 0}
+    if snapshot.version < 0:
         return run.skip(sizes)
     if gallery and before_run and before_run["input_digest"] == state:
         return run.skip(sizes | {"identities": gallery.row["identities"]})
-    faces = _Grouped(context, lake["groups"].read(["face_id", "group_id"], groups_snapshot))
-    old = gallery.read("memberships", ["face_id", "identity_id"]) if gallery else None
-    before = dict(zip(*(c.to_pylist() for c in old.columns), strict=True)) if old else {}
+    groups = lake["groups"].read(["face_id", "group_id"], snapshot).sort_by("face_id")
+    ids = groups["face_id"].combine_chunks()
+    corrected = correct_groups(context, ids, _dense(groups["group_id"].to_numpy()), gallery)
+    for said in corrected.conflicts:
+        context.emit(Notice("publish", said))
     version = gallery.version + 1 if gallery else 1
-    result = publish_groups(faces.ids, faces.labels, before, version)
-    counts: dict[str, Any] = {
-        "faces": len(faces.ids),
-        "identities": len(result.identity_of_group),
-        "gallery": version,
-    }
-    counts |= Counter(f"changes_{event.kind}" for event in result.changes)
+    before = _before(lake, gallery, ids, corrected.labels, context.model_digest)
+    standing = Standing.of(ids, corrected.labels, before, _coming_back(lake, gallery, ids, before))
+    result = publish_groups(standing, version)
+    counts = _counts(result, standing, corrected, version)
     same = gallery is not None and (gallery.row["model_digest"], gallery.row["purpose"]) == (
         context.model_digest,
         context.config.purpose,
     )
     if gallery and same and not result.changes:
         return run.finish(counts | {"gallery": gallery.version}, state)
-    identities, memberships = _tables(context, faces, result, version, gallery.read("identities") if gallery else None)
-    must_add_up("publish", ("faces", len(faces.ids)), ("memberships", memberships.num_rows))
+    old, exact = gallery.read("identities") if gallery else None, _all_grouped_anew(lake)
+    making = Making(context, version, ids, standing, result, before, old, same, exact, corrected.moved)
+    identities, memberships = making.tables()
+    must_add_up("publish", ("faces", len(ids)), ("memberships", memberships.num_rows))
     context.check_lease()
     context.check_ledger()
     lake["identities"].replace_all(identities)
@@ -63,7 +71,7 @@ def publish(context: Context) -> StageResult:
         "model_digest": context.model_digest,
         "purpose": context.config.purpose,
         "identities": len(result.identity_of_group),
-        "faces": len(faces.ids),
+        "faces": len(ids),
         "withdrawn_lineage": list(context.lineage),
     }
     context.check_lease()
@@ -73,20 +81,85 @@ def publish(context: Context) -> StageResult:
     return run.finish(counts, state)
 
 
-class _Grouped:
-    """The grouped faces with what publishing needs of them, in canonical order (by face id)."""
+def _counts(result: Published, standing: Standing, corrected: Corrected, version: int) -> dict[str, Any]:
+    identities = len(result.identity_of_group)
+    counts: dict[str, Any] = {"faces": len(standing.groups), "identities": identities, "gallery": version}
+    counts |= Counter(f"changes_{event.kind}" for event in result.changes)
+    changed = sum(event.size_after > 0 for event in result.changes)
+    counts["unchanged"] = identities - changed
+    if corrected.held or corrected.conflicts:
+        counts |= {"corrections": corrected.held, "corrections_in_conflict": len(corrected.conflicts)}
+    return counts
 
-    def __init__(self, context: Context, groups: pa.Table) -> None:
-        columns = ["face_id", "image_id", "quality", "embedding", "model_digest"]
-        faces = context.lake["faces"].read(columns).join(groups, "face_id", join_type="inner").sort_by("face_id")
-        if faces.num_rows != groups.num_rows:
-            what = f"{groups.num_rows - faces.num_rows} grouped faces are not in the faces table"
-            raise Corrupt(what, where="groups", next_step="run `facelake nightly` again: cluster will be redone")
-        self.ids: list[str] = faces["face_id"].to_pylist()
-        self.images = faces["image_id"].combine_chunks()
-        self.labels = np.unique(faces["group_id"].to_numpy(), return_inverse=True)[1].astype(np.int64)
-        self.vectors, _ = embedding_matrix(faces["embedding"])
-        self.quality = faces["quality"].to_numpy().astype(np.float32)
+
+def _dense(group: I64) -> I64:
+    return np.unique(group, return_inverse=True)[1].astype(np.int64)
+
+
+def _before(lake: Lake, gallery: Gallery | None, ids: pa.Array, labels: I64, model_digest: str) -> pa.Table | None:
+    """Yesterday's memberships; of another model, as far as its faces can be found again."""
+    if gallery is None:
+        return None
+    if gallery.row["model_digest"] == model_digest:
+        return gallery.read("memberships", ["face_id", "identity_id", "core", "former_id", "score", "how"])
+    old = gallery.read("memberships", ["face_id", "identity_id", "image_id"])
+    images = lake["faces"].read(["face_id", "image_id"])
+    images = images.take(pc.index_in(ids, images["face_id"].combine_chunks()))["image_id"].combine_chunks()
+    return by_photo(ids, images, labels, old)
+
+
+def by_photo(ids: pa.Array, images: pa.Array, labels: I64, old: pa.Table) -> pa.Table:
+    """Yesterday's identity of each face of another model: an identity of its photo, the one its group meets most.
+
+    Faces have other ids under another model. A group and an identity of one person meet in all of his photos, those of
+    two people only where both are seen; so each face takes, of the identities in its photo, the one that its group
+    meets most often. What is left of yesterday's faces keeps its own id, so that sizes are right.
+
+    Args:
+        ids, images, labels: (n,) of today's faces; old: face_id, identity_id, image_id of yesterday.
+    """
+    names = sorted(pc.unique(old["identity_id"]).to_pylist())
+    photo = pc.index_in(images, pc.unique(old["image_id"])).fill_null(-1).to_numpy().astype(np.int64)
+    there = pc.index_in(old["image_id"], pc.unique(old["image_id"])).to_numpy().astype(np.int64)
+    who = pc.index_in(old["identity_id"], pa.array(names, pa.string())).to_numpy().astype(np.int64)
+    order = np.argsort(there, kind="stable")
+    first, last = (np.searchsorted(there[order], photo, side=side) for side in ("left", "right"))
+    known = np.where(photo >= 0, last - first, 0)
+    face = np.repeat(np.arange(len(ids)), known)
+    at = order[np.repeat(first - np.concatenate([[0], np.cumsum(known)[:-1]]), known) + np.arange(len(face))]
+    meeting = labels[face] * len(names) + who[at]
+    _, inverse, met = np.unique(meeting, return_inverse=True, return_counts=True)
+    best = np.lexsort((at, -met[inverse]))
+    taken_face, taken_old = np.full(len(ids), -1, np.int64), np.zeros(old.num_rows, bool)
+    for k in best:
+        if taken_face[face[k]] < 0 and not taken_old[at[k]]:
+            taken_face[face[k]] = at[k]
+            taken_old[at[k]] = True
+    found = taken_face >= 0
+    mine = pa.table({"face_id": ids.filter(pa.array(found)), "identity_id": old["identity_id"].take(
+        pa.array(taken_face[found]))})  # fmt: skip
+    rest = old.filter(pa.array(~taken_old)).select(["face_id", "identity_id"])
+    return pa.concat_tables([mine, rest])
+
+
+def _all_grouped_anew(lake: Lake) -> bool:
+    """Whether the groups come from a clustering of all faces."""
+    last = last_run(lake, "cluster")
+    return last is None or json.loads(last["counts"]).get("mode") != "increment"
+
+
+def _coming_back(lake: Lake, gallery: Gallery | None, ids: pa.Array, before: pa.Table | None) -> dict[str, str]:
+    """Retired identities by the id of a core face of theirs that is here again."""
+    if gallery is None or before is None:
+        return {}
+    rows = gallery.read("identities", ["identity_id", "status", "core_hashes"])
+    rows = rows.filter(pc.and_(pc.equal(rows["status"], "retired"), pc.is_valid(rows["core_hashes"])))
+    names = zip(rows["identity_id"].to_pylist(), rows["core_hashes"].to_pylist(), strict=True)
+    known = {digest: name for name, digests in names for digest in digests}
+    if not known:
+        return {}
+    new = ids.filter(pc.invert(pc.is_in(ids, before["face_id"].combine_chunks())))
+    return {face: known[digest] for face in new.to_pylist() if (digest := lake.keyed_hash(f"face:{face}")) in known}
 
 
 def _changes(result: Published, version: int) -> pa.Table:
@@ -102,63 +175,3 @@ def _changes(result: Published, version: int) -> pa.Table:
         for event in result.changes
     ]
     return pa.Table.from_pylist(rows, schema=plain(CHANGES))
-
-
-def _tables(
-    context: Context, faces: _Grouped, result: Published, version: int, before: pa.Table | None
-) -> tuple[pa.Table, pa.Table]:
-    """The new identities and memberships tables."""
-    count = len(result.identity_of_group)
-    means = prototypes(faces.vectors, faces.quality, faces.labels, count)
-    scores = np.einsum("ij,ij->i", faces.vectors, means[faces.labels]).astype(np.float32)
-    sizes = np.bincount(faces.labels, minlength=count)
-    cohesion = np.bincount(faces.labels, scores, count) / np.maximum(sizes, 1)
-    names = pa.array(result.identity_of_group, pa.string())
-    memberships = pa.table(
-        [
-            pa.array(faces.ids, pa.string()),
-            names.take(pa.array(faces.labels)),
-            faces.images,
-            pa.array(scores),
-            pa.array(["grouped"] * len(faces.ids), pa.string()),
-            pa.array([list(context.lineage)] * len(faces.ids), pa.list_(pa.string())),
-        ],
-        schema=plain(MEMBERSHIPS),
-    )
-    old = {row["identity_id"]: row for row in (before.to_pylist() if before else [])}
-    touched = {event.identity_id for event in result.changes}
-    rows = [
-        {
-            "identity_id": name,
-            "status": "active",
-            "merged_into": None,
-            "size": int(sizes[i]),
-            "first_version": old[name]["first_version"] if name in old else version,
-            "last_version": version if name in touched or name not in old else old[name]["last_version"],
-            "prototype": means[i],
-            "cohesion": float(cohesion[i]),
-            "purposes": [context.config.purpose],
-            "model_digest": context.model_digest,
-            "withdrawn_lineage": list(context.lineage),
-        }
-        for i, name in enumerate(result.identity_of_group)
-    ]
-    for name in [*result.merged_into, *result.retired]:
-        winner = result.merged_into.get(name)
-        rows.append(tombstone(old[name], "merged" if winner else "retired", winner, version))
-    alive = {row["identity_id"] for row in rows}
-    rows += [row for name, row in old.items() if name not in alive and row["status"] != "active"]
-    return pa.Table.from_pylist(sorted(rows, key=lambda r: r["identity_id"]), schema=plain(IDENTITIES)), memberships
-
-
-def tombstone(row: dict[str, Any], status: str, winner: str | None, version: int) -> dict[str, Any]:
-    """What stays of an identity that is no more: its id, and who took over."""
-    gone: dict[str, Any] = {
-        "status": status,
-        "merged_into": winner,
-        "size": 0,
-        "prototype": None,
-        "cohesion": None,
-        "purposes": [],
-    }
-    return row | gone | {"last_version": version}
