@@ -272,6 +272,47 @@ CORRECTIONS = _schema(
     ("recorded_at", _T, ""),
 )
 
+IDENTITY_STATS = _schema(
+    ("identity_id", _S, ""),
+    ("gallery_version", _I, "in which the row was made; rows of identities that nothing happened near are kept"),
+    ("size", _I, "faces"),
+    ("growth", _I, "faces more (or fewer) than in the version before"),
+    ("cohesion", _F, "see identities"),
+    ("nearest_id", _S, "the other identity whose prototype is nearest"),
+    ("nearest_similarity", _F, "cosine of the two prototypes"),
+    ("separation", _F, "inside similarity less that to the nearest one, both as mean cosines of pairs of faces"),
+    ("shared_photos", _I, "photos in which it has more than one face: collages, mirrors, or two people in one"),
+)
+
+REVIEWS = _schema(
+    ("kind", _S, "same_person: two identities that may be one; two_people: one that may be two"),
+    ("identity_id", _S, ""),
+    ("other_id", _S, "same_person: the other one"),
+    ("score", _F, "how much an answer is worth: doubt times faces concerned; the highest first"),
+    ("doubt", _F, "0..1"),
+    ("faces", _I, "faces concerned"),
+    ("reason", _S, "for a person"),
+    ("gallery_version", _I, ""),
+)
+
+DRIFT = _schema(
+    ("gallery_version", _I, ""),
+    ("created_at", _T, ""),
+    ("mode", _S, "full or increment"),
+    ("faces", _I, ""),
+    ("identities", _I, ""),
+    ("single", _I, "identities of one face"),
+    ("largest", _I, "faces of the largest one"),
+    ("cohesion", _F, "median, of identities of two faces or more"),
+    ("nearest_similarity", _F, "median cosine to the nearest other prototype"),
+    ("reviews", _I, "rows of the queue"),
+    ("created", _I, ""),
+    ("merged", _I, ""),
+    ("split", _I, ""),
+    ("retired", _I, ""),
+    ("drift_sds", _F, "of different people's mean similarity since all faces were grouped; null in a full night"),
+)
+
 GALLERIES = _schema(
     ("gallery_version", _I, "the last row of the highest version is the gallery that readers see"),
     ("identities_version", _I, "Delta version to read"),
@@ -324,6 +365,9 @@ TABLES: dict[str, pa.Schema] = {
     "memberships": MEMBERSHIPS,
     "changes": CHANGES,
     "corrections": CORRECTIONS,
+    "identity_stats": IDENTITY_STATS,
+    "reviews": REVIEWS,
+    "drift": DRIFT,
     "galleries": GALLERIES,
     "leases": LEASES,
     "runs": RUNS,

@@ -38,9 +38,12 @@ def _cluster(context: Context) -> StageResult:
 
 
 def _publish(context: Context) -> StageResult:
+    from facelake.stages.analyse import analyse
     from facelake.stages.publish import publish
 
-    return publish(context)
+    result = publish(context)
+    analyse(context)
+    return result
 
 
 def _report(context: Context) -> StageResult:
@@ -79,9 +82,16 @@ def reading(config: Config, emit: Listener = nobody) -> Context:
 
 
 def run_night(
-    config: Config, emit: Listener = nobody, only: Sequence[str] = (), wait_s: float = 0.0
+    config: Config,
+    emit: Listener = nobody,
+    only: Sequence[str] = (),
+    wait_s: float = 0.0,
+    rebase: bool = False,
 ) -> list[StageResult]:
     """Run all stages, or only some, in their order.
+
+    Args:
+        rebase: all faces are grouped anew; identities keep their ids as far as their faces stay together.
 
     Raises:
         ConfigError: an unknown stage; the config names no assessment.
@@ -104,7 +114,7 @@ def run_night(
         Corpus(config.corpus_uri, config.s3).paths()  # before anything is written: is there a corpus at all?
     must_be_assessed(config)
     with writing(config, "nightly", emit, wait_s) as context:
-        context.lineage = lineage
+        context.lineage, context.rebase = lineage, rebase
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)

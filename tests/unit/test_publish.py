@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from facelake.contracts import Change
 from facelake.publish import Published, Standing, match_groups, prototypes
 from facelake.publish import publish_groups as publish_standing
+from facelake.publish.prototypes import add_weighted, core_faces, exemplars, means_of
 
 
 def publish_groups(faces: list[str], groups: np.ndarray, before: dict[str, str], version: int) -> Published:
@@ -92,3 +93,79 @@ def test_prototype_is_the_weighted_mean() -> None:
     x = np.eye(3, dtype=np.float32)
     means = prototypes(x, np.array([3, 4, 1], np.float32), np.array([1, 1, 0]), 3)
     np.testing.assert_allclose(means, [[0, 0, 1], [0.6, 0.8, 0], [0, 0, 0]], atol=1e-6)
+
+
+def test_the_id_goes_with_the_core_not_with_the_larger_part() -> None:
+    faces = pa.array([f"f{i}" for i in range(10)])
+    core = [i in (0, 1, 2) for i in range(10)]
+    before = pa.table(
+        {"face_id": faces, "identity_id": ["id-1"] * 10, "core": core, "former_id": pa.nulls(10, pa.string())}
+    )
+    groups = np.array([0] * 4 + [1] * 6, np.int64)
+    result = publish_standing(Standing.of(faces, groups, before), 2)
+    assert result.identity_of_group[0] == "id-1"
+    assert {(e.kind, e.identity_id, e.other_id, e.size_after) for e in result.changes} == {
+        (Change.SHRANK, "id-1", None, 4),
+        (Change.SPLIT, result.identity_of_group[1], "id-1", 6),
+    }
+
+
+def test_a_merged_identity_comes_back_when_its_faces_are_parted_again() -> None:
+    faces = pa.array([f"f{i}" for i in range(8)])
+    former = pa.array([None] * 5 + ["id-0"] * 3, pa.string())
+    before = pa.table(
+        {"face_id": faces, "identity_id": ["id-1"] * 8, "core": [True] * 5 + [False] * 3, "former_id": former}
+    )
+    result = publish_standing(Standing.of(faces, np.array([0] * 5 + [1] * 3), before), 3)
+    assert result.identity_of_group == ["id-1", "id-0"]
+    assert result.came_back == ["id-0"]
+    assert [(e.kind, e.other_id) for e in result.changes if e.identity_id == "id-0"] == [(Change.RESURRECTED, "id-1")]
+
+
+def test_a_retired_identity_comes_back_with_its_faces() -> None:
+    before = pa.table(
+        {"face_id": ["a"], "identity_id": ["id-1"], "core": [True], "former_id": pa.nulls(1, pa.string())}
+    )
+    standing = Standing.of(pa.array(["a", "b", "c"]), np.array([0, 1, 1]), before, {"b": "id-9", "c": "id-9"})
+    result = publish_standing(standing, 4)
+    assert result.identity_of_group == ["id-1", "id-9"]
+    assert [(e.kind, e.identity_id) for e in result.changes] == [(Change.RESURRECTED, "id-9")]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=14))
+def test_the_same_groups_change_nothing(labels: list[int]) -> None:
+    groups = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    faces = [f"f{i:02d}" for i in range(len(labels))]
+    first = publish_groups(faces, groups, {}, 1)
+    before = {face: first.identity_of_group[g] for face, g in zip(faces, groups, strict=True)}
+    renumbered = (groups.max() - groups).astype(np.int64)
+    again = publish_groups(faces, renumbered, before, 2)
+    assert not again.changes
+    assert [again.identity_of_group[g] for g in renumbered] == [first.identity_of_group[g] for g in groups]
+
+
+def test_exemplars_cover_modes_and_leave_doubts_out() -> None:
+    rng = np.random.default_rng(3)
+    person = np.eye(1, 64)[0]
+    modes = [person + 0.5 * np.eye(1, 64, k)[0] for k in (5, 6, 7)]
+    vectors = np.concatenate([m + 0.02 * rng.normal(size=(20, 64)) for m in modes] + [np.eye(1, 64, 40)])
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    labels = np.zeros(len(vectors), np.int64)
+    weights = np.ones(len(vectors), np.float32)
+    sums, total = np.zeros((1, 64)), np.zeros(1)
+    add_weighted(vectors, weights, labels, sums, total)
+    means, cohesion = means_of(sums, total)
+    chosen = np.flatnonzero(exemplars(vectors, weights, labels, means, cohesion, 4))
+    assert {int(at) // 20 for at in chosen} == {0, 1, 2}
+    assert 60 not in chosen  # somebody else
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1, width=32)), min_size=1, max_size=30), st.integers(1, 5))
+def test_core_faces_are_the_nearest(rows: list[tuple[int, float]], most: int) -> None:
+    labels = np.array([label for label, _ in rows], np.int64)
+    score = np.array([value for _, value in rows], np.float32)
+    core = core_faces(labels, score, most)
+    for label in set(labels.tolist()):
+        mine = np.flatnonzero(labels == label)
+        best = sorted(mine, key=lambda i: (-score[i], i))[:most]
+        assert set(np.flatnonzero(core & (labels == label))) == set(best)

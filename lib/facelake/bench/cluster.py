@@ -27,7 +27,7 @@ from facelake.stages.cluster_tasks import Work
 from facelake.stages.context import digest_of
 
 # Impostor similarity assumed for a corpus that is too small to tell; larger ones are measured.
-_PRIOR = Prior(impostor_mean=0.05, impostor_sd=0.09, genuine_mean=0.65)
+PRIOR = Prior(impostor_mean=0.05, impostor_sd=0.09, genuine_mean=0.65)
 _COLUMNS = ("face_id", "image_id", "quality", "embedding")
 
 
@@ -102,7 +102,7 @@ def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, session
     state = digest_of(stamp, config.digest("cluster"), dim)
     job = Work(LocalFiles(paths), store.uri, s3, state, dim, config.cluster.min_quality)
     exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
-    return Steps(job, exchange, config.cluster, _PRIOR, say)
+    return Steps(job, exchange, config.cluster, PRIOR, say)
 
 
 def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:

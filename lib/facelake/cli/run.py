@@ -26,11 +26,11 @@ from facelake.terminal import Terminal, boundary
 app = typer.Typer(help="From photos of people who agreed to a Delta Lake gallery of identities.", **SETTINGS)
 
 
-def _night(terminal: Terminal, settings: Config, only: list[str], wait_s: float = 0.0) -> None:
+def _night(terminal: Terminal, settings: Config, only: list[str], wait_s: float = 0.0, rebase: bool = False) -> None:
     from facelake.night import reading, run_night
     from facelake.stages.gallery import current_gallery
 
-    results = run_night(settings, terminal.listen, only, wait_s)
+    results = run_night(settings, terminal.listen, only, wait_s, rebase)
     gallery = current_gallery(reading(settings).lake)
     summary = (
         {"gallery": gallery.version, "identities": gallery.row["identities"], "faces": gallery.row["faces"]}
@@ -120,13 +120,14 @@ def import_(
 def nightly(
     only: Annotated[list[str] | None, typer.Option(help="run only this stage (may be repeated)")] = None,
     wait: Annotated[float, typer.Option(help="seconds to wait for another writer of the lake")] = 0.0,
+    rebase: Annotated[bool, typer.Option("--rebase", help="group all faces anew, whatever was done before")] = False,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Run the night: admit, embed, cluster, publish, report. Kill it when you like and run it again."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        _night(terminal, read_config(config, lake), only or [], wait)
+        _night(terminal, read_config(config, lake), only or [], wait, rebase)
 
 
 def _stage_command(stage: str, text: str) -> None:

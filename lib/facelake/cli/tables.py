@@ -310,6 +310,26 @@ def bench_cluster(
         terminal.result({"ok": True, **figures})
 
 
+@bench_app.command("nights")
+def bench_nights(
+    world: Annotated[str, typer.Option(help="folder with faces/night=K and removed/night=K")],
+    out: Annotated[str, typer.Option(help="folder to write night-K.parquet to: face_id, identity_id")],
+    lake: Annotated[str, typer.Option(help="empty root for the lake")],
+    full: Annotated[bool, typer.Option("--full", help="at the end group all faces anew, into full.parquet")] = False,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Nights in which faces come and go, through cluster and publish; seconds and what changed of each."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.nights import run_nights
+
+        figures = run_nights(read_config(config, lake), world, out, full, terminal.listen)
+        shown = ("faces", "mode", "identities", "seconds")
+        rows = [[number, *(night[key] for key in shown)] for number, night in enumerate(figures["nights"])]
+        terminal.table("nights", ["night", *shown], rows)
+        terminal.result({"ok": True, **figures})
+
+
 @bench_app.command("erase")
 def bench_erase(
     lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],

@@ -23,13 +23,13 @@ from facelake.stages.cluster_source import TableFiles
 from facelake.stages.cluster_steps import STEPS, Steps
 from facelake.stages.cluster_tasks import Work
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
+from facelake.stages.correcting import corrections_digest
+from facelake.stages.increment import plan_increment, run_increment
+from facelake.stages.measures import MEASURES, Since, write_since
 from facelake.stages.scratch import scratch_dir
 
 WORK = "_work/cluster"
 """Where the steps leave what they made, under the lake; vectors are among it, so erasure clears it."""
-
-MEASURES = "measures/cluster"
-"""What explain needs of the last clustering: directions and discounts, no face."""
 
 
 def cluster(context: Context) -> StageResult:
@@ -39,9 +39,11 @@ def cluster(context: Context) -> StageResult:
     files = tuple(file.path for file in snapshot.files if file.path.startswith(context.model_digest[:8]))
     total = sum(file.rows for file in snapshot.files if file.path in set(files))
     state = digest_of(snapshot.digest_paths(), config.digest("cluster"), context.model_digest)
+    spoken = corrections_digest(context.lake)
+    state = digest_of(state, spoken) if spoken else state
     run = StageRun(context, "cluster", len(STEPS) + 1, "steps")
-    before = last_run(context.lake, "cluster")
-    if before and before["input_digest"] == state and context.lake["groups"].snapshot().rows == total:
+    before, same = last_run(context.lake, "cluster"), context.lake["groups"].snapshot().rows == total
+    if before and before["input_digest"] == state and same and not context.rebase:
         for item in list(context.lake.store.list(WORK)):  # killed after its last commit
             context.lake.store.delete(item.key)
         return run.skip({"faces": total})
@@ -49,6 +51,12 @@ def cluster(context: Context) -> StageResult:
     if not total:
         context.lake["groups"].replace_all(pa.table({name: [] for name in GROUPS.names}, schema=plain(GROUPS)))
         return run.finish({"faces": 0, "groups": 0, "set_aside": 0, "duplicates": 0}, state)
+    night, why = plan_increment(context, tuple(sorted(files)), total)
+    if night:
+        if counts := run_increment(night):
+            return run.finish(counts, state)
+        why = "different people's similarity drifted"
+    context.emit(Notice("cluster", f"all faces are grouped anew: {why}"))
     session = spark_cluster.start_spark(config.spark, scratch=str(scratch_dir(context.lake.uri)))
     exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
     steps = _steps(context, source, exchange, state)
@@ -56,6 +64,11 @@ def cluster(context: Context) -> StageResult:
     context.emit(Notice("cluster", _said(found)))
     counts = _commit(context, steps, found, exchange, total)
     steps.keep_measures(context.lake.store, MEASURES)
+    cuts = dict(counts.get("calibration", {}))
+    write_since(
+        context.lake,
+        Since(cuts, config.digest("cluster"), context.model_digest, total, corrections=tuple(spoken)),
+    )
     steps.clear()
     context.emit(StageProgress("cluster", len(STEPS) + 1))
     return run.finish(counts, state)
@@ -121,6 +134,6 @@ def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange
     table = context.lake["groups"]
     table.commit(receipts, table.snapshot().files)
     aside = int(alone.sum())
-    counts: dict[str, Any] = {"faces": total, "groups": groups + aside, "set_aside": aside}
+    counts: dict[str, Any] = {"faces": total, "groups": groups + aside, "mode": "full", "set_aside": aside}
     counts |= {"duplicates": found.duplicates, "states": found.states}
     return counts | found.manifest

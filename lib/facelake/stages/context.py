@@ -38,6 +38,8 @@ class Context:
     """withdrawn data sets that the model is said to descend from, as the config accepts them"""
     ledger_version: int | None = None
     """Delta version of the ledger under which images were decided in this run; None before admission"""
+    rebase: bool = False
+    """all faces are to be grouped anew, whatever was done before"""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def check_ledger(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,24 +12,15 @@ import pyarrow.compute as pc
 from facelake.cluster import rows
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.explain import FacePair, GroupPair, Path, as_dict, face_pair, group_pair, widest_path
-from facelake.cluster.gate import Gate
 from facelake.cluster.nuisance import without
-from facelake.cluster.wire import unpack
 from facelake.contracts import F32
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.cluster import MEASURES
-from facelake.stages.context import Context, last_run
+from facelake.stages.context import Context
 from facelake.stages.gallery import current_gallery
+from facelake.stages.measures import Measures, read_measures
 
 _MOST = 4000  # faces of both groups that are compared with each other; larger groups are sampled
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    gate: Gate
-    cuts: Calibration
-    directions: F32
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +39,7 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
     Raises:
         ConfigError: an id that is neither a face nor an identity of the gallery, or nothing was clustered yet.
     """
-    known = _known(context.lake)
+    known = read_measures(context.lake)
     groups = [_group_of(context.lake, item) for item in (first, second)]
     members = _members(context.lake, groups, known, (first, second))
     found: dict[str, Any] = {"first": first, "second": second, "together": groups[0] == groups[1]}
@@ -91,22 +81,6 @@ def _said_groups(both: GroupPair) -> str:
     return f"{text}: {'one person by these figures' if both.joins else 'two people'}"
 
 
-def _known(lake: Lake) -> _Known:
-    run = last_run(lake, "cluster")
-    counts = json.loads(run["counts"]) if run else {}
-    if "calibration" not in counts:
-        raise ConfigError("nothing was clustered yet", where=lake.uri, next_step="run `facelake nightly` first")
-    try:
-        held = unpack(lake.store.read(MEASURES))
-    except FileNotFoundError as err:
-        next_step = "run `facelake cluster` once more with this version"
-        raise ConfigError("the last clustering left no measures", where=lake.uri, next_step=next_step) from err
-    names = Calibration.__dataclass_fields__
-    cuts = Calibration(**{name: counts["calibration"][name] for name in names})
-    gate = Gate(held["bounds"], held["inflation"], held["poor"].astype(bool))
-    return _Known(gate, cuts, held["directions"])
-
-
 def _group_of(lake: Lake, item: str) -> int:
     face = item
     gallery = current_gallery(lake)
@@ -123,7 +97,7 @@ def _group_of(lake: Lake, item: str) -> int:
     raise ConfigError(f"neither a face nor an identity here: {item!r}", where="explain", next_step=next_step)
 
 
-def _members(lake: Lake, groups: list[int], known: _Known, asked: tuple[str, str]) -> _Members:
+def _members(lake: Lake, groups: list[int], known: Measures, asked: tuple[str, str]) -> _Members:
     wanted = pa.array(sorted(set(groups)), pa.int64())
     parts = [part.filter(pc.is_in(part["group_id"], wanted)) for _, part in lake["groups"].parts()]
     chosen = pa.concat_tables(parts).sort_by("face_id")

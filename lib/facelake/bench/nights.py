@@ -1,0 +1,139 @@
+"""bench nights: a world of embeddings that grows and shrinks, night by night, through cluster and publish of a lake."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from facelake.bench.cluster import PRIOR
+from facelake.bench.memory import PeakMemory
+from facelake.cluster import rows
+from facelake.config import Config
+from facelake.contracts import FACES, Covers, Receipt
+from facelake.embed import Pack
+from facelake.errors import ConfigError
+from facelake.events import Listener
+from facelake.lake.tables import plain
+from facelake.night import writing
+from facelake.stages.cluster import cluster
+from facelake.stages.context import Context
+from facelake.stages.gallery import current_gallery
+from facelake.stages.models import load_pack
+from facelake.stages.publish import publish
+
+_PER_FILE = 50_000
+
+
+def run_nights(config: Config, world: str, out: str, full: bool, emit: Listener) -> dict[str, Any]:
+    """Run every night of a world and write who is in which identity after each.
+
+    Args:
+        world: a folder as the arena's identity_world.py makes with --nights: faces/night=K and removed/night=K.
+        out: folder for night-K.parquet (face_id, identity_id).
+        full: once the last night is done, group all faces anew and time it, into full.parquet.
+
+    Raises:
+        ConfigError: no nights there; something is at the lake's root already.
+    """
+    nights = sorted(Path(world, "faces").glob("night=*"), key=lambda path: int(path.name.partition("=")[2]))
+    if not nights:
+        raise ConfigError("no nights", where=world, next_step="make a world with --nights")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    found: list[dict[str, Any]] = []
+    with PeakMemory() as memory:
+        for number, folder in enumerate(nights):
+            gone = sorted(Path(world, "removed", folder.name).glob("*.parquet"))
+            with writing(config, "bench", emit) as context:
+                if number == 0 and context.lake["faces"].version() >= 0:
+                    raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
+                context.pack = _pack_of(context, nights[0])
+                _come_and_go(context, sorted(folder.glob("*.parquet")), gone)
+                figures = _night(context, f"{out}/night-{number}.parquet")
+            found.append(figures | {"peak_bytes_all_processes": memory.lap()})
+        if full:
+            with writing(config, "bench", emit) as context:
+                context.rebase, context.pack = True, _pack_of(context, nights[0])
+                figures = _night(context, f"{out}/full.parquet")
+            found.append(figures | {"peak_bytes_all_processes": memory.lap()})
+    return {"nights": found}
+
+
+def _pack_of(context: Context, folder: Path) -> Pack:
+    """The pack with the dimension of the world's vectors; its card's figures stand in only for small corpora."""
+    first = pq.ParquetFile(next(iter(sorted(folder.glob("*.parquet")))))
+    dim = rows.dimension(next(first.iter_batches(1000, columns=["embedding"])).column(0))
+    pack = load_pack(context.config)
+    encoder = pack.card.encoder.model_copy(update={"dim": dim})
+    prior = {"impostor_mean": PRIOR.impostor_mean, "impostor_sd": PRIOR.impostor_sd, "genuine_mean": PRIOR.genuine_mean}
+    return replace(pack, card=pack.card.model_copy(update={"encoder": encoder} | prior))
+
+
+def _night(context: Context, out: str) -> dict[str, Any]:
+    began = time.monotonic()
+    grouped = cluster(context)
+    middle = time.monotonic()
+    made = publish(context)
+    ended = time.monotonic()
+    gallery = current_gallery(context.lake)
+    assert gallery is not None
+    pq.write_table(gallery.read("memberships", ["face_id", "identity_id"]), out)
+    kept = ("mode", "came", "went", "joined", "placed_anew", "groups_brought_together", "drift_sds")
+    changes = {key: value for key, value in made.counts.items() if key.startswith("changes_")}
+    return {
+        "faces": grouped.counts["faces"],
+        "identities": made.counts["identities"],
+        "cluster_s": round(middle - began, 2),
+        "publish_s": round(ended - middle, 2),
+        "seconds": round(ended - began, 2),
+        **{key: grouped.counts[key] for key in kept if key in grouped.counts},
+        **changes,
+    }
+
+
+def _come_and_go(context: Context, come: Sequence[Path], gone: Sequence[Path]) -> None:
+    """Faces of one night, as embed and the sweep would leave them; a removal rewrites the files that lose rows."""
+    table = context.lake["faces"]
+    if gone:
+        removed = pa.concat_tables([pq.read_table(path, columns=["face_id"]) for path in gone])["face_id"]
+        out = pc.unique(removed.cast(pa.string()))
+        table.rewrite(table.snapshot().files, ["face_id"], lambda rows_: pc.invert(pc.is_in(rows_["face_id"], out)))
+    staged: list[Receipt] = []
+    for path in come:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PER_FILE):
+                made = _faces(context, batch)
+                if made.num_rows:
+                    staged.append(table.stage(made, f"{context.model_digest[:8]}-{len(staged):06d}"))
+    table.commit(staged)
+
+
+def _faces(context: Context, batch: pa.RecordBatch) -> pa.Table:
+    """Rows of the faces table; vectors that are not sound would not have come out of embed."""
+    column = batch.column("embedding")
+    dim = rows.dimension(column)
+    vectors, state = rows.vectors(column, dim)
+    sound = state == rows.State.SOUND
+    batch, vectors = batch.filter(pa.array(sound)), vectors[sound].astype("<f2")
+    count = batch.num_rows
+    offsets = pa.py_buffer((np.arange(count + 1, dtype=np.int32) * (2 * dim)).tobytes())
+    body = pa.py_buffer(np.ascontiguousarray(vectors).tobytes())
+    columns: dict[str, Any] = {name: pa.nulls(count, FACES.field(name).type) for name in FACES.names}
+    columns |= {
+        "face_id": batch.column("face_id").cast(pa.string()),
+        "image_id": batch.column("image_id").cast(pa.string()),
+        "quality": batch.column("quality").cast(pa.float32()),
+        "embedding": pa.Array.from_buffers(pa.binary(), count, [None, offsets, body]),
+        "covers": pa.array([str(Covers.EVERYONE)] * count, pa.string()),
+        "model_digest": pa.array([context.model_digest] * count, pa.string()),
+        "corpus_file": pa.array(["world"] * count, pa.string()),
+        "corpus_row": pa.array(np.arange(count)),
+    }
+    return pa.table([columns[name] for name in FACES.names], schema=plain(FACES))

@@ -1,0 +1,321 @@
+"""New faces among groups that stand: they join, form groups of their own, or bring two groups together.
+
+The passes are those of a clustering of all faces, in their order, over a smaller graph: every standing group is one
+node, known by the sum of its faces and by a few exemplars; every new face is a node.
+
+    near      the groups nearest to each new face by their means, and new faces near each other
+    edges     from a new face to a group as strong as its similarities to the exemplars, or to the mean, say
+    groups    the map equation over groups and new faces; groups that stand are not joined by it
+    link      average linkage, which may join a new group to a standing one, or two standing ones
+    settle    faces left alone are attached to the mean that they suit; the rest is grouped among itself
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from facelake.cluster import topk
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.edges import leftover_graph
+from facelake.cluster.gate import Gate
+from facelake.cluster.labels import add_sums, canonical
+from facelake.cluster.linkage import Pairs, inside_similarity, join_groups, settle
+from facelake.cluster.lists import nearest, spherical_kmeans
+from facelake.cluster.mapequation import map_equation, whole_graph
+from facelake.cluster.neighbours import exact_join
+from facelake.contracts import F32, I32, I64, U8, Bool
+
+_NEAR_GROUPS = 16
+_NEIGHBOURS = 32
+_FLAT_PAIRS = 1_000_000_000  # products of a new face and a group up to which all are made
+_GROUPS_PER_CELL, _CELL_PROBES, _CELL_ROUNDS = 500, 24, 5
+_SAME_PHOTO = 1.0  # faces of one photo must be so many of different people's sds more alike to be edges
+_BLOCK = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Groups that stand (g,)."""
+
+    sums: F32
+    """(g, dim) sums of their faces' unit vectors"""
+    size: I64
+    """(g,)"""
+    bins: U8
+    """(g,) quality bin of their faces in the mean"""
+    exemplars: F32
+    """(x, dim) unit, by group"""
+    first: I64
+    """(g + 1,) where the exemplars of each group begin"""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """New faces (m,), in an order that does not depend on how they were stored."""
+
+    vectors: F32
+    """(m, dim) unit"""
+    bins: U8
+    photos: I64
+    """(m,) equal for faces of one photo"""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where everybody is now."""
+
+    labels: I64
+    """(m,) group of each new face: below g a standing one, others are new"""
+    into: I64
+    """(g,) the standing group that each is part of now"""
+
+
+def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed: int) -> Placed:
+    """Place new faces; deterministic for their order and the seed."""
+    groups, faces = len(standing.size), len(new.vectors)
+    into = np.arange(groups, dtype=np.int64)
+    if not faces:
+        return Placed(np.zeros(0, np.int64), into)
+    poor = gate.poor[new.bins]
+    near, _ = near_groups(standing, new.vectors, seed)
+    face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
+    a, b, pair = _new_edges(new, gate, cuts)
+    sound = ~(poor[a] | poor[b])
+    strong = (value >= cuts.graph_cut) & ~poor[face]
+    fine = sound & (pair >= cuts.graph_cut)
+    labels = _group(
+        standing,
+        faces,
+        (face[strong], group[strong], weight[strong]),
+        (a[fine], b[fine], np.exp((pair[fine] - cuts.level) / cuts.weight_scale)),
+        cuts,
+        seed,
+    )
+    sums, size = _sums(standing, new.vectors, labels)
+    close, firm = value >= cuts.edge, sound & (pair >= cuts.edge)
+    close &= ~poor[face]
+    one = np.concatenate([labels[face[close]], labels[a[firm]]])
+    other = np.concatenate([group[close], labels[b[firm]]])
+    across = one != other
+    low, high = (side[across].astype(np.int32) for side in (np.minimum(one, other), np.maximum(one, other)))
+    pairs = Pairs.of(low, high, np.concatenate([value[close], pair[firm]]).astype(np.float32)[across])
+    number = _linked(sums, size, pairs, cuts)
+    into, labels = number[:groups].astype(np.int64), number[labels]
+    labels = _settled(new, labels, into, number, near, (a, b), poor, sums, size, cuts)
+    return Placed(_leftovers(labels, into, groups, (face, group, value), (a, b, pair), size, cuts, seed), into)
+
+
+def near_groups(standing: Standing, vectors: F32, seed: int) -> tuple[I32, F32]:
+    """The nearest standing groups (m, k) of unit vectors (m, dim) by their means, -1 for none; and the cosines.
+
+    Of many groups only those in the nearest cells are looked at (lists.py).
+    """
+    means = standing.sums / np.maximum(np.linalg.norm(standing.sums, axis=1, keepdims=True), 1e-9)
+    index, cosine = topk.empty(len(vectors), min(_NEAR_GROUPS, max(1, len(means))))
+    nobody = np.full(_BLOCK, -1, np.int32)
+    if not len(means):
+        return index, cosine
+    if len(means) * len(vectors) <= _FLAT_PAIRS:
+        cells, home = means[:1], np.zeros(len(means), np.int32)
+    else:
+        cells = spherical_kmeans(_sample(means, seed), len(means) // _GROUPS_PER_CELL, seed, _CELL_ROUNDS)
+        home = nearest(means, cells, 1)[:, 0]
+    probes = nearest(vectors, cells, _CELL_PROBES)
+    by_cell, asked = np.argsort(home, kind="stable"), np.argsort(probes.ravel(), kind="stable")
+    starts = np.searchsorted(home[by_cell], np.arange(len(cells) + 1))
+    asking = np.searchsorted(probes.ravel()[asked], np.arange(len(cells) + 1))
+    for cell in range(len(cells)):
+        names = by_cell[starts[cell] : starts[cell + 1]].astype(np.int32)
+        rows = (asked[asking[cell] : asking[cell + 1]] // probes.shape[1]).astype(np.int32)
+        columns = means[names].T
+        for at in range(0, len(rows) if len(names) else 0, _BLOCK):
+            block = rows[at : at + _BLOCK]
+            topk.fold(vectors[block] @ columns, block, names, nobody, -2.0, index, cosine)
+    return index, cosine
+
+
+def _sample(means: F32, seed: int) -> F32:
+    most = 200 * (len(means) // _GROUPS_PER_CELL)
+    if len(means) <= most:
+        return means
+    return means[np.sort(np.random.default_rng(seed).choice(len(means), most, replace=False))]
+
+
+def _group_edges(
+    standing: Standing, new: Arrived, near: I32, gate: Gate, cuts: Calibration
+) -> tuple[I64, I64, F32, F32]:
+    """(face, group, best discounted similarity, weight) of each new face and each group near it."""
+    face, column = np.nonzero(near >= 0)
+    group = near[face, column].astype(np.int64)
+    off = gate.discount(new.bins[face], standing.bins[group])
+    best, weight = _exemplar_edges(
+        new.vectors, face, group, off, standing.exemplars, standing.first, standing.sums, standing.size,
+        np.array([cuts.graph_cut, cuts.level, cuts.weight_scale]),
+    )  # fmt: skip
+    return face, group, best, weight
+
+
+@numba.njit(cache=True)
+def _exemplar_edges(
+    vectors: F32, face: I64, group: I64, off: F32, exemplars: F32, first: I64, sums: F32, size: I64, numbers: F32
+) -> tuple[F32, F32]:  # fmt: skip
+    """The best similarity of a face to a group's exemplars, and its edges to all the faces that they stand for."""
+    cut, level, scale = numbers[0], numbers[1], numbers[2]
+    best, weight = np.full(len(face), -1.0, np.float32), np.zeros(len(face), np.float32)
+    for p in range(len(face)):
+        g, vector = group[p], vectors[face[p]]
+        shown = first[g + 1] - first[g]
+        # a face keeps so many neighbours at the most, however many faces the group has
+        each = min(size[g], _NEIGHBOURS) / max(shown, 1)
+        for x in range(first[g], first[g + 1]):
+            value = -off[p]
+            for d in range(len(vector)):
+                value += vector[d] * exemplars[x, d]
+            best[p] = max(best[p], value)
+            if value >= cut:
+                weight[p] += each * np.exp((value - level) / scale)
+        if size[g] > shown:  # what it has in common with all of them, exemplars or not
+            value = -off[p]
+            for d in range(len(vector)):
+                value += vector[d] * sums[g, d] / size[g]
+            best[p] = max(best[p], value)
+            if value >= cut:
+                weight[p] = max(weight[p], min(size[g], _NEIGHBOURS) * np.exp((value - level) / scale))
+    return best, weight
+
+
+def _new_edges(new: Arrived, gate: Gate, cuts: Calibration) -> tuple[I64, I64, F32]:
+    """Pairs of new faces (a < b) with their discounted similarity, from the floor on."""
+    found = exact_join(new.vectors, _NEIGHBOURS, cuts.deep_floor).ragged()
+    a = np.repeat(np.arange(len(new.vectors)), np.diff(found.start))
+    b = found.index.astype(np.int64)
+    a, b = np.minimum(a, b), np.maximum(a, b)
+    _, once = np.unique(a * len(new.vectors) + b, return_index=True)
+    a, b, value = a[once], b[once], found.cosine[once].astype(np.float32)
+    value -= gate.discount(new.bins[a], new.bins[b])
+    value[new.photos[a] == new.photos[b]] -= np.float32(_SAME_PHOTO * cuts.impostor_sd)
+    return a, b, value
+
+
+def _group(
+    standing: Standing, faces: int, to_groups: tuple[I64, I64, F32], among: tuple[I64, I64, F32], cuts: Calibration,
+    seed: int,
+) -> I64:  # fmt: skip
+    """Labels (faces,) by the map equation; standing groups are heavy nodes, and none takes another one in."""
+    face, group, weight = to_groups
+    here = np.unique(group)
+    count = len(here)
+    inside = inside_similarity(standing.sums[here], standing.size[here], cuts.level).astype(float)
+    pairs = standing.size[here] * np.minimum(standing.size[here] - 1, _NEIGHBOURS)
+    own = pairs * np.exp((inside - cuts.level) / cuts.weight_scale) / 2
+    loops = np.arange(count)
+    a = np.concatenate([count + face, count + among[0], loops])
+    b = np.concatenate([np.searchsorted(here, group), count + among[1], loops])
+    graph = whole_graph(count + faces, a, b, np.concatenate([weight, among[2], own]).astype(np.float32))
+    module = map_equation(count + faces, [graph], seed).astype(np.int64)
+    return _one_group_each(module[:count], module[count:], here, len(standing.size), to_groups)
+
+
+def _one_group_each(held: I64, mine: I64, here: I64, groups: int, to_groups: tuple[I64, I64, F32]) -> I64:
+    """Faces whose module holds standing groups go to the one of them that they are tied to most, or the largest tie."""
+    face, group, weight = to_groups
+    labels = groups + mine
+    together = held[np.searchsorted(here, group)] == mine[face]
+    face, group, weight = face[together], group[together], weight[together]
+    order = np.lexsort((group, -weight, face))
+    first = np.r_[True, face[order][1:] != face[order][:-1]] if len(order) else np.zeros(0, bool)
+    labels[face[order][first]] = group[order][first]
+    lowest = np.full(int(max(held.max(initial=-1), mine.max(initial=-1))) + 1, -1, np.int64)
+    lowest[held[::-1]] = here[::-1]  # (faces that are tied to others of the module only)
+    rest = (labels >= groups) & (lowest[mine] >= 0)
+    labels[rest] = lowest[mine[rest]]
+    return _packed(labels, groups)
+
+
+def _packed(labels: I64, groups: int) -> I64:
+    """New groups numbered from `groups` on, by first appearance."""
+    new = labels >= groups
+    out = labels.copy()
+    out[new] = groups + canonical(np.unique(labels[new], return_inverse=True)[1].astype(np.int64))
+    return out
+
+
+def _sums(standing: Standing, vectors: F32, labels: I64) -> tuple[F32, I64]:
+    """Sums and sizes of standing and new groups."""
+    count = max(len(standing.size), int(labels.max(initial=-1)) + 1)
+    sums = np.zeros((count, vectors.shape[1]), np.float32)
+    sums[: len(standing.size)] = standing.sums
+    add_sums(vectors, labels.astype(np.int32), sums)
+    size = np.bincount(labels, minlength=count).astype(np.int64)
+    size[: len(standing.size)] += standing.size
+    return sums, size
+
+
+def _linked(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> I64:
+    """The group that each is part of; sums and sizes of those that took others in are theirs too."""
+    wanted = np.unique(np.concatenate([pairs.low, pairs.high]))
+    number = np.arange(len(size), dtype=np.int64)
+    if not len(wanted):
+        return number
+    low, high = (np.searchsorted(wanted, side).astype(np.int32) for side in (pairs.low, pairs.high))
+    at = Pairs(low, high, pairs.cosine)
+    before = size[wanted]
+    joined, _ = join_groups(sums[wanted], before, at, cuts)
+    lowest = np.full(int(joined.max()) + 1, len(size), np.int64)
+    np.minimum.at(lowest, joined, wanted)
+    number[wanted] = lowest[joined]
+    for old, new in zip(wanted, number[wanted], strict=True):
+        if old != new:
+            sums[new] += sums[old]
+            size[new] += size[old]
+            sums[old], size[old] = 0, 0
+    return number
+
+
+def _settled(
+    new: Arrived, labels: I64, into: I64, number: I64, near: I32, pairs: tuple[I64, I64], poor: Bool, sums: F32,
+    size: I64, cuts: Calibration,
+) -> I64:  # fmt: skip
+    """New labels of new faces that are alone or sit in the wrong group."""
+    faces = len(labels)
+    a, b = (np.concatenate(both) for both in ((pairs[0], pairs[1]), (pairs[1], pairs[0])))
+    row, column = np.nonzero(near >= 0)
+    at = np.concatenate([row, a])
+    around = np.concatenate([into[near[row, column]], labels[b]])
+    order = np.argsort(at, kind="stable")
+    start = np.searchsorted(at[order], np.arange(faces + 1)).astype(np.int64)
+    size = np.maximum(size, 1)
+    own, here = labels.astype(np.int32), around[order].astype(np.int32)
+    return settle(new.vectors, own, start, here, poor, sums, size, cuts).astype(np.int64)
+
+
+def _leftovers(
+    labels: I64, into: I64, groups: int, to_groups: tuple[I64, I64, F32], among: tuple[I64, I64, F32], size: I64,
+    cuts: Calibration, seed: int,
+) -> I64:  # fmt: skip
+    """Faces that nobody took are grouped among themselves, with standing groups of one face."""
+    count = np.bincount(labels, minlength=len(size))
+    alone = (labels >= groups) & (count[labels] == 1)
+    single = (size[:groups] == 1) & (count[:groups] == 0) & (into == np.arange(groups))
+    face, group, value = to_groups
+    a, b, pair = among
+    mine = alone[face] & single[group] & (value >= cuts.graph_cut)
+    both = alone[a] & alone[b] & (pair >= cuts.graph_cut)
+    left = np.concatenate([groups + face[mine], groups + a[both]])
+    right = np.concatenate([group[mine], groups + b[both]])
+    if not len(left):
+        return _packed(labels, groups)
+    nodes = np.unique(np.concatenate([left, right]))
+    at, to = (np.searchsorted(nodes, side).astype(np.int32) for side in (left, right))
+    strength = np.concatenate([value[mine], pair[both]]).astype(np.float32)
+    module = map_equation(len(nodes), [leftover_graph(len(nodes), at, to, strength, cuts)], seed).astype(np.int64)
+    out = np.where(labels >= groups, labels + len(nodes), labels)
+    fresh = nodes >= groups
+    home = np.full(int(module.max()) + 1, -1, np.int64)
+    home[module[~fresh][::-1]] = nodes[~fresh][::-1]  # (two single faces that stand stay apart until all are grouped)
+    mine_, where = nodes[fresh] - groups, module[fresh]
+    out[mine_] = np.where(home[where] >= 0, home[where], groups + where)
+    return _packed(out, groups)
