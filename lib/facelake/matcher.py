@@ -21,10 +21,11 @@ from typing import Any
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.contracts import F32, F64, I64
+from facelake.contracts import F16, F32, F64, I64
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.lake.store import open_store
 from facelake.publish.transform import key_name, rotated, rotation
@@ -40,9 +41,11 @@ class Matches:
 
 
 class Gallery:
-    """The identities of one export, in memory: dim * 4 bytes each, and a FAISS flat index of as much."""
+    """The identities of one export, in memory: dim * 4 bytes each, a FAISS flat index of as much, and exemplars."""
 
-    def __init__(self, manifest: dict[str, Any], rows: pa.Table, key: bytes | None, now: datetime | None) -> None:
+    def __init__(
+        self, manifest: dict[str, Any], rows: pa.Table, index: faiss.Index, key: bytes | None, now: datetime | None
+    ) -> None:
         self._manifest, self._now = manifest, now
         self.version = int(manifest["gallery_version"])
         self.model_digest, self.purpose = str(manifest["model_digest"]), str(manifest["purpose"])
@@ -50,8 +53,10 @@ class Gallery:
         self.check_lease()
         self._ids: list[str] = rows["identity_id"].to_pylist()
         self._vectors = _matrix(rows)
+        self._exemplars = _exemplars(rows, self._vectors.shape[1])
         self._turn = self._rotation(key)
-        self._build()
+        self._place = {name: i for i, name in enumerate(self._ids)}
+        self._index = index
 
     @classmethod
     def open(
@@ -80,7 +85,12 @@ class Gallery:
                 raise Corrupt(
                     "a file is not the one that was exported", where=f"{uri}/{name}", next_step="export again"
                 )
-        return cls(manifest, pq.read_table(pa.BufferReader(files["identities.parquet"])), key, now)
+        rows = pq.read_table(pa.BufferReader(files["identities.parquet"]))
+        index = faiss.deserialize_index(np.frombuffer(files["index.faiss"], np.uint8))  # its digest is the manifest's
+        if index.ntotal != rows.num_rows:
+            what = f"the index has {index.ntotal} identities, the table {rows.num_rows}"
+            raise Corrupt(what, where=f"{uri}/index.faiss", next_step="export again")
+        return cls(manifest, rows, index, key, now)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -117,12 +127,29 @@ class Gallery:
         similarity, found = self._index.search(ready, min(k, len(self._ids)))
         return Matches([[self._ids[i] for i in row] for row in found.tolist()], similarity)
 
-    def verify(self, probes: F32, identity_ids: Sequence[str], model_digest: str) -> F32:
-        """1:1: the similarity (n,) of each probe to the identity that it claims to be; nan for one that is not here."""
+    def verify(self, probes: F32, identity_ids: Sequence[str], model_digest: str, *, exemplars: bool = False) -> F32:
+        """1:1: the similarity (n,) of each probe to the identity that it claims to be; nan for one that is not here.
+
+        Args:
+            exemplars: the best of the prototype and the exemplars counts. That finds more (glasses, age), and needs a
+                threshold of its own: those of the export are for prototypes.
+        """
         ready = self._ready(probes, model_digest)
         place: I64 = np.array([self._place.get(name, -1) for name in identity_ids], np.int64)
         found = np.einsum("ij,ij->i", ready, self._vectors[np.maximum(place, 0)]) if len(self._ids) else np.zeros(0)
+        if exemplars:
+            for i in np.flatnonzero(place >= 0):
+                shown = self._exemplars[int(place[i])].astype(np.float32)
+                found[i] = max(found[i], float((shown @ ready[i]).max(initial=-1.0)))
         return np.where(place >= 0, found, np.nan).astype(np.float32)
+
+    def same_as(self, other: Gallery) -> bool:
+        """Whether two copies hold the same identities with the same vectors, to the last bit."""
+        return (
+            self._ids == other._ids
+            and np.array_equal(self._vectors, other._vectors)
+            and all(np.array_equal(a, b) for a, b in zip(self._exemplars, other._exemplars, strict=True))
+        )
 
     def apply(self, changes: str | pa.Table, version: int) -> int:
         """Replay `feed changes` (made with this export's key, if any): put active identities, drop the others.
@@ -140,23 +167,24 @@ class Gallery:
         """
         self.check_lease()
         table = pq.read_table(Path(changes)) if isinstance(changes, str) else changes
-        held = dict(zip(self._ids, self._vectors, strict=True))
-        touched = 0
-        for row in table.to_pylist():
-            if row["status"] != "active":
-                touched += held.pop(row["identity_id"], None) is not None
-                continue
-            if row["model_digest"] != self.model_digest:
-                raise Refused("the changes are of another model", where="matcher", next_step="ask for another export")
-            vector = np.asarray(row["prototype"], np.float32)
-            held[row["identity_id"]] = vector
-            touched += 1
-        self._ids = sorted(held)
+        active = pc.equal(table["status"], "active")
+        put = table.filter(active)
+        if set(put["model_digest"].to_pylist()) - {self.model_digest}:
+            raise Refused("the changes are of another model", where="matcher", next_step="ask for another export")
+        held = {name: (v, e) for name, v, e in zip(self._ids, self._vectors, self._exemplars, strict=True)}
         dim = self._vectors.shape[1]
-        self._vectors = np.array([held[name] for name in self._ids], np.float32).reshape(len(self._ids), dim)
+        drop = table.filter(pc.invert(active))["identity_id"].to_pylist()
+        touched = put.num_rows + sum(held.pop(name, None) is not None for name in drop)
+        rows = zip(put["identity_id"].to_pylist(), _matrix(put, dim), _exemplars(put, dim), strict=True)
+        held |= {name: (vector, shown) for name, vector, shown in rows}
+        self._ids = sorted(held)
+        self._vectors = np.array([held[name][0] for name in self._ids], np.float32).reshape(len(self._ids), dim)
+        self._exemplars = [held[name][1] for name in self._ids]
         self.version = max(self.version, version)
-        self._build()
-        return touched
+        self._place = {name: i for i, name in enumerate(self._ids)}
+        self._index = faiss.IndexFlatIP(dim)
+        self._index.add(np.ascontiguousarray(self._vectors))
+        return int(touched)
 
     def _ready(self, probes: F32, model_digest: str) -> F32:
         self.check_lease()
@@ -177,12 +205,15 @@ class Gallery:
             )
         return rotation(key, self._manifest["lake"], self.purpose, self._vectors.shape[1]) if key else None
 
-    def _build(self) -> None:
-        self._place = {name: i for i, name in enumerate(self._ids)}
-        self._index = faiss.IndexFlatIP(self._vectors.shape[1])
-        self._index.add(np.ascontiguousarray(self._vectors))
+
+def _matrix(rows: pa.Table, dim: int = -1) -> F32:
+    flat = pc.list_flatten(rows["prototype"].combine_chunks()).to_numpy(zero_copy_only=False)
+    return np.ascontiguousarray(flat.reshape(len(rows), dim if dim > 0 or not len(rows) else -1), np.float32)
 
 
-def _matrix(rows: pa.Table) -> F32:
-    flat = rows["prototype"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(flat.reshape(len(rows), -1), np.float32)
+def _exemplars(rows: pa.Table, dim: int) -> list[F16]:
+    """The exemplars (k, dim) of each row."""
+    return [
+        np.frombuffer(b"".join(shown or ()), "<f2").reshape(-1, dim).astype(np.float16)
+        for shown in rows["exemplars"].to_pylist()
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -27,7 +28,7 @@ def test_links_and_commands_exist(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for path in re.findall(r"\b((?:infra|jobs|conf|tests|docs|lib)/[\w./-]*\w)", text):
         assert (ROOT / path).exists(), path
-    for command in re.findall(r"facelake ((?:ledger |models |gallery |bench )?[a-z]+)(?= |`|\n)", text):
+    for command in re.findall(r"facelake ((?:ledger |models |gallery |correct |feed |bench )?[a-z]+)(?= |`|\n)", text):
         if command.split()[0] in (
             "demo",
             "import",
@@ -35,6 +36,8 @@ def test_links_and_commands_exist(page: Path) -> None:
             "ledger",
             "models",
             "gallery",
+            "correct",
+            "feed",
             "bench",
             "erase",
             "verify",
@@ -53,3 +56,15 @@ def _all_options() -> str:
         for command in group.typer_instance.registered_commands:  # type: ignore[union-attr]
             said += runner.invoke(app, [str(group.name), str(command.name), "--help"]).output
     return said
+
+
+def test_the_queries_of_the_gallery_page_run(demo_template: tuple[Path, dict[str, Any]]) -> None:
+    page = (ROOT / "docs/gallery.md").read_text()
+    setting_up = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "duckdb" in block)
+    scope: dict[str, Any] = {}
+    exec(setting_up.replace("facelake-demo/lake", str(demo_template[0])), scope)
+    queries = re.findall(r"```sql\n(.*?)```", page, re.S)
+    assert len(queries) == 5
+    found = [scope["duckdb"].sql(query).fetchall() for query in queries]
+    assert len(found[0]) == 8
+    assert found[4][0][1:4] == ("full", 255, 8)

@@ -55,7 +55,7 @@ def run_nights(config: Config, world: str, out: str, full: bool, emit: Listener)
                 if number == 0 and context.lake["faces"].version() >= 0:
                     raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
                 context.pack = _pack_of(context, nights[0])
-                _come_and_go(context, sorted(folder.glob("*.parquet")), gone)
+                come_and_go(context, sorted(folder.glob("*.parquet")), gone)
                 figures = _night(context, f"{out}/night-{number}.parquet")
             found.append(figures | {"peak_bytes_all_processes": memory.lap()})
         if full:
@@ -98,7 +98,7 @@ def _night(context: Context, out: str) -> dict[str, Any]:
     }
 
 
-def _come_and_go(context: Context, come: Sequence[Path], gone: Sequence[Path]) -> None:
+def come_and_go(context: Context, come: Sequence[Path], gone: Sequence[Path]) -> None:
     """Faces of one night, as embed and the sweep would leave them; a removal rewrites the files that lose rows."""
     table = context.lake["faces"]
     if gone:

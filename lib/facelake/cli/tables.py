@@ -270,6 +270,30 @@ def gallery_export(
         terminal.result({"ok": True, **manifest})
 
 
+@gallery_app.command("accuracy")
+def gallery_accuracy(
+    labels: Annotated[str | None, typer.Option(help="CSV with columns image, person: who is really in them")] = None,
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """False match and non-match rates with their counts, and failure to enrol, as ISO/IEC 19795-1 has them told."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.night import reading
+        from facelake.stages.accuracy import accuracy
+
+        report = accuracy(reading(read_config(config, lake)), labels)
+        enrolment = report["enrolment"]
+        said = f"{enrolment['failed']} of {enrolment['images']} admitted images gave no face"
+        terminal.say(f"failure to enrol: {said}: {enrolment['reasons']}")
+        shown = ["evidence", "fmr", "similarity", "fmr_low", "fmr_high", "impostors", "fnmr", "fnmr_low", "fnmr_high"]
+        parts = {"same photo": report["same_photo"], "gallery": report["gallery"]}
+        parts |= {"labels": report["labels"]["points"]} if labels else {}
+        rows = [[name, *(point[key] for key in shown[1:])] for name, points in parts.items() for point in points]
+        terminal.table("accuracy", shown, rows)
+        terminal.result({"ok": True, **report})
+
+
 @bench_app.command("quality")
 def bench_quality(
     labels: Annotated[str, typer.Option(help="CSV with columns image, person; image is a file name or image_id")],

@@ -23,10 +23,13 @@ class Threshold:
     """None: there are too few comparisons to tell"""
     fmr_low: float | None
     fmr_high: float | None
-    """95 % interval of the rate at that similarity (Clopper and Pearson 1934)"""
+    """95 % interval of the rate at that similarity"""
     impostors: int
     fnmr: float | None
     """share of genuine comparisons below it"""
+    fnmr_low: float | None
+    fnmr_high: float | None
+    """95 % interval of that share"""
     genuine: int
 
 
@@ -44,11 +47,20 @@ def _at(rate: float, falling: F32, genuine: F32) -> Threshold:
     count = len(falling)
     errors = int(rate * count)
     if errors < _LEAST_ERRORS:
-        return Threshold(rate, None, None, None, count, None, len(genuine))
+        return Threshold(rate, None, None, None, count, None, None, None, len(genuine))
     similarity = float(np.nextafter(falling[errors], np.float32(2)))  # above the first impostor that is one too many
     passed = int((falling >= similarity).sum())
+    low, high = interval(passed, count)
+    missed = int((genuine < similarity).sum())
+    fnmr = missed / len(genuine) if len(genuine) else None
+    return Threshold(rate, similarity, low, high, count, fnmr, *interval(missed, len(genuine)), len(genuine))
+
+
+def interval(errors: int, trials: int) -> tuple[float | None, float | None]:
+    """95 % interval of a rate (Clopper and Pearson, Biometrika 1934); (None, None) without trials."""
+    if not trials:
+        return None, None
     tail = (1 - _CONFIDENCE) / 2
-    low = float(beta.ppf(tail, passed, count - passed + 1)) if passed else 0.0
-    high = float(beta.ppf(1 - tail, passed + 1, count - passed))
-    missed = float((genuine < similarity).mean()) if len(genuine) else None
-    return Threshold(rate, similarity, low, high, count, missed, len(genuine))
+    low = float(beta.ppf(tail, errors, trials - errors + 1)) if errors else 0.0
+    high = float(beta.ppf(1 - tail, errors + 1, trials - errors)) if errors < trials else 1.0
+    return low, high

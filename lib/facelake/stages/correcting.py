@@ -17,7 +17,7 @@ from facelake.contracts import CORRECTIONS, F32, I64, Bool, Verdict
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.lake.tables import plain
-from facelake.publish.corrections import Correction, apply, holds, in_force
+from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
 from facelake.stages.context import Context
 from facelake.stages.gallery import Gallery, current_gallery
 from facelake.stages.representing import Faces
@@ -60,8 +60,9 @@ def correct_groups(context: Context, ids: pa.Array, labels: I64, gallery: Galler
     if not stored:
         return Corrected(labels, np.zeros(len(labels), bool), 0, [])
     found = _positions(stored, ids)
-    out, moved = apply(found, labels, _Nearer(context, ids))
-    broken = [one for one in found if not holds(one, out)]
+    parts = agreement(found, len(ids))
+    out, moved = enforce(found, parts, labels, _Nearer(context, ids))
+    broken = [one for one in found if not (holds(one, parts) and met(one, parts, out))]
     lines = [f"correction {one.seq} ({one.kind}) does not hold: a later one contradicts it" for one in broken]
     return Corrected(out, moved, len(found) - len(broken), lines)
 
@@ -83,7 +84,7 @@ def record_correction(context: Context, said: Said) -> dict[str, Any]:
     row |= {"seq": seq, "kind": str(said.kind), "undoes": [], "reason": said.reason}
     row |= {"reviewer": said.reviewer or getpass.getuser(), "gallery_version": gallery.version}
     row["recorded_at"] = datetime.now(UTC)
-    broken = _contradicted(context, members, [*in_force(stored), row])
+    broken = _contradicted(members, [*in_force(stored), row])
     if broken and not said.supersede:
         what = f"it contradicts correction {', '.join(map(str, broken))}"
         raise Refused(what, where=said.kind, next_step="see `facelake correct list`; give --supersede to overrule it")
@@ -177,13 +178,13 @@ def _of(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
     return members.filter(pc.is_in(members[column], pa.array(list(values), pa.string())))
 
 
-def _contradicted(context: Context, members: pa.Table, stored: Sequence[Any]) -> list[int]:
-    """Corrections that would no longer hold in today's gallery if all were applied, the last one among them."""
-    ids = members["face_id"].combine_chunks()
-    labels = pc.index_in(members["identity_id"], pc.unique(members["identity_id"])).to_numpy().astype(np.int64)
-    found = _positions(stored, ids)
-    out, _ = apply(found, labels, _Nearer(context, ids))
-    return [one.seq for one in found[:-1] if not holds(one, out)]
+def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
+    """Corrections that cannot be met any more once the last one is."""
+    found = _positions(stored, members["face_id"].combine_chunks())
+    parts = agreement(found, members.num_rows)
+    if not holds(found[-1], parts):
+        return [one.seq for one in found[:-1] if np.intersect1d(np.union1d(one.a, one.b), found[-1].b).size]
+    return [one.seq for one in found[:-1] if not holds(one, parts)]
 
 
 def _positions(stored: Sequence[Any], ids: pa.Array) -> list[Correction]:
@@ -192,13 +193,14 @@ def _positions(stored: Sequence[Any], ids: pa.Array) -> list[Correction]:
     at = pc.fill_null(pc.index_in(pa.array(keys, pa.string()), ids), -1).to_numpy(zero_copy_only=False)
     place, found = 0, []
     for row in stored:
-        sides = []
+        sides: list[I64] = []
         for name in ("faces_a", "faces_b"):
             count = len(row[name] or ())
             here = at[place : place + count].astype(np.int64)
             sides.append(np.unique(here[here >= 0]))
             place += count
-        found.append(Correction(row["seq"], Verdict(row["kind"]), *sides))
+        names = row["identity_a"] or "", row["identity_b"] or ""
+        found.append(Correction(row["seq"], Verdict(row["kind"]), sides[0], sides[1], *names))
     return found
 
 
@@ -209,14 +211,15 @@ class _Nearer:
     context: Context
     ids: pa.Array
 
-    def __call__(self, others: I64, a: I64, b: I64) -> Bool:
+    def __call__(self, others: I64, sides: list[I64]) -> I64:
         wanted = np.zeros(len(self.ids), bool)
-        wanted[np.concatenate([others, a, b])] = True
+        wanted[np.concatenate([others, *sides])] = True
         files = tuple(file.path for file in self.context.lake["faces"].snapshot().files)
         faces = Faces(self.context.lake, self.ids, files, self._dim(files))
         held = {int(p): v for at, vectors, _ in faces.vectors(wanted) for p, v in zip(at, vectors, strict=True)}
-        sides = [_mean([held[int(p)] for p in side]) for side in (a, b)]
-        return np.array([held[int(p)] @ sides[1] > held[int(p)] @ sides[0] for p in others], bool)
+        means = np.array([_mean([held[int(p)] for p in side]) for side in sides])
+        like = np.array([held[int(p)] for p in others]) @ means.T
+        return np.asarray(np.argmax(like, axis=1), np.int64)
 
     def _dim(self, files: tuple[str, ...]) -> int:
         table = self.context.lake["faces"]

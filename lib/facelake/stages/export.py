@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import faiss
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,7 +21,12 @@ from facelake.stages.audit import append_audit
 from facelake.stages.context import Context
 from facelake.stages.feed import issue, under_key
 from facelake.stages.gallery import Gallery, current_gallery
+from facelake.stages.gallery_rows import matrix_of
+from facelake.stages.models import find_card
 from facelake.stages.operating_points import operating_points
+
+_FORMAT = 2
+_COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_digest")
 
 
 def _gallery(lake: Lake, version: int | None = None) -> Gallery:
@@ -54,7 +61,9 @@ def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[st
 def export_gallery(
     context: Context, out: str, purpose: str, recipient: str, days: int | None = None, key: bytes | None = None
 ) -> dict[str, Any]:
-    """Write the active identities' prototypes and a manifest to a local folder, as a lease; kept in the audit trail.
+    """Write the active identities' prototypes and exemplars, a FAISS index and a manifest to a local folder.
+
+    It is a lease, and kept in the audit trail.
 
     Args:
         days: how long the recipient may use it; default: the config's, which is also the most.
@@ -79,13 +88,11 @@ def export_gallery(
     measured = operating_points(context, gallery, rows)
     if key:
         rows = under_key(context.lake, rows, key, purpose)
-    columns = ["identity_id", "size", "prototype", "cohesion", "model_digest"]
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows.select(columns), sink, compression="zstd")
-    data = sink.getvalue().to_pybytes()
+    files = _files(context, rows.sort_by("identity_id"))
     most = context.config.governance.lease_days
     lease = issue(context.lake, gallery, recipient, purpose, min(days or most, most), rows.num_rows)
     manifest: dict[str, Any] = {
+        "format": _FORMAT,
         "lease_id": lease.lease_id,
         "expires_at": lease.expires_at.isoformat(),
         "gallery_version": gallery.version,
@@ -98,11 +105,26 @@ def export_gallery(
         "model_digest": gallery.row["model_digest"],
         "withdrawn_lineage": gallery.row["withdrawn_lineage"] or [],
         "exported_at": datetime.now(UTC).isoformat(),
-        "files": {"identities.parquet": hashlib.sha256(data).hexdigest()},
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     append_audit(context.lake, "export", manifest)  # before the data leaves: an export without a record cannot be
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "identities.parquet").write_bytes(data)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return manifest
+
+
+def _files(context: Context, rows: pa.Table) -> dict[str, bytes]:
+    """What is handed over: the table, a FAISS index of its prototypes in the same order, the model's card."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows.select([*_COLUMNS]), sink, compression="zstd")
+    vectors = matrix_of(rows["prototype"], len(rows["prototype"][0]))
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors))
+    return {
+        "identities.parquet": sink.getvalue().to_pybytes(),
+        "index.faiss": faiss.serialize_index(index).tobytes(),
+        "model_card.json": find_card(context.config.model.card).model_dump_json(indent=1).encode(),
+    }

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import LEASES, Change
+from facelake.contracts import F64, LEASES, Change
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, debts, standing
 from facelake.publish.transform import rotated, rotation
 from facelake.stages.gallery import Gallery, current_gallery
+from facelake.stages.gallery_rows import matrix_of
 
 
 def leases(lake: Lake) -> list[FeedLease]:
@@ -120,21 +121,31 @@ def changes_since(lake: Lake, version: int, key: bytes | None = None, purpose: s
     rows = gallery.read("identities")
     newer = pc.greater(rows["last_version"], version)  # a prototype may move without an event
     rows = rows.filter(pc.or_(newer, pc.is_in(rows["identity_id"], changed["identity_id"])))
-    names = ["identity_id", "status", "merged_into", "size", "prototype", "cohesion", "model_digest", "last_version"]
-    rows = rows.select(names).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
+    names = ["identity_id", "status", "merged_into", "size", "prototype", "exemplars", "cohesion", "model_digest"]
+    rows = rows.select([*names, "last_version"]).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
     return under_key(lake, rows, key, purpose) if key else rows
 
 
 def under_key(lake: Lake, rows: pa.Table, key: bytes, purpose: str) -> pa.Table:
-    """Rows with prototypes (some may be null) rotated by the key of this lake and purpose."""
-    column = rows["prototype"].combine_chunks()
-    there = pc.is_valid(column).to_numpy(zero_copy_only=False)
-    vectors = np.array(column.filter(pa.array(there)).to_pylist(), np.float32)
-    if not len(vectors):
+    """Rows with prototypes and exemplars (some may be null) rotated by the key of this lake and purpose."""
+    there = rows.filter(pc.is_valid(rows["prototype"]))
+    if not there.num_rows:
         return rows
-    turned = iter(rotated(vectors, rotation(key, lake.name, purpose, vectors.shape[1])).tolist())
-    values = pa.array([next(turned) if full else None for full in there], column.type)
-    return rows.set_column(rows.schema.get_field_index("prototype"), "prototype", values)
+    dim = len(there["prototype"][0])
+    turn = rotation(key, lake.name, purpose, dim)
+    turned = iter(rotated(matrix_of(there["prototype"], dim), turn).tolist())
+    full = pc.is_valid(rows["prototype"]).to_pylist()
+    shown = [_turned(item, dim, turn) if item else item for item in rows["exemplars"].to_pylist()]
+    values = {"prototype": [next(turned) if is_full else None for is_full in full], "exemplars": shown}
+    for name, column in values.items():
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, name, pa.array(column, rows.schema.field(name).type))
+    return rows
+
+
+def _turned(exemplars: list[bytes], dim: int, turn: F64) -> list[bytes]:
+    vectors = np.frombuffer(b"".join(exemplars), "<f2").reshape(-1, dim).astype(np.float32)
+    return [row.astype("<f2").tobytes() for row in rotated(vectors, turn)]
 
 
 def _speak(lake: Lake, lease_id: str, event: LeaseEvent, version: int = 0) -> FeedLease:

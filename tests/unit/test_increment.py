@@ -1,0 +1,123 @@
+"""New faces among groups that stand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.gate import Gate
+from facelake.cluster.increment import Arrived, Placed, Standing, near_groups, place
+
+_DIM = 128
+_CUTS = Calibration(
+    edge=0.33, ratio=0.75, ratio_single=0.9, level=0.64, impostor_mean=0.0, impostor_sd=0.09, evidence="by construction"
+)
+_GATE = Gate(np.array([0.3], np.float32), np.zeros((2, 2), np.float32), np.array([True, False]))
+
+
+class People:
+    """Faces of people whose pairs are about .64 alike, those of different people about 0."""
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.centres = self.rng.normal(size=(count, _DIM))
+
+    def faces(self, who: list[int], noise: float = 0.75) -> np.ndarray:
+        x = self.centres[who] + noise * self.rng.normal(size=(len(who), _DIM))
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+    def standing(self, sizes: list[int], shown: int = 4) -> Standing:
+        held = [self.faces([who] * size) for who, size in enumerate(sizes)]
+        sums = np.array([faces.sum(axis=0) for faces in held], np.float32).reshape(len(sizes), _DIM)
+        exemplars = np.concatenate([faces[:shown] for faces in held] or [np.zeros((0, _DIM), np.float32)])
+        first = np.cumsum([0] + [min(size, shown) for size in sizes])
+        bins = np.ones(len(sizes), np.uint8)
+        return Standing(sums, np.array(sizes, np.int64), bins, exemplars, first)
+
+
+def put(
+    standing: Standing, vectors: np.ndarray, poor: list[int] | None = None, photos: list[int] | None = None
+) -> Placed:
+    bins = np.ones(len(vectors), np.uint8)
+    bins[poor or []] = 0
+    return place(standing, Arrived(vectors, bins, np.array(photos or range(len(vectors)), np.int64)), _GATE, _CUTS, 0)
+
+
+def test_faces_join_their_own_and_strangers_are_groups_of_their_own() -> None:
+    people = People(60)
+    standing = people.standing([12] * 20 + [1] * 20)
+    who = [3, 3, 7, 25, 30, 30, *([45] * 5), *([46] * 3), 50]
+    placed = put(standing, people.faces(who))
+    assert placed.into.tolist() == list(range(40))
+    assert placed.labels[:6].tolist() == [3, 3, 7, 25, 30, 30]
+    assert len(set(placed.labels[6:11].tolist())) == 1
+    assert len(set(placed.labels[11:14].tolist())) == 1
+    new = placed.labels[6:]
+    assert new.min() == 40
+    assert len(set(new.tolist())) == 3
+
+
+def test_nothing_stands() -> None:
+    people = People(4)
+    placed = put(people.standing([]), people.faces([0] * 4 + [1] * 4 + [2]))
+    assert placed.labels.tolist() == [0] * 4 + [1] * 4 + [2]
+
+
+def test_nobody_came() -> None:
+    placed = put(People(3).standing([4, 4, 4]), np.zeros((0, _DIM), np.float32))
+    assert placed.into.tolist() == [0, 1, 2]
+    assert not len(placed.labels)
+
+
+def test_poor_faces_found_no_groups_but_join_them() -> None:
+    people = People(30)
+    standing = people.standing([10] * 10)
+    placed = put(standing, people.faces([2, 2, 20, 21]), poor=[0, 1, 2, 3])
+    assert placed.labels[:2].tolist() == [2, 2]
+    assert placed.labels[2] != placed.labels[3]
+    assert placed.labels[2:].min() >= 10
+
+
+def test_new_faces_bring_two_halves_of_one_person_together() -> None:
+    people = People(12, seed=4)
+    standing = people.standing([10] * 6)
+    # a person known by two groups, made of halves of his faces with a mode each
+    mode = people.rng.normal(size=_DIM)
+    halves = []
+    for sign in (-1, 1):
+        x = people.centres[8] + sign * 0.35 * mode + 0.5 * people.rng.normal(size=(8, _DIM))
+        halves.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
+    sums = np.concatenate([standing.sums, [half.sum(axis=0) for half in halves]]).astype(np.float32)
+    exemplars = np.concatenate([standing.exemplars, halves[0][:4], halves[1][:4]])
+    first = np.concatenate([standing.first, standing.first[-1] + np.array([4, 8])])
+    more = Standing(sums, np.append(standing.size, [8, 8]), np.ones(8, np.uint8), exemplars, first)
+    placed = put(more, people.faces([8] * 10, noise=0.4))
+    assert placed.into[6] == placed.into[7] == 6
+    assert set(placed.labels.tolist()) == {6}
+
+
+def test_the_same_whatever_the_machine_split_the_work_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = People(400, seed=2)
+    standing = people.standing([6] * 300)
+    vectors = people.faces([int(w) for w in people.rng.integers(0, 400, 300)])
+    whole, cosine = near_groups(standing, vectors, 0)
+    monkeypatch.setattr("facelake.cluster.increment._FLAT_PAIRS", 1)
+    monkeypatch.setattr("facelake.cluster.increment._GROUPS_PER_CELL", 30)
+    cells, _ = near_groups(standing, vectors, 0)
+    assert (whole[:, 0] == cells[:, 0]).mean() > 0.97
+    assert (np.diff(cosine, axis=1) <= 0).all()
+
+
+def test_faces_of_one_photo_are_softly_distinct() -> None:
+    people = People(2, seed=1)
+    a, b = people.faces([0], noise=0.95), people.faces([0], noise=0.95)
+    pair = np.concatenate([a, b])
+    alike = float(a[0] @ b[0])
+    cuts = _CUTS.graph_cut
+    assert cuts < alike < cuts + 0.2
+    nobody = people.standing([])
+    apart = put(nobody, pair).labels
+    together = put(nobody, pair, photos=[7, 7]).labels
+    assert apart[0] == apart[1]
+    assert (together[0] == together[1]) == (alike - 0.09 >= cuts)
