@@ -15,7 +15,7 @@ from facelake.config import Config
 from facelake.contracts import Reject, embedding_matrix
 from facelake.embed import Pack, Pipeline, PipelineOptions, faces_table, rejects_table
 from facelake.embed.graphs import batchable
-from facelake.embed.models import Encoder, YuNet
+from facelake.embed.models import load_detector, load_encoder
 from facelake.errors import ConfigError
 from facelake.stages.models import cache_folder, find_card
 
@@ -36,7 +36,7 @@ def photos(demo_template: tuple[Path, object]) -> list[tuple[int, str, bytes]]:
 
 def test_batch_of_the_encoder_changes_nothing(pack: Pack) -> None:
     faces = np.random.default_rng(0).integers(0, 255, (7, 112, 112, 3), dtype=np.uint8)
-    encoder = Encoder(pack)
+    encoder = load_encoder(pack)
     whole = encoder.encode(faces)
     np.testing.assert_allclose(whole, np.concatenate([encoder.encode(f[None]) for f in faces]), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
@@ -53,7 +53,7 @@ def test_encoder_agrees_with_the_file_as_it_is_published(pack: Pack) -> None:
     original = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     face = np.random.default_rng(1).integers(0, 255, (1, 112, 112, 3), dtype=np.uint8)
     raw = original.run(["fc1"], {"data": face.transpose(0, 3, 1, 2).astype(np.float32)})[0]
-    np.testing.assert_allclose(Encoder(pack).encode(face), raw / np.linalg.norm(raw), atol=1e-4)
+    np.testing.assert_allclose(load_encoder(pack).encode(face), raw / np.linalg.norm(raw), atol=1e-4)
 
 
 def test_detector_runs_in_batches_and_at_any_size(pack: Pack) -> None:
@@ -66,7 +66,7 @@ def test_detector_runs_in_batches_and_at_any_size(pack: Pack) -> None:
 
 
 def test_detector_finds_what_is_there(pack: Pack) -> None:
-    found = YuNet(pack, 0.8).detect(np.zeros((2, 640, 640, 3), np.uint8))
+    found = load_detector(pack, 0.8).locate(np.zeros((2, 480, 640, 3), np.uint8))
     assert [len(f.scores) for f in found] == [0, 0]
 
 

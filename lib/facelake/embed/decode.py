@@ -17,9 +17,14 @@ from PIL import Image, UnidentifiedImageError
 from facelake.contracts import U8, Reject
 
 # Decoders that are maintained against hostile input. Everything else is refused by name.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 _EXIF_ORIENTATION = 0x0112
 Image.init()  # `formats=` names plugins that Pillow otherwise loads late
+with contextlib.suppress(ImportError):  # the extra `heic`: photos of telephones
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    FORMATS.append("HEIF")
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -31,7 +36,7 @@ class DecodeLimits:
     max_pixels: int = 64_000_000
     max_seconds: float = 10.0
     target_px: int = 1280
-    """a JPEG is decoded at the smallest DCT scale whose longer side is at least this"""
+    """a JPEG is decoded at a half, quarter or eighth whose longer side is at least this; 0: always whole"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +96,25 @@ def _decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
 
 
 def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
-    """Decode near the size that is needed: libjpeg scales by n/8 in the DCT domain, far cheaper than whole."""
-    shrink = min(1.0, target_px / max(width, height))
+    """Decode near the size that is needed: libjpeg scales in the DCT domain, far cheaper than whole.
+
+    Only by powers of two: for these it has vector code, for the other eighths it takes longer than for more pixels.
+    """
+    divisor = 1
+    while target_px and divisor < 8 and max(width, height) >= 2 * divisor * target_px:
+        divisor *= 2
     pixels: U8 = simplejpeg.decode_jpeg(
-        data, "RGB", fastdct=False, fastupsample=False, min_height=height * shrink, min_width=width * shrink
+        data, "RGB", fastdct=False, fastupsample=False, min_height=height // divisor, min_width=width // divisor
     )
     return pixels
 
 
 def _to_rgb(image: Image.Image, target_px: int) -> U8:
     if image.format == "JPEG":  # CMYK and the like: Pillow's own DCT scaling
-        image.draft(None, (target_px, target_px))
+        image.draft(None, (target_px or image.width, target_px or image.height))
     image.seek(0)
     image.load()
-    shrink = max(image.size) // target_px
+    shrink = max(image.size) // target_px if target_px else 1
     if image.mode in _SIXTEEN_BIT:
         deep = np.asarray(image, dtype=np.float32)
         top = 65535.0 if deep.max(initial=0) > 255 else 255.0

@@ -72,7 +72,7 @@ def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Co
     """Run the open chunks on Ray and commit their receipts."""
     assert context.pack is not None
     config = context.config
-    options = pipeline_options(config)
+    options = pipeline_options(config, context.pack.card)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
     spec = replace(spec, retracted=retracted_contents(config))
     engine = RayEmbedder(spec, config.embed, config.ray)
