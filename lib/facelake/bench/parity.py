@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,29 +65,37 @@ def parity(config: Config, pack: str, images: str, training_data: str | None = N
 
 
 def reference(pack: str, min_score: float) -> Callable[[Path], list[Reference]]:
-    """insightface's FaceAnalysis over a pack, with cv2's decoder, as its README has it.
-
-    Raises:
-        ConfigError: insightface or OpenCV is not installed.
-    """
-    try:
-        import cv2
-        from insightface.app import FaceAnalysis
-    except ImportError as err:
-        next_step = "pip install 'facelake[test]', or insightface and opencv-python"
-        raise ConfigError(f"not installed: {err.name}", where="bench", next_step=next_step) from err
-    analysis = FaceAnalysis(
-        str(Path(pack).expanduser()), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
-    )
-    analysis.prepare(ctx_id=-1, det_thresh=min_score)
+    """insightface's answers for a photo, read by OpenCV."""
+    analysis = face_analysis(pack, min_score)
 
     def analyse(path: Path) -> list[Reference]:
+        import cv2
+
         pixels: U8 | None = cv2.imread(str(path))
         if pixels is None:
             return []
         return [Reference(face.bbox, face.kps, face.normed_embedding) for face in analysis.get(pixels)]
 
     return analyse
+
+
+def face_analysis(pack: str, min_score: float) -> Any:
+    """insightface's FaceAnalysis over a pack, as its README has it.
+
+    Raises:
+        ConfigError: insightface or OpenCV is not installed.
+    """
+    try:
+        from insightface.app import FaceAnalysis
+    except ImportError as err:
+        next_step = "pip install 'facelake[test]', or insightface and opencv-python"
+        raise ConfigError(f"not installed: {err.name}", where="bench", next_step=next_step) from err
+    warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")  # scikit-image, at every face
+    analysis = FaceAnalysis(
+        str(Path(pack).expanduser()), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
+    )
+    analysis.prepare(ctx_id=-1, det_thresh=min_score)
+    return analysis
 
 
 def _ours(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Face, ...]]:

@@ -1,4 +1,4 @@
-"""Commands around packs and the speed of embed: models card, bench parity."""
+"""Commands around packs and the speed of embed: models card, bench parity, bench embed."""
 
 from __future__ import annotations
 
@@ -65,3 +65,24 @@ def bench_parity(
         terminal.result({"ok": figures["agrees"], **figures})
         if not figures["agrees"]:
             raise typer.Exit(1)
+
+
+@bench_app.command("embed")
+def bench_embed(
+    pack: PackOption,
+    images: ImagesOption,
+    accept_license: AcceptOption = None,
+    photos: Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")] = 3,
+    side: Annotated[int, typer.Option(min=0, help="scale photos to this longer side; 0: as they are")] = 0,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Images per second of facelake, of insightface in a loop, and of the bare models."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.embed import Sizes, embed_rates
+
+        settings = read_config(config, None, model__accept_license=accept_license)
+        figures = embed_rates(settings, pack, images, Sizes(photos, rounds, side))
+        terminal.table("embed", ["figure", "value"], [[key, value] for key, value in figures.items()])
+        terminal.result({"ok": True, **figures})

@@ -25,7 +25,8 @@ from facelake.stages.lineage import retracted_contents
 from facelake.stages.models import pipeline_options
 from facelake.stages.purge import ask_for_purge
 
-_CHUNKS_PER_TASK = 8
+_CHUNKS_PER_TASK = 8  # at most: neighbours are read in one pass
+_TASKS_PER_WORKER = 4  # at least, so that the last ones end at about the same time
 
 
 _OUTCOMES = ("faces", "rejects")
@@ -61,14 +62,14 @@ def embed(context: Context) -> StageResult:
     done: Counter[str] = Counter(admitted=plan.images, embedded=0, rejected=0, faces=0, swept=swept)
     reasons: Counter[str] = Counter()
     if plan.chunks:
-        _work(context, progress, done, reasons)
+        _work(context, progress, plan.chunks, done, reasons)
     must_add_up("embed", ("admitted", plan.images), ("embedded", done["embedded"]), ("rejected", done["rejected"]))
     _drop_superseded(context)
     counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
     return run.finish(counts, digest_of(progress.state()))
 
 
-def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Counter[str]) -> None:
+def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:
     """Run the open chunks on Ray and commit their receipts."""
     assert context.pack is not None
     config = context.config
@@ -77,8 +78,9 @@ def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Co
     spec = replace(spec, retracted=retracted_contents(config))
     engine = RayEmbedder(spec, config.embed, config.ray)
     held: list[ChunkReceipt] = []
+    per_task = max(1, min(_CHUNKS_PER_TASK, chunks // (_TASKS_PER_WORKER * engine.size)))
     try:
-        for receipt in engine.run(tasks_of(progress.open_chunks(), _CHUNKS_PER_TASK)):
+        for receipt in engine.run(tasks_of(progress.open_chunks(), per_task)):
             held.append(receipt)
             done.update(embedded=receipt.embedded, rejected=receipt.rejected, faces=receipt.face_rows)
             reasons.update(receipt.reasons)
