@@ -63,6 +63,9 @@ class EmbedSection(_Section):
     max_bytes: int = Field(64 << 20, ge=1, description="an encoded photo with more is rejected unread")
     max_decode_s: float = Field(10.0, gt=0, description="a photo that takes longer to decode is rejected")
     max_attempts: int = Field(2, ge=1, description="tries of a chunk before it is split to find the killer")
+    runtime: Literal["onnxruntime", "torch"] = Field("onnxruntime", description="what runs the networks")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where torch runs them: cpu, cuda, cuda:1")
+    half_precision: bool = Field(False, description="torch only; another model digest, since it gives other faces")
     use_gpu: bool = Field(False, description="ask Ray for a GPU per actor")
 
 

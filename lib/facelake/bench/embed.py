@@ -13,7 +13,6 @@ facelake count every process of Ray; those of insightface count its idle threads
 
 from __future__ import annotations
 
-import io
 import multiprocessing
 import statistics
 import tempfile
@@ -58,8 +57,8 @@ class Sizes:
     """longer side to which photos are scaled; 0: as they are"""
 
 
-def embed_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[str, Any]:
-    """Images per second of the three, and their ratios.
+def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: bool = False) -> dict[str, Any]:
+    """Images per second of the three, and their ratios; or of facelake alone, with the memory of all its processes.
 
     Raises:
         ConfigError: no photos, no pack, insightface not installed.
@@ -69,10 +68,12 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[st
     must_be_accepted(config, card)
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
-        photos = _photos(Path(images).expanduser(), folder / "photos", sizes)
+        _write_photos(Path(images).expanduser(), folder / "photos", sizes)
         write_card(card, str(folder / "card.yaml"))
-        theirs = _FaceAnalysisLoop(pack, photos, card.min_det_score)
         workers = _workers(config)
+        if alone:
+            return _alone([_ours(config, folder, number, sizes.photos, workers) for number in range(sizes.rounds)])
+        theirs = _FaceAnalysisLoop(pack, folder / "photos", card.min_det_score)
         rounds = []
         with _bare_pool(loaded, workers) as pool:
             for number in range(sizes.rounds):
@@ -109,17 +110,23 @@ def _figures(rounds: list[dict[str, float]], sizes: Sizes, workers: int, faces: 
         **cpu,
         "of_bare_by_cpu": ratio("bare_cpu", "facelake_cpu"),
         "times_insightface_by_cpu": ratio("insightface_cpu", "facelake_cpu"),
+    }
+
+
+def _alone(rounds: list[dict[str, float]]) -> dict[str, Any]:
+    return {
+        "facelake_per_s": round(statistics.median(one["steady"] for one in rounds), 2),
+        "facelake_cpu_ms": round(1000 * statistics.median(one["facelake_cpu"] for one in rounds), 2),
         "peak_memory_bytes": int(max(one["memory"] for one in rounds)),
     }
 
 
-def _photos(source: Path, target: Path, sizes: Sizes) -> list[bytes]:
+def _write_photos(source: Path, target: Path, sizes: Sizes) -> None:
     """As many different JPEGs as asked for: shifted a little each time round, so that no face repeats exactly."""
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not found:
         raise ConfigError("no photos", where=str(source), next_step="a folder of .jpg or .png")
     target.mkdir()
-    photos = []
     for number in range(sizes.photos):
         with Image.open(found[number % len(found)]) as image:
             pixels = np.asarray(image.convert("RGB"))
@@ -127,11 +134,7 @@ def _photos(source: Path, target: Path, sizes: Sizes) -> list[bytes]:
         if sizes.side_px:
             scale = sizes.side_px / max(shifted.size)
             shifted = shifted.resize((round(shifted.width * scale), round(shifted.height * scale)))
-        sink = io.BytesIO()
-        shifted.save(sink, "JPEG", quality=92)
-        photos.append(sink.getvalue())
-        (target / f"{number:06d}.jpg").write_bytes(photos[-1])
-    return photos
+        shifted.save(target / f"{number:06d}.jpg", quality=92)
 
 
 def _ours(config: Config, folder: Path, number: int, photos: int, workers: int) -> dict[str, float]:
@@ -147,7 +150,7 @@ def _ours(config: Config, folder: Path, number: int, photos: int, workers: int) 
         if isinstance(event, StageProgress) and event.stage == "embed":
             marks.append((time.monotonic(), event.done, family_cpu_s()))
 
-    with writing(settings, "bench", listen) as context, PeakMemory(every_s=3.0) as memory:
+    with writing(settings, "bench", listen) as context, PeakMemory(every_s=2.0) as memory:
         context.lake.mark_as_demo()
         import_folder(context, str(folder / "photos"), grant=Grant())
         admit(context)
@@ -170,8 +173,8 @@ def _ours(config: Config, folder: Path, number: int, photos: int, workers: int) 
 class _FaceAnalysisLoop:
     """insightface as its README has it."""
 
-    def __init__(self, pack: str, photos: list[bytes], min_score: float) -> None:
-        self._analysis, self._photos = face_analysis(pack, min_score), photos
+    def __init__(self, pack: str, photos: Path, min_score: float) -> None:
+        self._analysis, self._photos = face_analysis(pack, min_score), sorted(photos.iterdir())
         self.faces = 0.0
         """per photo"""
 
@@ -180,9 +183,8 @@ class _FaceAnalysisLoop:
 
         chosen = self._photos[: max(count, 1)]
         faces, began, cpu = 0, time.monotonic(), time.process_time()
-        for data in chosen:
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            faces += len(self._analysis.get(pixels))
+        for path in chosen:
+            faces += len(self._analysis.get(cv2.imread(str(path))))
         seconds = time.monotonic() - began
         self.faces = faces / len(chosen)
         cpu = time.process_time() - cpu

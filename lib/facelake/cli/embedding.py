@@ -74,6 +74,7 @@ def bench_embed(
     accept_license: AcceptOption = None,
     photos: Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")] = 400,
     rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")] = 3,
+    alone: Annotated[bool, typer.Option("--alone", help="only facelake: its rate and the memory it needs")] = False,
     side: Annotated[int, typer.Option(min=0, help="scale photos to this longer side; 0: as they are")] = 0,
     config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
 ) -> None:  # fmt: skip
@@ -83,6 +84,6 @@ def bench_embed(
         from facelake.bench.embed import Sizes, embed_rates
 
         settings = read_config(config, None, model__accept_license=accept_license)
-        figures = embed_rates(settings, pack, images, Sizes(photos, rounds, side))
+        figures = embed_rates(settings, pack, images, Sizes(photos, rounds, side), alone)
         terminal.table("embed", ["figure", "value"], [[key, value] for key, value in figures.items()])
         terminal.result({"ok": True, **figures})

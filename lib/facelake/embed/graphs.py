@@ -14,7 +14,7 @@ from facelake.contracts import F32
 _BATCH = "n"
 
 
-def batchable(model_bytes: bytes, input_name: str | None = None, any_size: bool = False) -> bytes:
+def batchable(model_bytes: bytes, input_name: str | None = None, any_size: bool = False, blocks: bool = True) -> bytes:
     """A model with a symbolic batch axis, weights dequantised, weights no longer listed as inputs.
 
     Published graphs come with three habits that stop batching: a batch size of 1 written into the input, into
@@ -24,12 +24,14 @@ def batchable(model_bytes: bytes, input_name: str | None = None, any_size: bool 
     Args:
         input_name: the one true input; default: the only one that is no weight.
         any_size: free height and width too, for a fully convolutional model.
+        blocks: write PRelu so that it fits onnxruntime's blocks of channels.
     """
     model = onnx.load_from_string(model_bytes)
     graph = model.graph
     _repair(graph, input_name)
     _free_reshapes(graph)
-    _unfold_prelu(graph)
+    if blocks:
+        _unfold_prelu(graph)
     for item in graph.output:
         if len(item.type.tensor_type.shape.dim) == 2:
             _batch_rows(graph, item)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from facelake.embed.geometry import crop_around, letterbox, nms
 from facelake.embed.graphs import batchable, batches_alike
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.resample import to_blob
-from facelake.embed.runtime import Graph, OnnxGraph
+from facelake.embed.runtime import Graph, Runtime, open_graph
 from facelake.embed.scrfd import Scrfd
 
 _STRIDES = (8, 16, 32)
@@ -30,6 +31,7 @@ _SAME_FACE = 0.4  # share of the known box that a face found in the crop must co
 _KEPT_FACES = 4096  # embeddings of the last faces, for exact duplicates among them; 8 MB at 512 dimensions
 _NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
 
+_CPU = Runtime()
 _LOG = logging.getLogger(__name__)
 
 
@@ -149,18 +151,23 @@ class Encoder:
         return unit
 
 
-def load_detector(pack: Pack, min_score: float, threads: int = 1) -> Detector:
-    """The pack's detector on the CPU."""
+def load_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> Detector:
+    """The pack's detector."""
     card = pack.card.detector
+    blocks = runtime.name == "onnxruntime"
     if isinstance(card, ScrfdCard):
-        return Scrfd(OnnxGraph(batchable(pack.detector, any_size=card.any_size), threads), card.sides, min_score)
-    return YuNet(OnnxGraph(batchable(pack.detector, any_size=True), threads), card, min_score)
+        graph = open_graph(batchable(pack.detector, any_size=card.any_size, blocks=blocks), runtime)
+        return Scrfd(graph, card.sides, min_score)
+    # YuNet's landmarks move by pixels in half precision (cosines fell to .97), and it is small
+    whole = replace(runtime, half=False)
+    return YuNet(open_graph(batchable(pack.detector, any_size=True, blocks=blocks), whole), card, min_score)
 
 
-def load_encoder(pack: Pack, threads: int = 1) -> Encoder:
-    """The pack's encoder on the CPU."""
+def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
+    """The pack's encoder."""
     card = pack.card.encoder
-    return Encoder(OnnxGraph(batchable(pack.encoder, card.input_name), threads), card.mean, card.scale)
+    model = batchable(pack.encoder, card.input_name, blocks=runtime.name == "onnxruntime")
+    return Encoder(open_graph(model, runtime), card.mean, card.scale)
 
 
 def _relocated(box: F32, known: F32, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.packs import Pack
 from facelake.embed.quality import quality
 from facelake.embed.resample import warp_linear
+from facelake.embed.runtime import Runtime
 
 _SIDE = 112
 
@@ -30,14 +31,16 @@ class PipelineOptions:
     batch_photos: int = 16
     batch_faces: int = 8
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    runtime: Runtime = field(default_factory=Runtime)
 
     def shaping(self) -> dict[str, float]:
-        """The options on which the rows depend; batch sizes do not change them."""
-        return {
+        """The options on which the rows depend; batch sizes and the runtime in full precision do not change them."""
+        shaping = {
             "min_det_score": self.min_det_score,
             "min_face_px": self.min_face_px,
             "target_px": self.limits.target_px,
         }
+        return shaping | ({"half": 1} if self.runtime.half else {})
 
 
 @dataclass(slots=True)
@@ -67,13 +70,11 @@ class _Found:
 class Pipeline:
     """Holds the models; one per worker."""
 
-    def __init__(
-        self, pack: Pack, options: PipelineOptions, threads: int = 1, retracted: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, pack: Pack, options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> None:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
         self._options, self._retracted = options, retracted or {}
-        self._detector = load_detector(pack, options.min_det_score, threads)
-        self._encoder = load_encoder(pack, threads)
+        self._detector = load_detector(pack, options.min_det_score, options.runtime)
+        self._encoder = load_encoder(pack, options.runtime)
 
     def run(
         self, photos: Iterable[tuple[int, str, bytes]], named_only: Container[int] = frozenset()

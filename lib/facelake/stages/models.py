@@ -14,6 +14,7 @@ from facelake.config import Config, conf_dir, read_yaml_as
 from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
 from facelake.embed.packs import FolderCard
+from facelake.embed.runtime import Runtime
 from facelake.errors import ConfigError, Refused, Retryable
 from facelake.lake.store import open_store
 
@@ -63,6 +64,7 @@ def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
         min_face_px=embed.min_face_px,
         batch_faces=embed.batch_faces,
         limits=DecodeLimits(embed.max_bytes, embed.max_pixels, embed.max_decode_s, embed.decode_px),
+        runtime=Runtime(embed.runtime, embed.device, embed.half_precision),
     )
 
 
