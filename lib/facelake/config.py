@@ -69,6 +69,15 @@ class EmbedSection(_Section):
     use_gpu: bool = Field(False, description="ask Ray for a GPU per actor")
 
 
+class PlanSection(_Section):
+    """What embed may cost."""
+
+    nodes: int = Field(1, ge=1, description="machines that embed runs on")
+    cores_per_node: int = Field(2, ge=1, description="cores of each, one worker per core")
+    price_per_node_hour: float | None = Field(None, gt=0, description="in your currency")
+    budget: float | None = Field(None, ge=0, description="embed is refused when it would cost more; needs a price")
+
+
 class RaySection(_Section):
     """Where embed runs."""
 
@@ -150,6 +159,7 @@ class Config(_Section):
     corpus_may_shrink: bool = Field(False, description="go on when a fifth of the decided photos vanished")
     model: ModelSection = ModelSection()
     embed: EmbedSection = EmbedSection()
+    plan: PlanSection = PlanSection()
     ray: RaySection = RaySection()
     spark: SparkSection = SparkSection()
     cluster: ClusterSection = ClusterSection()

@@ -136,8 +136,10 @@ class Pipeline:
         """Decode a photo again where it has pixels that its smallest face lacks for the encoder."""
         photo = item.photo
         assert isinstance(photo, Photo)
+        if photo.pixels.shape[1] >= photo.width:
+            return
         enlarge = max(float(np.linalg.norm(similarity_transform(face.landmarks)[:, 0])) for face in item.located)
-        if not 1 < enlarge < np.inf or photo.pixels.shape[1] >= photo.width:
+        if not 1 < enlarge < np.inf:
             return
         wanted_px = int(min(max(photo.width, photo.height), max(photo.pixels.shape[:2]) * enlarge))
         finer = decode(item.data, replace(self._options.limits, target_px=wanted_px))

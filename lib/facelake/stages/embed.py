@@ -19,10 +19,12 @@ from facelake.contracts import Chunk, ChunkReceipt, Covers, file_key
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.engines.ray_embed import RayEmbedder
 from facelake.events import Notice, StageProgress
+from facelake.lake.corpus import Corpus
 from facelake.lake.tables import DataFile, read_file
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.lineage import retracted_contents
 from facelake.stages.models import pipeline_options
+from facelake.stages.projection import faces_per_photo, must_fit_budget, project
 from facelake.stages.purge import ask_for_purge
 
 _CHUNKS_PER_TASK = 8  # at most: neighbours are read in one pass
@@ -58,6 +60,8 @@ def embed(context: Context) -> StageResult:
     if context.lineage:
         lineage = ", ".join(context.lineage)
         context.emit(Notice("embed", f"the model {pack.card.name} is said to descend from withdrawn sets: {lineage}"))
+    if plan.images and context.config.plan.budget is not None:
+        _keep_budget(context, plan.images)
     _commit(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     done: Counter[str] = Counter(admitted=plan.images, embedded=0, rejected=0, faces=0, swept=swept)
     reasons: Counter[str] = Counter()
@@ -67,6 +71,16 @@ def embed(context: Context) -> StageResult:
     _drop_superseded(context)
     counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
     return run.finish(counts, digest_of(progress.state()))
+
+
+def _keep_budget(context: Context, images: int) -> None:
+    """Before any photo is read: would this cost more than allowed?"""
+    assert context.pack is not None
+    corpus = Corpus(context.config.corpus_uri, context.config.s3)
+    files = [corpus.inspect(path) for path in corpus.paths()]
+    mean_bytes = sum(file.image_bytes for file in files) / max(sum(file.rows for file in files), 1)
+    projection = project(context.config, context.pack, images, mean_bytes, faces_per_photo(context.lake))
+    must_fit_budget(context.config, projection)
 
 
 def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:
