@@ -124,7 +124,7 @@ def test_a_small_face_in_a_large_photo_is_decoded_again(pack: Pack, shared: Path
         near = min(wanted.faces, key=lambda other: float(np.abs(other.box - face.box).sum()))
         assert np.abs(near.box - face.box).max() < 20, "boxes are in pixels of the whole photo"
         cosines.append(float(near.embedding.astype(np.float32) @ face.embedding.astype(np.float32)))
-    assert np.median(cosines) > 0.98
+    assert np.median(cosines) > 0.995, ".981 where it is not decoded again"
 
 
 def test_wrong_digest_and_missing_files_are_refused(pack: Pack) -> None:
