@@ -26,6 +26,9 @@ class ModelSection(_Section):
 
     card: str = Field("opencv", description="name in conf/models, or path of a model card")
     cache: str = Field("~/.cache/facelake", description="where fetched model files are kept")
+    accept_license: Literal["non-commercial"] | None = Field(
+        None, description="needed for models whose card says that their terms are non-commercial"
+    )
     accept_lineage: dict[str, str] | None = Field(
         None,
         description="withdrawn data sets that the model may descend from, each with the reason why that is accepted; "
@@ -49,13 +52,30 @@ class EmbedSection(_Section):
     chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows that are committed as one")
     commit_every_chunks: int = Field(8, ge=1, description="receipts per Delta commit")
     batch_faces: int = Field(8, ge=1, le=1024, description="aligned faces per encoder call")
-    min_det_score: float = Field(0.8, gt=0, lt=1, description="detector score below which nothing is a face")
+    min_det_score: float | None = Field(
+        None, gt=0, lt=1, description="detector score below which nothing is a face; null: as the model card says"
+    )
+    decode_px: int = Field(
+        1280, ge=0, description="JPEGs are decoded at 1/2, 1/4 or 1/8 while their longer side keeps this; 0: whole"
+    )
     min_face_px: int = Field(24, ge=1, description="shorter side of a face, pixels of the full photo")
     max_pixels: int = Field(64_000_000, ge=1, description="a photo with more is rejected undecoded")
     max_bytes: int = Field(64 << 20, ge=1, description="an encoded photo with more is rejected unread")
     max_decode_s: float = Field(10.0, gt=0, description="a photo that takes longer to decode is rejected")
     max_attempts: int = Field(2, ge=1, description="tries of a chunk before it is split to find the killer")
+    runtime: Literal["onnxruntime", "torch"] = Field("onnxruntime", description="what runs the networks")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where torch runs them: cpu, cuda, cuda:1")
+    half_precision: bool = Field(False, description="torch only; another model digest, since it gives other faces")
     use_gpu: bool = Field(False, description="ask Ray for a GPU per actor")
+
+
+class PlanSection(_Section):
+    """What embed may cost."""
+
+    nodes: int = Field(1, ge=1, description="machines that embed runs on")
+    cores_per_node: int = Field(2, ge=1, description="cores of each, one worker per core")
+    price_per_node_hour: float | None = Field(None, gt=0, description="in your currency")
+    budget: float | None = Field(None, ge=0, description="embed is refused when it would cost more; needs a price")
 
 
 class RaySection(_Section):
@@ -151,6 +171,7 @@ class Config(_Section):
     corpus_may_shrink: bool = Field(False, description="go on when a fifth of the decided photos vanished")
     model: ModelSection = ModelSection()
     embed: EmbedSection = EmbedSection()
+    plan: PlanSection = PlanSection()
     ray: RaySection = RaySection()
     spark: SparkSection = SparkSection()
     cluster: ClusterSection = ClusterSection()

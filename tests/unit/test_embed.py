@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from PIL import Image
 
 from facelake.config import Config
 from facelake.contracts import Reject, embedding_matrix
-from facelake.embed import Pack, Pipeline, PipelineOptions, faces_table, rejects_table
+from facelake.embed import DecodeLimits, Pack, Pipeline, PipelineOptions, faces_table, rejects_table
 from facelake.embed.graphs import batchable
-from facelake.embed.models import Encoder, YuNet
+from facelake.embed.models import load_detector, load_encoder
 from facelake.errors import ConfigError
 from facelake.stages.models import cache_folder, find_card
 
@@ -36,7 +37,7 @@ def photos(demo_template: tuple[Path, object]) -> list[tuple[int, str, bytes]]:
 
 def test_batch_of_the_encoder_changes_nothing(pack: Pack) -> None:
     faces = np.random.default_rng(0).integers(0, 255, (7, 112, 112, 3), dtype=np.uint8)
-    encoder = Encoder(pack)
+    encoder = load_encoder(pack)
     whole = encoder.encode(faces)
     np.testing.assert_allclose(whole, np.concatenate([encoder.encode(f[None]) for f in faces]), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
@@ -53,7 +54,7 @@ def test_encoder_agrees_with_the_file_as_it_is_published(pack: Pack) -> None:
     original = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     face = np.random.default_rng(1).integers(0, 255, (1, 112, 112, 3), dtype=np.uint8)
     raw = original.run(["fc1"], {"data": face.transpose(0, 3, 1, 2).astype(np.float32)})[0]
-    np.testing.assert_allclose(Encoder(pack).encode(face), raw / np.linalg.norm(raw), atol=1e-4)
+    np.testing.assert_allclose(load_encoder(pack).encode(face), raw / np.linalg.norm(raw), atol=1e-4)
 
 
 def test_detector_runs_in_batches_and_at_any_size(pack: Pack) -> None:
@@ -66,7 +67,7 @@ def test_detector_runs_in_batches_and_at_any_size(pack: Pack) -> None:
 
 
 def test_detector_finds_what_is_there(pack: Pack) -> None:
-    found = YuNet(pack, 0.8).detect(np.zeros((2, 640, 640, 3), np.uint8))
+    found = load_detector(pack, 0.8).locate(np.zeros((2, 480, 640, 3), np.uint8))
     assert [len(f.scores) for f in found] == [0, 0]
 
 
@@ -103,6 +104,27 @@ def test_a_face_that_fills_its_frame_is_found(pipeline: Pipeline, shared: Path) 
     tight = next(iter(pipeline.run([(0, "b", sink.getvalue())])))
     assert len(tight.faces) == 1
     assert float(tight.faces[0].embedding.astype(np.float32) @ whole.faces[0].embedding.astype(np.float32)) > 0.7
+
+
+def test_a_small_face_in_a_large_photo_is_decoded_again(pack: Pack, shared: Path) -> None:
+    """Ten portraits of 320 pixels in a photo of 3200: at half its size the encoder would have less than there is."""
+    frame = Image.new("RGB", (3200, 1600), "gray")
+    for i, path in enumerate(sorted((shared / "data/london/images").glob("*.jpg"))[:10]):
+        frame.paste(Image.open(path).resize((320, 320)), (100 + i % 5 * 600, 100 + i // 5 * 700))
+    sink = io.BytesIO()
+    frame.save(sink, "JPEG", quality=95)
+    options = PipelineOptions(min_det_score=0.6)
+    halved = Pipeline(pack, options)
+    whole = Pipeline(pack, replace(options, limits=DecodeLimits(target_px=0)))
+    (found,), (wanted,) = (list(p.run([(0, "a", sink.getvalue())])) for p in (halved, whole))
+    assert (found.width, found.height) == frame.size
+    assert len(found.faces) == len(wanted.faces) == 10
+    cosines = []
+    for face in found.faces:
+        near = min(wanted.faces, key=lambda other: float(np.abs(other.box - face.box).sum()))
+        assert np.abs(near.box - face.box).max() < 20, "boxes are in pixels of the whole photo"
+        cosines.append(float(near.embedding.astype(np.float32) @ face.embedding.astype(np.float32)))
+    assert np.median(cosines) > 0.995, ".981 where it is not decoded again"
 
 
 def test_wrong_digest_and_missing_files_are_refused(pack: Pack) -> None:

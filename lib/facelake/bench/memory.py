@@ -37,6 +37,18 @@ class PeakMemory:
         return peak
 
 
+def family_cpu_s() -> float:
+    """Seconds of CPU that this process and its living descendants have used."""
+    ticks = 0
+    for pid in _family(os.getpid()):
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _family(root: int) -> list[int]:
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):

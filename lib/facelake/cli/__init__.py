@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from facelake.cli import embedding as _embedding  # noqa: F401  its commands join those of models and bench
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app
 from facelake.cli.run import app

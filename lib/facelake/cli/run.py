@@ -236,14 +236,15 @@ def explain(
 
 @app.command()
 def plan(
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="run the models a few seconds: time and cost")] = False,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
-    """Say what embed would have to do: images, bytes, chunks, memory. Writes nothing."""
+    """Say what embed would have to do: images, bytes, chunks, memory, and calibrated time and cost. Writes nothing."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
         from facelake.stages.plan import plan as make_plan
 
-        figures = make_plan(read_config(config, lake))
+        figures = make_plan(read_config(config, lake), calibrate)
         terminal.table("plan", ["figure", "value"], [[key.replace("_", " "), value] for key, value in figures.items()])
         terminal.result({"ok": True, **figures})

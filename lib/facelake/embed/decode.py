@@ -17,9 +17,17 @@ from PIL import Image, UnidentifiedImageError
 from facelake.contracts import U8, Reject
 
 # Decoders that are maintained against hostile input. Everything else is refused by name.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 _EXIF_ORIENTATION = 0x0112
 Image.init()  # `formats=` names plugins that Pillow otherwise loads late
+with contextlib.suppress(ImportError):  # the extra `heic`: photos of telephones
+    import pillow_heif
+
+    pillow_heif.register_heif_opener(thumbnails=False)
+    FORMATS.append("HEIF")
+_ROWS = 256
+# Progressive photos come in about ten passes; each more costs a walk over all coefficients, and no clock stops that.
+_MOST_SCANS, _SCAN = 100, b"\xff\xda"
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -31,7 +39,7 @@ class DecodeLimits:
     max_pixels: int = 64_000_000
     max_seconds: float = 10.0
     target_px: int = 1280
-    """a JPEG is decoded at the smallest DCT scale whose longer side is at least this"""
+    """a JPEG is decoded at a half, quarter or eighth whose longer side is at least this; 0: always whole"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,8 @@ def _decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
         width, height = image.size
         if width * height > limits.max_pixels:
             return Undecoded(Reject.PIXELS, f"{width}x{height}, allowed {limits.max_pixels} pixels")
+        if image.format in ("JPEG", "MPO") and data.count(_SCAN) > _MOST_SCANS:
+            return Undecoded(Reject.TIMEOUT, f"more than {_MOST_SCANS} passes over one photo")
         orientation = _orientation(image)
         if image.format in ("JPEG", "MPO") and image.mode == "RGB":
             pixels = _decode_jpeg(data, width, height, limits.target_px)
@@ -91,30 +101,44 @@ def _decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
 
 
 def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
-    """Decode near the size that is needed: libjpeg scales by n/8 in the DCT domain, far cheaper than whole."""
-    shrink = min(1.0, target_px / max(width, height))
+    """Decode near the size that is needed: libjpeg scales in the DCT domain, far cheaper than whole.
+
+    Only by powers of two: for these it has vector code, for the other eighths it takes longer than for more pixels.
+    """
+    divisor = 1
+    while target_px and divisor < 8 and max(width, height) >= 2 * divisor * target_px:
+        divisor *= 2
     pixels: U8 = simplejpeg.decode_jpeg(
-        data, "RGB", fastdct=False, fastupsample=False, min_height=height * shrink, min_width=width * shrink
+        data, "RGB", fastdct=False, fastupsample=False, min_height=height // divisor, min_width=width // divisor
     )
     return pixels
 
 
 def _to_rgb(image: Image.Image, target_px: int) -> U8:
+    """First made small, then converted: a copy in four channels of the largest photo allowed would be a quarter GB."""
     if image.format == "JPEG":  # CMYK and the like: Pillow's own DCT scaling
-        image.draft(None, (target_px, target_px))
+        image.draft(None, (target_px or image.width, target_px or image.height))
     image.seek(0)
     image.load()
-    shrink = max(image.size) // target_px
+    shrink = max(image.size) // target_px if target_px else 1
     if image.mode in _SIXTEEN_BIT:
-        deep = np.asarray(image, dtype=np.float32)
-        top = 65535.0 if deep.max(initial=0) > 255 else 255.0
-        gray = np.clip(deep * (255.0 / top), 0, 255).astype(np.uint8)
-        image = Image.fromarray(gray)
-    if image.mode != "RGB":
-        image = image.convert("RGBA").convert("RGB") if "transparency" in image.info else image.convert("RGB")
+        image = Image.fromarray(_eight_bit(np.asarray(image)))
+    elif image.mode in ("P", "1"):
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if shrink >= 2:
         image = image.reduce(shrink)
-    return np.asarray(image, dtype=np.uint8)
+    if image.mode == "RGB" or "transparency" not in image.info:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+    return np.asarray(image.convert("RGBA").convert("RGB"), dtype=np.uint8)
+
+
+def _eight_bit(deep: np.ndarray) -> U8:
+    """Gray levels of 16 bits (or of 8 in a wider container) as 8 bits, a few rows at a time."""
+    scale = 255.0 / 65535.0 if deep.max(initial=0) > 255 else 1.0
+    gray = np.empty(deep.shape, np.uint8)
+    for start in range(0, len(deep), _ROWS):
+        gray[start : start + _ROWS] = np.clip(deep[start : start + _ROWS] * scale, 0, 255)
+    return gray
 
 
 def _orientation(image: Image.Image) -> int:

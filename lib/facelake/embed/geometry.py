@@ -46,17 +46,20 @@ def crop_around(pixels: U8, box: np.ndarray, share: float, side: int) -> tuple[U
     return square, low, scale
 
 
-def nms(boxes: F32, scores: F32, max_iou: float) -> I64:
-    """Greedy non-maximum suppression; indices kept, best score first. boxes (n, 4), scores (n,)."""
+def nms(boxes: F32, scores: F32, max_iou: float, border: float = 0.0) -> I64:
+    """Greedy non-maximum suppression; indices kept, best score first. boxes (n, 4), scores (n,).
+
+    `border` is added to every width and height: 1 where a box is thought to hold the pixels of both its edges.
+    """
     order = np.argsort(-scores, kind="stable")
-    area = np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
+    area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2] + border, 0), axis=1)
     kept: list[int] = []
     while order.size:
         best, rest = order[0], order[1:]
         kept.append(int(best))
         low = np.maximum(boxes[best, :2], boxes[rest, :2])
         high = np.minimum(boxes[best, 2:], boxes[rest, 2:])
-        overlap = np.prod(np.maximum(high - low, 0), axis=1)
+        overlap = np.prod(np.maximum(high - low + border, 0), axis=1)
         union = np.maximum(area[best] + area[rest] - overlap, 1e-9)
         order = rest[overlap / union <= max_iou]
     return np.array(kept, np.int64)

@@ -1,51 +1,71 @@
-"""The detector and the encoder as arrays in, arrays out."""
+"""The default detector and the encoder as arrays in, arrays out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import hashlib
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-import onnxruntime
 
 from facelake.contracts import F32, U8
-from facelake.embed.geometry import nms
-from facelake.embed.graphs import batchable
-from facelake.embed.packs import Pack
+from facelake.embed.detectors import Detections, Detector
+from facelake.embed.geometry import crop_around, letterbox, nms
+from facelake.embed.graphs import batchable, batches_alike
+from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
+from facelake.embed.resample import to_blob
+from facelake.embed.runtime import Graph, Runtime, open_graph
+from facelake.embed.scrfd import Scrfd
 
 _STRIDES = (8, 16, 32)
 _NMS_IOU = 0.3  # OpenCV's FaceDetectorYN default
 _CROP_SCORE = 0.3
 # Measured on CPU: a 640x640 photo's activations fill the cache, so a bigger batch halves the rate (docs/benchmarks.md).
 _DETECT_BATCH = 1
+# A face that fills its frame is too large for YuNet at full size: photos without a face get a second look.
+_SECOND_LOOK = 0.5
+_CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
+_SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
+_KEPT_FACES = 4096  # embeddings of the last faces, for exact duplicates among them; 8 MB at 512 dimensions
+_NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
 
-
-@dataclass(frozen=True, slots=True)
-class Detections:
-    """Faces of one square: boxes (n, 4), landmarks (n, 5, 2) in square pixels, scores (n,), best first."""
-
-    boxes: F32
-    landmarks: F32
-    scores: F32
-
-
-def _session(model: bytes, threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+_CPU = Runtime()
+_LOG = logging.getLogger(__name__)
 
 
 class YuNet:
     """YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", MIR 2023), as OpenCV decodes it."""
 
-    def __init__(self, pack: Pack, min_score: float, threads: int = 1) -> None:
-        self.side, self.crop_side = pack.card.detector.input_px, pack.card.detector.refine_px
-        self._min_score = min_score
-        self._session = _session(batchable(pack.detector, any_size=True), threads)
-        self._input = self._session.get_inputs()[0].name
-        self._outputs = [f"{head}_{stride}" for stride in _STRIDES for head in ("cls", "obj", "bbox", "kps")]
+    smooth = True
+
+    def __init__(self, graph: Graph, card: YuNetCard, min_score: float) -> None:
+        self.side, self.crop_side = card.input_px, card.refine_px
+        self._min_score, self._graph = min_score, graph
+        names = [f"{head}_{stride}" for stride in _STRIDES for head in ("cls", "obj", "bbox", "kps")]
+        self._order = [graph.outputs.index(name) for name in names]
+
+    def locate(self, photos: Sequence[U8]) -> list[Detections]:
+        """Faces of (h, w, 3) RGB photos, in photo pixels; a photo without any is looked at again at half size."""
+        return [self._seen(photo, 1.0) or self._seen(photo, _SECOND_LOOK) or _NOTHING for photo in photos]
+
+    def refine(self, pixels: U8, boxes: F32, landmarks: F32) -> F32:
+        """Landmarks (n, 5, 2) found again in a crop of each face."""
+        crops = [crop_around(pixels, box, _CROP_SHARE, self.crop_side) for box in boxes]
+        again = self.relocate(np.stack([crop for crop, _, _ in crops]))
+        found = [
+            _relocated(box, known, candidates, corner, scale)
+            for box, known, candidates, (_, corner, scale) in zip(boxes, landmarks, again, crops, strict=True)
+        ]
+        return np.stack(found)
+
+    def _seen(self, photo: U8, fill: float) -> Detections | None:
+        square, scale = letterbox(photo, self.side, fill)
+        faces = self.detect(square[None])[0]
+        if not len(faces.scores):
+            return None
+        return Detections(faces.boxes / scale, faces.landmarks / scale, faces.scores)
 
     def detect(self, squares: U8) -> list[Detections]:
         """Find faces in (n, side, side, 3) RGB squares."""
@@ -65,9 +85,8 @@ class YuNet:
 
     def _heads(self, squares: U8) -> list[list[F32]]:
         """The network's outputs per square."""
-        blob = squares[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32)
-        heads = self._session.run(self._outputs, {self._input: blob})
-        return [[head[i] for head in heads] for i in range(len(blob))]
+        heads = self._graph.run(to_blob(squares, 0.0, 1.0, swap=True))
+        return [[heads[k][i] for k in self._order] for i in range(len(squares))]
 
     def _decode(self, heads: list[F32], side: int, min_score: float) -> Detections:
         boxes, landmarks, scores = [], [], []
@@ -88,17 +107,76 @@ class YuNet:
 
 
 class Encoder:
-    """An encoder of aligned 112x112 faces (ArcFace input contract)."""
+    """An encoder of aligned 112x112 faces (ArcFace input contract); a face seen before is not encoded again."""
 
-    def __init__(self, pack: Pack, threads: int = 1) -> None:
-        self._card = pack.card.encoder
-        self._session = _session(batchable(pack.encoder, self._card.input_name), threads)
+    def __init__(self, graph: Graph, mean: float, scale: float) -> None:
+        self._graph, self._mean, self._scale = graph, mean, scale
+        self._known: OrderedDict[bytes, F32] = OrderedDict()
+        self.encoded = 0
+        """faces that went through the network"""
+        self.batched = batches_alike(graph.run, (3, 112, 112))
+        if not self.batched:
+            _LOG.warning("the encoder's graph could not be made batchable: it runs face by face")
 
     def encode(self, aligned: U8) -> F32:
-        """Unit embeddings (n, dim) of (n, 112, 112, 3) RGB faces; rows that are not finite or zero become NaN."""
-        blob = (aligned.transpose(0, 3, 1, 2).astype(np.float32) - self._card.mean) * self._card.scale
-        raw = self._session.run(None, {self._card.input_name: blob})[0]
+        """Unit embeddings (n, dim) of (n, 112, 112, 3) RGB faces; rows that are not finite or zero become NaN.
+
+        Faces with the same pixels get the same embedding from one run, be they in one batch or among the last few
+        thousand.
+        """
+        keys = [hashlib.blake2b(face.tobytes(), digest_size=16).digest() for face in aligned]
+        new = {key: i for i, key in enumerate(keys) if key not in self._known}
+        if new:
+            self._known |= zip(new, self._unit(aligned[list(new.values())]), strict=True)
+        rows: F32 = np.stack([self._known[key] for key in keys])
+        for key in keys:
+            self._known.move_to_end(key)
+        while len(self._known) > _KEPT_FACES:
+            self._known.popitem(last=False)
+        return rows
+
+    def raw(self, aligned: U8) -> F32:
+        """Embeddings as the network gives them, not normalised."""
+        blob = to_blob(aligned, self._mean, self._scale)
+        if self.batched:
+            return self._graph.run(blob)[0]
+        return np.concatenate([self._graph.run(blob[i : i + 1])[0].reshape(1, -1) for i in range(len(blob))])
+
+    def _unit(self, aligned: U8) -> F32:
+        self.encoded += len(aligned)
+        raw = self.raw(aligned)
         norm = np.linalg.norm(raw, axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             unit: F32 = np.where(np.isfinite(norm) & (norm > 1e-6), raw / norm, np.nan).astype(np.float32)
         return unit
+
+
+def load_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> Detector:
+    """The pack's detector."""
+    card = pack.card.detector
+    blocks = runtime.name == "onnxruntime"
+    if isinstance(card, ScrfdCard):
+        graph = open_graph(batchable(pack.detector, any_size=card.any_size, blocks=blocks), runtime)
+        return Scrfd(graph, card.sides, min_score)
+    # YuNet's landmarks move by pixels in half precision (cosines fell to .97), and it is small
+    whole = replace(runtime, half=False)
+    return YuNet(open_graph(batchable(pack.detector, any_size=True, blocks=blocks), whole), card, min_score)
+
+
+def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
+    """The pack's encoder."""
+    card = pack.card.encoder
+    model = batchable(pack.encoder, card.input_name, blocks=runtime.name == "onnxruntime")
+    return Encoder(open_graph(model, runtime), card.mean, card.scale)
+
+
+def _relocated(box: F32, known: F32, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:
+    """The landmarks of the crop's face that covers the one known; the old ones where none does."""
+    low = np.maximum(candidates.boxes[:, :2] / scale + corner, box[:2])
+    high = np.minimum(candidates.boxes[:, 2:] / scale + corner, box[2:])
+    covered = np.prod(np.maximum(high - low, 0), axis=1) / max(float(np.prod(box[2:] - box[:2])), 1e-9)
+    if not (covered > _SAME_FACE).any():
+        return known
+    best = int(np.argmax(np.where(covered > _SAME_FACE, covered * candidates.scores, 0)))
+    moved: np.ndarray = candidates.landmarks[best] / scale + corner
+    return moved

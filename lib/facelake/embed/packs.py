@@ -8,26 +8,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from facelake.errors import ConfigError
 
 # Raised whenever the same photo could give other rows: part of the digest that every face row carries.
-PIPELINE_VERSION = 1
+PIPELINE_VERSION = 2
+Terms = Literal["permissive", "non-commercial"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DetectorCard(_Part):
-    """The detector's file and input contract."""
+class YuNetCard(_Part):
+    """YuNet's file and input contract."""
 
     kind: Literal["yunet"]
     file: str
     sha256: str
     input_px: int = 640
     refine_px: int = 192
+
+
+class ScrfdCard(_Part):
+    """SCRFD's file, and the squares that it looks at."""
+
+    kind: Literal["scrfd"]
+    file: str
+    sha256: str
+    sides: list[int] = Field(min_length=1)
+    any_size: bool
+    """whether the graph itself leaves height and width open"""
 
 
 class EncoderCard(_Part):
@@ -51,6 +63,12 @@ class SourceCard(_Part):
     folder: str
 
 
+class FolderCard(_Part):
+    """Where the files can be had: a directory or s3://bucket/prefix of the operator's own."""
+
+    uri: str
+
+
 class ModelCard(_Part):
     """conf/models/*.yaml."""
 
@@ -60,12 +78,16 @@ class ModelCard(_Part):
     training_data: str
     withdrawn_lineage: list[str] = []
     intended_use: str
-    detector: DetectorCard
+    terms: Terms = "non-commercial"
+    """non-commercial: used only where the config accepts it; what a card does not say is the stricter of the two"""
+    min_det_score: float = 0.8
+    """detector score from which something is a face, where the config does not say"""
+    detector: YuNetCard | ScrfdCard = Field(discriminator="kind")
     encoder: EncoderCard
     impostor_mean: float
     impostor_sd: float
     genuine_mean: float
-    source: SourceCard | None = None
+    source: SourceCard | FolderCard | None = None
 
     def files(self) -> dict[str, str]:
         """File name to sha256 of everything the pack opens."""

@@ -12,15 +12,14 @@ import pyarrow as pa
 
 from facelake.contracts import FACES, REJECTS, U8, Covers, Face, Outcome, Reject
 from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
-from facelake.embed.geometry import crop_around, letterbox, similarity_transform, warp
-from facelake.embed.models import Detections, Encoder, YuNet
+from facelake.embed.geometry import similarity_transform, warp
+from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.packs import Pack
 from facelake.embed.quality import quality
+from facelake.embed.resample import warp_linear
+from facelake.embed.runtime import Runtime
 
-# A face that fills its frame is too large for the detector at full size: photos without a face get a second look.
-_SECOND_LOOK = 0.5
-_CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
-_SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
+_SIDE = 112
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +31,16 @@ class PipelineOptions:
     batch_photos: int = 16
     batch_faces: int = 8
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    runtime: Runtime = field(default_factory=Runtime)
 
     def shaping(self) -> dict[str, float]:
-        """The options on which the rows depend; batch sizes do not change them."""
-        return {
+        """The options on which the rows depend; batch sizes and the runtime in full precision do not change them."""
+        shaping = {
             "min_det_score": self.min_det_score,
             "min_face_px": self.min_face_px,
             "target_px": self.limits.target_px,
         }
+        return shaping | ({"half": 1} if self.runtime.half else {})
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class _Found:
 
     row: int
     image_id: str
+    data: bytes
     sha256: str
     photo: Photo | Undecoded
     located: list[_Located] = field(default_factory=list)
@@ -68,13 +70,11 @@ class _Found:
 class Pipeline:
     """Holds the models; one per worker."""
 
-    def __init__(
-        self, pack: Pack, options: PipelineOptions, threads: int = 1, retracted: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, pack: Pack, options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> None:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
         self._options, self._retracted = options, retracted or {}
-        self._detector = YuNet(pack, options.min_det_score, threads)
-        self._encoder = Encoder(pack, threads)
+        self._detector = load_detector(pack, options.min_det_score, options.runtime)
+        self._encoder = load_encoder(pack, options.runtime)
 
     def run(
         self, photos: Iterable[tuple[int, str, bytes]], named_only: Container[int] = frozenset()
@@ -90,10 +90,8 @@ class Pipeline:
             yield from self._batch(batch, named_only)
 
     def _batch(self, batch: list[tuple[int, str, bytes]], named_only: Container[int]) -> list[Outcome]:
-        found = [_Found(row, ident, *self._decoded(data)) for row, ident, data in batch]
-        self._locate([item for item in found if isinstance(item.photo, Photo)], 1.0)
-        again = [item for item in found if isinstance(item.photo, Photo) and not item.located and not item.too_small]
-        self._locate(again, _SECOND_LOOK)
+        found = [_Found(row, ident, data, *self._decoded(data)) for row, ident, data in batch]
+        self._locate(found)
         for item in found:
             if item.row in named_only:
                 _leave_out_bystanders(item)
@@ -110,29 +108,46 @@ class Pipeline:
             return digest, Undecoded(Reject.RETRACTED, f"a photo of {self._retracted[digest]}, which was withdrawn")
         return digest, decode(data, self._options.limits)
 
-    def _locate(self, items: list[_Found], fill: float) -> None:
+    def _locate(self, items: list[_Found]) -> None:
         """Detect; faces that are too small are counted and left out."""
-        for item in items:
-            photo = item.photo
-            assert isinstance(photo, Photo)
-            square, scale = letterbox(photo.pixels, self._detector.side, fill)
-            faces = self._detector.detect(square[None])[0]
+        seen = [(item, item.photo) for item in items if isinstance(item.photo, Photo)]
+        for (item, photo), faces in zip(seen, self._detector.locate([photo.pixels for _, photo in seen]), strict=True):
             least = self._options.min_face_px * photo.pixels.shape[1] / photo.width
-            for box, points, score in zip(faces.boxes / scale, faces.landmarks / scale, faces.scores, strict=True):
+            for box, points, score in zip(faces.boxes, faces.landmarks, faces.scores, strict=True):
                 if min(box[2] - box[0], box[3] - box[1]) < least:
                     item.too_small += 1
                 else:
                     item.located.append(_Located(box, points, float(score)))
 
     def _align(self, item: _Found) -> None:
-        """Landmarks found again in a crop of each face, then the aligned faces."""
+        """The landmarks as well as the detector can tell them, then the aligned faces."""
+        self._decode_finer(item)
         assert isinstance(item.photo, Photo)
         pixels = item.photo.pixels
-        crops = [crop_around(pixels, face.box, _CROP_SHARE, self._detector.crop_side) for face in item.located]
-        again = self._detector.relocate(np.stack([crop for crop, _, _ in crops]))
-        for face, (_, corner, scale), candidates in zip(item.located, crops, again, strict=True):
-            face.landmarks = _relocated(face, candidates, corner, scale)
-            item.aligned.append(warp(pixels, similarity_transform(face.landmarks)))
+        boxes = np.stack([face.box for face in item.located])
+        landmarks = self._detector.refine(pixels, boxes, np.stack([face.landmarks for face in item.located]))
+        for face, points in zip(item.located, landmarks, strict=True):
+            face.landmarks = points
+            matrix = similarity_transform(points)
+            crop = warp(pixels, matrix) if self._detector.smooth else warp_linear(pixels, matrix, _SIDE)
+            item.aligned.append(crop)
+
+    def _decode_finer(self, item: _Found) -> None:
+        """Decode a photo again where it has pixels that its smallest face lacks for the encoder."""
+        photo = item.photo
+        assert isinstance(photo, Photo)
+        if photo.pixels.shape[1] >= photo.width:
+            return
+        enlarge = max(float(np.linalg.norm(similarity_transform(face.landmarks)[:, 0])) for face in item.located)
+        if not 1 < enlarge < np.inf:
+            return
+        wanted_px = int(min(max(photo.width, photo.height), max(photo.pixels.shape[:2]) * enlarge))
+        finer = decode(item.data, replace(self._options.limits, target_px=wanted_px))
+        if isinstance(finer, Photo) and finer.pixels.shape[1] > photo.pixels.shape[1]:
+            ratio = finer.pixels.shape[1] / photo.pixels.shape[1]
+            for face in item.located:
+                face.box, face.landmarks = face.box * ratio, face.landmarks * ratio
+            item.photo = finer
 
     def _encode(self, aligned: list[U8]) -> list[np.ndarray]:
         size = self._options.batch_faces
@@ -174,18 +189,6 @@ def _leave_out_bystanders(item: _Found) -> None:
     if len(item.located) + item.too_small > 1:
         item.bystanders = len(item.located) + item.too_small - 1
         item.located = []
-
-
-def _relocated(face: _Located, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:
-    """The landmarks of the crop's face that covers the one known; the old ones where none does."""
-    low = np.maximum(candidates.boxes[:, :2] / scale + corner, face.box[:2])
-    high = np.minimum(candidates.boxes[:, 2:] / scale + corner, face.box[2:])
-    covered = np.prod(np.maximum(high - low, 0), axis=1) / max(float(np.prod(face.box[2:] - face.box[:2])), 1e-9)
-    if not (covered > _SAME_FACE).any():
-        return face.landmarks
-    best = int(np.argmax(np.where(covered > _SAME_FACE, covered * candidates.scores, 0)))
-    moved: np.ndarray = candidates.landmarks[best] / scale + corner
-    return moved
 
 
 def _face(face: _Located, aligned: U8, unit: np.ndarray, enlarge: float) -> Face:

@@ -28,7 +28,6 @@ class WorkerSpec:
     lake_uri: str
     corpus_uri: str
     s3: S3Section
-    threads: int = 1
     retracted: Mapping[str, str] = field(default_factory=dict)
     """names of withdrawn sets by the SHA-256 of photos that are known to be theirs"""
 
@@ -47,7 +46,7 @@ class ChunkWorker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._pipeline = Pipeline(spec.pack, spec.options, spec.threads, spec.retracted)
+        self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted)
         self._corpus = Corpus(spec.corpus_uri, spec.s3)
         self._store = open_store(spec.lake_uri, spec.s3)
 

@@ -18,13 +18,16 @@ import pyarrow.compute as pc
 from facelake.contracts import Chunk, ChunkReceipt, Covers, file_key
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.events import Notice, StageProgress
+from facelake.lake.corpus import Corpus
 from facelake.lake.tables import DataFile, read_file
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.lineage import retracted_contents
 from facelake.stages.models import pipeline_options
+from facelake.stages.projection import faces_per_photo, must_fit_budget, project
 from facelake.stages.purge import ask_for_purge
 
-_CHUNKS_PER_TASK = 8
+_CHUNKS_PER_TASK = 8  # at most: neighbours are read in one pass
+_TASKS_PER_WORKER = 4  # at least, so that the last ones end at about the same time
 
 
 _OUTCOMES = ("faces", "rejects")
@@ -56,18 +59,30 @@ def embed(context: Context) -> StageResult:
     if context.lineage:
         lineage = ", ".join(context.lineage)
         context.emit(Notice("embed", f"the model {pack.card.name} is said to descend from withdrawn sets: {lineage}"))
+    if plan.images and context.config.plan.budget is not None:
+        _keep_budget(context, plan.images)
     _commit(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     done: Counter[str] = Counter(admitted=plan.images, embedded=0, rejected=0, faces=0, swept=swept)
     reasons: Counter[str] = Counter()
     if plan.chunks:
-        _work(context, progress, done, reasons)
+        _work(context, progress, plan.chunks, done, reasons)
     must_add_up("embed", ("admitted", plan.images), ("embedded", done["embedded"]), ("rejected", done["rejected"]))
     _drop_superseded(context)
     counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
     return run.finish(counts, digest_of(progress.state()))
 
 
-def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Counter[str]) -> None:
+def _keep_budget(context: Context, images: int) -> None:
+    """Before any photo is read: would this cost more than allowed?"""
+    assert context.pack is not None
+    corpus = Corpus(context.config.corpus_uri, context.config.s3)
+    files = [corpus.inspect(path) for path in corpus.paths()]
+    mean_bytes = sum(file.image_bytes for file in files) / max(sum(file.rows for file in files), 1)
+    projection = project(context.config, context.pack, images, mean_bytes, faces_per_photo(context.lake))
+    must_fit_budget(context.config, projection)
+
+
+def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:
     """Run the open chunks on Ray and commit their receipts."""
     from facelake.engines.ray_embed import (
         RayEmbedder,
@@ -75,13 +90,14 @@ def _work(context: Context, progress: _Progress, done: Counter[str], reasons: Co
 
     assert context.pack is not None
     config = context.config
-    options = pipeline_options(config)
+    options = pipeline_options(config, context.pack.card)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
     spec = replace(spec, retracted=retracted_contents(config))
     engine = RayEmbedder(spec, config.embed, config.ray)
     held: list[ChunkReceipt] = []
+    per_task = max(1, min(_CHUNKS_PER_TASK, chunks // (_TASKS_PER_WORKER * engine.size)))
     try:
-        for receipt in engine.run(tasks_of(progress.open_chunks(), _CHUNKS_PER_TASK)):
+        for receipt in engine.run(tasks_of(progress.open_chunks(), per_task)):
             held.append(receipt)
             done.update(embedded=receipt.embedded, rejected=receipt.rejected, faces=receipt.face_rows)
             reasons.update(receipt.reasons)

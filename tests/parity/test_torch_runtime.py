@@ -1,0 +1,113 @@
+"""Graphs on torch give what onnxruntime gives, on the CPU here and on a GPU where there is one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+
+from facelake.config import Config
+from facelake.contracts import F32
+from facelake.embed import Pack, Pipeline, PipelineOptions
+from facelake.embed.graphs import batchable
+from facelake.embed.models import load_encoder
+from facelake.embed.runtime import OnnxGraph, Runtime, open_graph
+from facelake.embed.torch_runtime import TorchGraph
+from facelake.errors import ConfigError
+from facelake.stages.model_cards import card_of_pack
+from facelake.testing.packs import iresnet, write_pack
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def blob(*shape: int) -> F32:
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def agree(model: bytes, x: F32, device: str) -> None:
+    ours, theirs = TorchGraph(model, device), OnnxGraph(model)
+    assert ours.outputs == theirs.outputs
+    for found, wanted in zip(ours.run(x), theirs.run(x), strict=True):
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4 * (1 + np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_scrfd(shared: Path, device: str) -> None:
+    scrfd = (shared / "models/scrfd_500m_kps.onnx").read_bytes()
+    agree(batchable(scrfd, any_size=True, blocks=False), blob(2, 3, 320, 256), device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_yunet_and_sface(pack: Pack, device: str) -> None:
+    agree(batchable(pack.detector, any_size=True, blocks=False), blob(2, 3, 192, 320) * 255, device)
+    for blocks in (False, True):
+        agree(batchable(pack.encoder, "data", blocks=blocks), blob(3, 3, 112, 112) * 255, device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_iresnet(device: str) -> None:
+    agree(batchable(iresnet((1, 1, 1, 1)), blocks=False), blob(2, 3, 112, 112), device)
+
+
+@pytest.fixture(scope="module")
+def light(pack: Pack, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """SCRFD-500M and SFace."""
+    scrfd = (shared / "models/scrfd_500m_kps.onnx").read_bytes()
+    folder = write_pack(tmp_path_factory.mktemp("packs") / "light", scrfd, pack.encoder, "data")
+    return card_of_pack(str(folder), Config(), "not stated")[1]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["opencv", "light"])
+def test_half_precision_keeps_the_direction(name: str, pack: Pack, light: Pack, device: str, shared: Path) -> None:
+    chosen = light if name == "light" else pack
+    photos = [
+        path.read_bytes()
+        for path in sorted((shared / "data/london/images").glob("*.jpg"))[: 2 if device == "cpu" else 40]
+    ]
+    rows = [(i, str(i), data) for i, data in enumerate(photos)]
+    whole = list(Pipeline(chosen, PipelineOptions()).run(rows))
+    half = replace(PipelineOptions(), runtime=Runtime("torch", device, half=True))
+    for ours, theirs in zip(Pipeline(chosen, half).run(rows), whole, strict=True):
+        (a,), (b,) = ours.faces, theirs.faces
+        assert float(a.embedding.astype(np.float32) @ b.embedding.astype(np.float32)) >= 0.995
+
+
+def test_the_pipeline_on_torch_gives_the_same_faces(light: Pack, shared: Path) -> None:
+    data = (shared / "data/london/images/001_neutral.jpg").read_bytes()
+    options = PipelineOptions(min_det_score=0.5)
+    (onnx_face,), (torch_face,) = (
+        next(iter(Pipeline(light, replace(options, runtime=runtime)).run([(0, "a", data)]))).faces
+        for runtime in (Runtime(), Runtime("torch", "cpu"))
+    )
+    np.testing.assert_allclose(torch_face.box, onnx_face.box, atol=0.01)
+    np.testing.assert_allclose(torch_face.landmarks, onnx_face.landmarks, atol=0.01)
+    assert float(torch_face.embedding.astype(np.float32) @ onnx_face.embedding.astype(np.float32)) >= 0.9995
+
+
+def test_half_precision_is_another_model_digest() -> None:
+    plain = PipelineOptions().shaping()
+    assert replace(PipelineOptions(), runtime=Runtime("torch")).shaping() == plain
+    assert replace(PipelineOptions(), runtime=Runtime("torch", half=True)).shaping() != plain
+
+
+def test_what_a_runtime_cannot_do_is_said(pack: Pack) -> None:
+    strange = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Erf", ["x"], ["y"])],
+            "strange",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
+        )
+    )
+    with pytest.raises(ValueError, match="Erf"):
+        TorchGraph(strange.SerializeToString())
+    with pytest.raises(ConfigError, match="half precision"):
+        open_graph(batchable(pack.encoder, "data"), Runtime("onnxruntime", half=True))
+    assert load_encoder(pack, runtime=Runtime("torch", "cpu")).batched
