@@ -61,7 +61,7 @@ class EmbedSection(_Section):
 class RaySection(_Section):
     """Where embed runs."""
 
-    address: str | None = Field(None, description="null: a local Ray; else a cluster's address, or auto")
+    address: str | None = Field(None, description="null: a local Ray; auto: the cluster of this host; or its head:6379")
     num_cpus: int | None = Field(None, ge=1, description="cores of the local Ray; null: all")
     object_store_mb: int = Field(256, ge=80, description="object store of the local Ray, MiB")
 
