@@ -20,7 +20,7 @@ from facelake.stages.embed import embed, sweep
 from facelake.stages.erasing import finish_erasures
 from facelake.stages.governance import must_be_assessed, record_processing
 from facelake.stages.lineage import accepted_lineage
-from facelake.stages.models import config_model_digest, find_card, load_pack
+from facelake.stages.models import config_model_digest, find_card, load_pack, share_pack
 from facelake.stages.publish import publish
 from facelake.stages.purge import purge_after_sweep
 from facelake.stages.report import report
@@ -80,6 +80,7 @@ def run_night(
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)
+            share_pack(context.pack, context.lake)
         results = [*finished, *_stages(context, chosen)]
         record_processing(context, results)
         return results

@@ -62,8 +62,12 @@ def start_ray(section: RaySection) -> None:
         Retryable: the cluster does not answer.
     """
     if (section.address or "").startswith("ray://"):
-        next_step = "submit with `ray job submit`, or run `ray start --address=HEAD:6379 --num-cpus=0` here and set auto"
-        raise ConfigError("Ray Client cannot stream results", where=f"ray.address {section.address}", next_step=next_step)
+        next_step = (
+            "submit with `ray job submit`, or run `ray start --address=HEAD:6379 --num-cpus=0` here and set auto"
+        )
+        raise ConfigError(
+            "Ray Client cannot stream results", where=f"ray.address {section.address}", next_step=next_step
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():

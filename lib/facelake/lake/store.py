@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from facelake.config import S3Section
+from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
 
 _TEMPORARY = ".tmp"  # one folder for what is being written, so that leftovers can be found
@@ -384,6 +384,19 @@ def probe(store: ObjectStore) -> None:
     if not first or second or stale:
         what = "the store ignores conditional writes (If-None-Match, If-Match): concurrent commits would be lost"
         raise Refused(what, where=store.uri, next_step="use a store that honours them (see docs/storage.md)")
+
+
+def read_text(uri: str) -> str:
+    """The text of a local file or of s3://bucket/key, the store being what AWS_ENDPOINT_URL says.
+
+    Raises:
+        OSError, FileNotFoundError: as for a local file.
+        ConfigError, Retryable: the store denies access or does not answer.
+    """
+    if not uri.startswith("s3://"):
+        return read_local(uri)
+    folder, _, key = uri.rpartition("/")
+    return S3Store(folder, S3Section()).read(key).decode("utf-8")
 
 
 def read_input(store: ObjectStore, key: str) -> pa.NativeFile:

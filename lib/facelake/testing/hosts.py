@@ -37,6 +37,7 @@ mount --bind /mnt/own/home /home
 mkdir -p {code}
 mount --bind /mnt/code {code}
 mount -o remount,bind,ro {code}
+for absent in {without}; do mount --bind /dev/null "$absent"; done
 mount --bind /mnt/own/hosts /etc/hosts
 mount -o remount,bind,ro /
 umount /mnt/code /mnt/own
@@ -77,7 +78,11 @@ class Host:
         name = log or f"{Path(command[0]).name}-{len(self.running)}"
         with (self.folder / f"{name}.log").open("ab") as file:
             process = subprocess.Popen(
-                self._inside(command, cwd), stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=self.environment(env)
+                self._inside(command, cwd),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=self.environment(env),
             )
         self.running.append(process)
         return process
@@ -149,8 +154,8 @@ class Host:
 class Network:
     """A bridge and the hosts on it; names resolve on every host."""
 
-    def __init__(self, folder: Path, names: Sequence[str], stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
+    def __init__(self, folder: Path, names: Sequence[str], stack: ExitStack, without: Sequence[Path]) -> None:
+        self._folder, self._stack, self._without = folder, stack, without
         self._addresses = {name: f"{_SUBNET}.{number}" for number, name in enumerate(names, start=2)}
         self._switch = self._init(["--net"], _SWITCH)
         self.hosts = {name: self._make(name) for name in names}
@@ -175,7 +180,8 @@ class Network:
         lines = ["127.0.0.1 localhost", *(f"{address} {host}" for host, address in self._addresses.items())]
         (folder / "own" / "hosts").write_text("\n".join(lines) + "\n")
         places = {"code": _CODE, "own": folder / "own", "cache": _CACHE}
-        script = _HOST.format(name=name, **{key: shlex.quote(str(path)) for key, path in places.items()})
+        quoted = {key: shlex.quote(str(path)) for key, path in places.items()}
+        script = _HOST.format(name=name, without=shlex.join(map(str, self._without)), **quoted)
         init = self._init(["--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc"], script)
         host = Host(name, self._addresses[name], folder, init)
         self._connect(host)
@@ -204,14 +210,17 @@ class Network:
 
 
 @contextmanager
-def network(folder: Path, names: Sequence[str]) -> Iterator[Network]:
+def network(folder: Path, names: Sequence[str], without: Sequence[Path] = ()) -> Iterator[Network]:
     """Hosts of these names; what they write lies under folder/<name>.
+
+    Args:
+        without: files of the machine that no host has.
 
     Raises:
         PermissionError: not root, or namespaces are not allowed here.
     """
     with ExitStack() as stack:
-        yield Network(folder, names, stack)
+        yield Network(folder, names, stack, without)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

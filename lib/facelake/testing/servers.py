@@ -95,7 +95,13 @@ def weed_command(folder: Path, ports: list[int], address: str = "127.0.0.1") -> 
     data.mkdir(exist_ok=True)
     command = [_program("weed"), "-logtostderr=true", "server", f"-dir={data}", f"-ip={address}", f"-ip.bind={address}"]
     command += [f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=256"]
-    command += [f"-volume.port={volume}", "-volume.max=40", "-volume.preStopSeconds=1", "-filer", f"-filer.port={filer}"]
+    command += [
+        f"-volume.port={volume}",
+        "-volume.max=40",
+        "-volume.preStopSeconds=1",
+        "-filer",
+        f"-filer.port={filer}",
+    ]
     return [*command, "-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"]
 
 

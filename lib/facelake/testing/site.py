@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from numba.core.caching import UserWideCacheLocator
 
-from facelake.config import conf_dir
+from facelake.config import conf_dir, package_dir
 from facelake.testing.hosts import Host, Network
 from facelake.testing.servers import ACCESS_KEY, SECRET_KEY, weed_command
 
@@ -84,7 +87,10 @@ class Site:
             command += ["--dashboard-host=0.0.0.0", *common]
             host.start(command, env, log="ray")
             host.until("ray", "Ray runtime started")
-        for name in [*workers, *(["driver"] if head else [])]:  # a driver outside `ray job submit` is a node without cores
+        for name in [
+            *workers,
+            *(["driver"] if head else []),
+        ]:  # a driver outside `ray job submit` is a node without cores
             host, cores = self.net[name], 0 if name == "driver" else cpus
             command = ["ray", "start", "--address=head:6379", f"--node-ip-address={host.address}"]
             command += [f"--num-cpus={cores}"]
@@ -128,6 +134,10 @@ class Site:
             (data[section] if section else data)[name] = value
         return data
 
+    def state(self, config: str) -> dict[str, Any]:
+        """See state_of."""
+        return state_of(lambda command: self.driver.run(command, CREDENTIALS), config)
+
     def write_config(self, path: str = "/home/cluster.yaml", **over: Any) -> str:
         """The config as a file on the driver's host; `section__key` for keys."""
         data = self.config({key.replace("__", "."): value for key, value in over.items()})
@@ -141,6 +151,52 @@ class Site:
         if done.returncode != code:
             raise AssertionError(f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
         return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+_DUMP = """
+import hashlib, json, sys
+from facelake.config import load_config
+from facelake.lake.lake import Lake
+from facelake.stages.gallery import current_gallery
+config = load_config(sys.argv[1])
+lake = Lake.open(config.lake, config.s3)
+found = {"assignments": {}, "gallery": 0}
+if gallery := current_gallery(lake):
+    rows = gallery.read("memberships", ["face_id", "identity_id"])
+    found |= {"assignments": dict(zip(*(c.to_pylist() for c in rows.columns))), "gallery": gallery.version}
+for name, key in (("faces", ["face_id"]), ("rejects", ["corpus_file", "corpus_row"])):
+    rows = lake[name].read().sort_by([(column, "ascending") for column in key])
+    found[name] = hashlib.sha256(json.dumps(rows.to_pylist(), default=str).encode()).hexdigest()
+    found[f"{name}_rows"] = rows.num_rows
+print(json.dumps(found))
+"""
+
+
+def state_of(run: Callable[[Sequence[str]], subprocess.CompletedProcess[str]], config: str) -> dict[str, Any]:
+    """Identity of each face, digests of all faces and rejects: equal states are equal lakes, bytes of vectors included.
+
+    Args:
+        run: runs a command where the lake can be reached.
+    """
+    done = run([sys.executable, "-c", _DUMP, config])
+    if done.returncode:
+        raise AssertionError(done.stderr[-3000:])
+    return dict(json.loads(done.stdout))
+
+
+def give_caches(site: Site, models: Path, names: Sequence[str] = ("driver",)) -> None:
+    """Models and demo photos for the driver (as after `facelake models fetch`); compiled loops for all, as in an image.
+
+    The loops are those that this checkout has compiled before, if any; without them a host compiles for a minute.
+    """
+    for name in names:
+        shutil.copytree(models, site.net[name].path("/home/.cache/facelake"), dirs_exist_ok=True)
+    loops = package_dir() / "cluster"
+    for host in site.net.hosts.values():
+        target = host.path("/home/.cache/numba") / UserWideCacheLocator.get_suitable_cache_subpath(str(loops / "x.py"))
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (loops / "__pycache__").glob("*.nb?"):
+            shutil.copy(file, target)
 
 
 def start_site(net: Network) -> Site:
