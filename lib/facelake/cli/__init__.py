@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from facelake.cli import operate
 from facelake.cli.feed import feed_app
 from facelake.cli.run import app
 from facelake.cli.tables import bench_app, gallery_app, ledger_app, models_app
 from facelake.terminal import Terminal
 
+_ = operate  # its commands register themselves
 _SUBS = {"ledger": ledger_app, "models": models_app, "gallery": gallery_app, "feed": feed_app, "bench": bench_app}
 for _name, _sub in _SUBS.items():
     app.add_typer(_sub, name=_name)

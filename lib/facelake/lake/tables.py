@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pyarrow as pa
@@ -324,6 +325,26 @@ class Table:
                 return True
             raise CommitConflict("another writer removed some of the files", where=gone[0], next_step="run again")
         return False
+
+    def last_commit(self) -> tuple[int, datetime | None]:
+        """Newest version and when it was committed; (-1, None) when the table does not exist."""
+        delta = self._open()
+        if delta is None:
+            return -1, None
+        entries = delta.history(1)
+        stamp = entries[0].get("timestamp") if entries else None
+        return delta.version(), datetime.fromtimestamp(stamp / 1000, UTC) if stamp else None
+
+    def vacuum(self, keep_hours: int, keep_versions: Sequence[int], dry_run: bool) -> list[str]:
+        """Delete files that no kept version names and that have been unneeded (or never committed) for so long.
+
+        Needs exclusive use unless it is a dry run. Returns the files' paths.
+        """
+        delta = self._open()
+        if delta is None:
+            return []
+        kept = sorted({*keep_versions, delta.version()})
+        return delta.vacuum(keep_hours, dry_run, enforce_retention_duration=False, full=True, keep_versions=kept)
 
     def purge_history(self) -> None:
         """Delete every file and log entry that the newest version does not need. Needs exclusive use.

@@ -22,8 +22,8 @@ from facelake.testing.hosts import Host, Network
 from facelake.testing.servers import ACCESS_KEY, SECRET_KEY, weed_command
 
 NAMES = ("store", "head", "ray1", "ray2", "master", "spark1", "spark2", "driver")
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
 ENDPOINT = "http://store:8333"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_ENDPOINT_URL": ENDPOINT}
 _PORTS = [9333, 8080, 8888, 8333]
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 # a host without a cable is given up after about 6 s, not after a minute
