@@ -81,7 +81,7 @@ def run_night(
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)
-            share_pack(context.pack, context.lake)
+            share_pack(context.pack, context.lake.store)
         results = [*finished, *_stages(context, chosen)]
         record_processing(context, results)
         return results

@@ -115,5 +115,7 @@ def vacuum(
         else:
             with writing(settings, "vacuum", terminal.listen) as context:
                 result = run_vacuum(context, keep, hours)
-        terminal.say(f"{result.counts['files']} files {'would be ' if dry_run else ''}deleted")
+        terminal.say(
+            f"{result.counts['files']} files, {result.counts['bytes']} bytes {'would be ' if dry_run else ''}deleted"
+        )
         terminal.result({"ok": True, "dry_run": dry_run, **result.counts})

@@ -262,12 +262,20 @@ class S3Store:
         try:
             self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
         except ClientError as err:
-            if err.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
-                return False
+            meta = err.response.get("ResponseMetadata", {})
+            if meta.get("HTTPStatusCode") in (409, 412):
+                return bool(meta.get("RetryAttempts")) and self._is_ours(key, data)
             raise self._fault(err, key) from err
         except BotoCoreError as err:
             raise self._fault(err, key) from err
         return True
+
+    def _is_ours(self, key: str, data: bytes) -> bool:
+        """Did an earlier attempt of the same request win, its reply having been lost?"""
+        try:
+            return self.read(key) == data
+        except FileNotFoundError:
+            return False
 
     def create(self, key: str, data: bytes) -> bool:
         return self._conditional(key, data, IfNoneMatch="*")

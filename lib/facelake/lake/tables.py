@@ -335,16 +335,25 @@ class Table:
         stamp = entries[0].get("timestamp") if entries else None
         return delta.version(), datetime.fromtimestamp(stamp / 1000, UTC) if stamp else None
 
-    def vacuum(self, keep_hours: int, keep_versions: Sequence[int], dry_run: bool) -> list[str]:
+    def vacuum(self, keep_hours: int, keep_versions: Sequence[int], dry_run: bool) -> list[int]:
         """Delete files that no kept version names and that have been unneeded (or never committed) for so long.
 
-        Needs exclusive use unless it is a dry run. Returns the files' paths.
+        Needs exclusive use unless it is a dry run. Returns the files' sizes in bytes.
         """
         delta = self._open()
         if delta is None:
             return []
         kept = sorted({*keep_versions, delta.version()})
-        return delta.vacuum(keep_hours, dry_run, enforce_retention_duration=False, full=True, keep_versions=kept)
+
+        def run(dry: bool) -> list[str]:
+            return delta.vacuum(keep_hours, dry, enforce_retention_duration=False, full=True, keep_versions=kept)
+
+        stored = {item.key: item.size_bytes for item in self.store.list(self.name)}
+        doomed = {f"{self.name}/{path}" for path in run(True)}  # the log remembers files that are gone already
+        sizes = [size for key, size in stored.items() if key in doomed]
+        if sizes and not dry_run:
+            run(False)
+        return sizes
 
     def purge_history(self) -> None:
         """Delete every file and log entry that the newest version does not need. Needs exclusive use.

@@ -14,8 +14,7 @@ from facelake.config import Config, conf_dir, read_yaml_as
 from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
 from facelake.errors import ConfigError, Corrupt, Retryable
-from facelake.lake.lake import Lake
-from facelake.lake.store import open_store
+from facelake.lake.store import ObjectStore, open_store
 
 _SHARED = "models"
 """folder of the lake"""
@@ -55,15 +54,19 @@ def load_pack(config: Config) -> Pack:
     return Pack.verified(card, files)
 
 
-def share_pack(pack: Pack, lake: Lake) -> None:
-    """Leave the pack's files in a lake that other hosts reach: one of them may run the next night without an index."""
-    if not lake.uri.startswith("s3://"):
-        return
+def share_pack(pack: Pack, store: ObjectStore) -> bool:
+    """Leave the pack's files in a lake that other hosts reach: one of them may run the next night without an index.
+
+    Returns false for a lake in a directory, which has no use for them.
+    """
+    if not store.uri.startswith("s3://"):
+        return False
     card = pack.card
     for name, data in ((card.detector.file, pack.detector), (card.encoder.file, pack.encoder)):
         key = f"{_SHARED}/{_cached_name(name, card.files()[name])}"
-        if lake.store.tag(key) is None:
-            lake.store.create(key, data)
+        if store.tag(key) is None:
+            store.create(key, data)
+    return True
 
 
 def _from_lake(card: ModelCard, config: Config) -> bool:

@@ -17,7 +17,7 @@ _LEAST_GALLERIES = 2
 
 
 def vacuum(context: Context, keep_galleries: int = 7, keep_hours: int = 168, dry_run: bool = False) -> StageResult:
-    """Files deleted (or, in a dry run, that would be) by table; bytes are not known to the log and not counted.
+    """Count files and bytes deleted, or, in a dry run, that would be.
 
     Raises:
         ConfigError: fewer than two galleries are to be kept.
@@ -27,12 +27,12 @@ def vacuum(context: Context, keep_galleries: int = 7, keep_hours: int = 168, dry
         raise ConfigError(what, where="vacuum", next_step=f"keep at least {_LEAST_GALLERIES} galleries")
     run = StageRun(context, "vacuum", len(TABLES), "tables")
     galleries = list_galleries(context.lake)[-keep_galleries:]
-    counts: dict[str, int] = {"galleries_kept": len(galleries), "files": 0}
+    counts: dict[str, int] = {"galleries_kept": len(galleries), "files": 0, "bytes": 0}
     for done, name in enumerate(TABLES):
         pinned = [int(row[f"{name}_version"]) for row in galleries] if name in PINNED else []
         context.check_lease()
         gone = context.lake[name].vacuum(keep_hours, [version for version in pinned if version >= 0], dry_run)
-        counts["files"] += len(gone)
+        counts["files"], counts["bytes"] = counts["files"] + len(gone), counts["bytes"] + sum(gone)
         if gone:
             counts[f"files_{name}"] = len(gone)
         context.emit(StageProgress("vacuum", done + 1, {"files": counts["files"]}))
