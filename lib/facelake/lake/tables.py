@@ -109,6 +109,8 @@ def data_file(store: ObjectStore, key: str) -> Iterator[pa.NativeFile]:
     except pa.ArrowInvalid as err:
         what = f"a data file is damaged: {str(err).splitlines()[0]}"
         raise Corrupt(what, where=key, next_step="restore it from a backup") from err
+    except OSError as err:
+        raise Retryable(f"cannot read: {_line(err)}", where=key, next_step="check the store and run again") from err
 
 
 class Table:

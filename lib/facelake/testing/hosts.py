@@ -115,7 +115,7 @@ class Host:
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def until(self, name: str, said: str, times: int = 1, timeout_s: float = 90.0) -> None:
+    def until(self, name: str, said: str, times: int = 1, timeout_s: float = 240.0) -> None:
         """Wait until a log says something.
 
         Raises:
