@@ -129,6 +129,9 @@ class Table:
             what = f"table is written in a newer format: {_line(err)}"
             raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
         except (DeltaError, OSError, ValueError) as err:
+            if "Unsupported" in _line(err):  # (a protocol that delta's kernel does not know is no error of its own)
+                what = f"table is written in a newer format: {_line(err)}"
+                raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
             if version is not None:
                 raise self._gone(version) from err
             raise Retryable(f"table cannot be opened: {_line(err)}", where=self._uri, next_step="run again") from err
