@@ -96,9 +96,8 @@ def test_killed_before_each_write(demo_template: Demo, tmp_path: Path, note: Not
     note("driver: SIGKILL before each write of a night", "equal, verify clean", kills=kills, lost=0, doubled=0)
 
 
-@pytest.mark.parametrize(
-    "part", [0.35, pytest.param(0.6, marks=pytest.mark.slow), pytest.param(0.9, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [0.35, 0.6, 0.9])
 def test_killed_within_publish_and_cluster(
     demo_lake: Path, demo_template: Demo, tmp_path: Path, note: Note, part: float
 ) -> None:

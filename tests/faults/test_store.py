@@ -27,7 +27,10 @@ from tests.faults.conftest import Note
 _OBJECTS, _COMMITS = 40, 12
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+_SLOW = ("busy", "slow", "cut")
+
+
+@pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow if f in _SLOW else ()) for f in FAULTS])
 def test_objects_and_commits(weed_env: Server, note: Note, fault: str) -> None:
     """Puts, conditional puts, ranged reads, a lease and Delta commits, one request in five hit by the fault."""
     with bad_day(weed_env.endpoint, [fault], 0.2, seed=7) as (endpoint, day):

@@ -107,6 +107,7 @@ def submitted_lake(site: Site) -> str:
     return on_s3(site, config)
 
 
+@pytest.mark.slow
 def test_jobs_submitted_to_clusters(site: Site, single: dict[str, Any]) -> None:
     """`ray job submit` of the checkout and `spark-submit` with our archive, the config read from s3://."""
     archive = site.driver.path("/home/dist")
@@ -114,4 +115,4 @@ def test_jobs_submitted_to_clusters(site: Site, single: dict[str, Any]) -> None:
     config = submitted_lake(site)
     submit(site, str(ROOT), "/home/dist/facelake.zip", config)
     assert site.state("/home/submitted.yaml") == single
-    assert site.net["master"].log("spark").count("Registered app facelake") >= 1
+    assert "Registered app cluster.py" in site.net["master"].log("spark")  # and not on the config's local[1]
