@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -53,3 +54,10 @@ def _all_options() -> str:
         for command in group.typer_instance.registered_commands:  # type: ignore[union-attr]
             said += runner.invoke(app, [str(group.name), str(command.name), "--help"]).output
     return said
+
+
+def test_table_of_faults_is_made_of_the_notes() -> None:
+    notes = json.loads((ROOT / "docs/faults.json").read_text())
+    assert (ROOT / "docs/faults.md").read_text() == runpy.run_path(str(ROOT / "infra/faults_doc.py"))["page"](notes)
+    for note in notes:
+        assert note["counts"].get("lost", 0) == note["counts"].get("doubled", 0) == 0, note
