@@ -26,12 +26,12 @@ ENDPOINT = "http://store:8333"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_ENDPOINT_URL": ENDPOINT}
 _PORTS = [9333, 8080, 8888, 8333]
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-# a host without a cable is given up after about 6 s, not after a minute
+# a host without a cable is given up after about 20 s, not after a minute; a busy one must not be
 _HEALTH = {
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "2000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "6000",
+    "RAY_health_check_failure_threshold": "4",
 }
 _BUCKET = """
 import boto3, sys, time
