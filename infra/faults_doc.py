@@ -18,7 +18,8 @@ the test passed when the table was made (`infra/faults_doc.py` says how to make 
 of every face, and all rows of `faces` and `rejects` bit for bit, are those of a lake whose night was not disturbed.
 
 The store's faults are injected by a proxy of the tests' own before a real SeaweedFS; hosts are network namespaces with
-disks of their own (`lib/facelake/testing/hosts.py`), joined by virtual cables that are pulled.
+disks of their own (`lib/facelake/testing/hosts.py`), joined by virtual cables that are pulled. A test without a line
+here (`tests/faults` has more) had not passed on the machine where the table was made.
 
 | fault | outcome | counts | test |
 |---|---|---|---|

@@ -22,7 +22,12 @@ from tests.integration.test_hosts import _BUILD
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 Demo = tuple[Path, dict[str, Any]]
-_IMPATIENT = {"spark.executor.memory": "700m", "spark.network.timeout": "20s", "spark.executor.heartbeatInterval": "4s"}
+_IMPATIENT = {
+    "spark.executor.memory": "700m",
+    "spark.network.timeout": "20s",
+    "spark.network.timeoutInterval": "10s",
+    "spark.executor.heartbeatInterval": "4s",
+}
 
 
 @pytest.fixture
