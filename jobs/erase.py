@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from facelake.config import load_config
+from facelake.lake.store import read_text
 from facelake.night import writing
 from facelake.stages.erase_targets import Request, read_keys
 from facelake.stages.erasing import erase
@@ -14,7 +15,7 @@ from facelake.terminal import Terminal, boundary
 def main() -> None:
     """Parse, build, run; the exit code tells."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-c", "--config", help="YAML config")
+    parser.add_argument("-c", "--config", help="YAML config; a path or s3://")
     parser.add_argument("--lake", help="lake directory or s3:// URI, over the config's")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     for what in ("subject", "image", "source", "identity"):
@@ -29,7 +30,9 @@ def main() -> None:
             [*getattr(arguments, kind), *more.get(kind, [])] for kind in ("subject", "image", "source", "identity")
         ]
         request = Request.of(named[0], named[1], named[2], named[3], arguments.purpose)
-        with writing(load_config(arguments.config, lake=arguments.lake), "erase", terminal.listen) as context:
+        with writing(
+            load_config(arguments.config, lake=arguments.lake, read=read_text), "erase", terminal.listen
+        ) as context:
             result = erase(context, request)
         terminal.result({"ok": True, **result.counts})
 

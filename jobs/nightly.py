@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from facelake.config import load_config
+from facelake.lake.store import read_text
 from facelake.night import run_night
 from facelake.terminal import Terminal, boundary
 
@@ -12,13 +13,13 @@ from facelake.terminal import Terminal, boundary
 def main() -> None:
     """Parse, build, run; the exit code tells."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-c", "--config", help="YAML config")
+    parser.add_argument("-c", "--config", help="YAML config; a path or s3://")
     parser.add_argument("--lake", help="lake directory or s3:// URI, over the config's")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
     arguments = parser.parse_args()
     terminal = Terminal(as_json=arguments.json)
     with boundary(terminal):
-        results = run_night(load_config(arguments.config, lake=arguments.lake), terminal.listen, [])
+        results = run_night(load_config(arguments.config, lake=arguments.lake, read=read_text), terminal.listen, [])
         terminal.result({"ok": True, "stages": {r.stage: dict(r.counts) for r in results}})
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import hashlib
 import json
 import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -81,7 +87,7 @@ class PlanSection(_Section):
 class RaySection(_Section):
     """Where embed runs."""
 
-    address: str | None = Field(None, description="null: a local Ray; else a cluster's address, or auto")
+    address: str | None = Field(None, description="null: a local Ray; auto: the cluster of this host; or its head:6379")
     num_cpus: int | None = Field(None, ge=1, description="cores of the local Ray; null: all")
     object_store_mb: int = Field(256, ge=80, description="object store of the local Ray, MiB")
 
@@ -198,13 +204,27 @@ class Config(_Section):
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load_config(path: str | None = None, *, lake: str | None = None, overrides: dict[str, Any] | None = None) -> Config:
+def read_local(path: str) -> str:
+    """The text of a local file."""
+    return Path(os.path.expanduser(path)).read_text("utf-8")
+
+
+def load_config(
+    path: str | None = None,
+    *,
+    lake: str | None = None,
+    overrides: dict[str, Any] | None = None,
+    read: Callable[[str], str] = read_local,
+) -> Config:
     """Read a YAML config, put `lake` and `overrides` over it, and check it.
+
+    Args:
+        read: how the text at `path` is read; `facelake.lake.store.read_text` takes s3:// as well.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key (naming the nearest right one), a bad value.
     """
-    data = _read_yaml(path) if path else {}
+    data = _read_yaml(path, read) if path else {}
     if lake:
         data["lake"] = lake
     for key, value in (overrides or {}).items():
@@ -220,13 +240,26 @@ def read_yaml_as(kind: type[M], path: Path) -> M:
 
 def conf_dir() -> Path:
     """The folder of shipped configs: inside an installed wheel, or at the root of a checkout."""
-    installed = Path(__file__).parent / "conf"
+    installed = package_dir() / "conf"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def package_dir() -> Path:
+    """Our own files on disk; out of an archive (spark-submit --py-files) what is no code is unpacked once a process."""
+    archive = getattr(globals().get("__loader__"), "archive", None)
+    if archive is None:
+        return Path(__file__).parent
+    folder = Path(tempfile.mkdtemp(prefix="facelake-package-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with zipfile.ZipFile(archive) as held:
+        held.extractall(folder, [name for name in held.namelist() if not name.endswith(".py")])
+    return folder / "facelake"
+
+
+def _read_yaml(path: str, read: Callable[[str], str] = read_local) -> dict[str, Any]:
     try:
-        text = _read_text(path)
+        text = read(path)
         data = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(
@@ -239,10 +272,6 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError("config must be a mapping of keys", where=path, next_step="see conf/demo.yaml")
     return data
-
-
-def _read_text(path: str) -> str:
-    return Path(os.path.expanduser(path)).read_text("utf-8")
 
 
 def _validate(kind: type[M], data: dict[str, Any], where: str) -> M:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,30 @@ def fan_out(*listeners: Listener) -> Listener:
             listener(event)
 
     return listen
+
+
+class Tracker:
+    """A listener that remembers where the run is, for whoever looks from outside."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id, self._counts = run_id, dict[str, int | float | str]()
+        self._stage, self._unit, self._done, self._total = "", "", 0, 0
+        self._began = datetime.now(UTC)
+
+    def listen(self, event: Event) -> None:
+        """The event listener."""
+        if isinstance(event, StageStarted):
+            self._stage, self._unit, self._done, self._total = event.stage, event.unit, 0, event.total
+            self._began, self._counts = datetime.now(UTC), {}
+        elif isinstance(event, StageProgress):
+            self._done, self._counts = event.done, dict(event.counts)
+        elif isinstance(event, StageFinished):
+            self._stage = ""
+
+    def state(self) -> dict[str, Any]:
+        """Run, stage at work (empty between stages), how much of it is done and when it began. No personal data."""
+        state = {"run": self._run_id, "stage": self._stage, "unit": self._unit, "done": self._done}
+        return state | {"total": self._total, "began": self._began.isoformat(), "counts": self._counts}
 
 
 def log_listener(run_id: str) -> Listener:

@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 
 from facelake.config import Config
 from facelake.errors import ConfigError, LedgerMoved
-from facelake.events import Listener, fan_out, log_listener, nobody
+from facelake.events import Listener, Tracker, fan_out, log_listener, nobody
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.stages.context import Context, StageResult
-from facelake.stages.models import config_model_digest, find_card, load_pack
+from facelake.stages.models import config_model_digest, find_card, load_pack, share_pack
 
 # Stages are imported when they are run: every command imports this module, and most need no engine and no numba.
 
@@ -69,8 +69,9 @@ def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float
     card = find_card(config.model.card)
     lake = Lake.create(config.lake, config.s3)
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
-    emit = fan_out(emit, log_listener(run_id))
-    with Lease(lake.store, purpose, wait_s=wait_s) as lease:
+    tracker = Tracker(run_id)
+    emit = fan_out(emit, log_listener(run_id), tracker.listen)
+    with Lease(lake.store, purpose, wait_s=wait_s, tell=tracker.state) as lease:
         yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
 
 
@@ -118,6 +119,7 @@ def run_night(
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)
+            share_pack(context.pack, context.lake.store)
         results = [*finished, *_stages(context, chosen)]
         record_processing(context, results)
         return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -68,3 +69,10 @@ def test_the_queries_of_the_gallery_page_run(demo_template: tuple[Path, dict[str
     found = [scope["duckdb"].sql(query).fetchall() for query in queries]
     assert len(found[0]) == 8
     assert found[4][0][1:4] == ("full", 255, 8)
+
+
+def test_table_of_faults_is_made_of_the_notes() -> None:
+    notes = json.loads((ROOT / "docs/faults.json").read_text())
+    assert (ROOT / "docs/faults.md").read_text() == runpy.run_path(str(ROOT / "infra/faults_doc.py"))["page"](notes)
+    for note in notes:
+        assert note["counts"].get("lost", 0) == note["counts"].get("doubled", 0) == 0, note

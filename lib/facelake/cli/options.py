@@ -35,9 +35,12 @@ def open_terminal(as_json: bool, quiet: bool, debug: bool) -> Terminal:
 
 def read_config(config: str | None, lake: str | None, **overrides: Any) -> Config:
     """The checked config with `--lake` and single keys (section__key) over it."""
-    return load_config(
-        config, lake=lake, overrides={k.replace("__", "."): v for k, v in overrides.items() if v is not None}
-    )
+    given = {k.replace("__", "."): v for k, v in overrides.items() if v is not None}
+    if config and config.startswith("s3://"):
+        from facelake.lake.store import read_text
+
+        return load_config(config, lake=lake, overrides=given, read=read_text)
+    return load_config(config, lake=lake, overrides=given)
 
 
 def template_key(variable: str) -> bytes:

@@ -184,10 +184,13 @@ def models_fetch(
     """Fetch a model's files, check their digests, keep them in the cache."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.stages.models import cache_folder, load_pack
+        from facelake.lake.store import open_store
+        from facelake.stages.models import cache_folder, load_pack, share_pack
 
         settings = read_config(config, None, model__card=name)
         pack = load_pack(settings)
+        if share_pack(pack, open_store(settings.lake, settings.s3)):
+            terminal.say(f"and left in {settings.lake} for hosts without a package index")
         terminal.say(f"{pack.card.name}: files verified in {cache_folder(settings)}")
         terminal.result({"ok": True, "model": pack.card.name, "folder": str(cache_folder(settings))})
 

@@ -20,7 +20,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTa
 from facelake.config import EmbedSection, RaySection
 from facelake.contracts import ChunkReceipt
 from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
-from facelake.errors import FacelakeError, Retryable
+from facelake.errors import ConfigError, FacelakeError, Retryable
 
 _LOG = logging.getLogger(__name__)
 _DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError)
@@ -45,9 +45,11 @@ _Actor: Any = ray.remote(max_restarts=0, max_task_retries=0)(_EmbedActor)
 
 @dataclass(slots=True)
 class _Slot:
-    """An actor and what it is doing."""
+    """An actor and what it is doing. It gets work only once it runs: after the loss of a host it may wait for ever."""
 
     actor: Any
+    born: Any = None
+    up: bool = False
     task: ChunkTask | None = None
     stream: Any = None
     last_sign_s: float = 0.0
@@ -58,8 +60,16 @@ def start_ray(section: RaySection) -> None:
     """Connect to the configured Ray, or start a local one.
 
     Raises:
+        ConfigError: a Ray Client address; streamed receipts do not pass through it (Ray issue 43357, not to be fixed).
         Retryable: the cluster does not answer.
     """
+    if (section.address or "").startswith("ray://"):
+        next_step = (
+            "submit with `ray job submit`, or run `ray start --address=HEAD:6379 --num-cpus=0` here and set auto"
+        )
+        raise ConfigError(
+            "Ray Client cannot stream results", where=f"ray.address {section.address}", next_step=next_step
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
@@ -75,7 +85,7 @@ def start_ray(section: RaySection) -> None:
     try:
         ray.init(address=section.address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as err:
-        what = f"Ray cannot be reached: {str(err).splitlines()[0]}"
+        what = f"Ray cannot be reached: {' '.join(str(err).split())[:300]}"
         raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
 
 
@@ -88,7 +98,10 @@ class RayEmbedder:
         self._embed, self._stall_s = embed, stall_s
         self._size = cores if embed.actors == "auto" else embed.actors
         self._spec = ray.put(spec)
-        self._slots = [_Slot(self._start()) for _ in range(self._size)]
+        self._slots = [_Slot(None) for _ in range(self._size)]
+        for slot in self._slots:
+            self._start(slot)
+        self._up_s = time.monotonic()
         self._waiting: deque[ChunkTask] = deque()
 
     @property
@@ -96,20 +109,27 @@ class RayEmbedder:
         """Actors in the pool."""
         return self._size
 
-    def _start(self) -> Any:
-        return _Actor.options(num_cpus=1, num_gpus=1 if self._embed.use_gpu else 0).remote(self._spec)
+    def _start(self, slot: _Slot) -> None:
+        slot.actor = _Actor.options(num_cpus=1, num_gpus=1 if self._embed.use_gpu else 0).remote(self._spec)
+        slot.born, slot.up = slot.actor.__ray_ready__.remote(), False
 
     def run(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkReceipt]:
         """Receipts of all tasks, in the order in which they are done. Takes tasks only as fast as they finish."""
         source = iter(tasks)
         while True:
             for slot in self._slots:
-                if slot.task is None and (task := self._next(source)) is not None:
+                if slot.up and slot.task is None and (task := self._next(source)) is not None:
                     self._assign(slot, task)
             busy = [slot for slot in self._slots if slot.task is not None]
-            if not busy:
+            if not busy and not self._more(source):
                 return
-            ready, _ = ray.wait([slot.stream for slot in busy], num_returns=1, timeout=1.0)
+            unborn = [slot for slot in self._slots if not slot.up]
+            watched = [slot.stream for slot in busy] + [slot.born for slot in unborn]
+            ready, _ = ray.wait(watched, num_returns=1, timeout=1.0)
+            self._welcome([slot for slot in unborn if slot.born in ready])
+            if not busy and time.monotonic() - self._up_s > self._stall_s:
+                next_step = "look at `ray status`: is a worker left, with a free core?"
+                raise Retryable("no worker could be started", where="embed", next_step=next_step)
             for slot in busy:
                 if any(slot.stream is stream for stream in ready):
                     yield from self._take(slot)
@@ -117,6 +137,21 @@ class RayEmbedder:
                     _LOG.warning("worker gave no sign for %.0f s: replaced", self._stall_s)
                     ray.kill(slot.actor)
                     self._lost(slot)
+
+    def _welcome(self, born: list[_Slot]) -> None:
+        """Actors that have started, or failed to."""
+        for slot in born:
+            try:
+                ray.get(slot.born)
+                slot.up, self._up_s = True, time.monotonic()
+            except _DIED as err:
+                self._note_death(slot, err)
+                self._start(slot)
+
+    def _more(self, source: Iterator[ChunkTask]) -> bool:
+        if not self._waiting and (task := next(source, None)) is not None:
+            self._waiting.append(task)
+        return bool(self._waiting)
 
     def _next(self, source: Iterator[ChunkTask]) -> ChunkTask | None:
         return self._waiting.popleft() if self._waiting else next(source, None)
@@ -154,7 +189,9 @@ class RayEmbedder:
     def _lost(self, slot: _Slot) -> None:
         """Replace a dead worker; its unfinished chunks wait again, or are searched for the row that kills."""
         task = slot.task
-        slot.actor, slot.task, slot.stream = self._start(), None, None
+        slot.task = slot.stream = None
+        self._start(slot)
+        self._up_s = time.monotonic()
         if task is None or not task.chunks:
             return
         first, rest = task.chunks[:1], task.chunks[1:]
@@ -173,6 +210,7 @@ class RayEmbedder:
 
     def _kills(self, slot: _Slot, corpus_file: str, row: int) -> bool:
         for _ in range(2):
+            self._await(slot)
             try:
                 ready, _ = ray.wait([ref := slot.actor.try_row.remote(corpus_file, row)], timeout=self._stall_s)
                 if ready:
@@ -181,8 +219,16 @@ class RayEmbedder:
                 ray.kill(slot.actor)
             except _DIED:
                 pass
-            slot.actor = self._start()
+            self._start(slot)
         return True
+
+    def _await(self, slot: _Slot) -> None:
+        """Until the actor runs: a worker that cannot start says nothing about a row."""
+        while not slot.up:
+            ready, _ = ray.wait([slot.born], timeout=self._stall_s)
+            if not ready:
+                raise Retryable("no worker could be started", where="embed", next_step="look at `ray status`")
+            self._welcome([slot])
 
     def close(self) -> None:
         """Stop the actors."""

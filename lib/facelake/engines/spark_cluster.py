@@ -11,17 +11,16 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
-from facelake.config import SparkSection
+from facelake.config import SparkSection, package_dir
 from facelake.engines.exchange import Block, Emit, Reduce
 from facelake.errors import ConfigError, Corrupt, FacelakeError, Refused, Retryable
 
-_LOG4J = Path(__file__).with_name("log4j2.properties")
 _BLOCKS = "key long, block binary"
 _SCHEMA = pa.schema([("key", pa.int64()), ("block", pa.binary())])
 _BATCH_BYTES = 16 << 20
@@ -30,7 +29,7 @@ _KINDS: dict[str, type[FacelakeError]] = {"Corrupt": Corrupt, "Refused": Refused
 
 
 def start_spark(section: SparkSection, app: str = "facelake", scratch: str | None = None) -> SparkSession:
-    """A session on the configured master.
+    """A session on the configured master; under spark-submit, what was submitted wins over the config.
 
     Args:
         scratch: folder for shuffles of a local master; a cluster's workers have their own.
@@ -42,12 +41,14 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     if section.master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    builder = SparkSession.builder.appName(app).master(section.master)
+    log4j = package_dir() / "engines" / "log4j2.properties"
     conf = {
+        "spark.master": section.master,
+        "spark.app.name": app,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": section.driver_memory,
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{_LOG4J}",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{log4j}",
         "spark.driver.maxResultSize": "0",
         # Rows are blocks of up to some megabytes, and what a task gets was sized by us, not by Spark's guesses.
         "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
@@ -58,15 +59,26 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
     }
     if scratch and section.master.startswith("local"):
         conf["spark.local.dir"] = scratch
-    for key, value in (conf | section.conf).items():
-        builder = builder.config(key, value)
+    builder = SparkSession.builder
     try:
+        submitted = _submitted()
+        for key, value in (conf | section.conf).items():
+            if key not in submitted:
+                builder = builder.config(key, value)
         return builder.getOrCreate()
     except Exception as err:
         what = f"Spark cannot be started: {str(err).splitlines()[0]}"
         raise Retryable(
             what, where=section.master, next_step="check spark.master, JAVA_HOME (Java 17+) and memory"
         ) from err
+
+
+def _submitted() -> frozenset[str]:
+    """Keys that spark-submit has set: it started this process and runs the JVM already."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return frozenset()
+    SparkContext._ensure_initialized()
+    return frozenset(key for key, _ in SparkConf().getAll())
 
 
 class SparkExchange:

@@ -12,12 +12,15 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from facelake.errors import FacelakeError, Refused
 from facelake.lake.store import ObjectStore
+
+KEY = "lease.json"
 
 
 def _this_process() -> dict[str, Any]:
@@ -38,13 +41,29 @@ def _started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
+def is_dead(holder: Mapping[str, Any]) -> bool:
+    """Did the holder of a lease end without giving it back?"""
+    if not holder:
+        return True
+    if holder.get("host") == _host() and holder.get("started"):  # (no start times without /proc: wait it out)
+        return _started(int(holder.get("pid", 0))) != holder.get("started")
+    return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + 30.0
+
+
 class Lease:
     """Context manager: exclusive right to write to the lake (or to what `key` stands for) while it is held."""
 
     def __init__(
-        self, store: ObjectStore, purpose: str, ttl_s: float = 60.0, wait_s: float = 0.0, key: str = "lease.json"
+        self,
+        store: ObjectStore,
+        purpose: str,
+        ttl_s: float = 60.0,
+        wait_s: float = 0.0,
+        key: str = KEY,
+        tell: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        self._key = key
+        """`tell`: what others may read in the lease besides its holder, asked at every renewal."""
+        self._key, self._tell = key, tell
         self._store, self._purpose, self._ttl_s, self._wait_s = store, purpose, ttl_s, wait_s
         self._nonce = secrets.token_hex(8)
         self._tag = ""
@@ -55,7 +74,7 @@ class Lease:
 
     def _body(self) -> bytes:
         body = {"nonce": self._nonce, "for": self._purpose, "ttl_s": self._ttl_s, "renewed": time.time()}
-        return json.dumps(body | _this_process()).encode()
+        return json.dumps(body | _this_process() | {"progress": dict(self._tell())}).encode()
 
     def __enter__(self) -> Lease:
         deadline = time.monotonic() + self._wait_s
@@ -85,18 +104,10 @@ class Lease:
         tag = self._store.tag(self._key)
         if tag is None:
             return False
-        if not self._dead(self._holder()) or not self._store.replace(self._key, self._body(), tag):
+        if not is_dead(self._holder()) or not self._store.replace(self._key, self._body(), tag):
             return False
         self._tag = self._store.tag(self._key) or ""
         return self._holder().get("nonce") == self._nonce
-
-    @staticmethod
-    def _dead(holder: dict[str, Any]) -> bool:
-        if not holder:
-            return True
-        if holder.get("host") == _host() and holder.get("started"):  # (no start times without /proc: wait it out)
-            return _started(int(holder.get("pid", 0))) != holder.get("started")
-        return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + 30.0
 
     def _renew(self) -> None:
         while not self._stop.wait(self._ttl_s / 3):

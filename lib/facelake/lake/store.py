@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,11 +24,13 @@ import pyarrow.fs as pafs
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from facelake.config import S3Section
+from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
+from facelake.lake.patient import PatientFile
 
 _TEMPORARY = ".tmp"  # one folder for what is being written, so that leftovers can be found
 _Versions = list[dict[str, Any]]  # as S3 lists them
+_READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one request in five
 _BATCH = 1000  # what S3 deletes in one call
 _DENIED = ("AccessDenied", "403")
 _LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store without this part of S3
@@ -243,11 +246,14 @@ class S3Store:
             raise self._fault(err, key) from err
 
     def read(self, key: str) -> bytes:
-        body = self._call("get_object", key, Key=self._key(key))["Body"]
-        try:
-            return bytes(body.read())
-        except BotoCoreError as err:
-            raise self._fault(err, key) from err
+        for attempt in range(_READ_ATTEMPTS):
+            body = self._call("get_object", key, Key=self._key(key))["Body"]
+            try:
+                return bytes(body.read())
+            except BotoCoreError as err:  # cut in the middle of the reply, which botocore does not try again
+                fault = err
+                time.sleep(0.05 * 2 ** min(attempt, 5))
+        raise self._fault(fault, key) from fault
 
     def tag(self, key: str) -> str | None:
         try:
@@ -262,12 +268,20 @@ class S3Store:
         try:
             self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
         except ClientError as err:
-            if err.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (409, 412):
-                return False
+            meta = err.response.get("ResponseMetadata", {})
+            if meta.get("HTTPStatusCode") in (409, 412):
+                return bool(meta.get("RetryAttempts")) and self._is_ours(key, data)
             raise self._fault(err, key) from err
         except BotoCoreError as err:
             raise self._fault(err, key) from err
         return True
+
+    def _is_ours(self, key: str, data: bytes) -> bool:
+        """Did an earlier attempt of the same request win, its reply having been lost?"""
+        try:
+            return self.read(key) == data
+        except FileNotFoundError:
+            return False
 
     def create(self, key: str, data: bytes) -> bool:
         return self._conditional(key, data, IfNoneMatch="*")
@@ -334,6 +348,7 @@ class S3Store:
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
         scheme, _, host = (self.endpoint or "").partition("://")
         options: dict[str, Any] = {"region": self.region, "request_timeout": 60, "connect_timeout": 5}
+        options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=_READ_ATTEMPTS)
         if host:
             options |= {"scheme": scheme, "endpoint_override": host.rstrip("/")}
         if not self._path_style:
@@ -386,11 +401,25 @@ def probe(store: ObjectStore) -> None:
         raise Refused(what, where=store.uri, next_step="use a store that honours them (see docs/storage.md)")
 
 
+def read_text(uri: str) -> str:
+    """The text of a local file or of s3://bucket/key, the store being what AWS_ENDPOINT_URL says.
+
+    Raises:
+        OSError, FileNotFoundError: as for a local file.
+        ConfigError, Retryable: the store denies access or does not answer.
+    """
+    if not uri.startswith("s3://"):
+        return read_local(uri)
+    folder, _, key = uri.rpartition("/")
+    return S3Store(folder, S3Section()).read(key).decode("utf-8")
+
+
 def read_input(store: ObjectStore, key: str) -> pa.NativeFile:
     """Open an object for ranged reads."""
     filesystem, root = store.filesystem()
     try:
-        return filesystem.open_input_file(f"{root}/{key}")
+        source = filesystem.open_input_file(f"{root}/{key}")
+        return source if isinstance(filesystem, pafs.LocalFileSystem) else pa.PythonFile(PatientFile(source), mode="r")
     except FileNotFoundError:
         raise
     except OSError as err:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pyarrow as pa
@@ -108,6 +109,8 @@ def data_file(store: ObjectStore, key: str) -> Iterator[pa.NativeFile]:
     except pa.ArrowInvalid as err:
         what = f"a data file is damaged: {str(err).splitlines()[0]}"
         raise Corrupt(what, where=key, next_step="restore it from a backup") from err
+    except OSError as err:
+        raise Retryable(f"cannot read: {_line(err)}", where=key, next_step="check the store and run again") from err
 
 
 class Table:
@@ -126,6 +129,9 @@ class Table:
             what = f"table is written in a newer format: {_line(err)}"
             raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
         except (DeltaError, OSError, ValueError) as err:
+            if "Unsupported" in _line(err):  # (a protocol that delta's kernel does not know is no error of its own)
+                what = f"table is written in a newer format: {_line(err)}"
+                raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
             if version is not None:
                 raise self._gone(version) from err
             raise Retryable(f"table cannot be opened: {_line(err)}", where=self._uri, next_step="run again") from err
@@ -324,6 +330,35 @@ class Table:
                 return True
             raise CommitConflict("another writer removed some of the files", where=gone[0], next_step="run again")
         return False
+
+    def last_commit(self) -> tuple[int, datetime | None]:
+        """Newest version and when it was committed; (-1, None) when the table does not exist."""
+        delta = self._open()
+        if delta is None:
+            return -1, None
+        entries = delta.history(1)
+        stamp = entries[0].get("timestamp") if entries else None
+        return delta.version(), datetime.fromtimestamp(stamp / 1000, UTC) if stamp else None
+
+    def vacuum(self, keep_hours: int, keep_versions: Sequence[int], dry_run: bool) -> list[int]:
+        """Delete files that no kept version names and that have been unneeded (or never committed) for so long.
+
+        Needs exclusive use unless it is a dry run. Returns the files' sizes in bytes.
+        """
+        delta = self._open()
+        if delta is None:
+            return []
+        kept = sorted({*keep_versions, delta.version()})
+
+        def run(dry: bool) -> list[str]:
+            return delta.vacuum(keep_hours, dry, enforce_retention_duration=False, full=True, keep_versions=kept)
+
+        stored = {item.key: item.size_bytes for item in self.store.list(self.name)}
+        doomed = {f"{self.name}/{path}" for path in run(True)}  # the log remembers files that are gone already
+        sizes = [size for key, size in stored.items() if key in doomed]
+        if sizes and not dry_run:
+            run(False)
+        return sizes
 
     def purge_history(self) -> None:
         """Delete every file and log entry that the newest version does not need. Needs exclusive use.

@@ -12,7 +12,7 @@ from facelake.contracts import Receipt
 from facelake.errors import ConfigError, VersionGone
 from facelake.lake.lake import Lake
 
-_PINNED = ("identities", "memberships", "changes")
+PINNED = ("identities", "memberships", "changes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Gallery:
 
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
         """A gallery table as of this version."""
-        if table not in _PINNED:
+        if table not in PINNED:
             raise ValueError(table)
         return self.lake[table].read(columns, self.lake[table].snapshot(self.row[f"{table}_version"]))
 
@@ -62,7 +62,7 @@ def settle(lake: Lake) -> None:
     """
     gallery = current_gallery(lake)
     purged = False
-    for name in _PINNED:
+    for name in PINNED:
         table, now = lake[name], lake[name].snapshot()
         try:
             wanted = table.snapshot(gallery.row[f"{name}_version"]).files if gallery else ()
@@ -79,5 +79,5 @@ def settle(lake: Lake) -> None:
 
 def pin(lake: Lake, version: int, row: dict[str, Any]) -> None:
     """Make the tables' newest Delta versions the gallery that readers see: the one commit that publishes."""
-    pinned = {f"{name}_version": lake[name].version() for name in _PINNED}
+    pinned = {f"{name}_version": lake[name].version() for name in PINNED}
     lake["galleries"].append([row | pinned | {"gallery_version": version, "created_at": datetime.now(UTC)}])

@@ -15,8 +15,11 @@ from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
 from facelake.embed.packs import FolderCard
 from facelake.embed.runtime import Runtime
-from facelake.errors import ConfigError, Refused, Retryable
-from facelake.lake.store import open_store
+from facelake.errors import ConfigError, Corrupt, Refused, Retryable
+from facelake.lake.store import ObjectStore, open_store
+
+_SHARED = "models"
+"""folder of the lake"""
 
 
 def cards() -> list[ModelCard]:
@@ -42,7 +45,7 @@ def find_card(name: str) -> ModelCard:
 
 
 def load_pack(config: Config) -> Pack:
-    """The configured pack from the cache, fetched if it is not there; digests are checked every time.
+    """The configured pack from the cache, else from the lake, else fetched; digests are checked every time.
 
     Raises:
         Refused: its terms are not accepted in the config.
@@ -50,10 +53,43 @@ def load_pack(config: Config) -> Pack:
     card = find_card(config.model.card)
     must_be_accepted(config, card)
     folder = cache_folder(config)
-    if any(not (folder / _cached_name(n, d)).is_file() for n, d in card.files().items()):
+    if any(not (folder / _cached_name(n, d)).is_file() for n, d in card.files().items()) and not _from_lake(
+        card, config
+    ):
         fetch(card, config)
     files = {n: (folder / _cached_name(n, d)).read_bytes() for n, d in card.files().items()}
     return Pack.verified(card, files)
+
+
+def share_pack(pack: Pack, store: ObjectStore) -> bool:
+    """Leave the pack's files in a lake that other hosts reach: one of them may run the next night without an index.
+
+    Returns false for a lake in a directory, which has no use for them.
+    """
+    if not store.uri.startswith("s3://"):
+        return False
+    card = pack.card
+    for name, data in ((card.detector.file, pack.detector), (card.encoder.file, pack.encoder)):
+        key = f"{_SHARED}/{_cached_name(name, card.files()[name])}"
+        if store.tag(key) is None:
+            store.create(key, data)
+    return True
+
+
+def _from_lake(card: ModelCard, config: Config) -> bool:
+    """Into the cache what the lake holds of the card's files; false when it lacks one."""
+    if not config.lake.startswith("s3://"):
+        return False
+    store, folder = open_store(config.lake, config.s3), cache_folder(config)
+    for name, digest in card.files().items():
+        try:
+            data = store.read(f"{_SHARED}/{_cached_name(name, digest)}")
+        except FileNotFoundError:
+            return False
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise Corrupt("a model file in the lake has another digest", where=name, next_step="delete it there")
+        store_cached(folder, _cached_name(name, digest), data)
+    return True
 
 
 def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:

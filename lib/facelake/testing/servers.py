@@ -85,17 +85,15 @@ def free_ports(count: int) -> list[int]:
     raise OSError("no free ports")
 
 
-@contextmanager
-def seaweedfs(folder: Path) -> Iterator[Server]:
-    """A SeaweedFS server with S3 on loopback, telemetry off, data under `folder`."""
-    master, volume, filer, s3 = free_ports(4)
+def weed_command(folder: Path, ports: list[int], address: str = "127.0.0.1") -> list[str]:
+    """A SeaweedFS server with S3, telemetry off; ports of master, volume, filer, S3. Writes its key file."""
+    master, volume, filer, s3 = ports
     keys = {"name": "test", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]}
     identities = {"identities": [keys | {"actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}
-    config = folder / "s3.json"
+    config, data = folder / "s3.json", folder / "data"
     config.write_text(json.dumps(identities))
-    data = folder / "data"
-    data.mkdir()
-    command = [_program("weed"), "-logtostderr=true", "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+    data.mkdir(exist_ok=True)
+    command = [_program("weed"), "-logtostderr=true", "server", f"-dir={data}", f"-ip={address}", f"-ip.bind={address}"]
     command += [f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=256"]
     command += [
         f"-volume.port={volume}",
@@ -104,11 +102,18 @@ def seaweedfs(folder: Path) -> Iterator[Server]:
         "-filer",
         f"-filer.port={filer}",
     ]
-    command += ["-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"]
+    return [*command, "-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"]
+
+
+@contextmanager
+def seaweedfs(folder: Path) -> Iterator[Server]:
+    """A SeaweedFS server with S3 on loopback, telemetry off, data under `folder`."""
+    ports = free_ports(4)
+    command = weed_command(folder, ports)
     with (folder / "weed.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
-            yield Server(f"http://127.0.0.1:{s3}")
+            yield Server(f"http://127.0.0.1:{ports[-1]}")
         finally:
             process.kill()
             process.wait()

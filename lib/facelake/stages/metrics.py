@@ -1,0 +1,83 @@
+"""A lake's status as Prometheus metrics (text exposition format 0.0.4).
+
+Read off the lake and not out of the job: a nightly job is gone when it is scraped, its pods have no address that lasts,
+and Ray's and Spark's processes would each need a port. Whoever can read the lake can export: a text file for
+node_exporter's collector, or `facelake status --serve PORT` as a small deployment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+# name: help; all are gauges
+METRICS = {
+    "facelake_writer_active": "1 while a live process holds the lake's lease",
+    "facelake_writer_dead": "1 when the lease's holder died without giving it back",
+    "facelake_lease_age_seconds": "seconds since the holder renewed its lease",
+    "facelake_work_done": "units that the stage at work has done",
+    "facelake_work_total": "units that the stage at work has before it in all; 0: not known",
+    "facelake_work_eta_seconds": "seconds that the stage at work will need still, at its rate so far",
+    "facelake_run_timestamp_seconds": "start of a stage's last recorded run, Unix time",
+    "facelake_run_duration_seconds": "seconds of a stage's last recorded run",
+    "facelake_run_peak_rss_bytes": "peak memory of the driver in a stage's last recorded run",
+    "facelake_run_count": "a counter of a stage's last recorded run",
+    "facelake_table_rows": "rows of a table",
+    "facelake_table_files": "data files of a table",
+    "facelake_table_bytes": "bytes of a table's data files",
+    "facelake_table_version": "Delta version of a table",
+    "facelake_gallery_version": "version of the gallery that readers see; 0: none",
+    "facelake_gallery_identities": "identities in it",
+    "facelake_gallery_faces": "faces in it",
+    "facelake_last_commit_timestamp_seconds": "newest commit to any table, Unix time",
+}
+_Sample = tuple[str, dict[str, str], float]
+
+
+def exposition(status: dict[str, Any]) -> str:
+    """The text that Prometheus scrapes, of what `status` found."""
+    by_name: dict[str, list[str]] = {name: [] for name in METRICS}
+    for name, labels, value in _samples(status):
+        inside = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
+        by_name[name].append(f"{name}{{{inside}}} {value!r}" if inside else f"{name} {value!r}")
+    lines = []
+    for name, samples in by_name.items():
+        if samples:
+            lines += [f"# HELP {name} {METRICS[name]}", f"# TYPE {name} gauge", *samples]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _samples(status: dict[str, Any]) -> Iterator[_Sample]:
+    holder, work = status["holder"] or {}, status["work"]
+    yield "facelake_writer_active", {}, float(holder.get("state") == "alive")
+    yield "facelake_writer_dead", {}, float(holder.get("state") == "dead")
+    if holder:
+        yield "facelake_lease_age_seconds", {}, float(holder["renewed_s_ago"])
+    if work:
+        label = {"stage": work["stage"], "unit": work["unit"]}
+        yield "facelake_work_done", label, float(work["done"])
+        yield "facelake_work_total", label, float(work["total"])
+        if work["eta_s"] is not None:
+            yield "facelake_work_eta_seconds", label, float(work["eta_s"])
+    for stage, run in status["stages"].items():
+        yield "facelake_run_timestamp_seconds", {"stage": stage}, _unix(run["started_at"])
+        yield "facelake_run_duration_seconds", {"stage": stage}, float(run["seconds"])
+        yield "facelake_run_peak_rss_bytes", {"stage": stage}, float(run["peak_rss_bytes"] or 0)
+        for count, value in run["counts"].items():
+            yield "facelake_run_count", {"stage": stage, "count": count}, float(value)
+    for table, figures in status["tables"].items():
+        for key in ("rows", "files", "bytes", "version"):
+            yield f"facelake_table_{key}", {"table": table}, float(figures[key])
+    for key in ("version", "identities", "faces"):
+        yield f"facelake_gallery_{key}", {}, float(status["gallery"][key])
+    if status["last_commit"]:
+        yield "facelake_last_commit_timestamp_seconds", {}, _unix(status["last_commit"])
+
+
+def _unix(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).timestamp()

@@ -1,0 +1,210 @@
+"""A whole site on hosts of their own: SeaweedFS, a Ray cluster, a Spark standalone cluster, a machine for the driver.
+
+Daemons are started by the very commands that an operator would type, with credentials in their own environment.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from numba.core.caching import UserWideCacheLocator
+
+from facelake.config import conf_dir, package_dir
+from facelake.testing.hosts import Host, Network
+from facelake.testing.servers import ACCESS_KEY, SECRET_KEY, weed_command
+
+NAMES = ("store", "head", "ray1", "ray2", "master", "spark1", "spark2", "driver")
+ENDPOINT = "http://store:8333"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_ENDPOINT_URL": ENDPOINT}
+_PORTS = [9333, 8080, 8888, 8333]
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+# a host without a cable is given up after about 20 s, not after a minute; a busy one must not be
+_HEALTH = {
+    "RAY_health_check_initial_delay_ms": "3000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "6000",
+    "RAY_health_check_failure_threshold": "4",
+}
+_BUCKET = """
+import boto3, sys, time
+from botocore.config import Config
+config = Config(connect_timeout=2, read_timeout=5, retries={"max_attempts": 1}, s3={"addressing_style": "path"})
+client = boto3.client("s3", endpoint_url=sys.argv[1], region_name="us-east-1", config=config)
+for attempt in range(120):
+    try:
+        if attempt == 0 or sys.argv[2] not in [b["Name"] for b in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=sys.argv[2])
+        client.put_object(Bucket=sys.argv[2], Key="ready", Body=b"")
+        client.delete_object(Bucket=sys.argv[2], Key="ready")
+        break
+    except Exception:
+        time.sleep(0.5)
+else:
+    sys.exit("the store does not take writes")
+"""
+
+
+class Site:
+    """Starts the daemons on a network of hosts named as in NAMES, and runs facelake on the driver's."""
+
+    def __init__(self, net: Network) -> None:
+        self.net = net
+
+    @property
+    def driver(self) -> Host:
+        """Where facelake is run."""
+        return self.net["driver"]
+
+    def start_store(self) -> None:
+        """SeaweedFS on `store`; without waiting for it."""
+        host = self.net["store"]
+        folder = host.path("/home/weed")
+        folder.mkdir(exist_ok=True)
+        inside = [word.replace(str(folder), "/home/weed") for word in weed_command(folder, _PORTS, host.address)]
+        host.start(inside, log="weed")
+
+    def make_bucket(self, name: str = "lake") -> None:
+        """A bucket, once the store takes writes."""
+        done = self.driver.run([sys.executable, "-c", _BUCKET, ENDPOINT, name], CREDENTIALS, timeout_s=120)
+        if done.returncode:
+            raise TimeoutError(f"{done.stderr[-500:]} {self.net['store'].log('weed')[-1000:]}")
+
+    def start_ray(self, workers: Sequence[str] = ("ray1", "ray2"), head: bool = True, cpus: int = 1) -> None:
+        """A head without cores of its own (it schedules only) and workers."""
+        common = ["--block", "--disable-usage-stats", "--object-store-memory=100000000"]
+        env = CREDENTIALS | _QUIET | _HEALTH
+        if head:
+            host = self.net["head"]
+            command = ["ray", "start", "--head", f"--node-ip-address={host.address}", "--port=6379", "--num-cpus=0"]
+            command += ["--dashboard-host=0.0.0.0", *common]
+            host.start(command, env, log="ray")
+            host.until("ray", "Ray runtime started")
+        for name in [
+            *workers,
+            *(["driver"] if head else []),
+        ]:  # a driver outside `ray job submit` is a node without cores
+            host, cores = self.net[name], 0 if name == "driver" else cpus
+            command = ["ray", "start", "--address=head:6379", f"--node-ip-address={host.address}"]
+            command += [f"--num-cpus={cores}"]
+            host.start([*command, *common], env, log="ray")
+
+    def start_spark(self, workers: Sequence[str] = ("spark1", "spark2")) -> None:
+        """A standalone master and workers of one core."""
+        spec = importlib.util.find_spec("pyspark")
+        assert spec is not None
+        assert spec.origin is not None
+        program = str(Path(spec.origin).parent / "bin" / "spark-class")
+        env = CREDENTIALS | {"PYSPARK_PYTHON": sys.executable, "SPARK_WORKER_DIR": "/home/work"}
+        master = self.net["master"]
+        package = "org.apache.spark.deploy"
+        page = ["--webui-port", "8081"]
+        master.start([program, f"{package}.master.Master", "--host", "master", "--port", "7077", *page], env, "spark")
+        for name in workers:
+            sizes = ["--host", name, "--cores", "1", "--memory", "1g", *page]
+            command = [program, f"{package}.worker.Worker", *sizes, "spark://master:7077"]
+            self.net[name].start(command, env, log="spark")
+
+    def wait(self, ray: int = 2, spark: int = 2) -> None:
+        """Until every worker is registered."""
+        for name in ["driver", *(f"ray{number}" for number in range(1, ray + 1))]:
+            self.net[name].until("ray", "Ray runtime started")
+        for number in range(1, spark + 1):
+            self.net[f"spark{number}"].until("spark", "Successfully registered with master")
+
+    def config(self, over: Mapping[str, Any], base: str = "cluster.yaml") -> dict[str, Any]:
+        """conf/cluster.yaml as a user would edit it for this site."""
+        data: dict[str, Any] = yaml.safe_load((conf_dir() / base).read_text())
+        data |= {"lake": "s3://lake/night", "corpus": None}
+        data["s3"] = {"endpoint_url": ENDPOINT, "region": "us-east-1"}
+        data["ray"] = {"address": "auto"}
+        data["spark"]["master"] = "spark://master:7077"
+        data["spark"]["driver_memory"] = "1g"
+        data["spark"]["conf"] = {"spark.executor.memory": "700m"}
+        data["embed"] |= {"chunk_rows": 32, "commit_every_chunks": 2}
+        for key, value in over.items():
+            section, _, name = key.rpartition(".")
+            (data[section] if section else data)[name] = value
+        return data
+
+    def state(self, config: str) -> dict[str, Any]:
+        """See state_of."""
+        return state_of(lambda command: self.driver.run(command, CREDENTIALS), config)
+
+    def write_config(self, path: str = "/home/cluster.yaml", **over: Any) -> str:
+        """The config as a file on the driver's host; `section__key` for keys."""
+        data = self.config({key.replace("__", "."): value for key, value in over.items()})
+        return self.driver.write(path, yaml.safe_dump(data, sort_keys=False))
+
+    def facelake(self, *arguments: str, timeout_s: float = 300.0, code: int = 0) -> dict[str, Any]:
+        """Run a facelake command on the driver's host; its JSON object."""
+        done = self.driver.run(
+            [sys.executable, "-m", "facelake", *arguments, "--json"], CREDENTIALS | _QUIET, timeout_s=timeout_s
+        )
+        if done.returncode != code:
+            raise AssertionError(f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+_DUMP = """
+import hashlib, json, sys
+from facelake.config import load_config
+from facelake.lake.lake import Lake
+from facelake.stages.gallery import current_gallery
+config = load_config(sys.argv[1])
+lake = Lake.open(config.lake, config.s3)
+found = {"assignments": {}, "gallery": 0}
+if gallery := current_gallery(lake):
+    rows = gallery.read("memberships", ["face_id", "identity_id"])
+    found |= {"assignments": dict(zip(*(c.to_pylist() for c in rows.columns))), "gallery": gallery.version}
+for name, key in (("faces", ["face_id"]), ("rejects", ["corpus_file", "corpus_row"])):
+    rows = lake[name].read().sort_by([(column, "ascending") for column in key])
+    found[name] = hashlib.sha256(json.dumps(rows.to_pylist(), default=str).encode()).hexdigest()
+    found[f"{name}_rows"] = rows.num_rows
+print(json.dumps(found))
+"""
+
+
+def state_of(run: Callable[[Sequence[str]], subprocess.CompletedProcess[str]], config: str) -> dict[str, Any]:
+    """Identity of each face, digests of all faces and rejects: equal states are equal lakes, bytes of vectors included.
+
+    Args:
+        run: runs a command where the lake can be reached.
+    """
+    done = run([sys.executable, "-c", _DUMP, config])
+    if done.returncode:
+        raise AssertionError(done.stderr[-3000:])
+    return dict(json.loads(done.stdout))
+
+
+def give_caches(site: Site, models: Path, names: Sequence[str] = ("driver",)) -> None:
+    """Models and demo photos for the driver (as after `facelake models fetch`); compiled loops for all, as in an image.
+
+    The loops are those that this checkout has compiled before, if any; without them a host compiles for a minute.
+    """
+    for name in names:
+        shutil.copytree(models, site.net[name].path("/home/.cache/facelake"), dirs_exist_ok=True)
+    loops = package_dir() / "cluster"
+    for host in site.net.hosts.values():
+        target = host.path("/home/.cache/numba") / UserWideCacheLocator.get_suitable_cache_subpath(str(loops / "x.py"))
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (loops / "__pycache__").glob("*.nb?"):
+            shutil.copy(file, target)
+
+
+def start_site(net: Network) -> Site:
+    """All daemons at once, then wait for all."""
+    site = Site(net)
+    site.start_store()
+    site.start_spark()
+    site.start_ray()
+    site.wait()
+    site.make_bucket()
+    return site
