@@ -100,7 +100,7 @@ def test_known_photos_are_rejected_undecoded(tmp_path: Path, pack: Pack) -> None
     config = load_config(None, overrides={"governance.retracted": [str(own)]})
     contents = retracted_contents(config)
     assert contents == {digest: "Our Leak"}
-    (known, other) = Pipeline(pack, PipelineOptions(), 1, contents).run([(0, "a", b"not even a photo"), (1, "b", b"x")])
+    (known, other) = Pipeline(pack, PipelineOptions(), contents).run([(0, "a", b"not even a photo"), (1, "b", b"x")])
     assert (known.reject, other.reject) == (Reject.RETRACTED, Reject.UNREADABLE) or other.reject is Reject.FORMAT
     own.write_text("sets: [{name: x}]\n")
     with pytest.raises(ConfigError):
