@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from facelake.cluster import rows as face_rows
 from facelake.contracts import CORRECTIONS, F32, I64, Bool, Verdict
-from facelake.errors import ConfigError, Refused
+from facelake.errors import ConfigError, Contradiction
 from facelake.lake.lake import Lake
 from facelake.lake.tables import plain
 from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
@@ -72,7 +72,7 @@ def record_correction(context: Context, said: Said) -> dict[str, Any]:
 
     Raises:
         ConfigError: an identity or face that is not in the gallery; faces that are not of the identity.
-        Refused: it contradicts earlier corrections and is not said to supersede them.
+        Contradiction: it contradicts earlier corrections and is not said to supersede them.
     """
     gallery = current_gallery(context.lake)
     if gallery is None:
@@ -87,7 +87,8 @@ def record_correction(context: Context, said: Said) -> dict[str, Any]:
     broken = _contradicted(members, [*in_force(stored), row])
     if broken and not said.supersede:
         what = f"it contradicts correction {', '.join(map(str, broken))}"
-        raise Refused(what, where=said.kind, next_step="see `facelake correct list`; give --supersede to overrule it")
+        next_step = "see `facelake correct list`; give --supersede to overrule it"
+        raise Contradiction(what, where=said.kind, next_step=next_step, seqs=tuple(broken))
     row["undoes"] = broken
     context.check_lease()
     table.append([row])
