@@ -55,10 +55,11 @@ def night(context: Context, of_person: dict[str, list[str]], shift: int = 0, wit
     table = context.lake["groups"]
     rows = table.read()
     group = dict(zip(rows["face_id"].to_pylist(), rows["group_id"].to_pylist(), strict=True))
-    number = {name: Counter(group[face] for face in mine).most_common(1)[0][0] for name, mine in of_person.items()}
+    mine = {name: [face for face in faces if face in group] for name, faces in of_person.items()}
+    number = {name: Counter(group[face] for face in faces).most_common(1)[0][0] for name, faces in mine.items()}
     for face, home in group.items():
         group[face] = number["person-1"] if home == number["person-2"] else home
-    for face in sorted(of_person["person-3"])[::2]:
+    for face in sorted(mine["person-3"])[::2]:
         group[face] = 900
     column = pa.array([group[face] + shift for face in rows["face_id"].to_pylist()])
     rows = rows.set_column(rows.schema.get_field_index("group_id"), "group_id", column)

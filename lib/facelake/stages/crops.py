@@ -71,8 +71,9 @@ class Cutter:
             return None
 
     def start(self) -> None:
-        """Have the processes begin now: they take a second."""
-        self._ready().submit(int)
+        """Have the processes begin now: they take a second or two."""
+        if self._pool is None:
+            self._ready().submit(int)
 
     def _ready(self) -> ProcessPoolExecutor:
         with self._lock:

@@ -100,7 +100,6 @@ class ReviewSession:
         return session
 
     def _warm(self) -> None:
-        self._cutter.start()
         self._located(self.moment())
 
     def close(self) -> None:
@@ -198,6 +197,7 @@ class ReviewSession:
     def reveal(self, faces: pa.Table, admitted: pa.Table) -> None:
         """Call when a view is in the audit: from now on crops of these faces are given out."""
         rows = zip(faces["face_id"].to_pylist(), range(faces.num_rows), strict=True)
+        self._cutter.start()
         shown = {face: (faces.slice(i, 1), admitted.slice(i, 1)) for face, i in rows}
         with self._lock:
             self._shown.update(shown)

@@ -39,7 +39,7 @@ export class Column {
       this.faces.push(face);
     }
     const hidden = side.hidden ? `; ${side.hidden} may not be shown` : "";
-    const sampled = side.compared + 0 < side.size ? `; only ${side.compared} of ${side.size} faces were read` : "";
+    const sampled = side.compared < side.size ? `; only ${side.compared} of ${side.size} faces were read` : "";
     const inside = side.inside === null ? "" : `, ${figure(side.inside)} alike among themselves`;
     this.note.textContent = `${side.total} faces${inside}${hidden}${sampled}`;
     this.more.hidden = this.faces.length >= side.total;

@@ -105,6 +105,7 @@ async function show() {
     return;
   }
   state.question = queue.find(one) || one;
+  history.replaceState(null, "", hashOf(one));
   queue.draw(state.question);
   await working(async () => {
     nothing("Loading…");
@@ -123,7 +124,8 @@ function draw(view) {
   $("work").hidden = false;
   $("question").textContent = pair ? "Are these one person, or two?" : "Is this one person, or are there two?";
   $("why").textContent = state.question.reason || "";
-  const likeness = pair ? `prototypes ${figure(view.prototypes)} alike, faces across ${figure(view.between)}` : `faces across ${figure(view.between)} alike`;
+  const across = `faces of one column are ${figure(view.between)} alike with those of the other`;
+  const likeness = pair ? `${across}, the two prototypes ${figure(view.prototypes)}` : across;
   const photos = view.shared_photos ? `; ${view.shared_photos} photos show both: seldom one person` : "";
   $("figures").textContent = likeness + photos;
   columns[0].show(a, pair ? a.identity : `${a.identity}: main part`);
@@ -133,7 +135,7 @@ function draw(view) {
   const same = document.querySelector("[data-do=same] span");
   same.textContent = pair ? "Same person" : "All one person";
   notice(view.gallery_version);
-  buttons();
+  selectionChanged();
 }
 
 function linkItem(link) {
