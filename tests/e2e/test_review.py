@@ -173,8 +173,12 @@ def test_a_session(demo_lake: Path, tmp_path: Path) -> None:
         by_mouse(page, demo_lake)
         different_people(page, demo_lake, world)
         assert_split_holds(demo_lake, world)
+        page.keyboard.press("m")
+        expect(page.locator("#banner")).to_contain_text("Gallery 4 was published", timeout=20_000)
+        expect(page.locator("#who")).to_contain_text("gallery 4")
         page.reload()
-        expect(page.locator("#who")).to_contain_text("gallery 4", timeout=20_000)
+        pictures(page)
+        assert [row["kind"] for row in corrections(demo_lake)] == ["split", "undo", "split", "distinct"]
         other = browser.new_page()
         other.goto(link)
         expect(other.locator("#alert")).to_contain_text("used already", timeout=20_000)
@@ -182,7 +186,7 @@ def test_a_session(demo_lake: Path, tmp_path: Path) -> None:
     ours = urlsplit(link).netloc
     assert {urlsplit(url).netloc for url in requests} == {ours}
     assert "ticket" not in "".join(requests)
-    assert complaints == [SAID_409] * 2
+    assert complaints == [SAID_409] * 3
     assert audit_faults(Lake.open(str(demo_lake))) == []
 
 

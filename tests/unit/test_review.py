@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,6 +208,19 @@ def test_others_than_this_machine_are_kept_out() -> None:
         bind("127.0.0.1", listener.getsockname()[1], False)
     with bind("0.0.0.0", 0, True) as listener:
         assert listener.getsockname()[1] > 0
+
+
+def test_only_this_command_needs_the_extra(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        without = (
+            "import sys; sys.modules['fastapi'] = sys.modules['uvicorn'] = None; from facelake.cli import main; main()"
+        )
+        return subprocess.run([sys.executable, "-c", without, *arguments], capture_output=True, text=True, check=False)
+
+    said = run("review", "--purpose", PURPOSE, "--lake", str(tmp_path))
+    assert said.returncode == 2
+    assert "pip install 'facelake[review]'" in said.stderr
+    assert run("correct", "list", "--help").returncode == 0
 
 
 # ---- for what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 import time
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from facelake.contracts import F32, embedding_matrix
-from facelake.errors import Busy, ConfigError, Corrupt, Refused
+from facelake.contracts import F32, I64, embedding_matrix
+from facelake.errors import Busy, ConfigError, Corrupt, FacelakeError, Refused
 from facelake.lake.corpus import Corpus
 from facelake.lake.lease import Lease
 from facelake.lake.store import probe
@@ -71,8 +72,8 @@ class ReviewSession:
         self.context, self.purpose, self.reviewer = context, purpose, reviewer
         self.name = secrets.token_hex(6)
         self.skipped: set[tuple[str, str | None]] = set()
-        self.met: set[str] = set()
-        """identities that were shown"""
+        self.met: dict[str, int] = {}
+        """identities that were shown, and in which gallery last"""
         self._corpus = Corpus(context.config.corpus_uri, context.config.s3)
         self._cutter = Cutter()
         self._lock, self._making, self._noting = threading.Lock(), threading.Lock(), threading.Lock()
@@ -80,7 +81,7 @@ class ReviewSession:
         self._read_s = 0.0
         self._positions: tuple[tuple[Any, ...], Positions] | None = None
         self._sheets: OrderedDict[tuple[Any, ...], Sheet] = OrderedDict()
-        self._shown: dict[str, tuple[pa.Table, pa.Table]] = {}
+        self._shown: dict[str, tuple[Sheet, int]] = {}
         self._crops: OrderedDict[str, bytes] = OrderedDict()
 
     @classmethod
@@ -100,7 +101,8 @@ class ReviewSession:
         return session
 
     def _warm(self) -> None:
-        self._located(self.moment())
+        with contextlib.suppress(FacelakeError):  # (whoever asks next is told)
+            self._located(self.moment())
 
     def close(self) -> None:
         """End."""
@@ -194,13 +196,12 @@ class ReviewSession:
         """Keyed hashes of face ids: an erased face's id may be nowhere in the lake."""
         return [self.context.lake.keyed_hash(f"face:{face}")[:32] for face in faces]
 
-    def reveal(self, faces: pa.Table, admitted: pa.Table) -> None:
+    def reveal(self, sheet: Sheet, rows: I64) -> None:
         """Call when a view is in the audit: from now on crops of these faces are given out."""
-        rows = zip(faces["face_id"].to_pylist(), range(faces.num_rows), strict=True)
         self._cutter.start()
-        shown = {face: (faces.slice(i, 1), admitted.slice(i, 1)) for face, i in rows}
+        names = sheet.faces["face_id"].take(pa.array(rows)).to_pylist()
         with self._lock:
-            self._shown.update(shown)
+            self._shown.update(zip(names, ((sheet, row) for row in rows.tolist()), strict=True))
 
     def was_shown(self, face: str) -> bool:
         """Has this session shown the face?"""
@@ -215,8 +216,9 @@ class ReviewSession:
         """
         if face not in self._shown:
             raise ConfigError("this face was not shown", where=face, next_step="open its identity")
-        rows, admitted = self._shown[face]
-        if not self.moment().standing.may_show(rows, admitted)[0]:
+        sheet, number = self._shown[face]
+        rows = sheet.faces.slice(number, 1)
+        if not self.moment().standing.may_show(rows, sheet.admitted.slice(number, 1))[0]:
             raise Refused("this face may not be shown any more", where=face, next_step="take the next question")
         with self._lock:
             if face in self._crops:

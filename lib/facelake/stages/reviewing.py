@@ -254,12 +254,11 @@ def _view(
         "view", gallery_version=moment.gallery.version, identities=named, faces=session.hashes(faces),
         links=[session.hashes([link.a, link.b]) for link in links],
     )  # fmt: skip
-    session.met.update(named)
+    session.met.update(dict.fromkeys(named, moment.gallery.version))
     linked_ids = {face for link in links for face in (link.a, link.b)}
     for sheet, at in rows:
         extra = [i for i, face in enumerate(sheet.faces["face_id"].to_pylist()) if face in linked_ids]
-        take = pa.array(np.union1d(at, np.array(extra, np.int64)))
-        session.reveal(sheet.faces.take(take), sheet.admitted.take(take))
+        session.reveal(sheet, np.union1d(at, np.array(extra, np.int64)))
     apart = between(columns[0].vectors, columns[1].vectors)
     return View(moment.gallery.version, kind, sides, apart, prototypes, links, linked, len(both))
 
@@ -371,7 +370,7 @@ def _must_be_current(moment: Moment, version: int) -> None:
 def _must_be_shown(session: ReviewSession, moment: Moment, said: Said) -> None:
     """Nobody decides of what he has not seen, or may not see."""
     for name in (said.identity, said.other):
-        if name and (name not in session.met or name not in moment.known.place):
+        if name and (session.met.get(name) != moment.gallery.version or name not in moment.known.place):
             raise ConfigError("this identity was not shown", where=name, next_step="open it first")
     for face in said.faces:
         if not session.was_shown(face):

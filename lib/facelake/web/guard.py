@@ -68,7 +68,7 @@ class Keys:
 
 def _same(a: str, b: str) -> bool:
     """In constant time."""
-    return hmac.compare_digest(a.encode(), b.encode())
+    return hmac.compare_digest(a.encode(errors="replace"), b.encode(errors="replace"))
 
 
 def is_loopback(host: str) -> bool:

@@ -164,7 +164,8 @@ function notice(version) {
   if (state.version && version !== state.version) {
     $("banner").hidden = false;
     $("banner").textContent = `Gallery ${version} was published: the questions are new, your answers are in it.`;
-    queue.load().then(() => {}, complain);
+    state.version = version;
+    queue.load().then(show).catch(complain);
   }
   state.version = version;
 }
@@ -192,7 +193,7 @@ async function send(request, supersede) {
   const reason = $("reason");
   say("Recording…");
   try {
-    const recorded = await record(request, reason.value, state.version, supersede);
+    const recorded = await record(request, reason.value, state.view.gallery_version, supersede);
     state.mine.push(recorded.seq);
     reason.value = "";
     for (const column of columns) column.all(false);
