@@ -381,6 +381,19 @@ def test_all_one_person_binds_its_faces(page: Page) -> None:
     assert page.answer("split", 409, identity=page.world.merged, faces=faces[:5])["kind"] == "Contradiction"
 
 
+def test_one_person_stays_said_in_the_next_night(page: Page) -> None:
+    view = page.get("/api/identity", a=page.world.merged)
+    faces = [face["face_id"] for side in view["sides"] for face in side["faces"]]
+    page.answer("confirm", identity=page.world.merged, faces=faces[:5])
+    assert page.get("/api/queue")["open"] == 2
+    page.answer("confirm", identity=page.world.merged, faces=faces)
+    assert page.get("/api/queue")["open"] == 1
+    with writing(load_config(lake=str(page.lake)), "test") as context:
+        night(context, page.world.of_person, 10, page.world.of_person["person-8"][0])
+    [one] = [one for one in page.get("/api/queue")["questions"] if one["kind"] == "two_people"]
+    assert one["settled_how"] == "confirm"
+
+
 def test_nobody_decides_of_what_he_has_not_seen(page: Page) -> None:
     unseen = page.world.of_person["person-4"][0]
     page.get("/api/identity", a=page.world.merged)

@@ -19,7 +19,7 @@ from facelake.stages.review_session import Moment, ReviewSession, Sheet
 _LINKED = 512  # faces of each side among which the nearest pairs are looked for
 _LINKS = 6
 _QUEUE = ("kind", "identity_id", "other_id", "score", "doubt", "faces", "reason", "gallery_version")
-_APART = {Verdict.SPLIT, Verdict.REJECT, Verdict.CONFIRM}
+_MOST = 0.8  # of an identity's faces: to confirm so many says that it is one person
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,25 +159,28 @@ def queue(session: ReviewSession, offset: int = 0, limit: int = 50) -> Queue:
 
 
 def _answers(lake: Lake) -> list[Any]:
-    columns = ["seq", "kind", "undoes", "identity_a", "identity_b", "reviewer", "gallery_version"]
+    columns = ["seq", "kind", "undoes", "identity_a", "identity_b", "faces_b", "reviewer", "gallery_version"]
     return in_force(lake["corrections"].read(columns).to_pylist())
 
 
 def _question(row: dict[str, Any], answers: list[Any], skipped: set[tuple[str, str | None]]) -> Question:
-    pair = {row["identity_id"], row["other_id"]}
-    answer = None
-    for one in answers:
-        if row["other_id"] is None:
-            fits = one["kind"] in _APART and one["identity_a"] == row["identity_id"]
-            fits = fits and one["gallery_version"] >= row["gallery_version"]
-        else:
-            fits = {one["identity_a"], one["identity_b"]} == pair
-        answer = one if fits else answer
+    answer = next((one for one in reversed(answers) if _settles(one, row)), None)
     return Question(
         row["kind"], row["identity_id"], row["other_id"], row["score"], row["doubt"], row["faces"], row["reason"],
         answer["seq"] if answer else None, answer["kind"] if answer else None,
         answer["reviewer"] if answer else None, (row["identity_id"], row["other_id"]) in skipped,
     )  # fmt: skip
+
+
+def _settles(one: Any, row: dict[str, Any]) -> bool:
+    """Whether a correction answers a question; that one is one person stays said while its faces are mostly the same."""
+    if row["other_id"] is not None:
+        return {one["identity_a"], one["identity_b"]} == {row["identity_id"], row["other_id"]}
+    if one["identity_a"] != row["identity_id"]:
+        return False
+    if one["kind"] == Verdict.CONFIRM:
+        return len(one["faces_b"] or ()) >= _MOST * int(row["faces"])
+    return one["kind"] in (Verdict.SPLIT, Verdict.REJECT) and bool(one["gallery_version"] >= row["gallery_version"])
 
 
 # ---- views

@@ -112,6 +112,7 @@ export class Column {
     }
     this.here = index;
     item.classList.add("here");
+    if (document.activeElement === this.list) document.getElementById("about").textContent = item.title;
     if (document.activeElement === this.list) {
       this.list.setAttribute("aria-activedescendant", item.id);
       item.scrollIntoView({ block: "nearest" });
