@@ -178,7 +178,13 @@ def test_a_session(demo_lake: Path, tmp_path: Path) -> None:
         expect(page.locator("#who")).to_contain_text("gallery 4")
         page.reload()
         pictures(page)
-        assert [row["kind"] for row in corrections(demo_lake)] == ["split", "undo", "split", "distinct"]
+        page.keyboard.press("m")
+        page.get_by_role("button", name="Overrule it").click()
+        said(page, "It overrules 4.")
+        assert [(row["kind"], row["undoes"]) for row in corrections(demo_lake)][3:] == [
+            ("distinct", []),
+            ("merge", [4]),
+        ]
         other = browser.new_page()
         other.goto(link)
         expect(other.locator("#alert")).to_contain_text("used already", timeout=20_000)
@@ -186,7 +192,7 @@ def test_a_session(demo_lake: Path, tmp_path: Path) -> None:
     ours = urlsplit(link).netloc
     assert {urlsplit(url).netloc for url in requests} == {ours}
     assert "ticket" not in "".join(requests)
-    assert complaints == [SAID_409] * 3
+    assert complaints == [SAID_409] * 4
     assert audit_faults(Lake.open(str(demo_lake))) == []
 
 

@@ -173,7 +173,7 @@ def _question(row: dict[str, Any], answers: list[Any], skipped: set[tuple[str, s
 
 
 def _settles(one: Any, row: dict[str, Any]) -> bool:
-    """Whether a correction answers a question; that one is one person stays said while its faces are mostly the same."""
+    """Whether a correction answers a question; that it is one person stays said while most faces are the same."""
     if row["other_id"] is not None:
         return {one["identity_a"], one["identity_b"]} == {row["identity_id"], row["other_id"]}
     if one["identity_a"] != row["identity_id"]:
