@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,12 @@ from facelake.lake.store import ObjectStore
 from facelake.lake.tables import data_file, plain
 
 _READERS = 4
+
+
+@functools.cache
+def _readers() -> ThreadPoolExecutor:
+    """Decompression runs beside Python, and so does a store's latency."""
+    return ThreadPoolExecutor(_READERS, "facelake-picking")
 
 
 def pick_rows(store: ObjectStore, table: str, path: str, rows: I64, columns: Sequence[str]) -> pa.Table:
@@ -66,7 +73,6 @@ def pick_scattered(
     def read(mine: I64) -> pa.Table:
         return pick_rows(store, table, paths[int(file[mine[0]])], row[mine], columns)
 
-    with ThreadPoolExecutor(_READERS) as pool:  # decompression runs beside Python, and so does a store's latency
-        found = list(pool.map(read, parts))
+    found = list(_readers().map(read, parts))
     back = np.argsort(np.concatenate([np.zeros(0, np.int64), *parts]), kind="stable")
     return pa.concat_tables([empty, *found]).take(pa.array(back))

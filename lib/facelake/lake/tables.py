@@ -30,7 +30,7 @@ from facelake.lake.store import ObjectStore, read_input
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
 _ATTEMPTS = 5
-_GROUP_ROWS = {"faces": 2_048, "identities": 2_048, "admissions": 16_384}  # so that single rows are read cheaply
+_GROUP_ROWS = dict.fromkeys(("faces", "identities", "admissions"), 2_048)  # so that single rows are read cheaply
 
 
 @dataclass(frozen=True, slots=True)

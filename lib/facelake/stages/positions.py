@@ -25,13 +25,15 @@ _ADMITTED = ("image_id", "source_id", "subject_ref", "corpus_file", "admitted", 
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Faces by identity: those of identity i are starts[i]..starts[i+1], the most like its prototype first."""
+    """Faces by identity: those of identity i are starts[i]..starts[i+1]."""
 
     names: pa.Array
     """(identities,) ids"""
     starts: I64
     face_ids: pa.Array
     """(n,)"""
+    score: F32
+    """(n,) likeness to the identity's prototype when the face came to it"""
     file: I64
     """(n,) number among `files`, -1 where the face is gone from the table"""
     row: I64
@@ -42,9 +44,8 @@ class Positions:
         """Read who is in which identity, and where the faces lie."""
         members = gallery.read("memberships", ["face_id", "identity_id", "score"])
         named = members["identity_id"].combine_chunks().dictionary_encode()
-        code = named.indices.to_numpy().astype(np.int64)
-        score: F32 = members["score"].to_numpy()
-        order = np.lexsort((-score, code))
+        code = named.indices.to_numpy()
+        order = np.argsort(code, kind="stable")
         ids = members["face_id"].combine_chunks().take(pa.array(order))
         starts = np.searchsorted(code[order], np.arange(len(named.dictionary) + 1)).astype(np.int64)
         found = list(lake["faces"].parts(["face_id"]))
@@ -62,15 +63,19 @@ class Positions:
             named.dictionary,
             starts,
             ids,
+            members["score"].to_numpy()[order],
             np.where(there, file[at], -1) if len(at) else nowhere,
             row[at] if len(at) else nowhere,
             tuple(item.path for item, _ in found),
         )
 
     def of_identity(self, identity: str) -> I64 | None:
-        """Positions (m,) of an identity's faces; None when there is no such identity."""
+        """Positions (m,) of an identity's faces, the most like its prototype first; None when it is not there."""
         number = pc.index(self.names, identity).as_py()
-        return np.arange(self.starts[number], self.starts[number + 1]) if number >= 0 else None
+        if number < 0:
+            return None
+        at = np.arange(self.starts[number], self.starts[number + 1])
+        return at[np.argsort(-self.score[at], kind="stable")]
 
     def faces(self, lake: Lake, at: I64) -> pa.Table:
         """Rows of the faces table at positions (m,), in that order, without those that are gone."""
