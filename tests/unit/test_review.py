@@ -23,6 +23,7 @@ from PIL import Image
 
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
+from facelake.erase import Needles
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
@@ -31,6 +32,8 @@ from facelake.publish.likeness import between, evenly, inside, nearest_links, tw
 from facelake.stages import review_session
 from facelake.stages.audit import audit_faults
 from facelake.stages.crops import Cutter, cut_face, limits_of
+from facelake.stages.erase_targets import Request
+from facelake.stages.erasing import erase, residual
 from facelake.stages.ledger import Entry, record
 from facelake.stages.review_session import ReviewSession
 from facelake.web.app import build_app
@@ -470,6 +473,22 @@ def test_nothing_is_shown_when_the_audit_cannot_be_written(page: Page, monkeypat
     assert not page.session.met
     page.get(f"/api/face/{page.world.of_person['person-1'][0]}", 404)
     monkeypatch.undo()
+
+
+def test_an_erasure_finds_nothing_of_the_review_and_the_page_goes_on(page: Page) -> None:
+    view = page.get("/api/identity", a=page.world.merged)
+    gone = view["sides"][0]["faces"][0]
+    page.answer("split", identity=page.world.merged, faces=page.world.of_person["person-2"])
+    with writing(load_config(lake=str(page.lake)), "erase") as context:
+        erase(context, Request.of(images=[gone["image_id"]]))
+        needles = Needles.of([gone["image_id"], gone["face_id"]])
+        assert sum(residual(context, needles)[1].values()) == 0
+    after = page.get("/api/identity", a=page.world.merged)
+    left = {face["face_id"] for side in after["sides"] for face in side["faces"]}
+    assert len(left) == 45
+    assert gone["face_id"] not in left
+    page.get(f"/api/face/{gone['face_id']}", 403)
+    assert page.get(f"/api/face/{left.pop()}")[:2] == b"\xff\xd8"
 
 
 # ---- likeness
