@@ -112,13 +112,14 @@ def by_mouse(page: Page, lake: Path) -> None:
     assert corrections(lake)[2]["reason"] == "these faces look like somebody else"
 
 
-def different_people(page: Page, lake: Path, world: World) -> None:
+def different_people(page: Page, lake: Path, world: World, folder: Path) -> None:
     """An answer, one that contradicts it, and one while a night runs."""
     page.keyboard.press("n")
     expect(page.locator("#question")).to_contain_text("one person, or two")
     assert page.evaluate("location.hash") == "#same_person/" + "/".join(world.twins)
     pictures(page)
     accessible(page, "pair")
+    page.screenshot(path=folder / "review-pair.png")
     with Lease(Lake.open(str(lake)).store, "nightly"):
         page.keyboard.press("d")
         expect(page.locator("#alert")).to_contain_text("the lake is being written by process", timeout=20_000)
@@ -131,6 +132,7 @@ def different_people(page: Page, lake: Path, world: World) -> None:
     expect(dialog).to_contain_text("4 distinct")
     expect(dialog).to_contain_text("two different people")
     accessible(page, "contradiction")
+    page.screenshot(path=folder / "review-contradiction.png")
     page.get_by_role("button", name="Leave it as it was").click()
     said(page, "nothing was recorded")
     assert [row["kind"] for row in corrections(lake)] == ["split", "undo", "split", "distinct"]
@@ -171,7 +173,7 @@ def test_a_session(demo_lake: Path, tmp_path: Path) -> None:
         looks(page, tmp_path)
         by_keyboard(page, demo_lake, world)
         by_mouse(page, demo_lake)
-        different_people(page, demo_lake, world)
+        different_people(page, demo_lake, world, tmp_path)
         assert_split_holds(demo_lake, world)
         page.keyboard.press("m")
         expect(page.locator("#banner")).to_contain_text("Gallery 4 was published", timeout=20_000)

@@ -203,6 +203,19 @@ def test_two_hosts_or_cookies_are_none() -> None:
     assert guard._refusal(scope) == (400, "this page answers to its own name only")
 
 
+def test_an_exposed_page_answers_to_its_name_and_to_numbers() -> None:
+    exposed = Guard(lambda *_: None, Keys(1), ["Lake-Host"], True)  # type: ignore[arg-type,return-value]
+    asked = [
+        "lake-host:80",
+        "192.168.1.4:80",
+        "[2001:db8::1]:80",
+        "localhost",
+        "evil.example",
+        "192.168.1.4.evil.example",
+    ]
+    assert [exposed._host_is_ours(host) for host in asked] == [True, True, True, True, False, False]
+
+
 def test_others_than_this_machine_are_kept_out() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(ConfigError, match="without encryption"):

@@ -13,6 +13,7 @@ import numpy as np
 from facelake.bench.erase import build_lake
 from facelake.config import Config, GovernanceSection
 from facelake.contracts import Covers, EventKind, Scope, SourceClass, Verdict
+from facelake.errors import ConfigError
 from facelake.events import Listener
 from facelake.night import reading, writing
 from facelake.stages import reviewing
@@ -22,17 +23,22 @@ from facelake.stages.ledger import Entry, record
 from facelake.stages.review_session import ReviewSession
 
 _LOOKED_AT = 20
+_MARK = "bench-review.txt"
 
 
 def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
     """Make a lake of `faces` at the config's lake, unless one is there, and review it as the page does.
 
     Raises:
-        Refused: the lake that is there has no identity in force for the config's purpose.
+        ConfigError: there is a lake that this did not make: answers are recorded in it.
     """
     config = config.model_copy(update={"governance": GovernanceSection(dpia="a benchmark")})
     with writing(config, "bench", emit) as context:
-        if context.lake["faces"].version() < 0:
+        empty = context.lake["faces"].version() < 0
+        if not empty and context.lake.store.tag(_MARK) is None:
+            raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
+        if empty:
+            context.lake.store.write(_MARK, b"made by `facelake bench review`\n")
             grant = Entry(
                 EventKind.GRANT, Scope.SOURCE, "bench", (config.purpose,), "synthetic", covers=Covers.EVERYONE,
                 source_class=SourceClass.RESEARCH,

@@ -55,7 +55,9 @@ def review(
         session = ReviewSession.open(context, purpose, reviewer or getpass.getuser())
 
         def ready(link: str) -> None:
-            terminal.say(f"review page for {session.reviewer}, purpose {purpose}: {link}")
+            terminal.say(f"review page for {session.reviewer}, purpose {purpose}:")
+            if not json:
+                typer.echo(link)  # (also with --quiet: it is what one came for)
             terminal.say("the link works once; Ctrl-C ends the session")
             terminal.result({"ok": True, "url": link, "gallery": session.moment().gallery.version})
             if not no_open and not json:

@@ -38,7 +38,7 @@ def pick_rows(store: ObjectStore, table: str, path: str, rows: I64, columns: Seq
     kept = plain(pa.schema([TABLES[table].field(name) for name in columns]))
     wanted, back = np.unique(rows, return_inverse=True)
     parts: list[pa.Table] = [kept.empty_table()]
-    with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source, pre_buffer=False) as file:
+    with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source, pre_buffer=True) as file:
         there = [name for name in columns if name in file.schema_arrow.names]
         if len(wanted) and int(wanted[-1]) >= file.metadata.num_rows:
             raise pa.ArrowInvalid(f"there is no row {int(wanted[-1])}")  # (told as a damaged file)
