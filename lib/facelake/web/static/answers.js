@@ -10,6 +10,15 @@ const WHY = {
   confirm: "this is the person of this identity",
 };
 
+export const WORDS = {
+  split: "split off",
+  reject: "rejected",
+  merge: "same person",
+  distinct: "different people",
+  confirm: "confirmed",
+  undo: "taken back",
+};
+
 const some = (count) => (count === 1 ? "1 face" : `${count} faces`);
 
 // The request for a key, or a sentence on why there is none.
@@ -37,13 +46,7 @@ export function requestFor(action, view, columns) {
 }
 
 export function sentence(request, recorded) {
-  const what = {
-    split: `${some(request.faces.length)} split off`,
-    reject: `${some(request.faces.length)} rejected`,
-    confirm: `${some(request.faces.length)} confirmed`,
-    merge: "same person",
-    distinct: "different people",
-  }[request.kind];
+  const what = (request.faces.length ? `${some(request.faces.length)} ` : "") + WORDS[request.kind];
   const over = recorded.supersedes.length ? ` It overrules ${recorded.supersedes.join(", ")}.` : "";
   return `Correction ${recorded.seq}: ${what}. It takes effect with the next night.${over}`;
 }
@@ -57,6 +60,7 @@ export function told(row) {
   const about = [row.identity_a, row.identity_b].filter(Boolean).join(" and ");
   const faces = row.faces && !row.identity_b ? `, ${some(row.faces)}` : "";
   const why = row.reason ? `: “${row.reason}”` : "";
-  const undone = row.kind === "undo" ? ` of ${(row.undoes || []).join(", ")}` : "";
-  return `${row.seq} ${row.kind}${undone} ${about}${faces}${why} (${row.reviewer}, ${row.recorded_at.slice(0, 10)})`;
+  const undone = (row.undoes || []).length ? ` (instead of ${row.undoes.join(", ")})` : "";
+  const what = row.kind === "undo" ? `taken back: ${row.undoes.join(", ")}` : `${WORDS[row.kind]}${undone}, ${about}${faces}`;
+  return `${row.seq}: ${what}${why} — ${row.reviewer}, ${row.recorded_at.slice(0, 10)}`;
 }

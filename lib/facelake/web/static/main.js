@@ -128,6 +128,7 @@ function draw(view) {
   const likeness = pair ? `${across}, the two prototypes ${figure(view.prototypes)}` : across;
   const photos = view.shared_photos ? `; ${view.shared_photos} photos show both: seldom one person` : "";
   $("figures").textContent = likeness + photos;
+  $("about").textContent = "";
   columns[0].show(a, pair ? a.identity : `${a.identity}: main part`);
   columns[1].show(b, pair ? b.identity : "The rest: may be somebody else");
   $("link-list").replaceChildren(...view.links.map(linkItem));
@@ -201,6 +202,7 @@ async function send(request, supersede) {
     say(sentence(request, recorded));
   } catch (error) {
     if (error.kind !== "Contradiction") throw error;
+    say("");
     if (await overrules(error)) await send(request, true);
     else say("Left as it was; nothing was recorded.");
   }

@@ -1,5 +1,6 @@
 // The list of questions, and which of them is on the desk.
 
+import { WORDS } from "./answers.js";
 import { get } from "./api.js";
 
 const PAGE = 50;
@@ -58,7 +59,7 @@ export class Queue {
     if (one.settled_by !== null || one.skipped) {
       const done = document.createElement("span");
       done.className = one.settled_by !== null ? "done dim" : "dim";
-      done.textContent = one.settled_by !== null ? ` ✓ ${one.settled_how}, ${one.settled_who}` : " skipped";
+      done.textContent = one.settled_by !== null ? ` ✓ ${WORDS[one.settled_how]}, ${one.settled_who}` : " skipped";
       button.append(done);
     }
     if (same(one, this.current)) button.setAttribute("aria-current", "true");
