@@ -22,6 +22,8 @@ from facelake.cli.tables import bench_app
 from facelake.errors import ConfigError
 from facelake.terminal import boundary
 
+_INSTALL = "pip install 'facelake[review]'; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[review]'"
+
 
 @app.command()
 def review(
@@ -48,7 +50,7 @@ def review(
             if (err.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette"):
                 raise
             what = f"the review page needs {err.name}, which is not installed"
-            raise ConfigError(what, where="review", next_step="pip install 'facelake[review]'") from err
+            raise ConfigError(what, where="review", next_step=_INSTALL) from err
 
         context = reading(read_config(config, lake), terminal.listen)
         listener = bind(host, port, expose)
