@@ -8,7 +8,9 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -325,6 +327,16 @@ def test_pages_of_a_column(shared_page: Page) -> None:
     assert len(whole["links"]) == 6
 
 
+def test_of_a_large_identity_a_part_is_read_and_that_is_said(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review_session, "MOST_COMPARED", 10)
+    view = page.get("/api/identity", a=page.world.merged)
+    assert {(side["size"], side["compared"], side["hidden"]) for side in view["sides"]} == {(46, 10, 0)}
+    faces = [face["face_id"] for side in view["sides"] for face in side["faces"]]
+    assert len(faces) == 10
+    page.answer("split", identity=page.world.merged, faces=faces[:3])
+    assert [(len(row["faces_a"]), len(row["faces_b"])) for row in page.corrections()] == [(43, 3)]
+
+
 def test_a_face_is_cut_out_of_its_photo_and_no_other(shared_page: Page) -> None:
     view = shared_page.get("/api/identity", a=shared_page.world.merged)
     face = view["sides"][0]["faces"][0]["face_id"]
@@ -473,6 +485,16 @@ def test_every_view_and_answer_is_in_the_audit_without_names(page: Page) -> None
     text = "".join(file.read_text() for file in (page.lake / "audit").glob("*.json"))
     assert face not in text
     assert "album/" not in text
+    assert audit_faults(Lake.open(str(page.lake))) == []
+
+
+def test_many_at_once_leave_one_chain(page: Page) -> None:
+    a, b = page.world.twins
+    asked = [("/api/identity", {"a": page.world.merged}), ("/api/pair", {"a": a, "b": b}), ("/api/queue", {})] * 4
+    with ThreadPoolExecutor(6) as pool:
+        codes = list(pool.map(lambda one: page.client.get(one[0], params=one[1]).status_code, asked))
+    assert codes == [200] * 12
+    assert Counter(one["event"] for one in page.audit()) == {"opened": 1, "view": 8, "queue": 4}
     assert audit_faults(Lake.open(str(page.lake))) == []
 
 
