@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import runpy
@@ -42,6 +43,7 @@ def test_links_and_commands_exist(page: Path) -> None:
             "bench",
             "erase",
             "verify",
+            "review",
         ):
             result = CliRunner().invoke(app, [*command.split(), "--help"])
             assert result.exit_code == 0, command
@@ -49,6 +51,7 @@ def test_links_and_commands_exist(page: Path) -> None:
         assert option in _all_options(), option
 
 
+@functools.cache
 def _all_options() -> str:
     runner, said = CliRunner(env={"COLUMNS": "300"}), ""
     for command in app.registered_commands:

@@ -30,6 +30,7 @@ from facelake.lake.store import ObjectStore, read_input
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
 _ATTEMPTS = 5
+_GROUP_ROWS = dict.fromkeys(("faces", "identities", "admissions"), 2_048)  # so that single rows are read cheaply
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def stage(store: ObjectStore, table: str, data: pa.Table, stem: str = "part") ->
     """
     schema = TABLES[table]
     sink = pa.BufferOutputStream()
-    pq.write_table(data.select(schema.names).cast(plain(schema)), sink, compression="zstd", write_statistics=False)
+    made, group = data.select(schema.names).cast(plain(schema)), _GROUP_ROWS.get(table)
+    pq.write_table(made, sink, compression="zstd", write_statistics=False, row_group_size=group)
     body = sink.getvalue()
     path = f"{stem}-{secrets.token_hex(8)}.parquet"
     store.write(f"{table}/{path}", body.to_pybytes())
