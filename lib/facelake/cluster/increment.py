@@ -102,7 +102,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     across = one != other
     low, high = (side[across].astype(np.int32) for side in (np.minimum(one, other), np.maximum(one, other)))
     pairs = Pairs.of(low, high, np.concatenate([value[close], pair[firm]]).astype(np.float32)[across])
-    number = _linked(sums, size, pairs, cuts)
+    number = _linked(sums, size, pairs, groups, cuts)
     into, labels = number[:groups].astype(np.int64), number[labels]
     labels = _settled(new, labels, into, number, near, (a, b), poor, sums, size, cuts)
     return Placed(_leftovers(labels, into, groups, (face, group, value), (a, b, pair), size, cuts, seed), into)
@@ -254,7 +254,7 @@ def _sums(standing: Standing, vectors: F32, labels: I64) -> tuple[F32, I64]:
     return sums, size
 
 
-def _linked(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> I64:
+def _linked(sums: F32, size: I64, pairs: Pairs, groups: int, cuts: Calibration) -> I64:
     """The group that each is part of; sums and sizes of those that took others in are theirs too."""
     wanted = np.unique(np.concatenate([pairs.low, pairs.high]))
     number = np.arange(len(size), dtype=np.int64)
@@ -263,7 +263,7 @@ def _linked(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> I64:
     low, high = (np.searchsorted(wanted, side).astype(np.int32) for side in (pairs.low, pairs.high))
     at = Pairs(low, high, pairs.cosine)
     before = size[wanted]
-    joined, _ = join_groups(sums[wanted], before, at, cuts)
+    joined, _ = join_groups(sums[wanted], before, at, cuts, apart=wanted < groups)
     lowest = np.full(int(joined.max()) + 1, len(size), np.int64)
     np.minimum.at(lowest, joined, wanted)
     number[wanted] = lowest[joined]

@@ -28,6 +28,7 @@ from facelake.contracts import F32, F64, I32, I64, Bool
 _MAX_PASSES = 20
 _PRIOR_PAIRS = 3.0  # weight of the corpus's level against a group's own
 _LARGE = 8  # faces from which on a group's own figures are trusted
+_APART = 0.05  # how much more alike two groups must be that were left apart
 _MARGIN = 0.15  # lead of another group at which a face moves
 _NEAR_GROUPS = 16  # other groups looked at per face, the nearest first
 
@@ -50,12 +51,14 @@ class Pairs:
         return cls(low[first], high[first], cosine[first])
 
 
-def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> tuple[I32, I32]:
+def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, apart: Bool | None = None) -> tuple[I32, I32]:
     """Join groups along pairs, best first.
 
     Args:
         sums: (groups, dim) sums of the groups' unit vectors; it is changed.
         size: (groups,) faces of each.
+        apart: (groups,) those that a clustering of all faces left apart from each other: two of them must be more
+            alike than two others, so that look-alikes at the edge of it do not fuse one by one as nights go by.
 
     Returns:
         (groups,) canonical number of the joined group that each is part of, and (joined,) the row of `sums` that now
@@ -63,7 +66,8 @@ def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration) -> tuple[
     """
     order = np.lexsort((pairs.high, pairs.low, -pairs.cosine))
     numbers = np.array([cuts.edge, cuts.ratio, cuts.ratio_single, cuts.level])
-    parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], numbers)
+    held = np.zeros(len(size), bool) if apart is None else apart.copy()
+    parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], held, numbers)
     root = np.flatnonzero(parent == np.arange(len(parent))).astype(np.int32)
     number = canonical(parent)
     return number, root[np.argsort(number[root], kind="stable")]
@@ -123,7 +127,12 @@ def _wanted(smaller: int, ratio: float, ratio_single: float) -> float:
 
 
 @numba.njit(cache=True)
-def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
+def _bar(wanted: float, inside: float, level: float, apart: bool) -> float:
+    return (wanted + _APART) * max(inside, level) if apart else wanted * inside
+
+
+@numba.njit(cache=True)
+def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, cuts: F64) -> I32:
     count, dim = sums.shape
     edge, ratio, ratio_single, level = cuts[0], cuts[1], cuts[2], cuts[3]
     parent = np.arange(count).astype(np.int32)
@@ -146,14 +155,15 @@ def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
             for d in range(dim):
                 total += sums[i, d] * sums[j, d]
             between = total / (size[i] * size[j])
-            wanted = _wanted(min(size[i], size[j]), ratio, ratio_single)
-            if between < edge or between < wanted * np.sqrt(inside[i] * inside[j]):
+            wanted, both = _wanted(min(size[i], size[j]), ratio, ratio_single), np.sqrt(inside[i] * inside[j])
+            if between < edge or between < _bar(wanted, both, level, apart[i] and apart[j]):
                 continue
             if size[i] < size[j]:
                 i, j = j, i
             parent[j] = i
             inside[i] = (size[i] * inside[i] + size[j] * inside[j]) / (size[i] + size[j])
             size[i] += size[j]
+            apart[i] |= apart[j]
             for d in range(dim):
                 sums[i, d] += sums[j, d]
             joined += 1

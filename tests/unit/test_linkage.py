@@ -1,0 +1,59 @@
+"""Average linkage: a bar that does not fall as groups are joined, and a higher one for what was left apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.linkage import Pairs, join_groups
+
+FACES, INSIDE = 20, 0.8
+CUTS = Calibration(0.3, 0.75, 0.9, INSIDE, 0.0, 0.05, "by hand")
+
+
+def joined(between: np.ndarray, apart: list[bool] | None = None) -> list[int]:
+    """Numbers of groups whose faces are alike as INSIDE says within each and as `between` (g, g) says across them."""
+    count = len(between)
+    products = between * FACES**2
+    products[np.diag_indices(count)] = FACES + FACES * (FACES - 1) * INSIDE
+    sums = np.linalg.cholesky(products).astype(np.float32)
+    low, high = (side.astype(np.int32) for side in np.triu_indices(count, 1))
+    pairs = Pairs.of(low, high, between[low, high].astype(np.float32))
+    held = None if apart is None else np.array(apart)
+    number, _ = join_groups(sums, np.full(count, FACES), pairs, CUTS, held)
+    return [int(n) for n in number]
+
+
+def alike(count: int, usual: float, *special: tuple[int, int, float]) -> np.ndarray:
+    out = np.full((count, count), usual * INSIDE)
+    for i, j, ratio in special:
+        out[i, j] = out[j, i] = ratio * INSIDE
+    return out
+
+
+def test_a_family_does_not_fuse_because_two_of_it_did() -> None:
+    """Held to the joined group's own, looser inside similarity, all six would be one."""
+    assert joined(alike(6, 0.73, (0, 1, 0.77))) == [0, 0, 1, 2, 3, 4]
+
+
+def test_all_of_one_person_are_joined() -> None:
+    assert joined(alike(6, 0.9)) == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("ratio", "apart", "same"),
+    [
+        (0.78, None, True),
+        (0.78, [True, False], True),
+        (0.78, [True, True], False),
+        (0.82, [True, True], True),
+    ],
+)
+def test_groups_left_apart_must_be_more_alike(ratio: float, apart: list[bool] | None, same: bool) -> None:
+    assert (len(set(joined(alike(2, ratio), apart))) == 1) is same
+
+
+def test_what_was_left_apart_is_not_joined_by_way_of_a_third() -> None:
+    """A new group joins the one it is most like, and does not bring it together with the other."""
+    assert joined(alike(3, 0.76, (0, 2, 0.79)), [True, True, False]) == [0, 1, 0]
