@@ -133,7 +133,9 @@ class ReportSection(_Section):
 
     contact_sheets: bool = Field(True, description="show face crops; they are personal data")
     max_identities: int = Field(24, ge=0, description="identities on the contact sheet")
-    faces_per_identity: int = Field(8, ge=1)
+    faces_per_identity: int = Field(8, ge=1, description="face crops of each identity")
+    max_events: int = Field(6, ge=0, description="merges and splits shown with faces before and after")
+    keep: int = Field(30, ge=1, description="pages of earlier nights that are kept; older ones are deleted")
 
 
 class GovernanceSection(_Section):
