@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -23,26 +24,33 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from facelake.errors import FacelakeError
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
 
-_PLAIN_EVERY_S = 5.0
+_LEAST_S, _MOST_S, _SHARE = 5.0, 60.0, 0.05
+"""Plain lines of a stage are at least so far apart; later by this share of the time it has taken, up to a minute."""
 
 
 class Terminal:
-    """Progress on stderr: bars on a tty, plain lines elsewhere (so that they survive in a job's log)."""
+    """Progress on stderr: bars on a tty; elsewhere plain lines that end with the time (UTC), few enough for a log.
+
+    Whether stderr is a tty is asked of itself alone: variables that ask for colours do not make bars of a log.
+    """
 
     said_result = False
     """some terminal of this process has written its JSON object"""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
         self.as_json, self.quiet, self.debug = as_json, quiet, debug
+        self._live = sys.stderr.isatty()
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
         self.out = Console(highlight=False, soft_wrap=True, stderr=as_json)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._last_line_s = 0.0
+        self._step = ""
         self._began: dict[str, tuple[float, int, str]] = {}
 
     def listen(self, event: Event) -> None:
@@ -59,11 +67,15 @@ class Terminal:
             self._finish(event)
 
     def _say(self, text: str) -> None:
-        (self._bars.console if self._bars else self._err).print(text)
+        if self._live:
+            (self._bars.console if self._bars else self._err).print(text)
+        else:
+            self._err.print(f"{Text.from_markup(text).plain} [{datetime.now(UTC):%H:%M:%S}]", markup=False)
 
     def _begin(self, event: StageStarted) -> None:
         self._began[event.stage] = (time.monotonic(), event.total, event.unit)
-        if self._err.is_terminal:
+        self._last_line_s, self._step = time.monotonic(), ""
+        if self._live:
             if self._bars is None:
                 columns = (
                     SpinnerColumn(),
@@ -77,7 +89,7 @@ class Terminal:
                 self._bars.start()
             self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total or None, note="")
         else:
-            ahead = f": {event.total} {event.unit}" if event.total else ""
+            ahead = f": {event.total:,} {event.unit}" if event.total else ""
             self._say(f"{event.stage} starts{ahead}")
 
     def _progress(self, event: StageProgress) -> None:
@@ -87,15 +99,25 @@ class Terminal:
         extra = " ".join(f"{key} {value}" for key, value in event.counts.items() if value)
         if self._bars is not None and event.stage in self._tasks:
             self._bars.update(self._tasks[event.stage], completed=event.done, note=f"{rate} {extra}")
-        elif time.monotonic() - self._last_line_s > _PLAIN_EVERY_S:
-            self._last_line_s = time.monotonic()
-            left = f", about {(total - event.done) * seconds / max(event.done, 1):.0f} s left" if total else ""
-            self._say(f"{event.stage} {event.done}/{total or '?'} {unit} {rate} {extra}{left}")
+        elif self._is_due(seconds, str(event.counts.get("step", ""))):
+            left = (
+                f", about {_duration((total - event.done) * seconds / event.done)} left" if total and event.done else ""
+            )
+            said = " ".join(part for part in (f"{event.done:,}/{total or '?'}", unit, rate, extra) if part)
+            self._say(f"{event.stage} {said}{left}")
+
+    def _is_due(self, seconds: float, step: str) -> bool:
+        """Whether a plain line is due: another step, or long enough since the last line."""
+        now = time.monotonic()
+        due = (step and step != self._step) or now - self._last_line_s >= min(max(_LEAST_S, _SHARE * seconds), _MOST_S)
+        if due:
+            self._last_line_s, self._step = now, step
+        return bool(due)
 
     def _finish(self, event: StageFinished) -> None:
         if self._bars is not None and event.stage in self._tasks:
             self._bars.update(self._tasks[event.stage], visible=False)
-        numbers = ", ".join(f"{k} {v}" for k, v in event.counts.items() if isinstance(v, int | float) and v)
+        numbers = ", ".join(f"{k} {v:,}" for k, v in event.counts.items() if isinstance(v, int | float) and v)
         how = "nothing to do" if event.skipped and event.stage != "verify" else f"{event.seconds:.1f} s"
         self._say(f"[bold]{event.stage:<8}[/] {how}: {numbers or '-'}")
 
@@ -106,8 +128,11 @@ class Terminal:
             self._bars = None
 
     def table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """A table for people; nothing when a machine reads."""
+        """A table for people, without lines where it goes into a file or a log; nothing when a machine reads."""
         if self.as_json or self.quiet or not rows:
+            return
+        if not self.out.is_terminal:
+            self._plain_table(title, columns, rows)
             return
         shown = Table(title=title, title_justify="left")
         for name in columns:
@@ -115,6 +140,15 @@ class Terminal:
         for row in rows:
             shown.add_row(*(escape(str(value)) if value is not None else "" for value in row))
         self.out.print(shown)
+
+    def _plain_table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Columns side by side, one row a line whatever its width: nothing is folded that somebody may grep."""
+        cells = [columns, *([" ".join(str("" if v is None else v).split()) for v in row] for row in rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+        ]
+        self.out.print("\n".join([title, *lines]), markup=False)
 
     def say(self, text: str) -> None:
         """A line for people; nothing when a machine reads."""
@@ -127,6 +161,13 @@ class Terminal:
             Terminal.said_result = True
             sys.stdout.write(json.dumps(body, default=str) + "\n")
             sys.stdout.flush()
+
+
+def _duration(seconds: float) -> str:
+    """Roughly, as one says it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
