@@ -113,7 +113,7 @@ class ClusterSection(_Section):
     list_size: int = Field(70, ge=8, description="faces per list of the approximate search")
     deep_cells: int = Field(8, ge=0, description="cells of 12,000 faces that a face without neighbours searches whole")
     min_quality: float = Field(0.0, ge=0, le=1, description="faces below are left ungrouped")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of sampling and grouping; equal faces, settings and seed give equal groups")
 
 
 class GallerySection(_Section):
