@@ -46,7 +46,7 @@ def erase_subjects(config: Config, faces: int, subjects: int, emit: Listener) ->
         if context.lake["faces"].version() >= 0:
             raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
         began = time.monotonic()
-        _build(context, faces, people)
+        build_lake(context, faces)
         built = time.monotonic() - began
         chosen = np.sort(np.random.default_rng(1).choice(people, subjects, replace=False))
         names = [_subject(int(person)) for person in chosen]
@@ -90,8 +90,9 @@ def _others(lake: Lake, names: list[str]) -> pa.Table:
     return rows.filter(pa.array(kept)).sort_by("face_id").combine_chunks()
 
 
-def _build(context: Context, faces: int, people: int) -> None:
+def build_lake(context: Context, faces: int) -> None:
     """Faces in the order of their photos, which is not that of people: the faces of one lie all over the lake."""
+    people = max(faces // _PER_PERSON, 1)
     generator = np.random.default_rng(0)
     person = generator.permutation(np.arange(faces) % people)
     count = np.zeros(people, np.int64)

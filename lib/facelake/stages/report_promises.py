@@ -50,7 +50,7 @@ def decisions(context: Context) -> Decisions:
             if entry["values"] is not None:
                 found.refused[entry["values"]] += entry["counts"]
         there = part.filter(pc.and_(pc.is_valid(part["image_id"]), pc.is_valid(part["reason"])))
-        late = pa.array([False] * there.num_rows)
+        late = pa.array([False] * there.num_rows, pa.bool_())
         for column, keys in wanted:
             hit = pc.is_in(there[column], keys).combine_chunks()
             late = pc.or_(late, hit)
