@@ -23,6 +23,7 @@ def main() -> None:
         results = run_night(
             load_config(arguments.config, lake=arguments.lake, read=read_text), terminal.listen, ["cluster", "publish"]
         )
+        terminal.night(results)
         terminal.result({"ok": True, "stages": {r.stage: dict(r.counts) for r in results}})
 
 

@@ -21,6 +21,7 @@ def main() -> None:
     terminal = Terminal(as_json=arguments.json, quiet=arguments.quiet)
     with boundary(terminal):
         results = run_night(load_config(arguments.config, lake=arguments.lake, read=read_text), terminal.listen, [])
+        terminal.night(results)
         terminal.result({"ok": True, "stages": {r.stage: dict(r.counts) for r in results}})
 
 

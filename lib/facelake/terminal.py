@@ -6,10 +6,10 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -28,6 +28,9 @@ from rich.text import Text
 
 from facelake.errors import FacelakeError
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
+
+if TYPE_CHECKING:  # (commands that run no stage do not import them)
+    from facelake.stages.context import StageResult
 
 _LEAST_S, _MOST_S, _SHARE = 5.0, 60.0, 0.05
 """Plain lines of a stage are at least so far apart; later by this share of the time it has taken, up to a minute."""
@@ -150,6 +153,21 @@ class Terminal:
         ]
         self.out.print("\n".join([title, *lines]), markup=False)
 
+    def night(self, results: Sequence[StageResult]) -> None:
+        """What each stage of a night did, and what the report made of it."""
+        self.close()
+        rows = [
+            [one.stage, "nothing to do" if one.skipped else f"{one.seconds:,.1f} s", _short(one.counts)]
+            for one in results
+        ]
+        rows.append(["in all", f"{sum(one.seconds for one in results):,.1f} s", ""])
+        self.table("the night", ["stage", "took", "counts"], rows)
+        for one in results:
+            if one.stage == "report" and not one.skipped:
+                act, look = one.counts["to_act_on"], one.counts["to_look_at"]
+                found = [f"{act} to act on first"] * bool(act) + [f"{look} to look at"] * bool(look)
+                self.say(f"in the report: {', '.join(found)}" if found else "nothing out of the ordinary")
+
     def say(self, text: str) -> None:
         """A line for people; nothing when a machine reads."""
         if not self.as_json and not self.quiet:
@@ -161,6 +179,10 @@ class Terminal:
             Terminal.said_result = True
             sys.stdout.write(json.dumps(body, default=str) + "\n")
             sys.stdout.flush()
+
+
+def _short(counts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value:,}" for key, value in counts.items() if isinstance(value, int | float))
 
 
 def _duration(seconds: float) -> str:

@@ -20,6 +20,7 @@ from facelake import terminal as terminal_module
 from facelake.cli import app
 from facelake.errors import ConfigError, Refused
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
+from facelake.stages.context import StageResult
 from facelake.terminal import Terminal, boundary
 from tests.conftest import FACELAKE
 
@@ -214,3 +215,20 @@ def test_shells_complete_commands(shell: str, tmp_path: Path) -> None:
     done = subprocess.run([str(facelake)], capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
     assert "nightly" in done.stdout
     assert "erase" not in done.stdout
+
+
+def test_a_night_ends_with_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    admit = StageResult("admit", {"read": 1280, "admitted": 1248}, 2.25)
+    cluster = StageResult("cluster", {"faces": 255, "mode": "full"}, 0.1, skipped=True)
+    Terminal().night([admit, cluster, StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 2}, 0.5)])
+    assert capsys.readouterr().out.splitlines() == [
+        "the night",
+        "stage    took           counts",
+        "admit    2.2 s          read 1,280, admitted 1,248",
+        "cluster  nothing to do  faces 255",
+        "report   0.5 s          pages 1, to_act_on 0, to_look_at 2",
+        "in all   2.9 s",
+        "in the report: 2 to look at",
+    ]
+    Terminal().night([StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 0}, 0.5)])
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing out of the ordinary"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,9 +23,6 @@ from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
 from facelake.terminal import Terminal, boundary
 
-if TYPE_CHECKING:  # (stages are imported by the commands that run them)
-    from facelake.stages.context import StageResult
-
 app = typer.Typer(help="From photos of people who agreed to a Delta Lake gallery of identities.", **SETTINGS)
 
 
@@ -41,33 +37,14 @@ def _night(terminal: Terminal, settings: Config, only: list[str], wait_s: float 
         if gallery
         else {}
     )
-    rows = [[r.stage, "nothing to do" if r.skipped else f"{r.seconds:,.1f} s", _short(r.counts)] for r in results]
-    rows.append(["in all", f"{sum(r.seconds for r in results):,.1f} s", ""])
-    terminal.close()
-    terminal.table("the night", ["stage", "took", "counts"], rows)
+    terminal.night(results)
     if gallery:
         terminal.say(
             f"gallery {gallery.version}: {gallery.row['faces']:,} faces in {gallery.row['identities']:,} identities"
         )
-        for line in _verdict(results):
-            terminal.say(line)
         terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
     stages = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.counts} for r in results}
     terminal.result({"ok": True, "lake": settings.lake, **summary, "stages": stages})
-
-
-def _short(counts: Any) -> str:
-    return ", ".join(f"{key} {value:,}" for key, value in counts.items() if isinstance(value, int | float))
-
-
-def _verdict(results: Sequence[StageResult]) -> list[str]:
-    """What the report made of the night, if it made one."""
-    for result in results:
-        if result.stage == "report" and not result.skipped:
-            act, look = result.counts["to_act_on"], result.counts["to_look_at"]
-            found = [f"{act} to act on first"] * bool(act) + [f"{look} to look at"] * bool(look)
-            return [f"in the report: {', '.join(found)}" if found else "nothing out of the ordinary"]
-    return []
 
 
 @app.command()
