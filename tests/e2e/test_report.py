@@ -17,6 +17,7 @@ from facelake.config import load_config
 from facelake.contracts import Verdict
 from facelake.lake.lake import Lake
 from facelake.night import reading, run_night, writing
+from facelake.stages import report_sheets
 from facelake.stages.correcting import Said, record_correction
 from facelake.stages.gallery import current_gallery
 from facelake.stages.report_sheets import crops_of
@@ -213,3 +214,18 @@ def test_who_is_erased_is_on_no_page(storied_lake: Path, tmp_path: Path) -> None
     assert page in everything
     assert not [face for face, crop in crops.items() if crop in everything]
     assert run_json("verify", "--lake", str(lake))["ok"]
+
+
+def test_a_page_has_no_more_faces_than_it_may(
+    storied_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+    (lake / "reports/latest.html").unlink()
+    monkeypatch.setattr(report_sheets, "_MOST_BYTES", 40_000)
+    run_night(load_config(lake=str(lake)), only=["report"])
+    page = (lake / "reports/latest.html").read_bytes()
+    crops = CROP.findall(page)
+    assert 5 < len(crops) < 40
+    assert sum(len(base64.b64decode(crop)) for crop in crops) <= 40_000
+    (left_out,) = re.findall(rb"(\d+) faces are left out", page)
+    assert len(crops) + int(left_out) == 64 + 24  # on the sheets and, of the merge, before and after
