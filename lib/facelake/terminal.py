@@ -55,6 +55,7 @@ class Terminal:
         self._last_line_s = 0.0
         self._step = ""
         self._began: dict[str, tuple[float, int, str]] = {}
+        self._first: dict[str, tuple[float, int]] = {}
 
     def listen(self, event: Event) -> None:
         """The event listener."""
@@ -78,6 +79,7 @@ class Terminal:
     def _begin(self, event: StageStarted) -> None:
         self._began[event.stage] = (time.monotonic(), event.total, event.unit)
         self._last_line_s, self._step = time.monotonic(), ""
+        self._first.pop(event.stage, None)
         if self._live:
             if self._bars is None:
                 columns = (
@@ -97,17 +99,27 @@ class Terminal:
 
     def _progress(self, event: StageProgress) -> None:
         began, total, unit = self._began.get(event.stage, (time.monotonic(), 0, ""))
-        seconds = max(time.monotonic() - began, 1e-6)
-        rate = f"{event.done / seconds:.1f} {unit}/s" if unit and unit not in ("steps", "checks") else ""
-        extra = " ".join(f"{key} {value}" for key, value in event.counts.items() if value)
+        rate = self._rate(event) if unit not in ("", "steps", "checks") else 0.0
+        pace = f"{rate:,.1f} {unit}/s" if rate else ""
+        extra = " ".join(f"{key} {value}" for key, value in event.counts.items() if value and key != "step")
+        step = str(event.counts.get("step", ""))
         if self._bars is not None and event.stage in self._tasks:
-            self._bars.update(self._tasks[event.stage], completed=event.done, note=f"{rate} {extra}")
-        elif self._is_due(seconds, str(event.counts.get("step", ""))):
-            left = (
-                f", about {_duration((total - event.done) * seconds / event.done)} left" if total and event.done else ""
+            self._bars.update(self._tasks[event.stage], completed=event.done, note=f"{step} {pace} {extra}".strip())
+        elif self._is_due(time.monotonic() - began, step):
+            count = (
+                f"step {event.done + 1} of {total}:"
+                if step
+                else f"{event.done:,}/{f'{total:,}' if total else '?'} {unit}"
             )
-            said = " ".join(part for part in (f"{event.done:,}/{total or '?'}", unit, rate, extra) if part)
+            said = " ".join(part for part in (count, step, pace, extra) if part)
+            left = f", about {duration((total - event.done) / rate)} left" if total and rate else ""
             self._say(f"{event.stage} {said}{left}")
+
+    def _rate(self, event: StageProgress) -> float:
+        """Units per second since the first ones were done: what starting took would make it look slow. 0: not known."""
+        now = time.monotonic()
+        first_s, first = self._first.setdefault(event.stage, (now, event.done))
+        return (event.done - first) / (now - first_s) if event.done > first and now > first_s else 0.0
 
     def _is_due(self, seconds: float, step: str) -> bool:
         """Whether a plain line is due: another step, or long enough since the last line."""
@@ -141,12 +153,12 @@ class Terminal:
         for name in columns:
             shown.add_column(name, overflow="fold")
         for row in rows:
-            shown.add_row(*(escape(str(value)) if value is not None else "" for value in row))
+            shown.add_row(*(escape(_cell(value)) for value in row))
         self.out.print(shown)
 
     def _plain_table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Columns side by side, one row a line whatever its width: nothing is folded that somebody may grep."""
-        cells = [columns, *([" ".join(str("" if v is None else v).split()) for v in row] for row in rows)]
+        cells = [columns, *([" ".join(_cell(value).split()) for value in row] for row in rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
@@ -181,11 +193,18 @@ class Terminal:
             sys.stdout.flush()
 
 
+def _cell(value: Any) -> str:
+    """A value as people read it: no more digits than say something."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return "" if value is None else str(value)
+
+
 def _short(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value:,}" for key, value in counts.items() if isinstance(value, int | float))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Roughly, as one says it."""
     if seconds < 120:
         return f"{seconds:.0f} s"

@@ -59,7 +59,7 @@ def test_five_minutes(demo_template: tuple[Path, dict[str, Any]], checkout: Path
     said = [follow(script, checkout) for script in scripts]
     assert "the lake agrees with itself" in said[0]
     assert said[1].count("nothing to do") == 10  # each stage, in its line and in the table
-    assert "erased; certificate: audit/" in said[2]
+    assert "erased; certificate: facelake-demo/lake/audit/" in said[2]
     assert "facelake-demo/lake/reports/latest.html" in said[2]
     everything = b"".join(path.read_bytes() for path in (checkout / "facelake-demo").rglob("*") if path.is_file())
     assert b"person-2" not in everything
@@ -79,7 +79,7 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     assert "24 faces in 6 identities" in said
     assert "report: my-lake/reports/latest.html" in said
     assert follow(look, checkout).count("id-") == 6
-    assert "erased; certificate: audit/" in follow(leave, checkout)
+    assert "erased; certificate: my-lake/audit/" in follow(leave, checkout)
     assert _of(checkout, "0042") == 0
 
     page = (DOCS / "consent.md").read_text().split("# What the words mean")[0]
@@ -90,13 +90,13 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     assert "school-2026" in follow(listing, checkout)
     follow(withdraw, checkout)
     assert _of(checkout, "0107") == 4
-    assert "erased; certificate: audit/" in follow(erase, checkout)
+    assert "erased; certificate: my-lake/audit/" in follow(erase, checkout)
     assert _of(checkout, "0107") == 0
     assert "the lake agrees with itself" in follow(check, checkout)
     (csv,) = [block for block in blocks(page) if block.startswith("kind,key")]
     (checkout / "leavers.csv").write_text(csv)
     (many,) = re.findall(r"`(\.venv/bin/facelake erase [^`]*leavers\.csv[^`]*)`", page)
-    assert "erased; certificate: audit/" in follow(many, checkout)
+    assert "erased; certificate: my-lake/audit/" in follow(many, checkout)
     assert _of(checkout, "0108") == _of(checkout, "0109") == 0
     follow(monthly, checkout)
     lake = checkout / "my-lake"

@@ -21,7 +21,7 @@ from facelake.cli.options import (
 from facelake.config import Config
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
-from facelake.terminal import Terminal, boundary
+from facelake.terminal import Terminal, boundary, duration
 
 app = typer.Typer(help="From photos of people who agreed to a Delta Lake gallery of identities.", **SETTINGS)
 
@@ -175,7 +175,8 @@ def erase(
             result = erasing.erase(context, request)
         if owing := result.counts["not_acknowledged"]:
             terminal.say(f"still to be told and not acknowledged: {', '.join(owing)} (facelake feed leases)")
-        terminal.say(f"erased; certificate: {result.counts['certificate']}. Run `facelake report` for a new report.")
+        certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
+        terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
         terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
 
@@ -241,4 +242,8 @@ def plan(
 
         figures = make_plan(read_config(config, lake), calibrate)
         terminal.table("plan", ["figure", "value"], [[key.replace("_", " "), value] for key, value in figures.items()])
+        if calibrate:
+            terminal.say(
+                f"embed: about {duration(3600 * figures['hours'])}, and the seconds that engines take to start"
+            )
         terminal.result({"ok": True, **figures})
