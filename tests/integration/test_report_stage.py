@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from facelake.bench import erase as erase_bench
 from facelake.config import Config, load_config
 from facelake.contracts import DRIFT, EventKind, Scope
-from facelake.lake.sampling import batches, slices
+from facelake.lake.sampling import _share, batches, slices
 from facelake.night import writing
 from facelake.stages import report_similarity
 from facelake.stages.analyse import analyse
@@ -76,6 +78,14 @@ def test_slices_are_neighbours_from_many_files(context: Context) -> None:
     assert sorted(every.rows["face_id"].to_pylist()) == sorted(context.lake["faces"].read(["face_id"])["face_id"].to_pylist())  # fmt: skip
     none = slices(context.lake["faces"], ["face_id"], 80, generator, lambda file: False)
     assert (none.slices, none.of_rows, none.rows.num_rows) == (0, 0, 0)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 400))
+def test_small_files_are_taken_whole_and_large_ones_alike(sizes: list[int], rows: int) -> None:
+    each = _share(np.array(sizes), rows)
+    taken = sum(min(each, size) for size in sizes)
+    assert taken >= min(rows, sum(sizes))
+    assert each == 1 or sum(min(each - 1, size) for size in sizes) < rows
 
 
 def test_destruction_dates_that_have_come(context: Context) -> None:

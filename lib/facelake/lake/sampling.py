@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from facelake.contracts import I64
 from facelake.lake.tables import DataFile, Snapshot, Table, data_file, plain
 
 _BATCH_ROWS = 65_536
@@ -46,7 +47,7 @@ def slices(
     """
     files = [file for file in table.snapshot().files if file.rows and wanted(file)]
     total = sum(file.rows for file in files)
-    each = total if total <= rows else max(-(-rows // _SLICES), -(-rows // max(len(files), 1)))
+    each = total if total <= rows else max(-(-rows // _SLICES), _share(np.array([file.rows for file in files]), rows))
     found: list[pa.Table] = []
     taken = 0
     for at in generator.permutation(len(files)):
@@ -57,6 +58,15 @@ def slices(
         taken += part.num_rows
     kept = plain(pa.schema([table.schema.field(name) for name in columns]))
     return Sampled(pa.concat_tables([kept.empty_table(), *found]), len(found), total)
+
+
+def _share(sizes: I64, rows: int) -> int:
+    """The least number of rows to take of every file, smaller ones whole, that makes `rows` together."""
+    low, high = 1, int(sizes.max(initial=1))
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if np.minimum(sizes, middle).sum() >= rows else (middle + 1, high)
+    return low
 
 
 def _of_file(table: Table, file: DataFile, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:

@@ -135,19 +135,19 @@ class _Crops:
 def _turn(event: Mapping[str, Any], chosen: Mapping[str, Chosen], crops: _Crops, most: int) -> Turn:
     """Before and after of a merge or a split, made of who is where now and where each face was before it."""
     mine, other = event["identity_id"], event["other_id"] or ""
-    nobody = Chosen()
+    now, left = chosen.get(other, Chosen()), chosen.get(mine, Chosen())
+    half = most // 2
     if event["kind"] == Change.MERGED:
-        now = chosen.get(other, nobody)
-        came = crops.take(now.came_from(mine, most))
-        stood = crops.take(now.not_from(mine, most))
+        came, stood = now.came_from(mine, most), now.not_from(mine, most)
         said = f"{mine} ({several(event['size_before'], 'face')}) was joined to {other}"
-        before = (Sheet(mine, "no longer there", came), Sheet(other, "kept its id", stood))
-        return Turn("merged", said, before, (Sheet(other, "both", came[: most // 2] + stood[: most - most // 2]),))
-    left = crops.take(chosen.get(mine, nobody).faces(most))
-    stayed = crops.take(chosen.get(other, nobody).faces(most))
+        before = (Sheet(mine, "no longer there", crops.take(came)), Sheet(other, "kept its id", crops.take(stood)))
+        both = crops.take(came[:half] + stood[: most - half])
+        return Turn("merged", said, before, (Sheet(other, "both", both),))
+    new, stayed = left.faces(most), now.faces(most)
     said = f"{mine} ({several(event['size_after'], 'face')}) was split off {other}"
-    after = (Sheet(mine, "new", left), Sheet(other, "kept its id", stayed))
-    return Turn("split", said, (Sheet(other, "both", left[: most // 2] + stayed[: most - most // 2]),), after)
+    both = crops.take(new[:half] + stayed[: most - half])
+    after = (Sheet(mine, "new", crops.take(new)), Sheet(other, "kept its id", crops.take(stayed)))
+    return Turn("split", said, (Sheet(other, "both", both),), after)
 
 
 def crops_of(context: Context, wanted: set[str]) -> dict[str, bytes]:

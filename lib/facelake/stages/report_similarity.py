@@ -79,15 +79,16 @@ def _marks(context: Context) -> list[Mark]:
 
 
 def _sample(context: Context, gallery: Gallery | None) -> _Sample:
-    model = context.model_digest[:8]
+    model = str(gallery.row["model_digest"] if gallery else context.model_digest)[:8]  # what the identities are made of
     columns = ["face_id", "image_id", "embedding"]
     # the same faces whoever draws the same lake again: the report of one state is one page
     found = slices(
         context.lake["faces"], columns, _FACES, np.random.default_rng(0), lambda file: file.path.startswith(model)
     )
     vectors, sound = embedding_matrix(found.rows["embedding"])
-    kept = np.flatnonzero(sound)
-    table, vectors = found.rows.select(["face_id", "image_id"]).take(pa.array(kept)), vectors[kept]
+    table, kept = found.rows.select(["face_id", "image_id"]), np.flatnonzero(sound)
+    if len(kept) < len(sound):
+        table, vectors = table.take(pa.array(kept)), vectors[kept]
     photo = _numbers(table["image_id"])
     label, nearest = _identities(gallery, table["face_id"], context)
     said = f"{len(kept):,} of {found.of_rows:,} faces"
