@@ -25,6 +25,7 @@ from facelake.stages.gallery import current_gallery
 from facelake.stages.ledger import Entry, record
 from facelake.stages.report import _gather, report
 from facelake.stages.report_promises import decisions, exports
+from tests.conftest import run_json
 
 FACES = 400  # of 20 people, 20 faces each, in 8 data files
 
@@ -158,3 +159,12 @@ def test_cost_is_told_where_there_is_a_price(context: Context) -> None:
     (cost,) = [cost for cost in _gather(context, current_gallery(context.lake)).stages if cost.stage == "publish"]
     assert cost.cost == pytest.approx(cost.seconds)
     assert cost.expected_s is None
+
+
+def test_what_a_report_takes_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+    figures = run_json("bench", "report", "--lake", str(tmp_path / "lake"), "--faces", "200")
+    page = (tmp_path / "lake/reports/latest.html").read_bytes()
+    assert (figures["faces"], figures["page_bytes"]) == (200, len(page))
+    assert 50 << 20 < figures["peak_rss_bytes"] < 4 << 30
+    again = run_json("bench", "report", "--lake", str(tmp_path / "lake"), "--faces", "200", code=2)
+    assert again["error"]["what"] == "there is a lake already"
