@@ -39,8 +39,20 @@ class Refused(FacelakeError):
     """facelake will not do this: no legal basis, an unsafe store, a withdrawn lineage."""
 
 
+class Contradiction(Refused):
+    """A correction that cannot be met together with earlier ones; `seqs` are theirs."""
+
+    def __init__(self, what: str, *, where: str = "", next_step: str = "", seqs: tuple[int, ...] = ()) -> None:
+        super().__init__(what, where=where, next_step=next_step)
+        self.seqs = seqs
+
+
 class Retryable(FacelakeError):
     """A passing fault: the same call may succeed later; nothing was committed."""
+
+
+class Busy(Retryable):
+    """Another process writes the lake: the same call succeeds when it has ended."""
 
 
 class LedgerMoved(Retryable):

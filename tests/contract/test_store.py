@@ -14,7 +14,8 @@ from facelake.config import S3Section
 from facelake.errors import ConfigError, FacelakeError, Refused, Retryable
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.lake.store import ObjectStore, S3Store, open_store, probe
+from facelake.lake.s3 import S3Store
+from facelake.lake.store import ObjectStore, open_store, probe
 from facelake.testing.servers import Server
 
 
@@ -233,7 +234,7 @@ def test_old_versions_of_one_folder_go(versioned: S3Store) -> None:
 
 
 def test_more_versions_than_a_page_or_a_batch_holds(weed_env: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facelake.lake.store._BATCH", 100)
+    monkeypatch.setattr("facelake.lake.s3._BATCH", 100)
     bucket = "versioned-" + secrets.token_hex(4)
     weed_env.make_bucket(bucket)
     store = S3Store(f"s3://{bucket}/lake", S3Section())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from facelake.bench import erase as erase_bench
 from facelake.config import Config, load_config
 from facelake.contracts import DRIFT, EventKind, Scope
+from facelake.lake import tables
 from facelake.lake.sampling import _share, batches, slices
 from facelake.night import writing
 from facelake.stages import report_similarity
@@ -79,6 +80,14 @@ def test_slices_are_neighbours_from_many_files(context: Context) -> None:
     assert sorted(every.rows["face_id"].to_pylist()) == sorted(context.lake["faces"].read(["face_id"])["face_id"].to_pylist())  # fmt: skip
     none = slices(context.lake["faces"], ["face_id"], 80, generator, lambda file: False)
     assert (none.slices, none.of_rows, none.rows.num_rows) == (0, 0, 0)
+
+
+def test_a_slice_may_lie_in_many_row_groups(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tables._GROUP_ROWS, "faces", 7)
+    table = context.lake["faces"]
+    table.replace_all(table.read())
+    found = slices(table, ["face_id", "embedding"], 100, np.random.default_rng(0))
+    assert found.rows["face_id"].to_pylist() == table.read(["face_id"])["face_id"].to_pylist()[:100]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 400))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from facelake.cluster import rows
 from facelake.cluster.calibrate import Prior, Similarities, calibrate, with_level
-from facelake.cluster.lists import Index, lists_of, nearest, spherical_kmeans
+from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans
 from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
 from facelake.cluster.nuisance import nuisance_directions, without
 from facelake.cluster.wire import pack, unpack
@@ -27,6 +27,21 @@ def people(
     truth = np.repeat(np.arange(len(sizes)), sizes)
     x = unit(generator, len(sizes), dim)[truth] + noise * unit(generator, len(truth), dim)
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), truth
+
+
+def test_a_cell_with_far_more_faces_than_others_is_divided_along_its_lists() -> None:
+    x, _ = people(np.random.default_rng(7), [20] * 100)
+    lists, centroid = lists_of(x, 300, 0), unit(np.random.default_rng(8), 64)
+    cells, same, count = divided(lists, centroid, 3 * FACES_PER_CELL, 1)
+    assert np.array_equal(cells[0], centroid)
+    assert np.array_equal(same, lists)
+    assert count.tolist() == [300]
+    cells, moved, count = divided(lists, centroid, 5 * FACES_PER_CELL, 1)
+    assert len(cells) == len(count) == 5
+    assert count.sum() == 300
+    assert np.array_equal(np.unique(moved, axis=0), np.unique(lists, axis=0))  # each list in one cell, none lost
+    at_home = nearest(moved, cells, 1)[:, 0]
+    assert np.array_equal(at_home, np.repeat(np.arange(5), count))
 
 
 def as_pairs(found: Neighbours) -> set[tuple[int, int]]:

@@ -92,8 +92,7 @@ def _others(lake: Lake, names: list[str]) -> pa.Table:
 
 def build_lake(context: Context, faces: int) -> None:
     """Faces in the order of their photos, which is not that of people: the faces of one lie all over the lake."""
-    people = max(faces // _PER_PERSON, 1)
-    generator = np.random.default_rng(0)
+    generator, people = np.random.default_rng(0), max(faces // _PER_PERSON, 1)
     person = generator.permutation(np.arange(faces) % people)
     count = np.zeros(people, np.int64)
     receipts: dict[str, list[Any]] = {name: [] for name in ("admissions", "faces", "groups")}
@@ -106,7 +105,8 @@ def build_lake(context: Context, faces: int) -> None:
         vectors = centres[mine] + generator.normal(size=(len(mine), _DIM)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         for name, table in _tables(context, f"c-{number:05d}.parquet", start, mine, nth, vectors).items():
-            stem = f"{context.model_digest[:8]}-{file_key(f'c-{number:05d}.parquet')}-{start:010d}"
+            key = file_key(f"c-{number:05d}.parquet")
+            stem = key if name == "admissions" else f"{context.model_digest[:8]}-{key}-{start:010d}"
             receipts[name].append(context.lake[name].stage(table, stem))
     for name, staged in receipts.items():
         context.lake[name].commit(staged)

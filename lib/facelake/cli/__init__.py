@@ -6,6 +6,7 @@ import sys
 
 from facelake.cli import embedding as _embedding  # noqa: F401  its commands join those of models and bench
 from facelake.cli import operate as _operate  # noqa: F401  its commands register themselves
+from facelake.cli import review as _review  # noqa: F401
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app
 from facelake.cli.run import app

@@ -388,3 +388,22 @@ def bench_erase(
         figures = erase_subjects(read_config(config, lake), faces, subjects, terminal.listen)
         terminal.table("erase", ["figure", "value"], [[key, value] for key, value in figures.items()])
         terminal.result({"ok": not figures["residual_hits"] and figures["others_identical"], **figures})
+
+
+@bench_app.command("match")
+def bench_match(
+    identities: Annotated[int, typer.Option(min=1, help="identities of the gallery")] = 100_000,
+    dim: Annotated[int, typer.Option(min=2)] = 512,
+    probes: Annotated[int, typer.Option(min=1)] = 2_000,
+    k: Annotated[int, typer.Option("-k", min=1, help="identities wanted of each probe")] = 5,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """1:N by the matcher's client against FAISS's flat index, in turns."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.match import compare_search
+
+        figures = compare_search(identities, dim, probes, k, rounds)
+        terminal.table("match", ["figure", "value"], [[key, value] for key, value in figures.items()])
+        terminal.result({"ok": figures["same_answers"], **figures})

@@ -5,7 +5,9 @@ Two groups are joined when the mean similarity of all their pairs is above two c
 * `edge`, under which chance and look-alikes live (absolute, from impostors);
 * a ratio of how alike the faces inside the two groups are (relative): people who look alike may well reach .5 with
   each other, but not while each of them reaches .9 with himself. Inside similarity is the mean over a group's pairs,
-  shrunk towards the corpus's level for small groups; the ratio is stricter for them too.
+  shrunk towards the corpus's level for small groups; the ratio is stricter for them too. A joined group is held to
+  the inside similarity of the parts it was made of, not to that of the whole, which is looser: else the bar falls
+  with every join, and a family of look-alikes fuses one after the other.
 
 This is group average linkage (Sokal and Michener, 1958) along the edges of a neighbour graph, best edge first, as in
 Franti et al., "Fast agglomerative clustering using a k-nearest neighbor graph", PAMI 2006. The mean over all pairs of
@@ -125,10 +127,12 @@ def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
     count, dim = sums.shape
     edge, ratio, ratio_single, level = cuts[0], cuts[1], cuts[2], cuts[3]
     parent = np.arange(count).astype(np.int32)
-    square = np.zeros(count)
+    inside = np.zeros(count)  # of a joined group: the mean over its parts, by their faces
     for i in range(count):
+        square = 0.0
         for d in range(dim):
-            square[i] += sums[i, d] * sums[i, d]
+            square += sums[i, d] * sums[i, d]
+        inside[i] = _inside(square, size[i], level)
     # a pair that failed fails again until one of its groups has grown: joins are numbered, and both remember theirs
     grown, looked, number = np.zeros(count, np.int32), np.full(len(low), -1, np.int32), 0
     for _ in range(_MAX_PASSES):
@@ -143,14 +147,13 @@ def _join(sums: F32, size: I64, low: I32, high: I32, cuts: F64) -> I32:
                 total += sums[i, d] * sums[j, d]
             between = total / (size[i] * size[j])
             wanted = _wanted(min(size[i], size[j]), ratio, ratio_single)
-            inside = np.sqrt(_inside(square[i], size[i], level) * _inside(square[j], size[j], level))
-            if between < edge or between < wanted * inside:
+            if between < edge or between < wanted * np.sqrt(inside[i] * inside[j]):
                 continue
             if size[i] < size[j]:
                 i, j = j, i
             parent[j] = i
+            inside[i] = (size[i] * inside[i] + size[j] * inside[j]) / (size[i] + size[j])
             size[i] += size[j]
-            square[i] += square[j] + 2.0 * total
             for d in range(dim):
                 sums[i, d] += sums[j, d]
             joined += 1

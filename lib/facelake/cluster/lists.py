@@ -3,7 +3,7 @@
 Spherical k-means (Dhillon, Modha, "Concept decompositions for large sparse text data using clustering", 2001) over a
 sample makes cells of some ten thousand faces; a second one inside each cell makes lists of about seventy, which is one
 or two people. A face belongs to its nearest few lists, looked up in its nearest few cells only. A cell is joined as
-one task.
+one task, so one with far more faces than others is divided along its lists.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from facelake.contracts import F32, I32, I64
 _BLOCK = 2048
 _CELL_ROUNDS, _LIST_ROUNDS = 8, 5
 FACES_PER_CELL = 12_000
+_MOST_FACES = 3  # times that, from which on a cell is divided
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,23 @@ def cells_of(sample: F32, faces: int, seed: int) -> F32:
 def lists_of(sample: F32, count: int, seed: int) -> F32:
     """List centroids of one cell, from the sample's faces (n, dim) that are nearest to it."""
     return spherical_kmeans(sample, count, seed, _LIST_ROUNDS)
+
+
+def divided(lists: F32, centroid: F32, faces: float, seed: int) -> tuple[F32, F32, I64]:
+    """The cells that one of so many faces becomes: itself, or where it has far more than others, several.
+
+    Args:
+        lists: (lists, dim) centroids of its lists; centroid: (dim,) its own.
+
+    Returns:
+        (cells, dim) centroids, the lists in their order, and (cells,) how many lists each has.
+    """
+    if faces <= _MOST_FACES * FACES_PER_CELL:
+        return centroid[None], lists, np.array([len(lists)])
+    cells = spherical_kmeans(lists, round(faces / FACES_PER_CELL), seed, _CELL_ROUNDS)
+    home = nearest(lists, cells, 1)[:, 0]
+    kept, count = np.unique(home, return_counts=True)
+    return np.ascontiguousarray(cells[kept]), lists[np.argsort(home, kind="stable")], count.astype(np.int64)
 
 
 def spherical_kmeans(sample: F32, count: int, seed: int, rounds: int) -> F32:

@@ -8,16 +8,21 @@ recognition (Solomonoff, Campbell, Boardman, ICASSP 2005), but without labels: t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from facelake.cluster.directions import largest, usual
-from facelake.contracts import F32
+from facelake.contracts import F32, F64
 
 _ENOUGH = 5_000
-_POOR, _GOOD = 0.1, 0.5
+# How many faces are poor enough differs from corpus to corpus: among too many the directions drown, and too few are
+# not enough to tell. Of these shares, the one at which the directions stand out clearest from the rest is taken.
+_POOR, _GOOD = (0.01, 0.02, 0.04, 0.1), 0.5
 _MOST = 32
-# The last direction must vary twice as much among poor faces, and stand clear of the next, or nothing is taken out.
-_LEAST, _GAP = 2.0, 1.25
+# The last direction must vary twice as much among poor faces, more than as many good ones chosen at random vary in
+# any direction, and stand clear of the next, or nothing is taken out.
+_LEAST, _CHANCE, _GAP = 2.0, 1.25, 1.25
 
 
 def nuisance_directions(vectors: F32, quality: F32) -> tuple[F32, str]:
@@ -28,18 +33,43 @@ def nuisance_directions(vectors: F32, quality: F32) -> tuple[F32, str]:
     """
     count, dim = vectors.shape
     none = np.zeros((dim, 0), np.float32)
-    if count < max(_ENOUGH, 4 * dim) or quality.max() == quality.min():
+    if count < max(_ENOUGH, dim / max(_POOR)) or quality.max() == quality.min():
         return none, f"{count} faces tell nothing of poor ones"
     order = np.argsort(quality, kind="stable")
-    poor, good = vectors[order[: int(_POOR * count)]], vectors[order[int((1 - _GOOD) * count) :]]
-    variance, directions = largest(poor, usual(good), min(_MOST, dim // 8) + 1)
+    good = vectors[order[int((1 - _GOOD) * count) :]]
+    among = usual(good)
+    found = [_stand_out(vectors[order[: int(share * count)]], good, among) for share in _POOR if share * count >= dim]
+    best = max(found, key=lambda one: one.gap)
+    if best.gap < _GAP:
+        return none, f"no direction of poor faces stands out (largest ratio of variances {best.variance[0]:.2f})"
+    basis, _ = np.linalg.qr(best.directions)
+    size, variance = best.directions.shape[1], best.variance
+    said = (
+        f"{size} directions in which {best.faces} poor faces vary {variance[size - 1]:.1f} to {variance[0]:.1f} times"
+    )
+    return basis.astype(np.float32), f"{said} as much, the next one {variance[size]:.1f} times"
+
+
+@dataclass(frozen=True, slots=True)
+class _Outstanding:
+    """Directions in which some poor faces vary more than good ones."""
+
+    faces: int
+    gap: float
+    """ratio of variances of the last direction to the next; 0 where none is beyond chance"""
+    variance: F64
+    directions: F64
+
+
+def _stand_out(poor: F32, good: F32, among: F32) -> _Outstanding:
+    dim = poor.shape[1]
+    variance, directions = largest(poor, among, min(_MOST, dim // 8) + 1)
+    step = max(len(good) // len(poor), 1)
+    chance, _ = largest(good[::step][: len(poor)], among, 1)
     gaps = variance[:-1] / np.maximum(variance[1:], 1e-9)
+    gaps[variance[:-1] < max(_LEAST, _CHANCE * chance[0])] = 0
     last = int(np.argmax(gaps))
-    if gaps[last] < _GAP or variance[last] < _LEAST:
-        return none, f"no direction of poor faces stands out (largest ratio of variances {variance[0]:.2f})"
-    basis, _ = np.linalg.qr(directions[:, : last + 1])
-    said = f"{last + 1} directions in which poor faces vary {variance[last]:.1f} to {variance[0]:.1f} times as much"
-    return basis.astype(np.float32), f"{said}, the next one {variance[last + 1]:.1f} times"
+    return _Outstanding(len(poor), float(gaps[last]), variance, directions[:, : last + 1])
 
 
 def without(vectors: F32, directions: F32) -> F32:

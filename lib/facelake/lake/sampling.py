@@ -53,11 +53,21 @@ def slices(
     for at in generator.permutation(len(files)):
         if taken >= rows and total > rows:
             break
-        part = next(_of_file(table, files[at], columns, min(each, files[at].rows)))
+        part = _head(table, files[at], columns, min(each, files[at].rows))
         found.append(part)
         taken += part.num_rows
     kept = plain(pa.schema([table.schema.field(name) for name in columns]))
     return Sampled(pa.concat_tables([kept.empty_table(), *found]), len(found), total)
+
+
+def _head(table: Table, file: DataFile, columns: Sequence[str], rows: int) -> pa.Table:
+    """The first rows of a data file, out of as many row groups as they lie in."""
+    parts: list[pa.Table] = []
+    for part in _of_file(table, file, columns, rows):
+        parts.append(part)
+        if sum(one.num_rows for one in parts) >= rows:
+            break
+    return pa.concat_tables(parts).slice(0, rows)
 
 
 def _share(sizes: I64, rows: int) -> int:

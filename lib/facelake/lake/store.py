@@ -12,28 +12,19 @@ import hashlib
 import os
 import secrets
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
-import boto3
 import pyarrow as pa
 import pyarrow.fs as pafs
-from botocore.config import Config as BotoConfig
-from botocore.exceptions import BotoCoreError, ClientError
 
 from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
 from facelake.lake.patient import PatientFile
 
 _TEMPORARY = ".tmp"  # one folder for what is being written, so that leftovers can be found
-_Versions = list[dict[str, Any]]  # as S3 lists them
-_READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one request in five
-_BATCH = 1000  # what S3 deletes in one call
-_DENIED = ("AccessDenied", "403")
-_LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store without this part of S3
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +83,8 @@ class ObjectStore(Protocol):
 def open_store(uri: str, s3: S3Section | None = None) -> ObjectStore:
     """The store behind a directory path, file:// or s3:// URI. Nothing is read or written yet."""
     if uri.startswith("s3://"):
+        from facelake.lake.s3 import S3Store  # boto3 takes its time, and a directory needs none of it
+
         return S3Store(uri, s3 or S3Section())
     return DirectoryStore(uri.removeprefix("file://"))
 
@@ -191,196 +184,6 @@ class DirectoryStore:
         return {}
 
 
-class S3Store:
-    """An S3-compatible bucket and prefix."""
-
-    def __init__(self, uri: str, s3: S3Section) -> None:
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        if not bucket:
-            raise ConfigError("s3 URI names no bucket", where=uri, next_step="write s3://bucket/prefix")
-        self.bucket, self.prefix = bucket, prefix.strip("/")
-        self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self.endpoint = s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        self.region = s3.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        self._session = boto3.session.Session()
-        style = {"addressing_style": "path" if s3.path_style else "auto"}
-        self._path_style = s3.path_style
-        self._client = self._session.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=self.region,
-            config=BotoConfig(
-                s3=style, retries={"mode": "standard", "max_attempts": 6}, connect_timeout=5, read_timeout=60
-            ),
-        )
-
-    def _key(self, key: str) -> str:
-        return f"{self.prefix}/{key}".strip("/") if key else self.prefix
-
-    def _folder(self, prefix: str) -> str:
-        return self._key(prefix) + "/" if self._key(prefix) else ""
-
-    def _fault(self, err: BotoCoreError | ClientError, key: str) -> Exception:
-        where = f"s3://{self.bucket}/{self._key(key)}"
-        code = _code(err)
-        if code in ("NoSuchKey", "404"):
-            return FileNotFoundError(where)
-        if code in (*_DENIED, "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            return ConfigError(
-                f"the store denies access ({code})", where=where, next_step="check the AWS_* environment"
-            )
-        if code == "NoSuchBucket":
-            return ConfigError("no such bucket", where=where, next_step="create the bucket, or correct the URI")
-        if type(err).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
-            return ConfigError(
-                "no S3 credentials", where=where, next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
-        at = f" at {self.endpoint}" if self.endpoint else ""
-        what = f"the object store{at} does not answer: {type(err).__name__} {code}".rstrip()
-        return Retryable(what, where=where, next_step="check the endpoint and the network, then run again")
-
-    def _call(self, method: str, key: str, **kwargs: Any) -> Any:
-        try:
-            return getattr(self._client, method)(Bucket=self.bucket, **kwargs)
-        except (BotoCoreError, ClientError) as err:
-            raise self._fault(err, key) from err
-
-    def read(self, key: str) -> bytes:
-        for attempt in range(_READ_ATTEMPTS):
-            body = self._call("get_object", key, Key=self._key(key))["Body"]
-            try:
-                return bytes(body.read())
-            except BotoCoreError as err:  # cut in the middle of the reply, which botocore does not try again
-                fault = err
-                time.sleep(0.05 * 2 ** min(attempt, 5))
-        raise self._fault(fault, key) from fault
-
-    def tag(self, key: str) -> str | None:
-        try:
-            return str(self._call("head_object", key, Key=self._key(key))["ETag"])
-        except FileNotFoundError:
-            return None
-
-    def write(self, key: str, data: bytes) -> None:
-        self._call("put_object", key, Key=self._key(key), Body=data)
-
-    def _conditional(self, key: str, data: bytes, **condition: str) -> bool:
-        try:
-            self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, **condition)
-        except ClientError as err:
-            meta = err.response.get("ResponseMetadata", {})
-            if meta.get("HTTPStatusCode") in (409, 412):
-                return bool(meta.get("RetryAttempts")) and self._is_ours(key, data)
-            raise self._fault(err, key) from err
-        except BotoCoreError as err:
-            raise self._fault(err, key) from err
-        return True
-
-    def _is_ours(self, key: str, data: bytes) -> bool:
-        """Did an earlier attempt of the same request win, its reply having been lost?"""
-        try:
-            return self.read(key) == data
-        except FileNotFoundError:
-            return False
-
-    def create(self, key: str, data: bytes) -> bool:
-        return self._conditional(key, data, IfNoneMatch="*")
-
-    def replace(self, key: str, data: bytes, tag: str) -> bool:
-        return self._conditional(key, data, IfMatch=tag)
-
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        start = self._folder(prefix)
-        token: dict[str, str] = {}
-        while True:
-            page = self._call("list_objects_v2", prefix, Prefix=start, **token)
-            for item in page.get("Contents", []):
-                key = item["Key"][len(self.prefix) :].lstrip("/") if self.prefix else item["Key"]
-                yield StoredObject(key, item["Size"])
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
-
-    def delete(self, key: str) -> None:
-        self._call("delete_object", key, Key=self._key(key))
-
-    def clear_leftovers(self) -> None:
-        """A put is whole or not at all."""
-
-    def drop_old_versions(self, prefix: str = "") -> int:
-        try:
-            if not self._client.get_bucket_versioning(Bucket=self.bucket).get("Status"):
-                return 0
-            return self._delete_versions(self._old_versions(prefix))
-        except (BotoCoreError, ClientError) as err:
-            code = _code(err)
-            if code in _LACKING and getattr(err, "operation_name", "") == "GetBucketVersioning":
-                return 0
-            if code not in (*_DENIED, *_LACKING):
-                raise self._fault(err, prefix) from err
-            what = f"the bucket may keep old versions of what is erased, and they cannot be removed ({code})"
-            rights = "s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion"
-            next_step = f"grant {rights} without object lock or MFA delete, or use a bucket without versioning"
-            raise Refused(what, where=f"s3://{self.bucket}/{self._key(prefix)}", next_step=next_step) from err
-
-    def _old_versions(self, prefix: str) -> _Versions:
-        """All of them before any is deleted (a page is found from the one before it); delete markers last.
-
-        A marker that goes before the versions which it hides would bring the newest of them back.
-        """
-        old: _Versions = []
-        markers: _Versions = []
-        pages = self._client.get_paginator("list_object_versions")
-        for page in pages.paginate(Bucket=self.bucket, Prefix=self._folder(prefix)):
-            old += [item for item in page.get("Versions", []) if not item["IsLatest"]]
-            markers += page.get("DeleteMarkers", [])
-        return old + markers
-
-    def _delete_versions(self, versions: _Versions) -> int:
-        for at in range(0, len(versions), _BATCH):
-            batch = [{name: item[name] for name in ("Key", "VersionId")} for item in versions[at : at + _BATCH]]
-            reply = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-            for error in reply.get("Errors", []):
-                if error.get("Code") not in ("NoSuchVersion", "NoSuchKey"):
-                    raise ClientError({"Error": error}, "DeleteObjects")
-        return len(versions)
-
-    def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        scheme, _, host = (self.endpoint or "").partition("://")
-        options: dict[str, Any] = {"region": self.region, "request_timeout": 60, "connect_timeout": 5}
-        options["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=_READ_ATTEMPTS)
-        if host:
-            options |= {"scheme": scheme, "endpoint_override": host.rstrip("/")}
-        if not self._path_style:
-            options["force_virtual_addressing"] = True
-        options |= self._file_credentials("access_key", "secret_key", "session_token")
-        return pafs.S3FileSystem(**options), f"{self.bucket}/{self.prefix}".rstrip("/")
-
-    def storage_options(self) -> dict[str, str]:
-        options = {"AWS_REGION": self.region}
-        if self.endpoint:
-            options |= {
-                "AWS_ENDPOINT_URL": self.endpoint,
-                "AWS_ALLOW_HTTP": str(self.endpoint.startswith("http:")).lower(),
-            }
-        if not self._path_style:
-            options["AWS_VIRTUAL_HOSTED_STYLE_REQUEST"] = "true"
-        return options | self._file_credentials("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-
-    def _file_credentials(self, key: str, secret: str, token: str) -> dict[str, str]:
-        """Credentials of ~/.aws files, which delta-rs does not read; other chains it walks (and renews) itself."""
-        found = self._session.get_credentials()
-        if found is None or "file" not in found.method:
-            return {}
-        frozen = found.get_frozen_credentials()
-        parts = {key: frozen.access_key, secret: frozen.secret_key}
-        return parts | ({token: frozen.token} if frozen.token else {})
-
-
-def _code(err: BotoCoreError | ClientError) -> str:
-    return str(err.response["Error"].get("Code", "")) if isinstance(err, ClientError) else ""
-
-
 def probe(store: ObjectStore) -> None:
     """Check that the store can be written and honours conditional creation and replacement.
 
@@ -411,7 +214,7 @@ def read_text(uri: str) -> str:
     if not uri.startswith("s3://"):
         return read_local(uri)
     folder, _, key = uri.rpartition("/")
-    return S3Store(folder, S3Section()).read(key).decode("utf-8")
+    return open_store(folder).read(key).decode("utf-8")
 
 
 def read_input(store: ObjectStore, key: str) -> pa.NativeFile:

@@ -20,16 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema
-from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from facelake.contracts import TABLES, Receipt
-from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable, VersionGone
+from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
+from facelake.lake.opening import first_line, gone, open_table
 from facelake.lake.store import ObjectStore, read_input
 
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
 _ATTEMPTS = 5
+_GROUP_ROWS = dict.fromkeys(("faces", "identities", "admissions"), 2_048)  # so that single rows are read cheaply
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def stage(store: ObjectStore, table: str, data: pa.Table, stem: str = "part") ->
     """
     schema = TABLES[table]
     sink = pa.BufferOutputStream()
-    pq.write_table(data.select(schema.names).cast(plain(schema)), sink, compression="zstd", write_statistics=False)
+    made, group = data.select(schema.names).cast(plain(schema)), _GROUP_ROWS.get(table)
+    pq.write_table(made, sink, compression="zstd", write_statistics=False, row_group_size=group)
     body = sink.getvalue()
     path = f"{stem}-{secrets.token_hex(8)}.parquet"
     store.write(f"{table}/{path}", body.to_pybytes())
@@ -110,7 +113,9 @@ def data_file(store: ObjectStore, key: str) -> Iterator[pa.NativeFile]:
         what = f"a data file is damaged: {str(err).splitlines()[0]}"
         raise Corrupt(what, where=key, next_step="restore it from a backup") from err
     except OSError as err:
-        raise Retryable(f"cannot read: {_line(err)}", where=key, next_step="check the store and run again") from err
+        raise Retryable(
+            f"cannot read: {first_line(err)}", where=key, next_step="check the store and run again"
+        ) from err
 
 
 class Table:
@@ -121,24 +126,7 @@ class Table:
         self._uri = f"{store.uri}/{name}"
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
-        try:
-            return DeltaTable(self._uri, version=version, storage_options=self.store.storage_options())
-        except TableNotFoundError:
-            return None
-        except DeltaProtocolError as err:
-            what = f"table is written in a newer format: {_line(err)}"
-            raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
-        except (DeltaError, OSError, ValueError) as err:
-            if "Unsupported" in _line(err):  # (a protocol that delta's kernel does not know is no error of its own)
-                what = f"table is written in a newer format: {_line(err)}"
-                raise Corrupt(what, where=self._uri, next_step="upgrade facelake") from err
-            if version is not None:
-                raise self._gone(version) from err
-            raise Retryable(f"table cannot be opened: {_line(err)}", where=self._uri, next_step="run again") from err
-
-    def _gone(self, version: int) -> VersionGone:
-        what = f"version {version} can no longer be read: its history was purged"
-        return VersionGone(what, where=self._uri, next_step="run `facelake nightly`; it settles an interrupted erasure")
+        return open_table(self.store, self._uri, version)
 
     def version(self) -> int:
         """Newest Delta version; -1 when the table does not exist."""
@@ -148,7 +136,7 @@ class Table:
         """The files of a version (default: the newest)."""
         delta = None if version == -1 else self._open(version)
         if version is not None and version >= 0 and (delta is None or delta.version() != version):
-            raise self._gone(version)
+            raise gone(self._uri, version)
         if delta is None:
             return EMPTY
         protocol = delta.protocol()
@@ -282,15 +270,15 @@ class Table:
                 return delta.version() if delta.version() else self.version()
             except (DeltaError, OSError, ValueError) as err:
                 fault = err
-                _LOG.warning("commit to %s failed (attempt %d): %s", self.name, attempt + 1, _line(err))
+                _LOG.warning("commit to %s failed (attempt %d): %s", self.name, attempt + 1, first_line(err))
                 time.sleep(0.2 * 2**attempt)
         try:
             if self._landed(self._ensure(), adds, removes):
                 return self.version()
         except Retryable as err:
-            what = f"commit may or may not have landed: {_line(fault)}"
+            what = f"commit may or may not have landed: {first_line(fault)}"
             raise CommitUnknown(what, where=self._uri, next_step="run again: the log decides") from err
-        raise CommitConflict(f"commit refused: {_line(fault)}", where=self._uri, next_step="run again") from fault
+        raise CommitConflict(f"commit refused: {first_line(fault)}", where=self._uri, next_step="run again") from fault
 
     def _ensure(self) -> DeltaTable:
         found = self._open()
@@ -306,7 +294,9 @@ class Table:
                 storage_options=self.store.storage_options(),
             )
         except (DeltaError, OSError) as err:
-            raise Retryable(f"table cannot be created: {_line(err)}", where=self._uri, next_step="run again") from err
+            raise Retryable(
+                f"table cannot be created: {first_line(err)}", where=self._uri, next_step="run again"
+            ) from err
 
     def _with_new_columns(self, delta: DeltaTable) -> DeltaTable:
         """A table that an earlier facelake made gets the columns that came since; its files are null there."""
@@ -318,7 +308,9 @@ class Table:
         try:
             delta.alter.add_columns(missing)
         except (DeltaError, OSError) as err:
-            raise Retryable(f"columns cannot be added: {_line(err)}", where=self._uri, next_step="run again") from err
+            raise Retryable(
+                f"columns cannot be added: {first_line(err)}", where=self._uri, next_step="run again"
+            ) from err
         return self._open() or delta
 
     def _landed(self, delta: DeltaTable, adds: list[Receipt], removes: list[DataFile]) -> bool:
@@ -389,8 +381,3 @@ class Table:
 def plain(schema: pa.Schema) -> pa.Schema:
     """The schema without field documentation, as it is written to files and to Delta."""
     return pa.schema([field.remove_metadata() for field in schema])
-
-
-def _line(err: BaseException | None) -> str:
-    """The first line of an error; delta-rs appends a native backtrace."""
-    return (str(err).strip().splitlines() or [type(err).__name__])[0]

@@ -124,7 +124,9 @@ def _gallery(facts: NightFacts) -> Iterator[Concern]:
         usual = median([night.figures.get(kind) or 0 for night in facts.nights[:-1]]) or 0
         if count >= max(_UPSET_LEAST, _UPSET * identities, _TIMES * usual):
             said = f"{several(count, 'identity', 'identities')} {why} in one night ({share(count, identities)} of all)."
-            yield Concern(LOOK, said, "Look at them below; a wrong one is mended with `facelake correct`.")
+            yield Concern(
+                LOOK, said, "Look at them below; a wrong one is mended with `facelake review` or `facelake correct`."
+            )
 
 
 def _shape(facts: NightFacts) -> Iterator[Concern]:
@@ -151,7 +153,7 @@ def _shape(facts: NightFacts) -> Iterator[Concern]:
     many = max(_REVIEWS_LEAST, _REVIEWS * identities, _TIMES * (median(earlier) or 0))
     if reviews >= many:
         said = f"{several(reviews, 'question')} for a person to answer."
-        yield Concern(LOOK, said, "Answer the most valuable first: the `reviews` table is sorted by that.")
+        yield Concern(LOOK, said, "`facelake review` shows them in a browser, the most valuable first.")
 
 
 def _promises(facts: NightFacts) -> Iterator[Concern]:

@@ -209,7 +209,7 @@ class Steps:
         faces, settings = self.work.faces, self.settings
         if faces <= settings.exact_below:
             one = vectors[:1]
-            return self._write_index(one, [one], np.ones(1))
+            return self._write_index(one, one, np.ones(1, np.int64), np.ones(1))
         cells = cells_of(vectors, faces, settings.seed)
         self.work.write("cell-centroids", cells=cells)
         self.work = replace(self.work, train_share=min(1.0, _TRAIN_PER_LIST / settings.list_size))
@@ -218,16 +218,16 @@ class Steps:
             key for key, _ in self.exchange.run(files, self.work.train, self.work.make_lists, keys=len(cells))
         )
         held = [self.work.read(f"lists/{cell}") for cell in trained]
-        weight = np.array([int(item["trained"][0]) for item in held], float)
-        return self._write_index(cells[trained], [item["lists"] for item in held], weight)
+        columns = (np.concatenate([item[name] for item in held]) for name in ("cells", "lists", "count", "weight"))
+        return self._write_index(*columns)
 
-    def _write_index(self, cells: F32, lists: list[F32], weight: np.ndarray) -> dict[str, np.ndarray]:
-        first = np.concatenate([[0], np.cumsum([len(item) for item in lists])]).astype(np.int64)
+    def _write_index(self, cells: F32, lists: F32, count: I64, weight: np.ndarray) -> dict[str, np.ndarray]:
+        first = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
         parts = max(-(-self.work.faces // _FACES_PER_PART), min(_LEAST_PARTS, len(cells)))
         before = (np.cumsum(weight) - weight) / weight.sum()
         part = np.minimum((before * parts).astype(np.int32), parts - 1)
         part = canonical(part)
-        self.work.write("all-lists", lists=np.concatenate(lists), first=first)
+        self.work.write("all-lists", lists=lists, first=first)
         self.work.write("cell-map", cells=cells, part=part)
         return {"cells": np.array([len(cells)]), "lists": np.array([first[-1]]), "parts": np.array([part.max() + 1])}
 

@@ -26,7 +26,7 @@ from facelake.cluster.edges import (
 )
 from facelake.cluster.labels import add_sums
 from facelake.cluster.linkage import settle
-from facelake.cluster.lists import Index, lists_of, nearest
+from facelake.cluster.lists import Index, divided, lists_of, nearest
 from facelake.cluster.mapequation import map_equation
 from facelake.cluster.neighbours import (
     Found,
@@ -178,11 +178,12 @@ class Work:
             yield from by_key(nearest(vectors, cells, 1)[:, 0], faces=numbers, vectors=vectors.astype(np.float16))
 
     def make_lists(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
-        """The lists of one cell."""
-        held = gather(blocks)
-        count = max(1, round(len(held["faces"]) / self.train_share / self.search.list_size))
-        lists = lists_of(held["vectors"].astype(np.float32), count, self.search.seed + cell)
-        self.write(f"lists/{cell}", lists=lists, trained=np.array([len(held["faces"])]))
+        """The lists of one cell, and the cells that it is divided into."""
+        held, seed = gather(blocks), self.search.seed + cell
+        faces = len(held["faces"]) / self.train_share
+        lists = lists_of(held["vectors"].astype(np.float32), max(1, round(faces / self.search.list_size)), seed)
+        cells, lists, count = divided(lists, self.shared("cell-centroids")["cells"][cell], faces, seed)
+        self.write(f"lists/{cell}", cells=cells, lists=lists, count=count, weight=faces * count / count.sum())
         yield cell, b""
 
     # ---- join: neighbours inside lists

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from facelake.cluster import rows as face_rows
 from facelake.contracts import CORRECTIONS, F32, I64, Bool, Verdict
-from facelake.errors import ConfigError, Refused
+from facelake.errors import ConfigError, Contradiction
 from facelake.lake.lake import Lake
 from facelake.lake.tables import plain
 from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
@@ -72,12 +72,13 @@ def record_correction(context: Context, said: Said) -> dict[str, Any]:
 
     Raises:
         ConfigError: an identity or face that is not in the gallery; faces that are not of the identity.
-        Refused: it contradicts earlier corrections and is not said to supersede them.
+        Contradiction: it contradicts earlier corrections and is not said to supersede them.
     """
     gallery = current_gallery(context.lake)
     if gallery is None:
         raise ConfigError("no gallery was published yet", where=context.lake.uri, next_step="run `facelake nightly`")
-    members = gallery.read("memberships", ["face_id", "identity_id"]).sort_by("face_id")
+    members = gallery.read("memberships", ["face_id", "identity_id"])
+    members = members if _ascending(members["face_id"].combine_chunks()) else members.sort_by("face_id")
     table, stored = context.lake["corrections"], context.lake["corrections"].read().to_pylist()
     seq = 1 + max((row["seq"] for row in stored), default=0)
     row = dict.fromkeys(CORRECTIONS.names) | _spoken_of(context.lake, said, members)
@@ -87,7 +88,8 @@ def record_correction(context: Context, said: Said) -> dict[str, Any]:
     broken = _contradicted(members, [*in_force(stored), row])
     if broken and not said.supersede:
         what = f"it contradicts correction {', '.join(map(str, broken))}"
-        raise Refused(what, where=said.kind, next_step="see `facelake correct list`; give --supersede to overrule it")
+        next_step = "see `facelake correct list`; give --supersede to overrule it"
+        raise Contradiction(what, where=said.kind, next_step=next_step, seqs=tuple(broken))
     row["undoes"] = broken
     context.check_lease()
     table.append([row])
@@ -162,6 +164,11 @@ def _spoken_of(lake: Lake, said: Said, members: pa.Table) -> dict[str, Any]:
     return {"identity_a": said.identity, "identity_b": said.other, "faces_a": a, "faces_b": b}
 
 
+def _ascending(ids: pa.Array) -> bool:
+    """As publish writes them; an erasure may leave them so in several files."""
+    return bool(pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py()) if len(ids) > 1 else True
+
+
 def _pair(lake: Lake, members: pa.Table, identity: str | None, faces: Sequence[str]) -> dict[str, Any]:
     rest = set(_faces_of(lake, members, identity)) - set(faces)
     return {"identity_a": identity, "faces_a": sorted(rest), "faces_b": list(faces)}
@@ -190,7 +197,10 @@ def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
 def _positions(stored: Sequence[Any], ids: pa.Array) -> list[Correction]:
     """Corrections with positions among ids (n,) ascending."""
     keys = [face for row in stored for face in (*(row["faces_a"] or ()), *(row["faces_b"] or ()))]
-    at = pc.fill_null(pc.index_in(pa.array(keys, pa.string()), ids), -1).to_numpy(zero_copy_only=False)
+    asked = pa.array(keys, pa.string())
+    spoken = np.flatnonzero(np.asarray(pc.is_in(ids, asked)))  # first the few among the many: a table of those is small
+    at = pc.fill_null(pc.index_in(asked, ids.take(pa.array(spoken))), len(spoken)).to_numpy(zero_copy_only=False)
+    at = np.append(spoken, -1)[at]
     place, found = 0, []
     for row in stored:
         sides: list[I64] = []

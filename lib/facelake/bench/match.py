@@ -1,0 +1,77 @@
+"""bench match: 1:N by the matcher's client against FAISS's own flat index over the same vectors, in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from facelake.contracts import F32
+from facelake.matcher import Gallery
+
+_MODEL = "0" * 64
+
+
+def compare_search(identities: int, dim: int, probes: int, k: int, rounds: int) -> dict[str, Any]:
+    """Queries per second of both, medians over rounds, and whether they answered alike.
+
+    The client's figure includes what it does for each call: lease and model checked, probes normalised, ids looked up.
+    """
+    generator = np.random.default_rng(0)
+    vectors = _unit(generator, identities, dim)
+    asked = vectors[generator.integers(0, identities, probes)] + 0.5 * _unit(generator, probes, dim)
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    flat = faiss.IndexFlatIP(dim)
+    flat.add(vectors)
+    gallery = _gallery(vectors, flat)
+    same = _alike(gallery, flat, asked[:256], k)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(rounds):
+        ours.append(_seconds(lambda: gallery.search(asked, _MODEL, k)))
+        theirs.append(_seconds(lambda: flat.search(asked, k)))
+    figures = {"client_per_s": probes / median(ours), "faiss_per_s": probes / median(theirs)}
+    ratio = round(median(b / a for a, b in zip(ours, theirs, strict=True)), 3)
+    shape = {"identities": identities, "dim": dim, "probes": probes, "k": k, "rounds": rounds}
+    return shape | {name: round(one, 1) for name, one in figures.items()} | {"ratio": ratio, "same_answers": same}
+
+
+def _gallery(vectors: F32, flat: faiss.Index) -> Gallery:
+    count, dim = vectors.shape
+    manifest = {
+        "gallery_version": 1,
+        "model_digest": _MODEL,
+        "purpose": "bench",
+        "lease_id": "bench",
+        "expires_at": (datetime.now(UTC) + timedelta(days=1)).isoformat(),
+        "template_key": None,
+        "thresholds": [],
+    }
+    prototypes = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), dim)
+    names = pa.array([f"id-{i:08d}" for i in range(count)])
+    rows = {"identity_id": names, "prototype": prototypes, "exemplars": pa.nulls(count, pa.list_(pa.binary()))}
+    return Gallery(manifest, pa.table(rows), flat, None, None)
+
+
+def _alike(gallery: Gallery, flat: faiss.Index, probes: F32, k: int) -> bool:
+    found = gallery.search(probes, _MODEL, k)
+    similarity, index = flat.search(probes, k)
+    names = [[f"id-{i:08d}" for i in row] for row in index.tolist()]
+    return names == found.identity_ids and bool(np.allclose(similarity, found.similarity, atol=1e-6))
+
+
+def _unit(generator: np.random.Generator, count: int, dim: int) -> F32:
+    found = generator.standard_normal((count, dim), np.float32)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

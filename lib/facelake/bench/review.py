@@ -1,0 +1,88 @@
+"""bench review: how long a reviewer waits on a lake of synthetic faces: for the queue, a view, until it is recorded."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from facelake.bench.erase import build_lake
+from facelake.config import Config, GovernanceSection
+from facelake.contracts import Covers, EventKind, Scope, SourceClass, Verdict
+from facelake.errors import ConfigError
+from facelake.events import Listener
+from facelake.night import reading, writing
+from facelake.stages import reviewing
+from facelake.stages.analyse import analyse
+from facelake.stages.correcting import Said
+from facelake.stages.ledger import Entry, record
+from facelake.stages.review_session import ReviewSession
+
+_LOOKED_AT = 20
+_MARK = "bench-review.txt"
+
+
+def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
+    """Make a lake of `faces` at the config's lake, unless one is there, and review it as the page does.
+
+    Raises:
+        ConfigError: there is a lake that this did not make: answers are recorded in it.
+    """
+    config = config.model_copy(update={"governance": GovernanceSection(dpia="a benchmark")})
+    with writing(config, "bench", emit) as context:
+        empty = context.lake["faces"].version() < 0
+        if not empty and context.lake.store.tag(_MARK) is None:
+            raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
+        if empty:
+            context.lake.store.write(_MARK, b"made by `facelake bench review`\n")
+            grant = Entry(
+                EventKind.GRANT, Scope.SOURCE, "bench", (config.purpose,), "synthetic", covers=Covers.EVERYONE,
+                source_class=SourceClass.RESEARCH,
+            )  # fmt: skip
+            record(context.lake, [grant])
+            build_lake(context, faces)
+            analyse(context)
+    found: dict[str, Any] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        began = time.monotonic()
+        made = work()
+        found[name] = round(time.monotonic() - began, 3)
+        return made
+
+    began = time.monotonic()
+    session = timed("open_s", lambda: ReviewSession.open(reading(config, emit), config.purpose, "bench"))
+    queue = timed("first_queue_s", lambda: reviewing.queue(session))
+    stats = session.context.lake["identity_stats"].read(["identity_id", "nearest_id", "size"])
+    names = stats.take(np.random.default_rng(0).choice(stats.num_rows, _LOOKED_AT, replace=False)).to_pylist()
+    reviewing.view_one(session, names[0]["identity_id"])
+    found["first_identity_after_open_s"] = round(time.monotonic() - began, 3)
+    found["identity_s"] = _median([partial(reviewing.view_one, session, n["identity_id"]) for n in names[1:]])
+    pairs = [(n["identity_id"], n["nearest_id"]) for n in names[1:] if n["nearest_id"]]
+    found["pair_s"] = _median([partial(reviewing.view_pair, session, a, b) for a, b in pairs])
+    found["queue_s"] = _median([partial(reviewing.queue, session)] * 5)
+    version, (a, b) = session.moment().gallery.version, pairs[0]
+    said = Said(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
+    made = timed("answer_s", lambda: reviewing.answer(session, said, version))
+    timed("undo_s", lambda: reviewing.take_back(session, made.seq, "a benchmark"))
+    session.close()
+    lake = session.context.lake
+    return found | {
+        "faces": lake["faces"].snapshot().rows,
+        "identities": stats.num_rows,
+        "questions": queue.total,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _median(works: Sequence[Callable[[], Any]]) -> float:
+    took = []
+    for work in works:
+        began = time.monotonic()
+        work()
+        took.append(time.monotonic() - began)
+    return round(float(np.median(took)), 3)

@@ -1,0 +1,165 @@
+"""What goes over the wire: requests and answers of the review page's API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Reason = Annotated[str, Field(max_length=500)]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+class SignIn(_Asked):
+    """The ticket of the printed link."""
+
+    ticket: Annotated[str, Field(max_length=200)]
+
+
+class AnswerIn(_Asked):
+    """What a reviewer says of what he was shown."""
+
+    kind: Literal["merge", "split", "reject", "confirm", "distinct"]
+    identity: Name | None = None
+    other: Name | None = None
+    faces: Annotated[list[Name], Field(max_length=5_000)] = []
+    reason: Reason = ""
+    supersede: bool = False
+    gallery_version: int
+
+
+class UndoIn(_Asked):
+    """A correction to take back."""
+
+    seq: int
+    reason: Reason = ""
+
+
+class SkipIn(_Asked):
+    """A question to leave for later."""
+
+    identity: Name
+    other: Name | None = None
+
+
+class SessionOut(_Told):
+    """Who looks, for what, at what."""
+
+    purpose: str
+    reviewer: str
+    gallery_version: int
+    lake: str
+
+
+class QuestionOut(_Told):
+    """One row of the queue."""
+
+    kind: str
+    identity: str
+    other: str | None
+    score: float
+    doubt: float
+    faces: int
+    reason: str
+    settled_by: int | None
+    settled_how: str | None
+    settled_who: str | None
+    skipped: bool
+
+
+class QueueOut(_Told):
+    """A page of the queue, the most valuable question first."""
+
+    gallery_version: int
+    questions: list[QuestionOut]
+    offset: int
+    total: int
+    open: int
+
+
+class FaceOut(_Told):
+    """One face; its picture is at /api/face/{face_id}."""
+
+    face_id: str
+    image_id: str
+    quality: float | None
+    similarity: float
+    other: float | None
+    shared: bool
+
+
+class SideOut(_Told):
+    """One column of faces."""
+
+    identity: str
+    part: str
+    size: int
+    total: int
+    hidden: int
+    compared: int
+    offset: int
+    inside: float | None
+    faces: list[FaceOut]
+
+
+class LinkOut(_Told):
+    """Two faces, one of each side, that are most alike."""
+
+    a: str
+    b: str
+    similarity: float
+
+
+class ViewOut(_Told):
+    """Two columns to compare."""
+
+    gallery_version: int
+    kind: str
+    sides: list[SideOut]
+    between: float | None
+    prototypes: float | None
+    links: list[LinkOut]
+    linked: list[int]
+    shared_photos: int
+
+
+class RecordedOut(_Told):
+    """The correction that an answer became."""
+
+    seq: int
+    kind: str
+    supersedes: list[int]
+
+
+class CorrectionOut(_Told):
+    """One correction, without the faces that it names."""
+
+    seq: int
+    kind: str
+    identity_a: str | None
+    identity_b: str | None
+    reason: str | None
+    reviewer: str | None
+    recorded_at: datetime
+    counts: bool
+    undoes: list[int] | None
+    faces: int
+
+
+class ErrorOut(_Told):
+    """What went wrong, and what to do next."""
+
+    kind: str
+    what: str
+    where: str
+    next: str
+    contradicts: list[CorrectionOut] = []

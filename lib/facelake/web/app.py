@@ -1,0 +1,141 @@
+"""The application: routes over `stages/reviewing.py`, and the page's own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+
+from facelake.config import package_dir
+from facelake.contracts import Verdict
+from facelake.errors import Busy, ConfigError, Contradiction, FacelakeError, Refused
+from facelake.stages import reviewing
+from facelake.stages.correcting import Said
+from facelake.stages.review_session import ReviewSession
+from facelake.web import answers
+from facelake.web.guard import Keys
+
+_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+Offset = Annotated[int, Query(ge=0, le=1_000_000)]
+Limit = Annotated[int, Query(ge=1, le=200)]
+
+
+def build_app(session: ReviewSession, keys: Keys) -> FastAPI:
+    """The application behind the guard (guard.py), which it must not be served without."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    _files(app)
+    _sign_in(app, session, keys)
+    _looking(app, session)
+    _saying(app, session)
+
+    @app.exception_handler(FacelakeError)
+    def tell(request: Request, err: FacelakeError) -> JSONResponse:
+        body = _error(session, err)
+        return JSONResponse(body.model_dump(mode="json"), _status(err, request.method))
+
+    return app
+
+
+def static_dir() -> Path:
+    """The page's files."""
+    return package_dir() / "web" / "static"
+
+
+def _files(app: FastAPI) -> None:
+    """Exactly the files that are shipped, read by name: no path of a request reaches the file system."""
+
+    def route(path: str, file: Path) -> None:
+        @app.get(path, include_in_schema=False)
+        def send() -> FileResponse:
+            return FileResponse(file, media_type=_TYPES[file.suffix])
+
+    for file in sorted(static_dir().iterdir()):
+        if file.suffix in _TYPES:
+            route("/" if file.name == "index.html" else f"/{file.name}", file)
+
+
+def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
+    @app.post("/api/session", response_model=None)
+    def redeem(asked: answers.SignIn) -> Response:
+        cookie = keys.redeem(asked.ticket)
+        if cookie is None:
+            error = answers.ErrorOut(
+                kind="Refused",
+                what="this link was used already",
+                where="",
+                next="stop `facelake review` and run it again",
+            )
+            return JSONResponse(error.model_dump(mode="json"), 401)
+        return Response(status_code=204, headers={"set-cookie": cookie})
+
+    @app.get("/api/session")
+    def who() -> answers.SessionOut:
+        return answers.SessionOut(
+            purpose=session.purpose,
+            reviewer=session.reviewer,
+            gallery_version=session.moment().gallery.version,
+            lake=session.context.lake.uri,
+        )
+
+
+def _looking(app: FastAPI, session: ReviewSession) -> None:
+    @app.get("/api/queue", response_model=answers.QueueOut)
+    def queue(offset: Offset = 0, limit: Limit = 50) -> reviewing.Queue:
+        return reviewing.queue(session, offset, limit)
+
+    @app.get("/api/identity", response_model=answers.ViewOut)
+    def identity(a: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> reviewing.View:
+        return reviewing.view_one(session, a, (at_a, at_b), limit)
+
+    @app.get("/api/pair", response_model=answers.ViewOut)
+    def pair(a: answers.Name, b: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> reviewing.View:
+        return reviewing.view_pair(session, a, b, (at_a, at_b), limit)
+
+    @app.get("/api/face/{face_id}", response_model=None)
+    def face(face_id: str) -> Response:
+        picture = session.crop(face_id)
+        if picture is None:
+            return Response("the photo cannot be had any more", 410, media_type="text/plain")
+        return Response(picture, media_type="image/jpeg")
+
+    @app.get("/api/corrections", response_model=list[answers.CorrectionOut])
+    def corrections(limit: Limit = 50) -> list[dict[str, Any]]:
+        return reviewing.corrections(session, limit)
+
+
+def _saying(app: FastAPI, session: ReviewSession) -> None:
+    @app.post("/api/answer", response_model=answers.RecordedOut)
+    def answer(asked: answers.AnswerIn) -> reviewing.Recorded:
+        said = Said(
+            Verdict(asked.kind), asked.identity, asked.other, tuple(asked.faces), asked.reason.strip(),
+            session.reviewer, asked.supersede,
+        )  # fmt: skip
+        return reviewing.answer(session, said, asked.gallery_version)
+
+    @app.post("/api/undo", response_model=answers.RecordedOut)
+    def undo(asked: answers.UndoIn) -> reviewing.Recorded:
+        return reviewing.take_back(session, asked.seq, asked.reason.strip())
+
+    @app.post("/api/skip", status_code=204)
+    def skip(asked: answers.SkipIn) -> None:
+        reviewing.skip(session, asked.identity, asked.other)
+
+
+def _status(err: FacelakeError, method: str) -> int:
+    if isinstance(err, Contradiction | Busy):
+        return 409
+    if isinstance(err, ConfigError):
+        return 404 if method == "GET" else 409
+    return 403 if isinstance(err, Refused) else 503
+
+
+def _error(session: ReviewSession, err: FacelakeError) -> answers.ErrorOut:
+    against: list[answers.CorrectionOut] = []
+    if isinstance(err, Contradiction):
+        rows = reviewing.corrections(session, limit=1_000_000)
+        against = [answers.CorrectionOut.model_validate(row) for row in rows if row["seq"] in err.seqs]
+    return answers.ErrorOut(
+        kind=type(err).__name__, what=err.what, where=str(err.where), next=err.next_step, contradicts=against
+    )

@@ -1,0 +1,70 @@
+"""Serving the review page: bind, print a link that works once, serve until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from facelake.errors import ConfigError
+from facelake.stages.review_session import ReviewSession
+from facelake.web.app import build_app
+from facelake.web.guard import Guard, Keys, is_loopback
+
+
+def bind(host: str, port: int, exposed: bool) -> socket.socket:
+    """A listening socket; port 0: any free one.
+
+    Raises:
+        ConfigError: others than this machine would reach it and that was not asked for; the port is taken.
+    """
+    if not exposed and not is_loopback(host):
+        what = "others than this machine would reach the page, without encryption"
+        next_step = "use an ssh tunnel (docs/review.md), or give --expose if you mean it"
+        raise ConfigError(what, where=f"--host {host}", next_step=next_step)
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, proto)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(64)
+    except OSError as err:
+        next_step = "choose another --port, or 0 for any free one"
+        raise ConfigError(f"cannot listen: {err}", where=f"{host}:{port}", next_step=next_step) from err
+    return listener
+
+
+def serve(
+    session: ReviewSession, listener: socket.socket, host: str, exposed: bool, ready: Callable[[str], None]
+) -> None:
+    """Serve until the process is interrupted or terminated.
+
+    Args:
+        ready: given the link once the page can be asked for.
+    """
+    port = int(listener.getsockname()[1])
+    keys = Keys(port)
+    guarded = Guard(build_app(session, keys), keys, [host, *([socket.gethostname()] if exposed else [])], exposed)
+    config = uvicorn.Config(
+        guarded, log_level="warning", access_log=False, ws="none", lifespan="off", server_header=False,
+        timeout_graceful_shutdown=5,
+    )  # fmt: skip
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    shown = f"[{host}]" if ":" in host else host
+    try:
+        ready(f"http://{shown}:{port}/#ticket={keys.ticket}")
+        uvicorn.Server(config).run(sockets=[listener])
+    except SystemExit:  # (uvicorn raises the signal again when it has ended)
+        return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        listener.close()
+        session.close()

@@ -1,0 +1,73 @@
+"""Rows picked out of data files are the rows that reading whole files would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facelake.contracts import ADMISSIONS, GROUPS, file_key
+from facelake.errors import Corrupt
+from facelake.lake import tables
+from facelake.lake.lake import Lake
+from facelake.lake.picking import pick_rows, pick_scattered
+from facelake.lake.tables import plain
+from facelake.stages.positions import _lists_with, admitted_rows
+
+_SIZES = (7, 1, 12)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "_GROUP_ROWS", {"groups": 3, "admissions": 2})
+        made = Lake.create(str(tmp_path_factory.mktemp("lake")))
+        for number, size in enumerate(_SIZES):
+            rows = [{"face_id": f"{number}-{i}", "group_id": i, "score": 0.5} for i in range(size)]
+            made["groups"].commit([made["groups"].stage(pa.Table.from_pylist(rows, schema=plain(GROUPS)))])
+    return made
+
+
+places = st.integers(0, 2).flatmap(lambda file: st.tuples(st.just(file), st.integers(0, _SIZES[file] - 1)))
+
+
+@given(st.lists(places, max_size=30))
+def test_any_rows_in_any_order(lake: Lake, wanted: list[tuple[int, int]]) -> None:
+    files = sorted(lake["groups"].snapshot().files, key=lambda item: _SIZES.index(item.rows))
+    paths = [item.path for item in files]
+    file, row = (np.array([pair[i] for pair in wanted], np.int64) for i in (0, 1))
+    found = pick_scattered(lake.store, "groups", paths, file, row, ["face_id"])
+    assert found["face_id"].to_pylist() == [f"{number}-{i}" for number, i in wanted]
+
+
+def test_a_row_that_is_not_there(lake: Lake) -> None:
+    file = lake["groups"].snapshot().files[0]
+    with pytest.raises(Corrupt, match=f"there is no row {file.rows}"):
+        pick_rows(lake.store, "groups", file.path, np.array([file.rows]), ["face_id"])
+    with pytest.raises(Corrupt, match="missing"):
+        pick_rows(lake.store, "groups", "gone.parquet", np.array([0]), ["face_id"])
+
+
+def test_an_admission_counts_for_its_very_photo_only(tmp_path: Path) -> None:
+    lake = Lake.create(str(tmp_path))
+    rows = [
+        {"image_id": f"image-{i}", "corpus_file": "a.parquet", "corpus_row": i, "admitted": True, "source_id": f"s{i}"}
+        for i in range(5)
+    ]
+    stem = f"{file_key('a.parquet')}-digest"
+    lake["admissions"].commit([lake["admissions"].stage(pa.Table.from_pylist(rows, schema=plain(ADMISSIONS)), stem)])
+    asked = [("image-3", "a.parquet", 3), ("image-3", "a.parquet", 2), ("image-1", "a.parquet", 1),
+             ("image-1", "b.parquet", 1), ("image-9", "a.parquet", 9), ("image-0", "a.parquet", -1)]  # fmt: skip
+    faces = pa.table(dict(zip(("image_id", "corpus_file", "corpus_row"), zip(*asked, strict=True), strict=True)))
+    found = admitted_rows(lake, lake["admissions"].snapshot(), faces)
+    assert found["source_id"].to_pylist() == ["s3", None, "s1", None, None, None]
+    assert admitted_rows(lake, lake["rejects"].snapshot(), faces)["admitted"].to_pylist() == [None] * 6
+
+
+def test_purposes() -> None:
+    lists = pa.chunked_array([pa.array([["a"], None, [], ["b", "a"], ["ab"]], pa.list_(pa.string()))])
+    assert _lists_with(lists, "a").tolist() == [True, False, False, True, False]
