@@ -18,12 +18,13 @@ def main() -> None:
     parser.add_argument("-c", "--config", help="YAML config; a path or s3://")
     parser.add_argument("--lake", help="lake directory or s3:// URI, over the config's")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    parser.add_argument("--quiet", action="store_true", help="say nothing but errors")
     for what in ("subject", "image", "source", "identity"):
         parser.add_argument(f"--{what}", action="append", default=[], help="to erase; may be repeated")
     parser.add_argument("--purpose", help="erase only what was made for this purpose")
     parser.add_argument("--from-file", help="CSV with columns kind and key")
     arguments = parser.parse_args()
-    terminal = Terminal(as_json=arguments.json)
+    terminal = Terminal(as_json=arguments.json, quiet=arguments.quiet)
     with boundary(terminal):
         more = read_keys(arguments.from_file) if arguments.from_file else {}
         named = [

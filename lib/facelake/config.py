@@ -113,7 +113,7 @@ class ClusterSection(_Section):
     list_size: int = Field(70, ge=8, description="faces per list of the approximate search")
     deep_cells: int = Field(8, ge=0, description="cells of 12,000 faces that a face without neighbours searches whole")
     min_quality: float = Field(0.0, ge=0, le=1, description="faces below are left ungrouped")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of sampling and grouping; equal faces, settings and seed give equal groups")
 
 
 class GallerySection(_Section):
@@ -133,7 +133,9 @@ class ReportSection(_Section):
 
     contact_sheets: bool = Field(True, description="show face crops; they are personal data")
     max_identities: int = Field(24, ge=0, description="identities on the contact sheet")
-    faces_per_identity: int = Field(8, ge=1)
+    faces_per_identity: int = Field(8, ge=1, description="face crops of each identity")
+    max_events: int = Field(6, ge=0, description="merges and splits shown with faces before and after")
+    keep: int = Field(30, ge=1, description="pages of earlier nights that are kept; older ones are deleted")
 
 
 class GovernanceSection(_Section):

@@ -1,12 +1,28 @@
-"""The report in a real browser: it shows, asks nothing of the network, and complains of nothing."""
+"""The report in a real browser: it shows, asks nothing of the network, complains of nothing, and forgets who is erased."""
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from facelake.config import load_config
+from facelake.contracts import Verdict
+from facelake.lake.lake import Lake
+from facelake.night import reading, run_night, writing
+from facelake.stages import report_sheets
+from facelake.stages.correcting import Said, record_correction
+from facelake.stages.gallery import current_gallery
+from facelake.stages.report_sheets import crops_of
+from tests.conftest import run_json
+from tests.e2e.test_demo import members
 
 FLAGS = [
     "--no-sandbox",
@@ -15,35 +31,201 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+VIEWS = [("light", 1200, 900), ("dark", 1200, 900), ("light", 390, 844), ("dark", 390, 844)]
+CROP = re.compile(rb"data:image/jpeg;base64,([A-Za-z0-9+/=]+)")
 
 
-def test_report_in_chromium(demo_template: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     chromium = shutil.which("chromium")
     assert chromium, "Chromium is missing: bash infra/test.sh installs it"
-    requests: list[str] = []
-    complaints: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        for scheme in ("light", "dark"):
-            page = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 900})
-            page.on("request", lambda request: requests.append(request.url))
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.goto(f"file://{demo_template[0]}/reports/latest.html")
-            assert page.title() == "facelake: gallery 1"
-            heads = page.locator(".head b").all_inner_texts()
-            assert heads[0] == "280"
-            text = page.inner_text("body")
-            for word in ("no basis", "other purpose", "withdrawn", "expired", "no face", "unreadable", "empty"):
-                assert word in text
-            assert page.locator("svg").count() == 3
-            sizes = page.eval_on_selector_all(".sheet img", "all => all.map(i => i.naturalWidth)")
-            assert len(sizes) > 50
-            assert set(sizes) == {96}
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            page.set_viewport_size({"width": 380, "height": 800})
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            page.screenshot(path=tmp_path / f"{scheme}.png")
+        yield browser
         browser.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:///", "data:"))] == []
+
+
+class Watched:
+    """A page, with what it asked for and complained of."""
+
+    def __init__(
+        self, browser: Browser, lake: Path, scheme: str = "light", width: int = 1200, height: int = 900
+    ) -> None:
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        self.page: Page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.goto(f"file://{lake}/reports/latest.html")
+
+    def must_be_quiet(self) -> None:
+        assert self.complaints == []
+        assert [url for url in self.asked if not url.startswith(("file:///", "data:"))] == []
+
+
+@pytest.fixture(scope="module")
+def storied_lake(demo_template: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three nights: a demo, then a person split in two by a correction, then two people made one."""
+    lake = Path(shutil.copytree(demo_template[0], tmp_path_factory.mktemp("storied") / "lake"))
+    config = load_config(lake=str(lake))
+    identities = sorted(set(members(lake).values()))
+    one = [face for face, identity in sorted(members(lake).items()) if identity == identities[0]]
+    for said in (
+        Said(Verdict.SPLIT, identities[0], None, tuple(one[:9]), "another person"),
+        Said(Verdict.MERGE, identities[1], identities[2], (), "one person"),
+    ):
+        with writing(config, "correct") as context:
+            record_correction(context, said)
+        run_night(config, only=["publish", "report"])
+    gallery = current_gallery(Lake.open(str(lake)))
+    assert gallery is not None
+    assert gallery.version == 3
+    return lake
+
+
+@pytest.mark.parametrize(("scheme", "width", "height"), VIEWS, ids=lambda value: str(value))
+def test_report_in_chromium(
+    demo_template: tuple[Path, dict[str, Any]], browser: Browser, tmp_path: Path, scheme: str, width: int, height: int
+) -> None:
+    watched = Watched(browser, demo_template[0], scheme, width, height)
+    page = watched.page
+    assert page.title() == "facelake: gallery 1"
+    assert page.locator(".head .big").all_inner_texts()[:4] == ["280", "248", "255", "8"]
+    text = page.inner_text("body")
+    for word in ("no basis", "other purpose", "withdrawn", "expired", "no face", "unreadable", "empty"):
+        assert word in text
+    assert page.locator("svg.histogram").count() == 1
+    assert page.locator(".verdict").inner_text() == "Not quite: 1 to act on first."
+    assert "past the date of destruction; 8 photos" in page.locator("#night").inner_text()
+    sizes = page.eval_on_selector_all(".sheets img", "all => all.map(i => i.naturalWidth)")
+    assert len(sizes) == 64
+    assert set(sizes) == {96}
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
+    watched.must_be_quiet()
+
+
+def test_the_page_answers_to_mouse_and_keyboard(demo_template: tuple[Path, dict[str, Any]], browser: Browser) -> None:
+    watched = Watched(browser, demo_template[0])
+    page = watched.page
+    legend = page.locator(".legend button")
+    assert legend.count() == 3
+    assert "175 pairs" in legend.nth(0).inner_text()
+    legend.nth(0).press("Enter")
+    assert legend.nth(0).get_attribute("aria-pressed") == "false"
+    assert not page.locator('[data-layer="0"]').is_visible()
+    legend.nth(0).click()
+    assert page.locator('[data-layer="0"]').is_visible()
+    assert not page.locator("#tip").is_visible()
+    page.locator(".hit").nth(40).hover()
+    assert re.fullmatch(r"0\.40 to 0\.42: same photo [\d,]+; one identity [\d,]+; nearest other identity [\d,]+", page.locator("#tip").inner_text())  # fmt: skip
+    page.keyboard.press("Escape")
+    assert not page.locator("#tip").is_visible()
+    stages = page.locator("table.sortable", has=page.get_by_text("Stages: time"))
+    seconds = stages.get_by_role("button", name="seconds")
+    for order, name in ((1, "ascending"), (-1, "descending")):
+        seconds.click()
+        shown = [float(v.replace(",", "")) for v in stages.locator("tbody td:nth-child(3)").all_inner_texts()]
+        assert shown == sorted(shown, reverse=order < 0)
+        assert stages.locator("th[aria-sort]").get_attribute("aria-sort") == name
+    details = page.locator("#similarity details")
+    details.locator("summary").click()
+    assert details.locator("tbody tr").count() == 14
+    assert Axe().run(page).violations_count == 0
+    watched.must_be_quiet()
+
+
+def test_without_a_script_everything_is_there(demo_template: tuple[Path, dict[str, Any]], browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"file://{demo_template[0]}/reports/latest.html")
+    assert page.locator("section").count() == 9
+    assert page.locator(".legend li").count() == 3
+    assert page.locator("button").count() == 0
+    context.close()
+
+
+def test_merges_and_splits_are_shown_before_and_after(storied_lake: Path, browser: Browser, tmp_path: Path) -> None:
+    watched = Watched(browser, storied_lake)
+    page = watched.page
+    turn = page.locator("article.turn")
+    assert turn.count() == 1  # of this night; the split was the night before
+    assert re.search(r"was joined to id-", turn.locator("h3").inner_text())
+    before, after = turn.locator(".two > div").all()
+    assert [before.locator("figure").count(), after.locator("figure").count()] == [2, 1]
+    assert all(figure.locator("img").count() == 8 for figure in before.locator("figure").all())
+    pages = sorted((storied_lake / "reports").glob("2*.html"))
+    assert len(pages) == 3
+    assert "was split off" in pages[1].read_text()
+    assert pages[1].read_text().count('class="turn split"') == 1
+    assert page.locator(".multiple").count() == 11  # drift in sds is not measured in full nights
+    assert "3 nights" not in page.inner_text("#nights")
+    assert "2 fewer than last night" not in page.inner_text("#numbers")
+    assert "1 fewer than last night" in page.inner_text("#numbers")
+    assert Axe().run(page).violations_count == 0
+    page.screenshot(path=tmp_path / "storied.png", full_page=True)
+    watched.must_be_quiet()
+
+
+def test_faces_can_be_left_out_of_every_page(storied_lake: Path, tmp_path: Path) -> None:
+    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+    assert sum(bool(CROP.search(page.read_bytes())) for page in (lake / "reports").iterdir()) == 4
+    config = tmp_path / "c.yaml"
+    config.write_text("report: {contact_sheets: false}\n")
+    run_json("report", "-c", str(config), "--lake", str(lake))
+    pages = list((lake / "reports").iterdir())
+    assert len(pages) == 2  # the new one and latest; earlier ones with faces are gone
+    assert not [page for page in pages if b"data:image/jpeg" in page.read_bytes()]
+    assert "was joined to" not in (lake / "reports/latest.html").read_text()
+
+
+def test_old_pages_go(storied_lake: Path, tmp_path: Path) -> None:
+    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+    newest = sorted(page.name for page in (lake / "reports").glob("2*.html"))[-1]
+    config = tmp_path / "c.yaml"
+    config.write_text("report: {keep: 2}\n")
+    run_json("report", "-c", str(config), "--lake", str(lake))
+    left = sorted(page.name for page in (lake / "reports").glob("2*.html"))
+    assert len(left) == 2
+    assert left[0] == newest
+
+
+def test_who_is_erased_is_on_no_page(storied_lake: Path, tmp_path: Path) -> None:
+    """No crop of hers in any byte of the lake, though pages showed her; everybody else is shown again."""
+    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+    config = load_config(lake=str(lake))
+    faces = reading(config).lake["faces"].read(["face_id", "image_id"]).to_pylist()
+    hers = {row["face_id"] for row in faces if "/person-1-" in row["image_id"]}
+    crops = {face: base64.b64encode(crop) for face, crop in crops_of(reading(config), hers).items()}
+    assert len(crops) == 23
+    before = {path: path.read_bytes() for path in (lake / "reports").iterdir()}
+    assert len(before) == 4
+    assert all(sum(crop in page for crop in crops.values()) >= 8 for page in before.values())
+    result = run_json("erase", "--subject", "person-1", "--yes", "--lake", str(lake))
+    assert (result["faces"], result["residual_hits"]) == (23, 0)
+    assert not [path for path in before if path.exists()]
+    run_json("report", "--lake", str(lake))
+    page = (lake / "reports/latest.html").read_bytes()
+    assert len(set(CROP.findall(page)) & set(CROP.findall(before[lake / "reports/latest.html"]))) >= 40
+    everything = b"".join(path.read_bytes() for path in lake.rglob("*") if path.is_file())
+    assert page in everything
+    assert not [face for face, crop in crops.items() if crop in everything]
+    assert run_json("verify", "--lake", str(lake))["ok"]
+
+
+def test_a_page_has_no_more_faces_than_it_may(
+    storied_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+    (lake / "reports/latest.html").unlink()
+    monkeypatch.setattr(report_sheets, "_MOST_BYTES", 40_000)
+    run_night(load_config(lake=str(lake)), only=["report"])
+    page = (lake / "reports/latest.html").read_bytes()
+    crops = CROP.findall(page)
+    assert 5 < len(crops) < 40
+    assert sum(len(base64.b64decode(crop)) for crop in crops) <= 40_000
+    (left_out,) = re.findall(rb"(\d+) faces are left out", page)
+    assert len(crops) + int(left_out) == 64 + 24  # on the sheets and, of the merge, before and after

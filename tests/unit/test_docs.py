@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import runpy
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
-from typer.testing import CliRunner
+import typer
+import typer.main
 
 from facelake.cli import app
+from facelake.config import Config
 
 ROOT = Path(__file__).parents[2]
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries a click of its own
+TREE: Any = typer.main.get_command(app)
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -23,43 +29,99 @@ def test_table_reference_is_generated() -> None:
     assert (ROOT / "docs/tables.md").read_text() == wanted, "run: .venv/bin/python infra/tables_doc.py > docs/tables.md"
 
 
+def test_configuration_reference_is_generated() -> None:
+    wanted = runpy.run_path(str(ROOT / "infra/config_doc.py"))["document"]()
+    made_by = "run: .venv/bin/python infra/config_doc.py > docs/configuration.md"
+    assert (ROOT / "docs/configuration.md").read_text() == wanted, made_by
+    for line in wanted.splitlines():
+        assert not re.search(r"\|\s*\|$", line), f"a key without a meaning: {line}"
+
+
+def test_the_configuration_reference_has_every_key() -> None:
+    page = (ROOT / "docs/configuration.md").read_text()
+    for section, keys in Config().model_dump().items():
+        if isinstance(keys, dict) and section != "accept_lineage":
+            part = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+            assert re.findall(r"^\| `(\w+)`", part, re.M) == list(keys)
+        else:
+            assert f"| `{section}` |" in page.split("\n## model\n")[0]
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs/index.md").read_text()
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", index)) == {page.name for page in (ROOT / "docs").glob("*.md")} - {
+        "index.md"
+    }
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
-def test_links_and_commands_exist(page: Path) -> None:
+def test_links_exist(page: Path) -> None:
     text = page.read_text()
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", text):
         assert (page.parent / target).exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.*)", (page.parent / target if target else page).read_text(), re.M)
+            assert anchor[1:] in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, anchor
     for path in re.findall(r"\b((?:infra|jobs|conf|tests|docs|lib)/[\w./-]*\w)", text):
         assert (ROOT / path).exists(), path
-    for command in re.findall(r"facelake ((?:ledger |models |gallery |correct |feed |bench )?[a-z]+)(?= |`|\n)", text):
-        if command.split()[0] in (
-            "demo",
-            "import",
-            "nightly",
-            "ledger",
-            "models",
-            "gallery",
-            "correct",
-            "feed",
-            "bench",
-            "erase",
-            "verify",
-            "review",
-        ):
-            result = CliRunner().invoke(app, [*command.split(), "--help"])
-            assert result.exit_code == 0, command
-    for option in set(re.findall(r"(?<=\s)(--[a-z][a-z-]+)", " ".join(re.findall(r"`?facelake [^`\n]+", text)))):
-        assert option in _all_options(), option
 
 
-@functools.cache
-def _all_options() -> str:
-    runner, said = CliRunner(env={"COLUMNS": "300"}), ""
-    for command in app.registered_commands:
-        said += runner.invoke(app, [command.name or command.callback.__name__, "--help"]).output  # type: ignore[union-attr]
-    for group in app.registered_groups:
-        for command in group.typer_instance.registered_commands:  # type: ignore[union-attr]
-            said += runner.invoke(app, [str(group.name), str(command.name), "--help"]).output
-    return said
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_commands_are_those_of_the_command_line(page: Path) -> None:
+    """In blocks a command must parse as it stands; inside a line, its name and options must exist."""
+    for line, whole in commands_of(page.read_text()):
+        if whole:
+            assert parse(line).params, line
+        else:
+            command, _, rest = resolve(shlex.split(line, comments=True))
+            known = {option for parameter in command.params for option in parameter.opts} | SHELL
+            assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known | {"--help"}, line
+
+
+@pytest.mark.parametrize(
+    "line", ["erase --subjects a", "ledger grant --until", "feed nothing", "correct undo x", "gallery export --out a"]
+)
+def test_the_check_of_commands_finds_what_is_wrong(line: str) -> None:
+    with pytest.raises((KeyError, UsageError)):
+        parse(line)
+
+
+def test_commands_are_found_in_blocks_and_in_lines() -> None:
+    text = "a `facelake nightly -c x` b\n\n    $ x\n    .venv/bin/facelake erase --subject \\\n a --yes   # b\n"
+    assert list(commands_of(text)) == [("erase --subject   a --yes   # b", True), ("nightly -c x", False)]
+
+
+def parse(line: str) -> click.Context:
+    """The line as the command line would take it."""
+    command, path, rest = resolve([WORDS.sub("1", word) for word in shlex.split(line, comments=True)])
+    return command.make_context(" ".join(path), rest)
+
+
+WORDS = re.compile(r"^(?:[A-Z][A-Z]*|[A-Z]+\.\.\.)$")
+"""words that stand for something"""
+SHELL = {"--install-completion", "--show-completion"}
+_END = re.compile(r"\s(?:\||\|\||&&|;|>)\s.*")
+
+
+def commands_of(text: str) -> Iterator[tuple[str, bool]]:
+    """Arguments of every `facelake` in the text, and whether it stands in a block (fenced or indented)."""
+    text = re.sub(r"\\\n", " ", text)
+    for line in text.splitlines():
+        if found := re.match(r"(?: {4}|\s*\$ )(?:.*\s)?(?:\.venv/bin/)?facelake\s+(?!=)([a-z-].*)", line):
+            yield _END.sub("", " " + found[1]).strip(), True
+    for inside in re.findall(r"(?<!`)`(?:\.venv/bin/)?facelake ([a-z-][^`]*)`", text):
+        yield _END.sub("", " " + " ".join(inside.split())).strip(), False
+
+
+def resolve(words: list[str]) -> tuple[click.Command, list[str], list[str]]:
+    """The command that the words name, its path, and what is left of the words; KeyError: there is none."""
+    command = TREE
+    path: list[str] = []
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        command = command.commands[words[0]]
+        path.append(words[0])
+        words = words[1:]
+    return command, path, words
 
 
 def test_the_queries_of_the_gallery_page_run(demo_template: tuple[Path, dict[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from hera.workflows import models as argo
 from kubeflow_spark_api.models import SparkV1beta2SparkApplication
 
 from facelake.config import Config
-from facelake.stages import plan
+from facelake.stages.projection import worker_memory_bytes
 from tests.conftest import ROOT
 
 KUBERNETES = ROOT / "infra" / "kubernetes"
@@ -93,7 +93,7 @@ def test_rayjob() -> None:
 
 def test_requests_follow_the_plan() -> None:
     """Memory of a worker: an actor per core as `facelake plan` sizes it for photos of 4 MB, and the object store."""
-    actor = plan._WORKER_BASE_BYTES + 16 * (plan._DECODED_PHOTO_BYTES + 2 * (4 << 20))
+    actor = worker_memory_bytes(4 << 20)
     for name in ("cpu", "gpu"):
         group = pods_of_rayjob()[name]
         (container,) = group["template"]["spec"]["containers"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,7 +21,7 @@ from facelake.cli.options import (
 from facelake.config import Config
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
-from facelake.terminal import Terminal, boundary
+from facelake.terminal import Terminal, boundary, duration
 
 app = typer.Typer(help="From photos of people who agreed to a Delta Lake gallery of identities.", **SETTINGS)
 
@@ -37,20 +37,14 @@ def _night(terminal: Terminal, settings: Config, only: list[str], wait_s: float 
         if gallery
         else {}
     )
-    rows = [[r.stage, "nothing to do" if r.skipped else f"{r.seconds:.1f} s", _short(r.counts)] for r in results]
-    terminal.close()
-    terminal.table("the night", ["stage", "took", "counts"], rows)
+    terminal.night(results)
     if gallery:
         terminal.say(
-            f"gallery {gallery.version}: {gallery.row['faces']} faces in {gallery.row['identities']} identities"
+            f"gallery {gallery.version}: {gallery.row['faces']:,} faces in {gallery.row['identities']:,} identities"
         )
         terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
     stages = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.counts} for r in results}
     terminal.result({"ok": True, "lake": settings.lake, **summary, "stages": stages})
-
-
-def _short(counts: Any) -> str:
-    return ", ".join(f"{key} {value}" for key, value in counts.items() if isinstance(value, int | float))
 
 
 @app.command()
@@ -181,7 +175,8 @@ def erase(
             result = erasing.erase(context, request)
         if owing := result.counts["not_acknowledged"]:
             terminal.say(f"still to be told and not acknowledged: {', '.join(owing)} (facelake feed leases)")
-        terminal.say(f"erased; certificate: {result.counts['certificate']}. Run `facelake report` for a new report.")
+        certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
+        terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
         terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
 
@@ -247,4 +242,8 @@ def plan(
 
         figures = make_plan(read_config(config, lake), calibrate)
         terminal.table("plan", ["figure", "value"], [[key.replace("_", " "), value] for key, value in figures.items()])
+        if calibrate:
+            terminal.say(
+                f"embed: about {duration(3600 * figures['hours'])}, and the seconds that engines take to start"
+            )
         terminal.result({"ok": True, **figures})

@@ -357,6 +357,22 @@ def bench_nights(
         terminal.result({"ok": True, **figures})
 
 
+@bench_app.command("report")
+def bench_report(
+    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],
+    faces: Annotated[int, typer.Option(min=20, help="faces in it")] = 100_000,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Make the report of a synthetic lake: seconds, memory, bytes of the page."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.report import report_of
+
+        figures = report_of(read_config(config, lake), faces, terminal.listen)
+        terminal.table("report", ["figure", "value"], [[key, value] for key, value in figures.items()])
+        terminal.result({"ok": True, **figures})
+
+
 @bench_app.command("erase")
 def bench_erase(
     lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],

@@ -1,5 +1,62 @@
 """The night report: numbers in, one self-contained HTML page out. Pure."""
 
-from facelake.report.page import ReportData, Sheet, render
+from facelake.report.concerns import NightFacts, concerns
+from facelake.report.facts import (
+    NIGHTS_COMPARED,
+    Bar,
+    Concern,
+    Head,
+    Mark,
+    Measure,
+    Night,
+    ReportData,
+    Series,
+    Sheet,
+    Similarity,
+    StageCost,
+    Turn,
+)
+from facelake.report.histograms import (
+    BINS,
+    HIGH,
+    LOW,
+    Pairs,
+    cosine_bins,
+    median,
+    pairs_across,
+    pairs_within,
+    several,
+    share,
+    size_bars,
+)
+from facelake.report.page import render
 
-__all__ = ["ReportData", "Sheet", "render"]
+__all__ = [
+    "BINS",
+    "HIGH",
+    "LOW",
+    "NIGHTS_COMPARED",
+    "Bar",
+    "Concern",
+    "Head",
+    "Mark",
+    "Measure",
+    "Night",
+    "NightFacts",
+    "Pairs",
+    "ReportData",
+    "Series",
+    "Sheet",
+    "Similarity",
+    "StageCost",
+    "Turn",
+    "concerns",
+    "cosine_bins",
+    "median",
+    "pairs_across",
+    "pairs_within",
+    "render",
+    "several",
+    "share",
+    "size_bars",
+]

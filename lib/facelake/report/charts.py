@@ -1,72 +1,113 @@
-"""Small SVG charts as text: no script, no network, colours by CSS so that dark and light both work."""
+"""Small SVG charts as markup: no request, colours by CSS so that dark and light both work.
+
+A chart is never the only form of its numbers: beside each stands a table, and the chart's own label says its gist.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
-_WIDTH, _HEIGHT, _PAD = 720, 220, 34
+from facelake.report.facts import Mark, Similarity
+from facelake.report.markup import Markup, el, join
 
-
-def funnel(steps: Sequence[tuple[str, int, str]]) -> str:
-    """Horizontal bars of (label, count, note), the first being the whole."""
-    top = max((count for _, count, _ in steps), default=0) or 1
-    rows = []
-    for i, (label, count, note) in enumerate(steps):
-        y, width = 8 + i * 40, (_WIDTH - 330) * count / top
-        rows.append(
-            f'<text x="0" y="{y + 20}" class="label">{escape(label)}</text>'
-            f'<rect x="110" y="{y}" width="{max(width, 2):.1f}" height="28" rx="4" class="bar b{i}"/>'
-            f'<text x="{118 + max(width, 2):.1f}" y="{y + 20}" class="value">{count:,}'
-            f'<tspan class="note"> {escape(note)}</tspan></text>'
-        )
-    height = 16 + 40 * len(steps)
-    return _svg(height, "".join(rows), "Funnel: " + ", ".join(f"{label} {count}" for label, count, _ in steps))
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 310, 12, 12, 84, 30
+_TICKS = 7
 
 
-def histogram(
-    series: Sequence[tuple[str, Sequence[int]]], low: float, high: float, marks: Sequence[tuple[str, float]]
-) -> str:
-    """Overlaid histograms over [low, high], each scaled to its own largest bin, with vertical marks."""
+def bar(part: float, whole: float) -> Markup:
+    """A bar for a table cell, as wide as the part is of the whole; anything above nothing can be seen."""
+    width = 100 * part / whole if whole else 0.0
+    width = min(max(width, 0.7 if part else 0.0), 100.0)
+    rect = el("rect", width=f"{width:.2f}", height=10, class_="bar")
+    return el("svg", rect, class_="inline", viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true")
+
+
+def similarity_chart(found: Similarity) -> Markup:
+    """Histograms over one axis, each scaled to its own highest bar, with the thresholds as vertical lines."""
+    layers = [_layer(number, series.bins) for number, series in enumerate(found.series)]
+    said = ", ".join(f"{series.name} ({series.pairs:,} pairs)" for series in found.series)
+    name = f"Histograms of cosine similarity: {said}. The table below has the numbers."
+    body = join(_axis(found), *layers, *_marks(found), *_hits(found))
+    return el("svg", body, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", role="img", aria_label=name, class_="histogram")
+
+
+def _layer(number: int, bins: Sequence[int]) -> Markup:
+    top = max(bins, default=0) or 1
+    base, step = _HEIGHT - _BOTTOM, (_WIDTH - _LEFT - _RIGHT) / max(len(bins), 1)
+    points = [f"{_LEFT},{base}"]
+    for i, count in enumerate(bins):
+        y = base - (base - _TOP) * count / top
+        points += [f"{_LEFT + i * step:.1f},{y:.1f}", f"{_LEFT + (i + 1) * step:.1f},{y:.1f}"]
+    points.append(f"{_WIDTH - _RIGHT},{base}")
+    return el("polygon", points=" ".join(points), class_=f"area s{number}", data_layer=number)
+
+
+def _axis(found: Similarity) -> Markup:
     parts = []
-    for number, (_, bins) in enumerate(series):
-        top = max(bins, default=0) or 1
-        step = (_WIDTH - 2 * _PAD) / max(len(bins), 1)
-        points = [f"{_PAD},{_HEIGHT - _PAD}"]
-        for i, count in enumerate(bins):
-            y = _HEIGHT - _PAD - (_HEIGHT - 2 * _PAD) * count / top
-            points += [f"{_PAD + i * step:.1f},{y:.1f}", f"{_PAD + (i + 1) * step:.1f},{y:.1f}"]
-        points.append(f"{_WIDTH - _PAD},{_HEIGHT - _PAD}")
-        parts.append(f'<polygon points="{" ".join(points)}" class="area s{number}"/>')
-    for label, at in marks:
-        x = _PAD + (at - low) / (high - low) * (_WIDTH - 2 * _PAD)
-        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="14" y2="{_HEIGHT - _PAD}" class="mark"/>')
-        parts.append(f'<text x="{x + 4:.1f}" y="22" class="note">{escape(label)}</text>')
-    for tick in range(6):
-        value = low + (high - low) * tick / 5
-        x = _PAD + (_WIDTH - 2 * _PAD) * tick / 5
-        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" class="tick">{value:.1f}</text>')
-    return _svg(_HEIGHT, "".join(parts), "Histogram of similarity")
-
-
-def columns(bars: Sequence[tuple[str, int]], name: str) -> str:
-    """A column chart of (label, count)."""
-    top = max((count for _, count in bars), default=0) or 1
-    step = (_WIDTH - 2 * _PAD) / max(len(bars), 1)
-    parts = []
-    for i, (label, count) in enumerate(bars):
-        height = (_HEIGHT - 2 * _PAD) * count / top
-        x, y = _PAD + i * step, _HEIGHT - _PAD - height
+    for tick in range(_TICKS + 1):
+        value = found.low + (found.high - found.low) * tick / _TICKS
+        x = _LEFT + (_WIDTH - _LEFT - _RIGHT) * tick / _TICKS
+        anchor = "start" if not tick else "end" if tick == _TICKS else "middle"
         parts.append(
-            f'<rect x="{x + 3:.1f}" y="{y:.1f}" width="{max(step - 6, 2):.1f}" height="{height:.1f}" class="bar"/>'
+            el("text", f"{round(value, 1) + 0.0:.1f}", x=f"{x:.1f}", y=_HEIGHT - 8, class_="tick", text_anchor=anchor)
         )
-        parts.append(f'<text x="{x + step / 2:.1f}" y="{y - 5:.1f}" class="tick">{count:,}</text>')
-        parts.append(f'<text x="{x + step / 2:.1f}" y="{_HEIGHT - 12}" class="tick">{escape(label)}</text>')
-    return _svg(_HEIGHT, "".join(parts), name)
+    line = el("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=_HEIGHT - _BOTTOM, y2=_HEIGHT - _BOTTOM, class_="axis")
+    return join(line, *parts)
 
 
-def _svg(height: float, body: str, name: str) -> str:
-    box = f"0 0 {_WIDTH} {height:.0f}"
-    return (
-        f'<svg viewBox="{box}" role="img" aria-label="{escape(name)}" xmlns="http://www.w3.org/2000/svg">{body}</svg>'
-    )
+def _marks(found: Similarity) -> list[Markup]:
+    out = []
+    for row, mark in enumerate(sorted(found.marks, key=lambda item: item.at)):
+        share = (mark.at - found.low) / (found.high - found.low)
+        x = _LEFT + min(max(share, 0.0), 1.0) * (_WIDTH - _LEFT - _RIGHT)
+        y = 20 + 25 * (row % 3)  # beside each other they would meet
+        anchor, dx = ("end", -5) if share > 0.7 else ("start", 5)
+        out.append(el("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=y - 14, y2=_HEIGHT - _BOTTOM, class_="mark"))
+        out.append(el("text", _label(mark), x=f"{x + dx:.1f}", y=y, class_="note", text_anchor=anchor))
+    return out
+
+
+def _label(mark: Mark) -> str:
+    return f"{mark.name} {mark.at:.2f}"
+
+
+def _hits(found: Similarity) -> list[Markup]:
+    """What the pointer is told, bin by bin."""
+    bins = max((len(series.bins) for series in found.series), default=0)
+    if not any(series.pairs for series in found.series):
+        return []
+    step = (_WIDTH - _LEFT - _RIGHT) / max(bins, 1)
+    width = (found.high - found.low) / max(bins, 1)
+    out = []
+    for i in range(bins):
+        counts = "; ".join(f"{series.name} {series.bins[i]:,}" for series in found.series)
+        low = found.low + i * width
+        tip = f"{low:.2f} to {low + width:.2f}: {counts}"
+        x = f"{_LEFT + i * step:.1f}"
+        box = el("rect", x=x, y=_TOP, width=f"{step:.1f}", height=_HEIGHT - _BOTTOM - _TOP, class_="hit", data_tip=tip)
+        out.append(box)
+    return out
+
+
+def sparkline(values: Sequence[float | None], said: Sequence[str]) -> Markup:
+    """A line over the nights, gaps where nothing was measured; the last night has a dot of its own.
+
+    Args:
+        said: what the pointer is told of each.
+    """
+    known = [value for value in values if value is not None]
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    spread = (high - low) or 1.0
+    step = 200 / max(len(values) - 1, 1)
+    at = [
+        (10 + i * step, 52 - 40 * ((value - low) / spread if high > low else 0.5), i)
+        for i, value in enumerate(values)
+        if value is not None
+    ]
+    line = el("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y, _ in at), class_="line") if len(at) > 1 else None
+    dots = [
+        el("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=5 if i == len(values) - 1 else 3,
+           class_="dot last" if i == len(values) - 1 else "dot", data_tip=said[i])
+        for x, y, i in at
+    ]  # fmt: skip
+    return el("svg", line, *dots, viewBox="0 0 220 64", class_="spark", aria_hidden="true")

@@ -23,7 +23,7 @@ from facelake.lake.tables import DataFile, read_file
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.lineage import retracted_contents
 from facelake.stages.models import pipeline_options
-from facelake.stages.projection import faces_per_photo, must_fit_budget, project
+from facelake.stages.projection import faces_per_photo, must_fit_budget, project, worker_memory_bytes
 from facelake.stages.purge import ask_for_purge
 
 _CHUNKS_PER_TASK = 8  # at most: neighbours are read in one pass
@@ -59,8 +59,9 @@ def embed(context: Context) -> StageResult:
     if context.lineage:
         lineage = ", ".join(context.lineage)
         context.emit(Notice("embed", f"the model {pack.card.name} is said to descend from withdrawn sets: {lineage}"))
+    planned: dict[str, float] = {}
     if plan.images and context.config.plan.budget is not None:
-        _keep_budget(context, plan.images)
+        planned = _keep_budget(context, plan.images)
     _commit(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     done: Counter[str] = Counter(admitted=plan.images, embedded=0, rejected=0, faces=0, swept=swept)
     reasons: Counter[str] = Counter()
@@ -68,18 +69,19 @@ def embed(context: Context) -> StageResult:
         _work(context, progress, plan.chunks, done, reasons)
     must_add_up("embed", ("admitted", plan.images), ("embedded", done["embedded"]), ("rejected", done["rejected"]))
     _drop_superseded(context)
-    counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
+    counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())} | planned
     return run.finish(counts, digest_of(progress.state()))
 
 
-def _keep_budget(context: Context, images: int) -> None:
-    """Before any photo is read: would this cost more than allowed?"""
+def _keep_budget(context: Context, images: int) -> dict[str, float]:
+    """Before any photo is read: would this cost more than allowed? What was planned, for the run's row."""
     assert context.pack is not None
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     files = [corpus.inspect(path) for path in corpus.paths()]
     mean_bytes = sum(file.image_bytes for file in files) / max(sum(file.rows for file in files), 1)
     projection = project(context.config, context.pack, images, mean_bytes, faces_per_photo(context.lake))
     must_fit_budget(context.config, projection)
+    return {"planned_s": round(projection.hours * 3600, 1), "planned_worker_bytes": worker_memory_bytes(mean_bytes)}
 
 
 def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:

@@ -11,11 +11,7 @@ from facelake.lake.lake import Lake
 from facelake.stages.context import Context
 from facelake.stages.embed import plan_embed
 from facelake.stages.models import config_model_digest, find_card, load_pack
-from facelake.stages.projection import faces_per_photo, must_fit_budget, project
-
-# Measured (docs/benchmarks.md): libraries and models of a worker; then a batch of 16 photos, encoded and decoded.
-_WORKER_BASE_BYTES = 330 << 20
-_DECODED_PHOTO_BYTES = 1280 * 960 * 3 * 2
+from facelake.stages.projection import faces_per_photo, must_fit_budget, project, worker_memory_bytes
 
 
 def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
@@ -54,7 +50,7 @@ def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
             "have_outcome": 0,
         }
     mean = size / max(images, 1)
-    figures["worker_memory_bytes"] = int(_WORKER_BASE_BYTES + 16 * (_DECODED_PHOTO_BYTES + 2 * mean))
+    figures["worker_memory_bytes"] = worker_memory_bytes(mean)
     if calibrate:
         ahead_photos = int(figures["to_embed"])
         projection = project(config, load_pack(config), ahead_photos, mean, faces_per_photo(lake))

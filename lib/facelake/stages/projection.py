@@ -30,6 +30,9 @@ _FACES_PER_PHOTO = 1.0  # where no photo was embedded yet
 _MOST_SIDE_PX = 6000
 # Reading, aligning, writing and Ray itself, over decoding and the networks (docs/benchmarks.md).
 _OVERHEAD = 1.2
+# Measured (docs/benchmarks.md): libraries and models of a worker; then a batch of 16 photos, encoded and decoded.
+_WORKER_BASE_BYTES = 330 << 20
+_DECODED_PHOTO_BYTES = 1280 * 960 * 3 * 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,11 @@ def must_fit_budget(config: Config, projection: Projection) -> None:
         hours, cost = projection.node_hours, projection.cost
         what = f"embed would take {hours:.2f} node-hours and cost {cost:.2f}, allowed {budget:.2f}"
         raise Refused(what, where="plan.budget", next_step="raise the budget, or admit fewer photos")
+
+
+def worker_memory_bytes(mean_bytes: float) -> int:
+    """What one embed worker needs for photos of that many bytes."""
+    return int(_WORKER_BASE_BYTES + 16 * (_DECODED_PHOTO_BYTES + 2 * mean_bytes))
 
 
 def faces_per_photo(lake: Lake | None) -> float:
