@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from facelake.cluster import rows
 from facelake.cluster.increment import Arrived, Standing, place
+from facelake.cluster.labels import add_sums
 from facelake.cluster.nuisance import without
 from facelake.contracts import F32, GROUPS, I64, Bool
 from facelake.lake.tables import plain
@@ -156,7 +157,7 @@ def _standing(night: Increment, home: I64, measures: Measures) -> tuple[Standing
     wanted = (home >= 0) & lost[np.maximum(home, 0)]
     sums[lost] = 0
     for at, vectors, _ in night.faces.vectors(wanted) if wanted.any() else ():
-        np.add.at(sums, home[at], without(vectors, measures.directions))
+        add_sums(without(vectors, measures.directions), home[at].astype(np.int32), sums)
     shown = table["exemplars"].combine_chunks()
     here = pc.list_flatten(shown)
     count = pc.list_value_length(shown).to_numpy(zero_copy_only=False).astype(np.int64)

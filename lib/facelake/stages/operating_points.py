@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facelake.cluster.labels import add_sums
 from facelake.contracts import F32, I64, embedding_matrix
 from facelake.publish.thresholds import thresholds
 from facelake.stages.context import Context
@@ -48,7 +49,7 @@ def _comparisons(
     """Similarities of impostors and of genuine pairs; `identity` (n,) is each face's row of `prototypes`."""
     weights = np.maximum(quality, 1e-3)[:, None].astype(np.float32)
     sums = np.zeros((len(prototypes), vectors.shape[1]), np.float32)
-    np.add.at(sums, identity, weights * vectors)
+    add_sums(weights * vectors, identity.astype(np.int32), sums)
     rest = sums[identity] - weights * vectors
     norm = np.linalg.norm(rest, axis=1)
     alone = norm > 1e-3

@@ -7,7 +7,7 @@ and vectors of candidates for exemplars are held for a range of identities at a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +23,7 @@ from facelake.publish.prototypes import add_weighted, core_faces, exemplars, mea
 CORE = 5
 _CANDIDATES = 24  # faces of one identity among which exemplars are chosen, besides those that it has
 _HELD_BYTES = 1 << 31  # of candidates' vectors
+_KEPT_BYTES = 1 << 29  # of vectors that are kept from the first pass for the second
 
 
 @dataclass(slots=True)
@@ -124,7 +125,11 @@ def represent(faces: Faces, labels: I64, touched: Bool, read: Bool, score: F32, 
     for name, group in enumerate(known.group):
         sums[group] += known.prototype[name].astype(float) * float(known.cohesion[name]) * float(known.weight[name])
         total[group] += float(known.weight[name])
+    few = int(read.sum()) * faces.dim * 4 <= _KEPT_BYTES
+    kept: list[tuple[I64, F32, F32]] = []
     for at, vectors, quality in faces.vectors(read):
+        if few:
+            kept.append((at, vectors, quality))
         add_weighted(vectors, weight_of(quality), labels[at], sums, total)
     prototype, cohesion = means_of(sums, total)
     del sums
@@ -133,19 +138,27 @@ def represent(faces: Faces, labels: I64, touched: Bool, read: Bool, score: F32, 
     for first, last in _ranges(labels[candidates], count, faces.dim):
         here = read & (labels >= first) & (labels < last)
         if here.any() or ((known.group >= first) & (known.group < last)).any():
-            _finish(faces, labels, here, candidates & here, known, (first, last), most, out)
+            found = _among(kept, here) if few else faces.vectors(here) if here.any() else ()
+            _finish(faces, labels, found, candidates & here, known, (first, last), most, out)
     mine = touched[labels]
     out.core[mine] = core_faces(labels[mine], out.score[mine], CORE)
     return out
 
 
+def _among(kept: Iterable[tuple[I64, F32, F32]], wanted: Bool) -> Iterator[tuple[I64, F32, F32]]:
+    """The wanted ones (n,) of (positions, vectors, quality)."""
+    for at, vectors, quality in kept:
+        mine = wanted[at]
+        yield (at, vectors, quality) if mine.all() else (at[mine], vectors[mine], quality[mine])
+
+
 def _finish(
-    faces: Faces, labels: I64, read: Bool, candidates: Bool, known: Known, span: tuple[int, int], most: int,
-    out: Represented,
+    faces: Faces, labels: I64, found: Iterable[tuple[I64, F32, F32]], candidates: Bool, known: Known,
+    span: tuple[int, int], most: int, out: Represented,
 ) -> None:  # fmt: skip
-    """Scores of the faces of a range of groups, and its exemplars."""
+    """Scores of the found faces (positions, vectors, quality) of a range of groups, and its exemplars."""
     held: list[tuple[I64, F16, F32]] = []
-    for at, vectors, quality in faces.vectors(read) if read.any() else ():
+    for at, vectors, quality in found:
         out.score[at] = np.einsum("ij,ij->i", vectors, out.prototype[labels[at]])
         mine = candidates[at]
         held.append((at[mine], vectors[mine].astype(np.float16), quality[mine]))
