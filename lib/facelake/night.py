@@ -68,7 +68,8 @@ def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float
     """A context with the right to write: store probed, lake opened or made, lease held."""
     card = find_card(config.model.card)
     lake = Lake.create(config.lake, config.s3)
-    run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S-") + uuid.uuid4().hex[:6]
+    # to the millisecond: reports are named and ordered by it, and a small night takes less than a second
+    run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
     tracker = Tracker(run_id)
     emit = fan_out(emit, log_listener(run_id), tracker.listen)
     with Lease(lake.store, purpose, wait_s=wait_s, tell=tracker.state) as lease:

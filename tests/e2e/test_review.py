@@ -33,8 +33,10 @@ def served(lake: Path) -> Iterator[str]:
     command = [*FACELAKE, "review", "--purpose", PURPOSE, "--reviewer", "eve", "--json", "--lake", str(lake)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        yield json.loads(process.stdout.readline())["url"]
-        process.terminate()
+        try:
+            yield json.loads(process.stdout.readline())["url"]
+        finally:
+            process.terminate()
         assert process.wait(30) == 0
 
 

@@ -111,8 +111,11 @@ class ReviewSession:
 
     # ---- what is so now
 
-    def moment(self) -> Moment:
+    def moment(self, anew: bool = False) -> Moment:
         """The newest gallery and what may be shown of it, at most a second old.
+
+        Args:
+            anew: not even that old.
 
         Raises:
             ConfigError: nothing was published.
@@ -120,7 +123,7 @@ class ReviewSession:
         """
         with self._lock:
             before = self._moment
-            if before and time.monotonic() - self._read_s < _FRESH_S:
+            if before and not anew and time.monotonic() - self._read_s < _FRESH_S:
                 return before
             self._moment = None  # (what cannot be read anew is not taken from before)
             began, lake = time.monotonic(), self.context.lake

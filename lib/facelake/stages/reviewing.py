@@ -321,7 +321,7 @@ def answer(session: ReviewSession, said: Said, gallery_version: int) -> Recorded
         Contradiction: of earlier corrections, and it is not said to supersede them.
         Busy: a night holds the lake.
     """
-    moment = session.moment()
+    moment = session.moment(anew=True)  # what was answered of a gallery a second ago may be of another one now
     _must_be_current(moment, gallery_version)
     _must_be_shown(session, moment, said)
     with session.writing() as context:
