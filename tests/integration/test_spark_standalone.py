@@ -28,7 +28,7 @@ class Shooting(SparkExchange):
 
     def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
         if not then or self.jobs == self.most:
-            return super().run(items, first, keys=keys)
+            return super().run(items, first, *then, keys=keys)
         self.jobs += 1
         mark, reduce = self.folder / f"shot-{self.jobs}", then[0]
 
