@@ -101,6 +101,7 @@ def test_killed_before_writes_of_cluster_and_publish(
     note(what, "equal, verify clean", kills=len(calls), lost=0, doubled=0)
 
 
+@pytest.mark.slow
 def test_disk_full(demo_template: Demo, tmp_path: Path, note: Note) -> None:
     """The lake's disk fills during embed: one line says so; with space the next night ends as if nothing had been."""
     with network(tmp_path, ["host"]) as net:
