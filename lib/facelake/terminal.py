@@ -165,6 +165,10 @@ class Terminal:
         ]
         self.out.print("\n".join([title, *lines]), markup=False)
 
+    def figures(self, title: str, figures: Mapping[str, Any]) -> None:
+        """A table of named figures."""
+        self.table(title, ["figure", "value"], [[name, value] for name, value in figures.items()])
+
     def night(self, results: Sequence[StageResult]) -> None:
         """What each stage of a night did, and what the report made of it."""
         self.close()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from facelake.cli import embedding as _embedding  # noqa: F401  its commands join those of models and bench
 from facelake.cli import operate as _operate  # noqa: F401  its commands register themselves
-from facelake.cli import review as _review  # noqa: F401
+from facelake.cli import review as _review  # noqa: F401  so does this one
+from facelake.cli.bench import bench_app
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app
 from facelake.cli.run import app
-from facelake.cli.tables import bench_app, gallery_app, ledger_app, models_app
+from facelake.cli.tables import gallery_app, ledger_app, models_app
 from facelake.terminal import Terminal
 
 _SUBS = {

@@ -1,4 +1,4 @@
-"""The command that opens the review page, and the one that times it."""
+"""The command that opens the review page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from facelake.cli.options import (
     read_config,
 )
 from facelake.cli.run import app
-from facelake.cli.tables import bench_app
 from facelake.errors import ConfigError
 from facelake.terminal import boundary
 
@@ -66,19 +65,3 @@ def review(
                 webbrowser.open(link)
 
         serve(session, listener, host, expose, ready)
-
-
-@bench_app.command("review")
-def bench_review(
-    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces, or one that this command made")],
-    faces: Annotated[int, typer.Option(min=100, help="faces in it")] = 10_000,
-    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """How long a reviewer waits: seconds to the queue, an identity, a pair, and until an answer is recorded."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.bench.review import time_review
-
-        figures = time_review(read_config(config, lake), faces, terminal.listen)
-        terminal.table("review", ["figure", "value"], [[key, value] for key, value in figures.items()])
-        terminal.result({"ok": True, **figures})

@@ -241,7 +241,7 @@ def plan(
         from facelake.stages.plan import plan as make_plan
 
         figures = make_plan(read_config(config, lake), calibrate)
-        terminal.table("plan", ["figure", "value"], [[key.replace("_", " "), value] for key, value in figures.items()])
+        terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
         if calibrate:
             terminal.say(
                 f"embed: about {duration(3600 * figures['hours'])}, and the seconds that engines take to start"

@@ -1,4 +1,4 @@
-"""Commands around the work: ledger, models, gallery, bench."""
+"""Commands around the work: ledger, models, gallery."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from facelake.terminal import Terminal, boundary
 ledger_app = typer.Typer(help="The legal-basis events.", **SETTINGS)
 models_app = typer.Typer(help="Model cards and files.", **SETTINGS)
 gallery_app = typer.Typer(help="Published gallery versions.", **SETTINGS)
-bench_app = typer.Typer(help="Measurements.", **SETTINGS)
 
 
 def _moment(text: str | None, option: str) -> datetime | None:
@@ -212,6 +211,30 @@ def models_show(
         terminal.result({"ok": True, "model": body})
 
 
+@models_app.command("card")
+def models_card(
+    pack: Annotated[str, typer.Argument(help="directory or s3:// of a pack: det_*.onnx and an ArcFace encoder")],
+    out: Annotated[str, typer.Option(help="YAML file to write")],
+    training_data: Annotated[str | None, typer.Option(help="what the encoder was trained on")] = None,
+    encoder: Annotated[str | None, typer.Option(help="file name of the encoder, where it is not the only one")] = None,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Make the card of an InsightFace pack; of its files only detector and encoder are read."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.stages.lineage import load_lineages
+        from facelake.stages.model_cards import card_of_pack, write_card
+
+        settings = read_config(config, None)
+        card, _ = card_of_pack(pack, settings, training_data, encoder)
+        found = load_lineages(settings).of_card([], card.training_data)
+        card = card.model_copy(update={"withdrawn_lineage": list(found)})
+        write_card(card, out)
+        lineage = ", ".join(found) or "none by the words of its training data"
+        terminal.say(f"{out}: {card.title}; withdrawn lineage: {lineage}. Read it before you use it.")
+        terminal.result({"ok": True, "card": out, **card.model_dump(mode="json")})
+
+
 @gallery_app.command("list")
 def gallery_list(
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
@@ -295,115 +318,3 @@ def gallery_accuracy(
         rows = [[name, *(point[key] for key in shown[1:])] for name, points in parts.items() for point in points]
         terminal.table("accuracy", shown, rows)
         terminal.result({"ok": True, **report})
-
-
-@bench_app.command("quality")
-def bench_quality(
-    labels: Annotated[str, typer.Option(help="CSV with columns image, person; image is a file name or image_id")],
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Score the gallery against labels: pairwise and BCubed precision, recall, F."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.bench.quality import quality
-        from facelake.night import reading
-
-        scores = quality(reading(read_config(config, lake)).lake, labels)
-        rows = [[key, value] for key, value in scores.items() if not isinstance(value, dict)]
-        rows += [[f"{key} {k}", f"{v:.4f}"] for key in ("pairwise", "bcubed") for k, v in scores[key].items()]
-        terminal.table("quality", ["figure", "value"], rows)
-        terminal.result({"ok": True, **scores})
-
-
-@bench_app.command("cluster")
-def bench_cluster(
-    faces: Annotated[str, typer.Option(help="folder of Parquet files: face_id, image_id, quality, embedding")],
-    out: Annotated[str, typer.Option(help="Parquet file to write: face_id, identity_id")],
-    seed: Annotated[int | None, typer.Option(help="seed of sampling, over the config's")] = None,
-    master: Annotated[str | None, typer.Option(help="Spark master, over the config's")] = None,
-    work: Annotated[str | None, typer.Option(help="folder for what steps leave; a killed run goes on from it")] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="leave the work folder when done")] = False,
-    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Cluster embeddings outside any lake; prints seconds and peak memory per step."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.bench.cluster import cluster_files
-
-        settings = read_config(config, None, cluster__seed=seed, spark__master=master)
-        figures = cluster_files(settings, faces, out, terminal.listen, work=work, keep=keep)
-        terminal.table("cluster", ["figure", "value"], [[key, value] for key, value in figures.items()])
-        terminal.result({"ok": True, **figures})
-
-
-@bench_app.command("nights")
-def bench_nights(
-    world: Annotated[str, typer.Option(help="folder with faces/night=K and removed/night=K")],
-    out: Annotated[str, typer.Option(help="folder to write night-K.parquet to: face_id, identity_id")],
-    lake: Annotated[str, typer.Option(help="empty root for the lake")],
-    full: Annotated[bool, typer.Option("--full", help="at the end group all faces anew, into full.parquet")] = False,
-    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Nights in which faces come and go, through cluster and publish; seconds and what changed of each."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.bench.nights import run_nights
-
-        figures = run_nights(read_config(config, lake), world, out, full, terminal.listen)
-        shown = ("faces", "mode", "identities", "seconds")
-        rows = [[number, *(night[key] for key in shown)] for number, night in enumerate(figures["nights"])]
-        terminal.table("nights", ["night", *shown], rows)
-        terminal.result({"ok": True, **figures})
-
-
-@bench_app.command("report")
-def bench_report(
-    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],
-    faces: Annotated[int, typer.Option(min=20, help="faces in it")] = 100_000,
-    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Make the report of a synthetic lake: seconds, memory, bytes of the page."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.bench.report import report_of
-
-        figures = report_of(read_config(config, lake), faces, terminal.listen)
-        terminal.table("report", ["figure", "value"], [[key, value] for key, value in figures.items()])
-        terminal.result({"ok": True, **figures})
-
-
-@bench_app.command("erase")
-def bench_erase(
-    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],
-    faces: Annotated[int, typer.Option(min=20, help="faces in it")] = 10_000,
-    subjects: Annotated[int, typer.Option(min=1, help="people to erase, of faces / 20")] = 100,
-    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Erase people from a synthetic lake: seconds per step, and what is left of them."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.bench.erase import erase_subjects
-
-        figures = erase_subjects(read_config(config, lake), faces, subjects, terminal.listen)
-        terminal.table("erase", ["figure", "value"], [[key, value] for key, value in figures.items()])
-        terminal.result({"ok": not figures["residual_hits"] and figures["others_identical"], **figures})
-
-
-@bench_app.command("match")
-def bench_match(
-    identities: Annotated[int, typer.Option(min=1, help="identities of the gallery")] = 100_000,
-    dim: Annotated[int, typer.Option(min=2)] = 512,
-    probes: Annotated[int, typer.Option(min=1)] = 2_000,
-    k: Annotated[int, typer.Option("-k", min=1, help="identities wanted of each probe")] = 5,
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
-    json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """1:N by the matcher's client against FAISS's flat index, in turns."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.bench.match import compare_search
-
-        figures = compare_search(identities, dim, probes, k, rounds)
-        terminal.table("match", ["figure", "value"], [[key, value] for key, value in figures.items()])
-        terminal.result({"ok": figures["same_answers"], **figures})

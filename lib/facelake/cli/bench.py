@@ -1,0 +1,195 @@
+"""Measurements: what each costs here, as `facelake bench ...`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from facelake.cli.options import (
+    SETTINGS,
+    ConfigOption,
+    DebugOption,
+    JsonOption,
+    LakeOption,
+    QuietOption,
+    open_terminal,
+    read_config,
+)
+from facelake.terminal import boundary
+
+bench_app = typer.Typer(help="Measurements.", **SETTINGS)
+PackOption = Annotated[str, typer.Option("--pack", help="folder of an InsightFace pack")]
+ImagesOption = Annotated[str, typer.Option("--images", help="folder of photos")]
+AcceptOption = Annotated[str | None, typer.Option(help="accept the pack's terms: non-commercial")]
+
+
+@bench_app.command("parity")
+def bench_parity(
+    pack: PackOption,
+    images: ImagesOption,
+    accept_license: AcceptOption = None,
+    decode_px: Annotated[int, typer.Option(help="as embed.decode_px; 0 decodes whole, as insightface does")] = 0,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Compare a pack's faces with insightface's own, photo by photo."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.parity import parity
+
+        settings = read_config(config, None, model__accept_license=accept_license, embed__decode_px=decode_px)
+        figures = parity(settings, pack, images)
+        terminal.figures("parity", figures)
+        terminal.result({"ok": figures["agrees"], **figures})
+        if not figures["agrees"]:
+            raise typer.Exit(1)
+
+
+@bench_app.command("embed")
+def bench_embed(
+    pack: PackOption,
+    images: ImagesOption,
+    accept_license: AcceptOption = None,
+    photos: Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")] = 400,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")] = 3,
+    alone: Annotated[bool, typer.Option("--alone", help="only facelake: its rate and the memory it needs")] = False,
+    side: Annotated[int, typer.Option(min=0, help="scale photos to this longer side; 0: as they are")] = 0,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Images per second of facelake, of insightface in a loop, and of the bare models."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.embed import Sizes, embed_rates
+
+        settings = read_config(config, None, model__accept_license=accept_license)
+        figures = embed_rates(settings, pack, images, Sizes(photos, rounds, side), alone)
+        terminal.figures("embed", figures)
+        terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("quality")
+def bench_quality(
+    labels: Annotated[str, typer.Option(help="CSV with columns image, person; image is a file name or image_id")],
+    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Score the gallery against labels: pairwise and BCubed precision, recall, F."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.quality import quality
+        from facelake.night import reading
+
+        scores = quality(reading(read_config(config, lake)).lake, labels)
+        rows = [[key, value] for key, value in scores.items() if not isinstance(value, dict)]
+        rows += [[f"{key} {k}", f"{v:.4f}"] for key in ("pairwise", "bcubed") for k, v in scores[key].items()]
+        terminal.table("quality", ["figure", "value"], rows)
+        terminal.result({"ok": True, **scores})
+
+
+@bench_app.command("cluster")
+def bench_cluster(
+    faces: Annotated[str, typer.Option(help="folder of Parquet files: face_id, image_id, quality, embedding")],
+    out: Annotated[str, typer.Option(help="Parquet file to write: face_id, identity_id")],
+    seed: Annotated[int | None, typer.Option(help="seed of sampling, over the config's")] = None,
+    master: Annotated[str | None, typer.Option(help="Spark master, over the config's")] = None,
+    work: Annotated[str | None, typer.Option(help="folder for what steps leave; a killed run goes on from it")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="leave the work folder when done")] = False,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Cluster embeddings outside any lake; prints seconds and peak memory per step."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.cluster import cluster_files
+
+        settings = read_config(config, None, cluster__seed=seed, spark__master=master)
+        figures = cluster_files(settings, faces, out, terminal.listen, work=work, keep=keep)
+        terminal.figures("cluster", figures)
+        terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("nights")
+def bench_nights(
+    world: Annotated[str, typer.Option(help="folder with faces/night=K and removed/night=K")],
+    out: Annotated[str, typer.Option(help="folder to write night-K.parquet to: face_id, identity_id")],
+    lake: Annotated[str, typer.Option(help="empty root for the lake")],
+    full: Annotated[bool, typer.Option("--full", help="at the end group all faces anew, into full.parquet")] = False,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Nights in which faces come and go, through cluster and publish; seconds and what changed of each."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.nights import run_nights
+
+        figures = run_nights(read_config(config, lake), world, out, full, terminal.listen)
+        shown = ("faces", "mode", "identities", "seconds")
+        rows = [[number, *(night[key] for key in shown)] for number, night in enumerate(figures["nights"])]
+        terminal.table("nights", ["night", *shown], rows)
+        terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("report")
+def bench_report(
+    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],
+    faces: Annotated[int, typer.Option(min=20, help="faces in it")] = 100_000,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Make the report of a synthetic lake: seconds, memory, bytes of the page."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.report import report_of
+
+        figures = report_of(read_config(config, lake), faces, terminal.listen)
+        terminal.figures("report", figures)
+        terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("erase")
+def bench_erase(
+    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],
+    faces: Annotated[int, typer.Option(min=20, help="faces in it")] = 10_000,
+    subjects: Annotated[int, typer.Option(min=1, help="people to erase, of faces / 20")] = 100,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Erase people from a synthetic lake: seconds per step, and what is left of them."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.erase import erase_subjects
+
+        figures = erase_subjects(read_config(config, lake), faces, subjects, terminal.listen)
+        terminal.figures("erase", figures)
+        terminal.result({"ok": not figures["residual_hits"] and figures["others_identical"], **figures})
+
+
+@bench_app.command("match")
+def bench_match(
+    identities: Annotated[int, typer.Option(min=1, help="identities of the gallery")] = 100_000,
+    dim: Annotated[int, typer.Option(min=2)] = 512,
+    probes: Annotated[int, typer.Option(min=1)] = 2_000,
+    k: Annotated[int, typer.Option("-k", min=1, help="identities wanted of each probe")] = 5,
+    rounds: Annotated[int, typer.Option(min=1)] = 5,
+    json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """1:N by the matcher's client against FAISS's flat index, in turns."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.match import compare_search
+
+        figures = compare_search(identities, dim, probes, k, rounds)
+        terminal.figures("match", figures)
+        terminal.result({"ok": figures["same_answers"], **figures})
+
+
+@bench_app.command("review")
+def bench_review(
+    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces, or one that this command made")],
+    faces: Annotated[int, typer.Option(min=100, help="faces in it")] = 10_000,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """How long a reviewer waits: seconds to the queue, an identity, a pair, and until an answer is recorded."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.review import time_review
+
+        figures = time_review(read_config(config, lake), faces, terminal.listen)
+        terminal.figures("review", figures)
+        terminal.result({"ok": True, **figures})
