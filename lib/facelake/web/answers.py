@@ -1,4 +1,4 @@
-"""What goes over the wire: requests and answers of the review page's API."""
+"""What goes over the wire: requests, and answers that are not the values of `stages/reviewing.py` themselves."""
 
 from __future__ import annotations
 
@@ -58,86 +58,6 @@ class SessionOut(_Told):
     reviewer: str
     gallery_version: int
     lake: str
-
-
-class QuestionOut(_Told):
-    """One row of the queue."""
-
-    kind: str
-    identity: str
-    other: str | None
-    score: float
-    doubt: float
-    faces: int
-    reason: str
-    settled_by: int | None
-    settled_how: str | None
-    settled_who: str | None
-    skipped: bool
-
-
-class QueueOut(_Told):
-    """A page of the queue, the most valuable question first."""
-
-    gallery_version: int
-    questions: list[QuestionOut]
-    offset: int
-    total: int
-    open: int
-
-
-class FaceOut(_Told):
-    """One face; its picture is at /api/face/{face_id}."""
-
-    face_id: str
-    image_id: str
-    quality: float | None
-    similarity: float
-    other: float | None
-    shared: bool
-
-
-class SideOut(_Told):
-    """One column of faces."""
-
-    identity: str
-    part: str
-    size: int
-    total: int
-    hidden: int
-    compared: int
-    offset: int
-    inside: float | None
-    faces: list[FaceOut]
-
-
-class LinkOut(_Told):
-    """Two faces, one of each side, that are most alike."""
-
-    a: str
-    b: str
-    similarity: float
-
-
-class ViewOut(_Told):
-    """Two columns to compare."""
-
-    gallery_version: int
-    kind: str
-    sides: list[SideOut]
-    between: float | None
-    prototypes: float | None
-    links: list[LinkOut]
-    linked: list[int]
-    shared_photos: int
-
-
-class RecordedOut(_Told):
-    """The correction that an answer became."""
-
-    seq: int
-    kind: str
-    supersedes: list[int]
 
 
 class CorrectionOut(_Told):

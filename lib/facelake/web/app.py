@@ -81,15 +81,15 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
 
 
 def _looking(app: FastAPI, session: ReviewSession) -> None:
-    @app.get("/api/queue", response_model=answers.QueueOut)
+    @app.get("/api/queue")
     def queue(offset: Offset = 0, limit: Limit = 50) -> reviewing.Queue:
         return reviewing.queue(session, offset, limit)
 
-    @app.get("/api/identity", response_model=answers.ViewOut)
+    @app.get("/api/identity")
     def identity(a: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> reviewing.View:
         return reviewing.view_one(session, a, (at_a, at_b), limit)
 
-    @app.get("/api/pair", response_model=answers.ViewOut)
+    @app.get("/api/pair")
     def pair(a: answers.Name, b: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> reviewing.View:
         return reviewing.view_pair(session, a, b, (at_a, at_b), limit)
 
@@ -106,7 +106,7 @@ def _looking(app: FastAPI, session: ReviewSession) -> None:
 
 
 def _saying(app: FastAPI, session: ReviewSession) -> None:
-    @app.post("/api/answer", response_model=answers.RecordedOut)
+    @app.post("/api/answer")
     def answer(asked: answers.AnswerIn) -> reviewing.Recorded:
         said = Said(
             Verdict(asked.kind), asked.identity, asked.other, tuple(asked.faces), asked.reason.strip(),
@@ -114,7 +114,7 @@ def _saying(app: FastAPI, session: ReviewSession) -> None:
         )  # fmt: skip
         return reviewing.answer(session, said, asked.gallery_version)
 
-    @app.post("/api/undo", response_model=answers.RecordedOut)
+    @app.post("/api/undo")
     def undo(asked: answers.UndoIn) -> reviewing.Recorded:
         return reviewing.take_back(session, asked.seq, asked.reason.strip())
 
