@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from facelake.contracts import I64, TABLES
 from facelake.lake.store import ObjectStore
-from facelake.lake.tables import data_file, plain
+from facelake.lake.tables import columns_there, completed, data_file, plain
 
 _READERS = 4
 
@@ -39,7 +39,7 @@ def pick_rows(store: ObjectStore, table: str, path: str, rows: I64, columns: Seq
     wanted, back = np.unique(rows, return_inverse=True)
     parts: list[pa.Table] = [kept.empty_table()]
     with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source, pre_buffer=True) as file:
-        there = [name for name in columns if name in file.schema_arrow.names]
+        there = columns_there(file, columns)
         if len(wanted) and int(wanted[-1]) >= file.metadata.num_rows:
             raise pa.ArrowInvalid(f"there is no row {int(wanted[-1])}")  # (told as a damaged file)
         first = 0
@@ -48,10 +48,7 @@ def pick_rows(store: ObjectStore, table: str, path: str, rows: I64, columns: Seq
             mine = wanted[(wanted >= first) & (wanted < first + count)] - first
             if len(mine):
                 found = file.read_row_group(group, columns=there).take(pa.array(mine))
-                for name in columns:
-                    if name not in there:
-                        found = found.append_column(name, pa.nulls(len(mine), kept.field(name).type))
-                parts.append(found.select(columns).cast(kept))
+                parts.append(completed(found, kept).cast(kept))
             first += count
     return pa.concat_tables(parts).take(pa.array(back))
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.contracts import I64
-from facelake.lake.tables import DataFile, Snapshot, Table, data_file, plain
+from facelake.lake.tables import DataFile, Snapshot, Table, columns_there, completed, data_file, plain
 
 _BATCH_ROWS = 65_536
 _SLICES = 16  # over which a sample is spread where files are large
@@ -83,10 +83,5 @@ def _of_file(table: Table, file: DataFile, columns: Sequence[str], rows: int) ->
     """One data file, `rows` rows at a time; a column that it does not have yet is null."""
     kept = plain(pa.schema([table.schema.field(name) for name in columns]))
     with data_file(table.store, f"{table.name}/{file.path}") as source, pq.ParquetFile(source) as parquet:
-        there = [name for name in columns if name in parquet.schema_arrow.names]
-        for batch in parquet.iter_batches(rows, columns=there):
-            part = pa.table(batch)
-            for name in columns:
-                if name not in there:
-                    part = part.append_column(name, pa.nulls(part.num_rows, kept.field(name).type))
-            yield part.select(list(columns)).cast(kept)
+        for batch in parquet.iter_batches(rows, columns=columns_there(parquet, columns)):
+            yield completed(pa.table(batch), kept).cast(kept)

@@ -85,15 +85,24 @@ def read_file(store: ObjectStore, table: str, path: str, columns: Sequence[str] 
     Raises:
         Corrupt: the log names the file but it is gone or unreadable.
     """
-    wanted = list(columns) if columns is not None else TABLES[table].names
+    wanted = pa.schema(
+        [TABLES[table].field(name) for name in (columns if columns is not None else TABLES[table].names)]
+    )
     with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source) as file:
-        there = file.schema_arrow.names
-        rows = file.read(columns=[name for name in wanted if name in there])
-        count = file.metadata.num_rows
-    for name in wanted:
-        if name not in there:
-            rows = rows.append_column(name, pa.nulls(count, TABLES[table].field(name).type))
-    return rows.select(wanted)
+        return completed(file.read(columns=columns_there(file, wanted.names)), wanted)
+
+
+def columns_there(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that a data file has."""
+    there = set(file.schema_arrow.names)
+    return [name for name in columns if name in there]
+
+
+def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
+    """Rows of a data file with the wanted columns in their order; one that the file does not have yet is null."""
+    for name in set(wanted.names) - set(rows.column_names):
+        rows = rows.append_column(name, pa.nulls(rows.num_rows, wanted.field(name).type))
+    return rows.select(wanted.names)
 
 
 @contextmanager
