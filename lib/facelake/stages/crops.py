@@ -12,16 +12,10 @@ from concurrent.futures.process import BrokenProcessPool
 
 from PIL import Image
 
-from facelake.config import EmbedSection
 from facelake.embed.decode import DecodeLimits, Photo, decode
 
 _MARGIN = 0.65  # of the box's longer side, from its middle to each edge of the crop
 _QUALITY = 82
-
-
-def limits_of(settings: EmbedSection) -> DecodeLimits:
-    """The caps under which embed decodes too."""
-    return DecodeLimits(settings.max_bytes, settings.max_pixels, settings.max_decode_s, settings.decode_px)
 
 
 def cut_face(data: bytes, sha256: str, box: list[float], size_px: int, limits: DecodeLimits) -> bytes | None:
@@ -34,8 +28,11 @@ def cut_face(data: bytes, sha256: str, box: list[float], size_px: int, limits: D
     if hashlib.sha256(data).hexdigest() != sha256:
         return None
     photo = decode(data, limits)
-    if not isinstance(photo, Photo):
-        return None
+    return crop_of(photo, box, size_px) if isinstance(photo, Photo) else None
+
+
+def crop_of(photo: Photo, box: list[float], size_px: int) -> bytes:
+    """A square JPEG of a face of a decoded photo; box as for `cut_face`."""
     shrink = photo.pixels.shape[1] / photo.width
     x0, y0, x1, y1 = (value * shrink for value in box)
     half = max(_MARGIN * max(x1 - x0, y1 - y0), 1.0)

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from facelake.config import Config, conf_dir, read_yaml_as
+from facelake.config import Config, EmbedSection, conf_dir, read_yaml_as
 from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
 from facelake.embed.packs import FolderCard
@@ -92,6 +92,11 @@ def _from_lake(card: ModelCard, config: Config) -> bool:
     return True
 
 
+def limits_of(settings: EmbedSection) -> DecodeLimits:
+    """The caps under which photos are decoded, for embeddings and for people to look at."""
+    return DecodeLimits(settings.max_bytes, settings.max_pixels, settings.max_decode_s, settings.decode_px)
+
+
 def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
     """The embed room's options out of the config, and out of the card what the config leaves to it."""
     embed = config.embed
@@ -99,7 +104,7 @@ def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
         min_det_score=card.min_det_score if embed.min_det_score is None else embed.min_det_score,
         min_face_px=embed.min_face_px,
         batch_faces=embed.batch_faces,
-        limits=DecodeLimits(embed.max_bytes, embed.max_pixels, embed.max_decode_s, embed.decode_px),
+        limits=limits_of(embed),
         runtime=Runtime(embed.runtime, embed.device, embed.half_precision),
     )
 

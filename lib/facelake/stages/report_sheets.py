@@ -6,7 +6,6 @@ corpus file once.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from facelake.contracts import Change
 from facelake.embed.decode import DecodeLimits, Photo, decode
@@ -23,7 +21,9 @@ from facelake.lake.corpus import Corpus
 from facelake.lake.sampling import batches
 from facelake.report import Sheet, Turn, several
 from facelake.stages.context import Context
+from facelake.stages.crops import crop_of
 from facelake.stages.gallery import Gallery
+from facelake.stages.models import limits_of
 
 _CROP_PX = 96
 _MOST_BYTES = 3 << 20
@@ -165,7 +165,7 @@ def crops_of(context: Context, wanted: set[str]) -> dict[str, bytes]:
         try:
             for number, _, data in corpus.images(path, min(by_row), max(by_row) + 1):
                 if number in by_row:
-                    found |= _cut(data, by_row[number])
+                    found |= _cut(data, by_row[number], limits_of(context.config.embed))
         except FacelakeError:  # the photos are gone or cannot be read: the page says how many faces are missing
             continue
     return found
@@ -186,18 +186,6 @@ def _rows(context: Context, wanted: set[str]) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def _cut(data: bytes, faces: Sequence[tuple[str, list[float]]]) -> dict[str, bytes]:
-    photo = decode(data, DecodeLimits())
-    if not isinstance(photo, Photo):
-        return {}
-    shrink = photo.pixels.shape[1] / photo.width
-    found = {}
-    for face, (x0, y0, x1, y1) in faces:
-        half = 0.65 * max(x1 - x0, y1 - y0) * shrink
-        x, y = (x0 + x1) / 2 * shrink, (y0 + y1) / 2 * shrink
-        box = tuple(round(value) for value in (x - half, y - half, x + half, y + half))
-        image = Image.fromarray(photo.pixels).crop(box).resize((_CROP_PX, _CROP_PX), Image.Resampling.BILINEAR)
-        sink = io.BytesIO()
-        image.save(sink, "JPEG", quality=80)
-        found[face] = sink.getvalue()
-    return found
+def _cut(data: bytes, faces: Sequence[tuple[str, list[float]]], limits: DecodeLimits) -> dict[str, bytes]:
+    photo = decode(data, limits)
+    return {face: crop_of(photo, box, _CROP_PX) for face, box in faces} if isinstance(photo, Photo) else {}

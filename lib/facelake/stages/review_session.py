@@ -24,9 +24,10 @@ from facelake.lake.tables import Snapshot
 from facelake.publish.likeness import evenly
 from facelake.stages.audit import append_audit
 from facelake.stages.context import Context
-from facelake.stages.crops import Cutter, limits_of
+from facelake.stages.crops import Cutter
 from facelake.stages.gallery import Gallery, current_gallery
 from facelake.stages.governance import must_be_assessed
+from facelake.stages.models import limits_of
 from facelake.stages.positions import Known, Positions, admitted_rows
 from facelake.stages.showing import Standing
 
