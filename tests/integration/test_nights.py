@@ -21,7 +21,7 @@ from facelake.errors import ConfigError, Refused
 from facelake.matcher import Gallery as Copy
 from facelake.night import writing
 from facelake.publish.corrections import agreement, holds, in_force, met
-from facelake.publish.prototypes import prototypes
+from facelake.publish.prototypes import weight_of, weighted_means
 from facelake.stages.analyse import analyse
 from facelake.stages.cluster import cluster
 from facelake.stages.context import Context, StageResult
@@ -232,7 +232,7 @@ def rows_are_exact(context: Context) -> None:
     names = rows["identity_id"].to_pylist()
     labels = np.array([names.index(name) for name in joined["identity_id"].to_pylist()], np.int64)
     vectors, _ = embedding_matrix(joined["embedding"])
-    wanted = prototypes(vectors, joined["quality"].to_numpy(), labels, len(names))
+    wanted, *_ = weighted_means(vectors, weight_of(joined["quality"].to_numpy()), labels, len(names))
     np.testing.assert_allclose(matrix_of(rows["prototype"], _DIM), wanted, atol=2e-4)
     like = np.einsum("ij,ij->i", vectors, wanted[labels])
     cohesion = np.bincount(labels, like) / np.bincount(labels)

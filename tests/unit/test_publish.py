@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelake.contracts import Change
-from facelake.publish import Published, Standing, match_groups, prototypes
+from facelake.publish import Published, Standing, match_groups
 from facelake.publish import publish_groups as publish_standing
-from facelake.publish.prototypes import add_weighted, core_faces, exemplars, means_of
+from facelake.publish.prototypes import add_weighted, core_faces, exemplars, means_of, weighted_means
 
 
 def publish_groups(faces: list[str], groups: np.ndarray, before: dict[str, str], version: int) -> Published:
@@ -91,7 +91,7 @@ def test_same_input_same_ids_and_no_change() -> None:
 
 def test_prototype_is_the_weighted_mean() -> None:
     x = np.eye(3, dtype=np.float32)
-    means = prototypes(x, np.array([3, 4, 1], np.float32), np.array([1, 1, 0]), 3)
+    means, *_ = weighted_means(x, np.array([3, 4, 1], np.float32), np.array([1, 1, 0]), 3)
     np.testing.assert_allclose(means, [[0, 0, 1], [0.6, 0.8, 0], [0, 0, 0]], atol=1e-6)
 
 

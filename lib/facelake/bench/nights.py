@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,7 @@ def _pack_of(context: Context, folder: Path) -> Pack:
     dim = rows.dimension(next(first.iter_batches(1000, columns=["embedding"])).column(0))
     pack = load_pack(context.config)
     encoder = pack.card.encoder.model_copy(update={"dim": dim})
-    prior = {"impostor_mean": PRIOR.impostor_mean, "impostor_sd": PRIOR.impostor_sd, "genuine_mean": PRIOR.genuine_mean}
-    return replace(pack, card=pack.card.model_copy(update={"encoder": encoder} | prior))
+    return replace(pack, card=pack.card.model_copy(update={"encoder": encoder} | asdict(PRIOR)))
 
 
 def _night(context: Context, out: str) -> dict[str, Any]:

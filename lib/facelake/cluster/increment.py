@@ -80,7 +80,8 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     if not faces:
         return Placed(np.zeros(0, np.int64), into)
     poor = gate.poor[new.bins]
-    near, _ = near_groups(standing, new.vectors, seed)
+    means = standing.sums / np.maximum(np.linalg.norm(standing.sums, axis=1, keepdims=True), 1e-9)
+    near, _ = near_groups(means, new.vectors, seed)
     face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
     a, b, pair = _new_edges(new, gate, cuts)
     sound = ~(poor[a] | poor[b])
@@ -108,12 +109,11 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     return Placed(_leftovers(labels, into, groups, (face, group, value), (a, b, pair), size, cuts, seed), into)
 
 
-def near_groups(standing: Standing, vectors: F32, seed: int) -> tuple[I32, F32]:
-    """The nearest standing groups (m, k) of unit vectors (m, dim) by their means, -1 for none; and the cosines.
+def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
+    """The nearest groups (m, k) of unit vectors (m, dim) by their unit means (g, dim), -1 for none; and the cosines.
 
     Of many groups only those in the nearest cells are looked at (lists.py).
     """
-    means = standing.sums / np.maximum(np.linalg.norm(standing.sums, axis=1, keepdims=True), 1e-9)
     index, cosine = topk.empty(len(vectors), min(_NEAR_GROUPS, max(1, len(means))))
     nobody = np.full(_BLOCK, -1, np.int32)
     if not len(means):

@@ -2,6 +2,5 @@
 
 from facelake.publish.identities import Published, Standing, new_identity_id, publish_groups
 from facelake.publish.matching import match_groups
-from facelake.publish.prototypes import prototypes
 
-__all__ = ["Published", "Standing", "match_groups", "new_identity_id", "prototypes", "publish_groups"]
+__all__ = ["Published", "Standing", "match_groups", "new_identity_id", "publish_groups"]

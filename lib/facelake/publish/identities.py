@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import I64, Bool, Change
-from facelake.publish.matching import match_groups, overlaps
+from facelake.publish.matching import match_groups, overlaps, places
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ class Standing:
         first = faces.take(order.take(pa.array(lowest))).to_pylist()
         if before is None or not before.num_rows:
             none, gone = np.full(len(groups), -1, np.int64), sorted(set((back or {}).values()))
-            former = _of_strings(pa.array([(back or {}).get(f) for f in faces.to_pylist()], pa.string()), gone)
+            former = places(pa.array([(back or {}).get(f) for f in faces.to_pylist()], pa.string()), gone)
             return cls(groups, first, none, np.zeros(len(groups), bool), former, [], np.zeros(0, np.int64), gone)
         names = sorted(pc.unique(before["identity_id"]).to_pylist())
-        then = _of_strings(before["identity_id"], names)
-        at = pc.fill_null(pc.index_in(faces, before["face_id"].combine_chunks()), -1).to_numpy().astype(np.int64)
+        then = places(before["identity_id"], names)
+        at = places(faces, before["face_id"])
         known, at = at >= 0, np.maximum(at, 0)
         core = np.zeros(before.num_rows, bool)
         origin = pa.nulls(before.num_rows, pa.string())
@@ -85,7 +85,7 @@ class Standing:
             core = pc.fill_null(before["core"], False).to_numpy()
             origin = before["former_id"].combine_chunks()
         gone = sorted({*pc.unique(origin.drop_null()).to_pylist(), *(back or {}).values()} - set(names))
-        former = np.where(known, _of_strings(origin, gone)[at], -1)
+        former = np.where(known, places(origin, gone)[at], -1)
         if back:
             place = {name: i for i, name in enumerate(gone)}
             for i in np.flatnonzero(~known):
@@ -194,10 +194,3 @@ def _merged(now: Standing, matched: I64, identity: Sequence[str], met: tuple[I64
         old, claim = int(i[at]), (int(shared[at]), identity[g[at]])
         best[old] = max(best.get(old, claim), claim)
     return {now.names[old]: winner for old, (_, winner) in best.items()}
-
-
-def _of_strings(values: pa.ChunkedArray | pa.Array, names: list[str]) -> I64:
-    """Position (n,) of each value in names, -1 where it is not there."""
-    found = pc.index_in(values, pa.array(names, pa.string()), skip_nulls=True)
-    out: I64 = pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return out

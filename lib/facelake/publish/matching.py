@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -89,3 +91,10 @@ def _match_greedily(matched: I64, g: I64, i: I64, count: I64) -> None:
         if matched[g[at]] < 0 and int(i[at]) not in taken:
             matched[g[at]] = i[at]
             taken.add(int(i[at]))
+
+
+def places(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray | list[str]) -> I64:
+    """Position (n,) of each string among others, -1 where it is not there or null."""
+    names = among.combine_chunks() if isinstance(among, pa.ChunkedArray) else pa.array(among, pa.string())
+    found = pc.fill_null(pc.index_in(values, names, skip_nulls=True), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)

@@ -38,11 +38,11 @@ def means_of(sums: F64, total: F64) -> tuple[F32, F32]:
     return unit.astype(np.float32), np.minimum(cohesion, 1).astype(np.float32)
 
 
-def prototypes(vectors: F32, weights: F32, labels: I64, count: int) -> F32:
-    """Unit weighted means (count, dim) of unit vectors (n, dim) by label 0..count-1; zero where nothing is."""
+def weighted_means(vectors: F32, weights: F32, labels: I64, count: int) -> tuple[F32, F32, F64]:
+    """Means and cohesion as `means_of`, and weights (count,), of unit vectors (n, dim) by label 0..count-1."""
     sums, total = np.zeros((count, vectors.shape[1])), np.zeros(count)
-    add_weighted(vectors, weight_of(weights), labels, sums, total)
-    return means_of(sums, total)[0]
+    add_weighted(vectors, weights, labels, sums, total)
+    return *means_of(sums, total), total
 
 
 def exemplars(vectors: F32, weights: F32, labels: I64, means: F32, cohesion: F32, most: int) -> Bool:

@@ -13,14 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.cluster.increment import Standing, near_groups
+from facelake.cluster.increment import near_groups
 from facelake.contracts import DRIFT, F32, I32, I64, IDENTITY_STATS, REVIEWS, Bool, Verdict
 from facelake.lake.tables import plain
 from facelake.publish.analytics import Stats, doubts
 from facelake.publish.corrections import in_force
+from facelake.publish.matching import places
 from facelake.stages.context import Context, last_run
 from facelake.stages.gallery import Gallery, current_gallery
-from facelake.stages.gallery_rows import matrix_of, places
+from facelake.stages.gallery_rows import matrix_of
 
 _MOST_REVIEWS = 1_000
 _BLOCK = 4_096
@@ -72,11 +73,7 @@ def _nearest(means: F32, fresh: Bool, nearest: I32, similarity: F32) -> None:
     which = np.flatnonzero(fresh)
     if len(means) < 2 or not len(which):
         return
-    nothing = np.zeros((0, means.shape[1]), np.float32)
-    all_ = Standing(
-        means, np.ones(len(means), np.int64), np.zeros(len(means), np.uint8), nothing, np.zeros(1, np.int64)
-    )
-    index, cosine = near_groups(all_, means[which], 0)
+    index, cosine = near_groups(means, means[which], 0)
     other = index != which[:, None]
     first = np.argmax(other & (index >= 0), axis=1)
     row = np.arange(len(which))

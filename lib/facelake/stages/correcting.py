@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.cluster import rows as face_rows
-from facelake.contracts import CORRECTIONS, F32, I64, Bool, Verdict
+from facelake.contracts import CORRECTIONS, I64, Bool, Verdict
 from facelake.errors import ConfigError, Contradiction
 from facelake.lake.lake import Lake
 from facelake.lake.tables import plain
 from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
+from facelake.publish.likeness import unit_mean
 from facelake.stages.context import Context
 from facelake.stages.gallery import Gallery, current_gallery
 from facelake.stages.representing import Faces
@@ -225,20 +225,8 @@ class _Nearer:
         wanted = np.zeros(len(self.ids), bool)
         wanted[np.concatenate([others, *sides])] = True
         files = tuple(file.path for file in self.context.lake["faces"].snapshot().files)
-        faces = Faces(self.context.lake, self.ids, files, self._dim(files))
+        faces = Faces.of(self.context.lake, self.ids, files)
         held = {int(p): v for at, vectors, _ in faces.vectors(wanted) for p, v in zip(at, vectors, strict=True)}
-        means = np.array([_mean([held[int(p)] for p in side]) for side in sides])
+        means = np.array([unit_mean(np.array([held[int(p)] for p in side])) for side in sides])
         like = np.array([held[int(p)] for p in others]) @ means.T
         return np.asarray(np.argmax(like, axis=1), np.int64)
-
-    def _dim(self, files: tuple[str, ...]) -> int:
-        table = self.context.lake["faces"]
-        for file in table.snapshot().files:
-            if dim := face_rows.dimension(table.file(file, ["embedding"])["embedding"]):
-                return dim
-        return 0
-
-
-def _mean(vectors: Sequence[F32]) -> F32:
-    total = np.sum(vectors, axis=0)
-    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-9), np.float32)

@@ -86,9 +86,8 @@ def _keep_budget(context: Context, images: int) -> dict[str, float]:
 
 def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:
     """Run the open chunks on Ray and commit their receipts."""
-    from facelake.engines.ray_embed import (
-        RayEmbedder,
-    )  # Ray takes long to import and is not needed to find nothing to do
+    # Ray takes long to import and is not needed to find nothing to do
+    from facelake.engines.ray_embed import RayEmbedder
 
     assert context.pack is not None
     config = context.config

@@ -19,7 +19,7 @@ from facelake.erase import Needles, Signer, certificate, scan
 from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
 from facelake.lake.tables import plain
-from facelake.publish.prototypes import add_weighted, exemplars, means_of, weight_of
+from facelake.publish.prototypes import exemplars, weight_of, weighted_means
 from facelake.stages.audit import append_audit
 from facelake.stages.context import Context, StageResult, StageRun
 from facelake.stages.corpus_rewrite import rewrite_corpus_file
@@ -199,9 +199,7 @@ def _shrunk(
     labels = np.array([number[name] for name in faces["identity_id"].to_pylist()], np.int64)
     vectors, _ = embedding_matrix(faces["embedding"])
     weights = weight_of(faces["quality"].to_numpy().astype(np.float32))
-    sums, total = np.zeros((len(touched), vectors.shape[1])), np.zeros(len(touched))
-    add_weighted(vectors, weights, labels, sums, total)
-    means, cohesion = means_of(sums, total)
+    means, cohesion, total = weighted_means(vectors, weights, labels, len(touched))
     sizes = np.bincount(labels, minlength=len(touched))
     order = np.argsort(labels, kind="stable")
     most = context.config.gallery.exemplars

@@ -9,11 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.cluster import rows
 from facelake.contracts import F32, I64, IDENTITIES, MEMBERSHIPS, Bool
 from facelake.lake.tables import plain
 from facelake.publish import Published, Standing
-from facelake.publish.matching import overlaps
+from facelake.publish.matching import overlaps, places
 from facelake.stages.context import Context
 from facelake.stages.representing import Faces, Known, Represented, float_lists, represent
 
@@ -44,7 +43,7 @@ class Making:
         labels, old = self.standing.groups, self.old
         at = self._old_rows()
         touched = self._touched(at)
-        faces = Faces(self.context.lake, self.ids, self._files(), self._dim())
+        faces = Faces.of(self.context.lake, self.ids, self._files())
         known, whole = self._known(at, touched, faces.dim)
         there = self._where_before()
         mine = self.standing.yesterday
@@ -111,13 +110,6 @@ class Making:
         digest = self.context.model_digest[:8]
         files = self.context.lake["faces"].snapshot().files
         return tuple(file.path for file in files if file.path.startswith(digest))
-
-    def _dim(self) -> int:
-        table, mine = self.context.lake["faces"], self._files()
-        for file in table.snapshot().files:
-            if file.path in mine and (dim := rows.dimension(table.file(file, ["embedding"])["embedding"])):
-                return dim
-        return 0
 
     # ---- rows
 
@@ -199,13 +191,12 @@ class Making:
 
     def _how(self, there: I64) -> pa.Array:
         """Faces that stay where they were keep how they came there."""
-        names = np.array(["grouped" if self.exact else "joined", "corrected"], object)
-        how = names[self.corrected.astype(int)]
-        if self.before is not None and "how" in self.before.column_names:
-            same = self._stayed()
-            kept = np.array(self.before["how"].to_pylist() or [None], object)[there]
-            how = np.where(same & ~self.corrected & (there >= 0), kept, how)
-        return pa.array(how.tolist(), pa.string())
+        how = pc.if_else(pa.array(self.corrected), "corrected", "grouped" if self.exact else "joined")
+        if self.before is None or "how" not in self.before.column_names:
+            return how
+        stays = (there >= 0) & self._stayed() & ~self.corrected
+        kept = self.before["how"].combine_chunks().take(pa.array(there, mask=there < 0))
+        return pc.if_else(pa.array(stays), kept, how)
 
     def _stayed(self) -> Bool:
         """(n,) faces whose identity is that of yesterday."""
@@ -244,12 +235,6 @@ def tombstone(row: dict[str, Any], status: str, winner: str | None, version: int
         "purposes": [],
     }
     return row | gone | {"last_version": version}
-
-
-def places(values: pa.Array, among: pa.ChunkedArray) -> I64:
-    """Position (n,) of each string among others, -1 where it is not there."""
-    found = pc.fill_null(pc.index_in(values, among.combine_chunks()), -1)
-    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
 
 
 def matrix_of(column: pa.ChunkedArray | pa.Array, dim: int) -> F32:

@@ -19,6 +19,7 @@ from facelake.contracts import F32, I64, embedding_matrix
 from facelake.publish.thresholds import thresholds
 from facelake.stages.context import Context
 from facelake.stages.gallery import Gallery
+from facelake.stages.gallery_rows import matrix_of
 
 _IDENTITIES, _FACES, _PROTOTYPES = 2_000, 4_000, 5_000
 
@@ -37,8 +38,9 @@ def operating_points(context: Context, gallery: Gallery, rows: pa.Table) -> list
     faces = faces.join(members, "face_id", join_type="inner").sort_by("face_id")
     vectors, sound = embedding_matrix(faces["embedding"])
     label = pc.index_in(faces["identity_id"], names).to_numpy()
+    prototypes = matrix_of(rows["prototype"], vectors.shape[1])
     impostor, genuine = _comparisons(
-        vectors[sound], faces["quality"].to_numpy()[sound], chosen[label[sound]], _prototypes(rows), generator
+        vectors[sound], faces["quality"].to_numpy()[sound], chosen[label[sound]], prototypes, generator
     )
     return [asdict(point) for point in thresholds(impostor, genuine)]
 
@@ -59,8 +61,3 @@ def _comparisons(
     similarity = vectors[probes] @ prototypes[against].T
     impostor = similarity[identity[probes][:, None] != against[None, :]]
     return impostor.astype(np.float32), genuine.astype(np.float32)
-
-
-def _prototypes(rows: pa.Table) -> F32:
-    flat = rows["prototype"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat.reshape(len(rows), -1), np.float32)

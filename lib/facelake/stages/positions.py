@@ -16,8 +16,9 @@ from facelake.contracts import F32, I64, file_key
 from facelake.lake.lake import Lake
 from facelake.lake.picking import pick_scattered
 from facelake.lake.tables import Snapshot
+from facelake.publish.matching import places
 from facelake.stages.gallery import Gallery
-from facelake.stages.gallery_rows import matrix_of, places
+from facelake.stages.gallery_rows import matrix_of
 
 _FACE = ("face_id", "image_id", "content_sha256", "box", "quality", "embedding", "covers", "corpus_file", "corpus_row")
 _ADMITTED = ("image_id", "source_id", "subject_ref", "corpus_file", "admitted", "purpose")

@@ -22,10 +22,8 @@ from facelake.publish import Published, Standing, publish_groups
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
 from facelake.stages.correcting import Corrected, correct_groups, corrections_digest
 from facelake.stages.gallery import Gallery, current_gallery, pin, settle
-from facelake.stages.gallery_rows import Making, tombstone
+from facelake.stages.gallery_rows import Making
 from facelake.stages.ledger import ledger_lease
-
-__all__ = ["publish", "tombstone"]
 
 
 def publish(context: Context) -> StageResult:

@@ -116,8 +116,8 @@ def _share(run: Run, part: str, whole: str) -> float | None:
 
 def shares_before(runs: Sequence[Run], part: str, whole: str, least: int = 1) -> list[float]:
     """A share in each of the runs before the last one, of those with `least` of the whole; ten at the most."""
-    found = [run.number(part) / run.number(whole) for run in runs[:-1] if run.number(whole) >= least]
-    return found[-NIGHTS_COMPARED:]
+    large = [_share(run, part, whole) for run in runs[:-1] if run.number(whole) >= least]
+    return [share for share in large if share is not None][-NIGHTS_COMPARED:]
 
 
 def stage_costs(config: Config, runs: Mapping[str, Sequence[Run]], tonight: str) -> list[StageCost]:

@@ -54,6 +54,15 @@ class Faces:
     _keys: I64 = field(init=False)
     _order: I64 = field(init=False)
 
+    @classmethod
+    def of(cls, lake: Lake, ids: pa.Array, files: tuple[str, ...]) -> Faces:
+        """Faces whose vectors have the dimension of those in the files; 0 when there is none."""
+        table, dim = lake["faces"], 0
+        for file in table.snapshot().files:
+            if file.path in files and (dim := rows.dimension(table.file(file, ["embedding"])["embedding"])):
+                break
+        return cls(lake, ids, files, dim)
+
     def __post_init__(self) -> None:
         keys = rows.keys(self.ids)
         self._order = np.argsort(keys, kind="stable")
