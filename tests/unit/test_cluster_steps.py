@@ -249,3 +249,23 @@ def test_a_doubled_face_id_is_corrupt(crowd: World, tmp_path: Path) -> None:
     doubled.ids[5] = doubled.ids[6]
     with pytest.raises(Corrupt, match="share a face id"):
         cluster(doubled, tmp_path)
+
+
+def families(generator: np.random.Generator, count: int, members: int, faces: int) -> World:
+    """Siblings with cosine .6 of each other and few faces each, of which two have .65 on average."""
+    dim, many = 256, count * members
+    shared = np.repeat(unit(generator, count, dim), members, axis=0)
+    centres = np.sqrt(0.6) * shared + np.sqrt(0.4) * unit(generator, many, dim)
+    truth = np.repeat(np.arange(many), faces)
+    x = np.sqrt(0.65) * centres[truth] + np.sqrt(0.35) * unit(generator, len(truth), dim)
+    return World((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), truth)
+
+
+def test_siblings_with_few_faces_each_stay_apart(tmp_path: Path) -> None:
+    world = families(np.random.default_rng(1), 60, 6, 8)
+    groups, _ = cluster(world, tmp_path)
+    labels = np.array([groups[face] for face in world.ids])
+    same = labels[:, None] == labels
+    of_one = world.truth[:, None] == world.truth
+    precision, recall = (same & of_one).sum() / same.sum(), (same & of_one).sum() / of_one.sum()
+    assert precision > 0.95 and recall > 0.95

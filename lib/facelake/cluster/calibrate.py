@@ -25,7 +25,7 @@ _FALSE_LINKS_PER_FACE = 0.01
 _RATIO, _RATIO_SINGLE = 0.75, 0.90
 # The graph's cut and the scale of its weights, in units of (one person's level - different people's mean), so that
 # encoders of other dimension and spread need no other numbers.
-_GRAPH_CUT, _WEIGHT_SCALE = 0.66, 0.18
+_GRAPH_CUT, _WEIGHT_SCALE = 0.66, 0.12
 # Impostors of a 128-d encoder scatter so widely that a cut by chance alone would lie among genuine pairs; joins have
 # the relative cut besides, so their absolute one need not lie higher than this (same units).
 _EDGE_CAP, _FLOOR = 0.54, 0.45
