@@ -268,4 +268,5 @@ def test_siblings_with_few_faces_each_stay_apart(tmp_path: Path) -> None:
     same = labels[:, None] == labels
     of_one = world.truth[:, None] == world.truth
     precision, recall = (same & of_one).sum() / same.sum(), (same & of_one).sum() / of_one.sum()
-    assert precision > 0.95 and recall > 0.95
+    assert precision > 0.95
+    assert recall > 0.95
