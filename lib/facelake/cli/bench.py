@@ -213,3 +213,25 @@ def bench_plan(
         columns = ["size", "stage", "figure", "predicted", "measured", "error"]
         terminal.table("plan", columns, [[row[name] for name in columns] for row in figures["rows"]])
         terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("scaling")
+def bench_scaling(
+    faces: Annotated[str, typer.Option(help="two sizes; the difference is what more faces take")] = "30000,120000",
+    workers: Annotated[str, typer.Option(help="single-threaded workers")] = "1,2,4",
+    chunks: Annotated[str, typer.Option(help="two numbers of chunks for the memory of embed's driver")] = "800,3200",
+    chunk_rows: Annotated[int, typer.Option(min=1)] = 64,
+    json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Clustering in one process and on Spark by CPU seconds, and what embed's driver keeps per thousand faces."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.scaling import driver_growth, scaling
+
+        sizes, ways, few = ([int(size) for size in text.split(",")] for text in (faces, workers, chunks))
+        figures = scaling(sizes, ways, terminal.listen)
+        columns = ["workers", "faces", "cpu_s", "seconds", "groups"]
+        terminal.table("clustering", columns, [[row[name] for name in columns] for row in figures["rows"]])
+        figures |= {"driver": driver_growth(few, chunk_rows)}
+        terminal.figures("embed's driver", figures["driver"])
+        terminal.result({"ok": True, **figures})

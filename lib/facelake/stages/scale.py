@@ -265,13 +265,13 @@ def _grouping_s(work: Workload, cells: int) -> float:
     each = cost("cluster_face_cpu_s") + work.dim * cost("cluster_face_dim_cpu_s")
     compared = min(work.faces, _DEEP_CELLS * _CELL_FACES) if cells > 1 else 0
     deep = cost("lonely_share") * compared * 2 * work.dim / cost("flops_per_s")
-    return work.faces * (each * cells ** cost("cluster_growth") + deep * min(1.0, (cells / _DEEP_CELLS) ** 2))
+    return work.faces * (each * math.pow(cells, cost("cluster_growth")) + deep * min(1.0, (cells / _DEEP_CELLS) ** 2))
 
 
 def _shuffled(work: Workload, cells: int) -> float:
     """Bytes between tasks: vectors to the cells of their lists, neighbours back, edges to their other end, sums."""
     sent = 2 * work.dim + 8
-    copies = cells * (1 - (1 - 1 / max(cells, 1)) ** cost("spread_draws"))
+    copies = cells * (1 - math.pow(1 - 1 / max(cells, 1), cost("spread_draws")))
     each = (copies + cost("train_share")) * sent + cost("found_bytes") + cost("mirror_bytes")
     each += cost("lonely_share") * min(cells, _DEEP_CELLS) * sent + cost("sum_share") * 4 * work.dim
     return work.faces * each
