@@ -13,7 +13,7 @@ from pathlib import Path
 
 from facelake.testing.servers import free_ports
 
-_START_S = 60.0
+_START_S = 240.0
 
 
 @contextmanager
