@@ -76,7 +76,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run_cli(
-    *arguments: str, env: dict[str, str] | None = None, timeout: float = 300
+    *arguments: str, env: dict[str, str] | None = None, timeout: float = 1200
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*FACELAKE, *arguments],

@@ -71,6 +71,7 @@ def _until_done(lake: Lake, number: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_whole_night(
     weed_env: Server, demo_template: tuple[Path, dict[str, Any]], tmp_path: Path, note: Note
 ) -> None:

@@ -68,7 +68,7 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: boo
     must_be_accepted(config, card)
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
-        _write_photos(Path(images).expanduser(), folder / "photos", sizes)
+        write_photos(Path(images).expanduser(), folder / "photos", sizes)
         write_card(card, str(folder / "card.yaml"))
         workers = _workers(config)
         if alone:
@@ -121,7 +121,7 @@ def _alone(rounds: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _write_photos(source: Path, target: Path, sizes: Sizes) -> None:
+def write_photos(source: Path, target: Path, sizes: Sizes) -> None:
     """As many different JPEGs as asked for: shifted a little each time round, so that no face repeats exactly."""
     found = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not found:

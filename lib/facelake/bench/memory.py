@@ -38,14 +38,14 @@ class PeakMemory:
 
 
 def family_cpu_s() -> float:
-    """Seconds of CPU that this process and its living descendants have used."""
+    """Seconds of CPU that this process and its descendants have used; of those that ended, the ones waited for."""
     ticks = 0
     for pid in _family(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        ticks += int(fields[11]) + int(fields[12])
+        ticks += sum(int(value) for value in fields[11:15])  # user, system; of children that were waited for
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

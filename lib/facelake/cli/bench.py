@@ -193,3 +193,45 @@ def bench_review(
         figures = time_review(read_config(config, lake), faces, terminal.listen)
         terminal.figures("review", figures)
         terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("plan")
+def bench_plan(
+    faces: Annotated[str, typer.Option(help="sizes of lakes of synthetic faces")] = "10000,30000,90000",
+    dim: Annotated[int, typer.Option(min=2, help="of their embeddings")] = 128,
+    images: Annotated[str | None, typer.Option("--images", help="folder of photos, to check embed too")] = None,
+    photos: Annotated[str, typer.Option(help="with --images: numbers of photos made of the folder's")] = "80,160,320",
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """What `facelake plan --at` predicts of small lakes on a store of their own, beside what they take."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.plan import check_plan
+
+        sizes = [[int(size) for size in text.split(",")] for text in (faces, photos)]
+        figures = check_plan(read_config(config, None), sizes[0], dim, images, sizes[1], terminal.listen)
+        columns = ["size", "stage", "figure", "predicted", "measured", "error"]
+        terminal.table("plan", columns, [[row[name] for name in columns] for row in figures["rows"]])
+        terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("scaling")
+def bench_scaling(
+    faces: Annotated[str, typer.Option(help="two sizes; the difference is what more faces take")] = "30000,120000",
+    workers: Annotated[str, typer.Option(help="single-threaded workers")] = "1,2,4",
+    chunks: Annotated[str, typer.Option(help="two numbers of chunks for the memory of embed's driver")] = "800,3200",
+    chunk_rows: Annotated[int, typer.Option(min=1)] = 64,
+    json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Clustering in one process and on Spark by CPU seconds, and what embed's driver keeps per thousand faces."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.scaling import driver_growth, scaling
+
+        sizes, ways, few = ([int(size) for size in text.split(",")] for text in (faces, workers, chunks))
+        figures = scaling(sizes, ways, terminal.listen)
+        columns = ["workers", "faces", "cpu_s", "seconds", "groups"]
+        terminal.table("clustering", columns, [[row[name] for name in columns] for row in figures["rows"]])
+        figures |= {"driver": driver_growth(few, chunk_rows)}
+        terminal.figures("embed's driver", figures["driver"])
+        terminal.result({"ok": True, **figures})

@@ -232,15 +232,29 @@ def explain(
 @app.command()
 def plan(
     calibrate: Annotated[bool, typer.Option("--calibrate", help="run the models a few seconds: time and cost")] = False,
+    at: Annotated[float | None, typer.Option(help="instead, a first night over so many photos, as 1e9")] = None,
+    faces_per_photo: Annotated[float, typer.Option(help="with --at")] = 1.0,
+    mean_bytes: Annotated[float, typer.Option(help="with --at: of an encoded photo")] = 100_000,
+    dim: Annotated[int | None, typer.Option(min=2, help="with --at: of embeddings; default: the model's")] = None,
+    sources: Annotated[bool, typer.Option("--sources", help="with --at: also where each cost was measured")] = False,
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Say what embed would have to do: images, bytes, chunks, memory, and calibrated time and cost. Writes nothing."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
+        settings = read_config(config, lake)
+        if at is not None:
+            from facelake.cli.outlook import show
+            from facelake.stages.outlook import outlook, workload
+
+            found = outlook(workload(settings, at, faces_per_photo, dim, mean_bytes))
+            show(terminal, found, sources)
+            terminal.result({"ok": True, **found})
+            return
         from facelake.stages.plan import plan as make_plan
 
-        figures = make_plan(read_config(config, lake), calibrate)
+        figures = make_plan(settings, calibrate)
         terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
         if calibrate:
             terminal.say(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ from facelake.errors import ConfigError, FacelakeError, Retryable
 _LOG = logging.getLogger(__name__)
 _DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError)
 _MAX_START_FAILURES = 3
+_HEAD_EVERY_S, _HEAD_ANSWERS_S = 5.0, 3.0
 
 
 class _EmbedActor:
@@ -89,13 +91,43 @@ def start_ray(section: RaySection) -> None:
         raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
 
 
+class _Head:
+    """Watches whether Ray's head answers: without it Ray ends this process after a minute, and not in our words."""
+
+    def __init__(self) -> None:
+        self.address = str(ray.get_runtime_context().gcs_address)
+        host, _, port = self.address.rpartition(":")
+        self._place = (host.strip("[]"), int(port))
+        self._seen_s = self._asked_s = time.monotonic()
+
+    def answers(self) -> bool:
+        """Now."""
+        try:
+            socket.create_connection(self._place, timeout=_HEAD_ANSWERS_S).close()
+        except OSError:
+            return False
+        return True
+
+    def check(self, patience_s: float = 30.0) -> None:
+        """Looks every few seconds; raises Retryable when it has not answered for so long."""
+        now = time.monotonic()
+        if patience_s and now - self._asked_s < _HEAD_EVERY_S:
+            return
+        self._asked_s = now
+        if self.answers():
+            self._seen_s = now
+        elif now - self._seen_s >= patience_s:
+            next_step = "bring it back and run again; what was committed stays"
+            raise Retryable("Ray's head does not answer", where=self.address, next_step=next_step)
+
+
 class RayEmbedder:
     """A pool of embed actors."""
 
     def __init__(self, spec: WorkerSpec, embed: EmbedSection, ray_section: RaySection, stall_s: float = 300.0) -> None:
         start_ray(ray_section)
         cores = int(ray.cluster_resources().get("CPU", 1))
-        self._embed, self._stall_s = embed, stall_s
+        self._embed, self._stall_s, self._head = embed, stall_s, _Head()
         self._size = cores if embed.actors == "auto" else embed.actors
         self._spec = ray.put(spec)
         self._slots = [_Slot(None) for _ in range(self._size)]
@@ -122,7 +154,9 @@ class RayEmbedder:
                     self._assign(slot, task)
             busy = [slot for slot in self._slots if slot.task is not None]
             if not busy and not self._more(source):
+                self._head.check(patience_s=0.0)  # else Ray would end this process in the middle of the next stage
                 return
+            self._head.check()
             unborn = [slot for slot in self._slots if not slot.up]
             watched = [slot.stream for slot in busy] + [slot.born for slot in unborn]
             ready, _ = ray.wait(watched, num_returns=1, timeout=1.0)
@@ -231,6 +265,6 @@ class RayEmbedder:
             self._welcome([slot])
 
     def close(self) -> None:
-        """Stop the actors."""
-        for slot in self._slots:
+        """Stop the actors; without a head there is nobody to ask."""
+        for slot in self._slots if self._head.answers() else ():
             ray.kill(slot.actor)

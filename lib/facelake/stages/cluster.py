@@ -19,7 +19,7 @@ from facelake.events import Notice, StageProgress
 from facelake.lake.store import open_store
 from facelake.lake.tables import plain, stage
 from facelake.stages.cluster_result import Clustered, groups_of
-from facelake.stages.cluster_source import TableFiles
+from facelake.stages.cluster_source import TableFiles, kept_store
 from facelake.stages.cluster_steps import STEPS, Steps
 from facelake.stages.cluster_tasks import Work
 from facelake.stages.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
@@ -115,7 +115,7 @@ class _Rows:
         score[number >= 0] = held["score"][number[number >= 0]]
         ids = pa.concat_arrays([batch.column(0) for batch in self.work.source.batches(item, ["face_id"])])
         rows = pa.table([ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
-        yield item, json.dumps(asdict(stage(open_store(self.lake, self.s3), "groups", rows))).encode()
+        yield item, json.dumps(asdict(stage(kept_store(self.lake, self.s3.model_dump_json()), "groups", rows))).encode()
 
 
 def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, Any]:

@@ -39,10 +39,9 @@ from facelake.cluster.neighbours import (
 )
 from facelake.cluster.nuisance import without
 from facelake.cluster.wire import pack, unpack
-from facelake.config import S3Section
 from facelake.contracts import F16, F32, I32, Bool
 from facelake.engines.exchange import Block
-from facelake.lake.store import ObjectStore, open_store
+from facelake.lake.store import ObjectStore
 from facelake.stages.cluster_blocks import (
     NO_MIRROR,
     NO_PAIRS,
@@ -55,20 +54,15 @@ from facelake.stages.cluster_blocks import (
     united,
     unpack_found,
 )
-from facelake.stages.cluster_source import Source
+from facelake.stages.cluster_source import Source, kept_store
 
 CHUNK = 4096  # groups per file of sums
 _ROWS = 20_000
 
 
-@lru_cache(maxsize=4)
-def _store(uri: str, s3: str) -> ObjectStore:
-    return open_store(uri, S3Section.model_validate_json(s3))
-
-
 @lru_cache(maxsize=6)
 def _cached(uri: str, s3: str, key: str, run: str) -> dict[str, np.ndarray]:
-    return unpack(_store(uri, s3).read(key))
+    return unpack(kept_store(uri, s3).read(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +90,7 @@ class Work:
     @property
     def store(self) -> ObjectStore:
         """Where steps leave what they made."""
-        return _store(self.uri, self.s3)
+        return kept_store(self.uri, self.s3)
 
     def read(self, key: str) -> dict[str, np.ndarray]:
         """Arrays under a key."""

@@ -32,6 +32,7 @@ _TASKS_PER_WORKER = 4  # at least, so that the last ones end at about the same t
 
 _OUTCOMES = ("faces", "rejects")
 _KEYS = ("corpus_file", "corpus_row", "image_id", "covers")
+_DECISION = ["image_id", "corpus_file", "admitted", "covers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ class _Progress:
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
         self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
         self._files = {name: self._by_corpus_file(name, context.model_digest) for name in _OUTCOMES}
-        self._allowed: dict[str, dict[int, tuple[str, str]]] = {}
+        self._allowed: tuple[str, dict[int, tuple[str, str]]] = ("", {})  # of one file: all would take 250 B a photo
 
     def _by_corpus_file(self, table: str, digest: str | None = None) -> dict[str, list[DataFile]]:
         """Data files of one model (or all) by the corpus file that their name tells."""
@@ -219,12 +220,9 @@ class _Progress:
 
     def _corpus_files(self) -> Iterator[tuple[str, list[tuple[str, str] | None]]]:
         """Per corpus file: path, and of every row the image id and what the grant covers; None where not admitted."""
-        columns = ["image_id", "corpus_file", "admitted", "covers"]
-        for _, rows in self._lake["admissions"].parts(columns, self._admissions):
+        for _, rows in self._lake["admissions"].parts(_DECISION, self._admissions):
             if rows.num_rows:
-                idents, admitted, covers = (rows[name].to_pylist() for name in ("image_id", "admitted", "covers"))
-                pairs = zip(idents, admitted, covers, strict=True)
-                yield rows["corpus_file"][0].as_py(), [(i, c or Covers.EVERYONE) if a else None for i, a, c in pairs]
+                yield rows["corpus_file"][0].as_py(), _decided(rows)
 
     def _chunks(self, decided: list[tuple[str, str] | None]) -> Iterator[tuple[int, int, list[int], str]]:
         """(first row, end, admitted rows, their digest) along the grid of one corpus file."""
@@ -279,11 +277,23 @@ class _Progress:
             grid = self._chunks(decided)
             if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
                 settled.add(file_key(path))
-            self._allowed[path] = {row: found for row, found in enumerate(decided) if found}
         ours = {file for files in self._files[table].values() for file in files}
         every = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
         return [file for key, files in every for file in files if key not in settled or file not in ours]
 
     def allowed(self, path: str, row: int) -> tuple[str, str] | None:
         """The image id admitted at a corpus row, and what its grant covers, if any."""
-        return self._allowed.get(path, {}).get(row)
+        if self._allowed[0] != path:
+            key, found = file_key(path), dict[int, tuple[str, str]]()
+            for file in self._admissions.files:
+                if file.path.startswith(f"{key}-"):
+                    decided = _decided(self._lake["admissions"].file(file, _DECISION))
+                    found.update({at: one for at, one in enumerate(decided) if one})
+            self._allowed = (path, found)
+        return self._allowed[1].get(row)
+
+
+def _decided(rows: pa.Table) -> list[tuple[str, str] | None]:
+    """Of every row of a corpus file's decisions the image id and what the grant covers; None where not admitted."""
+    idents, admitted, covers = (rows[name].to_pylist() for name in ("image_id", "admitted", "covers"))
+    return [(i, c or Covers.EVERYONE) if a else None for i, a, c in zip(idents, admitted, covers, strict=True)]

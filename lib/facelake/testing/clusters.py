@@ -13,12 +13,15 @@ from pathlib import Path
 
 from facelake.testing.servers import free_ports
 
-_START_S = 60.0
+_START_S = 240.0
 
 
 @contextmanager
-def spark_standalone(folder: Path, workers: int = 1, cores: int = 2) -> Iterator[str]:
+def spark_standalone(folder: Path, workers: int = 1, cores: int = 2, hosts: bool = False) -> Iterator[str]:
     """The URL of a master with so many workers, each a process of its own that starts executors.
+
+    Args:
+        hosts: every worker has a loopback address of its own, so that Spark takes it for another host.
 
     Raises:
         RuntimeError: a worker did not register; the end of its log says why.
@@ -32,14 +35,18 @@ def spark_standalone(folder: Path, workers: int = 1, cores: int = 2) -> Iterator
     url, log = f"spark://127.0.0.1:{port}", folder / "master.log"
     host = ["--host", "127.0.0.1", "--webui-port"]
     commands = [["org.apache.spark.deploy.master.Master", *host, str(pages[0]), "--port", str(port)]]
+    addresses = ["127.0.0.1"] * (workers + 1)
     for number in range(workers):
         sizes = ["--cores", str(cores), "--memory", "2g", "--work-dir", str(folder / f"worker-{number}")]
-        commands.append(["org.apache.spark.deploy.worker.Worker", *host, str(pages[number + 1]), *sizes, url])
+        addresses[number + 1] = f"127.0.0.{number + 2}" if hosts else "127.0.0.1"
+        page = ["--host", addresses[number + 1], "--webui-port", str(pages[number + 1])]
+        commands.append(["org.apache.spark.deploy.worker.Worker", *page, *sizes, url])
     running: list[subprocess.Popen[bytes]] = []
     try:
         with log.open("wb") as file:
-            for command in commands:
-                running.append(subprocess.Popen([str(program), *command], stdout=file, stderr=file, env=environment))
+            for command, address in zip(commands, addresses, strict=True):
+                own = environment | {"SPARK_LOCAL_IP": address}
+                running.append(subprocess.Popen([str(program), *command], stdout=file, stderr=file, env=own))
             _until_registered(log, workers)
             yield url
     finally:

@@ -22,25 +22,29 @@ from pathlib import Path
 
 _SUBNET = "10.77.0"
 _CODE = Path(sys.prefix).parent if sys.prefix != sys.base_prefix else Path(sys.prefix)
+_CHECKOUT = Path(__file__).parents[3]  # under test; need not be the one that holds the interpreter
 _CACHE = Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache")  # of the user that tests run as: no host has it
 _HOST = """
 set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/code /mnt/own
+mkdir /mnt/code /mnt/checkout /mnt/own
 mount --bind {code} /mnt/code
+mount --bind {checkout} /mnt/checkout
 mount --bind {own} /mnt/own
 for folder in /run /tmp /var/tmp /dev/shm; do mount -t tmpfs tmpfs $folder; done
 mount --bind /mnt/own/tmp /tmp
 mount --bind /mnt/own/home /home
 [ ! -d {cache} ] || mount -t tmpfs tmpfs {cache}
-mkdir -p {code}
-mount --bind /mnt/code {code}
-mount -o remount,bind,ro {code}
+for place in code:{code} checkout:{checkout}; do
+  mkdir -p ${{place#*:}}
+  mount --bind /mnt/${{place%%:*}} ${{place#*:}}
+  mount -o remount,bind,ro ${{place#*:}}
+done
 for absent in {without}; do mount --bind /dev/null "$absent"; done
 mount --bind /mnt/own/hosts /etc/hosts
 mount -o remount,bind,ro /
-umount /mnt/code /mnt/own
+umount /mnt/code /mnt/checkout /mnt/own
 mount -o remount,ro /mnt
 hostname {name}
 ip link set lo up
@@ -69,6 +73,8 @@ class Host:
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """What a fresh log-in on the host has; nothing of the test's own environment but the search path."""
         plain = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": "/home", "LANG": "C.UTF-8"}
+        if not _CHECKOUT.is_relative_to(_CODE):
+            plain["PYTHONPATH"] = str(_CHECKOUT / "lib")
         return plain | dict(more or {})
 
     def start(
@@ -179,7 +185,7 @@ class Network:
         (folder / "own" / "tmp").chmod(0o1777)
         lines = ["127.0.0.1 localhost", *(f"{address} {host}" for host, address in self._addresses.items())]
         (folder / "own" / "hosts").write_text("\n".join(lines) + "\n")
-        places = {"code": _CODE, "own": folder / "own", "cache": _CACHE}
+        places = {"code": _CODE, "checkout": _CHECKOUT, "own": folder / "own", "cache": _CACHE}
         quoted = {key: shlex.quote(str(path)) for key, path in places.items()}
         script = _HOST.format(name=name, without=shlex.join(map(str, self._without)), **quoted)
         init = self._init(["--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc"], script)

@@ -7,6 +7,7 @@ a seed; what was done to them is counted.
 from __future__ import annotations
 
 import http.client
+import json
 import random
 import threading
 import time
@@ -22,6 +23,8 @@ middle of a reply; closed after the request was carried out"""
 _WRITES = ("PUT", "POST", "DELETE")
 _BUSY = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>reduce your request rate</Message></Error>"
 _ERROR = b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>we erred</Message></Error>"
+ASKED = "/-/asked"
+"""a path that is answered by the proxy itself: what was asked of it so far, as JSON"""
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
 
 
@@ -32,6 +35,10 @@ class BadDay:
         self.kinds, self.share = tuple(kinds), share
         self.injected: Counter[str] = Counter()
         self.requests = 0
+        self.asked: Counter[str] = Counter()
+        """requests by kind: GET, HEAD, PUT, POST, DELETE, LIST (a GET of a bucket), and lease for all of the lease's"""
+        self.sent_bytes = self.got_bytes = 0
+        """bodies of replies to clients, and of requests from them"""
         self._random, self._lock = random.Random(seed), threading.Lock()
 
     def next(self, method: str) -> str:
@@ -44,6 +51,21 @@ class BadDay:
             if kind:
                 self.injected[kind] += 1
             return kind
+
+    def note(self, method: str, path: str, sent: int, got: int) -> None:
+        """Count a request that is answered."""
+        key, _, query = path.partition("?")
+        kind = "LIST" if method == "GET" and ("list-type=" in query or "prefix=" in query) else method
+        kind = "lease" if key.endswith("/lease.json") else kind  # renewed by the clock, not by the work
+        with self._lock:
+            self.asked[kind] += 1
+            self.sent_bytes += sent
+            self.got_bytes += got
+
+    def counted(self) -> dict[str, int]:
+        """Requests answered, by kind, and bytes read from and written to the store."""
+        with self._lock:
+            return dict(self.asked) | {"read_bytes": self.sent_bytes, "written_bytes": self.got_bytes}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -89,6 +111,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if cut else body)
 
     def _serve(self) -> None:
+        if self.path == ASKED:
+            said = json.dumps(self.day.counted()).encode()
+            self._answer(200, [("Content-Type", "application/json")], said)
+            return
         body, fault = self._body(), self.day.next(self.command)
         if fault == "slow":
             time.sleep(1.0)
@@ -100,6 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         status, headers, found = self._pass_on(body)
+        self.day.note(self.command, self.path, len(found), len(body))
         if fault == "lost":
             self.close_connection = True
             return

@@ -1,0 +1,184 @@
+"""bench scaling: the same work in one process and through the engines with 1, 2, 4 single-threaded workers.
+
+CPU seconds are compared, since wall time on a machine with other work says little; walls are noted beside them. Every
+run is a process of its own. What engines cost once (a JVM, Python workers, imports) is told from what they cost per
+face by two sizes: the difference between them is what a longer run has more of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from facelake.bench.cluster import PRIOR
+from facelake.bench.memory import family_cpu_s
+from facelake.bench.stage_costs import face_rows, write_corpus
+from facelake.config import ClusterSection, S3Section, SparkSection, load_config
+from facelake.contracts import Chunk, ChunkReceipt
+from facelake.engines import spark_cluster
+from facelake.engines.chunk_worker import ChunkTask, chunk_stem
+from facelake.engines.exchange import Exchange, LocalExchange
+from facelake.errors import ConfigError
+from facelake.events import Event, Listener, StageProgress
+from facelake.lake.lake import Lake
+from facelake.lake.store import open_store
+from facelake.night import writing
+from facelake.stages.admit import admit
+from facelake.stages.cluster_source import LocalFiles
+from facelake.stages.cluster_steps import Steps
+from facelake.stages.cluster_tasks import Work
+from facelake.stages.embed import embed
+from facelake.stages.models import load_pack
+
+_DIM, _FILES, _PER_PERSON = 128, 8, 20
+_EVERY = 32  # chunks per commit and per corpus file, so that memory is looked at where a file begins
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+def scaling(sizes: Sequence[int], workers: Sequence[int], emit: Listener) -> dict[str, Any]:
+    """Clustering of two sizes, in one process and on Spark; seconds of CPU and of the clock.
+
+    Raises:
+        ConfigError: not two sizes; a run failed.
+    """
+    if len(sizes) != 2:
+        raise ConfigError("two sizes are needed", where="--faces", next_step="for example --faces 30000,120000")
+    rows: list[dict[str, Any]] = []
+    for way in (0, *workers):
+        for faces in sizes:
+            emit(StageProgress("bench", len(rows), {"workers": way, "faces": faces}))
+            with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
+                found = _child({"what": "cluster", "faces": faces, "workers": way, "folder": folder})
+            rows.append({"workers": way or "in process", "faces": faces} | found)
+    by = {(row["workers"], row["faces"]): row["cpu_s"] for row in rows}
+    small, large = sizes
+    local = by["in process", large] - by["in process", small]
+    overhead = {str(way): round((by[way, large] - by[way, small]) / local - 1, 3) for way in workers}
+    return {"rows": rows, "overhead_of_more_faces": overhead}
+
+
+def driver_growth(chunks: Sequence[int], chunk_rows: int) -> dict[str, Any]:
+    """What embed's driver keeps when the faces become more; workers' part is done by a stand-in.
+
+    The stand-in stages rows of two numbers, so that no photo is needed; the driver plans, commits and reads its logs as
+    ever. Python's memory is what `tracemalloc` has seen allocated and not given back after the last commit. What
+    delta-rs takes while a table is open is not in it.
+
+    Raises:
+        ConfigError: not two sizes; a run failed.
+    """
+    if len(chunks) != 2 or chunks[0] == chunks[1]:
+        raise ConfigError("two sizes are needed", where="--chunks", next_step="for example --chunks 800,3200")
+    found = []
+    for count in chunks:
+        with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
+            found.append(_child({"what": "driver", "chunks": count, "chunk_rows": chunk_rows, "folder": folder}))
+    faces, held = (found[1][name] - found[0][name] for name in ("faces", "python_bytes_at_end"))
+    return {"chunk_rows": chunk_rows, "runs": found, "bytes_per_thousand_faces": round(1000 * held / faces, 1)}
+
+
+def _child(order: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "facelake.bench.scaling", json.dumps(order)]
+    env = os.environ | _ONE_THREAD
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    if done.returncode:
+        why = (done.stderr.splitlines() or ["nothing was said"])[-1]
+        raise ConfigError(f"a run failed: {why}", where="bench scaling", next_step="run it again")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _cluster(faces: int, workers: int, folder: str) -> dict[str, Any]:
+    """Steps of clustering over the same files; 0 workers: in this process."""
+    paths, exchange, session = _write(faces, folder), LocalExchange(), None
+    chosen: Exchange = exchange
+    if workers:
+        session = spark_cluster.start_spark(SparkSection(master=f"local[{workers}]"))
+        chosen = spark_cluster.SparkExchange(session)
+    store = open_store(f"{folder}/work")
+    work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "bench", _DIM)
+    began, cpu = time.monotonic(), family_cpu_s()
+    found = Steps(work, chosen, ClusterSection(), PRIOR, lambda *_: None).run()
+    used, took = family_cpu_s() - cpu, time.monotonic() - began
+    if session:
+        session.stop()
+    return {"groups": int(found.labels.max()) + 1, "cpu_s": round(used, 2), "seconds": round(took, 1)}
+
+
+def _write(faces: int, folder: str) -> tuple[str, ...]:
+    generator = np.random.default_rng(0)
+    person = generator.permutation(np.arange(faces) % max(faces // _PER_PERSON, 1))
+    centres = generator.normal(size=(person.max() + 1, _DIM)).astype(np.float32)
+    paths = []
+    for number, rows in enumerate(np.array_split(np.arange(faces), _FILES)):
+        vectors = centres[person[rows]] + np.float32(0.9) * generator.normal(size=(len(rows), _DIM)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        paths.append(f"{folder}/{number}.parquet")
+        pq.write_table(face_rows("bench", int(rows[0]), vectors), paths[-1])
+    return tuple(paths)
+
+
+class _StandIn:
+    """In place of Ray: receipts of staged files without photos."""
+
+    size = 2
+
+    def __init__(self, spec: Any, *_: object) -> None:
+        self._spec, self._lake = spec, Lake.open(spec.lake_uri, spec.s3)
+
+    def run(self, tasks: Iterator[ChunkTask]) -> Iterator[ChunkReceipt]:
+        for task in tasks:
+            yield from map(self._receipt, task.chunks)
+
+    def _receipt(self, chunk: Chunk) -> ChunkReceipt:
+        count, digest = len(chunk.rows), self._spec.model_digest
+        rows = face_rows(digest, chunk.row_start, np.zeros((count, 2), np.float32))
+        staged = self._lake["faces"].stage(rows.slice(0, count), chunk_stem(digest, chunk))
+        return ChunkReceipt(chunk, staged, None, embedded=count, rejected=0, face_rows=count, reasons={}, seconds=0.0)
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def _driver(chunks: int, chunk_rows: int, folder: str) -> dict[str, Any]:
+    from facelake.engines import ray_embed  # Ray takes long to import, and clustering needs none of it
+
+    ray_embed.RayEmbedder = _StandIn  # type: ignore[misc,assignment]
+    overrides = {"embed.chunk_rows": chunk_rows, "embed.commit_every_chunks": _EVERY}
+    config = load_config(lake=f"{folder}/lake", overrides=overrides)
+    marks: list[tuple[int, int]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StageProgress) and event.stage == "embed" and event.done % (_EVERY * chunk_rows) == 0:
+            marks.append((event.done, tracemalloc.get_traced_memory()[0]))
+
+    with writing(config, "bench", listen) as context:
+        context.lake.mark_as_demo()
+        write_corpus(context, chunks * chunk_rows, _EVERY * chunk_rows)
+        admit(context)
+        context.pack = replace(load_pack(config))
+        tracemalloc.start()
+        embed(context)
+    faces, held = marks[-1]
+    return {"faces": faces, "commits": len(marks), "python_bytes_at_end": held}
+
+
+def main(order: dict[str, Any]) -> dict[str, Any]:
+    """One run, in this process."""
+    if order["what"] == "driver":
+        return _driver(order["chunks"], order["chunk_rows"], order["folder"])
+    return _cluster(order["faces"], order["workers"], order["folder"])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(json.loads(sys.argv[1]))) + "\n")

@@ -1,0 +1,60 @@
+"""Outcomes of photos that lost their basis go, those of all others stay, whatever corpus file they are of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from facelake.bench.stage_costs import face_rows, write_corpus
+from facelake.config import load_config
+from facelake.contracts import file_key
+from facelake.night import writing
+from facelake.stages.admit import admit
+from facelake.stages.context import Context
+from facelake.stages.embed import sweep
+
+_FILES, _ROWS = 4, 50
+
+
+def embedded(context: Context) -> None:
+    """A face of every photo, as embed leaves them: a data file per corpus file."""
+    staged = []
+    for number, name in enumerate(write_corpus(context, _FILES * _ROWS, _ROWS)):
+        rows = face_rows(context.model_digest, number * _ROWS, np.ones((_ROWS, 4), np.float32))
+        for column, values in (("corpus_file", [name] * _ROWS), ("corpus_row", range(_ROWS))):
+            at = rows.schema.get_field_index(column)
+            rows = rows.set_column(at, rows.schema.field(at), pa.array(values, rows.schema.field(at).type))
+        stem = f"{context.model_digest[:8]}-{file_key(name)}-{0:010d}"
+        staged.append(context.lake["faces"].stage(rows, stem))
+    context.lake["faces"].commit(staged)
+
+
+def refuse(context: Context, corpus_file: str, rows: range) -> None:
+    """The decisions on some rows of a corpus file turn."""
+    table, key = context.lake["admissions"], file_key(corpus_file)
+    (old,) = (file for file in table.snapshot().files if file.path.startswith(key))
+    decisions = table.file(old)
+    at = decisions.schema.get_field_index("admitted")
+    admitted = [row not in rows for row in range(decisions.num_rows)]
+    decisions = decisions.set_column(at, decisions.schema.field(at), pa.array(admitted))
+    table.commit([table.stage(decisions, f"{key}-turned")], [old])
+
+
+def test_only_rows_without_a_basis_are_swept(tmp_path: Path) -> None:
+    with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
+        context.lake.mark_as_demo()
+        embedded(context)
+        admit(context)
+        assert sweep(context) == 0
+        refuse(context, "part-000001.parquet", range(10, 20))
+        refuse(context, "part-000003.parquet", range(45, 50))
+        assert sweep(context) == 15
+        assert sweep(context) == 0
+        left = context.lake["faces"].read(["corpus_file", "corpus_row"]).to_pylist()
+        wanted = {(f"part-{n:06d}.parquet", row) for n in range(_FILES) for row in range(_ROWS)}
+        wanted -= {("part-000001.parquet", row) for row in range(10, 20)}
+        wanted -= {("part-000003.parquet", row) for row in range(45, 50)}
+        assert len(left) == len(wanted)
+        assert {(row["corpus_file"], row["corpus_row"]) for row in left} == wanted
