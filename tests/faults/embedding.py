@@ -85,10 +85,12 @@ def start(config: Path, noted: Path, env: dict[str, str] | None = None) -> subpr
 def finish(driver: subprocess.Popen[str]) -> str:
     """Wait for a run's end; the kind of the error that it gave up with, or an empty text."""
     said, complaints = driver.communicate()
+    last = json.loads(said.splitlines()[-1])  # whatever Ray has to say of dead workers
     if driver.returncode == 0:
+        assert last["ok"]
         return ""
     assert driver.returncode == 1, complaints
-    return str(json.loads(said.splitlines()[-1])["error"]["kind"])
+    return str(last["error"]["kind"])
 
 
 def equal(found: Tables, wanted: Tables) -> bool:

@@ -99,6 +99,9 @@ def start_ray(section: RaySection) -> None:
     except (ConnectionError, RuntimeError, ValueError) as err:
         what = f"Ray cannot be reached: {' '.join(str(err).split())[:300]}"
         raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
+    # Whatever log_to_driver is, Ray 2.60 prints what its daemons say of dead workers to our stdout, where `--json` has
+    # its JSON object on the last line; we log deaths ourselves. There is no public switch.
+    ray._private.worker._worker_logs_enabled = False
 
 
 def _fitting(embed: EmbedSection) -> int:
@@ -126,6 +129,11 @@ class RayEmbedder:
     def size(self) -> int:
         """Actors that the pool may grow to."""
         return self._most
+
+    @property
+    def up(self) -> int:
+        """Actors that run now."""
+        return sum(slot.up for slot in self._slots)
 
     def _add(self, count: int) -> None:
         for _ in range(count):
