@@ -53,7 +53,13 @@ class EmbedSection(_Section):
     """Decode, detect, align, encode."""
 
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="Ray actors; auto: one per core of the cluster"
+        "auto", description="embed workers (Ray actors); auto: as many as the cluster has room for now"
+    )
+    max_actors: int | None = Field(
+        None, ge=1, description="workers to grow to while photos wait, on a cluster that adds hosts; null: as `actors`"
+    )
+    decoders: int = Field(
+        0, ge=0, le=64, description="decoding processes per worker, each with a core; 0: the worker decodes itself"
     )
     chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows that are committed as one")
     commit_every_chunks: int = Field(8, ge=1, description="receipts per Delta commit")

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import pyarrow as pa
 import pytest
 import ray
+from prometheus_client.parser import text_string_to_metric_families
 
 from facelake.config import Config, EmbedSection, RaySection
-from facelake.contracts import Chunk, ChunkReceipt
-from facelake.embed import Pack, PipelineOptions
-from facelake.engines.chunk_worker import ChunkTask, WorkerSpec, chunk_stem, tasks_of
-from facelake.engines.ray_embed import RayEmbedder
+from facelake.contracts import Chunk, ChunkReceipt, Reject
+from facelake.embed import DecodeLimits, Opened, Opener, Pack, PipelineOptions, Undecoded
+from facelake.engines.chunk_worker import KILLED, ChunkTask, ChunkWorker, WorkerSpec, chunk_stem, tasks_of
+from facelake.engines.embed_metrics import METRICS
+from facelake.engines.ray_decoders import DecoderPool
+from facelake.engines.ray_embed import RayEmbedder, start_ray
+from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
+from facelake.lake.store import open_store
+from facelake.lake.tables import read_file
 
 _ROWS = 24
 
@@ -37,6 +47,21 @@ def chunks(size: int = 8) -> list[Chunk]:
         Chunk("demo-0.parquet", start, start + size, tuple(range(start, start + size)), size, str(start))
         for start in range(0, _ROWS, size)
     ]
+
+
+def others(size: int) -> list[Chunk]:
+    """Groups, photos without a face and damaged ones."""
+    starts = range(80, 140, size)
+    return [
+        Chunk("demo-1.parquet", start, start + size, tuple(range(start, start + size)), size, "") for start in starts
+    ]
+
+
+def rows_of(spec: WorkerSpec, receipts: list[ChunkReceipt]) -> dict[str, pa.Table]:
+    """What was staged, in corpus order."""
+    store = open_store(spec.lake_uri)
+    staged = {name: [getattr(r, name) for r in receipts if getattr(r, name)] for name in ("faces", "rejects")}
+    return {name: pa.concat_tables(read_file(store, name, r.path) for r in found) for name, found in staged.items()}
 
 
 def run(spec: WorkerSpec, actors: int = 2, **embed: Any) -> tuple[list[ChunkReceipt], RayEmbedder]:
@@ -80,8 +105,8 @@ def test_a_photo_that_kills_its_worker_becomes_a_reject(spec: WorkerSpec, tmp_pa
     from facelake.engines import ray_embed
 
     class DeadlyActor(ray_embed._EmbedActor):
-        def __init__(self, spec: WorkerSpec) -> None:
-            super().__init__(spec)
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
             import os
             import signal
 
@@ -109,7 +134,103 @@ def test_a_photo_that_kills_its_worker_becomes_a_reject(spec: WorkerSpec, tmp_pa
 
 
 def test_condemned_rows_are_not_touched(spec: WorkerSpec) -> None:
-    from facelake.engines.chunk_worker import ChunkWorker
-
     (receipt,) = ChunkWorker(spec).run(ChunkTask(tuple(chunks()[:1]), frozenset({2, 3})))
     assert receipt.reasons["worker_died"] == 2
+
+
+def test_decoders_of_their_own_give_the_same_rows(spec: WorkerSpec) -> None:
+    """Groups, photos without a face, damaged ones; chunks larger than a batch and smaller; a row that is condemned."""
+    task = ChunkTask(tuple(others(20)), frozenset({95}))
+    engine = RayEmbedder(spec, EmbedSection(actors=1, decoders=1), RaySection(num_cpus=2))
+    try:
+        receipts = list(engine.run([task]))
+    finally:
+        engine.close()
+    here = list(ChunkWorker(spec).run(task))
+    assert [r.chunk for r in receipts] == [r.chunk for r in here] == others(20)
+    rows = rows_of(spec, receipts)
+    assert rows == rows_of(spec, here)
+    assert rows["faces"].num_rows > 0
+    assert set(rows["rejects"]["reason"].to_pylist()) >= {"worker_died", "no_face", "unreadable"}
+
+
+def test_a_decoder_that_dies_is_replaced_and_a_photo_that_kills_it_is_known(spec: WorkerSpec) -> None:
+    class Deadly(Opener):
+        def open(self, data: bytes) -> Opened:
+            import os
+            import signal
+
+            if data == b"deadly":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().open(data)
+
+    start_ray(RaySection(num_cpus=2))
+    photos = [data for _, _, data in Corpus(spec.corpus_uri).images("demo-0.parquet", 0, 6)]
+    opener = Opener(DecodeLimits())
+    pool = DecoderPool(Deadly(DecodeLimits()), 2)
+    first, second = pool.begin([*photos[:3], b"deadly", *photos[3:]]), pool.begin(photos)  # as a worker has them
+    found = pool.end(first)
+    assert found.pop(3) == Opened("", Undecoded(Reject.WORKER_DIED, KILLED))
+    ray.kill(pool._decoders[0])
+    for opened in (found, pool.end(second), pool.end(pool.begin(photos))):
+        for mine, data in zip(opened, photos, strict=True):
+            wanted = opener.open(data)
+            assert mine.sha256 == wanted.sha256
+            assert (mine.photo.pixels == wanted.photo.pixels).all()  # type: ignore[union-attr]
+    assert pool.end(pool.begin([])) == []
+
+
+def test_the_pool_grows_while_photos_wait_and_not_beyond_the_cluster(spec: WorkerSpec) -> None:
+    """Three may be, two have room; the third never starts and nobody waits for it."""
+    engine = RayEmbedder(spec, EmbedSection(actors=1, max_actors=3), RaySection(num_cpus=2))
+    sizes = set()
+    try:
+        receipts = []
+        for receipt in engine.run(tasks_of(chunks(2), 1)):
+            receipts.append(receipt)
+            sizes.add(len(engine._slots))
+        assert sorted(r.chunk.row_start for r in receipts) == [c.row_start for c in chunks(2)]
+        assert max(sizes) == 3
+        assert len(engine._slots) == 1
+    finally:
+        engine.close()
+
+
+def test_prometheus_gets_from_ray_what_the_receipts_count(spec: WorkerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a Ray of its own, so that no other test's photos are in the sums."""
+    ray.shutdown()
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
+    engine = RayEmbedder(spec, EmbedSection(actors=2), RaySection(num_cpus=2))
+    try:
+        receipts = list(engine.run(tasks_of([*chunks(), *others(20)], 2)))
+        reasons: Counter[str] = Counter()
+        for receipt in receipts:
+            reasons.update(receipt.reasons)
+        assert len(reasons) >= 3
+        wanted = {
+            ("photos_total", ""): sum(r.embedded + r.rejected for r in receipts),
+            ("faces_total", ""): sum(r.face_rows for r in receipts),
+            ("chunk_seconds_count", ""): len(receipts),
+            ("queue_chunks", ""): 0,
+        } | {("rejects_total", reason): photos for reason, photos in reasons.items()}
+        deadline = time.monotonic() + 120
+        while (found := scraped()) != wanted and time.monotonic() < deadline:
+            time.sleep(1)
+        assert found == wanted
+    finally:
+        engine.close()
+        ray.shutdown()
+
+
+def scraped() -> dict[tuple[str, str], float]:
+    """Sums over all workers, by the metric's name without its prefix and by reason."""
+    (node,) = ray.nodes()
+    with urlopen(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics") as reply:
+        text = reply.read().decode()
+    sums: Counter[tuple[str, str]] = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            name = sample.name.removeprefix("ray_")
+            if name in METRICS or name == "facelake_embed_chunk_seconds_count":
+                sums[name.removeprefix("facelake_embed_"), sample.labels.get("reason", "")] += sample.value
+    return dict(sums)

@@ -27,7 +27,7 @@ from facelake.errors import ConfigError, Refused
 from facelake.stages.lineage import accepted_lineage
 from facelake.stages.model_cards import card_of_pack, write_card
 from facelake.stages.models import find_card, load_pack
-from facelake.testing.packs import iresnet, tiny_attribute_model, write_pack
+from facelake.testing.packs import iresnet, tiny_attribute_model, write_heavy_pack, write_pack
 from facelake.testing.servers import Server
 
 _LICENCE = {"model.accept_license": "non-commercial"}
@@ -126,6 +126,13 @@ def test_orientation_and_odd_sizes(tmp_path: Path, folder: Path, samples: Path) 
     assert figures["photos"] == 5
     check(figures, figures["faces_insightface"])
     assert figures["faces"] >= 18, "six faces in each of the turned photos"
+
+
+def test_the_heavy_pack_of_the_benchmark(tmp_path: Path, samples: Path) -> None:
+    """Networks in the shapes of SCRFD-10G and ResNet-50: one face in any photo, here as in insightface."""
+    for path in sorted(samples.glob("*.jpg"))[:2]:
+        shutil.copy(path, tmp_path)
+    check(parity(config(), str(write_heavy_pack(tmp_path / "heavy")), str(tmp_path)), 2)
 
 
 # ---- sampling

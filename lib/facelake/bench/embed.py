@@ -3,7 +3,7 @@
 Three rates, taken in turns so that a noisy machine disturbs all alike, and the medians of the rounds:
 
 - facelake: Parquet in, Delta out. `whole` counts everything from the call to the last commit, the start of the workers
-  included; `steady` leaves out the time up to the first committed photos, as a corpus of millions does.
+  included; `steady` begins with the first photos that are committed while all workers run, as for a corpus of millions.
 - insightface: `FaceAnalysis` in a loop, photos decoded by OpenCV, onnxruntime's own choice of threads.
 - bare: the very graphs that facelake runs, on ready tensors, in as many processes as facelake has workers.
 
@@ -41,10 +41,14 @@ from facelake.stages.embed import embed
 from facelake.stages.importing import Grant, import_folder
 from facelake.stages.model_cards import card_of_pack, write_card
 from facelake.stages.models import load_pack, must_be_accepted
+from facelake.testing.packs import write_heavy_pack
 
 _BARE_BATCH, _BARE_S = 16, 2.0
 _CHUNKS = 16  # per worker, so that few photos make many receipts
 _BARE: dict[str, Any] = {}
+_LEAST_MARKS, _LEAST_CHUNK = 3, 4
+HEAVY = "shape:r50"
+_NOBODYS = {"accept_license": "non-commercial"}  # random weights have no owner whose terms could bind
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +64,21 @@ class Sizes:
 def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: bool = False) -> dict[str, Any]:
     """Images per second of the three, and their ratios; or of facelake alone, with the memory of all its processes.
 
+    Args:
+        pack: folder of an InsightFace pack; or `shape:r50`, networks of the shapes of SCRFD-10G and ResNet-50 with
+            random weights, which see one face in any photo.
+
     Raises:
         ConfigError: no photos, no pack, insightface not installed.
         Refused: the pack's terms are not accepted.
     """
-    card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
-    must_be_accepted(config, card)
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
+        if pack == HEAVY:
+            pack = str(write_heavy_pack(folder / "pack"))
+            config = config.model_copy(update={"model": config.model.model_copy(update=_NOBODYS)})
+        card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
+        must_be_accepted(config, card)
         write_photos(Path(images).expanduser(), folder / "photos", sizes)
         write_card(card, str(folder / "card.yaml"))
         workers = _workers(config)
@@ -83,6 +94,18 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: boo
                     | _bare(pool, workers, theirs)
                 )
     return _figures(rounds, sizes, workers, theirs.faces)
+
+
+def chosen_pack(pack: str | None, shape: str | None) -> str:
+    """What `embed_rates` takes, of two options of which one is given.
+
+    Raises:
+        ConfigError: both or neither, or an unknown shape.
+    """
+    if (pack is None) == (shape is None) or shape not in (None, "r50"):
+        next_step = "give --pack DIR, or --pack-shape r50"
+        raise ConfigError("which pack is to be measured?", where="bench embed", next_step=next_step)
+    return pack or HEAVY
 
 
 def _workers(config: Config) -> int:
@@ -140,14 +163,15 @@ def write_photos(source: Path, target: Path, sizes: Sizes) -> None:
 def _ours(config: Config, folder: Path, number: int, photos: int, workers: int) -> dict[str, float]:
     """facelake's embed stage on a lake of its own."""
     model = config.model.model_copy(update={"card": str(folder / "card.yaml"), "cache": str(folder / "cache")})
-    embedding = config.embed.model_copy(update={"chunk_rows": max(8, photos // (_CHUNKS * workers))})
+    embedding = config.embed.model_copy(update={"chunk_rows": max(_LEAST_CHUNK, photos // (_CHUNKS * workers))})
     settings = config.model_copy(
         update={"embed": embedding, "lake": str(folder / f"lake-{number}"), "corpus": None, "model": model}
     )
     marks: list[tuple[float, int, float]] = []
 
     def listen(event: Event) -> None:
-        if isinstance(event, StageProgress) and event.stage == "embed":
+        if isinstance(event, StageProgress) and event.counts.get("workers") == workers:
+            # while others start, their start would be counted as work
             marks.append((time.monotonic(), event.done, family_cpu_s()))
 
     with writing(settings, "bench", listen) as context, PeakMemory(every_s=2.0) as memory:
@@ -158,10 +182,10 @@ def _ours(config: Config, folder: Path, number: int, photos: int, workers: int) 
         began = time.monotonic()
         embed(context)
         ended = time.monotonic()
+    if len(marks) < _LEAST_MARKS:
+        what, next_step = "photos were done before all workers ran", "give more --photos"
+        raise ConfigError(what, where="bench embed", next_step=next_step)
     (first_s, first, first_cpu), (_, total, last_cpu) = marks[0], marks[-1]
-    if total == first:
-        next_step = "give more --photos"
-        raise ConfigError("all photos were committed at once", where="bench embed", next_step=next_step)
     return {
         "whole": total / (ended - began),
         "steady": (total - first) / (ended - first_s),

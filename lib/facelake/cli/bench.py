@@ -47,8 +47,9 @@ def bench_parity(
 
 @bench_app.command("embed")
 def bench_embed(
-    pack: PackOption,
     images: ImagesOption,
+    pack: Annotated[str | None, typer.Option("--pack", help="folder of an InsightFace pack")] = None,
+    shape: Annotated[str | None, typer.Option("--pack-shape", help="r50: random weights in buffalo_l's shapes")] = None,
     accept_license: AcceptOption = None,
     photos: Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")] = 400,
     rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")] = 3,
@@ -59,11 +60,28 @@ def bench_embed(
     """Images per second of facelake, of insightface in a loop, and of the bare models."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.bench.embed import Sizes, embed_rates
+        from facelake.bench.embed import Sizes, chosen_pack, embed_rates
 
         settings = read_config(config, None, model__accept_license=accept_license)
-        figures = embed_rates(settings, pack, images, Sizes(photos, rounds, side), alone)
+        figures = embed_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side), alone)
         terminal.figures("embed", figures)
+        terminal.result({"ok": True, **figures})
+
+
+@bench_app.command("precision")
+def bench_precision(
+    card: Annotated[str, typer.Option(help="card to hold against the config's: of the same detector")],
+    images: ImagesOption,
+    labels: Annotated[str, typer.Option(help="CSV with columns image, person; image is a file name")],
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """What an int8 encoder gains in CPU time, and what it costs in recognition."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.precision import compare_precision
+
+        figures = compare_precision(read_config(config, None), card, images, labels)
+        terminal.figures("precision", figures)
         terminal.result({"ok": True, **figures})
 
 

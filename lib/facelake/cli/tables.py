@@ -235,6 +235,22 @@ def models_card(
         terminal.result({"ok": True, "card": out, **card.model_dump(mode="json")})
 
 
+@models_app.command("int8")
+def models_int8(
+    images: Annotated[str, typer.Option(help="folder of photos of many people, whose faces give the ranges")],
+    out: Annotated[str, typer.Option(help="folder for the pack and its card")],
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Make a pack whose encoder computes in 8-bit integers, out of the config's; it is another model."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.stages.int8 import write_int8_pack
+
+        made = write_int8_pack(read_config(config, None), images, out)
+        terminal.say(f"{made['card']}: ranges of {made['faces']} faces; set model.card to it")
+        terminal.result({"ok": True, **made})
+
+
 @gallery_app.command("list")
 def gallery_list(
     config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,

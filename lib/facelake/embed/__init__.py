@@ -1,15 +1,18 @@
 """Embed: decode, detect, align, encode. Pure per batch; knows no lake, no Ray."""
 
-from facelake.embed.decode import DecodeLimits
+from facelake.embed.decode import DecodeLimits, Opened, Opener, Undecoded
 from facelake.embed.packs import ModelCard, Pack, model_digest
 from facelake.embed.pipeline import Pipeline, PipelineOptions, faces_table, rejects_table
 
 __all__ = [
     "DecodeLimits",
     "ModelCard",
+    "Opened",
+    "Opener",
     "Pack",
     "Pipeline",
     "PipelineOptions",
+    "Undecoded",
     "faces_table",
     "model_digest",
     "rejects_table",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,30 @@ class Undecoded:
 
     reason: Reject
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Encoded bytes by their SHA-256, and what became of them."""
+
+    sha256: str
+    photo: Photo | Undecoded
+
+
+class Opener:
+    """Bytes to pixels, with the caps; photos of withdrawn sets stay closed. May run in a process of its own."""
+
+    def __init__(self, limits: DecodeLimits, retracted: Mapping[str, str] | None = None) -> None:
+        """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
+        self._limits, self._retracted = limits, retracted or {}
+
+    def open(self, data: bytes) -> Opened:
+        """Decode one photo; never raises for what the bytes contain."""
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in self._retracted:
+            what = f"a photo of {self._retracted[digest]}, which was withdrawn"
+            return Opened(digest, Undecoded(Reject.RETRACTED, what))
+        return Opened(digest, decode(data, self._limits))
 
 
 class _TooSlow(BaseException):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.contracts import FACES, REJECTS, U8, Covers, Face, Outcome, Reject
-from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
+from facelake.embed.decode import DecodeLimits, Opened, Opener, Photo, Undecoded, decode
 from facelake.embed.geometry import similarity_transform, warp
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.packs import Pack
@@ -72,41 +72,56 @@ class Pipeline:
 
     def __init__(self, pack: Pack, options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> None:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
-        self._options, self._retracted = options, retracted or {}
+        self._options = options
+        self._opener = Opener(options.limits, retracted)
         self._detector = load_detector(pack, options.min_det_score, options.runtime)
         self._encoder = load_encoder(pack, options.runtime)
 
     def run(
-        self, photos: Iterable[tuple[int, str, bytes]], named_only: Container[int] = frozenset()
+        self,
+        photos: Iterable[tuple[int, str, bytes]],
+        named_only: Container[int] = frozenset(),
+        opened: Iterable[Opened] | None = None,
     ) -> Iterator[Outcome]:
         """Embed photos given as (corpus row, image_id, encoded bytes); outcomes in the same order.
 
         Args:
             named_only: rows of which only the named subject may be encoded. Who of several that is nobody can tell
                 before encoding, so such a photo is rejected when it shows more than one face.
+            opened: the photos as an Opener with these options opened them elsewhere; default: opened here.
         """
         stream = iter(photos)
+        known = None if opened is None else iter(opened)
         while batch := list(islice(stream, self._options.batch_photos)):
-            yield from self._batch(batch, named_only)
+            here = (self._opener.open(data) for _, _, data in batch)
+            yield from self._batch(batch, here if known is None else islice(known, len(batch)), named_only)
 
-    def _batch(self, batch: list[tuple[int, str, bytes]], named_only: Container[int]) -> list[Outcome]:
-        found = [_Found(row, ident, data, *self._decoded(data)) for row, ident, data in batch]
+    def _batch(
+        self, batch: list[tuple[int, str, bytes]], opened: Iterable[Opened], named_only: Container[int]
+    ) -> list[Outcome]:
+        found = self._aligned(batch, opened, named_only)
+        aligned = [face for item in found for face in item.aligned]
+        embeddings = iter(self._encode(aligned))
+        outcomes = (self._outcome(item, [next(embeddings) for _ in item.aligned]) for item in found)
+        return [replace(one, covers=Covers.NAMED) if one.row in named_only else one for one in outcomes]
+
+    def aligned(self, photo: tuple[int, str, bytes]) -> list[U8]:
+        """The faces of one photo as the encoder gets them, best detection first; none of a photo that is rejected."""
+        (found,) = self._aligned([photo], [self._opener.open(photo[2])], frozenset())
+        return found.aligned
+
+    def _aligned(
+        self, batch: list[tuple[int, str, bytes]], opened: Iterable[Opened], named_only: Container[int]
+    ) -> list[_Found]:
+        pairs = zip(batch, opened, strict=True)
+        found = [_Found(row, ident, data, one.sha256, one.photo) for (row, ident, data), one in pairs]
         self._locate(found)
         for item in found:
             if item.row in named_only:
                 _leave_out_bystanders(item)
             if item.located:
                 self._align(item)
-        aligned = [face for item in found for face in item.aligned]
-        embeddings = iter(self._encode(aligned))
-        outcomes = (self._outcome(item, [next(embeddings) for _ in item.aligned]) for item in found)
-        return [replace(one, covers=Covers.NAMED) if one.row in named_only else one for one in outcomes]
-
-    def _decoded(self, data: bytes) -> tuple[str, Photo | Undecoded]:
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in self._retracted:
-            return digest, Undecoded(Reject.RETRACTED, f"a photo of {self._retracted[digest]}, which was withdrawn")
-        return digest, decode(data, self._options.limits)
+        return found
 
     def _locate(self, items: list[_Found]) -> None:
         """Detect; faces that are too small are counted and left out."""

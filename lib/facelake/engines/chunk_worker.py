@@ -6,16 +6,21 @@ Knows no Ray, so that it also runs in a test, a profiler or on a machine without
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from facelake.config import S3Section
 from facelake.contracts import Chunk, ChunkReceipt, Outcome, Receipt, Reject, file_key
-from facelake.embed import Pack, Pipeline, PipelineOptions, faces_table, rejects_table
+from facelake.embed import Opened, Opener, Pack, Pipeline, PipelineOptions, faces_table, rejects_table
 from facelake.lake.corpus import Corpus
 from facelake.lake.store import open_store
 from facelake.lake.tables import stage
+
+_Row = tuple[int, str, bytes]
+"""corpus row, image_id, encoded bytes"""
+KILLED = "decoding it killed its worker twice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,34 +46,96 @@ class ChunkTask:
     attempt: int = 0
 
 
+class Opening(Protocol):
+    """Decodes batches of photos, here or elsewhere."""
+
+    ahead: int
+    """batches that may be under way while the one before them is embedded"""
+
+    def begin(self, photos: Sequence[bytes]) -> Any:
+        """Start on encoded photos; returns a handle for `end`."""
+        ...
+
+    def end(self, handle: Any) -> list[Opened]:
+        """The photos, in order."""
+        ...
+
+
+class OpeningHere:
+    """Decodes in this process, when the photos are wanted."""
+
+    ahead = 0
+
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+
+    def begin(self, photos: Sequence[bytes]) -> Any:
+        """See Opening."""
+        return photos
+
+    def end(self, handle: Any) -> list[Opened]:
+        """See Opening."""
+        return [self._opener.open(data) for data in handle]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Photos of one chunk that are embedded together."""
+
+    chunk: Chunk
+    rows: Sequence[_Row]
+    last: bool
+    """of its chunk"""
+
+
 class ChunkWorker:
     """Runs chunks one after another; holds the models."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, opening: Opening | None = None) -> None:
         self._spec = spec
         self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted)
+        self._opening = opening or OpeningHere(Opener(spec.options.limits, spec.retracted))
         self._corpus = Corpus(spec.corpus_uri, spec.s3)
         self._store = open_store(spec.lake_uri, spec.s3)
 
     def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
         """One receipt per chunk, as soon as its files are staged."""
-        chunks = task.chunks
+        under_way: deque[tuple[_Batch, Any]] = deque()
+        outcomes: list[Outcome] = []
+        began = time.monotonic()
+
+        def finish(batch: _Batch, handle: Any) -> Iterator[ChunkReceipt]:
+            nonlocal outcomes, began
+            opened = self._opening.end(handle)
+            outcomes += self._outcomes(batch.rows, opened, task.condemned, batch.chunk.named_only)
+            if batch.last:
+                yield self._stage(batch.chunk, outcomes, time.monotonic() - began)
+                outcomes, began = [], time.monotonic()
+
+        for batch in self._batches(task):
+            photos = [data for row, _, data in batch.rows if row not in task.condemned]
+            under_way.append((batch, self._opening.begin(photos)))
+            if len(under_way) > self._opening.ahead:
+                yield from finish(*under_way.popleft())
+        while under_way:
+            yield from finish(*under_way.popleft())
+
+    def _batches(self, task: ChunkTask) -> Iterator[_Batch]:
+        """The task's photos, at most `batch_photos` at once, which bounds the bytes held; each chunk has a last one."""
+        chunks, most = task.chunks, self._spec.options.batch_photos
         photos = self._corpus.images(chunks[0].corpus_file, chunks[0].row_start, chunks[-1].row_end)
         ahead = next(photos, None)
         for chunk in chunks:
-            rows: list[tuple[int, str, bytes]] = []
-            began = time.monotonic()
-            outcomes: list[Outcome] = []
+            rows: list[_Row] = []
             wanted = frozenset(chunk.rows)
             while ahead is not None and ahead[0] < chunk.row_end:
+                if len(rows) >= most:
+                    yield _Batch(chunk, rows, last=False)
+                    rows = []
                 if ahead[0] in wanted:
                     rows.append(ahead)
-                if len(rows) >= self._spec.options.batch_photos:  # bounds the encoded bytes held at once
-                    outcomes += self._outcomes(rows, task.condemned, chunk.named_only)
-                    rows = []
                 ahead = next(photos, None)
-            outcomes += self._outcomes(rows, task.condemned, chunk.named_only)
-            yield self._stage(chunk, outcomes, time.monotonic() - began)
+            yield _Batch(chunk, rows, last=True)
 
     def try_row(self, corpus_file: str, row: int) -> None:
         """Embed one row and forget the result: does it kill the worker?"""
@@ -76,13 +143,17 @@ class ChunkWorker:
             pass
 
     def _outcomes(
-        self, rows: Sequence[tuple[int, str, bytes]], condemned: frozenset[int], named_only: frozenset[int]
+        self,
+        rows: Sequence[_Row],
+        opened: Sequence[Opened],
+        condemned: frozenset[int],
+        named_only: frozenset[int],
     ) -> list[Outcome]:
         left = (row for row in rows if row[0] not in condemned)
-        done = {o.row: o for o in self._pipeline.run(left, named_only)}
+        done = {o.row: o for o in self._pipeline.run(left, named_only, opened)}
         for row, ident, _ in rows:
             if row in condemned:
-                done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, "decoding it killed its worker twice")
+                done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, KILLED)
         return [done[row] for row, _, _ in rows]
 
     def _stage(self, chunk: Chunk, outcomes: Sequence[Outcome], seconds: float) -> ChunkReceipt:

@@ -20,21 +20,33 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTa
 
 from facelake.config import EmbedSection, RaySection
 from facelake.contracts import ChunkReceipt
-from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
+from facelake.embed import Opener
+from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, OpeningHere, WorkerSpec
+from facelake.engines.embed_metrics import EmbedMetrics
+from facelake.engines.ray_decoders import DecoderPool
 from facelake.errors import ConfigError, FacelakeError, Retryable
 
 _LOG = logging.getLogger(__name__)
 _DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError)
 _MAX_START_FAILURES = 3
 _HEAD_EVERY_S, _HEAD_ANSWERS_S = 5.0, 3.0
+_UNREAD_RECEIPTS = 2  # a worker that is this far ahead of the driver waits: what a dead driver loses stays bounded
 
 
 class _EmbedActor:
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._worker = ChunkWorker(spec)
+    def __init__(self, spec: WorkerSpec, decoders: int = 0) -> None:
+        opener = Opener(spec.options.limits, spec.retracted)
+        self._worker = ChunkWorker(spec, DecoderPool(opener, decoders) if decoders else OpeningHere(opener))
+        self._metrics = EmbedMetrics()
 
     def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
-        yield from self._worker.run(task)
+        left = len(task.chunks)
+        self._metrics.wait(left)
+        for receipt in self._worker.run(task):
+            left -= 1
+            self._metrics.count(receipt)
+            self._metrics.wait(left)
+            yield receipt
 
     def try_row(self, corpus_file: str, row: int) -> bool:
         self._worker.try_row(corpus_file, row)
@@ -89,6 +101,16 @@ def start_ray(section: RaySection) -> None:
     except (ConnectionError, RuntimeError, ValueError) as err:
         what = f"Ray cannot be reached: {' '.join(str(err).split())[:300]}"
         raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
+    # Whatever log_to_driver is, Ray 2.60 prints what its daemons say of dead workers to our stdout, where `--json` has
+    # its JSON object on the last line; we log deaths ourselves. There is no public switch.
+    ray._private.worker._worker_logs_enabled = False
+
+
+def _fitting(embed: EmbedSection) -> int:
+    """Workers that the cluster has room for: one per GPU if each takes one, else as many as its cores allow."""
+    has = ray.cluster_resources()
+    fitting = int(has.get("CPU", 1)) // (1 + embed.decoders)
+    return max(1, min(fitting, int(has.get("GPU", 0))) if embed.use_gpu else fitting)
 
 
 class _Head:
@@ -126,24 +148,50 @@ class RayEmbedder:
 
     def __init__(self, spec: WorkerSpec, embed: EmbedSection, ray_section: RaySection, stall_s: float = 300.0) -> None:
         start_ray(ray_section)
-        cores = int(ray.cluster_resources().get("CPU", 1))
         self._embed, self._stall_s, self._head = embed, stall_s, _Head()
-        self._size = cores if embed.actors == "auto" else embed.actors
+        self._least = _fitting(embed) if embed.actors == "auto" else embed.actors
+        self._most = max(embed.max_actors or self._least, self._least)
         self._spec = ray.put(spec)
-        self._slots = [_Slot(None) for _ in range(self._size)]
-        for slot in self._slots:
-            self._start(slot)
+        self._slots: list[_Slot] = []
+        self._add(self._least)
         self._up_s = time.monotonic()
         self._waiting: deque[ChunkTask] = deque()
 
     @property
     def size(self) -> int:
-        """Actors in the pool."""
-        return self._size
+        """Actors that the pool may grow to."""
+        return self._most
+
+    @property
+    def up(self) -> int:
+        """Actors that run now."""
+        return sum(slot.up for slot in self._slots)
+
+    def _add(self, count: int) -> None:
+        for _ in range(count):
+            slot = _Slot(None)
+            self._start(slot)
+            self._slots.append(slot)
 
     def _start(self, slot: _Slot) -> None:
-        slot.actor = _Actor.options(num_cpus=1, num_gpus=1 if self._embed.use_gpu else 0).remote(self._spec)
+        cores, gpus = 1 + self._embed.decoders, 1 if self._embed.use_gpu else 0
+        slot.actor = _Actor.options(num_cpus=cores, num_gpus=gpus).remote(self._spec, self._embed.decoders)
         slot.born, slot.up = slot.actor.__ray_ready__.remote(), False
+
+    def _grow(self, source: Iterator[ChunkTask]) -> None:
+        """Twice as many while all are busy and more waits. An actor without a place is what makes a cluster grow."""
+        busy = all(slot.up and slot.task is not None for slot in self._slots)
+        if busy and len(self._slots) < self._most and self._more(source):
+            self._add(min(len(self._slots), self._most - len(self._slots)))
+
+    def _shrink(self, source: Iterator[ChunkTask]) -> None:
+        """Nothing waits: actors without work go, down to the least, so that their hosts may be given back."""
+        spare = [slot for slot in self._slots if slot.task is None]
+        surplus = min(len(self._slots) - self._least, len(spare))
+        if surplus > 0 and not self._more(source):
+            for slot in sorted(spare, key=lambda slot: slot.up)[:surplus]:
+                ray.kill(slot.actor)
+                self._slots.remove(slot)
 
     def run(self, tasks: Iterable[ChunkTask]) -> Iterator[ChunkReceipt]:
         """Receipts of all tasks, in the order in which they are done. Takes tasks only as fast as they finish."""
@@ -152,6 +200,8 @@ class RayEmbedder:
             for slot in self._slots:
                 if slot.up and slot.task is None and (task := self._next(source)) is not None:
                     self._assign(slot, task)
+            self._grow(source)
+            self._shrink(source)
             busy = [slot for slot in self._slots if slot.task is not None]
             if not busy and not self._more(source):
                 self._head.check(patience_s=0.0)  # else Ray would end this process in the middle of the next stage
@@ -192,7 +242,8 @@ class RayEmbedder:
 
     def _assign(self, slot: _Slot, task: ChunkTask) -> None:
         slot.task, slot.last_sign_s = task, time.monotonic()
-        slot.stream = slot.actor.run.options(num_returns="streaming").remote(task)
+        streaming = {"num_returns": "streaming", "_generator_backpressure_num_objects": _UNREAD_RECEIPTS}
+        slot.stream = slot.actor.run.options(**streaming).remote(task)
 
     def _take(self, slot: _Slot) -> Iterator[ChunkReceipt]:
         assert slot.task is not None

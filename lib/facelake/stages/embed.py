@@ -103,7 +103,9 @@ def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str]
             held.append(receipt)
             done.update(embedded=receipt.embedded, rejected=receipt.rejected, faces=receipt.face_rows)
             reasons.update(receipt.reasons)
-            context.emit(StageProgress("embed", done["embedded"] + done["rejected"], dict(done)))
+            context.emit(
+                StageProgress("embed", done["embedded"] + done["rejected"], dict(done) | {"workers": engine.up})
+            )
             if len(held) >= config.embed.commit_every_chunks:
                 _commit(context, held)
                 held = []

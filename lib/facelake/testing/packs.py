@@ -73,6 +73,82 @@ def iresnet(blocks: tuple[int, ...] = (3, 4, 14, 3), seed: int = 0, dim: int = 5
     return _serialised(graph)
 
 
+_STRIDES, _ANCHORS, _SQUARE = (8, 16, 32), 2, 640
+# A face of 192 pixels in the middle of the square, in units of the stride from its anchor: edges, then five points.
+_BOX = (3.0, 3.0, 3.0, 3.0)
+_POINTS = (-1.1, -0.9, 1.1, -0.9, 0.0, 0.2, -0.9, 1.3, 0.9, 1.3)
+
+
+def scrfd_10g(seed: int = 0) -> bytes:
+    """A detector of SCRFD-10G's shape with random weights, which sees one face in the middle of any photo.
+
+    Guo et al. 2022 and insightface's scrfd_10g_bnkps.py: deep stem, basic blocks (3, 4, 2, 3) of 56, 88, 88 and 224
+    channels, a path aggregation neck of 56, heads of three convolutions of 80 per stride. The last convolutions are
+    scaled to next to nothing and a map is added, so that the networks' work is done and the answer is known.
+    """
+    net = _Net(seed)
+    x = "input.1"
+    for channels, width, stride in ((3, 28, 2), (28, 28, 1), (28, 56, 1)):
+        x = net.relu(net.conv(x, channels, width, 3, stride))
+    x, channels, levels = net.pool(x), 56, []
+    for stage, (width, count) in enumerate(zip((56, 88, 88, 224), (3, 4, 2, 3), strict=True)):
+        for block in range(count):
+            stride = 2 if stage and not block else 1
+            y = net.conv(net.relu(net.conv(x, channels, width, 3, stride)), width, width, 3, 1)
+            if stride == 2 or channels != width:
+                x = net.conv(x, channels, width, 1, stride)
+            x, channels = net.relu(net.add(x, y)), width
+        levels.append((x, width))
+    heads = [_head(net, level, stride) for level, stride in zip(_neck(net, levels[1:]), _STRIDES, strict=True)]
+    outputs = [part for parts in zip(*heads, strict=True) for part in parts]
+    graph = helper.make_graph(
+        net.nodes,
+        "scrfd",
+        [helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, _SQUARE, _SQUARE])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
+        net.weights,
+    )
+    return _serialised(graph)
+
+
+def _neck(net: _Net, levels: list[tuple[str, int]]) -> list[str]:
+    """Down from the coarsest level, then up again (Liu et al. 2018); 56 channels each."""
+    sides = [net.conv(x, width, 56, 1, 1) for x, width in levels]
+    for fine in (1, 0):
+        sides[fine] = net.add(sides[fine], net.double(sides[fine + 1]))
+    found = [net.conv(side, 56, 56, 3, 1) for side in sides]
+    for coarse in (1, 2):
+        found[coarse] = net.add(found[coarse], net.conv(found[coarse - 1], 56, 56, 3, 2))
+    return [found[0], *(net.conv(x, 56, 56, 3, 1) for x in found[1:])]
+
+
+def _head(net: _Net, x: str, stride: int) -> list[tuple[str, list[int]]]:
+    """Scores, boxes and landmarks of one stride as the export lays them out; with the face at the coarsest."""
+    for channels in (56, 80, 80):
+        x = net.relu(net.conv(x, channels, 80, 3, 1))
+    cells = _SQUARE // stride
+    found = []
+    for values in ((6.0,), _BOX, _POINTS):
+        size = len(values)
+        known = np.zeros((1, _ANCHORS * size, cells, cells))
+        if size == 1:
+            known -= 8.0
+        if size > 1 or stride == _STRIDES[-1]:
+            known[0, :size, cells // 2, cells // 2] = values
+        y = net.add(net.conv(x, 80, _ANCHORS * size, 3, 1, scale=1e-5), net.weight("known", known))
+        y = net.reshape(net.node("Transpose", [y], perm=[2, 3, 0, 1]), [-1, size])
+        found.append((net.node("Sigmoid", [y]) if size == 1 else y, [cells * cells * _ANCHORS, size]))
+    return found
+
+
+def write_heavy_pack(folder: Path) -> Path:
+    """A pack of the shapes of SCRFD-10G and ResNet-50, which is what buffalo_l holds, with random weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "det_10g.onnx").write_bytes(scrfd_10g())
+    (folder / "random_r50.onnx").write_bytes(iresnet())
+    return folder
+
+
 class _Net:
     """Nodes and random weights, named by their order."""
 
@@ -91,8 +167,8 @@ class _Net:
         self.nodes.append(helper.make_node(kind, inputs, [name], name=name, **attributes))
         return name
 
-    def conv(self, x: str, channels: int, width: int, kernel: int, stride: int) -> str:
-        scale = np.sqrt(2 / (channels * kernel * kernel))
+    def conv(self, x: str, channels: int, width: int, kernel: int, stride: int, scale: float = 1.0) -> str:
+        scale *= np.sqrt(2 / (channels * kernel * kernel))
         weights = [
             self.weight("w", self.random.normal(0, scale, (width, channels, kernel, kernel))),
             self.weight("b", np.zeros(width)),
@@ -107,6 +183,22 @@ class _Net:
 
     def prelu(self, x: str, channels: int) -> str:
         return self.node("PRelu", [x, self.weight("slope", np.full((channels, 1, 1), 0.25))])
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", [x])
+
+    def pool(self, x: str) -> str:
+        return self.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+    def double(self, x: str) -> str:
+        name = f"scales_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), name))
+        return self.node("Resize", [x, "", name], mode="nearest")
+
+    def reshape(self, x: str, shape: list[int]) -> str:
+        name = f"shape_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.array(shape, np.int64), name))
+        return self.node("Reshape", [x, name])
 
     def add(self, x: str, y: str) -> str:
         return self.node("Add", [x, y])

@@ -1,0 +1,97 @@
+"""bench precision: what another precision of the same encoder gains in CPU time and costs in recognition."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from facelake.config import Config
+from facelake.contracts import F32, U8
+from facelake.embed import Pack
+from facelake.embed.models import Encoder, load_encoder
+from facelake.errors import ConfigError
+from facelake.stages.int8 import aligned_faces, photos_of
+from facelake.stages.labels import read_labels
+from facelake.stages.models import find_card, load_pack, pipeline_options
+
+_RATES = (1e-3, 1e-4)
+_BATCH, _ROUND_S, _ROUNDS = 8, 1.0, 5
+
+
+def compare_precision(config: Config, other: str, images: str, labels: str) -> dict[str, Any]:
+    """The configured card's encoder against another card's, on the same aligned faces, in turns.
+
+    Returns:
+        Of both CPU milliseconds per face on one thread (median of rounds) and the share of pairs of one person that are
+        told at a false match rate of 1e-3 and 1e-4 (best detection per photo); ratio of times; cosines between the two.
+
+    Raises:
+        ConfigError: no photos, no labels, an unknown card.
+        Refused: the terms of a card are not accepted.
+    """
+    of_card = {"float32": config, "other": _with_card(config, other)}
+    packs = {name: load_pack(settings) for name, settings in of_card.items()}
+    people, faces = _labelled(config, packs["float32"], images, labels)
+    runtime = pipeline_options(config, packs["float32"].card).runtime
+    encoders = {name: load_encoder(pack, runtime) for name, pack in packs.items()}
+    units = {name: np.concatenate([encoder.encode(f) for f in _parts(faces)]) for name, encoder in encoders.items()}
+    rounds = [{name: _cpu_ms(encoder, faces) for name, encoder in encoders.items()} for _ in range(_ROUNDS)]
+    cosines = (units["float32"] * units["other"]).sum(1)
+    figures: dict[str, Any] = {
+        "card": find_card(of_card["other"].model.card).name,
+        "faces": len(faces),
+        "times_faster": round(statistics.median(one["float32"] / one["other"] for one in rounds), 2),
+        "cosine_least": round(float(cosines.min()), 4),
+        "cosine_median": round(float(np.median(cosines)), 4),
+    }
+    for name, unit in units.items():
+        figures[f"{name}_cpu_ms"] = round(statistics.median(one[name] for one in rounds), 2)
+        figures |= {f"{name}_{key}": value for key, value in recognition(unit, people).items()}
+    return figures
+
+
+def recognition(unit: F32, people: list[str]) -> dict[str, float]:
+    """Share of genuine pairs above the least similarity that keeps to a false match rate; unit (n, dim)."""
+    first, second = np.triu_indices(len(unit), 1)
+    similarity = (unit @ unit.T)[first, second]
+    same = np.array(people)[first] == np.array(people)[second]
+    genuine, falling = similarity[same], np.sort(similarity[~same])[::-1]
+    found = {"genuine_pairs": float(len(genuine)), "impostor_pairs": float(len(falling))}
+    for rate in _RATES:
+        limit = falling[int(rate * len(falling))]  # the first impostor that is one too many
+        found[f"tar_at_{rate:g}"] = round(float((genuine > limit).mean()), 4)
+    return found | {"genuine_least": round(float(genuine.min()), 4), "impostor_most": round(float(falling[0]), 4)}
+
+
+def _with_card(config: Config, card: str) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update={"card": card})})
+
+
+def _labelled(config: Config, pack: Pack, images: str, labels: str) -> tuple[list[str], U8]:
+    """Person and first face of every labelled photo."""
+    person_of = read_labels(labels)
+    found: dict[str, U8] = {}
+    for path, face in aligned_faces(config, pack, [p for p in photos_of(images) if p.name in person_of]):
+        found.setdefault(path.name, face)
+    people = [person_of[name] for name in found]
+    if len(set(people)) in (0, len(people)):
+        next_step = "label at least two photos of one person, and of another"
+        raise ConfigError("no pair of photos shows one person", where=labels, next_step=next_step)
+    return people, np.stack(list(found.values()))
+
+
+def _parts(faces: U8) -> list[U8]:
+    return [faces[start : start + _BATCH] for start in range(0, len(faces), _BATCH)]
+
+
+def _cpu_ms(encoder: Encoder, faces: U8) -> float:
+    """CPU milliseconds per face, in the batches of the pipeline, for a second."""
+    cpu, done, began = time.process_time(), 0, time.monotonic()
+    while time.monotonic() - began < _ROUND_S or not done:
+        part = faces[:_BATCH] if len(faces) < 2 * _BATCH else faces[done % (len(faces) - _BATCH) :][:_BATCH]
+        encoder.raw(part)
+        done += len(part)
+    return 1000 * (time.process_time() - cpu) / done
