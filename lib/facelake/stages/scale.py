@@ -215,7 +215,7 @@ def embed(work: Workload) -> Cost:
         + tasks * cost("embed_task_get")
         + read / _READ_AHEAD,
         head=cost("embed_head") + work.corpus_files * cost("embed_corpus_file_head") + tasks,
-        put=cost("embed_put") + files + commits,
+        put=files + commits,
         list_=cost("embed_list"),
         read_bytes=read,
         written_bytes=faces * (cost("face_row_bytes") + 2 * work.dim)
