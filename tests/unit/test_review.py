@@ -33,10 +33,11 @@ from facelake.night import reading, writing
 from facelake.publish.likeness import between, evenly, inside, nearest_links, two_sides
 from facelake.stages import review_session
 from facelake.stages.audit import audit_faults
-from facelake.stages.crops import Cutter, cut_face, limits_of
+from facelake.stages.crops import Cutter, cut_face
 from facelake.stages.erase_targets import Request
 from facelake.stages.erasing import erase, residual
 from facelake.stages.ledger import Entry, record
+from facelake.stages.models import limits_of
 from facelake.stages.review_session import ReviewSession
 from facelake.web.app import build_app
 from facelake.web.guard import HEADERS, Guard, Keys
