@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -71,6 +70,8 @@ def match_groups(groups: I64, identities: I64, group_count: int, identity_count:
 
 
 def _match_component(matched: I64, g: I64, i: I64, count: I64) -> None:
+    from scipy.optimize import linear_sum_assignment  # takes most of a second, which every command would pay
+
     rows, r = np.unique(g, return_inverse=True)
     columns, c = np.unique(i, return_inverse=True)
     if max(len(rows), len(columns)) > _OPTIMAL_SIDE:
