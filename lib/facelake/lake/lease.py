@@ -1,7 +1,8 @@
 """One writer at a time: a lease object that is created, renewed and taken over by conditional writes.
 
-A holder that died on this host (same boot, no such process) is taken over at once; one on another host
-when its lease and half a minute for clock skew have run out.
+A holder that died on this host (same boot, no such process) is taken over at once; one on another host when its lease
+and half a minute for clock skew have run out, and when it was then watched for half its time and not renewed: whatever
+the clocks of two hosts say, a living holder keeps its lease.
 """
 
 from __future__ import annotations
@@ -41,11 +42,16 @@ def _started(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
+def _is_known_here(holder: Mapping[str, Any]) -> bool:
+    """Whether this host can tell if the holder runs (no start times without /proc: it is waited out)."""
+    return holder.get("host") == _host() and bool(holder.get("started"))
+
+
 def is_dead(holder: Mapping[str, Any]) -> bool:
     """Did the holder of a lease end without giving it back?"""
     if not holder:
         return True
-    if holder.get("host") == _host() and holder.get("started"):  # (no start times without /proc: wait it out)
+    if _is_known_here(holder):
         return _started(int(holder.get("pid", 0))) != holder.get("started")
     return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + 30.0
 
@@ -104,10 +110,22 @@ class Lease:
         tag = self._store.tag(self._key)
         if tag is None:
             return False
-        if not is_dead(self._holder()) or not self._store.replace(self._key, self._body(), tag):
+        holder = self._holder()
+        if not is_dead(holder) or (holder and not _is_known_here(holder) and not self._is_silent(holder, tag)):
+            return False
+        if not self._store.replace(self._key, self._body(), tag):
             return False
         self._tag = self._store.tag(self._key) or ""
         return self._holder().get("nonce") == self._nonce
+
+    def _is_silent(self, holder: Mapping[str, Any], tag: str) -> bool:
+        """Watch a lease that ran out by our clock, which may be ahead: a living holder renews it every third."""
+        until = time.monotonic() + float(holder.get("ttl_s", 0)) / 2
+        while time.monotonic() < until:
+            time.sleep(min(1.0, until - time.monotonic() + 0.01))
+            if self._store.tag(self._key) != tag:
+                return False
+        return True
 
     def _renew(self) -> None:
         while not self._stop.wait(self._ttl_s / 3):
