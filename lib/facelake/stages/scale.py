@@ -69,7 +69,12 @@ class Workload:
     @property
     def chunks_with_rejects(self) -> int:
         """Chunks of which some photo gives no face, if such photos are spread evenly."""
-        return round(self.chunks * (1 - (1 - self.reject_share) ** min(self.chunk_rows, self.images)))
+        return round(self.chunks * self.share_with_rejects)
+
+    @property
+    def share_with_rejects(self) -> float:
+        """Their share of all chunks."""
+        return 1 - (1 - self.reject_share) ** min(self.chunk_rows, self.images)
 
     @property
     def identities(self) -> int:
@@ -131,14 +136,18 @@ def estimate(work: Workload) -> Estimate:
                            "publish": publish(work), "scan": scan(work)})  # fmt: skip
 
 
-def appends(commits: int, files_each: float) -> Cost:
+def appends(commits: int, files_each: float, files: float | None = None) -> Cost:
     """Successive commits that make a table and add so many data files each: requests, bytes and CPU of its log.
+
+    Args:
+        files: of all commits, where the last one adds fewer.
 
     The entries after the last checkpoint are read one by one at each commit, and the checkpoint whole: what a commit
     costs grows with the files that the table has.
     """
     if not commits:
         return Cost()
+    files = commits * files_each if files is None else files
     early = min(commits, _CHECKPOINT_EVERY - 1)  # before the first checkpoint
     late = commits - early
     cycles, rest = divmod(late, _CHECKPOINT_EVERY)
@@ -159,7 +168,8 @@ def appends(commits: int, files_each: float) -> Cost:
         "log_checkpoint_reads"
     )
     checkpointed = (_CHECKPOINT_EVERY * _triangle(checkpoints + 1) - checkpoints) * files_each
-    written = commits * entry_bytes + cost("log_checkpoint_bytes") * checkpointed
+    written = commits * cost("log_entry_base_bytes") + files * cost("log_entry_bytes")
+    written += cost("log_checkpoint_bytes") * checkpointed
     return Cost(
         driver_cpu_s=cost("log_commit_cpu_s") * commits + cost("log_file_cpu_s") * files_met,
         get=get,
@@ -168,9 +178,9 @@ def appends(commits: int, files_each: float) -> Cost:
         list_=cost("log_create_list") + cost("log_commit_list") * (commits - 1) + checkpoints,
         read_bytes=read,
         written_bytes=written,
-        driver_bytes=cost("log_file_bytes") * commits * files_each,
+        driver_bytes=cost("log_file_bytes") * files,
         log_entries=commits + 1,
-        data_files=round(commits * files_each),
+        data_files=round(files),
     )
 
 
@@ -225,9 +235,10 @@ def embed(work: Workload) -> Cost:
         + work.corpus_files * cost("embed_file_memory_bytes")
         + chunks * cost("embed_chunk_memory_bytes"),
     )
-    rejecting = min(commits, work.chunks_with_rejects)
-    rejects = appends(rejecting, work.chunks_with_rejects / max(rejecting, 1))
-    return own + _run() + appends(commits, chunks / max(commits, 1)) + rejects + appends(commits, 1)
+    every, rejecting = work.commit_every_chunks, min(commits, work.chunks_with_rejects)
+    rejects_each = max(1.0, every * work.share_with_rejects)
+    rejects = appends(rejecting, rejects_each, work.chunks_with_rejects)
+    return own + _run() + appends(commits, every, chunks) + rejects + appends(commits, 1)
 
 
 def cluster(work: Workload) -> Cost:

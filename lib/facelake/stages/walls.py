@@ -50,7 +50,7 @@ class _Limit:
 def _log_s(found: Estimate) -> float:
     work = found.work
     commits = -(-work.chunks // work.commit_every_chunks)
-    return 2 * appends(commits, work.chunks / max(commits, 1)).driver_cpu_s
+    return 2 * appends(commits, work.commit_every_chunks, work.chunks).driver_cpu_s
 
 
 _LIMITS = (
