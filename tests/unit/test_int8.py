@@ -12,7 +12,8 @@ from facelake.bench.precision import compare_precision, recognition
 from facelake.config import Config, load_config
 from facelake.embed.models import load_encoder
 from facelake.errors import ConfigError
-from facelake.stages.int8 import aligned_faces, photos_of, write_int8_pack
+from facelake.stages.importing import photos_of
+from facelake.stages.int8 import aligned_faces, write_int8_pack
 from facelake.stages.models import config_model_digest, find_card, load_pack
 
 

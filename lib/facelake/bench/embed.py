@@ -38,7 +38,7 @@ from facelake.events import Event, StageProgress
 from facelake.night import writing
 from facelake.stages.admit import admit
 from facelake.stages.embed import embed
-from facelake.stages.importing import Grant, import_folder
+from facelake.stages.importing import Grant, import_folder, photos_of
 from facelake.stages.model_cards import card_of_pack, write_card
 from facelake.stages.models import load_pack, must_be_accepted
 from facelake.testing.packs import write_heavy_pack
@@ -79,7 +79,7 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: boo
             config = config.model_copy(update={"model": config.model.model_copy(update=_NOBODYS)})
         card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
         must_be_accepted(config, card)
-        write_photos(Path(images).expanduser(), folder / "photos", sizes)
+        write_photos(images, folder / "photos", sizes)
         write_card(card, str(folder / "card.yaml"))
         workers = _workers(config)
         if alone:
@@ -144,11 +144,9 @@ def _alone(rounds: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def write_photos(source: Path, target: Path, sizes: Sizes) -> None:
+def write_photos(source: str, target: Path, sizes: Sizes) -> None:
     """As many different JPEGs as asked for: shifted a little each time round, so that no face repeats exactly."""
-    found = sorted(path for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
-    if not found:
-        raise ConfigError("no photos", where=str(source), next_step="a folder of .jpg or .png")
+    found = photos_of(source)
     target.mkdir()
     for number in range(sizes.photos):
         with Image.open(found[number % len(found)]) as image:

@@ -14,11 +14,11 @@ from facelake.config import Config
 from facelake.contracts import F32, U8, Face
 from facelake.embed import Pack, Pipeline
 from facelake.errors import ConfigError
+from facelake.stages.importing import photos_of
 from facelake.stages.model_cards import card_of_pack
 from facelake.stages.models import must_be_accepted, pipeline_options
 
 LEAST_IOU, MOST_LANDMARK_PX, LEAST_COSINE = 0.99, 0.5, 0.9995
-_PHOTOS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,7 @@ def parity(config: Config, pack: str, images: str, training_data: str | None = N
     """
     card, loaded = card_of_pack(pack, config, training_data or "not stated: for a comparison only")
     must_be_accepted(config, card)
-    paths = sorted(path for path in Path(images).expanduser().rglob("*") if path.suffix.lower() in _PHOTOS)
-    if not paths:
-        raise ConfigError("no photos", where=images, next_step=f"a folder of {', '.join(_PHOTOS)}")
+    paths = photos_of(images)
     theirs = reference(pack, card.min_det_score)
     pairs: list[tuple[float, float, float]] = []
     counts = {"photos": len(paths), "faces": 0, "faces_insightface": 0, "photos_with_other_count": 0}

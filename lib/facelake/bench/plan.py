@@ -28,7 +28,6 @@ from facelake.testing.servers import Server, seaweedfs
 
 _PER_FILE, _FILES = 1_000, 5  # faces per data file, and such files' worth of photos per corpus file
 _CHUNK_ROWS, _EVERY = 8, 4  # small chunks, so that a hundred photos make commits enough to count
-_KINDS = ("GET", "HEAD", "PUT", "LIST", "DELETE")
 
 
 def check_plan(
@@ -67,7 +66,7 @@ def _of_faces(config: Config, faces: int, dim: int) -> list[dict[str, Any]]:
 def _of_photos(config: Config, photos: int, images: str) -> list[dict[str, Any]]:
     settings = _overrides(config) | {"embed.chunk_rows": _CHUNK_ROWS, "embed.commit_every_chunks": _EVERY}
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
-        write_photos(Path(images).expanduser(), Path(folder, "photos"), Sizes(photos, 1, 0))
+        write_photos(images, Path(folder, "photos"), Sizes(photos, 1, 0))
         found = _measured(settings, {"photos": str(Path(folder, "photos"))})["embed"]
     work = Workload(
         photos,

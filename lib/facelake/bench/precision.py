@@ -13,7 +13,8 @@ from facelake.contracts import F32, U8
 from facelake.embed import Pack
 from facelake.embed.models import Encoder, load_encoder
 from facelake.errors import ConfigError
-from facelake.stages.int8 import aligned_faces, photos_of
+from facelake.stages.importing import photos_of
+from facelake.stages.int8 import aligned_faces
 from facelake.stages.labels import read_labels
 from facelake.stages.models import find_card, load_pack, pipeline_options
 

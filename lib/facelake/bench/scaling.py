@@ -7,6 +7,7 @@ face by two sizes: the difference between them is what a longer run has more of.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -15,7 +16,6 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from facelake.bench.cluster import PRIOR
 from facelake.bench.memory import family_cpu_s
-from facelake.bench.stage_costs import face_rows, write_corpus
+from facelake.bench.stage_costs import face_rows, vectors_of, write_corpus
 from facelake.config import ClusterSection, S3Section, SparkSection, load_config
 from facelake.contracts import Chunk, ChunkReceipt
 from facelake.engines import spark_cluster
@@ -41,7 +41,7 @@ from facelake.stages.cluster_tasks import Work
 from facelake.stages.embed import embed
 from facelake.stages.models import load_pack
 
-_DIM, _FILES, _PER_PERSON = 128, 8, 20
+_DIM, _FILES = 128, 8
 _EVERY = 32  # chunks per commit and per corpus file, so that memory is looked at where a file begins
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
@@ -100,15 +100,13 @@ def _child(order: dict[str, Any]) -> dict[str, Any]:
 
 def _cluster(faces: int, workers: int, folder: str) -> dict[str, Any]:
     """Steps of clustering over the same files; 0 workers: in this process."""
-    paths, exchange, session = _write(faces, folder), LocalExchange(), None
-    chosen: Exchange = exchange
-    if workers:
-        session = spark_cluster.start_spark(SparkSection(master=f"local[{workers}]"))
-        chosen = spark_cluster.SparkExchange(session)
+    paths = _write(faces, folder)
+    session = spark_cluster.start_spark(SparkSection(master=f"local[{workers}]")) if workers else None
+    exchange: Exchange = spark_cluster.SparkExchange(session) if session else LocalExchange()
     store = open_store(f"{folder}/work")
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "bench", _DIM)
     began, cpu = time.monotonic(), family_cpu_s()
-    found = Steps(work, chosen, ClusterSection(), PRIOR, lambda *_: None).run()
+    found = Steps(work, exchange, ClusterSection(), PRIOR, lambda *_: None).run()
     used, took = family_cpu_s() - cpu, time.monotonic() - began
     if session:
         session.stop()
@@ -116,15 +114,10 @@ def _cluster(faces: int, workers: int, folder: str) -> dict[str, Any]:
 
 
 def _write(faces: int, folder: str) -> tuple[str, ...]:
-    generator = np.random.default_rng(0)
-    person = generator.permutation(np.arange(faces) % max(faces // _PER_PERSON, 1))
-    centres = generator.normal(size=(person.max() + 1, _DIM)).astype(np.float32)
     paths = []
-    for number, rows in enumerate(np.array_split(np.arange(faces), _FILES)):
-        vectors = centres[person[rows]] + np.float32(0.9) * generator.normal(size=(len(rows), _DIM)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        paths.append(f"{folder}/{number}.parquet")
-        pq.write_table(face_rows("bench", int(rows[0]), vectors), paths[-1])
+    for start, vectors in vectors_of(faces, _DIM, -(-faces // _FILES)):
+        paths.append(f"{folder}/{start}.parquet")
+        pq.write_table(face_rows("bench", start, vectors), paths[-1])
     return tuple(paths)
 
 
@@ -143,7 +136,7 @@ class _StandIn:
     def _receipt(self, chunk: Chunk) -> ChunkReceipt:
         count, digest = len(chunk.rows), self._spec.model_digest
         rows = face_rows(digest, chunk.row_start, np.zeros((count, 2), np.float32))
-        staged = self._lake["faces"].stage(rows.slice(0, count), chunk_stem(digest, chunk))
+        staged = self._lake["faces"].stage(rows, chunk_stem(digest, chunk))
         return ChunkReceipt(chunk, staged, None, embedded=count, rejected=0, face_rows=count, reasons={}, seconds=0.0)
 
     def close(self) -> None:
@@ -160,13 +153,14 @@ def _driver(chunks: int, chunk_rows: int, folder: str) -> dict[str, Any]:
 
     def listen(event: Event) -> None:
         if isinstance(event, StageProgress) and event.stage == "embed" and event.done % (_EVERY * chunk_rows) == 0:
+            gc.collect()  # what only waits to be collected is not kept
             marks.append((event.done, tracemalloc.get_traced_memory()[0]))
 
     with writing(config, "bench", listen) as context:
         context.lake.mark_as_demo()
         write_corpus(context, chunks * chunk_rows, _EVERY * chunk_rows)
         admit(context)
-        context.pack = replace(load_pack(config))
+        context.pack = load_pack(config)
         tracemalloc.start()
         embed(context)
     faces, held = marks[-1]

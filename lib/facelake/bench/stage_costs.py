@@ -10,7 +10,7 @@ import json
 import resource
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from facelake.bench.memory import family_cpu_s
 from facelake.config import Config, load_config
-from facelake.contracts import FACES, Covers, EventKind, Receipt, Scope, SourceClass, file_key
+from facelake.contracts import F32, FACES, Covers, EventKind, Receipt, Scope, SourceClass, file_key
 from facelake.embed import Pack
 from facelake.erase import Needles
 from facelake.events import Event, StageProgress
@@ -161,17 +161,22 @@ def write_corpus(context: Context, photos: int, per_file: int) -> list[str]:
     return names
 
 
-def _write_faces(context: Context, faces: int, dim: int, per_file: int) -> None:
-    """Faces as embed leaves them, in the order of their photos: those of one person lie in all files."""
+def vectors_of(faces: int, dim: int, per_part: int) -> Iterator[tuple[int, F32]]:
+    """First face and unit vectors (n, dim) of each part of a crowd, 20 faces a person, who lie in all parts."""
     generator, people = np.random.default_rng(0), max(faces // _PER_PERSON, 1)
     person = generator.permutation(np.arange(faces) % people)
     centres = generator.normal(size=(people, dim)).astype(np.float32)
-    staged: list[Receipt] = []
-    for start in range(0, faces, per_file):
-        mine = person[start : start + per_file]
+    for start in range(0, faces, per_part):
+        mine = person[start : start + per_part]
         noise = generator.normal(size=(len(mine), dim)).astype(np.float32)
         vectors = centres[mine] + np.float32(_SPREAD) * noise
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        yield start, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _write_faces(context: Context, faces: int, dim: int, per_file: int) -> None:
+    """Faces as embed leaves them, in the order of their photos."""
+    staged: list[Receipt] = []
+    for start, vectors in vectors_of(faces, dim, per_file):
         stem = f"{context.model_digest[:8]}-{file_key('part-000000.parquet')}-{start:010d}"
         staged.append(context.lake["faces"].stage(face_rows(context.model_digest, start, vectors), stem))
     context.lake["faces"].commit(staged)

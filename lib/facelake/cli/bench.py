@@ -13,6 +13,7 @@ from facelake.cli.options import (
     JsonOption,
     LakeOption,
     QuietOption,
+    numbers,
     open_terminal,
     read_config,
 )
@@ -226,8 +227,8 @@ def bench_plan(
     with boundary(terminal):
         from facelake.bench.plan import check_plan
 
-        sizes = [[int(size) for size in text.split(",")] for text in (faces, photos)]
-        figures = check_plan(read_config(config, None), sizes[0], dim, images, sizes[1], terminal.listen)
+        many, few = numbers(faces, "--faces"), numbers(photos, "--photos")
+        figures = check_plan(read_config(config, None), many, dim, images, few, terminal.listen)
         columns = ["size", "stage", "figure", "predicted", "measured", "error"]
         terminal.table("plan", columns, [[row[name] for name in columns] for row in figures["rows"]])
         terminal.result({"ok": True, **figures})
@@ -246,7 +247,7 @@ def bench_scaling(
     with boundary(terminal):
         from facelake.bench.scaling import driver_growth, scaling
 
-        sizes, ways, few = ([int(size) for size in text.split(",")] for text in (faces, workers, chunks))
+        sizes, ways, few = numbers(faces, "--faces"), numbers(workers, "--workers"), numbers(chunks, "--chunks")
         figures = scaling(sizes, ways, terminal.listen)
         columns = ["workers", "faces", "cpu_s", "seconds", "groups"]
         terminal.table("clustering", columns, [[row[name] for name in columns] for row in figures["rows"]])

@@ -54,3 +54,18 @@ def template_key(variable: str) -> bytes:
     if variable not in os.environ:
         raise ConfigError(f"{variable} is not set", where="--key-env", next_step="export it: `openssl rand -hex 32`")
     return read_key(os.environ[variable])
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Positive numbers with commas between them, as `10000,30000`.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise ConfigError(f"{text!r} is no list of numbers", where=option, next_step="for example 10000,30000")
+    return found

@@ -205,6 +205,9 @@ class _Progress:
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
         self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
         self._files = {name: self._by_corpus_file(name, context.model_digest) for name in _OUTCOMES}
+        self._decisions: dict[str, list[DataFile]] = defaultdict(list)
+        for file in self._admissions.files:
+            self._decisions[file.path.partition("-")[0]].append(file)
         self._allowed: tuple[str, dict[int, tuple[str, str]]] = ("", {})  # of one file: all would take 250 B a photo
 
     def _by_corpus_file(self, table: str, digest: str | None = None) -> dict[str, list[DataFile]]:
@@ -286,11 +289,10 @@ class _Progress:
     def allowed(self, path: str, row: int) -> tuple[str, str] | None:
         """The image id admitted at a corpus row, and what its grant covers, if any."""
         if self._allowed[0] != path:
-            key, found = file_key(path), dict[int, tuple[str, str]]()
-            for file in self._admissions.files:
-                if file.path.startswith(f"{key}-"):
-                    decided = _decided(self._lake["admissions"].file(file, _DECISION))
-                    found.update({at: one for at, one in enumerate(decided) if one})
+            found: dict[int, tuple[str, str]] = {}
+            for file in self._decisions[file_key(path)]:
+                decided = _decided(self._lake["admissions"].file(file, _DECISION))
+                found.update({at: one for at, one in enumerate(decided) if one})
             self._allowed = (path, found)
         return self._allowed[1].get(row)
 

@@ -26,6 +26,7 @@ from facelake.stages.corpus_rewrite import owns_corpus
 from facelake.stages.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.lineage import load_lineages, refuse_retracted_folder
 
+_ORDINARY = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _SUFFIXES |= {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"}  # not all are decoded: those become rejects
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
@@ -205,3 +206,15 @@ def _grant(context: Context, source_id: str, grant: Grant) -> bool:
         event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
         record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
     return bool(needed)
+
+
+def photos_of(folder: str) -> list[Path]:
+    """Photos of ordinary formats in a folder and those under it, for measurements; by name.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in _ORDINARY)
+    if not found:
+        raise ConfigError("no photos", where=folder, next_step=f"a folder of {', '.join(_ORDINARY)}")
+    return found

@@ -15,11 +15,11 @@ from facelake.embed import ModelCard, Pack, Pipeline
 from facelake.embed.int8 import in_int8
 from facelake.embed.packs import FolderCard
 from facelake.errors import ConfigError
+from facelake.stages.importing import photos_of
 from facelake.stages.model_cards import write_card
 from facelake.stages.models import load_pack, pipeline_options
 
 _LEAST_FACES, _MOST_FACES = 8, 256
-_PHOTOS = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def write_int8_pack(config: Config, images: str, out: str) -> dict[str, Any]:
@@ -60,18 +60,6 @@ def _card(card: ModelCard, encoder: bytes, folder: Path) -> ModelCard:
             "source": FolderCard(uri=str(folder)),
         }
     )
-
-
-def photos_of(images: str) -> list[Path]:
-    """Photos in a folder and those under it.
-
-    Raises:
-        ConfigError: there are none.
-    """
-    found = sorted(path for path in Path(images).expanduser().rglob("*") if path.suffix.lower() in _PHOTOS)
-    if not found:
-        raise ConfigError("no photos", where=images, next_step=f"a folder of {', '.join(_PHOTOS)}")
-    return found
 
 
 def aligned_faces(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Path, U8]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from facelake.config import Config
@@ -55,18 +56,7 @@ def outlook(work: Workload) -> dict[str, Any]:
         "cores_per_node": work.cores_per_node,
         "stages": stages,
         "night": _figures(found.night(), work),
-        "walls": [
-            {
-                "stage": wall.stage,
-                "what": wall.what,
-                "at_images": wall.at_images,
-                "limit": wall.limit,
-                "here": wall.now,
-                "broken": wall.broken,
-                "moved_by": wall.moved_by,
-            }
-            for wall in walls(work)
-        ],
+        "walls": [asdict(wall) | {"broken": wall.broken} for wall in walls(work)],
     }
 
 

@@ -67,6 +67,11 @@ class Workload:
         return whole * _ceil(self.photos_per_file, self.chunk_rows) + _ceil(rest, self.chunk_rows)
 
     @property
+    def commits(self) -> int:
+        """Commits that they are made in."""
+        return _ceil(self.chunks, self.commit_every_chunks)
+
+    @property
     def chunks_with_rejects(self) -> int:
         """Chunks of which some photo gives no face, if such photos are spread evenly."""
         return round(self.chunks * self.share_with_rejects)
@@ -208,7 +213,7 @@ def admit(work: Workload) -> Cost:
 def embed(work: Workload) -> Cost:
     """Chunks of rows by workers, their files in one commit per batch of chunks."""
     chunks, faces, workers = work.chunks, work.faces, work.nodes * work.cores_per_node
-    commits, files = _ceil(chunks, work.commit_every_chunks), chunks + work.chunks_with_rejects
+    commits, files = work.commits, chunks + work.chunks_with_rejects
     per_task = max(1, min(_TASK_CHUNKS, chunks // (_TASKS_PER_WORKER * workers)))
     tasks, task_rows = _ceil(chunks, per_task), per_task * work.chunk_rows
     again = max((work.rows_per_group / task_rows + 1) / 2, 1.0)  # a row group is read from its start
@@ -315,7 +320,7 @@ def publish(work: Workload) -> Cost:
 def scan(work: Workload) -> Cost:
     """What an erasure reads to prove itself: every object of the lake, by one process."""
     faces, files = work.faces, work.chunks
-    commits = _ceil(files, work.commit_every_chunks)
+    commits = work.commits
     size = work.images * cost("admit_row_bytes") + faces * (cost("face_row_bytes") + 2 * work.dim)
     size += faces * (cost("group_row_bytes") + cost("membership_row_bytes")) + work.identities * _identity_bytes(work)
     size += (2 * files + work.corpus_files + commits) * cost("embed_file_bytes")

@@ -26,7 +26,7 @@ class Wall:
     stage: str
     what: str
     limit: float
-    now: float
+    here: float
     """the same for the workload asked about"""
     at_images: int
     """where the limit is reached, with the same settings and faces per photo"""
@@ -35,7 +35,7 @@ class Wall:
     @property
     def broken(self) -> bool:
         """The workload asked about is beyond it."""
-        return self.now >= self.limit
+        return self.here >= self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,7 @@ class _Limit:
 
 def _log_s(found: Estimate) -> float:
     work = found.work
-    commits = -(-work.chunks // work.commit_every_chunks)
-    return 2 * appends(commits, work.commit_every_chunks, work.chunks).driver_cpu_s
+    return 2 * appends(work.commits, work.commit_every_chunks, work.chunks).driver_cpu_s
 
 
 _LIMITS = (
@@ -59,7 +58,7 @@ _LIMITS = (
     _Limit("admit", "one process for a night, s", NIGHT_S, lambda e: e.stages["admit"].driver_cpu_s,
            "in code: corpus files decided by workers, which need nothing of each other but the hashes"),
     _Limit("embed", "driver memory", DRIVER_BYTES, lambda e: e.stages["embed"].driver_bytes,
-           "embed.chunk_rows, to a part; in code: the decisions of one corpus file at a time"),
+           "embed.chunk_rows, to a part"),
     _Limit("embed", "reading its own log for a night, s", NIGHT_S, _log_s,
            "embed.chunk_rows (by its square) and embed.commit_every_chunks"),
     _Limit("cluster", "driver memory", DRIVER_BYTES, lambda e: e.stages["cluster"].driver_bytes,
