@@ -79,7 +79,9 @@ def driver_growth(chunks: Sequence[int], chunk_rows: int) -> dict[str, Any]:
         ConfigError: not two sizes; a run failed.
     """
     if len(chunks) != 2 or chunks[0] == chunks[1]:
-        raise ConfigError("two sizes are needed", where="--chunks", next_step="for example --chunks 800,3200")
+        raise ConfigError(
+            "two sizes are needed", where="--chunks", next_step="more than 1536 each, as --chunks 1600,3200"
+        )
     found = []
     for count in chunks:
         with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:

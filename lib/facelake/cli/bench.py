@@ -238,7 +238,7 @@ def bench_plan(
 def bench_scaling(
     faces: Annotated[str, typer.Option(help="two sizes; the difference is what more faces take")] = "30000,120000",
     workers: Annotated[str, typer.Option(help="single-threaded workers")] = "1,2,4",
-    chunks: Annotated[str, typer.Option(help="two numbers of chunks for the memory of embed's driver")] = "800,3200",
+    chunks: Annotated[str, typer.Option(help="two numbers of chunks for the memory of embed's driver")] = "1600,3200",
     chunk_rows: Annotated[int, typer.Option(min=1)] = 64,
     json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
 ) -> None:  # fmt: skip
