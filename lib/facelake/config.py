@@ -104,6 +104,9 @@ class SparkSection(_Section):
     master: str = Field("local[*,3]", description="local[N] or local[N,attempts], spark://host:port, k8s://..., yarn")
     driver_memory: str = Field("2g", description="JVM heap of the driver")
     partitions: int = Field(0, ge=0, description="0: from the data's size")
+    in_process_below: int = Field(
+        50_000, ge=0, description="faces below which a local master is not started: clustered in this process, equally"
+    )
     conf: dict[str, str] = Field(default_factory=dict, description="passed to Spark as it is")
 
 

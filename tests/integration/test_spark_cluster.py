@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facelake.config import ClusterSection, SparkSection
-from facelake.engines.exchange import Block
+from facelake.bench.cluster import cluster_files
+from facelake.config import ClusterSection, Config, SparkSection
+from facelake.engines.exchange import Block, LocalExchange, open_exchange
 from facelake.engines.spark_cluster import SparkExchange, start_spark
 from facelake.errors import Corrupt
+from facelake.events import nobody
 from tests.unit.test_cluster import people
 from tests.unit.test_cluster_steps import World, agree, by_id, cluster, steps_of
 
@@ -42,6 +44,14 @@ def test_partitions_order_and_engine_do_not_matter(session: object, crowd: World
         exchange = SparkExchange(session, partitions)  # type: ignore[arg-type]
         found = steps_of(paths, place / "work", 64, SETTINGS, exchange).run()
         assert by_id(paths, found) == wanted
+
+
+def test_few_faces_need_no_spark(session: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = SparkSection(master="local[2,3]", in_process_below=100)
+    assert isinstance(open_exchange(section, 99), LocalExchange)
+    assert isinstance(open_exchange(section, 100), SparkExchange)
+    monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")  # under spark-submit it runs already
+    assert isinstance(open_exchange(section, 99), SparkExchange)
 
 
 def test_a_worker_killed_in_every_exchange_is_done_again(session: object, tmp_path: Path) -> None:
@@ -83,3 +93,13 @@ def test_what_a_task_says_reaches_the_driver(session: object) -> None:
     assert (told.value.what, told.value.where, told.value.next_step) == (
         "a data file is damaged", "faces/x", "restore it",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, ClusterSection()])
+def test_the_whole_job_is_the_same_without_spark(crowd: World, tmp_path: Path, settings: ClusterSection) -> None:
+    # The job stops its session, so that this is the last test of the module.
+    crowd.write(tmp_path / "faces", 3)
+    for below in (0, 1_000_000):
+        config = Config(cluster=settings, spark=SparkSection(master="local[2,3]", in_process_below=below))
+        cluster_files(config, str(tmp_path / "faces"), str(tmp_path / f"{below}.parquet"), nobody)
+    assert (tmp_path / "0.parquet").read_bytes() == (tmp_path / "1000000.parquet").read_bytes()

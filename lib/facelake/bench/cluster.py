@@ -16,7 +16,7 @@ from facelake.bench.memory import PeakMemory
 from facelake.cluster import rows
 from facelake.cluster.calibrate import Prior
 from facelake.config import Config
-from facelake.engines import spark_cluster
+from facelake.engines.exchange import Exchange, open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
 from facelake.lake.store import open_store
@@ -60,14 +60,14 @@ def cluster_files(
             emit(StageProgress("bench", len(peaks), {"step": step}))
 
     with memory:
-        session = spark_cluster.start_spark(config.spark)
+        exchange = open_exchange(config.spark, total)
         started = time.monotonic() - began
         try:
-            steps = _steps(config, paths, dim, place, session, say)
+            steps = _steps(config, paths, dim, place, exchange, say)
             found = steps.run()
             _write(paths, out, found)
         finally:
-            session.stop()
+            exchange.close()
     if not work or not keep:
         shutil.rmtree(place, ignore_errors=True)
     seconds = time.monotonic() - began
@@ -95,13 +95,12 @@ def _rates(found: Clustered, dim: int) -> dict[str, float]:
     return {"join_gflops": round(rate, 1), "sgemm_gflops": round(peak, 1)}
 
 
-def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, session: Any, say: Any) -> Steps:
+def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, exchange: Exchange, say: Any) -> Steps:
     store = open_store(place, config.s3)
     s3 = config.s3.model_dump_json()
     stamp = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
     state = digest_of(stamp, config.digest("cluster"), dim)
     job = Work(LocalFiles(paths), store.uri, s3, state, dim, config.cluster.min_quality)
-    exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
     return Steps(job, exchange, config.cluster, PRIOR, say)
 
 

@@ -26,9 +26,8 @@ from facelake.bench.memory import family_cpu_s
 from facelake.bench.stage_costs import face_rows, vectors_of, write_corpus
 from facelake.config import ClusterSection, S3Section, SparkSection, load_config
 from facelake.contracts import Chunk, ChunkReceipt
-from facelake.engines import spark_cluster
 from facelake.engines.chunk_worker import ChunkTask, chunk_stem
-from facelake.engines.exchange import Exchange, LocalExchange
+from facelake.engines.exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
 from facelake.lake.lake import Lake
@@ -103,15 +102,14 @@ def _child(order: dict[str, Any]) -> dict[str, Any]:
 def _cluster(faces: int, workers: int, folder: str) -> dict[str, Any]:
     """Steps of clustering over the same files; 0 workers: in this process."""
     paths = _write(faces, folder)
-    session = spark_cluster.start_spark(SparkSection(master=f"local[{workers}]")) if workers else None
-    exchange: Exchange = spark_cluster.SparkExchange(session) if session else LocalExchange()
+    section = SparkSection(master=f"local[{max(workers, 1)}]", in_process_below=0 if workers else faces + 1)
+    exchange = open_exchange(section, faces)
     store = open_store(f"{folder}/work")
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "bench", _DIM)
     began, cpu = time.monotonic(), family_cpu_s()
     found = Steps(work, exchange, ClusterSection(), PRIOR, lambda *_: None).run()
     used, took = family_cpu_s() - cpu, time.monotonic() - began
-    if session:
-        session.stop()
+    exchange.close()
     return {"groups": int(found.labels.max()) + 1, "cpu_s": round(used, 2), "seconds": round(took, 1)}
 
 

@@ -120,7 +120,8 @@ def bench_cluster(
     with boundary(terminal):
         from facelake.bench.cluster import cluster_files
 
-        settings = read_config(config, None, cluster__seed=seed, spark__master=master)
+        spark = {"spark__master": master, "spark__in_process_below": 0} if master else {}
+        settings = read_config(config, None, cluster__seed=seed, **spark)
         figures = cluster_files(settings, faces, out, terminal.listen, work=work, keep=keep)
         terminal.figures("cluster", figures)
         terminal.result({"ok": True, **figures})

@@ -60,7 +60,7 @@ def demo(
         from facelake.stages.demo import build_demo
         from facelake.stages.importing import Grant, import_folder
 
-        settings = read_config(config, lake)
+        settings = read_config(config, lake, spark__in_process_below=0)  # it shows that Spark runs on this machine
         with writing(settings, "demo", terminal.listen) as context:
             context.lake.mark_as_demo()
             if photos:

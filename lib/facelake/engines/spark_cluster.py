@@ -110,6 +110,10 @@ class SparkExchange:
             raise _told(err) from err
         return list(zip(table["key"].to_pylist(), table["block"].to_pylist(), strict=True))
 
+    def close(self) -> None:
+        """Stop the session."""
+        self._session.stop()
+
 
 def _told(err: Exception) -> FacelakeError:
     """What a task said before Spark wrapped it."""

@@ -13,8 +13,7 @@ import pyarrow as pa
 from facelake.cluster.calibrate import Prior
 from facelake.config import S3Section
 from facelake.contracts import GROUPS, Receipt
-from facelake.engines import spark_cluster
-from facelake.engines.exchange import Block, Exchange
+from facelake.engines.exchange import Block, Exchange, LocalExchange, open_exchange
 from facelake.events import Notice, StageProgress
 from facelake.lake.store import open_store
 from facelake.lake.tables import plain, stage
@@ -57,8 +56,12 @@ def cluster(context: Context) -> StageResult:
             return run.finish(counts, state)
         why = "different people's similarity drifted"
     context.emit(Notice("cluster", f"all faces are grouped anew: {why}"))
-    session = spark_cluster.start_spark(config.spark, scratch=str(scratch_dir(context.lake.uri)))
-    exchange = spark_cluster.SparkExchange(session, config.spark.partitions)
+    exchange = open_exchange(config.spark, total, str(scratch_dir(context.lake.uri)))
+    if isinstance(exchange, LocalExchange):
+        few = f"{total:,} faces are grouped in this process"
+        context.emit(
+            Notice("cluster", f"{few}; Spark is for {config.spark.in_process_below:,} (spark.in_process_below)")
+        )
     steps = _steps(context, source, exchange, state)
     found = steps.run()
     context.emit(Notice("cluster", _said(found)))
