@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyspark.worker
 import pytest
 
 from facelake.bench.cluster import cluster_files
@@ -52,6 +53,17 @@ def test_few_faces_need_no_spark(session: object, monkeypatch: pytest.MonkeyPatc
     assert isinstance(open_exchange(section, 100), SparkExchange)
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")  # under spark-submit it runs already
     assert isinstance(open_exchange(section, 99), SparkExchange)
+
+
+def test_workers_of_a_local_master_are_forked_ready_for_work(session: object) -> None:
+    def look(item: int) -> Iterator[Block]:
+        import gc
+        import sys
+
+        yield item, f"{gc.get_freeze_count() > 100_000} {sys.modules['pyspark.worker'].__file__}".encode()
+
+    for _, said in SparkExchange(session).run(range(2), look):  # type: ignore[arg-type]
+        assert said.decode() == f"True {pyspark.worker.__file__}"
 
 
 def test_a_worker_killed_in_every_exchange_is_done_again(session: object, tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ from facelake.errors import ConfigError, Corrupt, FacelakeError, Refused, Retrya
 _BLOCKS = "key long, block binary"
 _SCHEMA = pa.schema([("key", pa.int64()), ("block", pa.binary())])
 _BATCH_BYTES = 16 << 20
+# The JVM moves blocks and computes nothing: half of its CPU was the optimising compiler's.
+_COMPILE_PLAINLY = "-XX:TieredStopAtLevel=1"
+# On a cluster the daemon starts before `--py-files` are there.
+_LOCAL = {"spark.python.daemon.module": "facelake.engines.spark_daemon"}
 _RAISED = re.compile(r"facelake\.errors\.(\w+): (.+?)(?: \[([^\]]*)\])?\.(?: Next: (.+)\.)?$", re.MULTILINE)
 _KINDS: dict[str, type[FacelakeError]] = {"Corrupt": Corrupt, "Refused": Refused, "ConfigError": ConfigError}
 
@@ -39,26 +43,32 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    if section.master.startswith("local"):
+    local = section.master.startswith("local")
+    if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    log4j = package_dir() / "engines" / "log4j2.properties"
+    java = f"-Dlog4j2.configurationFile=file:{package_dir() / 'engines' / 'log4j2.properties'}"
     conf = {
         "spark.master": section.master,
         "spark.app.name": app,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": section.driver_memory,
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{log4j}",
+        "spark.driver.extraJavaOptions": java,
         "spark.driver.maxResultSize": "0",
         # Rows are blocks of up to some megabytes, and what a task gets was sized by us, not by Spark's guesses.
         "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
         "spark.sql.adaptive.enabled": "false",
+        # A few thousand rows are not worth a compiler.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
         # One thread per task: Spark counts cores by tasks.
         "spark.executorEnv.OMP_NUM_THREADS": "1",
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
     }
-    if scratch and section.master.startswith("local"):
-        conf["spark.local.dir"] = scratch
+    if local:
+        conf |= _LOCAL | {"spark.driver.extraJavaOptions": f"{java} {_COMPILE_PLAINLY}"}
+        if scratch:
+            conf["spark.local.dir"] = scratch
     builder = SparkSession.builder
     try:
         submitted = _submitted()

@@ -127,7 +127,7 @@ class Site:
         data["ray"] = {"address": "auto"}
         data["spark"]["master"] = "spark://master:7077"
         data["spark"]["driver_memory"] = "1g"
-        data["spark"]["conf"] = {"spark.executor.memory": "700m"}
+        data["spark"]["conf"] = data["spark"]["conf"] | {"spark.executor.memory": "700m"}
         data["embed"] |= {"chunk_rows": 32, "commit_every_chunks": 2}
         for key, value in over.items():
             section, _, name = key.rpartition(".")
