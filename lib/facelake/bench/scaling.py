@@ -143,6 +143,15 @@ class _StandIn:
         """Nothing to stop."""
 
 
+def _make_room_for_names() -> None:
+    """Grow Python's table of interned strings beforehand: pathlib passes every file name through it.
+
+    Names leave it again, but the table is made anew now and then, four megabytes at once, whatever the number of faces.
+    """
+    names = [sys.intern(f"a file's name {number}") for number in range(400_000)]
+    del names
+
+
 def _driver(chunks: int, chunk_rows: int, folder: str) -> dict[str, Any]:
     from facelake.engines import ray_embed  # Ray takes long to import, and clustering needs none of it
 
@@ -161,6 +170,7 @@ def _driver(chunks: int, chunk_rows: int, folder: str) -> dict[str, Any]:
         write_corpus(context, chunks * chunk_rows, _EVERY * chunk_rows)
         admit(context)
         context.pack = load_pack(config)
+        _make_room_for_names()
         tracemalloc.start()
         embed(context)
     faces, held = marks[-1]
