@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -205,9 +206,6 @@ class _Progress:
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
         self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
         self._files = {name: self._by_corpus_file(name, context.model_digest) for name in _OUTCOMES}
-        self._decisions: dict[str, list[DataFile]] = defaultdict(list)
-        for file in self._admissions.files:
-            self._decisions[file.path.partition("-")[0]].append(file)
         self._allowed: tuple[str, dict[int, tuple[str, str]]] = ("", {})  # of one file: all would take 250 B a photo
 
     def _by_corpus_file(self, table: str, digest: str | None = None) -> dict[str, list[DataFile]]:
@@ -285,6 +283,14 @@ class _Progress:
         ours = {file for files in self._files[table].values() for file in files}
         every = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
         return [file for key, files in every for file in files if key not in settled or file not in ours]
+
+    @cached_property
+    def _decisions(self) -> dict[str, list[DataFile]]:
+        """Files of decisions by corpus file; only a sweep asks."""
+        found: dict[str, list[DataFile]] = defaultdict(list)
+        for file in self._admissions.files:
+            found[file.path.partition("-")[0]].append(file)
+        return found
 
     def allowed(self, path: str, row: int) -> tuple[str, str] | None:
         """The image id admitted at a corpus row, and what its grant covers, if any."""
