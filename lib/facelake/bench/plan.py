@@ -111,7 +111,8 @@ def _worst(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _overrides(config: Config) -> dict[str, Any]:
     """What of the config a child is given: how engines run, and the model."""
     chosen = config.model_dump(mode="json", include={"spark", "ray", "model"})
-    return {f"{section}.{key}": value for section, keys in chosen.items() for key, value in keys.items()}
+    flat = {f"{section}.{key}": value for section, keys in chosen.items() for key, value in keys.items()}
+    return flat | {"spark.in_process_below": 0}  # the plan is for clusters
 
 
 def _measured(settings: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:

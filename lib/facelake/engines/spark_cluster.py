@@ -7,6 +7,7 @@ installation and s3:// works on any cluster.
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from facelake.errors import ConfigError, Corrupt, FacelakeError, Refused, Retrya
 _BLOCKS = "key long, block binary"
 _SCHEMA = pa.schema([("key", pa.int64()), ("block", pa.binary())])
 _BATCH_BYTES = 16 << 20
+_TASKS_PER_CORE = 32
 # The JVM moves blocks and computes nothing: half of its CPU was the optimising compiler's.
 _COMPILE_PLAINLY = "-XX:TieredStopAtLevel=1"
 # On a cluster the daemon starts before `--py-files` are there.
@@ -98,20 +100,21 @@ class SparkExchange:
         self._session, self._partitions = session, partitions
 
     def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
-        """One Spark job: a task per item, then a shuffle per `then`."""
+        """One Spark job: a task per item, or per some items where they are many, then a shuffle per `then`."""
         if not items:
             return []
         names = list(items)
 
         def emit(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+            _freeze()
             for batch in batches:
                 for row in batch.column(0).to_pylist():
                     yield from _batches(first(names[row]))
 
-        slices = self._partitions or len(names)
-        parallel = int(self._session.sparkContext.defaultParallelism)
-        self._session.conf.set("spark.sql.shuffle.partitions", str(self._partitions or min(2 * keys, 32 * parallel)))
-        frame = self._session.range(0, len(names), 1, min(slices, len(names))).mapInArrow(emit, _BLOCKS)
+        most = _TASKS_PER_CORE * int(self._session.sparkContext.defaultParallelism)
+        self._session.conf.set("spark.sql.shuffle.partitions", str(self._partitions or min(2 * keys, most)))
+        slices = min(self._partitions or most, len(names))
+        frame = self._session.range(0, len(names), 1, slices).mapInArrow(emit, _BLOCKS)
         for reduce in then:
             frame = frame.groupBy("key").applyInArrow(_grouped(reduce), _BLOCKS)
         try:
@@ -139,11 +142,19 @@ def _told(err: Exception) -> FacelakeError:
 
 def _grouped(reduce: Reduce) -> Any:
     def apply(key: tuple[pa.Scalar, ...], table: pa.Table) -> pa.Table:
+        _freeze()
         blocks = [value.as_buffer() for chunk in table["block"].chunks for value in chunk]
         made = list(_batches(reduce(int(key[0].as_py()), blocks)))
         return pa.Table.from_batches(made, _SCHEMA)
 
     return apply
+
+
+def _freeze() -> None:
+    """PySpark's daemon collects garbage after every task, .1 s over the modules' objects; see also spark_daemon."""
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 def _batches(blocks: Any) -> Iterator[pa.RecordBatch]:
