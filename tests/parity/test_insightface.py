@@ -5,7 +5,12 @@ from __future__ import annotations
 import builtins
 import os
 import shutil
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -23,7 +28,7 @@ from facelake.embed.insightface import choose_files
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.resample import resize_into, to_blob, warp_linear
 from facelake.embed.runtime import OnnxGraph
-from facelake.errors import ConfigError, Refused
+from facelake.errors import ConfigError, Refused, Retryable
 from facelake.stages.lineage import accepted_lineage
 from facelake.stages.model_cards import card_of_pack, write_card
 from facelake.stages.models import find_card, load_pack
@@ -350,3 +355,51 @@ def test_a_pack_in_s3(folder: Path, weed_env: Server, tmp_path: Path, monkeypatc
     write_card(card, str(tmp_path / "card.yaml"))
     loaded = load_pack(config(**{"model.card": str(tmp_path / "card.yaml")}))
     assert loaded.encoder == (folder / "w_sface.onnx").read_bytes()
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in place of the releases from which insightface fetches; its own code does the fetching."""
+    from insightface.utils import storage
+
+    served = tmp_path / "zoo"
+    served.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(served)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(storage, "MODEL_ZOO_RELEASE_DOWNLOAD_URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("FACELAKE_CACHE", str(tmp_path / "cache"))
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("inside", ["", "w_light/"])
+def test_insightface_fetches_a_pack_once_its_terms_are_accepted(
+    zoo: Path, folder: Path, light: Pack, tmp_path: Path, inside: str
+) -> None:
+    with zipfile.ZipFile(zoo / "w_light.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"{inside}{path.name}")
+    with pytest.raises(Refused, match="non-commercial"):
+        card_of_pack("insightface:w_light", Config(), _SAID)
+    assert not (tmp_path / "cache").exists()
+    for _ in range(2):  # the second time nothing is asked of the zoo
+        card, fetched = card_of_pack("insightface:w_light", config(), _SAID)
+        assert (fetched.detector, fetched.encoder) == (light.detector, light.encoder)
+        (zoo / "w_light.zip").unlink(missing_ok=True)
+    kept = tmp_path / "cache/insightface"
+    assert {str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()} == {
+        "w_light/det_500m.onnx", "w_light/w_sface.onnx",
+    }  # fmt: skip
+    write_card(card, str(tmp_path / "card.yaml"))
+    assert load_pack(config(**{"model.card": str(tmp_path / "card.yaml")})).encoder == light.encoder
+
+
+def test_what_cannot_be_fetched_is_told(zoo: Path) -> None:
+    with pytest.raises(Retryable, match="could not fetch"):
+        card_of_pack("insightface:buffalo_none", config())
+    (zoo / "w_torn.zip").write_bytes(b"no archive")
+    with pytest.raises(Retryable, match="could not fetch"):
+        card_of_pack("insightface:w_torn", config())
+    with pytest.raises(ConfigError, match="no name of a pack"):
+        card_of_pack("insightface:../w_torn", config())

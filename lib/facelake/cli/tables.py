@@ -213,7 +213,7 @@ def models_show(
 
 @models_app.command("card")
 def models_card(
-    pack: Annotated[str, typer.Argument(help="directory or s3:// of a pack: det_*.onnx and an ArcFace encoder")],
+    pack: Annotated[str, typer.Argument(help="directory or s3:// of a pack, or insightface:NAME, which fetches it")],
     out: Annotated[str, typer.Option(help="YAML file to write")],
     training_data: Annotated[str | None, typer.Option(help="what the encoder was trained on")] = None,
     encoder: Annotated[str | None, typer.Option(help="file name of the encoder, where it is not the only one")] = None,
