@@ -58,10 +58,8 @@ def cluster(context: Context) -> StageResult:
     context.emit(Notice("cluster", f"all faces are grouped anew: {why}"))
     exchange = open_exchange(config.spark, total, str(scratch_dir(context.lake.uri)))
     if isinstance(exchange, LocalExchange):
-        few = f"{total:,} faces are grouped in this process"
-        context.emit(
-            Notice("cluster", f"{few}; Spark is for {config.spark.in_process_below:,} (spark.in_process_below)")
-        )
+        spark = f"Spark from {config.spark.in_process_below:,} on (spark.in_process_below)"
+        context.emit(Notice("cluster", f"{total:,} faces are grouped in this process, {spark}"))
     steps = _steps(context, source, exchange, state)
     found = steps.run()
     context.emit(Notice("cluster", _said(found)))
