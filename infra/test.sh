@@ -20,4 +20,5 @@ say "ruff, mypy --strict, import contracts"
 .venv/bin/mypy
 .venv/bin/lint-imports --no-logo | tail -n 6
 say "tests"
+[ $# -gt 0 ] || set -- --numprocesses 2 --dist loadfile   # files of tests share nothing; of slow ones each wants the machine
 exec .venv/bin/python -m pytest "$@"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -70,9 +71,14 @@ def _program(name: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, each with port + 10000 (SeaweedFS opens its gRPC there)."""
+    """Ports that are free now, each with port + 10000 (SeaweedFS opens its gRPC there).
+
+    Every process begins to look elsewhere: two test processes at once must not find the same ones.
+    """
     ports: list[int] = []
-    for port in range(21000, 30000, 7):
+    places = range(21000, 30000, 7)
+    for number in range(len(places)):
+        port = places[(os.getpid() * 101 + number) % len(places)]
         with socket.socket() as low, socket.socket() as high:
             try:
                 low.bind(("127.0.0.1", port))
