@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _STORE = "lakes of 20,000 and 60,000 faces in files of 500 and 2,000, on SeaweedFS behind a counting proxy"
+_FORKED = "lakes of 20,000 faces in 40 and in 10 files on the same, workers forked with imports done"
 _LOG = "106 commits of one file to a table on SeaweedFS, requests counted one by one"
 _FILES = "49 commits of 1,000 files to a table in a directory, then more commits"
 _BENCH = "docs/benchmarks.md"
@@ -88,8 +89,8 @@ COSTS: dict[str, Measured] = {
     # ---- cluster, all faces anew
     "cluster_cpu_s": Measured(3.6, "driver seconds, whatever the faces", _STORE),
     "cluster_driver_face_cpu_s": Measured(27e-6, "driver seconds per face", _STORE),
-    "cluster_start_cpu_s": Measured(35, "worker seconds: a JVM, Python workers, compiled loops", _STORE),
-    "cluster_file_cpu_s": Measured(1.1, "worker seconds per file of faces: five tasks", _STORE),
+    "cluster_start_cpu_s": Measured(27, "worker seconds: a JVM, Python workers, compiled loops", _FORKED),
+    "cluster_file_cpu_s": Measured(0.8, "worker seconds per file of faces: five tasks", _FORKED),
     "cluster_face_cpu_s": Measured(45e-6, "worker seconds per face at one cell, whatever the dimension", _LOCAL),
     "cluster_face_dim_cpu_s": Measured(12e-8, "worker seconds per face and dimension at one cell", _LOCAL),
     "cluster_growth": Measured(0.28, "exponent by which that grows with cells of 12,000 faces", _LARGE),
