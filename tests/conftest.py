@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -96,10 +97,20 @@ def run_json(*arguments: str, env: dict[str, str] | None = None, code: int = 0) 
 
 
 @pytest.fixture(scope="session")
-def demo_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """One whole demo run by the command line; copied by tests that change it."""
-    lake = tmp_path_factory.mktemp("demo") / "lake"
-    return lake, run_json("demo", "--lake", str(lake))
+def demo_template(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, dict[str, Any]]:
+    """One whole demo run by the command line; copied by tests that change it.
+
+    Where tests run in several processes, the first that needs it makes it for all.
+    """
+    base = tmp_path_factory.getbasetemp()
+    home = (base if worker_id == "master" else base.parent) / "demo"
+    home.mkdir(exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = home / "said.json"
+        if not said.exists():
+            said.write_text(json.dumps(run_json("demo", "--lake", str(home / "lake"))))
+    return home / "lake", json.loads(said.read_text())
 
 
 @pytest.fixture
