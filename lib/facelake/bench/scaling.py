@@ -16,6 +16,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from facelake.stages.embed import embed
 from facelake.stages.models import load_pack
 
 _DIM, _FILES = 128, 8
+_ALONE, _PAIR = "in process", "in process, two at once"
 _EVERY = 32  # chunks per commit and per corpus file, so that memory is looked at where a file begins
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
@@ -48,23 +50,37 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_T
 def scaling(sizes: Sequence[int], workers: Sequence[int], emit: Listener) -> dict[str, Any]:
     """Clustering of two sizes, in one process and on Spark; seconds of CPU and of the clock.
 
+    Cores that share caches and pipelines are slower when both work. So two processes at once, each with all the work,
+    are measured too, and what several workers use is compared with what one of those used.
+
     Raises:
         ConfigError: not two sizes; a run failed.
     """
     if len(sizes) != 2:
         raise ConfigError("two sizes are needed", where="--faces", next_step="for example --faces 30000,120000")
     rows: list[dict[str, Any]] = []
-    for way in (0, *workers):
+    for way in (_ALONE, _PAIR, *workers):
         for faces in sizes:
-            emit(StageProgress("bench", len(rows), {"workers": way, "faces": faces}))
-            with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
-                found = _child({"what": "cluster", "faces": faces, "workers": way, "folder": folder})
-            rows.append({"workers": way or "in process", "faces": faces} | found)
+            order: dict[str, Any] = {"what": "cluster", "faces": faces, "workers": way if isinstance(way, int) else 0}
+            emit(StageProgress("bench", len(rows), {"workers": order["workers"], "faces": faces}))
+            rows.append({"workers": way, "faces": faces} | (_pair(order) if way == _PAIR else _alone(order)))
     by = {(row["workers"], row["faces"]): row["cpu_s"] for row in rows}
     small, large = sizes
-    local = by["in process", large] - by["in process", small]
-    overhead = {str(way): round((by[way, large] - by[way, small]) / local - 1, 3) for way in workers}
+    more = {way: by[way, large] - by[way, small] for way in (_ALONE, _PAIR, *workers)}
+    overhead = {str(way): round(more[way] / more[_ALONE if way == 1 else _PAIR] - 1, 3) for way in workers}
     return {"rows": rows, "overhead_of_more_faces": overhead}
+
+
+def _alone(order: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
+        return _child(order | {"folder": folder})
+
+
+def _pair(order: dict[str, Any]) -> dict[str, Any]:
+    """The same order twice at once; means of the two."""
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(_alone, (order, order))
+    return {name: one[name] if name == "groups" else round((one[name] + other[name]) / 2, 2) for name in one}
 
 
 def driver_growth(chunks: Sequence[int], chunk_rows: int) -> dict[str, Any]:
