@@ -17,17 +17,19 @@ import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from facelake.bench.cluster import PRIOR
+from facelake.bench.embed import Sizes, write_photos
 from facelake.bench.memory import family_cpu_s
 from facelake.bench.stage_costs import face_rows, vectors_of, write_corpus
 from facelake.config import ClusterSection, S3Section, SparkSection, load_config
 from facelake.contracts import Chunk, ChunkReceipt
-from facelake.engines.chunk_worker import ChunkTask, chunk_stem
+from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec, chunk_stem
 from facelake.engines.exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
@@ -39,10 +41,12 @@ from facelake.stages.cluster_source import LocalFiles
 from facelake.stages.cluster_steps import Steps
 from facelake.stages.cluster_tasks import Work
 from facelake.stages.embed import embed
+from facelake.stages.importing import Grant, import_folder
 from facelake.stages.models import load_pack
 
 _DIM, _FILES = 128, 8
 _ALONE, _PAIR = "in process", "in process, two at once"
+_CHUNK_ROWS = 16  # photos, so that two hundred make chunks for four workers
 _EVERY = 32  # chunks per commit and per corpus file, so that memory is looked at where a file begins
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
@@ -58,17 +62,35 @@ def scaling(sizes: Sequence[int], workers: Sequence[int], emit: Listener) -> dic
     """
     if len(sizes) != 2:
         raise ConfigError("two sizes are needed", where="--faces", next_step="for example --faces 30000,120000")
+    return _compared({"what": "cluster"}, "faces", sizes, workers, emit)
+
+
+def ray_scaling(images: str, sizes: Sequence[int], workers: Sequence[int], emit: Listener) -> dict[str, Any]:
+    """The same for embed and Ray: two numbers of photos, made of those of a folder.
+
+    Raises:
+        ConfigError: not two sizes; no photos; a run failed.
+    """
+    if len(sizes) != 2:
+        raise ConfigError("two sizes are needed", where="--photos", next_step="for example --photos 200,600")
+    return _compared({"what": "embed", "images": images}, "photos", sizes, workers, emit)
+
+
+def _compared(
+    order: dict[str, Any], unit: str, sizes: Sequence[int], workers: Sequence[int], emit: Listener
+) -> dict[str, Any]:
+    """All ways and both sizes; what each way takes for the further units, against one process."""
     rows: list[dict[str, Any]] = []
     for way in (_ALONE, _PAIR, *workers):
-        for faces in sizes:
-            order: dict[str, Any] = {"what": "cluster", "faces": faces, "workers": way if isinstance(way, int) else 0}
-            emit(StageProgress("bench", len(rows), {"workers": order["workers"], "faces": faces}))
-            rows.append({"workers": way, "faces": faces} | (_pair(order) if way == _PAIR else _alone(order)))
-    by = {(row["workers"], row["faces"]): row["cpu_s"] for row in rows}
+        for size in sizes:
+            one = order | {unit: size, "workers": way if isinstance(way, int) else 0}
+            emit(StageProgress("bench", len(rows), {"workers": one["workers"], unit: size}))
+            rows.append({"workers": way, unit: size} | (_pair(one) if way == _PAIR else _alone(one)))
+    by = {(row["workers"], row[unit]): row["cpu_s"] for row in rows}
     small, large = sizes
     more = {way: by[way, large] - by[way, small] for way in (_ALONE, _PAIR, *workers)}
     overhead = {str(way): round(more[way] / more[_ALONE if way == 1 else _PAIR] - 1, 3) for way in workers}
-    return {"rows": rows, "overhead_of_more_faces": overhead}
+    return {"rows": rows, f"overhead_of_more_{unit}": overhead}
 
 
 def _alone(order: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +102,8 @@ def _pair(order: dict[str, Any]) -> dict[str, Any]:
     """The same order twice at once; means of the two."""
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(_alone, (order, order))
-    return {name: one[name] if name == "groups" else round((one[name] + other[name]) / 2, 2) for name in one}
+    means = {name: round((one[name] + other[name]) / 2, 2) for name in ("cpu_s", "seconds")}
+    return one | means
 
 
 def driver_growth(chunks: Sequence[int], chunk_rows: int) -> dict[str, Any]:
@@ -159,6 +182,47 @@ class _StandIn:
         """Nothing to stop."""
 
 
+class _InProcess:
+    """In place of Ray: chunks one after the other, here."""
+
+    size = up = 1
+
+    def __init__(self, spec: WorkerSpec, *_: object) -> None:
+        self._worker = ChunkWorker(spec)
+
+    def run(self, tasks: Iterator[ChunkTask]) -> Iterator[ChunkReceipt]:
+        for task in tasks:
+            yield from self._worker.run(task)
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+def _embed(images: str, photos: int, workers: int, folder: str) -> dict[str, Any]:
+    """Embed over the same photos; 0 workers: in this process. Until the last chunk is there, while workers live."""
+    from facelake.engines import ray_embed
+
+    if not workers:
+        ray_embed.RayEmbedder = _InProcess  # type: ignore[misc,assignment]
+    write_photos(images, Path(folder, "photos"), Sizes(photos, 1, 0))
+    overrides = {"embed.actors": max(workers, 1), "ray.num_cpus": max(workers, 1), "embed.chunk_rows": _CHUNK_ROWS}
+    config = load_config(lake=f"{folder}/lake", overrides=overrides)
+    marks: list[tuple[float, float]] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, StageProgress) and event.stage == "embed":
+            marks.append((time.monotonic(), family_cpu_s()))
+
+    with writing(config, "bench", listen) as context:
+        context.lake.mark_as_demo()
+        import_folder(context, f"{folder}/photos", grant=Grant())
+        admit(context)
+        context.pack = load_pack(config)
+        began, cpu = time.monotonic(), family_cpu_s()
+        counts = embed(context).counts
+    return {"faces": counts["faces"], "cpu_s": round(marks[-1][1] - cpu, 2), "seconds": round(marks[-1][0] - began, 1)}
+
+
 def _make_room_for_names() -> None:
     """Grow Python's table of interned strings beforehand: pathlib passes every file name through it.
 
@@ -197,6 +261,8 @@ def main(order: dict[str, Any]) -> dict[str, Any]:
     """One run, in this process."""
     if order["what"] == "driver":
         return _driver(order["chunks"], order["chunk_rows"], order["folder"])
+    if order["what"] == "embed":
+        return _embed(order["images"], order["photos"], order["workers"], order["folder"])
     return _cluster(order["faces"], order["workers"], order["folder"])
 
 

@@ -241,17 +241,23 @@ def bench_scaling(
     workers: Annotated[str, typer.Option(help="single-threaded workers")] = "1,2,4",
     chunks: Annotated[str, typer.Option(help="two numbers of chunks for the memory of embed's driver")] = "1600,3200",
     chunk_rows: Annotated[int, typer.Option(min=1)] = 64,
+    images: Annotated[str | None, typer.Option(help="folder of photos: embed in one process and on Ray, too")] = None,
+    photos: Annotated[str, typer.Option(help="two numbers of photos, made of the folder's by shifting")] = "200,600",
     json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Clustering in one process and on Spark by CPU seconds, and what embed's driver keeps per thousand faces."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.bench.scaling import driver_growth, scaling
+        from facelake.bench.scaling import driver_growth, ray_scaling, scaling
 
         sizes, ways, few = numbers(faces, "--faces"), numbers(workers, "--workers"), numbers(chunks, "--chunks")
         figures = scaling(sizes, ways, terminal.listen)
         columns = ["workers", "faces", "cpu_s", "seconds", "groups"]
         terminal.table("clustering", columns, [[row[name] for name in columns] for row in figures["rows"]])
+        if images:
+            figures |= {"embed": ray_scaling(images, numbers(photos, "--photos"), ways, terminal.listen)}
+            columns = ["workers", "photos", "cpu_s", "seconds", "faces"]
+            terminal.table("embed", columns, [[row[name] for name in columns] for row in figures["embed"]["rows"]])
         figures |= {"driver": driver_growth(few, chunk_rows)}
         terminal.figures("embed's driver", figures["driver"])
         terminal.result({"ok": True, **figures})
