@@ -107,6 +107,9 @@ class SparkSection(_Section):
     in_process_below: int = Field(
         50_000, ge=0, description="faces below which a local master is not started: clustered in this process, equally"
     )
+    scratch_gb: float = Field(
+        16.0, gt=0, description="GiB of vectors on the way between workers at once; more go in several waves, equally"
+    )
     conf: dict[str, str] = Field(default_factory=dict, description="passed to Spark as it is")
 
 

@@ -52,11 +52,16 @@ class World:
 
 
 def steps_of(
-    paths: tuple[str, ...], place: Path, dim: int, settings: ClusterSection = SMALL, exchange: Any = None
+    paths: tuple[str, ...],
+    place: Path,
+    dim: int,
+    settings: ClusterSection = SMALL,
+    exchange: Any = None,
+    scratch_gb: float = 16,
 ) -> Steps:
     store = open_store(str(place))
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "state", dim, settings.min_quality)
-    return Steps(work, exchange or LocalExchange(), settings, PRIOR, lambda step, done: None)
+    return Steps(work, exchange or LocalExchange(), settings, PRIOR, lambda step, done: None, scratch_gb)
 
 
 def by_id(paths: tuple[str, ...], found: Clustered) -> dict[str, int]:
@@ -137,6 +142,36 @@ def test_killed_at_every_job_it_goes_on_to_the_same_end(crowd: World, tmp_path: 
         found = steps_of(paths, place, 64, exchange=rest).run()
         assert by_id(paths, found) == wanted
         assert rest.jobs <= counting.jobs
+
+
+@pytest.fixture
+def small_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelake.cluster.lists.FACES_PER_CELL", 90)
+
+
+@pytest.mark.usefixtures("small_cells")
+@pytest.mark.parametrize(("scratch", "few"), [(2.5e-4, True), (1e-6, False)], ids=["three waves", "a cell at a time"])
+def test_cells_joined_in_waves_give_the_same(crowd: World, tmp_path: Path, scratch: float, few: bool) -> None:
+    paths = crowd.write(tmp_path / "faces")
+    whole = steps_of(paths, tmp_path / "whole", 64)
+    wanted = by_id(paths, whole.run())
+    counting = Dying(0, after=False)
+    steps = steps_of(paths, tmp_path / "waves", 64, exchange=counting, scratch_gb=scratch)
+    assert by_id(paths, steps.run()) == wanted
+    waves = len(list(steps.store.list("waves/")))
+    assert waves == (3 if few else whole.work.read("done/index")["cells"][0]) > 1
+    for item in list(whole.store.list("edges/")):
+        assert whole.store.read(item.key) == steps.store.read(item.key)
+    for job in range(4, 4 + waves):  # scan, sample, index; then each wave dies once, and the next run has another size
+        place = tmp_path / f"killed-{job}"
+        with pytest.raises(Killed):
+            steps_of(paths, place, 64, exchange=Dying(job, after=True), scratch_gb=scratch).run()
+        rest = Dying(0, after=False)
+        assert by_id(paths, steps_of(paths, place, 64, exchange=rest, scratch_gb=scratch).run()) == wanted
+        assert rest.jobs == counting.jobs - job + 1
+    with pytest.raises(Killed):
+        steps_of(paths, tmp_path / "moved", 64, exchange=Dying(5, after=True), scratch_gb=scratch).run()
+    assert by_id(paths, steps_of(paths, tmp_path / "moved", 64, scratch_gb=5e-4).run()) == wanted
 
 
 def test_finished_steps_are_not_done_again_and_another_state_starts_anew(crowd: World, tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ The driver holds numbers per face, never vectors or edges: about 60 bytes per fa
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -61,6 +63,8 @@ class Steps:
     settings: ClusterSection
     prior: Prior
     say: Say
+    scratch_gb: float = 16.0
+    """GiB of vectors that workers may hand each other at once"""
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -241,15 +245,34 @@ class Steps:
 
     def _join(self) -> dict[str, np.ndarray]:
         work, cells = self.work, int(self._done("index")["cells"][0])
-        seen = self.exchange.run(range(len(work.source)), work.spread, work.join, work.unite, keys=cells)
+        seen: dict[int, dict[str, np.ndarray]] = {}  # of each part, as of the last wave that had something for it
+        for wave in range(waves := self._waves(cells)):
+            seen |= self._join_wave(replace(work, wave=wave, waves=waves), cells)
         there = np.zeros(cells, np.uint8)
         there[[int(item.key.rpartition("/")[2]) for item in self.store.list("cells/")]] = 1
         work.write("sizes", cell=there)
-        held = [unpack(body) for _, body in seen]
         pairs = sum(int(work.read(item.key)["pairs"][0]) for item in self.store.list("compared/"))
-        return {name: np.sum([item[name] for item in held], axis=0) for name in ("every", "best")} | {
+        return {name: np.sum([item[name] for item in seen.values()], axis=0) for name in ("every", "best")} | {
             "pairs": np.array([pairs])
         }
+
+    def _waves(self, cells: int) -> int:
+        """In how many turns cells are joined: a face goes to nearly as many as it has lists, where there are many."""
+        draws = min(self.settings.probes, cells)
+        sent_bytes = 2.0 * self.work.dim * self.work.faces * draws
+        return min(cells, math.ceil(sent_bytes / (self.scratch_gb * 2**30)))
+
+    def _join_wave(self, work: Work, cells: int) -> dict[int, dict[str, np.ndarray]]:
+        """What the parts' faces score with their neighbours so far; a wave that is done is not done again."""
+        name = f"waves/{work.wave}-of-{work.waves}"
+        with suppress(FileNotFoundError):
+            return _by_part(work.read(name))
+        keys = -(-cells // work.waves)
+        seen = sorted(self.exchange.run(range(len(work.source)), work.spread, work.join, work.unite, keys=keys))
+        held = [unpack(body) for _, body in seen]
+        counts = {name: np.stack([item[name] for item in held]) for name in ("every", "best")} if held else {}
+        work.write(name, part=np.array([part for part, _ in seen], np.int64), **counts)
+        return _by_part(work.read(name))
 
     def _deep(self) -> dict[str, np.ndarray]:
         cells = int(self._done("index")["cells"][0])
@@ -376,6 +399,12 @@ class Steps:
         edges = int(self._done("local")["edges"][0]) if len(labels) else 0
         compared = int(self._done("join")["pairs"][0]) if len(labels) else 0
         return Clustered(number, labels, states, sound - len(labels), manifest, self.figures, edges, compared)
+
+
+def _by_part(held: dict[str, np.ndarray]) -> dict[int, dict[str, np.ndarray]]:
+    return {
+        int(part): {name: held[name][i] for name in ("every", "best")} for i, part in enumerate(held["part"].tolist())
+    }
 
 
 def _numbers(cuts: Calibration) -> dict[str, Any]:

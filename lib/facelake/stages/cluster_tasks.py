@@ -7,6 +7,7 @@ at home in a cell), `found|edges|reverse|graph|local/<part>` (parts are runs of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -81,6 +82,9 @@ class Work:
     cell_probes: int = 8
     deep_cells: int = 8
     train_share: float = 1.0
+    wave: int = 0
+    waves: int = 1
+    """cells are joined in so many turns, every waves-th cell in each: fewer vectors are on their way at once"""
     known: Known | None = None
     labels: str = ""
     """name of the labels that the driver gave out last"""
@@ -183,19 +187,27 @@ class Work:
     # ---- join: neighbours inside lists
 
     def spread(self, item: int) -> Iterator[Block]:
-        """Each face to the cells of its lists."""
-        index = self._index()
+        """Each face to those cells of its lists whose turn it is; lists are looked up in the first wave only."""
+        index, known = self._index(), self.read(f"assigned/{item}")["lists"] if self.wave else None
+        looked_up, first = [], 0
         for numbers, found in self._faces(item):
             vectors = self._project(found)
-            lists = index.assign(vectors, self.search.probes, self.cell_probes)
+            if known is None:
+                lists = index.assign(vectors, self.search.probes, self.cell_probes)
+                looked_up.append(lists)
+            else:
+                lists = known[first : first + len(numbers)]
+                first += len(numbers)
             cell = np.where(lists >= 0, np.searchsorted(index.first, lists, side="right") - 1, -1)
             half = vectors.astype(np.float16)
             order = np.argsort(cell, axis=1, kind="stable")
             by_cell = np.take_along_axis(cell, order, 1)
             new = np.ones_like(by_cell, bool)
             new[:, 1:] = by_cell[:, 1:] != by_cell[:, :-1]
-            row, column = np.nonzero(new & (by_cell >= 0))
+            row, column = np.nonzero(new & (by_cell >= 0) & (by_cell % self.waves == self.wave))
             yield from by_key(by_cell[row, column], faces=numbers[row], lists=lists[row], vectors=half[row])
+        if looked_up and self.waves > 1:
+            self.write(f"assigned/{item}", lists=np.concatenate(looked_up))
 
     def join(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
         """Neighbours of the faces in a cell's lists, to the parts where the faces are at home."""
@@ -218,7 +230,10 @@ class Work:
         yield from found_by(part, faces, Ragged(ragged.start, faces[ragged.index], ragged.cosine), part[ragged.index])
 
     def unite(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
-        """The best neighbours of each face of a part, from all its cells."""
+        """The best neighbours of each face of a part, from all its cells of this wave and of those before."""
+        if self.wave:
+            with suppress(FileNotFoundError):  # no cell of an earlier wave had anything for this part
+                blocks = [self.store.read(f"found/{part}"), *blocks]
         found, near_part = united(blocks, self.search.k)
         _write_found(self, f"found/{part}", found, near_part)
         seen = Similarities.of(found.near)
