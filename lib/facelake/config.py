@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from facelake.errors import ConfigError
 
@@ -63,6 +63,7 @@ class EmbedSection(_Section):
     )
     chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows that are committed as one")
     commit_every_chunks: int = Field(8, ge=1, description="receipts per Delta commit")
+    batch_photos: int = Field(16, ge=1, le=256, description="photos decoded and looked at together; 64 for a GPU")
     batch_faces: int = Field(8, ge=1, le=1024, description="aligned faces per encoder call")
     min_det_score: float | None = Field(
         None, gt=0, lt=1, description="detector score below which nothing is a face; null: as the model card says"
@@ -78,7 +79,19 @@ class EmbedSection(_Section):
     runtime: Literal["onnxruntime", "torch"] = Field("onnxruntime", description="what runs the networks")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where torch runs them: cpu, cuda, cuda:1")
     half_precision: bool = Field(False, description="torch only; another model digest, since it gives other faces")
+    nvjpeg: bool = Field(
+        False,
+        description="torch on cuda only: plain JPEGs are decoded on the GPU; another model digest, as pixels differ",
+    )
     use_gpu: bool = Field(False, description="ask Ray for a GPU per actor")
+
+    @model_validator(mode="after")
+    def _runs(self) -> EmbedSection:
+        if self.nvjpeg and not (self.runtime == "torch" and self.device.startswith("cuda")):
+            raise ValueError("nvjpeg needs runtime torch and device cuda")
+        if self.nvjpeg and self.decoders:
+            raise ValueError("nvjpeg and decoders exclude each other: photos are decoded on the GPU or by processes")
+        return self
 
 
 class PlanSection(_Section):

@@ -26,6 +26,8 @@ def write(folder: Path, text: str) -> str:
         ("embed: {chunk_rows: 0}", "embed.chunk_rows"),
         ("lake: gs://bucket", "s3://"),
         ("s3: {endpoint_url: 'http://key:secret@host'}", "credentials"),
+        ("embed: {nvjpeg: true}", "needs runtime torch and device cuda"),
+        ("embed: {nvjpeg: true, runtime: torch, device: cuda, decoders: 2}", "exclude each other"),
         ("- a", "mapping"),
         ("a: [", "not YAML"),
     ],

@@ -2,7 +2,7 @@
 
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Undecoded
 from facelake.embed.packs import ModelCard, Pack, model_digest
-from facelake.embed.pipeline import Pipeline, PipelineOptions, faces_table, rejects_table
+from facelake.embed.pipeline import Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
 
 __all__ = [
     "DecodeLimits",
@@ -15,5 +15,6 @@ __all__ = [
     "Undecoded",
     "faces_table",
     "model_digest",
+    "open_opener",
     "rejects_table",
 ]

@@ -8,8 +8,9 @@ import io
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -47,7 +48,8 @@ class DecodeLimits:
 class Photo:
     """Decoded pixels. `pixels` is (h, w, 3) uint8 RGB, upright; `width`, `height` are of the full photo, upright."""
 
-    pixels: U8
+    pixels: Any
+    """a numpy array, or a tensor where a device decodes or sees"""
     width: int
     height: int
 
@@ -82,6 +84,14 @@ class Opener:
             what = f"a photo of {self._retracted[digest]}, which was withdrawn"
             return Opened(digest, Undecoded(Reject.RETRACTED, what))
         return Opened(digest, decode(data, self._limits))
+
+    def is_retracted(self, data: bytes) -> bool:
+        """Whether it is a photo of a withdrawn set."""
+        return bool(self._retracted) and hashlib.sha256(data).hexdigest() in self._retracted
+
+    def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
+        """Photos that are embedded together, in their order."""
+        return [self.open(data) for data in photos]
 
 
 class _TooSlow(BaseException):
@@ -123,6 +133,35 @@ def _decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
     if orientation >= 5:
         width, height = height, width
     return Photo(np.ascontiguousarray(upright(pixels, orientation)), width, height)
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """Pixels of a JPEG as they are stored, and its EXIF orientation (1..8)."""
+
+    width: int
+    height: int
+    orientation: int
+
+
+def plain_jpeg(data: bytes, limits: DecodeLimits) -> JpegHeader | None:
+    """The header of a photo that any decoder takes: a sequential color JPEG within the caps, complete by its end mark.
+
+    None for all else, which `decode` takes or says what is wrong with.
+    """
+    if not 0 < len(data) <= limits.max_bytes or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                width, height = image.size
+                plain = image.format == "JPEG" and image.mode == "RGB" and not image.info.get("progressive")
+                if not plain or width * height > limits.max_pixels:
+                    return None
+                return JpegHeader(width, height, _orientation(image))
+    except Exception:  # noqa: BLE001  Pillow raises anything on hostile headers
+        return None
 
 
 def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from facelake.contracts import F32, U8
+import numpy as np
+
+from facelake.contracts import F32, U8, Bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,20 @@ class Detections:
     boxes: F32
     landmarks: F32
     scores: F32
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def where(self, wanted: Bool) -> Detections:
+        """Those of the faces (n,) that are wanted."""
+        return Detections(self.boxes[wanted], self.landmarks[wanted], self.scores[wanted])
+
+    def scaled(self, ratio: float) -> Detections:
+        """The same faces where a photo has so many pixels for each one here."""
+        return Detections(self.boxes * ratio, self.landmarks * ratio, self.scores)
+
+
+NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
 
 
 class Detector(Protocol):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from facelake.contracts import F32, U8
-from facelake.embed.detectors import Detections, Detector
+from facelake.embed.detectors import NOTHING, Detections, Detector
 from facelake.embed.geometry import crop_around, letterbox, nms
 from facelake.embed.graphs import batchable, batches_alike
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
@@ -29,7 +29,6 @@ _SECOND_LOOK = 0.5
 _CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
 _SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
 _KEPT_FACES = 4096  # embeddings of the last faces, for exact duplicates among them; 8 MB at 512 dimensions
-_NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
 
 _CPU = Runtime()
 _LOG = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class YuNet:
 
     def locate(self, photos: Sequence[U8]) -> list[Detections]:
         """Faces of (h, w, 3) RGB photos, in photo pixels; a photo without any is looked at again at half size."""
-        return [self._seen(photo, 1.0) or self._seen(photo, _SECOND_LOOK) or _NOTHING for photo in photos]
+        return [self._seen(photo, 1.0) or self._seen(photo, _SECOND_LOOK) or NOTHING for photo in photos]
 
     def refine(self, pixels: U8, boxes: F32, landmarks: F32) -> F32:
         """Landmarks (n, 5, 2) found again in a crop of each face."""
@@ -106,12 +105,39 @@ class YuNet:
         return Detections(box[kept], point[kept], score[kept])
 
 
+class KnownFaces:
+    """Embeddings of the last few thousand faces by a key of their pixels: exact duplicates are encoded once."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[bytes, F32] = OrderedDict()
+
+    def units(self, keys: Sequence[bytes], make: Callable[[list[int]], F32]) -> F32:
+        """Rows (n, dim) for keys; `make` gives those at the places asked for, of faces that are new."""
+        new = {key: i for i, key in enumerate(keys) if key not in self._held}
+        if new:
+            self._held |= zip(new, make(list(new.values())), strict=True)
+        rows: F32 = np.stack([self._held[key] for key in keys])
+        for key in keys:
+            self._held.move_to_end(key)
+        while len(self._held) > _KEPT_FACES:
+            self._held.popitem(last=False)
+        return rows
+
+
+def normalised(raw: F32) -> F32:
+    """Unit rows of raw embeddings (n, dim); those that are not finite or zero become NaN."""
+    norm = np.linalg.norm(raw, axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unit: F32 = np.where(np.isfinite(norm) & (norm > 1e-6), raw / norm, np.nan).astype(np.float32)
+    return unit
+
+
 class Encoder:
     """An encoder of aligned 112x112 faces (ArcFace input contract); a face seen before is not encoded again."""
 
     def __init__(self, graph: Graph, mean: float, scale: float) -> None:
         self._graph, self._mean, self._scale = graph, mean, scale
-        self._known: OrderedDict[bytes, F32] = OrderedDict()
+        self._known = KnownFaces()
         self.encoded = 0
         """faces that went through the network"""
         self.batched = batches_alike(graph.run, (3, 112, 112))
@@ -125,15 +151,7 @@ class Encoder:
         thousand.
         """
         keys = [hashlib.blake2b(face.tobytes(), digest_size=16).digest() for face in aligned]
-        new = {key: i for i, key in enumerate(keys) if key not in self._known}
-        if new:
-            self._known |= zip(new, self._unit(aligned[list(new.values())]), strict=True)
-        rows: F32 = np.stack([self._known[key] for key in keys])
-        for key in keys:
-            self._known.move_to_end(key)
-        while len(self._known) > _KEPT_FACES:
-            self._known.popitem(last=False)
-        return rows
+        return self._known.units(keys, lambda new: self._unit(aligned[new]))
 
     def raw(self, aligned: U8) -> F32:
         """Embeddings as the network gives them, not normalised."""
@@ -144,11 +162,7 @@ class Encoder:
 
     def _unit(self, aligned: U8) -> F32:
         self.encoded += len(aligned)
-        raw = self.raw(aligned)
-        norm = np.linalg.norm(raw, axis=1, keepdims=True)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            unit: F32 = np.where(np.isfinite(norm) & (norm > 1e-6), raw / norm, np.nan).astype(np.float32)
-        return unit
+        return normalised(self.raw(aligned))
 
 
 def load_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> Detector:

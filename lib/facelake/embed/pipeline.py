@@ -12,14 +12,13 @@ import pyarrow as pa
 
 from facelake.contracts import FACES, REJECTS, U8, Covers, Face, Outcome, Reject
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Photo, Undecoded, decode
-from facelake.embed.geometry import similarity_transform, warp
-from facelake.embed.models import load_detector, load_encoder
-from facelake.embed.packs import Pack
+from facelake.embed.detectors import NOTHING, Detections
+from facelake.embed.geometry import similarity_transform
+from facelake.embed.packs import Pack, ScrfdCard
 from facelake.embed.quality import quality
-from facelake.embed.resample import warp_linear
-from facelake.embed.runtime import Runtime
-
-_SIDE = 112
+from facelake.embed.runtime import Runtime, must_have_torch
+from facelake.embed.vision import HostVision, Pixels, Seen, Vision
+from facelake.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +39,21 @@ class PipelineOptions:
             "min_face_px": self.min_face_px,
             "target_px": self.limits.target_px,
         }
-        return shaping | ({"half": 1} if self.runtime.half else {})
-
-
-@dataclass(slots=True)
-class _Located:
-    """A detected face; box (4,) and landmarks (5, 2) in decoded pixels."""
-
-    box: np.ndarray
-    landmarks: np.ndarray
-    score: float
+        marks = {"half": self.runtime.half, "nvjpeg": self.runtime.nvjpeg}
+        return shaping | {name: 1 for name, on in marks.items() if on}
 
 
 @dataclass(slots=True)
 class _Found:
-    """A photo on its way through the pipeline."""
+    """A photo on its way through the pipeline; `faces` in decoded pixels."""
 
     row: int
     image_id: str
     data: bytes
     sha256: str
     photo: Photo | Undecoded
-    located: list[_Located] = field(default_factory=list)
-    aligned: list[U8] = field(default_factory=list)
+    faces: Detections = NOTHING
+    seen: Seen | None = None
     too_small: int = 0
     bystanders: int = 0
 
@@ -73,9 +64,8 @@ class Pipeline:
     def __init__(self, pack: Pack, options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> None:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
         self._options = options
-        self._opener = Opener(options.limits, retracted)
-        self._detector = load_detector(pack, options.min_det_score, options.runtime)
-        self._encoder = load_encoder(pack, options.runtime)
+        self._opener = open_opener(options, retracted)
+        self._vision = open_vision(pack, options)
 
     def run(
         self,
@@ -93,59 +83,57 @@ class Pipeline:
         stream = iter(photos)
         known = None if opened is None else iter(opened)
         while batch := list(islice(stream, self._options.batch_photos)):
-            here = (self._opener.open(data) for _, _, data in batch)
-            yield from self._batch(batch, here if known is None else islice(known, len(batch)), named_only)
+            if known is None:
+                here = self._opener.open_all([data for _, _, data in batch])
+            else:
+                here = list(islice(known, len(batch)))
+            yield from self._batch(batch, here, named_only)
 
     def _batch(
         self, batch: list[tuple[int, str, bytes]], opened: Iterable[Opened], named_only: Container[int]
     ) -> list[Outcome]:
-        found = self._aligned(batch, opened, named_only)
-        aligned = [face for item in found for face in item.aligned]
-        embeddings = iter(self._encode(aligned))
-        outcomes = (self._outcome(item, [next(embeddings) for _ in item.aligned]) for item in found)
+        found = self._located(batch, opened, named_only)
+        with_faces = [item for item in found if len(item.faces)]
+        if with_faces:
+            seen = self._vision.encode([_pixels_of(item) for item in with_faces], [item.faces for item in with_faces])
+            for item, one in zip(with_faces, seen, strict=True):
+                item.seen = one
+        outcomes = (self._outcome(item) for item in found)
         return [replace(one, covers=Covers.NAMED) if one.row in named_only else one for one in outcomes]
 
     def aligned(self, photo: tuple[int, str, bytes]) -> list[U8]:
-        """The faces of one photo as the encoder gets them, best detection first; none of a photo that is rejected."""
-        (found,) = self._aligned([photo], [self._opener.open(photo[2])], frozenset())
-        return found.aligned
+        """The faces of one photo as the encoder gets them, best detection first; none of a photo that is rejected.
 
-    def _aligned(
+        Raises:
+            ConfigError: the options keep pixels on a device.
+        """
+        if not isinstance(self._vision, HostVision):
+            next_step = "set embed.device to cpu for this"
+            raise ConfigError("aligned faces are not kept on the host", where="embed.device", next_step=next_step)
+        (item,) = self._located([photo], self._opener.open_all([photo[2]]), frozenset())
+        return self._vision.align(_pixels_of(item), item.faces)[1] if len(item.faces) else []
+
+    def _located(
         self, batch: list[tuple[int, str, bytes]], opened: Iterable[Opened], named_only: Container[int]
     ) -> list[_Found]:
+        """Detect; faces that are too small are counted and left out, and so is everybody where one may not be."""
         pairs = zip(batch, opened, strict=True)
-        found = [_Found(row, ident, data, one.sha256, one.photo) for (row, ident, data), one in pairs]
-        self._locate(found)
-        for item in found:
+        items = [_Found(row, ident, data, one.sha256, one.photo) for (row, ident, data), one in pairs]
+        decoded = [(item, item.photo) for item in items if isinstance(item.photo, Photo)]
+        placed = self._vision.place([photo.pixels for _, photo in decoded])
+        decoded = [(item, replace(photo, pixels=mine)) for (item, photo), mine in zip(decoded, placed, strict=True)]
+        for item, photo in decoded:
+            item.photo = photo
+        found = self._vision.locate([photo.pixels for _, photo in decoded])
+        for (item, photo), faces in zip(decoded, found, strict=True):
+            least = self._options.min_face_px * photo.pixels.shape[1] / photo.width
+            small = (faces.boxes[:, 2:] - faces.boxes[:, :2]).min(axis=1, initial=np.inf) < least
+            item.faces, item.too_small = faces.where(~small), int(small.sum())
             if item.row in named_only:
                 _leave_out_bystanders(item)
-            if item.located:
-                self._align(item)
-        return found
-
-    def _locate(self, items: list[_Found]) -> None:
-        """Detect; faces that are too small are counted and left out."""
-        seen = [(item, item.photo) for item in items if isinstance(item.photo, Photo)]
-        for (item, photo), faces in zip(seen, self._detector.locate([photo.pixels for _, photo in seen]), strict=True):
-            least = self._options.min_face_px * photo.pixels.shape[1] / photo.width
-            for box, points, score in zip(faces.boxes, faces.landmarks, faces.scores, strict=True):
-                if min(box[2] - box[0], box[3] - box[1]) < least:
-                    item.too_small += 1
-                else:
-                    item.located.append(_Located(box, points, float(score)))
-
-    def _align(self, item: _Found) -> None:
-        """The landmarks as well as the detector can tell them, then the aligned faces."""
-        self._decode_finer(item)
-        assert isinstance(item.photo, Photo)
-        pixels = item.photo.pixels
-        boxes = np.stack([face.box for face in item.located])
-        landmarks = self._detector.refine(pixels, boxes, np.stack([face.landmarks for face in item.located]))
-        for face, points in zip(item.located, landmarks, strict=True):
-            face.landmarks = points
-            matrix = similarity_transform(points)
-            crop = warp(pixels, matrix) if self._detector.smooth else warp_linear(pixels, matrix, _SIDE)
-            item.aligned.append(crop)
+            if len(item.faces):
+                self._decode_finer(item)
+        return items
 
     def _decode_finer(self, item: _Found) -> None:
         """Decode a photo again where it has pixels that its smallest face lacks for the encoder."""
@@ -153,40 +141,26 @@ class Pipeline:
         assert isinstance(photo, Photo)
         if photo.pixels.shape[1] >= photo.width:
             return
-        enlarge = max(float(np.linalg.norm(similarity_transform(face.landmarks)[:, 0])) for face in item.located)
+        enlarge = max(float(np.linalg.norm(similarity_transform(points)[:, 0])) for points in item.faces.landmarks)
         if not 1 < enlarge < np.inf:
             return
         wanted_px = int(min(max(photo.width, photo.height), max(photo.pixels.shape[:2]) * enlarge))
         finer = decode(item.data, replace(self._options.limits, target_px=wanted_px))
         if isinstance(finer, Photo) and finer.pixels.shape[1] > photo.pixels.shape[1]:
-            ratio = finer.pixels.shape[1] / photo.pixels.shape[1]
-            for face in item.located:
-                face.box, face.landmarks = face.box * ratio, face.landmarks * ratio
-            item.photo = finer
+            item.faces = item.faces.scaled(finer.pixels.shape[1] / photo.pixels.shape[1])
+            item.photo = replace(finer, pixels=self._vision.place([finer.pixels])[0])
 
-    def _encode(self, aligned: list[U8]) -> list[np.ndarray]:
-        size = self._options.batch_faces
-        return [
-            unit
-            for start in range(0, len(aligned), size)
-            for unit in self._encoder.encode(np.stack(aligned[start : start + size]))
-        ]
-
-    def _outcome(self, item: _Found, embeddings: list[np.ndarray]) -> Outcome:
+    def _outcome(self, item: _Found) -> Outcome:
         if isinstance(item.photo, Undecoded):
             return Outcome(item.row, item.image_id, item.sha256, 0, 0, (), item.photo.reason, item.photo.detail)
         enlarge = item.photo.width / item.photo.pixels.shape[1]  # decoded pixels to full-photo pixels
-        faces = tuple(
-            _face(face, aligned, unit, enlarge)
-            for face, aligned, unit in zip(item.located, item.aligned, embeddings, strict=True)
-            if np.isfinite(unit).all()
-        )
+        faces = tuple(_faces(item.faces, item.seen, enlarge)) if item.seen else ()
         reject, detail = None, ""
         if not faces:
             if item.bystanders:
                 detail = f"{item.bystanders + 1} faces, and the grant covers the named subject only"
                 reject = Reject.BYSTANDERS
-            elif item.located:
+            elif len(item.faces):
                 reject, detail = Reject.BAD_EMBEDDING, "the encoder gave no finite embedding"
             elif item.too_small:
                 reject, detail = (
@@ -199,16 +173,55 @@ class Pipeline:
         return Outcome(item.row, item.image_id, item.sha256, width, height, faces, reject, detail)
 
 
+def open_opener(options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> Opener:
+    """What decodes photos under these options; `retracted` as in Pipeline.
+
+    Raises:
+        ConfigError: nvJPEG is asked for and not there.
+    """
+    if not options.runtime.nvjpeg:
+        return Opener(options.limits, retracted)
+    from facelake.embed.nvjpeg import DeviceOpener, nvjpeg  # torch takes seconds to import
+
+    return DeviceOpener(options.limits, retracted, nvjpeg(options.runtime.device))
+
+
+def open_vision(pack: Pack, options: PipelineOptions) -> Vision:
+    """What sees under these options: on the device with torch and SCRFD; YuNet's crops are made on the host.
+
+    Raises:
+        ConfigError: the runtime is not installed, or has not the device.
+    """
+    least, runtime = options.min_det_score, options.runtime
+    if runtime.name == "torch" and isinstance(pack.card.detector, ScrfdCard):
+        must_have_torch(runtime)
+        from facelake.embed.device_vision import DeviceVision
+
+        return DeviceVision(pack, least, runtime, options.batch_photos, options.batch_faces)
+    return HostVision(pack, least, runtime, options.batch_faces)
+
+
+def _pixels_of(item: _Found) -> Pixels:
+    """The pixels of a photo that was decoded."""
+    assert isinstance(item.photo, Photo)
+    return item.photo.pixels
+
+
 def _leave_out_bystanders(item: _Found) -> None:
     """Nobody of several is encoded; faces that are too small to be encoded are people too."""
-    if len(item.located) + item.too_small > 1:
-        item.bystanders = len(item.located) + item.too_small - 1
-        item.located = []
+    people = len(item.faces) + item.too_small
+    if people > 1:
+        item.bystanders, item.faces = people - 1, NOTHING
 
 
-def _face(face: _Located, aligned: U8, unit: np.ndarray, enlarge: float) -> Face:
-    box, points = (face.box * enlarge).astype(np.float32), (face.landmarks * enlarge).astype(np.float32)
-    return Face(box, points, face.score, quality(aligned, points, box, face.score), unit.astype(np.float16))
+def _faces(found: Detections, seen: Seen, enlarge: float) -> Iterator[Face]:
+    """Faces in pixels of the full photo; those without a finite embedding are left out."""
+    boxes, landmarks = (found.boxes * enlarge).astype(np.float32), (seen.landmarks * enlarge).astype(np.float32)
+    for i, unit in enumerate(seen.units):
+        if np.isfinite(unit).all():
+            score = float(found.scores[i])
+            value = quality(float(seen.sharpness[i]), landmarks[i], boxes[i], score)
+            yield Face(boxes[i], landmarks[i], score, value, unit.astype(np.float16))
 
 
 def face_id(image_id: str, content_sha256: str, box: np.ndarray, digest: str) -> str:

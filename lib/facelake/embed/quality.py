@@ -6,7 +6,7 @@ import numpy as np
 
 from facelake.contracts import F32, U8
 
-_SHARP_HALF = 60.0  # Laplacian variance at which sharpness counts half; aligned in-focus faces lie at 200..2000
+SHARP_HALF = 60.0  # Laplacian variance at which sharpness counts half; aligned in-focus faces lie at 200..2000
 
 
 def sharpness(aligned: U8) -> float:
@@ -15,7 +15,7 @@ def sharpness(aligned: U8) -> float:
     inner = gray[1:-1, 1:-1]
     laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * inner
     variance = float(laplacian.var())
-    return variance / (variance + _SHARP_HALF)
+    return variance / (variance + SHARP_HALF)
 
 
 def frontality(landmarks: F32) -> float:
@@ -29,8 +29,8 @@ def frontality(landmarks: F32) -> float:
     return max(0.0, 1.0 - 2.0 * sideways)
 
 
-def quality(aligned: U8, landmarks: F32, box: F32, det_score: float) -> float:
+def quality(sharp: float, landmarks: F32, box: F32, det_score: float) -> float:
     """Geometric mean of the four parts, each 0..1. box and landmarks in pixels of the full photo."""
     side = float(min(box[2] - box[0], box[3] - box[1]))
-    parts = [min(1.0, side / 112.0), sharpness(aligned), det_score, frontality(landmarks)]
+    parts = [min(1.0, side / 112.0), sharp, det_score, frontality(landmarks)]
     return float(np.prod(np.clip(parts, 1e-3, 1.0)) ** 0.25)

@@ -12,8 +12,8 @@ import numpy as np
 
 from facelake.contracts import F32, F64, U8
 
-_BITS = 11  # fixed-point bits of OpenCV's weights for 8-bit photos
-_ONE = 1 << _BITS
+BITS = 11  # fixed-point bits of OpenCV's weights for 8-bit photos
+_ONE = 1 << BITS
 
 
 def resize_into(pixels: U8, square: U8, width: int, height: int) -> None:
@@ -21,9 +21,17 @@ def resize_into(pixels: U8, square: U8, width: int, height: int) -> None:
     if pixels.shape[:2] == (height, width):
         square[:height, :width] = pixels
         return
-    columns, across = _taps(pixels.shape[1], width)
-    rows, down = _taps(pixels.shape[0], height)
+    columns, across = taps(pixels.shape[1], width)
+    rows, down = taps(pixels.shape[0], height)
     _resize(np.ascontiguousarray(pixels), square, columns, across, rows, down)
+
+
+def fitted(height: int, width: int, side: int) -> tuple[int, int]:
+    """Height and width of a photo in a square, the shorter side truncated as insightface does it."""
+    ratio = height / width
+    if ratio > 1:
+        return side, max(1, int(side / ratio))
+    return max(1, int(side * ratio)), side
 
 
 def warp_linear(pixels: U8, matrix: F32, side: int) -> U8:
@@ -43,7 +51,7 @@ def to_blob(photos: U8, mean: float, scale: float, swap: bool = False) -> F32:
     return blob
 
 
-def _taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+def taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
     """Per target pixel the first of two source pixels, and the fixed-point weight of the second."""
     where = (np.arange(target) + 0.5) * (source / target) - 0.5
     first = np.floor(where)
@@ -60,7 +68,7 @@ def _resize(
     height, width = pixels.shape[0], pixels.shape[1]
     flat = pixels.reshape(height, 3 * width)
     mixed = np.empty(3 * width + 3, np.int32)
-    half = np.int32(1 << (2 * _BITS - 1))
+    half = np.int32(1 << (2 * BITS - 1))
     for y in range(len(rows)):
         v = down[y]
         top, bottom = flat[rows[y]], flat[min(rows[y] + 1, height - 1)]
@@ -70,7 +78,7 @@ def _resize(
             first, u = 3 * columns[x], across[x]
             for c in range(3):
                 near = mixed[first + c] * (np.int32(_ONE) - u) + half
-                square[y, x, c] = np.uint8((near + mixed[first + 3 + c] * u) >> np.int32(2 * _BITS))
+                square[y, x, c] = np.uint8((near + mixed[first + 3 + c] * u) >> np.int32(2 * BITS))
 
 
 @numba.njit(cache=True, nogil=True)

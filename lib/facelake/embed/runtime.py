@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import onnxruntime
 
 from facelake.contracts import F32
 from facelake.errors import ConfigError
+
+if TYPE_CHECKING:
+    from facelake.embed.torch_runtime import TorchGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,8 @@ class Runtime:
     device: str = "cpu"
     half: bool = False
     threads: int = 1
+    nvjpeg: bool = False
+    """JPEGs are decoded on the device"""
 
 
 class Graph(Protocol):
@@ -60,10 +65,29 @@ def open_graph(model: bytes, runtime: Runtime) -> Graph:
             what = "onnxruntime runs here on the CPU in float32 only: no half precision, no other device"
             raise ConfigError(what, where="embed.runtime", next_step="set embed.runtime to torch")
         return OnnxGraph(model, runtime.threads)
+    return open_torch(model, runtime)
+
+
+def open_torch(model: bytes, runtime: Runtime) -> TorchGraph:
+    """A graph on torch.
+
+    Raises:
+        ConfigError: torch is not installed, or sees no GPU where one is asked for.
+    """
+    must_have_torch(runtime)
+    from facelake.embed.torch_runtime import TorchGraph
+
+    return TorchGraph(model, runtime.device, runtime.half)
+
+
+def must_have_torch(runtime: Runtime) -> None:
+    """Prepare torch.
+
+    Raises:
+        ConfigError: it is not installed, or sees no GPU where one is asked for.
+    """
     try:
         import torch
-
-        from facelake.embed.torch_runtime import TorchGraph
     except ImportError as err:
         next_step = "pip install 'facelake[torch]', or set embed.runtime to onnxruntime"
         raise ConfigError("torch is not installed", where="embed.runtime", next_step=next_step) from err
@@ -71,4 +95,3 @@ def open_graph(model: bytes, runtime: Runtime) -> Graph:
         raise ConfigError("torch sees no GPU", where="embed.device", next_step="set embed.device to cpu")
     if runtime.device == "cpu":
         torch.set_num_threads(runtime.threads)
-    return TorchGraph(model, runtime.device, runtime.half)

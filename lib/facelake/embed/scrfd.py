@@ -18,18 +18,18 @@ from facelake.contracts import F32, U8
 from facelake.embed.detectors import Detections
 from facelake.embed.geometry import nms
 from facelake.embed.graphs import batches_alike
-from facelake.embed.resample import resize_into, to_blob
+from facelake.embed.resample import fitted, resize_into, to_blob
 from facelake.embed.runtime import Graph
 
 _LOG = logging.getLogger(__name__)
-_NMS_IOU = 0.4
-_MEAN, _SCALE = 127.5, 1 / 128
+NMS_IOU = 0.4
+MEAN, SCALE = 127.5, 1 / 128
 # Measured on CPU: a 640x640 photo's activations fill the cache, so a bigger batch gains nothing (docs/benchmarks.md).
 _BATCH = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class Layout:
     """How a graph's outputs are to be read, told by their number."""
 
     strides: tuple[int, ...]
@@ -38,11 +38,23 @@ class _Layout:
 
 
 _LAYOUTS = {
-    6: _Layout((8, 16, 32), 2, False),
-    9: _Layout((8, 16, 32), 2, True),
-    10: _Layout((8, 16, 32, 64, 128), 1, False),
-    15: _Layout((8, 16, 32, 64, 128), 1, True),
+    6: Layout((8, 16, 32), 2, False),
+    9: Layout((8, 16, 32), 2, True),
+    10: Layout((8, 16, 32, 64, 128), 1, False),
+    15: Layout((8, 16, 32, 64, 128), 1, True),
 }
+
+
+def layout_of(graph: Graph) -> Layout:
+    """How a detector's outputs are to be read.
+
+    Raises:
+        ValueError: a graph with another number of outputs, or one without landmarks.
+    """
+    layout = _LAYOUTS.get(len(graph.outputs))
+    if layout is None or not layout.landmarks:
+        raise ValueError(f"{len(graph.outputs)} outputs: not an SCRFD detector with landmarks (9 or 15)")
+    return layout
 
 
 class Scrfd:
@@ -56,10 +68,7 @@ class Scrfd:
         Raises:
             ValueError: a graph with another number of outputs, or one without landmarks.
         """
-        layout = _LAYOUTS.get(len(graph.outputs))
-        if layout is None or not layout.landmarks:
-            raise ValueError(f"{len(graph.outputs)} outputs: not an SCRFD detector with landmarks (9 or 15)")
-        self._graph, self._layout, self._sides, self._min_score = graph, layout, tuple(sides), min_score
+        self._graph, self._layout, self._sides, self._min_score = graph, layout_of(graph), tuple(sides), min_score
         side = min(self._sides)
         self.batched = batches_alike(graph.run, (3, side, side))
         if not self.batched:
@@ -81,7 +90,7 @@ class Scrfd:
     def _look(self, photos: Sequence[U8], side: int, found: Sequence[list[Detections]]) -> None:
         squares = np.zeros((len(photos), side, side, 3), np.uint8)
         scales = [_letterbox(photo, square) for photo, square in zip(photos, squares, strict=True)]
-        heads = [_with_batch(head) for head in self._graph.run(to_blob(squares, _MEAN, _SCALE))]
+        heads = [_with_batch(head) for head in self._graph.run(to_blob(squares, MEAN, SCALE))]
         for i, scale in enumerate(scales):
             found[i].append(self._candidates([head[i] for head in heads], side, scale))
 
@@ -107,13 +116,8 @@ class Scrfd:
 
 def _letterbox(photo: U8, square: U8) -> float:
     """Scale a photo into the top left of a square; returns square pixels per photo pixel."""
-    side = len(square)
     height, width = photo.shape[:2]
-    ratio = height / width
-    if ratio > 1:
-        new_height, new_width = side, max(1, int(side / ratio))
-    else:
-        new_height, new_width = max(1, int(side * ratio)), side
+    new_height, new_width = fitted(height, width, len(square))
     resize_into(photo, square, new_width, new_height)
     return float(new_height / height)
 
@@ -127,5 +131,5 @@ def _suppressed(candidates: list[Detections]) -> Detections:
     boxes = np.concatenate([one.boxes for one in candidates])
     landmarks = np.concatenate([one.landmarks for one in candidates])
     scores = np.concatenate([one.scores for one in candidates])
-    kept = nms(boxes, scores, _NMS_IOU, border=1.0)
+    kept = nms(boxes, scores, NMS_IOU, border=1.0)
     return Detections(boxes[kept], landmarks[kept], scores[kept])

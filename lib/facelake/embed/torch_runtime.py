@@ -34,13 +34,31 @@ class TorchGraph(torch.nn.Module):
         self.outputs = [item.name for item in graph.output]
         self._steps = [self._step(node) for node in graph.node]
         self._last_use = {name: i for i, (_, inputs, _) in enumerate(self._steps) for name in inputs}
+        self._captured: dict[tuple[int, ...], _Captured] = {}
 
     def run(self, blob: F32) -> list[F32]:
         """All outputs for a blob of float32, in the order of `outputs`."""
         with torch.inference_mode():
-            x = torch.from_numpy(np.ascontiguousarray(blob)).to(self._device, self._dtype)
-            found = self.forward(x.contiguous(memory_format=torch.channels_last))
-            return [value.float().cpu().numpy() for value in found]
+            x = torch.from_numpy(np.ascontiguousarray(blob)).to(self._device)
+            return [value.float().cpu().numpy() for value in self.forward(self._fit(x))]
+
+    def on_device(self, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
+        """All outputs in float32 for a tensor of at most `batch` inputs on the device; call under inference_mode.
+
+        On a GPU the graph is captured once for each shape, filled up to `batch`, and replayed: one launch instead of
+        hundreds, which small networks would otherwise wait for.
+        """
+        x, count = self._fit(x), len(x)
+        if self._device.type != "cuda":
+            return [value.float() for value in self.forward(x)]
+        shape = (batch, *x.shape[1:])
+        if shape not in self._captured:
+            self._captured[shape] = _Captured(self, shape, self._device, self._dtype)
+        found = [value.float() for value in self._captured[shape](x)]
+        return [value[:count] for value in found] if batch > 1 else found
+
+    def _fit(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self._dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Run the nodes in their order; a value is let go after its last use."""
@@ -69,6 +87,30 @@ class TorchGraph(torch.nn.Module):
         if known is None:
             raise ValueError(f"operator {node.op_type} is not among those of face models")
         return (lambda values: known(values, attributes)), list(node.input), node.output[0]
+
+
+class _Captured:
+    """A graph of one input shape, captured as a CUDA graph; see PyTorch, "CUDA semantics", CUDA graphs.
+
+    Outputs live in memory that the next call writes over, so that they are copied.
+    """
+
+    def __init__(self, graph: TorchGraph, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+        self._input = torch.zeros(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):  # first calls allocate and choose kernels, which cannot be captured
+            for _ in range(3):
+                graph.forward(self._input)
+        torch.cuda.current_stream(device).wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = graph.forward(self._input)
+
+    def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self._input[: len(x)].copy_(x)
+        self._graph.replay()
+        return [value.clone() for value in self._outputs]
 
 
 def _conv(values: _Values, attributes: _Attributes) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from facelake.config import S3Section
 from facelake.contracts import Chunk, ChunkReceipt, Outcome, Receipt, Reject, file_key
-from facelake.embed import Opened, Opener, Pack, Pipeline, PipelineOptions, faces_table, rejects_table
+from facelake.embed import Opened, Opener, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
 from facelake.lake.corpus import Corpus
 from facelake.lake.store import open_store
 from facelake.lake.tables import stage
@@ -75,7 +75,7 @@ class OpeningHere:
 
     def end(self, handle: Any) -> list[Opened]:
         """See Opening."""
-        return [self._opener.open(data) for data in handle]
+        return self._opener.open_all(handle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class ChunkWorker:
     def __init__(self, spec: WorkerSpec, opening: Opening | None = None) -> None:
         self._spec = spec
         self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted)
-        self._opening = opening or OpeningHere(Opener(spec.options.limits, spec.retracted))
+        self._opening = opening or OpeningHere(open_opener(spec.options, spec.retracted))
         self._corpus = Corpus(spec.corpus_uri, spec.s3)
         self._store = open_store(spec.lake_uri, spec.s3)
 

@@ -30,7 +30,7 @@ class _Decoder:
         self._opener = opener
 
     def open(self, photos: list[bytes]) -> list[Opened]:
-        return [self._opener.open(data) for data in photos]
+        return self._opener.open_all(photos)
 
 
 _Actor: Any = ray.remote(max_restarts=0, max_task_retries=0)(_Decoder)

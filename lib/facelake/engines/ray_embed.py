@@ -20,7 +20,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTa
 
 from facelake.config import EmbedSection, RaySection
 from facelake.contracts import ChunkReceipt
-from facelake.embed import Opener
+from facelake.embed import open_opener
 from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, OpeningHere, WorkerSpec
 from facelake.engines.embed_metrics import EmbedMetrics
 from facelake.engines.ray_decoders import DecoderPool
@@ -35,7 +35,7 @@ _UNREAD_RECEIPTS = 2  # a worker that is this far ahead of the driver waits: wha
 
 class _EmbedActor:
     def __init__(self, spec: WorkerSpec, decoders: int = 0) -> None:
-        opener = Opener(spec.options.limits, spec.retracted)
+        opener = open_opener(spec.options, spec.retracted)
         self._worker = ChunkWorker(spec, DecoderPool(opener, decoders) if decoders else OpeningHere(opener))
         self._metrics = EmbedMetrics()
 

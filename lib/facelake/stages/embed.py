@@ -83,7 +83,10 @@ def _keep_budget(context: Context, images: int) -> dict[str, float]:
     mean_bytes = sum(file.image_bytes for file in files) / max(sum(file.rows for file in files), 1)
     projection = project(context.config, context.pack, images, mean_bytes, faces_per_photo(context.lake))
     must_fit_budget(context.config, projection)
-    return {"planned_s": round(projection.hours * 3600, 1), "planned_worker_bytes": worker_memory_bytes(mean_bytes)}
+    return {
+        "planned_s": round(projection.hours * 3600, 1),
+        "planned_worker_bytes": worker_memory_bytes(mean_bytes, context.config.embed.batch_photos),
+    }
 
 
 def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:

@@ -103,9 +103,10 @@ def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
     return PipelineOptions(
         min_det_score=card.min_det_score if embed.min_det_score is None else embed.min_det_score,
         min_face_px=embed.min_face_px,
+        batch_photos=embed.batch_photos,
         batch_faces=embed.batch_faces,
         limits=limits_of(embed),
-        runtime=Runtime(embed.runtime, embed.device, embed.half_precision),
+        runtime=Runtime(embed.runtime, embed.device, embed.half_precision, nvjpeg=embed.nvjpeg),
     )
 
 

@@ -50,7 +50,7 @@ def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
             "have_outcome": 0,
         }
     mean = size / max(images, 1)
-    figures["worker_memory_bytes"] = worker_memory_bytes(mean)
+    figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
     if calibrate:
         ahead_photos = int(figures["to_embed"])
         projection = project(config, load_pack(config), ahead_photos, mean, faces_per_photo(lake))

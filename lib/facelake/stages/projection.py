@@ -85,9 +85,9 @@ def must_fit_budget(config: Config, projection: Projection) -> None:
         raise Refused(what, where="plan.budget", next_step="raise the budget, or admit fewer photos")
 
 
-def worker_memory_bytes(mean_bytes: float) -> int:
+def worker_memory_bytes(mean_bytes: float, batch_photos: int = 16) -> int:
     """What one embed worker needs for photos of that many bytes."""
-    return int(_WORKER_BASE_BYTES + 16 * (_DECODED_PHOTO_BYTES + 2 * mean_bytes))
+    return int(_WORKER_BASE_BYTES + batch_photos * (_DECODED_PHOTO_BYTES + 2 * mean_bytes))
 
 
 def faces_per_photo(lake: Lake | None) -> float:

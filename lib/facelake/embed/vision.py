@@ -1,0 +1,95 @@
+"""What the pipeline asks of whoever sees: where faces are, and what they are like. On the host, or on a device.
+
+The pipeline decides (what is too small, who may be encoded, what becomes of a photo) and never touches a pixel; a
+vision touches pixels and decides nothing. So pixels can stay where they were decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from facelake.contracts import F32, F64, U8
+from facelake.embed.detectors import Detections
+from facelake.embed.geometry import similarity_transform, warp
+from facelake.embed.models import load_detector, load_encoder
+from facelake.embed.packs import Pack
+from facelake.embed.quality import sharpness
+from facelake.embed.resample import warp_linear
+from facelake.embed.runtime import Runtime
+
+FACE_PX = 112
+Pixels = Any
+"""(h, w, 3) uint8 RGB: a numpy array, or a tensor on the vision's device"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Faces of one photo: landmarks (n, 5, 2) as well as they can be told, unit embeddings (n, dim), sharpness (n,).
+
+    An embedding that is not finite has NaN.
+    """
+
+    landmarks: F32
+    units: F32
+    sharpness: F64
+
+
+class Vision(Protocol):
+    """Finds and encodes faces in batches of photos of any size."""
+
+    def place(self, photos: Sequence[Pixels]) -> list[Pixels]:
+        """Decoded photos to where the others' pixels are; once per photo, before anything else."""
+        ...
+
+    def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
+        """Faces of each photo, in its pixels, best first."""
+        ...
+
+    def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
+        """Those of each photo's faces that are asked for, at least one, in their order."""
+        ...
+
+
+class HostVision:
+    """In numpy, with the networks on whatever runtime: a photo at a time, encoded in batches."""
+
+    def __init__(self, pack: Pack, min_score: float, runtime: Runtime, batch_faces: int) -> None:
+        self._detector = load_detector(pack, min_score, runtime)
+        self._encoder = load_encoder(pack, runtime)
+        self._batch_faces = batch_faces
+
+    def place(self, photos: Sequence[Pixels]) -> list[Pixels]:
+        """See Vision."""
+        return list(photos)
+
+    def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
+        """See Vision."""
+        return self._detector.locate(photos)
+
+    def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
+        """See Vision."""
+        aligned = [self.align(pixels, found) for pixels, found in zip(photos, faces, strict=True)]
+        crops = [crop for _, mine in aligned for crop in mine]
+        size = self._batch_faces
+        units = [
+            unit
+            for start in range(0, len(crops), size)
+            for unit in self._encoder.encode(np.stack(crops[start : start + size]))
+        ]
+        ends = np.cumsum([0, *(len(mine) for _, mine in aligned)])
+        return [
+            Seen(landmarks, np.stack(units[start:end]), np.array([sharpness(crop) for crop in mine]))
+            for (landmarks, mine), start, end in zip(aligned, ends[:-1], ends[1:], strict=True)
+        ]
+
+    def align(self, pixels: U8, faces: Detections) -> tuple[F32, list[U8]]:
+        """The landmarks as well as the detector can tell them, and the faces as the encoder gets them."""
+        landmarks = self._detector.refine(pixels, faces.boxes, faces.landmarks)
+        matrices = [similarity_transform(points) for points in landmarks]
+        if self._detector.smooth:
+            return landmarks, [warp(pixels, matrix) for matrix in matrices]
+        return landmarks, [warp_linear(pixels, matrix, FACE_PX) for matrix in matrices]

@@ -1,0 +1,302 @@
+"""Photos seen on a device are seen as on the host: sampling bit for bit, faces to rounding; pixels stay there."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from facelake.config import Config
+from facelake.contracts import U8, Outcome, Reject
+from facelake.embed import DecodeLimits, Opener, Pack, Pipeline, PipelineOptions
+from facelake.embed import device_ops as ops
+from facelake.embed.decode import Photo, Undecoded
+from facelake.embed.decode import upright as upright_here
+from facelake.embed.device_vision import DeviceVision
+from facelake.embed.geometry import nms, similarity_transform, similarity_transforms
+from facelake.embed.nvjpeg import DeviceOpener
+from facelake.embed.quality import sharpness
+from facelake.embed.resample import fitted, resize_into, warp_linear
+from facelake.embed.runtime import Runtime
+from facelake.stages.model_cards import card_of_pack
+from facelake.testing.packs import write_pack
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+BIG = {"batch_photos": 4, "batch_faces": 3}
+
+
+def noise(seed: int, *shape: int) -> U8:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def canvas(photos: list[U8], device: str = "cpu") -> ops.Canvas:
+    return ops.Canvas.of([torch.from_numpy(photo).to(device) for photo in photos])
+
+
+sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=40, deadline=None)
+@given(shapes=st.lists(sizes, min_size=1, max_size=4), side=st.sampled_from([16, 32, 64]))
+def test_letterbox_is_the_hosts_bit_for_bit(device: str, shapes: list[tuple[int, int]], side: int) -> None:
+    photos = [noise(i, *shape, 3) for i, shape in enumerate(shapes)]
+    squares, scale = ops.letterbox(canvas(photos, device), side)
+    for photo, square, per_pixel in zip(photos, squares.cpu().numpy(), scale, strict=True):
+        wanted, (height, width) = np.zeros((side, side, 3), np.uint8), fitted(*photo.shape[:2], side)
+        resize_into(photo, wanted, width, height)
+        np.testing.assert_array_equal(square, wanted)
+        assert per_pixel == height / photo.shape[0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_faces_are_sampled_as_on_the_host(device: str, seed: int) -> None:
+    """Inside, over the edge and far outside the photo; the same but for a double that rounds to the other level."""
+    generator = np.random.default_rng(seed)
+    photos = [noise(seed + i, *generator.integers(5, 120, 2), 3) for i in range(3)]
+    matrices, which = [], generator.integers(0, 3, 8)
+    for photo in which:
+        angle, scale = generator.uniform(-3, 3), generator.uniform(0.3, 3)
+        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        eye = generator.uniform(-30, max(photos[photo].shape) + 30, 2)
+        matrices.append(np.column_stack([turn, 16 - turn @ eye]))
+    found = ops.warp(canvas(photos, device), which, ops.inverses(np.array(matrices, np.float32)), 32).cpu().numpy()
+    for crop, matrix, photo in zip(found, matrices, which, strict=True):
+        apart = np.abs(crop.astype(int) - warp_linear(photos[photo], matrix.astype(np.float32), 32))
+        assert apart.max() <= 1
+        assert (apart > 0).mean() < 0.001
+
+
+def test_a_transform_that_is_no_number_gives_a_black_crop() -> None:
+    inverse = np.array([[[np.nan, 0, 0], [0, 1, 0]], [[1, 0, np.inf], [0, 1, 0]]])
+    assert not ops.warp(canvas([noise(0, 20, 20, 3)]), np.zeros(2, np.int64), inverse, 16).any()
+
+
+@given(seed=st.integers(0, 10**6))
+def test_transforms_of_many_faces_are_those_of_each(seed: int) -> None:
+    points = np.random.default_rng(seed).uniform(-500, 3000, (6, 5, 2)).astype(np.float32)
+    points[5] = points[5, :1]  # all in one place
+    for one, wanted in zip(similarity_transforms(points[:5]), map(similarity_transform, points[:5]), strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(similarity_transforms(points)).all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=40, deadline=None)
+@given(counts=st.lists(st.integers(0, 60), min_size=1, max_size=5), seed=st.integers(0, 10**6))
+def test_suppression_is_greedy(device: str, counts: list[int], seed: int) -> None:
+    generator, most = np.random.default_rng(seed), max(*counts, 1)
+    boxes, scores = np.zeros((len(counts), most, 4), np.float32), np.full((len(counts), most), -np.inf, np.float32)
+    for row, count in enumerate(counts):
+        corner = generator.uniform(0, 40, (count, 2))
+        boxes[row, :count] = np.concatenate([corner, corner + generator.uniform(1, 40, (count, 2))], 1)
+        scores[row, :count] = np.sort(generator.choice([0.5, 0.6, 0.7, 0.8, 0.9], count))[::-1]
+    stays = ops.kept(torch.from_numpy(boxes).to(device), torch.from_numpy(scores).to(device), 0.4, 1.0).cpu().numpy()
+    for row, count in enumerate(counts):
+        assert np.flatnonzero(stays[row]).tolist() == sorted(nms(boxes[row, :count], scores[row, :count], 0.4, 1.0))
+
+
+def test_suppression_of_a_crowd_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes = torch.rand(5, 30, 4).cumsum(2)
+    scores = torch.rand(5, 30).sort(dim=1, descending=True).values
+    whole = ops.kept(boxes, scores, 0.4, 1.0)
+    monkeypatch.setattr(ops, "_MOST_OVERLAPS", 1000)
+    assert torch.equal(ops.kept(boxes, scores, 0.4, 1.0), whole)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_sharpness_keys_and_turns(device: str) -> None:
+    crops = noise(1, 4, 112, 112, 3)
+    crops[1, 20:90, 20:90], crops[3] = 128, crops[0]
+    placed = torch.from_numpy(crops).to(device)
+    np.testing.assert_allclose(ops.sharpness(placed).cpu(), [sharpness(crop) for crop in crops], rtol=1e-5)
+    keys = ops.PixelKeys(crops[0].size, torch.device(device)).of(placed).cpu().numpy()
+    assert len({key.tobytes() for key in keys}) == 3
+    assert keys[3].tobytes() == keys[0].tobytes() != keys[2].tobytes()
+    photo = noise(2, 5, 7, 3)
+    for orientation in range(1, 9):
+        turned = ops.upright(torch.from_numpy(photo).to(device), orientation).cpu().numpy()
+        np.testing.assert_array_equal(turned, upright_here(photo, orientation))
+
+
+# ---- the whole of it
+
+
+@pytest.fixture(scope="module")
+def light(pack: Pack, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    """SCRFD-500M and SFace."""
+    scrfd = (shared / "models/scrfd_500m_kps.onnx").read_bytes()
+    folder = write_pack(tmp_path_factory.mktemp("packs") / "light", scrfd, pack.encoder, "data")
+    return card_of_pack(str(folder), Config(), "not stated")[1]
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, kind, **options)
+    return sink.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photos(shared: Path) -> list[tuple[int, str, bytes]]:
+    """Portraits, two people, a large photo with a small face (decoded twice), odd sizes, no face, a damaged file."""
+    paths = sorted((shared / "data/london/images").glob("*.jpg"))[:6]
+    one, other = (Image.open(path).convert("RGB") for path in paths[:2])
+    two = Image.new("RGB", (one.width + other.width, max(one.height, other.height)))
+    two.paste(one, (0, 0))
+    two.paste(other, (one.width, 0))
+    far = Image.new("RGB", (5200, 3000), (90, 120, 90))
+    far.paste(one.resize((900, 900)), (2500, 1200))
+    made = [encoded(two), encoded(far), encoded(one.resize((333, 377)), "PNG")]
+    made += [encoded(Image.new("RGB", (300, 200))), b"no photo", paths[0].read_bytes()]
+    return [(i, str(i), data) for i, data in enumerate([path.read_bytes() for path in paths] + made)]
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def alike(ours: Outcome, theirs: Outcome, least: float) -> int:
+    assert (ours.row, ours.reject, len(ours.faces)) == (theirs.row, theirs.reject, len(theirs.faces))
+    for a, b in zip(ours.faces, theirs.faces, strict=True):
+        np.testing.assert_allclose(a.box, b.box, atol=0.05)
+        np.testing.assert_allclose(a.landmarks, b.landmarks, atol=0.05)
+        assert abs(a.det_score - b.det_score) < 1e-3
+        assert abs(a.quality - b.quality) < 1e-3
+        assert cosine(a.embedding, b.embedding) >= least
+    return len(ours.faces)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_same_faces_as_on_the_host(light: Pack, photos: list[tuple[int, str, bytes]], device: str) -> None:
+    options = PipelineOptions(min_det_score=0.5)
+    host = list(Pipeline(light, options).run(photos, named_only={6}))
+    there = replace(options, runtime=Runtime("torch", device), **BIG)
+    ours = list(Pipeline(light, there).run(photos, named_only={6}))
+    faces = [alike(a, b, 0.9995) for a, b in zip(ours, host, strict=True)]
+    assert faces == [1] * 6 + [0, 1, 1, 0, 0, 1]
+    assert [one.reject for one in ours][6] is Reject.BYSTANDERS
+    assert {one.reject for one in ours[9:11]} == {Reject.NO_FACE, Reject.FORMAT}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_do_not_depend_on_their_batch_and_copies_are_encoded_once(
+    light: Pack, photos: list[tuple[int, str, bytes]], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(PipelineOptions(min_det_score=0.5), runtime=Runtime("torch", device), **BIG)
+    faces: list[int] = []
+    really = DeviceVision._units
+    monkeypatch.setattr(
+        DeviceVision, "_units", lambda self, crops, new: (faces.append(len(new)), really(self, crops, new))[1]
+    )
+    whole = list(Pipeline(light, options).run(photos))
+    assert sum(faces) == sum(len(one.faces) for one in whole) - 1, "the last photo is the first one again"
+    alone = [next(iter(Pipeline(light, options).run([photo]))) for photo in photos[4:8]]
+    for a, b in zip(alone, whole[4:8], strict=True):
+        alike(a, b, 0.99999)
+
+
+def test_pixels_stay_on_the_device(
+    light: Pack, photos: list[tuple[int, str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is copied to the host are rows of a few hundred bytes a face, never a crop or a photo."""
+    options = replace(PipelineOptions(min_det_score=0.5), runtime=Runtime("torch"), **BIG)
+    pipeline = Pipeline(light, options)
+    moved: list[int] = []
+    really = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: (moved.append(self.nbytes), really(self))[1])
+    faces = sum(len(one.faces) for one in pipeline.run(photos))
+    assert faces == 11
+    assert sum(moved) < 4000 * faces
+    assert max(moved) < 112 * 112
+
+
+# ---- nvJPEG
+
+
+class Decoder:
+    """nvJPEG's part, by libjpeg: all or nothing."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        self.calls.append(len(encoded))
+        try:
+            pixels = [
+                simplejpeg.decode_jpeg(item.numpy().tobytes(), "RGB", fastdct=False, fastupsample=False)
+                for item in encoded
+            ]
+        except ValueError as err:
+            raise RuntimeError("damaged") from err
+        return [torch.from_numpy(item).permute(2, 0, 1).contiguous() for item in pixels]
+
+
+@pytest.fixture
+def oddities(shared: Path) -> list[bytes]:
+    one = Image.open(sorted((shared / "data/london/images").glob("*.jpg"))[0]).convert("RGB").resize((200, 260))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    plain = encoded(one)
+    broken = plain[:2000] + bytes(len(plain) - 2002) + plain[-2:]
+    return [
+        plain, encoded(one, exif=turned), encoded(one, progressive=True), encoded(one.convert("L")),
+        encoded(one.convert("CMYK")), encoded(one, "PNG"), plain[:3000], broken, b"", encoded(one.resize((900, 900))),
+    ]  # fmt: skip
+
+
+def test_only_plain_photos_go_to_the_device(oddities: list[bytes]) -> None:
+    limits, decoder = DecodeLimits(max_pixels=500_000), Decoder()
+    here, there = Opener(limits), DeviceOpener(limits, {}, decoder)
+    opened = there.open_all(oddities)
+    for a, b in zip(opened, here.open_all(oddities), strict=True):
+        assert a.sha256 == b.sha256
+        if isinstance(b.photo, Undecoded):
+            assert a.photo == b.photo
+            continue
+        assert isinstance(a.photo, Photo)
+        assert (a.photo.width, a.photo.height) == (b.photo.width, b.photo.height)
+        np.testing.assert_array_equal(np.asarray(a.photo.pixels), b.photo.pixels)
+    on_device = [i for i, one in enumerate(opened) if isinstance(getattr(one.photo, "pixels", None), torch.Tensor)]
+    assert on_device[:2] == [0, 1]
+    assert set(on_device) <= {0, 1, 7}
+    assert there.on_device == len(on_device)
+    assert decoder.calls[0] == 3
+
+
+def test_a_withdrawn_photo_is_not_decoded_there_either(oddities: list[bytes]) -> None:
+    import hashlib
+
+    decoder = Decoder()
+    opener = DeviceOpener(DecodeLimits(), {hashlib.sha256(oddities[0]).hexdigest(): "MS-Celeb-1M"}, decoder)
+    (first, second) = opener.open_all(oddities[:2])
+    assert isinstance(first.photo, Undecoded)
+    assert first.photo.reason is Reject.RETRACTED
+    assert isinstance(second.photo, Photo)
+    assert decoder.calls == [1]
+
+
+def test_a_decoder_that_gives_another_size_is_not_believed(oddities: list[bytes]) -> None:
+    opener = DeviceOpener(
+        DecodeLimits(), {}, lambda encoded: [torch.zeros(3, 4, 4, dtype=torch.uint8) for _ in encoded]
+    )
+    (one,) = opener.open_all(oddities[:1])
+    assert isinstance(one.photo, Photo)
+    assert one.photo.pixels.shape == (260, 200, 3)
+    assert not opener.on_device
+
+
+def test_what_the_device_decodes_is_another_digest() -> None:
+    plain = PipelineOptions(runtime=Runtime("torch", "cuda"))
+    assert replace(plain, runtime=Runtime("torch", "cuda", nvjpeg=True)).shaping() != plain.shaping()
