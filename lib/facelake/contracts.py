@@ -22,6 +22,7 @@ LAKE_FORMAT = 1
 F16 = npt.NDArray[np.float16]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
+C128 = npt.NDArray[np.complex128]
 I64 = npt.NDArray[np.int64]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]

@@ -23,6 +23,7 @@ from facelake.bench.parity import parity
 from facelake.config import Config, load_config
 from facelake.contracts import U8
 from facelake.embed import Pack
+from facelake.embed.geometry import inverses
 from facelake.embed.graphs import batchable, batches_alike, repaired
 from facelake.embed.insightface import choose_files
 from facelake.embed.models import load_detector, load_encoder
@@ -155,7 +156,7 @@ def test_pixels_are_sampled_as_opencv_samples_them(samples: Path) -> None:
         turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         matrix = np.column_stack([turn, 56 - turn @ [x, y]])
         theirs = cv2.warpAffine(pixels, matrix, (112, 112), borderValue=0.0)
-        crop = warp_linear(pixels, matrix.astype(np.float32), 112)
+        crop = warp_linear(pixels, inverses(matrix[None])[0], 112)
         assert np.abs(crop.astype(int) - theirs).mean() < 0.01
     theirs = cv2.dnn.blobFromImages([pixels], 1 / 128, (1280, 886), (127.5,) * 3, swapRB=True)
     np.testing.assert_allclose(to_blob(pixels[None], 127.5, 1 / 128, swap=True), theirs, atol=1e-6)

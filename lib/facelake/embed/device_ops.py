@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from facelake.contracts import F32, F64, I64
+from facelake.contracts import F64, I64
 from facelake.embed.quality import SHARP_HALF
 from facelake.embed.resample import BITS, fitted, taps
 
@@ -156,13 +156,6 @@ def upright(pixels: torch.Tensor, orientation: int) -> torch.Tensor:
         pixels = pixels.flip(1)
     quarter_turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
     return torch.rot90(pixels, quarter_turns, (0, 1)).contiguous()
-
-
-def inverses(matrices: F32) -> F64:
-    """Of (f, 2, 3) from photo to crop, those (f, 2, 3) from crop to photo."""
-    linear, offset = matrices[:, :, :2].astype(np.float64), matrices[:, :, 2:].astype(np.float64)
-    back = np.linalg.pinv(linear)
-    return np.concatenate([back, -back @ offset], axis=2)
 
 
 def _padded(sizes: Any, side: int) -> tuple[I64, np.ndarray]:

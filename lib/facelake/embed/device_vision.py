@@ -17,7 +17,7 @@ import torch
 from facelake.contracts import F32, F64, I64, U8
 from facelake.embed import device_ops as ops
 from facelake.embed.detectors import NOTHING, Detections
-from facelake.embed.geometry import similarity_transforms
+from facelake.embed.geometry import inverses, similarity_transforms
 from facelake.embed.graphs import batchable, batches_alike
 from facelake.embed.models import KnownFaces, normalised
 from facelake.embed.packs import Pack, ScrfdCard
@@ -74,7 +74,7 @@ class DeviceVision:
         """See Vision."""
         counts = [len(one) for one in faces]
         landmarks = np.concatenate([one.landmarks for one in faces])
-        back = ops.inverses(similarity_transforms(landmarks))
+        back = inverses(similarity_transforms(landmarks))
         canvas, photo = ops.Canvas.of(photos), np.repeat(np.arange(len(faces)), counts)
         parts = list(self._seen(canvas, photo, back))
         units, sharp = (np.concatenate(column) for column in zip(*parts, strict=True))

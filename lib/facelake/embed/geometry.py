@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from facelake.contracts import F32, I64, U8
+from facelake.contracts import C128, F32, F64, I64, U8
 
 # Where the five landmarks lie in an aligned 112x112 face (ArcFace, Deng et al., CVPR 2019).
 TEMPLATE_112: F32 = np.array(
@@ -65,48 +65,49 @@ def nms(boxes: F32, scores: F32, max_iou: float, border: float = 0.0) -> I64:
     return np.array(kept, np.int64)
 
 
-def similarity_transform(points: F32, template: F32 = TEMPLATE_112) -> F32:
-    """The (2, 3) matrix that maps `points` (n, 2) onto `template` with least squares, without shear.
+def similarity_transforms(points: F32, template: F32 = TEMPLATE_112) -> F64:
+    """The (f, 2, 3) matrices that map `points` (f, n, 2) onto `template` with least squares, without shear.
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991.
-    """
-    source, target = points.astype(np.float64), template.astype(np.float64)
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    centred, wanted = source - source_mean, target - target_mean
-    u, s, vt = np.linalg.svd(wanted.T @ centred / len(points))
-    sign = np.array([1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt)) or 1.0])
-    rotation = u @ np.diag(sign) @ vt
-    scale = float((s * sign).sum() / max(centred.var(0).sum(), 1e-12))
-    offset = target_mean - scale * rotation @ source_mean
-    return np.column_stack([scale * rotation, offset]).astype(np.float32)
-
-
-def similarity_transforms(points: F32, template: F32 = TEMPLATE_112) -> F32:
-    """The same for many faces (f, n, 2) at once: (f, 2, 3), equal but for rounding.
-
-    In the plane a rotation with a scale is a product of complex numbers, and least squares need no decomposition.
+    The transformation of Umeyama ("Least-squares estimation of transformation parameters between two point patterns",
+    PAMI 1991). In the plane a rotation with a scale is the product with a complex number, and least squares need no
+    decomposition. Points that are all in one place give a matrix that maps everything there.
     """
     source = points.astype(np.float64) @ np.array([1, 1j])
     target = template.astype(np.float64) @ np.array([1, 1j])
     mean = source.mean(1, keepdims=True)
     centred, wanted = source - mean, target - target.mean()
     turn = (centred.conj() @ wanted) / np.maximum((np.abs(centred) ** 2).sum(1), 1e-12)
-    offset = target.mean() - turn * mean[:, 0]
+    return _matrices(turn, target.mean() - turn * mean[:, 0])
+
+
+def inverses(matrices: F64) -> F64:
+    """The (f, 2, 3) matrices back from what similarity_transforms gave; not numbers where there is no way back."""
+    turn: C128 = (matrices[:, 0, 0] + 1j * matrices[:, 1, 0]).astype(np.complex128)
+    offset: C128 = (matrices[:, 0, 2] + 1j * matrices[:, 1, 2]).astype(np.complex128)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        back = 1 / turn
+        return _matrices(back, -back * offset)
+
+
+def _matrices(turn: C128, offset: C128) -> F64:
     rows = [[turn.real, -turn.imag, offset.real], [turn.imag, turn.real, offset.imag]]
-    return np.moveaxis(np.array(rows), 2, 0).astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(np.array(rows), 2, 0))
 
 
-def warp(pixels: U8, matrix: F32, side: int = 112) -> U8:
+def warp(pixels: U8, inverse: F64, side: int = 112) -> U8:
     """Sample a (side, side, 3) face from a photo; pixels outside the photo are black.
 
     Where the photo is at least twice as fine as the face, it is box-filtered first, so that a large face in
     a large photo does not alias.
+
+    Args:
+        inverse: (2, 3), from crop pixels to photo pixels.
     """
-    linear, offset = matrix[:, :2].astype(np.float64), matrix[:, 2].astype(np.float64)
-    inverse = np.linalg.pinv(linear)
-    fine = int(max(1.0, np.sqrt(abs(np.linalg.det(inverse)))))
+    if not np.isfinite(inverse).all():
+        return np.zeros((side, side, 3), np.uint8)
+    fine = int(max(1.0, np.sqrt(abs(np.linalg.det(inverse[:, :2])))))
     ys, xs = np.mgrid[0:side, 0:side]
-    where = np.stack([xs - offset[0], ys - offset[1]], -1) @ inverse.T
+    where = np.stack([xs, ys], -1) @ inverse[:, :2].T + inverse[:, 2]
     # crop what is needed, reduce it, sample it
     low = np.floor(where.reshape(-1, 2).min(0)).astype(int) - fine
     high = np.ceil(where.reshape(-1, 2).max(0)).astype(int) + 2 * fine

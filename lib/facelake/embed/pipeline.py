@@ -13,7 +13,7 @@ import pyarrow as pa
 from facelake.contracts import FACES, REJECTS, U8, Covers, Face, Outcome, Reject
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Photo, Undecoded, decode
 from facelake.embed.detectors import NOTHING, Detections
-from facelake.embed.geometry import similarity_transform
+from facelake.embed.geometry import similarity_transforms
 from facelake.embed.packs import Pack, ScrfdCard
 from facelake.embed.quality import quality
 from facelake.embed.runtime import Runtime, must_have_torch
@@ -141,7 +141,7 @@ class Pipeline:
         assert isinstance(photo, Photo)
         if photo.pixels.shape[1] >= photo.width:
             return
-        enlarge = max(float(np.linalg.norm(similarity_transform(points)[:, 0])) for points in item.faces.landmarks)
+        enlarge = float(np.linalg.norm(similarity_transforms(item.faces.landmarks)[:, :, 0], axis=1).max())
         if not 1 < enlarge < np.inf:
             return
         wanted_px = int(min(max(photo.width, photo.height), max(photo.pixels.shape[:2]) * enlarge))

@@ -34,21 +34,20 @@ def fitted(height: int, width: int, side: int) -> tuple[int, int]:
     return max(1, int(side * ratio)), side
 
 
-def warp_linear(pixels: U8, matrix: F32, side: int) -> U8:
-    """Sample a (side, side, 3) crop; `matrix` (2, 3) maps photo pixels to crop pixels."""
-    linear, offset = matrix[:, :2].astype(np.float64), matrix[:, 2].astype(np.float64)
-    inverse = np.linalg.pinv(linear)
+def warp_linear(pixels: U8, inverse: F64, side: int) -> U8:
+    """Sample a (side, side, 3) crop; `inverse` (2, 3) maps crop pixels to photo pixels."""
     crop = np.empty((side, side, 3), np.uint8)
-    _warp(np.ascontiguousarray(pixels), np.column_stack([inverse, -inverse @ offset]), crop)
+    _warp(np.ascontiguousarray(pixels), inverse, crop)
     return crop
 
 
 def to_blob(photos: U8, mean: float, scale: float, swap: bool = False) -> F32:
     """(n, h, w, 3) uint8 to (n, 3, h, w) float32, (x - mean) * scale; `swap` reverses the channels."""
-    levels = ((np.arange(256, dtype=np.float32) - np.float32(mean)) * np.float32(scale)).astype(np.float32)
-    blob = np.empty((len(photos), 3, *photos.shape[1:3]), np.float32)
-    _blob(np.ascontiguousarray(photos), levels, swap, blob)
-    return blob
+    count, height, width = photos.shape[:3]
+    blob = np.empty((count, 3, height * width), np.float32)
+    flat = np.ascontiguousarray(photos).reshape(count, height * width * 3)
+    _blob(flat, np.float32(mean), np.float32(scale), swap, blob)
+    return blob.reshape(count, 3, height, width)
 
 
 def taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +93,13 @@ def _warp(pixels: U8, inverse: F64, crop: U8) -> None:
                 continue
             x0, y0 = int(np.floor(at_x)), int(np.floor(at_y))
             u, v = at_x - x0, at_y - y0
+            near, right, below, last = (1.0 - v) * (1.0 - u), (1.0 - v) * u, v * (1.0 - u), v * u
+            if 0 <= x0 < width - 1 and 0 <= y0 < height - 1:
+                for c in range(3):
+                    total = near * pixels[y0, x0, c] + right * pixels[y0, x0 + 1, c]
+                    total = total + below * pixels[y0 + 1, x0, c] + last * pixels[y0 + 1, x0 + 1, c]
+                    crop[y, x, c] = int(total + 0.5)
+                continue
             for c in range(3):
                 total = 0.0
                 for j in range(2):
@@ -105,10 +111,12 @@ def _warp(pixels: U8, inverse: F64, crop: U8) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def _blob(photos: U8, levels: F32, swap: bool, blob: F32) -> None:
+def _blob(photos: U8, mean: np.float32, scale: np.float32, swap: bool, blob: F32) -> None:
+    """All three channels of a pixel at once: then the compiler reads and writes whole vectors."""
+    first, last = (2, 0) if swap else (0, 2)
     for n in range(photos.shape[0]):
-        for c in range(3):
-            to = 2 - c if swap else c
-            for y in range(photos.shape[1]):
-                for x in range(photos.shape[2]):
-                    blob[n, to, y, x] = levels[photos[n, y, x, c]]
+        pixels, one, two, three = photos[n], blob[n, first], blob[n, 1], blob[n, last]
+        for i in range(len(one)):
+            one[i] = (np.float32(pixels[3 * i]) - mean) * scale
+            two[i] = (np.float32(pixels[3 * i + 1]) - mean) * scale
+            three[i] = (np.float32(pixels[3 * i + 2]) - mean) * scale

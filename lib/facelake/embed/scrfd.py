@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.contracts import F32, U8
-from facelake.embed.detectors import Detections
+from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import nms
 from facelake.embed.graphs import batches_alike
 from facelake.embed.resample import fitted, resize_into, to_blob
@@ -101,6 +101,8 @@ class Scrfd:
         for level, stride in enumerate(self._layout.strides):
             score = heads[level][:, 0]
             hit = np.flatnonzero(score >= self._min_score)
+            if not len(hit):
+                continue
             cell, columns = hit // self._layout.anchors, side // stride
             centre = np.stack([cell % columns, cell // columns], 1).astype(np.float32) * stride
             reach = heads[levels + level][hit] * stride
@@ -108,6 +110,8 @@ class Scrfd:
             shift = (heads[2 * levels + level][hit] * stride).reshape(-1, 5, 2)
             landmarks.append(centre[:, None] + shift)
             scores.append(score[hit])
+        if not scores:
+            return NOTHING
         score = np.concatenate(scores)
         order = np.argsort(-score, kind="stable")
         box, point = np.concatenate(boxes)[order] / scale, np.concatenate(landmarks)[order] / scale
@@ -128,6 +132,8 @@ def _with_batch(head: F32) -> F32:
 
 def _suppressed(candidates: list[Detections]) -> Detections:
     """Candidates of all squares as one, after one non-maximum suppression."""
+    if not any(len(one) for one in candidates):
+        return NOTHING
     boxes = np.concatenate([one.boxes for one in candidates])
     landmarks = np.concatenate([one.landmarks for one in candidates])
     scores = np.concatenate([one.scores for one in candidates])

@@ -14,7 +14,7 @@ import numpy as np
 
 from facelake.contracts import F32, F64, U8
 from facelake.embed.detectors import Detections
-from facelake.embed.geometry import similarity_transform, warp
+from facelake.embed.geometry import inverses, similarity_transforms, warp
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.packs import Pack
 from facelake.embed.quality import sharpness
@@ -89,7 +89,7 @@ class HostVision:
     def align(self, pixels: U8, faces: Detections) -> tuple[F32, list[U8]]:
         """The landmarks as well as the detector can tell them, and the faces as the encoder gets them."""
         landmarks = self._detector.refine(pixels, faces.boxes, faces.landmarks)
-        matrices = [similarity_transform(points) for points in landmarks]
+        back = inverses(similarity_transforms(landmarks))
         if self._detector.smooth:
-            return landmarks, [warp(pixels, matrix) for matrix in matrices]
-        return landmarks, [warp_linear(pixels, matrix, FACE_PX) for matrix in matrices]
+            return landmarks, [warp(pixels, one) for one in back]
+        return landmarks, [warp_linear(pixels, one, FACE_PX) for one in back]
