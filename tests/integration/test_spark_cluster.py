@@ -14,7 +14,8 @@ import pytest
 from facelake.bench.cluster import cluster_files
 from facelake.config import ClusterSection, Config, SparkSection
 from facelake.engines.exchange import Block, LocalExchange, open_exchange
-from facelake.engines.spark_cluster import SparkExchange, start_spark
+from facelake.engines.spark_cluster import SparkExchange
+from facelake.engines.spark_session import start_spark
 from facelake.errors import Corrupt
 from facelake.events import nobody
 from tests.unit.test_cluster import people

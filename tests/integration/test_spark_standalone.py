@@ -12,7 +12,8 @@ import pytest
 
 from facelake.config import SparkSection
 from facelake.engines.exchange import Block, Emit, Reduce
-from facelake.engines.spark_cluster import SparkExchange, start_spark
+from facelake.engines.spark_cluster import SparkExchange
+from facelake.engines.spark_session import start_spark
 from facelake.testing.clusters import spark_standalone
 from tests.integration.test_spark_cluster import SETTINGS
 from tests.unit.test_cluster import people

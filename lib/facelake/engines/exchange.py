@@ -60,6 +60,6 @@ def open_exchange(section: SparkSection, faces: int, scratch: str | None = None)
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit: it runs already
     if section.master.startswith("local") and faces < section.in_process_below and not submitted:
         return LocalExchange()
-    from facelake.engines import spark_cluster  # importing PySpark takes a second
+    from facelake.engines import spark_cluster, spark_session  # importing PySpark takes a second
 
-    return spark_cluster.SparkExchange(spark_cluster.start_spark(section, scratch=scratch), section.partitions)
+    return spark_cluster.SparkExchange(spark_session.start_spark(section, scratch=scratch), section.partitions)

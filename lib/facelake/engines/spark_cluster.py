@@ -1,24 +1,23 @@
 """Cluster on Spark: blocks of bytes between tasks.
 
 Tasks hand each other packed arrays, one row per block and not per face, so that the JVM moves a few thousand large
-values. No JVM Delta and no hadoop-aws: tasks read and stage files in Python, so `pip install` is the whole
-installation and s3:// works on any cluster.
+values; under a local master it moves none (block_files.py). No JVM Delta and no hadoop-aws: tasks read and stage files
+in Python, so `pip install` is the whole installation and s3:// works on any cluster.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from pyspark import SparkConf, SparkContext
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
-from facelake.config import SparkSection, package_dir
+from facelake.engines.block_files import read_blocks, remove_blocks, write_blocks
 from facelake.engines.exchange import Block, Emit, Reduce
 from facelake.errors import ConfigError, Corrupt, FacelakeError, Refused, Retryable
 
@@ -26,71 +25,8 @@ _BLOCKS = "key long, block binary"
 _SCHEMA = pa.schema([("key", pa.int64()), ("block", pa.binary())])
 _BATCH_BYTES = 16 << 20
 _TASKS_PER_CORE = 32
-# The JVM moves blocks and computes nothing: half of its CPU was the optimising compiler's.
-_COMPILE_PLAINLY = "-XX:TieredStopAtLevel=1"
-# On a cluster the daemon starts before `--py-files` are there.
-_LOCAL = {"spark.python.daemon.module": "facelake.engines.spark_daemon"}
 _RAISED = re.compile(r"facelake\.errors\.(\w+): (.+?)(?: \[([^\]]*)\])?\.(?: Next: (.+)\.)?$", re.MULTILINE)
 _KINDS: dict[str, type[FacelakeError]] = {"Corrupt": Corrupt, "Refused": Refused, "ConfigError": ConfigError}
-
-
-def start_spark(section: SparkSection, app: str = "facelake", scratch: str | None = None) -> SparkSession:
-    """A session on the configured master; under spark-submit, what was submitted wins over the config.
-
-    Args:
-        scratch: folder for shuffles of a local master; a cluster's workers have their own.
-
-    Raises:
-        Retryable: the master does not answer or Java is missing.
-    """
-    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    local = section.master.startswith("local")
-    if local:
-        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    java = f"-Dlog4j2.configurationFile=file:{package_dir() / 'engines' / 'log4j2.properties'}"
-    conf = {
-        "spark.master": section.master,
-        "spark.app.name": app,
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.driver.memory": section.driver_memory,
-        "spark.driver.extraJavaOptions": java,
-        "spark.driver.maxResultSize": "0",
-        # Rows are blocks of up to some megabytes, and what a task gets was sized by us, not by Spark's guesses.
-        "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
-        "spark.sql.adaptive.enabled": "false",
-        # A few thousand rows are not worth a compiler.
-        "spark.sql.codegen.wholeStage": "false",
-        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-        # One thread per task: Spark counts cores by tasks.
-        "spark.executorEnv.OMP_NUM_THREADS": "1",
-        "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
-    }
-    if local:
-        conf |= _LOCAL | {"spark.driver.extraJavaOptions": f"{java} {_COMPILE_PLAINLY}"}
-        if scratch:
-            conf["spark.local.dir"] = scratch
-    builder = SparkSession.builder
-    try:
-        submitted = _submitted()
-        for key, value in (conf | section.conf).items():
-            if key not in submitted:
-                builder = builder.config(key, value)
-        return builder.getOrCreate()
-    except Exception as err:
-        what = f"Spark cannot be started: {str(err).splitlines()[0]}"
-        raise Retryable(
-            what, where=section.master, next_step="check spark.master, JAVA_HOME (Java 17+) and memory"
-        ) from err
-
-
-def _submitted() -> frozenset[str]:
-    """Keys that spark-submit has set: it started this process and runs the JVM already."""
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        return frozenset()
-    SparkContext._ensure_initialized()
-    return frozenset(key for key, _ in SparkConf().getAll())
 
 
 class SparkExchange:
@@ -98,34 +34,96 @@ class SparkExchange:
 
     def __init__(self, session: SparkSession, partitions: int = 0) -> None:
         self._session, self._partitions = session, partitions
+        self._most = _TASKS_PER_CORE * int(session.sparkContext.defaultParallelism)
+        self._local = session.sparkContext.master.startswith("local")
 
     def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
-        """One Spark job: a task per item, or per some items where they are many, then a shuffle per `then`."""
+        """A task per item, or per some items where they are many, then a shuffle per `then`.
+
+        On a cluster this is one Spark job with Spark's own shuffle. A local master hands blocks on through files, a
+        job for each: the same tasks without the JVM between them.
+        """
         if not items:
             return []
+        parts = self._partitions or min(2 * keys, self._most)
+        return (
+            self._through_files(items, first, then, parts)
+            if then and self._local
+            else self._shuffled(items, first, then, parts)
+        )
+
+    def _shuffled(self, items: Sequence[int], first: Emit, then: Sequence[Reduce], parts: int) -> list[Block]:
+        self._session.conf.set("spark.sql.shuffle.partitions", str(parts))
         names = list(items)
+        frame = self._each(names, lambda i: first(names[i]))
+        for reduce in then:
+            frame = frame.groupBy("key").applyInArrow(_grouped(reduce), _BLOCKS)
+        return _blocks_of(frame)
+
+    def _through_files(self, items: Sequence[int], first: Emit, then: Sequence[Reduce], parts: int) -> list[Block]:
+        names = list(items)
+        with tempfile.TemporaryDirectory(prefix="facelake-blocks-", dir=self._scratch()) as folder:
+            slices = np.array_split(np.arange(len(names)), min(self._partitions or self._most, len(names)))
+
+            def write(task: int) -> Iterator[Block]:
+                written = write_blocks(folder, (block for i in slices[task] for block in first(names[i])))
+                yield task, written.encode()
+
+            held = _names_of(self._each(slices, write))
+            for reduce in then[:-1]:
+                before = held
+                held = _names_of(self._each(range(parts), _rewrite(folder, before, parts, reduce)))
+                remove_blocks(folder, before)
+            return _blocks_of(self._each(range(parts), _reduced(folder, held, parts, then[-1])))
+
+    def _each(self, items: Sized, work: Emit) -> DataFrame:
+        """A frame of what `work` gives for 0 .. len(items) - 1, a task for each or for some of them."""
 
         def emit(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             _freeze()
             for batch in batches:
-                for row in batch.column(0).to_pylist():
-                    yield from _batches(first(names[row]))
+                for number in batch.column(0).to_pylist():
+                    yield from _batches(work(number))
 
-        most = _TASKS_PER_CORE * int(self._session.sparkContext.defaultParallelism)
-        self._session.conf.set("spark.sql.shuffle.partitions", str(self._partitions or min(2 * keys, most)))
-        slices = min(self._partitions or most, len(names))
-        frame = self._session.range(0, len(names), 1, slices).mapInArrow(emit, _BLOCKS)
-        for reduce in then:
-            frame = frame.groupBy("key").applyInArrow(_grouped(reduce), _BLOCKS)
-        try:
-            table: pa.Table = frame.toArrow()
-        except Exception as err:
-            raise _told(err) from err
-        return list(zip(table["key"].to_pylist(), table["block"].to_pylist(), strict=True))
+        count = len(items)
+        slices = min(self._partitions or self._most, count)
+        return self._session.range(0, count, 1, slices).mapInArrow(emit, _BLOCKS)
+
+    def _scratch(self) -> str | None:
+        folders = self._session.sparkContext.getConf().get("spark.local.dir", "") or ""
+        return folders.split(",")[0] or None
 
     def close(self) -> None:
         """Stop the session."""
         self._session.stop()
+
+
+def _blocks_of(frame: DataFrame) -> list[Block]:
+    """Run it."""
+    try:
+        table: pa.Table = frame.toArrow()
+    except Exception as err:
+        raise _told(err) from err
+    return list(zip(table["key"].to_pylist(), table["block"].to_pylist(), strict=True))
+
+
+def _names_of(frame: DataFrame) -> list[str]:
+    return [body.decode() for _, body in sorted(_blocks_of(frame))]
+
+
+def _reduced(folder: str, names: Sequence[str], parts: int, reduce: Reduce) -> Emit:
+    def work(part: int) -> Iterator[Block]:
+        for key, blocks in read_blocks(folder, names, part, parts):
+            yield from reduce(key, blocks)
+
+    return work
+
+
+def _rewrite(folder: str, names: Sequence[str], parts: int, reduce: Reduce) -> Emit:
+    def work(part: int) -> Iterator[Block]:
+        yield part, write_blocks(folder, _reduced(folder, names, parts, reduce)(part)).encode()
+
+    return work
 
 
 def _told(err: Exception) -> FacelakeError:
