@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import simplejpeg
 import torch
@@ -15,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facelake.config import Config
+from facelake.bench.device import device_rates, products_of
+from facelake.bench.embed import Sizes
+from facelake.config import Config, EmbedSection, ModelSection
 from facelake.contracts import U8, Outcome, Reject
 from facelake.embed import DecodeLimits, Opener, Pack, Pipeline, PipelineOptions
 from facelake.embed import device_ops as ops
@@ -23,10 +26,13 @@ from facelake.embed.decode import Photo, Undecoded
 from facelake.embed.decode import upright as upright_here
 from facelake.embed.device_vision import DeviceVision
 from facelake.embed.geometry import inverses, nms
+from facelake.embed.graphs import batchable
 from facelake.embed.nvjpeg import DeviceOpener
 from facelake.embed.quality import sharpness
 from facelake.embed.resample import fitted, resize_into, warp_linear
 from facelake.embed.runtime import Runtime
+from facelake.embed.torch_runtime import TorchGraph
+from facelake.errors import ConfigError
 from facelake.stages.model_cards import card_of_pack
 from facelake.testing.packs import write_pack
 
@@ -292,3 +298,38 @@ def test_a_decoder_that_gives_another_size_is_not_believed(oddities: list[bytes]
 def test_what_the_device_decodes_is_another_digest() -> None:
     plain = PipelineOptions(runtime=Runtime("torch", "cuda"))
     assert replace(plain, runtime=Runtime("torch", "cuda", nvjpeg=True)).shaping() != plain.shaping()
+
+
+# ---- the benchmark
+
+
+def test_products_are_counted_as_the_graph_has_them(pack: Pack) -> None:
+    model = onnx.load_from_string(batchable(pack.encoder, "data", blocks=False))
+    shapes = {
+        item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]
+        for item in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    weights = {item.name: list(item.dims) for item in model.graph.initializer}
+    wanted = 0.0
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            wanted += 2.0 * 3 * np.prod(shapes[node.output[0]][1:]) * np.prod(weights[node.input[1]][1:])
+        elif node.op_type in ("Gemm", "MatMul"):
+            wanted += 2.0 * 3 * np.prod(weights[node.input[1]])
+    with torch.inference_mode():
+        found = products_of(TorchGraph(model.SerializeToString()), torch.rand(3, 3, 112, 112))
+        assert found.flop == pytest.approx(wanted)
+        assert found.run()[0].shape[0] == 3
+
+
+def test_rates_of_a_device(shared: Path, light: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelake.bench.device._PART_S", 0.02)
+    folder = write_pack(tmp_path / "pack", light.detector, light.encoder, "data")
+    embed = EmbedSection(runtime="torch", batch_photos=2, batch_faces=2)
+    config = Config(embed=embed, model=ModelSection(accept_license="non-commercial"))
+    figures = device_rates(config, str(folder), str(shared / "data/london/images"), Sizes(3, 1, 320))
+    assert figures["faces_per_photo"] == 1
+    assert 0 < figures["seen_of_convolutions"] < 1.2
+    assert figures["whole_per_s"] > 0
+    with pytest.raises(ConfigError, match="measures torch"):
+        device_rates(Config(model=config.model), str(folder), str(shared / "data/london/images"), Sizes(3, 1, 320))

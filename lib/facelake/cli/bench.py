@@ -69,6 +69,45 @@ def bench_embed(
         terminal.result({"ok": True, **figures})
 
 
+@bench_app.command("device")
+def bench_device(
+    images: ImagesOption,
+    pack: Annotated[str | None, typer.Option("--pack", help="folder of an InsightFace pack")] = None,
+    shape: Annotated[str | None, typer.Option("--pack-shape", help="r50: random weights in buffalo_l's shapes")] = None,
+    accept_license: AcceptOption = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cuda",
+    half: Annotated[bool, typer.Option(help="networks in half precision")] = True,
+    nvjpeg: Annotated[bool, typer.Option(help="JPEGs decoded by the GPU")] = True,
+    batch_photos: Annotated[int, typer.Option(min=1, max=256, help="photos looked at together")] = 64,
+    batch_faces: Annotated[int, typer.Option(min=1, max=1024, help="faces encoded together")] = 256,
+    photos: Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")] = 2000,
+    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")] = 3,
+    side: Annotated[int, typer.Option(min=0, help="scale photos to this longer side; 0: as they are")] = 0,
+    config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
+) -> None:  # fmt: skip
+    """Images per second of one process on one GPU, and how far that is from its convolutions alone."""
+    terminal = open_terminal(json, quiet, debug)
+    with boundary(terminal):
+        from facelake.bench.embed import Sizes, chosen_pack
+        from facelake.stages.models import must_have_runtime
+
+        there = device.startswith("cuda")
+        wanted = {"runtime": "torch", "device": device, "half_precision": half, "nvjpeg": nvjpeg and there}
+        wanted |= {"batch_photos": batch_photos, "batch_faces": batch_faces}
+        settings = read_config(
+            config,
+            None,
+            model__accept_license=accept_license,
+            **{f"embed__{name}": value for name, value in wanted.items()},
+        )
+        must_have_runtime(settings)
+        from facelake.bench.device import device_rates
+
+        figures = device_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side))
+        terminal.figures("device", figures)
+        terminal.result({"ok": True, **figures})
+
+
 @bench_app.command("precision")
 def bench_precision(
     card: Annotated[str, typer.Option(help="card to hold against the config's: of the same detector")],

@@ -37,13 +37,13 @@ class DeviceVision:
         detector, encoder = pack.card.detector, pack.card.encoder
         assert isinstance(detector, ScrfdCard)
         self._device = torch.device(runtime.device)
-        self._detect = open_torch(batchable(pack.detector, any_size=detector.any_size, blocks=False), runtime)
-        self._encode = open_torch(batchable(pack.encoder, encoder.input_name, blocks=False), runtime)
-        self._layout, self._sides = layout_of(self._detect), tuple(detector.sides)
+        self.detector = open_torch(batchable(pack.detector, any_size=detector.any_size, blocks=False), runtime)
+        self.encoder = open_torch(batchable(pack.encoder, encoder.input_name, blocks=False), runtime)
+        self._layout, self.sides = layout_of(self.detector), tuple(detector.sides)
         self._min_score, self._mean, self._scale = min_score, encoder.mean, encoder.scale
-        side = min(self._sides)
-        self._batch_photos = self._batch(self._detect, (3, side, side), batch_photos, "detector")
-        self._batch_faces = self._batch(self._encode, (3, FACE_PX, FACE_PX), batch_faces, "encoder")
+        side = min(self.sides)
+        self.batch_photos = self._batch(self.detector, (3, side, side), batch_photos, "detector")
+        self.batch_faces = self._batch(self.encoder, (3, FACE_PX, FACE_PX), batch_faces, "encoder")
         self._known, self._keys = KnownFaces(), ops.PixelKeys(3 * FACE_PX**2, self._device)
 
     @staticmethod
@@ -65,8 +65,8 @@ class DeviceVision:
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
         """See Vision."""
         found: list[Detections] = []
-        for start in range(0, len(photos), self._batch_photos):
-            found += self._look(ops.Canvas.of(photos[start : start + self._batch_photos]))
+        for start in range(0, len(photos), self.batch_photos):
+            found += self._look(ops.Canvas.of(photos[start : start + self.batch_photos]))
         return found
 
     @torch.inference_mode()
@@ -86,7 +86,7 @@ class DeviceVision:
 
     def _look(self, canvas: ops.Canvas) -> list[Detections]:
         """Candidates of all squares together, sorted and suppressed on the device; one transfer brings what is left."""
-        looks = [self._candidates(canvas, side) for side in self._sides]
+        looks = [self._candidates(canvas, side) for side in self.sides]
         scores, boxes, points = (torch.cat(column, 1) for column in zip(*looks, strict=True))
         scores = torch.where(scores >= self._min_score, scores, -torch.inf)
         most = int(torch.isfinite(scores).sum(1).max())
@@ -102,7 +102,7 @@ class DeviceVision:
     def _candidates(self, canvas: ops.Canvas, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Every anchor of one square: scores (n, a), boxes (n, a, 4) and landmarks (n, a, 10) in photo pixels."""
         squares, scale = ops.letterbox(canvas, side)
-        heads = self._detect.on_device(_blob(squares, MEAN, SCALE), self._batch_photos)
+        heads = self.detector.on_device(_blob(squares, MEAN, SCALE), self.batch_photos)
         heads = [head if head.ndim == 3 else head[None] for head in heads]
         levels, scores, boxes, points = len(self._layout.strides), [], [], []
         for level, stride in enumerate(self._layout.strides):
@@ -127,10 +127,10 @@ class DeviceVision:
             yield self._known.units([key.tobytes() for key in keys], partial(self._units, crops)), sharp
 
     def _units(self, crops: torch.Tensor, wanted: list[int]) -> F32:
-        size, raw = self._batch_faces, []
+        size, raw = self.batch_faces, []
         for start in range(0, len(wanted), size):
             blob = _blob(crops[wanted[start : start + size]], self._mean, self._scale)
-            raw.append(self._encode.on_device(blob, size)[0].reshape(len(blob), -1))
+            raw.append(self.encoder.on_device(blob, size)[0].reshape(len(blob), -1))
         return normalised(torch.cat(raw).cpu().numpy())
 
 

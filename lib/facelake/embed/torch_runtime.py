@@ -40,7 +40,7 @@ class TorchGraph(torch.nn.Module):
         """All outputs for a blob of float32, in the order of `outputs`."""
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(blob)).to(self._device)
-            return [value.float().cpu().numpy() for value in self.forward(self._fit(x))]
+            return [value.cpu().numpy() for value in self.once(x)]
 
     def on_device(self, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
         """All outputs in float32 for a tensor of at most `batch` inputs on the device; call under inference_mode.
@@ -50,12 +50,16 @@ class TorchGraph(torch.nn.Module):
         """
         x, count = self._fit(x), len(x)
         if self._device.type != "cuda":
-            return [value.float() for value in self.forward(x)]
+            return self.once(x)
         shape = (batch, *x.shape[1:])
         if shape not in self._captured:
             self._captured[shape] = _Captured(self, shape, self._device, self._dtype)
         found = [value.float() for value in self._captured[shape](x)]
         return [value[:count] for value in found] if batch > 1 else found
+
+    def once(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The same, node by node."""
+        return [value.float() for value in self.forward(self._fit(x))]
 
     def _fit(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._dtype).contiguous(memory_format=torch.channels_last)
@@ -90,27 +94,36 @@ class TorchGraph(torch.nn.Module):
 
 
 class _Captured:
-    """A graph of one input shape, captured as a CUDA graph; see PyTorch, "CUDA semantics", CUDA graphs.
-
-    Outputs live in memory that the next call writes over, so that they are copied.
-    """
+    """A graph for one input shape; its outputs are copied, since the next call writes over them."""
 
     def __init__(self, graph: TorchGraph, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
         self._input = torch.zeros(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):  # first calls allocate and choose kernels, which cannot be captured
-            for _ in range(3):
-                graph.forward(self._input)
-        torch.cuda.current_stream(device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = graph.forward(self._input)
+        self._replay = replayed(lambda: graph.forward(self._input), device)
 
     def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
         self._input[: len(x)].copy_(x)
-        self._graph.replay()
-        return [value.clone() for value in self._outputs]
+        return [value.clone() for value in self._replay()]
+
+
+def replayed(work: Callable[[], list[torch.Tensor]], device: torch.device) -> Callable[[], list[torch.Tensor]]:
+    """Work on fixed tensors, captured as one CUDA graph on a GPU (PyTorch, "CUDA semantics"); elsewhere as it is."""
+    if device.type != "cuda":
+        return work
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):  # first calls allocate and choose kernels, which cannot be captured
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = work()
+
+    def replay() -> list[torch.Tensor]:
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 def _conv(values: _Values, attributes: _Attributes) -> torch.Tensor:

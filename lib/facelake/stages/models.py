@@ -14,7 +14,7 @@ from facelake.config import Config, EmbedSection, conf_dir, read_yaml_as
 from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
 from facelake.embed.packs import FolderCard
-from facelake.embed.runtime import Runtime
+from facelake.embed.runtime import Runtime, must_have_torch
 from facelake.errors import ConfigError, Corrupt, Refused, Retryable
 from facelake.lake.store import ObjectStore, open_store
 
@@ -108,6 +108,15 @@ def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
         limits=limits_of(embed),
         runtime=Runtime(embed.runtime, embed.device, embed.half_precision, nvjpeg=embed.nvjpeg),
     )
+
+
+def must_have_runtime(config: Config) -> None:
+    """Before torch is imported by who needs it.
+
+    Raises:
+        ConfigError: torch is not installed, or has no such device.
+    """
+    must_have_torch(Runtime(config.embed.runtime, config.embed.device))
 
 
 def must_be_accepted(config: Config, card: ModelCard) -> None:
