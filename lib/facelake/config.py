@@ -6,6 +6,7 @@ import atexit
 import difflib
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from facelake.errors import ConfigError
 
+_LOCAL_SCRATCH_BYTES = 16 * 2**30  # of one disk, beside the corpus and what the steps leave
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -120,10 +122,20 @@ class SparkSection(_Section):
     in_process_below: int = Field(
         50_000, ge=0, description="faces below which a local master is not started: clustered in this process, equally"
     )
-    scratch_gb: float = Field(
-        16.0, gt=0, description="GiB of vectors on the way between workers at once; more go in several waves, equally"
+    scratch_gb: float | None = Field(
+        None,
+        gt=0,
+        description="GiB of vectors on the way between workers at once, more go in several waves, equally; "
+        "null: 16 under a local master, no limit on a cluster",
     )
     conf: dict[str, str] = Field(default_factory=dict, description="passed to Spark as it is")
+
+    @property
+    def scratch_bytes(self) -> float:
+        """What vectors on their way between workers may take, bytes."""
+        if self.scratch_gb is None:
+            return _LOCAL_SCRATCH_BYTES if self.master.startswith("local") else math.inf
+        return self.scratch_gb * 2**30
 
 
 class ClusterSection(_Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,11 +58,11 @@ def steps_of(
     dim: int,
     settings: ClusterSection = SMALL,
     exchange: Any = None,
-    scratch_gb: float = 16,
+    scratch_bytes: float = math.inf,
 ) -> Steps:
     store = open_store(str(place))
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "state", dim, settings.min_quality)
-    return Steps(work, exchange or LocalExchange(), settings, PRIOR, lambda step, done: None, scratch_gb)
+    return Steps(work, exchange or LocalExchange(), settings, PRIOR, lambda step, done: None, scratch_bytes)
 
 
 def by_id(paths: tuple[str, ...], found: Clustered) -> dict[str, int]:
@@ -150,13 +151,13 @@ def small_cells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_cells")
-@pytest.mark.parametrize(("scratch", "few"), [(2.5e-4, True), (1e-6, False)], ids=["three waves", "a cell at a time"])
+@pytest.mark.parametrize(("scratch", "few"), [(268_000, True), (1000, False)], ids=["three waves", "a cell at a time"])
 def test_cells_joined_in_waves_give_the_same(crowd: World, tmp_path: Path, scratch: float, few: bool) -> None:
     paths = crowd.write(tmp_path / "faces")
     whole = steps_of(paths, tmp_path / "whole", 64)
     wanted = by_id(paths, whole.run())
     counting = Dying(0, after=False)
-    steps = steps_of(paths, tmp_path / "waves", 64, exchange=counting, scratch_gb=scratch)
+    steps = steps_of(paths, tmp_path / "waves", 64, exchange=counting, scratch_bytes=scratch)
     assert by_id(paths, steps.run()) == wanted
     waves = len(list(steps.store.list("waves/")))
     assert waves == (3 if few else whole.work.read("done/index")["cells"][0]) > 1
@@ -165,13 +166,13 @@ def test_cells_joined_in_waves_give_the_same(crowd: World, tmp_path: Path, scrat
     for job in range(4, 4 + waves):  # scan, sample, index; then each wave dies once, and the next run has another size
         place = tmp_path / f"killed-{job}"
         with pytest.raises(Killed):
-            steps_of(paths, place, 64, exchange=Dying(job, after=True), scratch_gb=scratch).run()
+            steps_of(paths, place, 64, exchange=Dying(job, after=True), scratch_bytes=scratch).run()
         rest = Dying(0, after=False)
-        assert by_id(paths, steps_of(paths, place, 64, exchange=rest, scratch_gb=scratch).run()) == wanted
+        assert by_id(paths, steps_of(paths, place, 64, exchange=rest, scratch_bytes=scratch).run()) == wanted
         assert rest.jobs == counting.jobs - job + 1
     with pytest.raises(Killed):
-        steps_of(paths, tmp_path / "moved", 64, exchange=Dying(5, after=True), scratch_gb=scratch).run()
-    assert by_id(paths, steps_of(paths, tmp_path / "moved", 64, scratch_gb=5e-4).run()) == wanted
+        steps_of(paths, tmp_path / "moved", 64, exchange=Dying(5, after=True), scratch_bytes=scratch).run()
+    assert by_id(paths, steps_of(paths, tmp_path / "moved", 64, scratch_bytes=537_000).run()) == wanted
 
 
 def test_finished_steps_are_not_done_again_and_another_state_starts_anew(crowd: World, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, exchang
     stamp = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
     state = digest_of(stamp, config.digest("cluster"), dim)
     job = Work(LocalFiles(paths), store.uri, s3, state, dim, config.cluster.min_quality)
-    return Steps(job, exchange, config.cluster, PRIOR, say, config.spark.scratch_gb)
+    return Steps(job, exchange, config.cluster, PRIOR, say, config.spark.scratch_bytes)
 
 
 def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:

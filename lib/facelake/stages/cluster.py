@@ -91,7 +91,7 @@ def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str)
     s3 = context.lake.s3.model_dump_json()
     work = Work(source, store.uri, s3, state, card.encoder.dim, settings.min_quality)
     prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean)
-    return Steps(work, exchange, settings, prior, say, context.config.spark.scratch_gb)
+    return Steps(work, exchange, settings, prior, say, context.config.spark.scratch_bytes)
 
 
 def _said(found: Clustered) -> str:

@@ -63,8 +63,8 @@ class Steps:
     settings: ClusterSection
     prior: Prior
     say: Say
-    scratch_gb: float = 16.0
-    """GiB of vectors that workers may hand each other at once"""
+    scratch_bytes: float = math.inf
+    """of vectors that workers may hand each other at once"""
     figures: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -260,7 +260,7 @@ class Steps:
         """In how many turns cells are joined: a face goes to nearly as many as it has lists, where there are many."""
         draws = min(self.settings.probes, cells)
         sent_bytes = 2.0 * self.work.dim * self.work.faces * draws
-        return min(cells, math.ceil(sent_bytes / (self.scratch_gb * 2**30)))
+        return min(cells, max(1, math.ceil(sent_bytes / self.scratch_bytes)))
 
     def _join_wave(self, work: Work, cells: int) -> dict[int, dict[str, np.ndarray]]:
         """What the parts' faces score with their neighbours so far; a wave that is done is not done again."""
