@@ -20,7 +20,7 @@ from facelake.embed.runtime import OnnxGraph, Runtime, open_graph
 from facelake.embed.torch_runtime import TorchGraph
 from facelake.errors import ConfigError
 from facelake.stages.model_cards import card_of_pack
-from facelake.testing.packs import iresnet, write_pack
+from facelake.testing.packs import iresnet, scrfd_10g, write_pack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -53,6 +53,23 @@ def test_yunet_and_sface(pack: Pack, device: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_iresnet(device: str) -> None:
     agree(batchable(iresnet((1, 1, 1, 1)), blocks=False), blob(2, 3, 112, 112), device)
+
+
+def test_no_value_on_the_device_is_read_while_a_graph_runs(pack: Pack, shared: Path) -> None:
+    """Tensors of the device `meta` have shapes and no values: what reads one fails, as it would in a captured graph."""
+    scrfd = (shared / "models/scrfd_500m_kps.onnx").read_bytes()
+    graphs = [
+        (batchable(scrfd, any_size=True, blocks=False), 640),
+        (batchable(scrfd_10g(), any_size=True, blocks=False), 640),
+        (batchable(pack.detector, any_size=True, blocks=False), 640),
+        (batchable(pack.encoder, "data", blocks=False), 112),
+        (batchable(iresnet((1, 1, 1, 1)), blocks=False), 112),
+    ]
+    for model, side in graphs:
+        with torch.inference_mode():
+            graph = TorchGraph(model, "meta", half=True)
+            outputs = graph.forward(torch.empty(4, 3, side, side, dtype=torch.float16, device="meta"))
+        assert all(item.device.type == "meta" and len(item) == 4 for item in outputs)
 
 
 @pytest.fixture(scope="module")

@@ -95,3 +95,5 @@ def must_have_torch(runtime: Runtime) -> None:
         raise ConfigError("torch sees no GPU", where="embed.device", next_step="set embed.device to cpu")
     if runtime.device == "cpu":
         torch.set_num_threads(runtime.threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32: TF32 keeps ten bits of it
+    torch.backends.cudnn.benchmark = True  # shapes are fixed, so that the quickest kernels are worth looking for

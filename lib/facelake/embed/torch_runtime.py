@@ -29,7 +29,8 @@ class TorchGraph(torch.nn.Module):
         super().__init__()
         graph = onnx.load_from_string(model).graph
         self._device, self._dtype = torch.device(device), torch.float16 if half else torch.float32
-        self._constants = {item.name: self._placed(numpy_helper.to_array(item)) for item in graph.initializer}
+        self._on_host = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+        self._constants = {item.name: self._placed(item.name, item) for item in graph.initializer}
         self._input = graph.input[0].name
         self.outputs = [item.name for item in graph.output]
         self._steps = [self._step(node) for node in graph.node]
@@ -74,10 +75,10 @@ class TorchGraph(torch.nn.Module):
                     values.pop(name, None)
         return [values[name] for name in self.outputs]
 
-    def _placed(self, array: np.ndarray) -> torch.Tensor:
-        """Weights on the device in its precision; integers are about shapes and stay on the host."""
-        value = torch.from_numpy(np.array(array))
-        if not value.is_floating_point():
+    def _placed(self, name: str, constant: Any) -> torch.Tensor:
+        """Weights on the device in its precision; what is about shapes stays on the host, where it is read."""
+        value = torch.from_numpy(np.array(numpy_helper.to_array(constant)))
+        if not value.is_floating_point() or name in self._on_host:
             return value
         value = value.to(self._device, self._dtype)
         return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
@@ -85,7 +86,7 @@ class TorchGraph(torch.nn.Module):
     def _step(self, node: Any) -> tuple[Callable[[_Values], Any], list[str], str]:
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         if node.op_type == "Constant":
-            constant = self._placed(numpy_helper.to_array(attributes["value"]))
+            constant = self._placed(node.output[0], attributes["value"])
             return (lambda _: constant), [], node.output[0]
         known = _OPERATORS.get(node.op_type)
         if known is None:
