@@ -128,6 +128,21 @@ def test_sharpness_keys_and_turns(device: str) -> None:
         np.testing.assert_array_equal(turned, upright_here(photo, orientation))
 
 
+def test_nothing_is_mixed_with_tensors_of_the_host(light: Pack) -> None:
+    """On the device `meta` every operation with a tensor that was left on the host fails, as it would on a GPU."""
+    device = torch.device("meta")
+    photos = [torch.empty(*size, 3, dtype=torch.uint8, device=device) for size in ((40, 30), (20, 50))]
+    there = ops.Canvas.of(photos)
+    crops = ops.warp(there, np.array([0, 1, 1]), np.zeros((3, 2, 3)), 112)
+    made = [ops.letterbox(there, 64)[0], crops, ops.sharpness(crops), ops.PixelKeys(3 * 112**2, device).of(crops)]
+    made += [ops.upright(photos[0], 6)]
+    with torch.inference_mode():
+        vision = DeviceVision(light, 0.5, Runtime("torch", "meta"), 1, 1)
+        made += vision._candidates(ops.Canvas.of(photos[:1]), 128)
+    assert {item.device for item in made} == {device}
+    assert [len(item.shape) for item in made] == [4, 4, 1, 2, 3, 2, 3, 3]
+
+
 # ---- the whole of it
 
 
