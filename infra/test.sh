@@ -20,5 +20,5 @@ say "ruff, mypy --strict, import contracts"
 .venv/bin/mypy
 .venv/bin/lint-imports --no-logo | tail -n 6
 say "tests"
-[ $# -gt 0 ] || set -- --numprocesses 2 --dist loadfile   # files of tests share nothing; of slow ones each wants the machine
+[ $# -gt 0 ] || set -- --numprocesses 2 --dist worksteal   # two processes, and neither is left waiting; slow tests want the machine
 exec .venv/bin/python -m pytest "$@"
