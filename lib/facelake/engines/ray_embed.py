@@ -6,6 +6,7 @@ tried row by row; a row that kills a worker twice on its own is condemned and be
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -38,6 +39,8 @@ class _EmbedActor:
         opener = open_opener(spec.options, spec.retracted)
         self._worker = ChunkWorker(spec, DecoderPool(opener, decoders) if decoders else OpeningHere(opener))
         self._metrics = EmbedMetrics()
+        gc.collect()
+        gc.freeze()  # modules and models stay, and need not be looked through for garbage again and again
 
     def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
         left = len(task.chunks)
