@@ -25,6 +25,7 @@ _BLOCKS = "key long, block binary"
 _SCHEMA = pa.schema([("key", pa.int64()), ("block", pa.binary())])
 _BATCH_BYTES = 16 << 20
 _TASKS_PER_CORE = 32
+_FEWER = 4  # a task that reads files holds one key's blocks, however many keys it has; each task costs 20 ms
 _RAISED = re.compile(r"facelake\.errors\.(\w+): (.+?)(?: \[([^\]]*)\])?\.(?: Next: (.+)\.)?$", re.MULTILINE)
 _KINDS: dict[str, type[FacelakeError]] = {"Corrupt": Corrupt, "Refused": Refused, "ConfigError": ConfigError}
 
@@ -45,12 +46,9 @@ class SparkExchange:
         """
         if not items:
             return []
-        parts = self._partitions or min(2 * keys, self._most)
-        return (
-            self._through_files(items, first, then, parts)
-            if then and self._local
-            else self._shuffled(items, first, then, parts)
-        )
+        if then and self._local:
+            return self._through_files(items, first, then, self._partitions or min(keys, self._most // _FEWER))
+        return self._shuffled(items, first, then, self._partitions or min(2 * keys, self._most))
 
     def _shuffled(self, items: Sequence[int], first: Emit, then: Sequence[Reduce], parts: int) -> list[Block]:
         self._session.conf.set("spark.sql.shuffle.partitions", str(parts))
