@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -156,13 +156,13 @@ def test_decoders_of_their_own_give_the_same_rows(spec: WorkerSpec) -> None:
 
 def test_a_decoder_that_dies_is_replaced_and_a_photo_that_kills_it_is_known(spec: WorkerSpec) -> None:
     class Deadly(Opener):
-        def open(self, data: bytes) -> Opened:
+        def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
             import os
             import signal
 
-            if data == b"deadly":
+            if b"deadly" in photos:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().open(data)
+            return super().open_all(photos)
 
     start_ray(RaySection(num_cpus=2))
     photos = [data for _, _, data in Corpus(spec.corpus_uri).images("demo-0.parquet", 0, 6)]

@@ -293,11 +293,20 @@ def test_a_withdrawn_photo_is_not_decoded_there_either(oddities: list[bytes]) ->
 
     decoder = Decoder()
     opener = DeviceOpener(DecodeLimits(), {hashlib.sha256(oddities[0]).hexdigest(): "MS-Celeb-1M"}, decoder)
-    (first, second) = opener.open_all(oddities[:2])
+    first, second = opener.open_all(oddities[:2])
     assert isinstance(first.photo, Undecoded)
     assert first.photo.reason is Reject.RETRACTED
     assert isinstance(second.photo, Photo)
     assert decoder.calls == [1]
+
+
+def test_the_default_pack_takes_what_a_device_decoded(pack: Pack, photos: list[tuple[int, str, bytes]]) -> None:
+    """YuNet's crops are made on the host, wherever a photo was decoded."""
+    pipeline, opener = Pipeline(pack, PipelineOptions()), DeviceOpener(DecodeLimits(target_px=0), {}, Decoder())
+    opened = opener.open_all([data for _, _, data in photos[:2]])
+    assert opener.on_device == 2
+    for a, b in zip(pipeline.run(photos[:2], opened=opened), pipeline.run(photos[:2]), strict=True):
+        assert alike(a, b, 0.9999) == 1
 
 
 def test_a_decoder_that_gives_another_size_is_not_believed(oddities: list[bytes]) -> None:

@@ -25,17 +25,16 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from facelake.bench.embed import HEAVY, Sizes, write_photos
+from facelake.bench.embed import Sizes, made_pack, pack_and_photos
 from facelake.config import Config
 from facelake.embed import Pack, Pipeline, PipelineOptions, open_opener
 from facelake.embed.decode import Photo
 from facelake.embed.device_vision import DeviceVision
+from facelake.embed.pipeline import open_vision
 from facelake.embed.torch_runtime import TorchGraph, replayed
 from facelake.embed.vision import FACE_PX
 from facelake.errors import ConfigError
-from facelake.stages.model_cards import card_of_pack
-from facelake.stages.models import must_be_accepted, pipeline_options
-from facelake.testing.packs import write_heavy_pack
+from facelake.stages.models import pipeline_options
 
 _PART_S = 1.0
 _PRODUCTS = {"conv2d", "matmul", "__matmul__"}
@@ -81,13 +80,8 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
     """
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
-        if pack == HEAVY:
-            pack = str(write_heavy_pack(folder / "pack"))
-            model = config.model.model_copy(update={"accept_license": "non-commercial"})  # random weights
-            config = config.model_copy(update={"model": model})
-        card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
-        must_be_accepted(config, card)
-        write_photos(images, folder / "photos", sizes)
+        pack, config = made_pack(config, pack, folder)
+        card, loaded = pack_and_photos(config, pack, images, folder, sizes)
         data = [path.read_bytes() for path in sorted((folder / "photos").iterdir())]
     options = pipeline_options(config, card)
     if options.runtime.name != "torch":
@@ -151,8 +145,9 @@ class _Photos:
             }
 
     def _vision(self) -> DeviceVision:
-        o = self._options
-        return DeviceVision(self._pack, o.min_det_score, o.runtime, o.batch_photos, o.batch_faces)
+        vision = open_vision(self._pack, self._options)
+        assert isinstance(vision, DeviceVision)  # InsightFace packs on torch
+        return vision
 
     def _see(self, vision: DeviceVision, batches: list[list[torch.Tensor]]) -> None:
         for photos in batches:

@@ -30,7 +30,7 @@ from facelake.bench.memory import PeakMemory, family_cpu_s
 from facelake.bench.parity import face_analysis
 from facelake.config import Config
 from facelake.contracts import F32
-from facelake.embed import Pack
+from facelake.embed import ModelCard, Pack
 from facelake.embed.graphs import batchable
 from facelake.embed.packs import ScrfdCard
 from facelake.embed.runtime import OnnxGraph
@@ -75,12 +75,8 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: boo
     """
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
-        if pack == HEAVY:
-            pack = str(write_heavy_pack(folder / "pack"))
-            config = config.model_copy(update={"model": config.model.model_copy(update=_NOBODYS)})
-        card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
-        must_be_accepted(config, card)
-        write_photos(images, folder / "photos", sizes)
+        pack, config = made_pack(config, pack, folder)
+        card, loaded = pack_and_photos(config, pack, images, folder, sizes)
         write_card(card, str(folder / "card.yaml"))
         workers = _workers(config)
         if alone:
@@ -95,6 +91,27 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: boo
                 after = _bare(pool, workers, theirs)  # the machine may be slower by now
                 rounds.append(one | {name: (value + after[name]) / 2 for name, value in before.items()})
     return _figures(rounds, sizes, workers, theirs.faces)
+
+
+def made_pack(config: Config, pack: str, folder: Path) -> tuple[str, Config]:
+    """The pack's folder, and the config that may open it: `shape:r50` is made, and its terms bind nobody."""
+    if pack != HEAVY:
+        return pack, config
+    settings = config.model_copy(update={"model": config.model.model_copy(update=_NOBODYS)})
+    return str(write_heavy_pack(folder / "pack")), settings
+
+
+def pack_and_photos(config: Config, pack: str, images: str, folder: Path, sizes: Sizes) -> tuple[ModelCard, Pack]:
+    """The pack, once its terms are accepted; photos are written to folder/photos.
+
+    Raises:
+        ConfigError: no photos, no pack.
+        Refused: the pack's terms are not accepted.
+    """
+    card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
+    must_be_accepted(config, card)
+    write_photos(images, folder / "photos", sizes)
+    return card, loaded
 
 
 def chosen_pack(pack: str | None, shape: str | None) -> str:

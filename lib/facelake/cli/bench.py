@@ -23,6 +23,11 @@ bench_app = typer.Typer(help="Measurements.", **SETTINGS)
 PackOption = Annotated[str, typer.Option("--pack", help="folder of an InsightFace pack")]
 ImagesOption = Annotated[str, typer.Option("--images", help="folder of photos")]
 AcceptOption = Annotated[str | None, typer.Option(help="accept the pack's terms: non-commercial")]
+PackFolder = Annotated[str | None, typer.Option("--pack", help="folder of an InsightFace pack")]
+PackShape = Annotated[str | None, typer.Option("--pack-shape", help="r50: random weights in buffalo_l's shapes")]
+PhotosOption = Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")]
+RoundsOption = Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")]
+SideOption = Annotated[int, typer.Option(min=0, help="scale photos to this longer side; 0: as they are")]
 
 
 @bench_app.command("parity")
@@ -49,13 +54,12 @@ def bench_parity(
 @bench_app.command("embed")
 def bench_embed(
     images: ImagesOption,
-    pack: Annotated[str | None, typer.Option("--pack", help="folder of an InsightFace pack")] = None,
-    shape: Annotated[str | None, typer.Option("--pack-shape", help="r50: random weights in buffalo_l's shapes")] = None,
+    pack: PackFolder = None, shape: PackShape = None,
     accept_license: AcceptOption = None,
-    photos: Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")] = 400,
-    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")] = 3,
+    photos: PhotosOption = 400,
+    rounds: RoundsOption = 3,
     alone: Annotated[bool, typer.Option("--alone", help="only facelake: its rate and the memory it needs")] = False,
-    side: Annotated[int, typer.Option(min=0, help="scale photos to this longer side; 0: as they are")] = 0,
+    side: SideOption = 0,
     config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Images per second of facelake, of insightface in a loop, and of the bare models."""
@@ -72,17 +76,16 @@ def bench_embed(
 @bench_app.command("device")
 def bench_device(
     images: ImagesOption,
-    pack: Annotated[str | None, typer.Option("--pack", help="folder of an InsightFace pack")] = None,
-    shape: Annotated[str | None, typer.Option("--pack-shape", help="r50: random weights in buffalo_l's shapes")] = None,
+    pack: PackFolder = None, shape: PackShape = None,
     accept_license: AcceptOption = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1")] = "cuda",
     half: Annotated[bool, typer.Option(help="networks in half precision")] = True,
     nvjpeg: Annotated[bool, typer.Option(help="JPEGs decoded by the GPU")] = True,
     batch_photos: Annotated[int, typer.Option(min=1, max=256, help="photos looked at together")] = 64,
     batch_faces: Annotated[int, typer.Option(min=1, max=1024, help="faces encoded together")] = 256,
-    photos: Annotated[int, typer.Option(min=1, help="photos per round, made of the folder's by shifting")] = 2000,
-    rounds: Annotated[int, typer.Option(min=1, help="rounds, of which medians are taken")] = 3,
-    side: Annotated[int, typer.Option(min=0, help="scale photos to this longer side; 0: as they are")] = 0,
+    photos: PhotosOption = 2000,
+    rounds: RoundsOption = 3,
+    side: SideOption = 0,
     config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
 ) -> None:  # fmt: skip
     """Images per second of one process on one GPU, and how far that is from its convolutions alone."""

@@ -79,19 +79,23 @@ class Opener:
 
     def open(self, data: bytes) -> Opened:
         """Decode one photo; never raises for what the bytes contain."""
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in self._retracted:
-            what = f"a photo of {self._retracted[digest]}, which was withdrawn"
-            return Opened(digest, Undecoded(Reject.RETRACTED, what))
-        return Opened(digest, decode(data, self._limits))
-
-    def is_retracted(self, data: bytes) -> bool:
-        """Whether it is a photo of a withdrawn set."""
-        return bool(self._retracted) and hashlib.sha256(data).hexdigest() in self._retracted
+        return self.open_all([data])[0]
 
     def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
         """Photos that are embedded together, in their order."""
-        return [self.open(data) for data in photos]
+        digests = [hashlib.sha256(data).hexdigest() for data in photos]
+        pairs = zip(digests, photos, strict=True)
+        decoded = iter(self._decoded([data for digest, data in pairs if digest not in self._retracted]))
+        return [Opened(digest, self._closed(digest) or next(decoded)) for digest in digests]
+
+    def _closed(self, digest: str) -> Undecoded | None:
+        if digest not in self._retracted:
+            return None
+        return Undecoded(Reject.RETRACTED, f"a photo of {self._retracted[digest]}, which was withdrawn")
+
+    def _decoded(self, photos: Sequence[bytes]) -> list[Photo | Undecoded]:
+        """What becomes of photos that may be opened."""
+        return [decode(data, self._limits) for data in photos]
 
 
 class _TooSlow(BaseException):

@@ -6,13 +6,12 @@ Only plain photos go there: their headers are read and their caps held on the ho
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from facelake.embed.decode import DecodeLimits, JpegHeader, Opened, Opener, Photo, plain_jpeg
+from facelake.embed.decode import DecodeLimits, JpegHeader, Opener, Photo, Undecoded, decode, plain_jpeg
 from facelake.embed.device_ops import upright
 from facelake.errors import ConfigError
 
@@ -23,27 +22,27 @@ Decode = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 class DeviceOpener(Opener):
     """Bytes to pixels on a device."""
 
-    def __init__(self, limits: DecodeLimits, retracted: Mapping[str, str] | None, decode: Decode) -> None:
+    def __init__(self, limits: DecodeLimits, retracted: Mapping[str, str] | None, on_device: Decode) -> None:
         super().__init__(limits, retracted)
-        self._decode = decode
+        self._on_device = on_device
         self.on_device = 0
         """photos that the device decoded"""
 
-    def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
+    def _decoded(self, photos: Sequence[bytes]) -> list[Photo | Undecoded]:
         """See Opener. Photos decoded by the device have tensors for pixels."""
-        headers = [None if self.is_retracted(data) else plain_jpeg(data, self._limits) for data in photos]
-        plain = [(data, header) for data, header in zip(photos, headers, strict=True) if header]
-        pixels = iter(self._together(plain))
-        opened = []
+        headers = [plain_jpeg(data, self._limits) for data in photos]
+        pairs = zip(photos, headers, strict=True)
+        pixels = iter(self._together([(data, header) for data, header in pairs if header]))
+        decoded: list[Photo | Undecoded] = []
         for data, header in zip(photos, headers, strict=True):
             found = next(pixels) if header else None
-            if header is None or found is None:
-                opened.append(self.open(data))
+            if found is None:
+                decoded.append(decode(data, self._limits))
                 continue
             self.on_device += 1
             height, width = found.shape[:2]
-            opened.append(Opened(hashlib.sha256(data).hexdigest(), Photo(found, width, height)))
-        return opened
+            decoded.append(Photo(found, width, height))
+        return decoded
 
     def _together(self, photos: Sequence[tuple[bytes, JpegHeader]]) -> list[torch.Tensor | None]:
         """Upright pixels; where one damaged photo spoils the call, one by one, and None for those that fail."""
@@ -51,7 +50,7 @@ class DeviceOpener(Opener):
             return []
         encoded = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data, _ in photos]
         try:
-            decoded = self._decode(encoded)
+            decoded = self._on_device(encoded)
         except RuntimeError:
             return [None] if len(photos) == 1 else [self._together([one])[0] for one in photos]
         return [

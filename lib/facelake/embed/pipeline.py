@@ -105,11 +105,11 @@ class Pipeline:
         """The faces of one photo as the encoder gets them, best detection first; none of a photo that is rejected.
 
         Raises:
-            ConfigError: the options keep pixels on a device.
+            ConfigError: pixels are torch's: under runtime torch with SCRFD.
         """
         if not isinstance(self._vision, HostVision):
-            next_step = "set embed.device to cpu for this"
-            raise ConfigError("aligned faces are not kept on the host", where="embed.device", next_step=next_step)
+            next_step = "set embed.runtime to onnxruntime for this"
+            raise ConfigError("aligned faces are not kept on the host", where="embed.runtime", next_step=next_step)
         (item,) = self._located([photo], self._opener.open_all([photo[2]]), frozenset())
         return self._vision.align(_pixels_of(item), item.faces)[1] if len(item.faces) else []
 

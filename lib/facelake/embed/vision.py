@@ -63,8 +63,8 @@ class HostVision:
         self._batch_faces = batch_faces
 
     def place(self, photos: Sequence[Pixels]) -> list[Pixels]:
-        """See Vision."""
-        return list(photos)
+        """See Vision. What a device decoded comes back: YuNet's crops are made here."""
+        return [photo if isinstance(photo, np.ndarray) else photo.cpu().numpy() for photo in photos]
 
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
         """See Vision."""
