@@ -174,7 +174,7 @@ def test_a_decoder_that_dies_is_replaced_and_a_photo_that_kills_it_is_known(spec
     ray.kill(pool._decoders[0])
     for opened in (found, pool.end(second), pool.end(pool.begin(photos))):
         for mine, data in zip(opened, photos, strict=True):
-            wanted = opener.open(data)
+            (wanted,) = opener.open_all([data])
             assert mine.sha256 == wanted.sha256
             assert (mine.photo.pixels == wanted.photo.pixels).all()  # type: ignore[union-attr]
     assert pool.end(pool.begin([])) == []

@@ -77,12 +77,8 @@ class Opener:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
         self._limits, self._retracted = limits, retracted or {}
 
-    def open(self, data: bytes) -> Opened:
-        """Decode one photo; never raises for what the bytes contain."""
-        return self.open_all([data])[0]
-
     def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
-        """Photos that are embedded together, in their order."""
+        """Decode photos that are embedded together, in their order; never raises for what the bytes contain."""
         digests = [hashlib.sha256(data).hexdigest() for data in photos]
         pairs = zip(digests, photos, strict=True)
         decoded = iter(self._decoded([data for digest, data in pairs if digest not in self._retracted]))
