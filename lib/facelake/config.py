@@ -74,7 +74,9 @@ class EmbedSection(_Section):
         1280, ge=0, description="JPEGs are decoded at 1/2, 1/4 or 1/8 while their longer side keeps this; 0: whole"
     )
     min_face_px: int = Field(24, ge=1, description="shorter side of a face, pixels of the full photo")
-    max_pixels: int = Field(64_000_000, ge=1, description="a photo with more is rejected undecoded")
+    max_pixels: int = Field(
+        64_000_000, ge=1, description="a photo with more is rejected undecoded; of a JPEG: other formats count more"
+    )
     max_bytes: int = Field(64 << 20, ge=1, description="an encoded photo with more is rejected unread")
     max_decode_s: float = Field(10.0, gt=0, description="a photo that takes longer to decode is rejected")
     max_attempts: int = Field(2, ge=1, description="tries of a chunk before it is split to find the killer")

@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+
+from facelake.errors import ConfigError
+from facelake.lake.corpus import Corpus
 
 _ROWS, _BYTES = 400, 1 << 20
 _READ = """
@@ -35,3 +39,24 @@ def test_one_row_group_of_400_mb_needs_a_fraction_of_it(tmp_path: Path) -> None:
     total, grown_kb = map(int, done.stdout.split())
     assert total == _ROWS * _BYTES
     assert grown_kb * 1024 < 128 << 20
+
+
+def test_a_dictionary_that_repeats_one_large_photo_is_read_a_few_rows_at_a_time(tmp_path: Path) -> None:
+    rows, large = 64, np.random.default_rng(0).bytes(30 << 20)
+    repeated = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([large], pa.binary()))
+    table = pa.table({"image_id": [str(i) for i in range(rows)], "image": repeated, "source_id": ["s"] * rows})
+    path = tmp_path / "one.parquet"
+    pq.write_table(table, path, compression="none", dictionary_pagesize_limit=1 << 30, store_schema=False)
+    assert path.stat().st_size < 2 * len(large)
+    done = subprocess.run([sys.executable, "-c", _READ, tmp_path], capture_output=True, text=True, check=True)
+    total, grown_kb = map(int, done.stdout.split())
+    assert total == rows * len(large)
+    assert grown_kb * 1024 < 256 << 20
+
+
+def test_a_column_that_inflates_is_refused_by_its_footer(tmp_path: Path) -> None:
+    images = [bytes(600 << 20), b"photo"]
+    table = pa.table({"image_id": ["a", "b"], "image": pa.array(images, pa.binary()), "source_id": ["s", "s"]})
+    pq.write_table(table, tmp_path / "one.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(ConfigError, match="no encoded photos"):
+        Corpus(str(tmp_path)).inspect("one.parquet")

@@ -116,27 +116,100 @@ def test_a_jpeg_of_a_thousand_passes_is_not_begun(gradient: Image.Image) -> None
     assert isinstance(decode(data, LIMITS), Photo)
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "P", "LA", "I;16", "RGB"])
-def test_the_largest_photo_allowed_stays_within_its_memory(mode: str, tmp_path: Path) -> None:
-    """In a process of its own: the peak of this one only ever grows."""
-    side = 8000
-    source = (
-        Image.fromarray(np.zeros((side, side), np.uint16) + 400) if mode == "I;16" else Image.new(mode, (side, side))
-    )
-    source.save(tmp_path / "large.png", compress_level=1)
-    code = (
-        "import resource, sys; from pathlib import Path; from facelake.embed.decode import *\n"
-        "data = Path(sys.argv[1]).read_bytes()\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "before = peak(); photo = decode(data, DecodeLimits(max_seconds=100))\n"
-        "print(type(photo).__name__, peak() - before)"
-    )
+# Format, mode, and pixels of a JPEG that one of its pixels counts for.
+LARGEST = [
+    ("PNG", "RGBA", 5 / 3),
+    ("PNG", "LA", 5 / 4),
+    ("PNG", "P", 5 / 4),
+    ("PNG", "I;16", 5 / 4),
+    ("PNG", "RGB", 5 / 4),
+    ("TIFF", "RGB", 1),
+    ("TIFF", "CMYK", 4 / 3),
+    ("TIFF", "I", 4 / 3),
+    ("WEBP", "RGB", 2),
+    ("AVIF", "RGB", 1.3),
+    ("HEIF", "RGB", 5 / 4),
+    ("JPEG", "CMYK", 5 / 4),
+    ("JPEG", "RGB", 1),
+    ("GIF", "P", 5 / 4),
+]
+_MEASURE = """
+import resource, sys
+from pathlib import Path
+from facelake.embed.decode import *
+data = Path(sys.argv[1]).read_bytes()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+photo = decode(data, DecodeLimits(max_seconds=100))
+print(getattr(photo, "reason", "photo"), (peak() - before) * 1024)
+"""
+
+
+def measured(data: bytes, folder: Path) -> tuple[str, int]:
+    """What became of a photo, and bytes it took, in a process of its own: the peak of this one only ever grows."""
+    (folder / "photo").write_bytes(data)
     done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "large.png"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _MEASURE, folder / "photo"], capture_output=True, text=True, check=True
     )
-    kind, grown_kb = done.stdout.split()
-    assert kind == "Photo"
-    assert int(grown_kb) * 1024 < 512 << 20
+    kind, grown = done.stdout.split()
+    return kind, int(grown)
+
+
+def large(mode: str, side: int) -> Image.Image:
+    if mode == "I;16":
+        return Image.fromarray(np.full((side, side), 400, np.uint16))
+    return Image.new(mode, (side, side))
+
+
+_SAVED: dict[str, dict[str, object]] = {
+    "PNG": {"compress_level": 1},
+    "TIFF": {"compression": "tiff_adobe_deflate"},
+    "WEBP": {"method": 0},
+    "AVIF": {"speed": 10},
+    "JPEG": {"progressive": True},
+}
+
+
+@pytest.mark.parametrize(("kind", "mode", "weight"), LARGEST)
+def test_the_largest_photo_allowed_stays_within_its_memory(kind: str, mode: str, weight: float, tmp_path: Path) -> None:
+    side = int((LIMITS.max_pixels / weight) ** 0.5)
+    outcome, grown = measured(encoded(large(mode, side), kind, **_SAVED.get(kind, {})), tmp_path)
+    assert outcome == "photo"
+    assert grown < 512 << 20
+
+
+@pytest.mark.parametrize(("kind", "mode", "weight"), LARGEST)
+def test_one_row_more_than_the_largest_is_rejected(kind: str, mode: str, weight: float) -> None:
+    side = 120
+    limits = DecodeLimits(max_pixels=int(side * side * weight) + 1)
+    whole, larger = (encoded(large(mode, n), kind, **_SAVED.get(kind, {})) for n in (side, side + 1))
+    assert isinstance(decode(whole, limits), Photo)
+    outcome = decode(larger, limits)
+    assert isinstance(outcome, Undecoded)
+    assert outcome.reason == Reject.PIXELS
+
+
+@given(
+    st.integers(1, 3000),
+    st.integers(1, 40),
+    st.sampled_from(["RGB", "L", "LA", "P", "RGBA", "1", "I;16"]),
+    st.sampled_from([0, 20, 500]),
+)
+@settings(max_examples=60, deadline=None)
+def test_photos_converted_in_strips_are_as_if_whole(height: int, width: int, mode: str, target: int) -> None:
+    random = np.random.default_rng(height)
+    if mode == "I;16":
+        source = Image.fromarray(random.integers(0, 65536, (height, width), dtype=np.uint16))
+    else:
+        whole = Image.fromarray(random.integers(0, 256, (height, width, 4), np.uint8))
+        source = (whole.convert("RGB") if mode in ("P", "1") else whole).convert(mode)
+    photo = decode(encoded(source, "PNG"), DecodeLimits(target_px=target))
+    assert isinstance(photo, Photo)
+    whole = Image.fromarray((np.asarray(source) // 257).astype(np.uint8)) if mode == "I;16" else source
+    shrink = max(1, max(source.size) // target) if target else 1
+    whole = whole.convert("RGB") if mode in ("P", "1") else whole
+    small = (whole.reduce(shrink) if shrink > 1 else whole).convert("RGB")
+    np.testing.assert_array_equal(photo.pixels, np.asarray(small))
 
 
 def test_time_cap_interrupts_a_slow_decoder() -> None:

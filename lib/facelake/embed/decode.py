@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import signal
 import threading
 import warnings
@@ -17,6 +16,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from facelake.contracts import U8, Reject
+from facelake.embed.headers import MOST_METADATA, Frugal, TooMuch, check_bytes, check_image
 
 # Decoders that are maintained against hostile input. Everything else is refused by name.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
@@ -27,9 +27,7 @@ with contextlib.suppress(ImportError):  # the extra `heic`: photos of telephones
 
     pillow_heif.register_heif_opener(thumbnails=False)
     FORMATS.append("HEIF")
-_ROWS = 256
-# Progressive photos come in about ten passes; each more costs a walk over all coefficients, and no clock stops that.
-_MOST_SCANS, _SCAN = 100, b"\xff\xda"
+_STRIP = 512  # rows that are converted at once
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -94,10 +92,6 @@ class Opener:
         return [decode(data, self._limits) for data in photos]
 
 
-class _TooSlow(BaseException):
-    """Not an Exception, so that no decoder's own `except Exception` swallows it."""
-
-
 def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
     """Decode one photo; never raises for what the bytes contain."""
     if not data:
@@ -108,8 +102,8 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
         with _time_limit(limits.max_seconds), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _decode(data, limits)
-    except _TooSlow:
-        return Undecoded(Reject.TIMEOUT, f"not decoded within {limits.max_seconds:g} s")
+    except TooMuch as err:
+        return Undecoded(err.reason, err.detail)
     except UnidentifiedImageError:
         return Undecoded(Reject.FORMAT, "not one of " + ", ".join(FORMATS))
     except MemoryError:
@@ -118,13 +112,11 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
         return Undecoded(Reject.UNREADABLE, f"{type(err).__name__}: {' '.join(str(err).split())}"[:200])
 
 
-def _decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+def _decode(data: bytes, limits: DecodeLimits) -> Photo:
+    check_bytes(data)
+    with Image.open(Frugal(data), formats=FORMATS) as image:
+        check_image(image, data, limits.max_pixels)
         width, height = image.size
-        if width * height > limits.max_pixels:
-            return Undecoded(Reject.PIXELS, f"{width}x{height}, allowed {limits.max_pixels} pixels")
-        if image.format in ("JPEG", "MPO") and data.count(_SCAN) > _MOST_SCANS:
-            return Undecoded(Reject.TIMEOUT, f"more than {_MOST_SCANS} passes over one photo")
         orientation = _orientation(image)
         if image.format in ("JPEG", "MPO") and image.mode == "RGB":
             pixels = _decode_jpeg(data, width, height, limits.target_px)
@@ -154,13 +146,12 @@ def plain_jpeg(data: bytes, limits: DecodeLimits) -> JpegHeader | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-                width, height = image.size
-                plain = image.format == "JPEG" and image.mode == "RGB" and not image.info.get("progressive")
-                if not plain or width * height > limits.max_pixels:
+            with Image.open(Frugal(data), formats=["JPEG"]) as image:
+                check_image(image, data, limits.max_pixels)
+                if image.format != "JPEG" or image.mode != "RGB" or image.info.get("progressive"):
                     return None
-                return JpegHeader(width, height, _orientation(image))
-    except Exception:  # noqa: BLE001  Pillow raises anything on hostile headers
+                return JpegHeader(*image.size, _orientation(image))
+    except (Exception, TooMuch):  # noqa: BLE001  Pillow raises anything on hostile headers
         return None
 
 
@@ -179,33 +170,43 @@ def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
 
 
 def _to_rgb(image: Image.Image, target_px: int) -> U8:
-    """First made small, then converted: a copy in four channels of the largest photo allowed would be a quarter GB."""
+    """A few rows at a time, first made small and then converted: copies of the whole would be hundreds of MB."""
     if image.format == "JPEG":  # CMYK and the like: Pillow's own DCT scaling
         image.draft(None, (target_px or image.width, target_px or image.height))
     image.seek(0)
     image.load()
-    shrink = max(image.size) // target_px if target_px else 1
-    if image.mode in _SIXTEEN_BIT:
-        image = Image.fromarray(_eight_bit(np.asarray(image)))
-    elif image.mode in ("P", "1"):
+    shrink = max(1, max(image.size) // target_px) if target_px else 1
+    rows = -(-_STRIP // shrink) * shrink
+    levels = 0
+    if image.mode in _SIXTEEN_BIT:  # or 8 bits in a wider container
+        levels = 257 if max(int(np.asarray(strip).max()) for strip in _strips(image, rows)) > 255 else 1
+    return np.concatenate([_small_rgb(strip, shrink, levels) for strip in _strips(image, rows)])
+
+
+def _strips(image: Image.Image, rows: int) -> Iterator[Image.Image]:
+    if image.height <= rows:
+        yield image
+        return
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _small_rgb(image: Image.Image, shrink: int, levels: int) -> U8:
+    """Rows of a photo; `levels`: how many of its levels are one of 256, where it has more; else 0."""
+    if levels:
+        image = Image.fromarray(np.clip(np.asarray(image) // levels, 0, 255).astype(np.uint8))
+    if image.mode in ("P", "1"):
         image = image.convert("RGBA" if "transparency" in image.info else "RGB")
     if shrink >= 2:
         image = image.reduce(shrink)
-    if image.mode == "RGB" or "transparency" not in image.info:
-        return np.asarray(image.convert("RGB"), dtype=np.uint8)
-    return np.asarray(image.convert("RGBA").convert("RGB"), dtype=np.uint8)
-
-
-def _eight_bit(deep: np.ndarray) -> U8:
-    """Gray levels of 16 bits (or of 8 in a wider container) as 8 bits, a few rows at a time."""
-    scale = 255.0 / 65535.0 if deep.max(initial=0) > 255 else 1.0
-    gray = np.empty(deep.shape, np.uint8)
-    for start in range(0, len(deep), _ROWS):
-        gray[start : start + _ROWS] = np.clip(deep[start : start + _ROWS] * scale, 0, 255)
-    return gray
+    if image.mode != "RGB" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
+    if any(len(image.info.get(name) or b"") > MOST_METADATA for name in ("exif", "Raw profile type exif")):
+        return 1
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # noqa: BLE001  a damaged EXIF block must not cost the photo
@@ -229,7 +230,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         return
 
     def ring(signum: int, frame: object) -> None:
-        raise _TooSlow
+        raise TooMuch(Reject.TIMEOUT, f"not decoded within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -21,6 +21,7 @@ from facelake.lake.tables import stage
 _Row = tuple[int, str, bytes]
 """corpus row, image_id, encoded bytes"""
 KILLED = "decoding it killed its worker twice"
+_BATCH_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +122,20 @@ class ChunkWorker:
             yield from finish(*under_way.popleft())
 
     def _batches(self, task: ChunkTask) -> Iterator[_Batch]:
-        """The task's photos, at most `batch_photos` at once, which bounds the bytes held; each chunk has a last one."""
+        """The task's photos, at most `batch_photos` and some bytes at once; each chunk has a last batch."""
         chunks, most = task.chunks, self._spec.options.batch_photos
         photos = self._corpus.images(chunks[0].corpus_file, chunks[0].row_start, chunks[-1].row_end)
         ahead = next(photos, None)
         for chunk in chunks:
             rows: list[_Row] = []
-            wanted = frozenset(chunk.rows)
+            held, wanted = 0, frozenset(chunk.rows)
             while ahead is not None and ahead[0] < chunk.row_end:
-                if len(rows) >= most:
+                if len(rows) >= most or held >= _BATCH_BYTES:
                     yield _Batch(chunk, rows, last=False)
-                    rows = []
+                    rows, held = [], 0
                 if ahead[0] in wanted:
                     rows.append(ahead)
+                    held += len(ahead[2])
                 ahead = next(photos, None)
             yield _Batch(chunk, rows, last=True)
 

@@ -15,7 +15,8 @@ from facelake.contracts import CORPUS_REQUIRED
 from facelake.errors import ConfigError, Retryable
 from facelake.lake.store import open_store, read_input
 
-_READ_ROWS = 16  # photos decoded from Parquet at once: bounds memory whatever the row group's size
+_READ_ROWS = 2  # photos decoded from Parquet at once: a dictionary makes any number of large ones from one
+_MOST_INFLATED, _LEAST_INFLATED = 8, 512 << 20
 _IDS = ("image_id", "source_id", "subject_ref", "source_class")
 _STRING = ("string", "large_string", "string_view")
 _BINARY = ("binary", "large_binary", "binary_view")
@@ -61,13 +62,14 @@ class Corpus:
         """Read a file's footer and check its columns.
 
         Raises:
-            ConfigError: truncated or not Parquet, or without the needed columns.
+            ConfigError: truncated or not Parquet, without the needed columns, or with photos that cannot be photos.
         """
         with self._open(path) as file:
             _check_columns(file.schema_arrow, f"{self.uri}/{path}")
             meta = file.metadata
             leaf = next(i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] == "image")
             groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+            _check_inflation([group.column(leaf) for group in groups], f"{self.uri}/{path}")
             size = sum(group.column(leaf).total_uncompressed_size for group in groups)
             return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
 
@@ -137,6 +139,15 @@ class Corpus:
                 what = f"not a readable Parquet file (truncated or damaged): {str(err).splitlines()[0]}"
                 raise ConfigError(what, where=where, next_step="replace the file or move it out of the corpus") from err
             raise Retryable(f"cannot read: {str(err).splitlines()[0]}", where=where, next_step="run again") from err
+
+
+def _check_inflation(chunks: list[Any], where: str) -> None:
+    """Encoded photos are compressed already; Arrow holds a page that inflates several times over."""
+    for chunk in chunks:
+        packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
+        if size > _LEAST_INFLATED and size > _MOST_INFLATED * packed:
+            what = f"{packed} bytes of the image column become {size}: these are no encoded photos"
+            raise ConfigError(what, where=where, next_step="replace the file or move it out of the corpus")
 
 
 def _check_columns(schema: pa.Schema, where: str) -> None:
