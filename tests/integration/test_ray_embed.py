@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from facelake.embed import DecodeLimits, Opened, Opener, Pack, PipelineOptions, 
 from facelake.engines.chunk_worker import KILLED, ChunkTask, ChunkWorker, WorkerSpec, chunk_stem, tasks_of
 from facelake.engines.embed_metrics import METRICS
 from facelake.engines.ray_decoders import DecoderPool
-from facelake.engines.ray_embed import RayEmbedder, start_ray
+from facelake.engines.ray_embed import RayEmbedder, _dying_with_its_gpu, start_ray
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
@@ -204,6 +205,16 @@ def test_the_pool_grows_while_photos_wait_and_not_beyond_the_cluster(spec: Worke
         assert len(engine._slots) == 1
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize(("name", "dies"), [("OutOfMemoryError", True), ("AcceleratorError", True), ("Other", False)])
+def test_a_worker_dies_with_its_gpu(name: str, dies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own hand, so that it is replaced, and its chunk tried again, as after any death."""
+    exits: list[int] = []
+    monkeypatch.setattr("facelake.engines.ray_embed.os._exit", exits.append)
+    with contextlib.nullcontext() if dies else pytest.raises(RuntimeError), _dying_with_its_gpu():
+        raise type(name, (RuntimeError,), {})("CUDA error")
+    assert exits == ([75] if dies else [])
 
 
 def test_prometheus_gets_from_ray_what_the_receipts_count(spec: WorkerSpec, monkeypatch: pytest.MonkeyPatch) -> None:

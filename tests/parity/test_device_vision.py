@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from facelake.embed.decode import upright as upright_here
 from facelake.embed.device_vision import DeviceVision
 from facelake.embed.geometry import inverses, nms
 from facelake.embed.graphs import batchable
-from facelake.embed.nvjpeg import DeviceOpener
+from facelake.embed.nvjpeg import DeviceOpener, NvJpeg
 from facelake.embed.quality import sharpness
 from facelake.embed.resample import fitted, resize_into, warp_linear
 from facelake.embed.runtime import Runtime
@@ -128,6 +130,69 @@ def test_sharpness_keys_and_turns(device: str) -> None:
         np.testing.assert_array_equal(turned, upright_here(photo, orientation))
 
 
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """On the CPU, by the host's compiler: what a GPU's compiler is given is the same."""
+    monkeypatch.setattr(ops.Fused, "where", {"cpu"})
+    for name in ("_LETTERBOX", "_WARP", "_BLOB"):
+        monkeypatch.setattr(ops, name, ops.Fused(getattr(ops, name).plain))
+    yield
+    torch.compiler.reset()
+
+
+def test_compiled_sampling_gives_the_same_pixels(compiled: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for count, side in ((1, 32), (3, 32), (5, 64)):
+        photos = [noise(i, 20 + 31 * i, 90 - 7 * i, 3) for i in range(count)]
+        there = canvas(photos)
+        squares, _ = ops.letterbox(there, side)
+        inverse = np.random.default_rng(count).normal(0, 3, (7, 2, 3))
+        which = np.arange(7) % count
+        crops, ready = ops.warp(there, which, inverse, 16), ops.blob(squares, 127.5, 1 / 128)
+        assert all(work.compiled for work in (ops._LETTERBOX, ops._WARP, ops._BLOB))
+        with monkeypatch.context() as plain:
+            for work in (ops._LETTERBOX, ops._WARP, ops._BLOB):
+                plain.setattr(work, "compiled", None)
+            assert torch.equal(ops.letterbox(there, side)[0], squares)
+            assert (ops.warp(there, which, inverse, 16).int() - crops.int()).abs().max() <= 1
+            assert torch.equal(ops.blob(squares, 127.5, 1 / 128), ready)
+
+
+def test_what_does_not_compile_or_gives_other_pixels_is_left(
+    compiled: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(plain: Any, dynamic: bool) -> Any:
+        raise RuntimeError("no compiler")
+
+    for fake in (fails, lambda plain, dynamic: lambda *given: plain(*given) + 2):
+        monkeypatch.setattr(torch, "compile", fake)
+        work = ops.Fused(ops._LETTERBOX.plain)
+        monkeypatch.setattr(ops, "_LETTERBOX", work)
+        squares, _ = ops.letterbox(canvas([noise(0, 9, 9, 3)]), 9)
+        np.testing.assert_array_equal(squares[0], noise(0, 9, 9, 3))
+        assert work.compiled is None
+    assert ["not compiled" in line or "other pixels" in line for line in caplog.messages] == [True, True]
+
+
+@given(st.lists(st.integers(0, 100), max_size=30), st.integers(1, 9), st.integers(1, 250))
+def test_neighbours_are_bounded(sizes: list[int], most: int, total: int) -> None:
+    parts = list(ops.bounded(sizes, most, total))
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(len(sizes)))
+    for part in parts:
+        assert 1 <= len(sizes[part]) <= most
+        assert len(sizes[part]) == 1 or sum(sizes[part]) <= total
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("divisor", [1, 2, 4, 8])
+def test_photos_are_made_smaller_by_means(device: str, divisor: int) -> None:
+    photo = noise(divisor, 45, 70, 3)
+    small = ops.shrunk(torch.from_numpy(photo).permute(2, 0, 1).to(device), divisor).permute(1, 2, 0).cpu().numpy()
+    assert small.shape == (-(-45 // divisor), -(-70 // divisor), 3)
+    for y, x in ((0, 0), (1, 2), (small.shape[0] - 1, small.shape[1] - 1)):
+        block = photo[y * divisor : (y + 1) * divisor, x * divisor : (x + 1) * divisor]
+        np.testing.assert_allclose(small[y, x], block.mean((0, 1)), atol=0.51)
+
+
 def test_nothing_is_mixed_with_tensors_of_the_host(light: Pack) -> None:
     """On the device `meta` every operation with a tensor that was left on the host fails, as it would on a GPU."""
     device = torch.device("meta")
@@ -204,6 +269,13 @@ def test_the_same_faces_as_on_the_host(light: Pack, photos: list[tuple[int, str,
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_batches_stay_batches_in_half_precision(light: Pack, device: str) -> None:
+    """Sums in another order are no failed surgery: it is looked for in full precision."""
+    vision = DeviceVision(light, 0.5, Runtime("torch", device, half=True), 32, 64)
+    assert (vision.batch_photos, vision.batch_faces) == (32, 64)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_rows_do_not_depend_on_their_batch_and_copies_are_encoded_once(
     light: Pack, photos: list[tuple[int, str, bytes]], device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +315,9 @@ class Decoder:
 
     def __init__(self) -> None:
         self.calls: list[int] = []
+
+    def apart(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
         self.calls.append(len(encoded))
@@ -288,6 +363,72 @@ def test_only_plain_photos_go_to_the_device(oddities: list[bytes]) -> None:
     assert decoder.calls[0] == 3
 
 
+def test_batches_are_decoded_ahead_and_given_in_order(oddities: list[bytes]) -> None:
+    opener, whole = DeviceOpener(DecodeLimits(), {}, Decoder()), Opener(DecodeLimits())
+    assert (opener.ahead, whole.ahead) == (1, 0)
+    begun = [opener.begin(batch) for batch in (oddities[:3], [], oddities[3:])]
+    opened = [one for handle in begun for one in opener.end(handle)]
+    assert [one.sha256 for one in opened] == [one.sha256 for one in whole.open_all(oddities)]
+
+
+def test_large_photos_are_made_smaller_there_as_here(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the same size, and nearly to the same pixels; few of them are whole at once."""
+    one = Image.open(sorted((shared / "data/london/images").glob("*.jpg"))[0]).convert("RGB")
+    data, limits, decoder = encoded(one.resize((2701, 3555))), DecodeLimits(), Decoder()
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    monkeypatch.setattr("facelake.embed.nvjpeg._MOST_PIXELS", 2 * 2701 * 3555)
+    photos = [data, encoded(one.resize((2701, 3555)), exif=turned), data, data, data]
+    for a, b in zip(DeviceOpener(limits, {}, decoder).open_all(photos), Opener(limits).open_all(photos), strict=True):
+        assert isinstance(a.photo, Photo)
+        assert isinstance(b.photo, Photo)
+        assert (a.photo.width, a.photo.height) == (b.photo.width, b.photo.height)
+        assert a.photo.pixels.shape == b.photo.pixels.shape
+        assert np.abs(a.photo.pixels.numpy().astype(int) - b.photo.pixels).mean() < 1
+    assert decoder.calls == [2, 2, 1]
+
+
+def test_a_damaged_photo_is_found_by_halves(shared: Path) -> None:
+    one = Image.open(sorted((shared / "data/london/images").glob("*.jpg"))[0]).convert("RGB").resize((200, 260))
+    whole = encoded(one)
+    broken = whole[:300] + whole[600:]
+    decoder = Decoder()
+    opener = DeviceOpener(DecodeLimits(), {}, decoder)
+    opener.open_all([whole] * 5 + [broken] + [whole] * 10)
+    assert opener.on_device >= 15
+    assert len(decoder.calls) <= 1 + 2 * 4, "16 photos, halved four times"
+
+
+def test_a_device_that_is_lost_or_full_is_no_damaged_photo(oddities: list[bytes]) -> None:
+    class Full(Decoder):
+        def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        DeviceOpener(DecodeLimits(), {}, Full()).open_all(oddities[:2])
+
+
+def test_photos_stored_as_rgb_are_decoded_on_the_host(oddities: list[bytes]) -> None:
+    one = Image.open(io.BytesIO(oddities[0]))
+    decoder = Decoder()
+    opener = DeviceOpener(DecodeLimits(), {}, decoder)
+    opener.open_all([encoded(one, keep_rgb=True)])
+    assert decoder.calls == []
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="nvJPEG needs a GPU")
+def test_nvjpeg_decodes_what_the_host_decodes(oddities: list[bytes], photos: list[tuple[int, str, bytes]]) -> None:
+    data = oddities + [one for _, _, one in photos]
+    opener = DeviceOpener(DecodeLimits(), {}, NvJpeg("cuda"))
+    for a, b in zip(opener.open_all(data), Opener(DecodeLimits()).open_all(data), strict=True):
+        assert isinstance(a.photo, Photo) == isinstance(b.photo, Photo)
+        if isinstance(a.photo, Photo) and isinstance(b.photo, Photo):
+            pixels = a.photo.pixels.cpu().numpy() if isinstance(a.photo.pixels, torch.Tensor) else a.photo.pixels
+            assert pixels.shape == b.photo.pixels.shape
+            assert np.abs(pixels.astype(int) - b.photo.pixels).mean() < 3
+    assert opener.on_device >= 8
+
+
 def test_a_withdrawn_photo_is_not_decoded_there_either(oddities: list[bytes]) -> None:
     import hashlib
 
@@ -310,9 +451,11 @@ def test_the_default_pack_takes_what_a_device_decoded(pack: Pack, photos: list[t
 
 
 def test_a_decoder_that_gives_another_size_is_not_believed(oddities: list[bytes]) -> None:
-    opener = DeviceOpener(
-        DecodeLimits(), {}, lambda encoded: [torch.zeros(3, 4, 4, dtype=torch.uint8) for _ in encoded]
-    )
+    class Liar(Decoder):
+        def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+            return [torch.zeros(3, 4, 4, dtype=torch.uint8) for _ in encoded]
+
+    opener = DeviceOpener(DecodeLimits(), {}, Liar())
     (one,) = opener.open_all(oddities[:1])
     assert isinstance(one.photo, Photo)
     assert one.photo.pixels.shape == (260, 200, 3)

@@ -95,7 +95,7 @@ def bench_device(
         from facelake.stages.models import must_have_runtime
 
         there = device.startswith("cuda")
-        wanted = {"runtime": "torch", "device": device, "half_precision": half, "nvjpeg": nvjpeg and there}
+        wanted = {"runtime": "torch", "device": device, "half_precision": half, "nvjpeg": nvjpeg and there, "actors": 1}
         wanted |= {"batch_photos": batch_photos, "batch_faces": batch_faces}
         settings = read_config(
             config,

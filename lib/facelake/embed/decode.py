@@ -71,25 +71,40 @@ class Opened:
 class Opener:
     """Bytes to pixels, with the caps; photos of withdrawn sets stay closed. May run in a process of its own."""
 
+    ahead = 0
+    """batches that may be under way while the one before them is embedded"""
+
     def __init__(self, limits: DecodeLimits, retracted: Mapping[str, str] | None = None) -> None:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
         self._limits, self._retracted = limits, retracted or {}
 
+    def begin(self, photos: Sequence[bytes]) -> Any:
+        """Start on photos that are embedded together; returns a handle for `end`. Here nothing is done ahead."""
+        return photos
+
+    def end(self, handle: Any) -> list[Opened]:
+        """The photos, in order."""
+        return self.open_all(handle)
+
     def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
         """Decode photos that are embedded together, in their order; never raises for what the bytes contain."""
+        digests, allowed = self._sorted(photos)
+        return self._opened(digests, [decode(data, self._limits) for data in allowed])
+
+    def _sorted(self, photos: Sequence[bytes]) -> tuple[list[str], list[bytes]]:
+        """Digests of all photos, and those that may be opened."""
         digests = [hashlib.sha256(data).hexdigest() for data in photos]
-        pairs = zip(digests, photos, strict=True)
-        decoded = iter(self._decoded([data for digest, data in pairs if digest not in self._retracted]))
-        return [Opened(digest, self._closed(digest) or next(decoded)) for digest in digests]
+        return digests, [data for digest, data in zip(digests, photos, strict=True) if digest not in self._retracted]
+
+    def _opened(self, digests: Sequence[str], decoded: Sequence[Photo | Undecoded]) -> list[Opened]:
+        """All photos, from what became of those that may be opened."""
+        rest = iter(decoded)
+        return [Opened(digest, self._closed(digest) or next(rest)) for digest in digests]
 
     def _closed(self, digest: str) -> Undecoded | None:
         if digest not in self._retracted:
             return None
         return Undecoded(Reject.RETRACTED, f"a photo of {self._retracted[digest]}, which was withdrawn")
-
-    def _decoded(self, photos: Sequence[bytes]) -> list[Photo | Undecoded]:
-        """What becomes of photos that may be opened."""
-        return [decode(data, self._limits) for data in photos]
 
 
 def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
@@ -148,11 +163,18 @@ def plain_jpeg(data: bytes, limits: DecodeLimits) -> JpegHeader | None:
             warnings.simplefilter("ignore")
             with Image.open(Frugal(data), formats=["JPEG"]) as image:
                 check_image(image, data, limits.max_pixels)
-                if image.format != "JPEG" or image.mode != "RGB" or image.info.get("progressive"):
+                plain = image.format == "JPEG" and image.mode == "RGB" and not image.info.get("progressive")
+                if not plain or _stored_as_rgb(image):
                     return None
                 return JpegHeader(*image.size, _orientation(image))
     except (Exception, TooMuch):  # noqa: BLE001  Pillow raises anything on hostile headers
         return None
+
+
+def _stored_as_rgb(image: Image.Image) -> bool:
+    """Whether a JPEG's three components are red, green and blue, which decoders tell by different marks."""
+    names = bytes(layer[0] for layer in getattr(image, "layer", ()))
+    return image.info.get("adobe_transform") == 0 or names == b"RGB"
 
 
 def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
@@ -160,13 +182,19 @@ def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
 
     Only by powers of two: for these it has vector code, for the other eighths it takes longer than for more pixels.
     """
-    divisor = 1
-    while target_px and divisor < 8 and max(width, height) >= 2 * divisor * target_px:
-        divisor *= 2
+    divisor = divisor_of(width, height, target_px)
     pixels: U8 = simplejpeg.decode_jpeg(
         data, "RGB", fastdct=False, fastupsample=False, min_height=height // divisor, min_width=width // divisor
     )
     return pixels
+
+
+def divisor_of(width: int, height: int, target_px: int) -> int:
+    """How many times smaller a JPEG is decoded: 1, 2, 4 or 8, while its longer side keeps `target_px` (0: whole)."""
+    divisor = 1
+    while target_px and divisor < 8 and max(width, height) >= 2 * divisor * target_px:
+        divisor *= 2
+    return divisor
 
 
 def _to_rgb(image: Image.Image, target_px: int) -> U8:

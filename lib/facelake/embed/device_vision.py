@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -27,7 +28,8 @@ from facelake.embed.torch_runtime import TorchGraph
 from facelake.embed.vision import FACE_PX, Pixels, Seen
 
 _LOG = logging.getLogger(__name__)
-_CROPS = 256  # faces sampled at once: a hundred MB of doubles
+_CROPS = 1024  # faces sampled at once: half a GB of doubles where they are not compiled
+_CANVAS_PIXELS = 256_000_000  # in one canvas: under a GB
 
 
 class DeviceVision:
@@ -37,13 +39,17 @@ class DeviceVision:
         detector, encoder = pack.card.detector, pack.card.encoder
         assert isinstance(detector, ScrfdCard)
         self._device = torch.device(runtime.device)
-        self.detector = open_torch(batchable(pack.detector, any_size=detector.any_size, blocks=False), runtime)
-        self.encoder = open_torch(batchable(pack.encoder, encoder.input_name, blocks=False), runtime)
+        torch.backends.cudnn.benchmark = True  # shapes are fixed: the quickest kernels are worth looking for
+        found, seen = batchable(pack.detector, any_size=detector.any_size, blocks=False), pack.encoder
+        seen = batchable(seen, encoder.input_name, blocks=False)
+        self.detector, self.encoder = open_torch(found, runtime), open_torch(seen, runtime)
+        self._dtype = torch.float16 if runtime.half else torch.float32
         self._layout, self.sides = layout_of(self.detector), tuple(detector.sides)
         self._min_score, self._mean, self._scale = min_score, encoder.mean, encoder.scale
         side = min(self.sides)
-        self.batch_photos = self._batch(self.detector, (3, side, side), batch_photos, "detector")
-        self.batch_faces = self._batch(self.encoder, (3, FACE_PX, FACE_PX), batch_faces, "encoder")
+        whole = replace(runtime, half=False)
+        self.batch_photos = self._batch(open_torch(found, whole), (3, side, side), batch_photos, "detector")
+        self.batch_faces = self._batch(open_torch(seen, whole), (3, FACE_PX, FACE_PX), batch_faces, "encoder")
         self._known, self._keys = KnownFaces(), ops.PixelKeys(3 * FACE_PX**2, self._device)
 
     @staticmethod
@@ -65,13 +71,17 @@ class DeviceVision:
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
         """See Vision."""
         found: list[Detections] = []
-        for start in range(0, len(photos), self.batch_photos):
-            found += self._look(ops.Canvas.of(photos[start : start + self.batch_photos]))
+        for part in ops.bounded(_areas(photos), self.batch_photos, _CANVAS_PIXELS):
+            found += self._look(ops.Canvas.of(photos[part]))
         return found
 
     @torch.inference_mode()
     def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
         """See Vision."""
+        parts = ops.bounded(_areas(photos), len(photos), _CANVAS_PIXELS)
+        return [seen for part in parts for seen in self._encode(photos[part], faces[part])]
+
+    def _encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
         counts = [len(one) for one in faces]
         landmarks = np.concatenate([one.landmarks for one in faces])
         back = inverses(similarity_transforms(landmarks))
@@ -102,7 +112,7 @@ class DeviceVision:
     def _candidates(self, canvas: ops.Canvas, side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Every anchor of one square: scores (n, a), boxes (n, a, 4) and landmarks (n, a, 10) in photo pixels."""
         squares, scale = ops.letterbox(canvas, side)
-        heads = self.detector.on_device(_blob(squares, MEAN, SCALE), self.batch_photos)
+        heads = self.detector.on_device(ops.blob(squares, MEAN, SCALE, self._dtype), self.batch_photos)
         heads = [head if head.ndim == 3 else head[None] for head in heads]
         levels, scores, boxes, points = len(self._layout.strides), [], [], []
         for level, stride in enumerate(self._layout.strides):
@@ -129,14 +139,13 @@ class DeviceVision:
     def _units(self, crops: torch.Tensor, wanted: list[int]) -> F32:
         size, raw = self.batch_faces, []
         for start in range(0, len(wanted), size):
-            blob = _blob(crops[wanted[start : start + size]], self._mean, self._scale)
+            blob = ops.blob(crops[wanted[start : start + size]], self._mean, self._scale, self._dtype)
             raw.append(self.encoder.on_device(blob, size)[0].reshape(len(blob), -1))
         return normalised(torch.cat(raw).cpu().numpy())
 
 
-def _blob(images: torch.Tensor, mean: float, scale: float) -> torch.Tensor:
-    """(n, h, w, 3) uint8 to (n, 3, h, w) float32, (x - mean) * scale, still in the order of channels last."""
-    return ((images.float() - mean) * scale).permute(0, 3, 1, 2)
+def _areas(photos: Sequence[Pixels]) -> list[int]:
+    return [photo.shape[0] * photo.shape[1] for photo in photos]
 
 
 def _detections(row: F32) -> Detections:

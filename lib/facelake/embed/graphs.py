@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from onnx import helper, numpy_helper
 from facelake.contracts import F32
 
 _BATCH = "n"
+_LOG = logging.getLogger(__name__)
 
 
 def batchable(model_bytes: bytes, input_name: str | None = None, any_size: bool = False, blocks: bool = True) -> bytes:
@@ -68,12 +70,14 @@ def _repair(graph: Any, input_name: str | None) -> None:
 def batches_alike(run: Callable[[F32], list[F32]], shape: tuple[int, int, int]) -> bool:
     """Whether a graph gives three inputs of `shape` (c, h, w) at once what it gives each alone.
 
-    Surgery that failed shows here: an error of the runtime, outputs without a batch axis, or other values.
+    Surgery that failed shows here: an error of the runtime, outputs without a batch axis, or other values. In full
+    precision only: in half, a batch of another size may sum in another order and be as right.
     """
     blob = np.random.default_rng(0).uniform(-1, 1, (3, *shape)).astype(np.float32)
     try:
         together = run(blob)
-    except Exception:  # noqa: BLE001  a runtime raises its own kinds for shapes that do not fit
+    except Exception as err:  # noqa: BLE001  a runtime raises its own kinds for shapes that do not fit
+        _LOG.warning("a graph for any batch fails: %s", " ".join(str(err).split())[:200])
         return False
     alone = [run(blob[i : i + 1]) for i in range(3)]
     for k, whole in enumerate(together):

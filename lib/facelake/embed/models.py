@@ -135,12 +135,13 @@ def normalised(raw: F32) -> F32:
 class Encoder:
     """An encoder of aligned 112x112 faces (ArcFace input contract); a face seen before is not encoded again."""
 
-    def __init__(self, graph: Graph, mean: float, scale: float) -> None:
+    def __init__(self, graph: Graph, mean: float, scale: float, like: Graph | None = None) -> None:
+        """`like`: the same graph in full precision, by which batches are checked; default: the graph itself."""
         self._graph, self._mean, self._scale = graph, mean, scale
         self._known = KnownFaces()
         self.encoded = 0
         """faces that went through the network"""
-        self.batched = batches_alike(graph.run, (3, 112, 112))
+        self.batched = batches_alike((like or graph).run, (3, 112, 112))
         if not self.batched:
             _LOG.warning("the encoder's graph could not be made batchable: it runs face by face")
 
@@ -181,7 +182,8 @@ def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
     """The pack's encoder."""
     card = pack.card.encoder
     model = batchable(pack.encoder, card.input_name, blocks=runtime.name == "onnxruntime")
-    return Encoder(open_graph(model, runtime), card.mean, card.scale)
+    like = open_graph(model, replace(runtime, half=False)) if runtime.half else None
+    return Encoder(open_graph(model, runtime), card.mean, card.scale, like)
 
 
 def _relocated(box: F32, known: F32, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:

@@ -181,9 +181,9 @@ def open_opener(options: PipelineOptions, retracted: Mapping[str, str] | None = 
     """
     if not options.runtime.nvjpeg:
         return Opener(options.limits, retracted)
-    from facelake.embed.nvjpeg import DeviceOpener, nvjpeg  # torch takes seconds to import
+    from facelake.embed.nvjpeg import DeviceOpener, NvJpeg  # torch takes seconds to import
 
-    return DeviceOpener(options.limits, retracted, nvjpeg(options.runtime.device))
+    return DeviceOpener(options.limits, retracted, NvJpeg(options.runtime.device))
 
 
 def open_vision(pack: Pack, options: PipelineOptions) -> Vision:

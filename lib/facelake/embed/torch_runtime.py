@@ -1,7 +1,7 @@
 """ONNX graphs as torch modules: the operators of SCRFD, ArcFace, YuNet and SFace, and no others.
 
 What a graph computes about its own shapes (Shape, Gather, Concat of integers) stays on the host; only pixels are on the
-device. Half precision keeps the sums of convolutions in float32, as the hardware does, and gives float32 outputs.
+device. Half precision keeps sums and what normalisation knows of its batches in float32, and gives float32 outputs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from facelake.contracts import F32
 
+_LEAST_BATCH = 16
 _Values = Sequence[Any]
 _Attributes = dict[str, Any]
 
@@ -30,12 +31,16 @@ class TorchGraph(torch.nn.Module):
         graph = onnx.load_from_string(model).graph
         self._device, self._dtype = torch.device(device), torch.float16 if half else torch.float32
         self._on_host = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+        norms = (node for node in graph.node if node.op_type == "BatchNormalization")
+        self._whole = {name for node in norms for name in node.input[1:]}  # variances leave the range of half precision
         self._constants = {item.name: self._placed(item.name, item) for item in graph.initializer}
         self._input = graph.input[0].name
         self.outputs = [item.name for item in graph.output]
         self._steps = [self._step(node) for node in graph.node]
         self._last_use = {name: i for i, (_, inputs, _) in enumerate(self._steps) for name in inputs}
         self._captured: dict[tuple[int, ...], _Captured] = {}
+        self._pool: Any = None
+        """memory of all captured graphs: one runs at a time, and what it gives is copied"""
 
     def run(self, blob: F32) -> list[F32]:
         """All outputs for a blob of float32, in the order of `outputs`."""
@@ -46,15 +51,17 @@ class TorchGraph(torch.nn.Module):
     def on_device(self, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
         """All outputs in float32 for a tensor of at most `batch` inputs on the device; call under inference_mode.
 
-        On a GPU the graph is captured once for each shape, filled up to `batch`, and replayed: one launch instead of
-        hundreds, which small networks would otherwise wait for.
+        On a GPU the graph is captured once for each shape, for `batch` and for halves of it, and replayed with the
+        least of them that takes all inputs: one launch instead of hundreds, which small networks would otherwise
+        wait for.
         """
         x, count = self._fit(x), len(x)
         if self._device.type != "cuda":
             return self.once(x)
-        shape = (batch, *x.shape[1:])
+        shape = (captured_batch(count, batch), *x.shape[1:])
         if shape not in self._captured:
-            self._captured[shape] = _Captured(self, shape, self._device, self._dtype)
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            self._captured[shape] = _Captured(self, shape, self._device, self._dtype, self._pool)
         found = [value.float() for value in self._captured[shape](x)]
         return [value[:count] for value in found] if batch > 1 else found
 
@@ -80,7 +87,7 @@ class TorchGraph(torch.nn.Module):
         value = torch.from_numpy(np.array(numpy_helper.to_array(constant)))
         if not value.is_floating_point() or name in self._on_host:
             return value
-        value = value.to(self._device, self._dtype)
+        value = value.to(self._device, torch.float32 if name in self._whole else self._dtype)
         return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
     def _step(self, node: Any) -> tuple[Callable[[_Values], Any], list[str], str]:
@@ -97,28 +104,41 @@ class TorchGraph(torch.nn.Module):
 class _Captured:
     """A graph for one input shape; its outputs are copied, since the next call writes over them."""
 
-    def __init__(self, graph: TorchGraph, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, graph: TorchGraph, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, pool: Any
+    ) -> None:
         self._input = torch.zeros(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
-        self._replay = replayed(lambda: graph.forward(self._input), device)
+        self._replay = replayed(lambda: graph.forward(self._input), device, pool)
 
     def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
         self._input[: len(x)].copy_(x)
         return [value.clone() for value in self._replay()]
 
 
-def replayed(work: Callable[[], list[torch.Tensor]], device: torch.device) -> Callable[[], list[torch.Tensor]]:
+def captured_batch(count: int, most: int) -> int:
+    """The least of `most` and its halves, down to some, that takes `count`: padding costs as much as photos do."""
+    while most % 2 == 0 and most // 2 >= max(count, _LEAST_BATCH):
+        most //= 2
+    return most
+
+
+def replayed(
+    work: Callable[[], list[torch.Tensor]], device: torch.device, pool: Any = None
+) -> Callable[[], list[torch.Tensor]]:
     """Work on fixed tensors, captured as one CUDA graph on a GPU (PyTorch, "CUDA semantics"); elsewhere as it is."""
     if device.type != "cuda":
         return work
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):  # first calls allocate and choose kernels, which cannot be captured
-        for _ in range(3):
-            work()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = work()
+    with torch.cuda.device(device):
+        side = torch.cuda.Stream(device)
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):  # first calls allocate and choose kernels, which cannot be captured
+            for _ in range(3):
+                work()
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # photos may be decoded meanwhile by another thread, which allocates
+        with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
+            outputs = work()
 
     def replay() -> list[torch.Tensor]:
         graph.replay()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from facelake.config import S3Section
 from facelake.contracts import Chunk, ChunkReceipt, Outcome, Receipt, Reject, file_key
-from facelake.embed import Opened, Opener, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
+from facelake.embed import Opened, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
 from facelake.lake.corpus import Corpus
 from facelake.lake.store import open_store
 from facelake.lake.tables import stage
@@ -62,23 +62,6 @@ class Opening(Protocol):
         ...
 
 
-class OpeningHere:
-    """Decodes in this process, when the photos are wanted."""
-
-    ahead = 0
-
-    def __init__(self, opener: Opener) -> None:
-        self._opener = opener
-
-    def begin(self, photos: Sequence[bytes]) -> Any:
-        """See Opening."""
-        return photos
-
-    def end(self, handle: Any) -> list[Opened]:
-        """See Opening."""
-        return self._opener.open_all(handle)
-
-
 @dataclass(frozen=True, slots=True)
 class _Batch:
     """Photos of one chunk that are embedded together."""
@@ -95,7 +78,7 @@ class ChunkWorker:
     def __init__(self, spec: WorkerSpec, opening: Opening | None = None) -> None:
         self._spec = spec
         self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted)
-        self._opening = opening or OpeningHere(open_opener(spec.options, spec.retracted))
+        self._opening = opening or open_opener(spec.options, spec.retracted)
         self._corpus = Corpus(spec.corpus_uri, spec.s3)
         self._store = open_store(spec.lake_uri, spec.s3)
 

@@ -13,6 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTa
 from facelake.config import EmbedSection, RaySection
 from facelake.contracts import ChunkReceipt
 from facelake.embed import open_opener
-from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, OpeningHere, WorkerSpec
+from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
 from facelake.engines.embed_metrics import EmbedMetrics
 from facelake.engines.ray_decoders import DecoderPool
 from facelake.errors import ConfigError, FacelakeError, Retryable
@@ -30,6 +31,7 @@ from facelake.errors import ConfigError, FacelakeError, Retryable
 _LOG = logging.getLogger(__name__)
 _DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError, NodeDiedError)
 _MAX_START_FAILURES = 3
+_OF_A_GPU, _GPU_EXIT = ("OutOfMemoryError", "AcceleratorError"), 75  # torch's; no room needs torch to run
 _HEAD_EVERY_S, _HEAD_ANSWERS_S = 5.0, 3.0
 _UNREAD_RECEIPTS = 2  # a worker that is this far ahead of the driver waits: what a dead driver loses stays bounded
 
@@ -37,7 +39,7 @@ _UNREAD_RECEIPTS = 2  # a worker that is this far ahead of the driver waits: wha
 class _EmbedActor:
     def __init__(self, spec: WorkerSpec, decoders: int = 0) -> None:
         opener = open_opener(spec.options, spec.retracted)
-        self._worker = ChunkWorker(spec, DecoderPool(opener, decoders) if decoders else OpeningHere(opener))
+        self._worker = ChunkWorker(spec, DecoderPool(opener, decoders) if decoders else opener)
         self._metrics = EmbedMetrics()
         gc.collect()
         gc.freeze()  # modules and models stay, and need not be looked through for garbage again and again
@@ -45,15 +47,29 @@ class _EmbedActor:
     def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
         left = len(task.chunks)
         self._metrics.wait(left)
-        for receipt in self._worker.run(task):
-            left -= 1
-            self._metrics.count(receipt)
-            self._metrics.wait(left)
-            yield receipt
+        with _dying_with_its_gpu():
+            for receipt in self._worker.run(task):
+                left -= 1
+                self._metrics.count(receipt)
+                self._metrics.wait(left)
+                yield receipt
 
     def try_row(self, corpus_file: str, row: int) -> bool:
-        self._worker.try_row(corpus_file, row)
+        with _dying_with_its_gpu():
+            self._worker.try_row(corpus_file, row)
         return True
+
+
+@contextmanager
+def _dying_with_its_gpu() -> Iterator[None]:
+    """A GPU that failed stays failed for its process, and one that is full may be so for one photo: as any death."""
+    try:
+        yield
+    except RuntimeError as err:
+        if type(err).__name__ not in _OF_A_GPU:
+            raise
+        _LOG.error("the GPU failed: %s", " ".join(str(err).split())[:300])
+        os._exit(_GPU_EXIT)
 
 
 # dead actors are replaced here, where it is known what they were doing; Ray must not restart them by itself
@@ -110,10 +126,10 @@ def start_ray(section: RaySection) -> None:
 
 
 def _fitting(embed: EmbedSection) -> int:
-    """Workers that the cluster has room for: one per GPU if each takes one, else as many as its cores allow."""
+    """Workers that the cluster has room for: as many as share its GPUs, or as its cores allow."""
     has = ray.cluster_resources()
     fitting = int(has.get("CPU", 1)) // (1 + embed.decoders)
-    return max(1, min(fitting, int(has.get("GPU", 0))) if embed.use_gpu else fitting)
+    return max(1, min(fitting, int(has.get("GPU", 0) * embed.workers_per_gpu)) if embed.use_gpu else fitting)
 
 
 class _Head:
@@ -177,7 +193,7 @@ class RayEmbedder:
             self._slots.append(slot)
 
     def _start(self, slot: _Slot) -> None:
-        cores, gpus = 1 + self._embed.decoders, 1 if self._embed.use_gpu else 0
+        cores, gpus = 1 + self._embed.decoders, 1 / self._embed.workers_per_gpu if self._embed.use_gpu else 0
         slot.actor = _Actor.options(num_cpus=cores, num_gpus=gpus).remote(self._spec, self._embed.decoders)
         slot.born, slot.up = slot.actor.__ray_ready__.remote(), False
 
