@@ -17,6 +17,7 @@ from facelake.contracts import Reject, embedding_matrix
 from facelake.embed import DecodeLimits, Pack, Pipeline, PipelineOptions, faces_table, rejects_table
 from facelake.embed.graphs import batchable
 from facelake.embed.models import load_detector, load_encoder
+from facelake.embed.resample import Levels
 from facelake.errors import ConfigError
 from facelake.stages.models import cache_folder, find_card
 
@@ -67,7 +68,7 @@ def test_detector_runs_in_batches_and_at_any_size(pack: Pack) -> None:
 
 
 def test_detector_finds_what_is_there(pack: Pack) -> None:
-    found = load_detector(pack, 0.8).locate(np.zeros((2, 480, 640, 3), np.uint8))
+    found = load_detector(pack, 0.8).locate([Levels(np.zeros((480, 640, 3), np.uint8))] * 2)
     assert [len(f.scores) for f in found] == [0, 0]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from facelake.embed.geometry import TEMPLATE_112, crop_around, inverses, letterbox, nms, similarity_transforms, warp
+from facelake.embed.geometry import TEMPLATE_112, crops_around, inverses, letterbox, nms, similarity_transforms, warp
+from facelake.embed.resample import Levels, at_level, halved, level_for
 
 
 def slow_nms(boxes: np.ndarray, scores: np.ndarray, max_iou: float) -> list[int]:
@@ -66,7 +68,7 @@ def test_points_in_one_place_give_no_way_back() -> None:
     found = similarity_transforms(np.full((1, 5, 2), 7, np.float32))
     assert np.isfinite(found).all()
     assert not np.isfinite(inverses(found)).all()
-    assert not warp(np.full((40, 40, 3), 200, np.uint8), inverses(found)[0]).any()
+    assert not warp(Levels(np.full((40, 40, 3), 200, np.uint8)), inverses(found)[0]).any()
 
 
 def test_similarity_transforms_never_mirror() -> None:
@@ -76,34 +78,93 @@ def test_similarity_transforms_never_mirror() -> None:
 
 def test_warp_by_identity_is_a_crop() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (150, 150, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(warp(pixels, np.array([[1.0, 0, 10], [0, 1, 20]])), pixels[20:132, 10:122])
+    np.testing.assert_array_equal(warp(Levels(pixels), np.array([[1.0, 0, 10], [0, 1, 20]])), pixels[20:132, 10:122])
 
 
 def test_warp_outside_the_photo_is_black_and_bounded() -> None:
     pixels = np.full((40, 40, 3), 200, np.uint8)
-    assert warp(pixels, np.array([[1, 0, -1e6], [0, 1, 0]])).max() == 0
-    assert warp(pixels, np.array([[1e4, 0, 0], [0, 1e4, 0]])).shape == (112, 112, 3)
+    assert warp(Levels(pixels), np.array([[1, 0, -1e6], [0, 1, 0]])).max() == 0
+    assert warp(Levels(pixels), np.array([[1e4, 0, 0], [0, 1e4, 0]])).shape == (112, 112, 3)
 
 
 def test_warp_of_a_large_face_does_not_alias() -> None:
     checks = np.kron(np.indices((1000, 1000)).sum(0) % 2, np.ones((1, 1))).astype(np.uint8) * 255
-    small = warp(np.repeat(checks[..., None], 3, 2), np.array([[1 / 0.112, 0, 0], [0, 1 / 0.112, 0]]))
+    small = warp(Levels(np.repeat(checks[..., None], 3, 2)), np.array([[1 / 0.112, 0, 0], [0, 1 / 0.112, 0]]))
     assert small[5:-5, 5:-5].std() < 20
 
 
 @given(st.integers(1, 900), st.integers(1, 900))
 def test_letterbox_keeps_the_shape(width: int, height: int) -> None:
-    square, scale = letterbox(np.full((height, width, 3), 255, np.uint8), 64)
+    square, scale = letterbox(Levels(np.full((height, width, 3), 255, np.uint8)), 64)
     filled = square[..., 0] > 0
     assert square.shape == (64, 64, 3)
     assert filled[:, 0].sum() == max(1, round(height * scale))
     assert filled[0].sum() == max(1, round(width * scale))
 
 
-def test_crop_around_maps_back() -> None:
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 10_000))
+def test_halved_is_the_slow_one(height: int, width: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), "edge").astype(int)
+    slow = (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2] + 2) // 4
+    np.testing.assert_array_equal(halved(pixels), slow)
+    levels = Levels(pixels)
+    np.testing.assert_array_equal(levels.at(2), halved(halved(pixels)))
+    assert levels.at(0) is levels.whole
+    assert levels.shape == (height, width, 3)
+
+
+@given(st.floats(0, 1e9), st.integers(1, 5000), st.integers(1, 5000))
+def test_a_photo_is_halved_while_two_pixels_become_one_and_one_is_left(fine: float, height: int, width: int) -> None:
+    level = level_for(fine, height, width)
+    assert level >= 0
+    assert 2**level <= max(fine, 1)
+    assert 2**level <= min(height, width)
+    assert 2 ** (level + 1) > min(fine, min(height, width))
+
+
+def test_what_is_no_number_is_not_smoothed() -> None:
+    assert [level_for(fine, 900, 900) for fine in (np.nan, np.inf, -1.0, 0.0)] == [0, 0, 0, 0]
+
+
+@given(st.integers(0, 5), st.floats(-50, 50), st.floats(0.1, 9))
+def test_a_pixel_of_a_halved_photo_lies_in_the_middle_of_those_it_is_made_of(level: int, x: float, fine: float) -> None:
+    """Pixel i of the photo has its middle at i + 1/2."""
+    (row, _) = at_level(np.array([[fine, 0, x], [0, fine, 0]]), level)
+    np.testing.assert_allclose((row[2] + 0.5) * 2**level, x + 0.5, atol=1e-9)
+    assert row[0] == fine / 2**level
+
+
+def test_letterbox_smooths_noise_at_least_half_as_well_as_pillow() -> None:
+    """Whose filter reaches over four source pixels where two become one; sampling alone would leave all of it."""
+    noise = np.random.default_rng(0).integers(0, 256, (960, 720, 3), dtype=np.uint8)
+    for side in (640, 500, 470, 320, 250, 160, 90):
+        square, scale = letterbox(Levels(noise), side)
+        size = round(720 * scale), round(960 * scale)
+        pillows = np.asarray(Image.fromarray(noise).resize(size, Image.Resampling.BILINEAR))
+        assert square[: size[1], : size[0]].std() < 2 * pillows.std(), side
+
+
+@given(st.floats(0, 250), st.floats(0, 150), st.floats(8, 700), st.floats(0.5, 2))
+def test_crops_map_back(x: float, y: float, length: float, shape: float) -> None:
     pixels = np.zeros((200, 300, 3), np.uint8)
     pixels[60:80, 100:120] = 255
-    crop, corner, scale = crop_around(pixels, np.array([95, 55, 125, 85]), 2.0, 192)
-    ys, xs = np.nonzero(crop[..., 0] > 128)
-    low, high = np.array([xs.min(), ys.min()]) / scale + corner, np.array([xs.max() + 1, ys.max() + 1]) / scale + corner
-    np.testing.assert_allclose(np.r_[low, high], [100, 60, 120, 80], atol=1.0)
+    box = np.array([[x, y, x + length * shape, y + length]], np.float32)
+    (matrix,), (corner,), (scale,) = crops_around(box, 1.8, 192)
+    middle = (box[0, :2] + box[0, 2:]) / 2
+    np.testing.assert_allclose(np.array([96, 96]) / scale + corner, middle, atol=1e-3)
+    np.testing.assert_allclose(192 / scale, 1.8 * max(length * shape, length), rtol=1e-5)
+    np.testing.assert_allclose((matrix[:, :2] @ [95.5, 95.5] + matrix[:, 2]) + 0.5, middle, atol=1e-3)
+
+
+def test_what_is_found_in_a_crop_is_found_in_the_photo() -> None:
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    pixels[60:80, 100:120] = 255
+    for grown in (1, 3, 12):
+        large = np.kron(pixels, np.ones((grown, grown, 1), np.uint8))
+        (matrix,), (corner,), (scale,) = crops_around(np.array([[95, 55, 125, 85]], np.float32) * grown, 2.0, 192)
+        crop = warp(Levels(large), matrix, 192)
+        ys, xs = np.nonzero(crop[..., 0] > 128)
+        low = np.array([xs.min(), ys.min()]) / scale + corner
+        high = np.array([xs.max() + 1, ys.max() + 1]) / scale + corner
+        np.testing.assert_allclose(np.r_[low, high] / grown, [100, 60, 120, 80], atol=0.4)

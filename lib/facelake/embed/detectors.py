@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from facelake.contracts import F32, U8, Bool
+from facelake.contracts import F32, Bool
+from facelake.embed.resample import Levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,10 @@ class Detector(Protocol):
     smooth: bool
     """whether a large face is smoothed before it is sampled at 112 pixels"""
 
-    def locate(self, photos: Sequence[U8]) -> list[Detections]:
-        """Faces of (h, w, 3) RGB photos of any size, in photo pixels."""
+    def locate(self, photos: Sequence[Levels]) -> list[Detections]:
+        """Faces of RGB photos of any size, in photo pixels."""
         ...
 
-    def refine(self, pixels: U8, boxes: F32, landmarks: F32) -> F32:
+    def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
         """Better landmarks (n, 5, 2) of faces that were located; the same ones where nothing better is known."""
         ...

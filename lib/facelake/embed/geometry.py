@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from PIL import Image
 
 from facelake.contracts import C128, F32, F64, I64, U8
+from facelake.embed.resample import Levels, at_level, level_for, resize_into, warp_linear
 
 # Where the five landmarks lie in an aligned 112x112 face (ArcFace, Deng et al., CVPR 2019).
 TEMPLATE_112: F32 = np.array(
@@ -14,36 +16,58 @@ TEMPLATE_112: F32 = np.array(
 )
 
 
-def letterbox(pixels: U8, side: int, fill: float = 1.0) -> tuple[U8, float]:
+def letterbox(photo: Levels, side: int, fill: float = 1.0) -> tuple[U8, float]:
     """Scale a photo into the top left of a square of `side` pixels, zeros elsewhere.
 
     Args:
-        pixels: (h, w, 3) uint8.
         fill: share of the square's side that the photo's longer side takes.
 
     Returns:
         The (side, side, 3) square, and square pixels per photo pixel.
     """
-    height, width = pixels.shape[:2]
-    scale = side * fill / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
+    height, width = photo.shape[:2]
+    fit = fitted_smoothly(height, width, side, fill)
     square = np.zeros((side, side, 3), np.uint8)
-    resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    square[: size[1], : size[0]] = np.asarray(resized)
-    return square, scale
+    resize_into(photo.at(fit.level), square, fit.width, fit.height, fit.source)
+    return square, fit.scale
 
 
-def crop_around(pixels: U8, box: np.ndarray, share: float, side: int) -> tuple[U8, np.ndarray, float]:
-    """A square crop around a box, `share` times its longer side, scaled to `side`; black outside the photo.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a photo is scaled into a square."""
+
+    scale: float
+    """square pixels per photo pixel"""
+    height: int
+    width: int
+    level: int
+    """how often the photo is halved before"""
+    source: tuple[float, float]
+    """height and width of the photo in pixels of that level"""
+
+
+def fitted_smoothly(height: int, width: int, side: int, fill: float) -> Fit:
+    """How a photo of that size fits into a square, smoothed where it gets smaller."""
+    scale = side * fill / max(height, width)
+    level = level_for(1 / scale, height, width)
+    sides = max(1, round(height * scale)), max(1, round(width * scale))
+    return Fit(scale, *sides, level, (height / 2**level, width / 2**level))
+
+
+def crops_around(boxes: F32, share: float, side: int) -> tuple[F64, F64, F64]:
+    """Squares around boxes (f, 4), `share` times their longer sides, as crops of `side` pixels.
 
     Returns:
-        The (side, side, 3) crop, its corner (x, y) in the photo, and crop pixels per photo pixel.
+        Matrices (f, 2, 3) from pixels of the crops to those of the photo, the squares' corners (f, 2) in the photo, and
+        crop pixels per photo pixel (f,).
     """
-    half = share * max(box[2] - box[0], box[3] - box[1]) / 2
-    middle = (box[:2] + box[2:]) / 2
-    low, high = np.floor(middle - half).astype(int), np.ceil(middle + half).astype(int)
-    square, scale = letterbox(_crop(pixels, low, high), side)
-    return square, low, scale
+    boxes = boxes.astype(np.float64)
+    length = np.maximum(share * (boxes[:, 2:] - boxes[:, :2]).max(1), 1e-6)
+    corner = (boxes[:, :2] + boxes[:, 2:] - length[:, None]) / 2
+    matrices = np.zeros((len(boxes), 2, 3))
+    matrices[:, 0, 0] = matrices[:, 1, 1] = length / side
+    matrices[:, :, 2] = corner + (length / side / 2)[:, None] - 0.5
+    return matrices, corner, side / length
 
 
 def nms(boxes: F32, scores: F32, max_iou: float, border: float = 0.0) -> I64:
@@ -94,58 +118,18 @@ def _matrices(turn: C128, offset: C128) -> F64:
     return np.ascontiguousarray(np.moveaxis(np.array(rows), 2, 0))
 
 
-def warp(pixels: U8, inverse: F64, side: int = 112) -> U8:
-    """Sample a (side, side, 3) face from a photo; pixels outside the photo are black.
+def fineness(inverse: F64) -> F64:
+    """Photo pixels per crop pixel, along a side, of matrices (..., 2, 3) from crops to photos."""
+    found: F64 = np.sqrt(np.abs(inverse[..., 0, 0] * inverse[..., 1, 1] - inverse[..., 0, 1] * inverse[..., 1, 0]))
+    return found
 
-    Where the photo is at least twice as fine as the face, it is box-filtered first, so that a large face in
-    a large photo does not alias.
+
+def warp(photo: Levels, inverse: F64, side: int = 112) -> U8:
+    """Sample a (side, side, 3) crop from a photo, smoothed where it is finer; pixels outside the photo are black.
 
     Args:
         inverse: (2, 3), from crop pixels to photo pixels.
     """
-    if not np.isfinite(inverse).all():
-        return np.zeros((side, side, 3), np.uint8)
-    fine = int(max(1.0, np.sqrt(abs(np.linalg.det(inverse[:, :2])))))
-    ys, xs = np.mgrid[0:side, 0:side]
-    where = np.stack([xs, ys], -1) @ inverse[:, :2].T + inverse[:, 2]
-    # crop what is needed, reduce it, sample it
-    low = np.floor(where.reshape(-1, 2).min(0)).astype(int) - fine
-    high = np.ceil(where.reshape(-1, 2).max(0)).astype(int) + 2 * fine
-    crop = _crop(pixels, low, high)
-    if fine >= min(crop.shape[:2]):  # the landmarks of a false detection lie wider apart than any photo
-        return np.zeros((side, side, 3), np.uint8)
-    if fine > 1:
-        height, width = (crop.shape[0] // fine) * fine, (crop.shape[1] // fine) * fine
-        blocks = crop[:height, :width].reshape(height // fine, fine, width // fine, fine, 3)
-        crop = blocks.mean((1, 3), dtype=np.float32)
-        where = (where - low + 0.5) / fine - 0.5
-    else:
-        crop = crop.astype(np.float32)
-        where = where - low
-    return _bilinear(crop, where)
-
-
-def _crop(pixels: U8, low: np.ndarray, high: np.ndarray) -> U8:
-    """pixels[low:high] with zeros where that leaves the photo. low, high: x, y."""
-    height, width = pixels.shape[:2]
-    limit = 4 * max(height, width) + 1024  # landmarks of a false detection may be anywhere
-    low, high = np.clip(low, -limit, limit), np.clip(high, -limit, limit)
-    out = np.zeros((max(high[1] - low[1], 2), max(high[0] - low[0], 2), 3), np.uint8)
-    x0, y0, x1, y1 = max(low[0], 0), max(low[1], 0), min(high[0], width), min(high[1], height)
-    if x1 > x0 and y1 > y0:
-        out[y0 - low[1] : y1 - low[1], x0 - low[0] : x1 - low[0]] = pixels[y0:y1, x0:x1]
-    return out
-
-
-def _bilinear(image: np.ndarray, where: np.ndarray) -> U8:
-    height, width = image.shape[:2]
-    x = np.clip(where[..., 0], 0, width - 1.001)
-    y = np.clip(where[..., 1], 0, height - 1.001)
-    x0, y0 = x.astype(np.int64), y.astype(np.int64)
-    fx, fy = (x - x0)[..., None].astype(np.float32), (y - y0)[..., None].astype(np.float32)
-    flat = image.reshape(-1, 3)
-    index = y0 * width + x0
-    top = flat[index] * (1 - fx) + flat[index + 1] * fx
-    bottom = flat[index + width] * (1 - fx) + flat[index + width + 1] * fx
-    sampled: U8 = np.clip(top * (1 - fy) + bottom * fy + 0.5, 0, 255).astype(np.uint8)
-    return sampled
+    height, width = photo.shape[:2]
+    level = level_for(float(fineness(inverse)), height, width)
+    return warp_linear(photo.at(level), at_level(inverse, level), side)

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from facelake.contracts import F32, U8
+from facelake.contracts import F32, F64, U8
 from facelake.embed.detectors import NOTHING, Detections, Detector
-from facelake.embed.geometry import crop_around, letterbox, nms
+from facelake.embed.geometry import crops_around, letterbox, nms, warp
 from facelake.embed.graphs import batchable, batches_alike
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
-from facelake.embed.resample import to_blob
+from facelake.embed.resample import Levels, to_blob
 from facelake.embed.runtime import Graph, Runtime, open_graph
 from facelake.embed.scrfd import Scrfd
 
@@ -26,7 +26,7 @@ _CROP_SCORE = 0.3
 _DETECT_BATCH = 1
 # A face that fills its frame is too large for YuNet at full size: photos without a face get a second look.
 _SECOND_LOOK = 0.5
-_CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
+CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
 _SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
 _KEPT_FACES = 4096  # embeddings of the last faces, for exact duplicates among them; 8 MB at 512 dimensions
 
@@ -45,21 +45,17 @@ class YuNet:
         names = [f"{head}_{stride}" for stride in _STRIDES for head in ("cls", "obj", "bbox", "kps")]
         self._order = [graph.outputs.index(name) for name in names]
 
-    def locate(self, photos: Sequence[U8]) -> list[Detections]:
-        """Faces of (h, w, 3) RGB photos, in photo pixels; a photo without any is looked at again at half size."""
+    def locate(self, photos: Sequence[Levels]) -> list[Detections]:
+        """Faces of RGB photos, in photo pixels; a photo without any is looked at again at half size."""
         return [self._seen(photo, 1.0) or self._seen(photo, _SECOND_LOOK) or NOTHING for photo in photos]
 
-    def refine(self, pixels: U8, boxes: F32, landmarks: F32) -> F32:
+    def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
         """Landmarks (n, 5, 2) found again in a crop of each face."""
-        crops = [crop_around(pixels, box, _CROP_SHARE, self.crop_side) for box in boxes]
-        again = self.relocate(np.stack([crop for crop, _, _ in crops]))
-        found = [
-            _relocated(box, known, candidates, corner, scale)
-            for box, known, candidates, (_, corner, scale) in zip(boxes, landmarks, again, crops, strict=True)
-        ]
-        return np.stack(found)
+        matrices, corners, scales = crops_around(boxes, CROP_SHARE, self.crop_side)
+        again = self.relocate(np.stack([warp(photo, one, self.crop_side) for one in matrices]))
+        return relocated(boxes, landmarks, again, corners, scales)
 
-    def _seen(self, photo: U8, fill: float) -> Detections | None:
+    def _seen(self, photo: Levels, fill: float) -> Detections | None:
         square, scale = letterbox(photo, self.side, fill)
         faces = self.detect(square[None])[0]
         if not len(faces.scores):
@@ -184,6 +180,12 @@ def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
     model = batchable(pack.encoder, card.input_name, blocks=runtime.name == "onnxruntime")
     like = open_graph(model, replace(runtime, half=False)) if runtime.half else None
     return Encoder(open_graph(model, runtime), card.mean, card.scale, like)
+
+
+def relocated(boxes: F32, known: F32, again: Sequence[Detections], corners: F64, scales: F64) -> F32:
+    """Landmarks (n, 5, 2) of each crop's face that covers the one known; the known ones where none does."""
+    rows = zip(boxes, known, again, corners, scales, strict=True)
+    return np.stack([_relocated(*one) for one in rows]).astype(np.float32)
 
 
 def _relocated(box: F32, known: F32, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:

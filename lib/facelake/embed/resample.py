@@ -1,8 +1,11 @@
-"""Bilinear resampling as OpenCV does it: half-pixel centres, no smoothing, black outside the photo.
+"""Bilinear resampling as OpenCV does it: half-pixel centres, no smoothing, black outside the photo. And halving.
 
 Published face models were trained and are run on photos that OpenCV scaled, so a pack gives the same faces here as in
 insightface only if pixels are sampled the same way. OpenCV itself is not needed for that: its wheels exclude each
-other, and these three loops agree with it to one grey level (a test holds them against it).
+other, and these loops agree with it to one grey level (a test holds them against it).
+
+Bilinear sampling skips pixels where it makes a photo less than half as large. What is to be smooth is sampled from a
+photo that was halved before, as often as it can be (a mipmap: Williams, "Pyramidal parametrics", SIGGRAPH 1983).
 """
 
 from __future__ import annotations
@@ -16,13 +19,63 @@ BITS = 11  # fixed-point bits of OpenCV's weights for 8-bit photos
 _ONE = 1 << BITS
 
 
-def resize_into(pixels: U8, square: U8, width: int, height: int) -> None:
-    """Scale (h, w, 3) pixels to `width` x `height` and write them into the top left of `square`."""
-    if pixels.shape[:2] == (height, width):
+class Levels:
+    """A photo (h, w, 3) uint8, and the same halved once, twice, ..., made when asked for."""
+
+    def __init__(self, whole: U8) -> None:
+        self._held = [np.ascontiguousarray(whole)]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the photo."""
+        return self._held[0].shape
+
+    @property
+    def whole(self) -> U8:
+        """The photo."""
+        return self._held[0]
+
+    def at(self, level: int) -> U8:
+        """The photo halved so often; odd sides are rounded up."""
+        while len(self._held) <= level:
+            self._held.append(halved(self._held[-1]))
+        return self._held[level]
+
+
+def halved(pixels: U8) -> U8:
+    """Means of 2 x 2 pixels (h, w, 3), rounded; the last row and column of odd ones count twice."""
+    height, width = pixels.shape[:2]
+    half = np.empty((-(-height // 2), -(-width // 2), 3), np.uint8)
+    _halve(np.ascontiguousarray(pixels), half)
+    return half
+
+
+def level_for(fine: float, height: int, width: int) -> int:
+    """How often a photo is halved so that one pixel of it, where `fine` were, becomes one of what is sampled."""
+    if not 2 <= fine < np.inf:
+        return 0
+    return int(min(np.log2(fine), np.log2(min(height, width))))
+
+
+def at_level(inverse: F64, level: int) -> F64:
+    """Matrices (..., 2, 3) that map to pixels of a photo, to map to pixels of it halved so often."""
+    found: F64 = inverse / 2**level
+    found[..., 2] += 0.5 / 2**level - 0.5
+    return found
+
+
+def resize_into(pixels: U8, square: U8, width: int, height: int, source: tuple[float, float] | None = None) -> None:
+    """Scale (h, w, 3) pixels to `width` x `height` and write them into the top left of `square`.
+
+    Args:
+        source: height and width that count as the whole, where a halved photo has half a pixel more.
+    """
+    if pixels.shape[:2] == (height, width) and source is None:
         square[:height, :width] = pixels
         return
-    columns, across = taps(pixels.shape[1], width)
-    rows, down = taps(pixels.shape[0], height)
+    whole = source or pixels.shape[:2]
+    columns, across = taps(pixels.shape[1], width, whole[1])
+    rows, down = taps(pixels.shape[0], height, whole[0])
     _resize(np.ascontiguousarray(pixels), square, columns, across, rows, down)
 
 
@@ -50,9 +103,13 @@ def to_blob(photos: U8, mean: float, scale: float, swap: bool = False) -> F32:
     return blob.reshape(count, 3, height, width)
 
 
-def taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray]:
-    """Per target pixel the first of two source pixels, and the fixed-point weight of the second."""
-    where = (np.arange(target) + 0.5) * (source / target) - 0.5
+def taps(source: int, target: int, whole: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Per target pixel the first of two source pixels, and the fixed-point weight of the second.
+
+    Args:
+        whole: source pixels that become all of the target; default: `source`.
+    """
+    where = (np.arange(target) + 0.5) * ((whole or source) / target) - 0.5
     first = np.floor(where)
     weight = np.rint((where - first).astype(np.float32) * _ONE).astype(np.int32)
     weight[(first < 0) | (first >= source - 1)] = 0
@@ -78,6 +135,23 @@ def _resize(
             for c in range(3):
                 near = mixed[first + c] * (np.int32(_ONE) - u) + half
                 square[y, x, c] = np.uint8((near + mixed[first + 3 + c] * u) >> np.int32(2 * BITS))
+
+
+@numba.njit(cache=True, nogil=True)
+def _halve(pixels: U8, half: U8) -> None:
+    """Columns of two rows first, which the compiler vectorises; then neighbours."""
+    height, width = pixels.shape[0], pixels.shape[1]
+    flat = pixels.reshape(height, 3 * width)
+    sums = np.empty(3 * width + 3, np.uint16)
+    for y in range(half.shape[0]):
+        top, bottom = flat[2 * y], flat[min(2 * y + 1, height - 1)]
+        for i in range(3 * width):
+            sums[i] = np.uint16(top[i]) + np.uint16(bottom[i])
+        for c in range(3):
+            sums[3 * width + c] = sums[3 * width - 3 + c]
+        for x in range(half.shape[1]):
+            for c in range(3):
+                half[y, x, c] = np.uint8((sums[6 * x + c] + sums[6 * x + 3 + c] + np.uint16(2)) >> np.uint16(2))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -18,7 +18,7 @@ from facelake.contracts import F32, U8
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import nms
 from facelake.embed.graphs import batches_alike
-from facelake.embed.resample import fitted, resize_into, to_blob
+from facelake.embed.resample import Levels, fitted, resize_into, to_blob
 from facelake.embed.runtime import Graph
 
 _LOG = logging.getLogger(__name__)
@@ -74,8 +74,8 @@ class Scrfd:
         if not self.batched:
             _LOG.warning("the detector's graph could not be made batchable: it runs photo by photo")
 
-    def locate(self, photos: Sequence[U8]) -> list[Detections]:
-        """Faces of (h, w, 3) RGB photos, in photo pixels, best first."""
+    def locate(self, photos: Sequence[Levels]) -> list[Detections]:
+        """Faces of RGB photos, in photo pixels, best first."""
         found: list[list[Detections]] = [[] for _ in photos]
         size = _BATCH if self.batched else 1
         for side in self._sides:
@@ -83,13 +83,13 @@ class Scrfd:
                 self._look(photos[start : start + size], side, found[start : start + size])
         return [_suppressed(candidates) for candidates in found]
 
-    def refine(self, pixels: U8, boxes: F32, landmarks: F32) -> F32:
+    def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
         """The landmarks as they are: insightface takes them so."""
         return landmarks
 
-    def _look(self, photos: Sequence[U8], side: int, found: Sequence[list[Detections]]) -> None:
+    def _look(self, photos: Sequence[Levels], side: int, found: Sequence[list[Detections]]) -> None:
         squares = np.zeros((len(photos), side, side, 3), np.uint8)
-        scales = [_letterbox(photo, square) for photo, square in zip(photos, squares, strict=True)]
+        scales = [_letterbox(photo.whole, square) for photo, square in zip(photos, squares, strict=True)]
         heads = [_with_batch(head) for head in self._graph.run(to_blob(squares, MEAN, SCALE))]
         for i, scale in enumerate(scales):
             found[i].append(self._candidates([head[i] for head in heads], side, scale))

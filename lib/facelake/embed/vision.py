@@ -18,12 +18,12 @@ from facelake.embed.geometry import inverses, similarity_transforms, warp
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.packs import Pack
 from facelake.embed.quality import sharpness
-from facelake.embed.resample import warp_linear
+from facelake.embed.resample import Levels, warp_linear
 from facelake.embed.runtime import Runtime
 
 FACE_PX = 112
 Pixels = Any
-"""(h, w, 3) uint8 RGB: a numpy array, or a tensor on the vision's device"""
+"""RGB as the vision keeps it, with `shape` (h, w, 3): Levels, or a tensor on its device"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Seen:
 class Vision(Protocol):
     """Finds and encodes faces in batches of photos of any size."""
 
-    def place(self, photos: Sequence[Pixels]) -> list[Pixels]:
-        """Decoded photos to where the others' pixels are; once per photo, before anything else."""
+    def place(self, photos: Sequence[Any]) -> list[Pixels]:
+        """Decoded photos, arrays or tensors, to where the others' pixels are; once per photo, before anything else."""
         ...
 
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
@@ -62,9 +62,9 @@ class HostVision:
         self._encoder = load_encoder(pack, runtime)
         self._batch_faces = batch_faces
 
-    def place(self, photos: Sequence[Pixels]) -> list[Pixels]:
-        """See Vision. What a device decoded comes back: YuNet's crops are made here."""
-        return [photo if isinstance(photo, np.ndarray) else photo.cpu().numpy() for photo in photos]
+    def place(self, photos: Sequence[Any]) -> list[Pixels]:
+        """See Vision. What a device decoded comes back."""
+        return [Levels(photo if isinstance(photo, np.ndarray) else photo.cpu().numpy()) for photo in photos]
 
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
         """See Vision."""
@@ -86,10 +86,10 @@ class HostVision:
             for (landmarks, mine), start, end in zip(aligned, ends[:-1], ends[1:], strict=True)
         ]
 
-    def align(self, pixels: U8, faces: Detections) -> tuple[F32, list[U8]]:
+    def align(self, photo: Levels, faces: Detections) -> tuple[F32, list[U8]]:
         """The landmarks as well as the detector can tell them, and the faces as the encoder gets them."""
-        landmarks = self._detector.refine(pixels, faces.boxes, faces.landmarks)
+        landmarks = self._detector.refine(photo, faces.boxes, faces.landmarks)
         back = inverses(similarity_transforms(landmarks))
         if self._detector.smooth:
-            return landmarks, [warp(pixels, one) for one in back]
-        return landmarks, [warp_linear(pixels, one, FACE_PX) for one in back]
+            return landmarks, [warp(photo, one, FACE_PX) for one in back]
+        return landmarks, [warp_linear(photo.whole, one, FACE_PX) for one in back]

@@ -20,6 +20,7 @@ from facelake.config import Config
 from facelake.embed import Pack
 from facelake.embed.decode import Photo, decode
 from facelake.embed.models import load_detector, load_encoder
+from facelake.embed.resample import Levels
 from facelake.errors import Refused
 from facelake.lake.lake import Lake
 from facelake.stages.models import pipeline_options
@@ -111,7 +112,7 @@ def _seconds_per_photo(config: Config, pack: Pack, mean_bytes: float, faces: flo
     def see() -> None:
         decoded = decode(data, options.limits)
         assert isinstance(decoded, Photo)
-        detector.locate([decoded.pixels])
+        detector.locate([Levels(decoded.pixels)])
 
     return _seconds(see) + faces * _seconds(lambda: encoder.raw(crops)) / len(crops)
 
