@@ -120,7 +120,8 @@ class _Photos:
         self._placed = [vision.place(one) for one in pixels]
         self.faces = sum(len(one) for photos in self._placed for one in vision.locate(photos)) / len(data)
         self._device = torch.device(options.runtime.device)
-        squares = [(vision.detector, torch.rand(size, 3, side, side, device=self._device)) for side in vision.sides]
+        detector = vision.detector
+        squares = [(detector.graph, torch.rand(size, 3, side, side, device=self._device)) for side in detector.sides]
         crops = torch.rand(options.batch_faces, 3, FACE_PX, FACE_PX, device=self._device)
         self._graphs = [(graph, x, 1.0) for graph, x in squares] + [(vision.encoder, crops, self.faces)]
         with torch.inference_mode():

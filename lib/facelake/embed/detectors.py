@@ -35,6 +35,12 @@ class Detections:
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
 
 
+def joined(faces: Sequence[Detections]) -> Detections:
+    """Faces of several photos behind one another."""
+    boxes, landmarks, scores = ([getattr(one, name) for one in faces] for name in ("boxes", "landmarks", "scores"))
+    return Detections(np.concatenate(boxes), np.concatenate(landmarks), np.concatenate(scores))
+
+
 class Detector(Protocol):
     """Finds faces in photos, and says how they are to be sampled."""
 

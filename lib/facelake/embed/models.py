@@ -19,13 +19,13 @@ from facelake.embed.resample import Levels, to_blob
 from facelake.embed.runtime import Graph, Runtime, open_graph
 from facelake.embed.scrfd import Scrfd
 
-_STRIDES = (8, 16, 32)
-_NMS_IOU = 0.3  # OpenCV's FaceDetectorYN default
-_CROP_SCORE = 0.3
+STRIDES = (8, 16, 32)
+NMS_IOU = 0.3  # OpenCV's FaceDetectorYN default
+CROP_SCORE = 0.3
 # Measured on CPU: a 640x640 photo's activations fill the cache, so a bigger batch halves the rate (docs/benchmarks.md).
 _DETECT_BATCH = 1
 # A face that fills its frame is too large for YuNet at full size: photos without a face get a second look.
-_SECOND_LOOK = 0.5
+SECOND_LOOK = 0.5
 CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
 _SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
 _KEPT_FACES = 4096  # embeddings of the last faces, for exact duplicates among them; 8 MB at 512 dimensions
@@ -42,12 +42,11 @@ class YuNet:
     def __init__(self, graph: Graph, card: YuNetCard, min_score: float) -> None:
         self.side, self.crop_side = card.input_px, card.refine_px
         self._min_score, self._graph = min_score, graph
-        names = [f"{head}_{stride}" for stride in _STRIDES for head in ("cls", "obj", "bbox", "kps")]
-        self._order = [graph.outputs.index(name) for name in names]
+        self._order = yunet_order(graph)
 
     def locate(self, photos: Sequence[Levels]) -> list[Detections]:
         """Faces of RGB photos, in photo pixels; a photo without any is looked at again at half size."""
-        return [self._seen(photo, 1.0) or self._seen(photo, _SECOND_LOOK) or NOTHING for photo in photos]
+        return [self._seen(photo, 1.0) or self._seen(photo, SECOND_LOOK) or NOTHING for photo in photos]
 
     def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
         """Landmarks (n, 5, 2) found again in a crop of each face."""
@@ -76,7 +75,7 @@ class YuNet:
         A face that is small in its photo has landmarks that are a pixel or two off, which costs the encoder dearly;
         in a crop of its own it is as large as any. Scores count less here: that there is a face is known.
         """
-        return [self._decode(one, self.crop_side, _CROP_SCORE) for one in self._heads(crops)]
+        return [self._decode(one, self.crop_side, CROP_SCORE) for one in self._heads(crops)]
 
     def _heads(self, squares: U8) -> list[list[F32]]:
         """The network's outputs per square."""
@@ -85,7 +84,7 @@ class YuNet:
 
     def _decode(self, heads: list[F32], side: int, min_score: float) -> Detections:
         boxes, landmarks, scores = [], [], []
-        for level, stride in enumerate(_STRIDES):
+        for level, stride in enumerate(STRIDES):
             cls, obj, bbox, kps = heads[4 * level : 4 * level + 4]
             score = np.sqrt(np.clip(cls[:, 0], 0, 1) * np.clip(obj[:, 0], 0, 1))
             hit = np.flatnonzero(score >= min_score)
@@ -97,7 +96,7 @@ class YuNet:
             landmarks.append((kps[hit].reshape(-1, 5, 2) + anchor[:, None]) * stride)
             scores.append(score[hit])
         box, point, score = np.concatenate(boxes), np.concatenate(landmarks), np.concatenate(scores)
-        kept = nms(box, score, _NMS_IOU)
+        kept = nms(box, score, NMS_IOU)
         return Detections(box[kept], point[kept], score[kept])
 
 
@@ -180,6 +179,11 @@ def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
     model = batchable(pack.encoder, card.input_name, blocks=runtime.name == "onnxruntime")
     like = open_graph(model, replace(runtime, half=False)) if runtime.half else None
     return Encoder(open_graph(model, runtime), card.mean, card.scale, like)
+
+
+def yunet_order(graph: Graph) -> list[int]:
+    """Where YuNet's outputs are, level by level: class, objectness, box, landmarks."""
+    return [graph.outputs.index(f"{head}_{stride}") for stride in STRIDES for head in ("cls", "obj", "bbox", "kps")]
 
 
 def relocated(boxes: F32, known: F32, again: Sequence[Detections], corners: F64, scales: F64) -> F32:

@@ -29,6 +29,7 @@ from facelake.embed.decode import (
     divisor_of,
     plain_jpeg,
 )
+from facelake.embed.device_sampling import shrunk
 from facelake.errors import ConfigError
 
 _MOST_PIXELS = 256_000_000  # decoded whole at once, before they are made smaller: under a GB
@@ -128,7 +129,7 @@ class DeviceOpener(Opener):
 
     def _finished(self, pixels: torch.Tensor, header: JpegHeader) -> torch.Tensor:
         divisor = divisor_of(header.width, header.height, self._limits.target_px)
-        return ops.upright(ops.shrunk(pixels, divisor).permute(1, 2, 0), header.orientation)
+        return ops.upright(shrunk(pixels, divisor).permute(1, 2, 0), header.orientation)
 
 
 def _bounded(photos: Sequence[_Plain]) -> Iterator[Sequence[_Plain]]:

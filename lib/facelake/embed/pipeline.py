@@ -14,7 +14,7 @@ from facelake.contracts import FACES, REJECTS, U8, Covers, Face, Outcome, Reject
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Photo, Undecoded, decode
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import similarity_transforms
-from facelake.embed.packs import Pack, ScrfdCard
+from facelake.embed.packs import Pack
 from facelake.embed.quality import quality
 from facelake.embed.runtime import Runtime, must_have_torch
 from facelake.embed.vision import HostVision, Pixels, Seen, Vision
@@ -105,7 +105,7 @@ class Pipeline:
         """The faces of one photo as the encoder gets them, best detection first; none of a photo that is rejected.
 
         Raises:
-            ConfigError: pixels are torch's: under runtime torch with SCRFD.
+            ConfigError: pixels are torch's.
         """
         if not isinstance(self._vision, HostVision):
             next_step = "set embed.runtime to onnxruntime for this"
@@ -187,13 +187,13 @@ def open_opener(options: PipelineOptions, retracted: Mapping[str, str] | None = 
 
 
 def open_vision(pack: Pack, options: PipelineOptions) -> Vision:
-    """What sees under these options: on the device with torch and SCRFD; YuNet's crops are made on the host.
+    """What sees under these options: torch on its device from the pixels on, onnxruntime with the host's geometry.
 
     Raises:
         ConfigError: the runtime is not installed, or has not the device.
     """
     least, runtime = options.min_det_score, options.runtime
-    if runtime.name == "torch" and isinstance(pack.card.detector, ScrfdCard):
+    if runtime.name == "torch":
         must_have_torch(runtime)
         from facelake.embed.device_vision import DeviceVision
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from facelake.contracts import F32, F64, U8
+from facelake.contracts import F32, F64, I64, U8
 
 BITS = 11  # fixed-point bits of OpenCV's weights for 8-bit photos
 _ONE = 1 << BITS
@@ -57,10 +57,11 @@ def level_for(fine: float, height: int, width: int) -> int:
     return int(min(np.log2(fine), np.log2(min(height, width))))
 
 
-def at_level(inverse: F64, level: int) -> F64:
+def at_level(inverse: F64, level: int | I64) -> F64:
     """Matrices (..., 2, 3) that map to pixels of a photo, to map to pixels of it halved so often."""
-    found: F64 = inverse / 2**level
-    found[..., 2] += 0.5 / 2**level - 0.5
+    part = 0.5 ** np.asarray(level, np.float64)
+    found: F64 = inverse * part[..., None, None]
+    found[..., 2] += (0.5 * part - 0.5)[..., None]
     return found
 
 

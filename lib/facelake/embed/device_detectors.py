@@ -1,0 +1,185 @@
+"""SCRFD and YuNet on a device, from photos there to faces here: what scrfd.py and models.py do on the host, in batches.
+
+Candidates are scored, sorted and suppressed on the device; one transfer brings those that are left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from facelake.contracts import F32, I64
+from facelake.embed import device_ops as ops
+from facelake.embed import device_sampling as sampling
+from facelake.embed.detectors import NOTHING, Detections
+from facelake.embed.geometry import crops_around, fitted_smoothly
+from facelake.embed.graphs import batchable, batches_alike
+from facelake.embed.models import CROP_SCORE, CROP_SHARE, SECOND_LOOK, STRIDES, relocated, yunet_order
+from facelake.embed.models import NMS_IOU as YUNET_IOU
+from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
+from facelake.embed.runtime import Runtime, open_torch
+from facelake.embed.scrfd import MEAN, NMS_IOU, SCALE, layout_of
+from facelake.embed.torch_runtime import TorchGraph
+
+_LOG = logging.getLogger(__name__)
+_Candidates = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""scores (n, a), boxes (n, a, 4), landmarks (n, a, 10)"""
+
+
+class DeviceDetector(Protocol):
+    """See detectors.Detector."""
+
+    graph: TorchGraph
+    sides: tuple[int, ...]
+    """squares that each photo is looked at in"""
+    smooth: bool
+    batch: int
+
+    def look(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
+        """Faces of photos, at most `batch` of them, in their pixels, best first."""
+        ...
+
+    def refine(self, canvas: sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
+        """Better landmarks (f, 5, 2) of faces (f,) of a canvas of so many `photos`."""
+        ...
+
+
+def open_detector(pack: Pack, min_score: float, runtime: Runtime, batch: int) -> DeviceDetector:
+    """The pack's detector."""
+    card = pack.card.detector
+    if isinstance(card, ScrfdCard):
+        return DeviceScrfd(pack, card, min_score, runtime, batch)
+    return DeviceYuNet(pack, card, min_score, runtime, batch)
+
+
+def batch_of(model: bytes, runtime: Runtime, shape: tuple[int, int, int], wanted: int, name: str) -> int:
+    """How many inputs of `shape` a graph is given at once: one where surgery failed. Looked for in full precision."""
+    if batches_alike(open_torch(model, replace(runtime, half=False)).run, shape):
+        return wanted
+    _LOG.warning("the %s's graph could not be made batchable: it runs one by one", name)
+    return 1
+
+
+class DeviceScrfd:
+    """See scrfd.Scrfd."""
+
+    smooth = False
+
+    def __init__(self, pack: Pack, card: ScrfdCard, min_score: float, runtime: Runtime, batch: int) -> None:
+        model = batchable(pack.detector, any_size=card.any_size, blocks=False)
+        self.graph, self.sides, self._min_score = open_torch(model, runtime), tuple(card.sides), min_score
+        self._layout = layout_of(self.graph)
+        self._dtype = torch.float16 if runtime.half else torch.float32
+        side = min(self.sides)
+        self.batch = batch_of(model, runtime, (3, side, side), batch, "detector")
+
+    def look(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
+        """See DeviceDetector."""
+        canvas = sampling.Canvas.of(photos)
+        looks = [self.candidates(canvas, side) for side in self.sides]
+        scores, boxes, points = (torch.cat(column, 1) for column in zip(*looks, strict=True))
+        return best((scores, boxes, points), self._min_score, NMS_IOU, border=1.0)
+
+    def refine(self, canvas: sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
+        """The landmarks as they are: insightface takes them so."""
+        return faces.landmarks
+
+    def candidates(self, canvas: sampling.Canvas, side: int) -> _Candidates:
+        """Every anchor of one square, in photo pixels."""
+        squares, scale = sampling.letterbox(canvas, side)
+        heads = self.graph.on_device(sampling.blob(squares, MEAN, SCALE, self._dtype), self.batch)
+        heads = [head if head.ndim == 3 else head[None] for head in heads]
+        levels, scores, boxes, points = len(self._layout.strides), [], [], []
+        for level, stride in enumerate(self._layout.strides):
+            centre = _cells(heads[level], side // stride, self._layout.anchors) * stride
+            reach, shift = heads[levels + level] * stride, heads[2 * levels + level] * stride
+            scores.append(heads[level][..., 0])
+            boxes.append(torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], 2))
+            points.append(centre.repeat(1, 5) + shift)
+        per_pixel = torch.from_numpy(scale.astype(np.float32)).to(squares.device)[:, None, None]
+        return torch.cat(scores, 1), torch.cat(boxes, 1) / per_pixel, torch.cat(points, 1) / per_pixel
+
+
+class DeviceYuNet:
+    """See models.YuNet. In full precision: in half, its landmarks move by pixels."""
+
+    smooth = True
+
+    def __init__(self, pack: Pack, card: YuNetCard, min_score: float, runtime: Runtime, batch: int) -> None:
+        model, whole = batchable(pack.detector, any_size=True, blocks=False), replace(runtime, half=False)
+        self.graph, self._min_score = open_torch(model, whole), min_score
+        self.sides: tuple[int, ...] = (card.input_px,)
+        self._crop_side, self._order = card.refine_px, yunet_order(self.graph)
+        self.batch = batch_of(model, whole, (3, card.refine_px, card.refine_px), batch, "detector")
+
+    def look(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
+        """See DeviceDetector. Photos without a face are looked at again at half size."""
+        found = self._look(photos, 1.0)
+        again = [i for i, faces in enumerate(found) if not len(faces)]
+        if again:
+            for i, faces in zip(again, self._look([photos[i] for i in again], SECOND_LOOK), strict=True):
+                found[i] = faces
+        return found
+
+    def refine(self, canvas: sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
+        """See DeviceDetector. Landmarks are found again in a crop of each face."""
+        matrices, corners, scales = crops_around(faces.boxes, CROP_SHARE, self._crop_side)
+        entry, inverse = sampling.smoothly(canvas, photo, photos, matrices)
+        again: list[Detections] = []
+        for start in range(0, len(entry), self.batch):
+            some = slice(start, start + self.batch)
+            crops = sampling.warp(canvas, entry[some], inverse[some], self._crop_side)
+            again += best(self._candidates(crops), CROP_SCORE, YUNET_IOU, border=0.0)
+        return relocated(faces.boxes, faces.landmarks, again, corners, scales)
+
+    def _look(self, photos: Sequence[torch.Tensor], fill: float) -> list[Detections]:
+        side = self.sides[0]
+        fits = [fitted_smoothly(int(photo.shape[0]), int(photo.shape[1]), side, fill) for photo in photos]
+        canvas = sampling.Canvas.of(photos, max(fit.level for fit in fits))
+        candidates = self._candidates(sampling.letterbox_smoothly(canvas, fits, side))
+        faces = best(candidates, self._min_score, YUNET_IOU, border=0.0)
+        return [one.scaled(1 / fit.scale) if len(one) else one for one, fit in zip(faces, fits, strict=True)]
+
+    def _candidates(self, squares: torch.Tensor) -> _Candidates:
+        """Every anchor of RGB squares (n, side, side, 3), in their pixels."""
+        heads = self.graph.on_device(sampling.blob(squares.flip(-1), 0.0, 1.0), self.batch)
+        heads, side = [heads[k] for k in self._order], squares.shape[1]
+        scores, boxes, points = [], [], []
+        for level, stride in enumerate(STRIDES):
+            cls, obj, bbox, kps = heads[4 * level : 4 * level + 4]
+            scores.append((cls[..., 0].clamp(0, 1) * obj[..., 0].clamp(0, 1)).sqrt())
+            anchor = _cells(bbox, side // stride, 1)
+            centre, half = (anchor + bbox[..., :2]) * stride, bbox[..., 2:4].exp() * (stride / 2)
+            boxes.append(torch.cat([centre - half, centre + half], 2))
+            points.append((kps + anchor.repeat(1, 5)) * stride)
+        return torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(points, 1)
+
+
+def best(candidates: _Candidates, min_score: float, max_iou: float, border: float) -> list[Detections]:
+    """What is left of candidates after suppression, best first."""
+    scores, boxes, points = candidates
+    scores = torch.where(scores >= min_score, scores, -torch.inf)
+    most = int(torch.isfinite(scores).sum(1).max())
+    if not most:
+        return [NOTHING] * len(scores)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    scores, order = scores[:, :most], order[:, :most]
+    boxes, points = (item.gather(1, order[..., None].expand(-1, -1, item.shape[2])) for item in (boxes, points))
+    stays = ops.kept(boxes, scores, max_iou, border)
+    row = torch.cat([scores[..., None], stays[..., None].float(), boxes, points], 2).cpu().numpy()
+    return [_detections(one[one[:, 1] > 0]) for one in row]
+
+
+def _cells(head: torch.Tensor, columns: int, anchors: int) -> torch.Tensor:
+    """Column and row (a, 2) of each anchor of a level."""
+    cell = torch.arange(head.shape[1], device=head.device) // anchors
+    return torch.stack([cell % columns, cell // columns], 1).float()
+
+
+def _detections(row: F32) -> Detections:
+    return Detections(row[:, 2:6].copy(), row[:, 6:].reshape(-1, 5, 2).copy(), row[:, 0].copy())

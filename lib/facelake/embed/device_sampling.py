@@ -1,0 +1,254 @@
+"""Photos on a device, and pixels sampled from a whole batch of them at once.
+
+`letterbox`, `letterbox_smoothly` and `warp` sample in the same integers and doubles as resample.py does on the host.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from facelake.contracts import F64, I64
+from facelake.embed.geometry import Fit, fineness
+from facelake.embed.resample import BITS, at_level, fitted, level_for, taps
+
+_LOG = logging.getLogger(__name__)
+_ONE = 1 << BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """Photos of any size behind one another: pixels (total, 3) uint8; start, height, width (n,) int64."""
+
+    pixels: torch.Tensor
+    start: torch.Tensor
+    height: torch.Tensor
+    width: torch.Tensor
+    sizes: tuple[tuple[int, int], ...]
+    """height and width of each, for the host"""
+
+    @classmethod
+    def of(cls, photos: Sequence[torch.Tensor], levels: int = 0) -> Canvas:
+        """Photos (h, w, 3) uint8 on one device, then all of them halved once, twice, ..., `levels` times."""
+        sizes = tuple((int(photo.shape[0]), int(photo.shape[1])) for photo in photos)
+        pixels = torch.cat([photo.reshape(-1, 3) for photo in photos])
+        canvas = held = cls._placed(pixels, sizes)
+        for _ in range(levels):
+            canvas = canvas._halved()
+            sizes += canvas.sizes
+            pixels = torch.cat([pixels, canvas.pixels])
+        return cls._placed(pixels, sizes) if levels else held
+
+    @classmethod
+    def _placed(cls, pixels: torch.Tensor, sizes: tuple[tuple[int, int], ...]) -> Canvas:
+        areas = np.array([height * width for height, width in sizes], np.int64)
+        starts, (heights, widths) = np.cumsum(areas) - areas, zip(*sizes, strict=True)
+        columns = torch.tensor(np.stack([starts, heights, widths])).to(pixels.device, non_blocking=True)
+        return cls(pixels, columns[0], columns[1], columns[2], sizes)
+
+    def _halved(self) -> Canvas:
+        sizes = tuple((-(-height // 2), -(-width // 2)) for height, width in self.sizes)
+        total = sum(height * width for height, width in sizes)
+        there = self._placed(self.pixels[:0], sizes)
+        places = torch.arange(total, device=self.pixels.device)
+        whole = (self.pixels, self.start, self.height, self.width)
+        return Canvas(_HALVE(*whole, there.start, there.width, places), there.start, there.height, there.width, sizes)
+
+
+class Fused:
+    """A function of tensors that runs as one kernel on a GPU, if torch can compile it there; else step by step.
+
+    Pixels are sampled by dozens of steps on tensors of hundreds of MB, which takes as long as a network. The first call
+    compares the two, and what does not compile, or gives another level, is left.
+    """
+
+    where: ClassVar[set[str]] = {"cuda"}
+
+    def __init__(self, plain: Callable[..., torch.Tensor]) -> None:
+        self.plain, self._tried = plain, False
+        self.compiled: Callable[..., torch.Tensor] | None = None
+
+    def __call__(self, *given: Any) -> torch.Tensor:
+        if not self._tried and given[0].device.type in self.where:
+            self._tried = True
+            self._compile(given)
+        return (self.compiled or self.plain)(*given)
+
+    def _compile(self, given: Sequence[Any]) -> None:
+        name = self.plain.__name__
+        try:
+            compiled: Callable[..., torch.Tensor] = torch.compile(self.plain, dynamic=True)
+            apart = (compiled(*given).double() - self.plain(*given).double()).abs().max()
+        except Exception as err:  # noqa: BLE001  no compiler on the host, or one that cannot: each has its own kind
+            _LOG.warning("%s is not compiled: %s", name, " ".join(str(err).split())[:200])
+            return
+        if float(apart) > 1:
+            _LOG.warning("%s gives other pixels when compiled: not used", name)
+            return
+        self.compiled = compiled
+
+
+def letterbox(canvas: Canvas, side: int) -> tuple[torch.Tensor, F64]:
+    """Each photo scaled into the top left of a square (n, side, side, 3) uint8; and square pixels per photo pixel."""
+    fits = [fitted(height, width, side) for height, width in canvas.sizes]
+    rows = [(height, fit[0], float(height)) for (height, _), fit in zip(canvas.sizes, fits, strict=True)]
+    columns = [(width, fit[1], float(width)) for (_, width), fit in zip(canvas.sizes, fits, strict=True)]
+    scale = np.array([fit[0] / height for (height, _), fit in zip(canvas.sizes, fits, strict=True)])
+    return _squares(canvas, np.arange(len(fits)), rows, columns, side), scale
+
+
+def letterbox_smoothly(canvas: Canvas, fits: Sequence[Fit], side: int) -> torch.Tensor:
+    """The same, from halved photos where `fits`, one for each photo, says so; see geometry.letterbox."""
+    entry = np.array([fit.level for fit in fits]) * len(fits) + np.arange(len(fits))
+    rows = [(canvas.sizes[i][0], fit.height, fit.source[0]) for i, fit in zip(entry, fits, strict=True)]
+    columns = [(canvas.sizes[i][1], fit.width, fit.source[1]) for i, fit in zip(entry, fits, strict=True)]
+    return _squares(canvas, entry, rows, columns, side)
+
+
+_Side = tuple[int, int, float]
+"""source pixels, target pixels, and source pixels that become all of the target"""
+
+
+def _squares(canvas: Canvas, entry: I64, rows: Sequence[_Side], columns: Sequence[_Side], side: int) -> torch.Tensor:
+    """Some of the canvas's photos in squares."""
+    device = canvas.pixels.device
+    which = torch.from_numpy(entry).to(device, non_blocking=True)
+    places = [item[which] for item in (canvas.start, canvas.height, canvas.width)]
+    both = (*_padded(rows, side), *_padded(columns, side))
+    return _LETTERBOX(canvas.pixels, *places, *(torch.from_numpy(item).to(device, non_blocking=True) for item in both))
+
+
+def _letterboxed(
+    pixels: torch.Tensor,
+    start: torch.Tensor,
+    height: torch.Tensor,
+    width: torch.Tensor,
+    y: torch.Tensor,
+    v: torch.Tensor,
+    x: torch.Tensor,
+    u: torch.Tensor,
+) -> torch.Tensor:
+    """Taps (n, side) and their weights along columns and rows to squares; see resample.resize_into."""
+    y, v, x, u = y[:, :, None], v[:, :, None, None], x[:, None, :], u[:, None, :, None]
+    inside = ((y >= 0) & (x >= 0))[..., None]
+    y, x = y.clamp(min=0), x.clamp(min=0)
+    height, width = height[:, None, None], width[:, None, None]
+    first = start[:, None, None] + y * width + x
+    below, right = torch.where(y + 1 < height, width, 0), (x + 1 < width).long()
+    at = [pixels[first + step].int() for step in (0, below, right, below + right)]
+    left, next_ = at[0] * (_ONE - v) + at[1] * v, at[2] * (_ONE - v) + at[3] * v
+    mixed = (left * (_ONE - u) + (1 << (2 * BITS - 1)) + next_ * u) >> (2 * BITS)
+    return torch.where(inside, mixed, 0).to(torch.uint8)
+
+
+def warp(canvas: Canvas, photo: I64, inverse: F64, side: int) -> torch.Tensor:
+    """Crops (f, side, side, 3) uint8 of photos (f,) of the canvas, black outside them.
+
+    Args:
+        inverse: (f, 2, 3), from crop pixels to photo pixels.
+    """
+    device = canvas.pixels.device
+    which = torch.from_numpy(photo).to(device, non_blocking=True)
+    start, height, width = (item[which][:, None, None] for item in (canvas.start, canvas.height, canvas.width))
+    m = torch.from_numpy(inverse).to(device, non_blocking=True)
+    steps = torch.arange(side, dtype=torch.float64, device=device)
+    return _WARP(canvas.pixels, start, height, width, m, steps)
+
+
+def smoothly(canvas: Canvas, photo: I64, photos: int, inverse: F64) -> tuple[I64, F64]:
+    """What `warp` is given for crops of photos (f,), smoothed where these are finer; see geometry.warp.
+
+    Args:
+        photos: how many the canvas has, besides their halves.
+        inverse: (f, 2, 3), from crop pixels to photo pixels.
+    """
+    fine = fineness(inverse)
+    level = np.array([level_for(float(one), *canvas.sizes[i]) for one, i in zip(fine, photo, strict=True)], np.int64)
+    return level * photos + photo, at_level(inverse, level)
+
+
+def _warped(
+    pixels: torch.Tensor,
+    start: torch.Tensor,
+    height: torch.Tensor,
+    width: torch.Tensor,
+    m: torch.Tensor,
+    steps: torch.Tensor,
+) -> torch.Tensor:
+    """Matrices (f, 2, 3) and places in photos (f, 1, 1) to crops; see resample.warp_linear."""
+    m = m[..., None, None]
+    x, y = steps[None, None, :], steps[None, :, None]
+    at_x = m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]
+    at_y = m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]
+    inside = (at_x > -1) & (at_x < width) & (at_y > -1) & (at_y < height)  # not where it is not a number
+    at_x, at_y = torch.where(inside, at_x, 0), torch.where(inside, at_y, 0)
+    x0, y0 = at_x.floor().long(), at_y.floor().long()
+    u, v = at_x - x0, at_y - y0
+    total = torch.zeros((*at_x.shape, 3), dtype=torch.float64, device=pixels.device)
+    for j, i in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        row, column = y0 + j, x0 + i
+        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        weight = torch.where(there, (v if j else 1 - v) * (u if i else 1 - u), 0)
+        place = start + row.clamp(min=0).minimum(height - 1) * width + column.clamp(min=0).minimum(width - 1)
+        total = total + weight[..., None] * pixels[place]
+    return torch.where(inside[..., None], total + 0.5, 0).to(torch.uint8)
+
+
+def blob(images: torch.Tensor, mean: float, scale: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """(n, h, w, 3) uint8 to (n, 3, h, w) of `dtype`, (x - mean) * scale, still in the order of channels last."""
+    return _BLOB(images, mean, scale, dtype).permute(0, 3, 1, 2)
+
+
+def _scaled(images: torch.Tensor, mean: float, scale: float, dtype: torch.dtype) -> torch.Tensor:
+    return ((images.float() - mean) * scale).to(dtype)
+
+
+def _halve(
+    pixels: torch.Tensor,
+    start: torch.Tensor,
+    height: torch.Tensor,
+    width: torch.Tensor,
+    new_start: torch.Tensor,
+    new_width: torch.Tensor,
+    places: torch.Tensor,
+) -> torch.Tensor:
+    """Pixels at `places` of the halved photos; see resample.halved."""
+    photo = torch.searchsorted(new_start, places, right=True) - 1
+    within, across = places - new_start[photo], new_width[photo]
+    y, x = within // across * 2, within % across * 2
+    first = start[photo] + y * width[photo] + x
+    below, right = torch.where(y + 1 < height[photo], width[photo], 0), (x + 1 < width[photo]).long()
+    four = [pixels[first + step].int() for step in (0, below, right, below + right)]
+    return ((four[0] + four[1] + four[2] + four[3] + 2) >> 2).to(torch.uint8)
+
+
+_LETTERBOX, _WARP, _BLOB, _HALVE = Fused(_letterboxed), Fused(_warped), Fused(_scaled), Fused(_halve)
+
+
+def shrunk(pixels: torch.Tensor, divisor: int) -> torch.Tensor:
+    """(3, h, w) uint8 with each `divisor` x `divisor` pixels as their mean; blocks at the edges may be smaller."""
+    if divisor == 1:
+        return pixels
+    mean = F.avg_pool2d(pixels[None].float(), divisor, ceil_mode=True, count_include_pad=False)
+    return (mean[0] + 0.5).to(torch.uint8)
+
+
+def _padded(sides: Sequence[_Side], square: int) -> tuple[I64, np.ndarray]:
+    """For each the first pixel (n, square) and the second one's weight; -1 beyond the target."""
+    held = [_taps_to(*one, square) for one in sides]
+    return np.stack([first for first, _ in held]), np.stack([weight for _, weight in held])
+
+
+@lru_cache(maxsize=512)
+def _taps_to(source: int, target: int, whole: float, square: int) -> tuple[np.ndarray, np.ndarray]:
+    first, weight = taps(source, target, whole)
+    out = np.full(square, -1, np.int64), np.zeros(square, np.int32)
+    out[0][:target], out[1][:target] = first, weight
+    return out
