@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +114,28 @@ def test_a_captured_batch_is_the_least_half_that_takes_all() -> None:
     assert [captured_batch(count, 8) for count in (1, 8)] == [8, 8]
     assert [captured_batch(count, 96) for count in (1, 24, 25, 49)] == [24, 24, 48, 96]
     assert captured_batch(3, 1) == 1, "a graph that could not be made batchable is given one by one"
+
+
+def test_batches_are_filled_up_and_what_fills_them_is_not_seen(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part of CUDA graphs played by the graph itself, which writes over what it gave before as they do."""
+
+    def replayed(work: Callable[[], list[torch.Tensor]], *_: object) -> Callable[[], list[torch.Tensor]]:
+        held = work()
+        return lambda: [old.copy_(new) for old, new in zip(held, work(), strict=True)]
+
+    monkeypatch.setattr("facelake.embed.torch_runtime.replayed", replayed)
+    for name in ("graph_pool_handle", "Stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    graph = TorchGraph(batchable(pack.encoder, "data", blocks=False))
+    graph._captures = True
+    photos = torch.from_numpy(blob(40, 3, 112, 112))
+    with torch.inference_mode():
+        (whole,) = graph.once(photos)
+        found = [graph.on_device(photos[part], 64)[0] for part in (slice(0, 40), slice(3, 5), slice(7, 24), slice(1))]
+    assert [len(one) for one in found] == [40, 2, 17, 1]
+    for one, part in zip(found, (slice(0, 40), slice(3, 5), slice(7, 24), slice(1)), strict=True):
+        torch.testing.assert_close(one, whole[part], rtol=1e-4, atol=1e-4)
+    assert sorted(shape[0] for shape in graph._captured) == [16, 32, 64]
 
 
 def test_half_precision_is_another_model_digest() -> None:

@@ -112,6 +112,10 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], Reject]] = {
     "tiff with numbers for its orientation": (lambda: numbers(0x112, 4, 15_000_000), Reject.BYTES),
     "png one pixel wide": (lambda: encoded(Image.new("L", (1, 70_000)), "PNG"), Reject.PIXELS),
     "avif larger than photos are": (lambda: encoded(SMALL, "AVIF") + bytes(33 << 20), Reject.BYTES),
+    "avif by another name": (
+        lambda: b"\0\0\0\x20ftypmif1" + encoded(SMALL, "AVIF")[12:] + bytes(33 << 20),
+        Reject.BYTES,
+    ),
 }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_SIDE = 65_535  # of a JPEG too; Pillow keeps a pointer per row: a photo one pixel wide would be all pointers
 MOST_METADATA = 1 << 20  # EXIF has 64 KB by its standard; Pillow makes a number of each two bytes
-_MOST_ISO_BYTES = 32 << 20  # AVIF's EXIF is not to be told from its pixels without decoding it
+_MOST_ISO_BYTES = 32 << 20  # AVIF's and HEIC's EXIF is not to be told from their pixels without decoding them
 _PIECES, _BYTES_A_PIECE = 20_000, 256
 _MOST_RUNS = 2_000_000  # of a run-length encoded BMP, which Pillow reads run by run
 _MOST_SCANS, _SCAN = 100, b"\xff\xda"
@@ -67,10 +67,10 @@ def check_bytes(data: bytes) -> None:
     """What can be said before Pillow reads the header.
 
     Raises:
-        TooMuch: a TIFF of more or larger pieces than its pixels need, an AVIF larger than photos are.
+        TooMuch: a TIFF of more or larger pieces than its pixels need, an AVIF or HEIC larger than photos are.
     """
-    if data[4:12] in (b"ftypavif", b"ftypavis") and len(data) > _MOST_ISO_BYTES:
-        raise TooMuch(Reject.BYTES, f"{len(data)} bytes, allowed {_MOST_ISO_BYTES} in AVIF")
+    if data[4:8] == b"ftyp" and len(data) > _MOST_ISO_BYTES:
+        raise TooMuch(Reject.BYTES, f"{len(data)} bytes, allowed {_MOST_ISO_BYTES} in AVIF and HEIC")
     if data[:2] in (b"II", b"MM"):
         _check_tiff(data)
 

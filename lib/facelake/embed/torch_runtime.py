@@ -38,9 +38,9 @@ class TorchGraph(torch.nn.Module):
         self.outputs = [item.name for item in graph.output]
         self._steps = [self._step(node) for node in graph.node]
         self._last_use = {name: i for i, (_, inputs, _) in enumerate(self._steps) for name in inputs}
-        self._captured: dict[tuple[int, ...], _Captured] = {}
-        self._pool: Any = None
-        """memory of all captured graphs: one runs at a time, and what it gives is copied"""
+        self._captures, self._captured = self._device.type == "cuda", dict[tuple[int, ...], _Captured]()
+        self._shared: tuple[Any, Any] | None = None
+        """memory and stream of all captures: one graph runs at a time, and what it gives is copied"""
 
     def run(self, blob: F32) -> list[F32]:
         """All outputs for a blob of float32, in the order of `outputs`."""
@@ -56,12 +56,12 @@ class TorchGraph(torch.nn.Module):
         wait for.
         """
         x, count = self._fit(x), len(x)
-        if self._device.type != "cuda":
+        if not self._captures:
             return self.once(x)
         shape = (captured_batch(count, batch), *x.shape[1:])
         if shape not in self._captured:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            self._captured[shape] = _Captured(self, shape, self._device, self._dtype, self._pool)
+            self._shared = self._shared or (torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device))
+            self._captured[shape] = _Captured(self, shape, self._device, self._dtype, self._shared)
         found = [value.float() for value in self._captured[shape](x)]
         return [value[:count] for value in found] if batch > 1 else found
 
@@ -105,10 +105,15 @@ class _Captured:
     """A graph for one input shape; its outputs are copied, since the next call writes over them."""
 
     def __init__(
-        self, graph: TorchGraph, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, pool: Any
+        self,
+        graph: TorchGraph,
+        shape: tuple[int, ...],
+        device: torch.device,
+        dtype: torch.dtype,
+        shared: tuple[Any, Any],
     ) -> None:
         self._input = torch.zeros(shape, dtype=dtype, device=device).contiguous(memory_format=torch.channels_last)
-        self._replay = replayed(lambda: graph.forward(self._input), device, pool)
+        self._replay = replayed(lambda: graph.forward(self._input), device, shared)
 
     def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
         self._input[: len(x)].copy_(x)
@@ -123,13 +128,17 @@ def captured_batch(count: int, most: int) -> int:
 
 
 def replayed(
-    work: Callable[[], list[torch.Tensor]], device: torch.device, pool: Any = None
+    work: Callable[[], list[torch.Tensor]], device: torch.device, shared: tuple[Any, Any] | None = None
 ) -> Callable[[], list[torch.Tensor]]:
-    """Work on fixed tensors, captured as one CUDA graph on a GPU (PyTorch, "CUDA semantics"); elsewhere as it is."""
+    """Work on fixed tensors, captured as one CUDA graph on a GPU (PyTorch, "CUDA semantics"); elsewhere as it is.
+
+    Args:
+        shared: memory and stream of other captures that never run at the same time.
+    """
     if device.type != "cuda":
         return work
     with torch.cuda.device(device):
-        side = torch.cuda.Stream(device)
+        pool, side = shared or (None, torch.cuda.Stream(device))
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):  # first calls allocate and choose kernels, which cannot be captured
             for _ in range(3):
