@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -218,6 +218,35 @@ def test_what_does_not_compile_or_gives_other_pixels_is_left(
         np.testing.assert_array_equal(squares[0], noise(0, 9, 9, 3))
         assert work.compiled is None
     assert ["not compiled" in line or "other pixels" in line for line in caplog.messages] == [True, True]
+
+
+def test_a_shape_that_does_not_compile_is_sampled_step_by_step(
+    compiled: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[int] = []
+
+    def once(plain: Any, dynamic: bool) -> Any:
+        def work(*given: Any) -> torch.Tensor:
+            calls.append(1)
+            if len(calls) > 2:
+                raise RuntimeError("no such kernel")
+            return cast(torch.Tensor, plain(*given))
+
+        return work
+
+    monkeypatch.setattr(torch, "compile", once)
+    photo = noise(0, 9, 9, 3)
+    for _ in range(3):
+        np.testing.assert_array_equal(sampling.letterbox(canvas([photo]), 9)[0][0], photo)
+    assert len(calls) == 3
+    assert "no such kernel" in caplog.text
+    sampling._LETTERBOX.compiled = full
+    with pytest.raises(torch.OutOfMemoryError):
+        sampling.letterbox(canvas([photo]), 9)
+
+
+def full(*given: Any) -> torch.Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @given(st.lists(st.integers(0, 100), max_size=30), st.integers(1, 9), st.integers(1, 250))
@@ -572,7 +601,8 @@ def test_rates_of_a_device(shared: Path, light: Pack, tmp_path: Path, monkeypatc
     config = Config(embed=embed, model=ModelSection(accept_license="non-commercial"))
     figures = device_rates(config, str(folder), str(shared / "data/london/images"), Sizes(3, 1, 320))
     assert figures["faces_per_photo"] == 1
-    assert 0 < figures["seen_of_convolutions"] < 1.2
-    assert figures["whole_per_s"] > 0
+    rates = ("whole_per_s", "seen_per_s", "networks_per_s", "convolutions_per_s")
+    shares = ("seen_of_convolutions", "whole_of_seen", "seen_of_networks", "networks_of_convolutions")
+    assert all(figures[name] > 0 for name in rates + shares)  # how much, a busy machine cannot tell
     with pytest.raises(ConfigError, match="measures torch"):
         device_rates(Config(model=config.model), str(folder), str(shared / "data/london/images"), Sizes(3, 1, 320))

@@ -21,6 +21,9 @@ from facelake.embed.resample import BITS, at_level, fitted, level_for, taps
 
 _LOG = logging.getLogger(__name__)
 _ONE = 1 << BITS
+_LEVEL, _PART_OF_LEVEL = 1, 1e-3
+OF_THE_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""a device that is full, or lost: RuntimeErrors, which are not to be taken for a failure of the work"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,12 @@ class Canvas:
     def of(cls, photos: Sequence[torch.Tensor], levels: int = 0) -> Canvas:
         """Photos (h, w, 3) uint8 on one device, then all of them halved once, twice, ..., `levels` times."""
         sizes = tuple((int(photo.shape[0]), int(photo.shape[1])) for photo in photos)
-        pixels = torch.cat([photo.reshape(-1, 3) for photo in photos])
-        canvas = held = cls._placed(pixels, sizes)
+        held = [cls._placed(torch.cat([photo.reshape(-1, 3) for photo in photos]), sizes)]
         for _ in range(levels):
-            canvas = canvas._halved()
-            sizes += canvas.sizes
-            pixels = torch.cat([pixels, canvas.pixels])
-        return cls._placed(pixels, sizes) if levels else held
+            held.append(held[-1]._halved())
+        if not levels:
+            return held[0]
+        return cls._placed(torch.cat([one.pixels for one in held]), tuple(size for one in held for size in one.sizes))
 
     @classmethod
     def _placed(cls, pixels: torch.Tensor, sizes: tuple[tuple[int, int], ...]) -> Canvas:
@@ -79,18 +81,31 @@ class Fused:
         if not self._tried and given[0].device.type in self.where:
             self._tried = True
             self._compile(given)
-        return (self.compiled or self.plain)(*given)
+        if self.compiled:
+            try:
+                return self.compiled(*given)
+            except OF_THE_DEVICE:
+                raise
+            except Exception as err:  # noqa: BLE001  another shape is compiled anew, which may fail as the first may
+                self._leave(err)
+        return self.plain(*given)
+
+    def _leave(self, err: Exception) -> None:
+        _LOG.warning("%s is not compiled: %s", self.plain.__name__, " ".join(str(err).split())[:200])
+        self.compiled = None
 
     def _compile(self, given: Sequence[Any]) -> None:
-        name = self.plain.__name__
+        wanted = self.plain(*given)
         try:
             compiled: Callable[..., torch.Tensor] = torch.compile(self.plain, dynamic=True)
-            apart = (compiled(*given).double() - self.plain(*given).double()).abs().max()
+            apart = (compiled(*given).double() - wanted.double()).abs().max()
+        except OF_THE_DEVICE:
+            raise
         except Exception as err:  # noqa: BLE001  no compiler on the host, or one that cannot: each has its own kind
-            _LOG.warning("%s is not compiled: %s", name, " ".join(str(err).split())[:200])
+            self._leave(err)
             return
-        if float(apart) > 1:
-            _LOG.warning("%s gives other pixels when compiled: not used", name)
+        if float(apart) > (_LEVEL if wanted.dtype == torch.uint8 else _PART_OF_LEVEL):
+            _LOG.warning("%s gives other pixels when compiled: not used", self.plain.__name__)
             return
         self.compiled = compiled
 

@@ -29,13 +29,11 @@ from facelake.embed.decode import (
     divisor_of,
     plain_jpeg,
 )
-from facelake.embed.device_sampling import shrunk
+from facelake.embed.device_sampling import OF_THE_DEVICE, shrunk
 from facelake.errors import ConfigError
 
 _MOST_PIXELS = 256_000_000  # decoded whole at once, before they are made smaller: under a GB
 _Plain = tuple[bytes, JpegHeader]
-# Not what a damaged photo raises: a device out of memory, or lost. Both are RuntimeErrors.
-_OF_THE_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 
 
 class DeviceDecoder(Protocol):
@@ -117,7 +115,7 @@ class DeviceOpener(Opener):
         encoded = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data, _ in photos]
         try:
             decoded = self._decoder(encoded)
-        except _OF_THE_DEVICE:
+        except OF_THE_DEVICE:
             raise
         except RuntimeError:
             if len(photos) == 1:
