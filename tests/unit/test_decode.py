@@ -106,6 +106,14 @@ def test_jpegs_are_halved_while_enough_is_left(width: int, kept: int) -> None:
     assert (photo.pixels.shape[1], photo.width, whole.pixels.shape[1]) == (kept, width, width)
 
 
+@pytest.mark.parametrize(("progressive", "target", "kept"), [(True, 6400, 3200), (False, 6400, 6400), (True, 0, 6400)])
+def test_a_large_jpeg_in_passes_is_halved_where_it_may_be(progressive: bool, target: int, kept: int) -> None:
+    data = encoded(Image.new("RGB", (6400, 6400), "gray"), "JPEG", progressive=progressive)
+    photo = decode(data, DecodeLimits(target_px=target))
+    assert isinstance(photo, Photo)
+    assert (photo.width, photo.pixels.shape[1]) == (6400, kept)
+
+
 def test_a_jpeg_of_a_thousand_passes_is_not_begun(gradient: Image.Image) -> None:
     data = encoded(gradient, "JPEG", progressive=True)
     start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")

@@ -16,7 +16,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from facelake.contracts import U8, Reject
-from facelake.embed.headers import MOST_METADATA, Frugal, TooMuch, check_bytes, check_image
+from facelake.embed.headers import MOST_METADATA, Frugal, TooMuch, check_bytes, check_image, in_large_passes
 
 # Decoders that are maintained against hostile input. Everything else is refused by name.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
@@ -183,6 +183,8 @@ def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
     Only by powers of two: for these it has vector code, for the other eighths it takes longer than for more pixels.
     """
     divisor = divisor_of(width, height, target_px)
+    if target_px and divisor == 1 and in_large_passes(data, width, height):
+        divisor = 2
     pixels: U8 = simplejpeg.decode_jpeg(
         data, "RGB", fastdct=False, fastupsample=False, min_height=height // divisor, min_width=width // divisor
     )

@@ -23,6 +23,7 @@ _MOST_ISO_BYTES = 32 << 20  # AVIF's and HEIC's EXIF is not to be told from thei
 _PIECES, _BYTES_A_PIECE = 20_000, 256
 _MOST_RUNS = 2_000_000  # of a run-length encoded BMP, which Pillow reads run by run
 _MOST_SCANS, _SCAN = 100, b"\xff\xda"
+_LARGE_IN_PASSES = 40_000_000  # six bytes of coefficients a pixel are held, besides pixels
 _SCANS_OF_LARGEST = 20  # progressive photos come in about ten passes, each a walk over all coefficients
 _MOST_TIFF_ENTRIES, _MOST_TIFF_STRIPS, _LEAST_TIFF_TILE = 4096, 1 << 16, 2048
 _TIFF_SIZES = {3: 2, 4: 4, 5: 8, 6: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # types that become numbers
@@ -90,6 +91,11 @@ def check_image(image: Image.Image, data: bytes, most_pixels: int) -> None:
         scans = data.count(_SCAN)
         if scans > _MOST_SCANS or scans * pixels > _SCANS_OF_LARGEST * most_pixels:
             raise TooMuch(Reject.TIMEOUT, f"{scans} passes over {width}x{height} pixels")
+
+
+def in_large_passes(data: bytes, width: int, height: int) -> bool:
+    """Whether a JPEG takes so much to decode in passes that its pixels had better be fewer."""
+    return width * height > _LARGE_IN_PASSES and data.count(_SCAN) > 1
 
 
 def _weight(image: Image.Image, data: bytes) -> float:
