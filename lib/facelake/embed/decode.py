@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from facelake.contracts import U8, Reject
 from facelake.embed.headers import MOST_METADATA, Frugal, TooMuch, check_bytes, check_image, in_large_passes
@@ -22,10 +22,12 @@ from facelake.embed.headers import MOST_METADATA, Frugal, TooMuch, check_bytes, 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
 _EXIF_ORIENTATION = 0x0112
 Image.init()  # `formats=` names plugins that Pillow otherwise loads late
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # every core has its worker
 with contextlib.suppress(ImportError):  # the extra `heic`: photos of telephones
     import pillow_heif
 
     pillow_heif.register_heif_opener(thumbnails=False)
+    pillow_heif.options.DECODE_THREADS = 1
     FORMATS.append("HEIF")
 _STRIP = 512  # rows that are converted at once
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
