@@ -48,8 +48,8 @@ def noise(seed: int, *shape: int) -> U8:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def canvas(photos: list[U8], device: str = "cpu") -> sampling.Canvas:
-    return sampling.Canvas.of([torch.from_numpy(photo).to(device) for photo in photos])
+def canvas(photos: list[U8], device: str = "cpu", levels: int = 0) -> sampling.Canvas:
+    return sampling.Canvas.of([torch.from_numpy(photo).to(device) for photo in photos], levels)
 
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -99,7 +99,7 @@ def test_smooth_letterbox_is_the_hosts_bit_for_bit(
 ) -> None:
     photos = [noise(i, *shape, 3) for i, shape in enumerate(shapes)]
     fits = [fitted_smoothly(*shape, side, fill) for shape in shapes]
-    there = sampling.Canvas.of([torch.from_numpy(one).to(device) for one in photos], max(fit.level for fit in fits))
+    there = canvas(photos, device, max(fit.level for fit in fits))
     squares = sampling.letterbox_smoothly(there, fits, side).cpu().numpy()
     for photo, square in zip(photos, squares, strict=True):
         np.testing.assert_array_equal(square, letterbox(Levels(photo), side, fill)[0])
@@ -108,7 +108,7 @@ def test_smooth_letterbox_is_the_hosts_bit_for_bit(
 @pytest.mark.parametrize("device", DEVICES)
 def test_halved_photos_are_the_hosts(device: str) -> None:
     photos = [noise(i, *shape, 3) for i, shape in enumerate([(37, 64), (1, 9), (5, 5)])]
-    there = sampling.Canvas.of([torch.from_numpy(photo).to(device) for photo in photos], 3)
+    there = canvas(photos, device, 3)
     wanted = [Levels(photo).at(level) for level in range(4) for photo in photos]
     assert [one.shape[:2] for one in wanted] == list(there.sizes)
     np.testing.assert_array_equal(there.pixels.cpu(), np.concatenate([one.reshape(-1, 3) for one in wanted]))
@@ -123,7 +123,7 @@ def test_large_faces_are_sampled_as_on_the_host(device: str, seed: int) -> None:
     boxes = generator.uniform(-20, 100, (8, 2))
     boxes = np.concatenate([boxes, boxes + generator.uniform(1, 300, (8, 2))], 1).astype(np.float32)
     which, (matrices, _, _) = generator.integers(0, 3, 8), crops_around(boxes, 1.8, 16)
-    there = sampling.Canvas.of([torch.from_numpy(photo).to(device) for photo in photos], 7)
+    there = canvas(photos, device, 7)
     found = sampling.warp(there, *sampling.smoothly(there, which, 3, matrices), 16).cpu().numpy()
     for crop, inverse, photo in zip(found, matrices, which, strict=True):
         apart = np.abs(crop.astype(int) - warp(Levels(photos[photo]), inverse, 16))
@@ -188,7 +188,7 @@ def test_compiled_sampling_gives_the_same_pixels(compiled: None, monkeypatch: py
     for count, side in ((1, 32), (3, 32), (5, 64)):
         photos = [noise(i, 20 + 31 * i, 90 - 7 * i, 3) for i in range(count)]
         there = canvas(photos)
-        halves = sampling.Canvas.of([torch.from_numpy(photo) for photo in photos], 1).pixels[len(there.pixels) :]
+        halves = canvas(photos, levels=1).pixels[len(there.pixels) :]
         np.testing.assert_array_equal(halves, np.concatenate([halved(photo).reshape(-1, 3) for photo in photos]))
         squares, _ = sampling.letterbox(there, side)
         inverse = np.random.default_rng(count).normal(0, 3, (7, 2, 3))
@@ -547,8 +547,9 @@ def test_a_withdrawn_photo_is_not_decoded_there_either(oddities: list[bytes]) ->
 
 
 def test_the_default_pack_takes_what_a_device_decoded(pack: Pack, photos: list[tuple[int, str, bytes]]) -> None:
-    """With onnxruntime, which sees on the host, wherever a photo was decoded."""
-    pipeline, opener = Pipeline(pack, PipelineOptions()), DeviceOpener(DecodeLimits(target_px=0), {}, Decoder())
+    """Tensors as well as arrays: what nvJPEG leaves is decoded on the host."""
+    pipeline = Pipeline(pack, replace(PipelineOptions(), runtime=Runtime("torch")))
+    opener = DeviceOpener(DecodeLimits(target_px=0), {}, Decoder())
     opened = opener.open_all([data for _, _, data in photos[:2]])
     assert opener.on_device == 2
     for a, b in zip(pipeline.run(photos[:2], opened=opened), pipeline.run(photos[:2]), strict=True):

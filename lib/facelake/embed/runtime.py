@@ -96,4 +96,4 @@ def must_have_torch(runtime: Runtime) -> None:
     if runtime.device == "cpu":
         torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32: TF32 keeps ten bits of it
-    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # sums of products stay in float32

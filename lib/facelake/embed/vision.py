@@ -63,8 +63,8 @@ class HostVision:
         self._batch_faces = batch_faces
 
     def place(self, photos: Sequence[Any]) -> list[Pixels]:
-        """See Vision. What a device decoded comes back."""
-        return [Levels(photo if isinstance(photo, np.ndarray) else photo.cpu().numpy()) for photo in photos]
+        """See Vision."""
+        return [Levels(photo) for photo in photos]
 
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
         """See Vision."""
