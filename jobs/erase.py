@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from facelake.job import arguments, config_of, terminal_of
-from facelake.night import writing
-from facelake.stages.erase_targets import Request, read_keys
-from facelake.stages.erasing import erase
+from facelake.nightly import writing
+from facelake.stages.erasure.request import Request, read_keys
+from facelake.stages.erasure.stage import erase
 from facelake.terminal import boundary
 
 _KINDS = ("subject", "image", "source", "identity")

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from facelake.config import Config, load_config
 from facelake.embed import Pack
-from facelake.stages.models import load_pack
+from facelake.stages.models.registry import load_pack
 from facelake.testing.servers import Server, rclone_s3, seaweedfs
 
 # time is measured in benchmarks, never in a test: this machine stalls for a third of a second at any moment

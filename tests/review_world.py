@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.config import load_config
-from facelake.night import writing
-from facelake.stages.analyse import analyse
-from facelake.stages.context import Context
-from facelake.stages.gallery import current_gallery
-from facelake.stages.publish import publish
+from facelake.nightly import writing
+from facelake.stages.core.context import Context
+from facelake.stages.gallery.analytics import analyse
+from facelake.stages.gallery.publish import publish
+from facelake.stages.gallery.versions import current_gallery
 
 PURPOSE = "identity-grouping"
 _PORTRAIT = re.compile(r"album/(person-\d)-\d\d\.jpg")

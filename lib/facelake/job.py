@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from facelake.config import Config, load_config
 from facelake.lake.store import read_text
-from facelake.night import run_night
+from facelake.nightly import run_night
 from facelake.terminal import Terminal, boundary
 
 

@@ -30,7 +30,7 @@ from facelake.errors import FacelakeError
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
 
 if TYPE_CHECKING:  # (commands that run no stage do not import them)
-    from facelake.stages.context import StageResult
+    from facelake.stages.core.context import StageResult
 
 _LEAST_S, _MOST_S, _SHARE = 5.0, 60.0, 0.05
 """Plain lines of a stage are at least so far apart; later by this share of the time it has taken, up to a minute."""

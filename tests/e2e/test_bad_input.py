@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import Config
-from facelake.stages.models import cache_folder
+from facelake.stages.models.registry import cache_folder
 from facelake.testing.servers import Server
 from tests.conftest import SHARED, run_cli
 

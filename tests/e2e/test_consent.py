@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
 from facelake.lake.lake import Lake
-from facelake.night import writing
-from facelake.stages.admit import admit
-from facelake.stages.gallery import current_gallery
-from facelake.stages.importing import write_corpus_file
-from facelake.stages.ledger import Entry, record
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.admission.import_images import write_corpus_file
+from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.gallery.versions import current_gallery
 from tests.conftest import FACELAKE, run_cli, run_json
 
 P = "identity-grouping"

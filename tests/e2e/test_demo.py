@@ -13,7 +13,7 @@ import pytest
 
 from facelake.config import load_config
 from facelake.lake.lake import Lake
-from facelake.stages.gallery import current_gallery
+from facelake.stages.gallery.versions import current_gallery
 from tests.conftest import run_cli, run_json
 
 
@@ -155,8 +155,8 @@ def test_erased_photo_stays_out_when_its_source_brings_it_again(demo_lake: Path,
     run_json("erase", "--lake", str(demo_lake), "--image", "again/x.jpg", "--yes")
     assert run_json("import", str(photos), "--lake", str(demo_lake))["erased"] == 1
     from facelake.config import load_config as config_of
-    from facelake.night import writing
-    from facelake.stages.importing import write_corpus_file
+    from facelake.nightly import writing
+    from facelake.stages.admission.import_images import write_corpus_file
 
     with writing(config_of(lake=str(demo_lake)), "a custodian") as context:
         write_corpus_file(context, [{"image_id": "again/x.jpg", "image": row["image"], "source_id": "again"}])

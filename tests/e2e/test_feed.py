@@ -17,15 +17,15 @@ from facelake.erase import verify as signature_holds
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.lake.lake import Lake
 from facelake.matcher import Gallery
-from facelake.night import writing
+from facelake.nightly import writing
 from facelake.publish.transform import rotated, rotation
-from facelake.stages.admit import admit
-from facelake.stages.erase_targets import Request
-from facelake.stages.erasing import erase
-from facelake.stages.export import export_gallery
-from facelake.stages.feed import acknowledge, changes_since, hand_back, leases, recall, what_is_owed
-from facelake.stages.gallery import current_gallery
-from facelake.stages.verify import verify
+from facelake.stages.admission.admit import admit
+from facelake.stages.erasure.request import Request
+from facelake.stages.erasure.stage import erase
+from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.operations.verify import verify
+from facelake.stages.sharing.export import export_gallery
+from facelake.stages.sharing.leases import acknowledge, changes_since, hand_back, leases, recall, what_is_owed
 from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"

@@ -16,11 +16,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from facelake.config import load_config
 from facelake.contracts import Verdict
 from facelake.lake.lake import Lake
-from facelake.night import reading, run_night, writing
-from facelake.stages import report_sheets
-from facelake.stages.correcting import Said, record_correction
-from facelake.stages.gallery import current_gallery
-from facelake.stages.report_sheets import crops_of
+from facelake.nightly import reading, run_night, writing
+from facelake.stages.gallery.corrections import Said, record_correction
+from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.reporting import sheets
+from facelake.stages.reporting.sheets import crops_of
 from tests.conftest import run_json
 from tests.e2e.test_demo import members
 
@@ -221,7 +221,7 @@ def test_a_page_has_no_more_faces_than_it_may(
 ) -> None:
     lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
     (lake / "reports/latest.html").unlink()
-    monkeypatch.setattr(report_sheets, "_MOST_BYTES", 40_000)
+    monkeypatch.setattr(sheets, "_MOST_BYTES", 40_000)
     run_night(load_config(lake=str(lake)), only=["report"])
     page = (lake / "reports/latest.html").read_bytes()
     crops = CROP.findall(page)

@@ -17,8 +17,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from facelake.config import load_config
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.night import writing
-from facelake.stages.audit import audit_faults
+from facelake.nightly import writing
+from facelake.stages.core.audit import audit_faults
 from tests.conftest import FACELAKE
 from tests.e2e.test_report import FLAGS
 from tests.review_world import PURPOSE, World, homes, night, spoil

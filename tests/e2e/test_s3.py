@@ -9,7 +9,7 @@ import pytest
 
 from facelake.config import load_config
 from facelake.lake.lake import Lake
-from facelake.stages.gallery import current_gallery
+from facelake.stages.gallery.versions import current_gallery
 from facelake.testing.servers import Server
 from tests.conftest import run_json
 

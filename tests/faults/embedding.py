@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from facelake.config import Config, S3Section, load_config
+from facelake.demo import build_demo
 from facelake.lake.lake import Lake
-from facelake.night import writing
-from facelake.stages.demo import build_demo
+from facelake.nightly import writing
 
 # As `facelake nightly --only admit --only embed`; workers append a line per photo to a file before they decode it.
 _EMBED = """

@@ -16,12 +16,12 @@ from facelake.erase import Needles
 from facelake.lake.lake import Lake
 from facelake.lake.store import DirectoryStore
 from facelake.lake.tables import Table
-from facelake.night import reading, writing
-from facelake.stages.erase_targets import Request
-from facelake.stages.erasing import erase, finish_erasures, residual
-from facelake.stages.gallery import current_gallery
-from facelake.stages.publish import publish
-from facelake.stages.verify import verify
+from facelake.nightly import reading, writing
+from facelake.stages.erasure.request import Request
+from facelake.stages.erasure.stage import erase, finish_erasures, residual
+from facelake.stages.gallery.publish import publish
+from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.operations.verify import verify
 
 REQUEST = Request.of(subjects=["person-4"])
 

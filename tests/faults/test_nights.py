@@ -29,7 +29,7 @@ import os, signal, sys
 from facelake.config import load_config
 from facelake.lake.store import DirectoryStore
 from facelake.lake.tables import Table
-from facelake.night import run_night
+from facelake.nightly import run_night
 path, lake, call = sys.argv[1], sys.argv[2], int(sys.argv[3])
 count = 0
 def counted(kind, name):

@@ -17,10 +17,10 @@ from facelake.config import load_config
 from facelake.engines.exchange import Block, Emit, Reduce
 from facelake.engines.spark_cluster import SparkExchange
 from facelake.lake.lake import Lake
-from facelake.night import writing
-from facelake.stages.cluster import cluster
-from facelake.stages.models import load_pack
-from facelake.stages.publish import publish
+from facelake.nightly import writing
+from facelake.stages.clustering.stage import cluster
+from facelake.stages.gallery.publish import publish
+from facelake.stages.models.registry import load_pack
 from facelake.testing.clusters import spark_standalone
 from tests.conftest import run_json
 from tests.faults.conftest import Note

@@ -90,8 +90,8 @@ def on_s3(site: Site, path: str) -> str:
 _BUILD = """
 import sys
 from facelake.config import load_config
-from facelake.night import writing
-from facelake.stages.demo import build_demo
+from facelake.nightly import writing
+from facelake.demo import build_demo
 with writing(load_config(sys.argv[1]), "demo") as context:
     context.lake.mark_as_demo()
     build_demo(context)

@@ -19,18 +19,18 @@ from facelake.contracts import Verdict, embedding_matrix
 from facelake.embed import Pack
 from facelake.errors import ConfigError, Refused
 from facelake.matcher import Gallery as Copy
-from facelake.night import writing
+from facelake.nightly import writing
 from facelake.publish.corrections import agreement, holds, in_force, met
 from facelake.publish.prototypes import weight_of, weighted_means
-from facelake.stages.analyse import analyse
-from facelake.stages.cluster import cluster
-from facelake.stages.context import Context, StageResult
-from facelake.stages.correcting import Said, _positions, record_correction, undo
-from facelake.stages.export import export_gallery
-from facelake.stages.feed import changes_since
-from facelake.stages.gallery import current_gallery
-from facelake.stages.gallery_rows import matrix_of
-from facelake.stages.publish import publish
+from facelake.stages.clustering.stage import cluster
+from facelake.stages.core.context import Context, StageResult
+from facelake.stages.gallery.analytics import analyse
+from facelake.stages.gallery.corrections import Said, _positions, record_correction, undo
+from facelake.stages.gallery.publish import publish
+from facelake.stages.gallery.version_builder import matrix_of
+from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.sharing.export import export_gallery
+from facelake.stages.sharing.leases import changes_since
 
 _DIM, _PEOPLE = 128, 150
 

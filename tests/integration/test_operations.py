@@ -21,13 +21,13 @@ from facelake.events import StageProgress, StageStarted
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.lake.store import DirectoryStore, open_store
-from facelake.night import reading, writing
-from facelake.stages.gallery import current_gallery, list_galleries
-from facelake.stages.metrics import METRICS, exposition
-from facelake.stages.publish import publish
-from facelake.stages.status import status
-from facelake.stages.vacuum import vacuum
-from facelake.stages.verify import verify
+from facelake.nightly import reading, writing
+from facelake.stages.gallery.publish import publish
+from facelake.stages.gallery.versions import current_gallery, list_galleries
+from facelake.stages.operations.prometheus import METRICS, exposition
+from facelake.stages.operations.status import status
+from facelake.stages.operations.vacuum import vacuum
+from facelake.stages.operations.verify import verify
 from facelake.testing.servers import Server, free_ports
 from tests.conftest import FACELAKE, ROOT, run_json
 
@@ -35,7 +35,7 @@ _HOLD = """
 import sys
 from facelake.config import load_config
 from facelake.events import StageProgress, StageStarted
-from facelake.night import writing
+from facelake.nightly import writing
 with writing(load_config(lake=sys.argv[1]), "nightly") as context:
     context.emit(StageStarted("embed", 200, "images"))
     context.emit(StageProgress("embed", 50, {"faces": 61}))

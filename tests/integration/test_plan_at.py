@@ -7,7 +7,7 @@ from typing import Any
 
 from facelake.config import Config
 from facelake.lake.lake import Lake
-from facelake.stages.scale import Workload, appends, estimate
+from facelake.stages.capacity.cost_model import Workload, appends, estimate
 from tests.conftest import run_cli, run_json
 
 Demo = tuple[Path, dict[str, Any]]

@@ -10,12 +10,12 @@ import pytest
 from facelake.config import Config, load_config
 from facelake.embed import Pack
 from facelake.errors import Refused
-from facelake.night import writing
-from facelake.stages.admit import admit
-from facelake.stages.embed import embed
-from facelake.stages.importing import Grant, import_folder
-from facelake.stages.plan import plan
-from facelake.stages.projection import Projection, must_fit_budget, project
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.embedding.cost_projection import Projection, must_fit_budget, project
+from facelake.stages.embedding.embed import embed
+from facelake.stages.embedding.plan import plan
 
 
 def priced(lake: Path, **more: Any) -> Config:

@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelake.bench import erase as erase_bench
+from facelake.bench import erase
 from facelake.config import Config, load_config
 from facelake.contracts import DRIFT, EventKind, Scope
 from facelake.lake import tables
 from facelake.lake.sampling import _share, batches, slices
-from facelake.night import writing
-from facelake.stages import report_similarity
-from facelake.stages.analyse import analyse
-from facelake.stages.context import Context
-from facelake.stages.gallery import current_gallery
-from facelake.stages.ledger import Entry, record
-from facelake.stages.report import _gather, report
-from facelake.stages.report_promises import decisions, exports
+from facelake.nightly import writing
+from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.core.context import Context
+from facelake.stages.gallery.analytics import analyse
+from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.reporting import similarity
+from facelake.stages.reporting.promises import decisions, exports
+from facelake.stages.reporting.report import _gather, report
 from tests.conftest import run_json
 
 FACES = 400  # of 20 people, 20 faces each, in 8 data files
@@ -33,9 +33,9 @@ FACES = 400  # of 20 people, 20 faces each, in 8 data files
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
-    monkeypatch.setattr(erase_bench, "_PER_FILE", 50)
+    monkeypatch.setattr(erase, "_PER_FILE", 50)
     with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
-        erase_bench.build_lake(context, FACES)
+        erase.build_lake(context, FACES)
         analyse(context)
         yield context
 
@@ -54,7 +54,7 @@ def test_counts_are_of_everything(context: Context) -> None:
 
 
 def test_a_sample_says_what_it_is_of(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_similarity, "_FACES", 100)
+    monkeypatch.setattr(similarity, "_FACES", 100)
     found = _gather(context, current_gallery(context.lake)).similarity
     assert "104 of 400 faces (8 slices of data files, chosen by chance)" in found.note
     assert 0 < found.series[1].pairs < 20 * 190

@@ -10,10 +10,10 @@ import pyarrow as pa
 from facelake.bench.stage_costs import face_rows, write_corpus
 from facelake.config import load_config
 from facelake.contracts import file_key
-from facelake.night import writing
-from facelake.stages.admit import admit
-from facelake.stages.context import Context
-from facelake.stages.embed import sweep
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.core.context import Context
+from facelake.stages.embedding.embed import sweep
 
 _FILES, _ROWS = 4, 50
 

@@ -22,9 +22,7 @@ from facelake.bench.device import device_rates, products_of
 from facelake.bench.embed import Sizes
 from facelake.config import Config, EmbedSection, ModelSection
 from facelake.contracts import U8, Outcome, Reject
-from facelake.embed import DecodeLimits, Opener, Pack, Pipeline, PipelineOptions
-from facelake.embed import device_ops as ops
-from facelake.embed import device_sampling as sampling
+from facelake.embed import DecodeLimits, Opener, Pack, Pipeline, PipelineOptions, device_ops, device_sampling
 from facelake.embed.decode import Photo, Undecoded
 from facelake.embed.decode import upright as upright_here
 from facelake.embed.device_detectors import DeviceScrfd, DeviceYuNet
@@ -37,7 +35,7 @@ from facelake.embed.resample import Levels, fitted, halved, resize_into, warp_li
 from facelake.embed.runtime import Runtime
 from facelake.embed.torch_runtime import TorchGraph
 from facelake.errors import ConfigError
-from facelake.stages.model_cards import card_of_pack
+from facelake.stages.models.model_cards import card_of_pack
 from facelake.testing.packs import write_pack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -48,8 +46,8 @@ def noise(seed: int, *shape: int) -> U8:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def canvas(photos: list[U8], device: str = "cpu", levels: int = 0) -> sampling.Canvas:
-    return sampling.Canvas.of([torch.from_numpy(photo).to(device) for photo in photos], levels)
+def canvas(photos: list[U8], device: str = "cpu", levels: int = 0) -> device_sampling.Canvas:
+    return device_sampling.Canvas.of([torch.from_numpy(photo).to(device) for photo in photos], levels)
 
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -60,7 +58,7 @@ sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
 @given(shapes=st.lists(sizes, min_size=1, max_size=4), side=st.sampled_from([16, 32, 64]))
 def test_letterbox_is_the_hosts_bit_for_bit(device: str, shapes: list[tuple[int, int]], side: int) -> None:
     photos = [noise(i, *shape, 3) for i, shape in enumerate(shapes)]
-    squares, scale = sampling.letterbox(canvas(photos, device), side)
+    squares, scale = device_sampling.letterbox(canvas(photos, device), side)
     for photo, square, per_pixel in zip(photos, squares.cpu().numpy(), scale, strict=True):
         wanted, (height, width) = np.zeros((side, side, 3), np.uint8), fitted(*photo.shape[:2], side)
         resize_into(photo, wanted, width, height)
@@ -82,7 +80,7 @@ def test_faces_are_sampled_as_on_the_host(device: str, seed: int) -> None:
         eye = generator.uniform(-30, max(photos[photo].shape) + 30, 2)
         matrices.append(np.column_stack([turn, 16 - turn @ eye]))
     back = inverses(np.array(matrices))
-    found = sampling.warp(canvas(photos, device), which, back, 32).cpu().numpy()
+    found = device_sampling.warp(canvas(photos, device), which, back, 32).cpu().numpy()
     for crop, inverse, photo in zip(found, back, which, strict=True):
         apart = np.abs(crop.astype(int) - warp_linear(photos[photo], inverse, 32))
         assert apart.max() <= 1
@@ -100,7 +98,7 @@ def test_smooth_letterbox_is_the_hosts_bit_for_bit(
     photos = [noise(i, *shape, 3) for i, shape in enumerate(shapes)]
     fits = [fitted_smoothly(*shape, side, fill) for shape in shapes]
     there = canvas(photos, device, max(fit.level for fit in fits))
-    squares = sampling.letterbox_smoothly(there, fits, side).cpu().numpy()
+    squares = device_sampling.letterbox_smoothly(there, fits, side).cpu().numpy()
     for photo, square in zip(photos, squares, strict=True):
         np.testing.assert_array_equal(square, letterbox(Levels(photo), side, fill)[0])
 
@@ -124,7 +122,7 @@ def test_large_faces_are_sampled_as_on_the_host(device: str, seed: int) -> None:
     boxes = np.concatenate([boxes, boxes + generator.uniform(1, 300, (8, 2))], 1).astype(np.float32)
     which, (matrices, _, _) = generator.integers(0, 3, 8), crops_around(boxes, 1.8, 16)
     there = canvas(photos, device, 7)
-    found = sampling.warp(there, *sampling.smoothly(there, which, 3, matrices), 16).cpu().numpy()
+    found = device_sampling.warp(there, *device_sampling.smoothly(there, which, 3, matrices), 16).cpu().numpy()
     for crop, inverse, photo in zip(found, matrices, which, strict=True):
         apart = np.abs(crop.astype(int) - warp(Levels(photos[photo]), inverse, 16))
         assert apart.max() <= 1
@@ -133,7 +131,7 @@ def test_large_faces_are_sampled_as_on_the_host(device: str, seed: int) -> None:
 
 def test_a_transform_that_is_no_number_gives_a_black_crop() -> None:
     inverse = np.array([[[np.nan, 0, 0], [0, 1, 0]], [[1, 0, np.inf], [0, 1, 0]]])
-    assert not sampling.warp(canvas([noise(0, 20, 20, 3)]), np.zeros(2, np.int64), inverse, 16).any()
+    assert not device_sampling.warp(canvas([noise(0, 20, 20, 3)]), np.zeros(2, np.int64), inverse, 16).any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -146,7 +144,9 @@ def test_suppression_is_greedy(device: str, counts: list[int], seed: int) -> Non
         corner = generator.uniform(0, 40, (count, 2))
         boxes[row, :count] = np.concatenate([corner, corner + generator.uniform(1, 40, (count, 2))], 1)
         scores[row, :count] = np.sort(generator.choice([0.5, 0.6, 0.7, 0.8, 0.9], count))[::-1]
-    stays = ops.kept(torch.from_numpy(boxes).to(device), torch.from_numpy(scores).to(device), 0.4, 1.0).cpu().numpy()
+    stays = (
+        device_ops.kept(torch.from_numpy(boxes).to(device), torch.from_numpy(scores).to(device), 0.4, 1.0).cpu().numpy()
+    )
     for row, count in enumerate(counts):
         assert np.flatnonzero(stays[row]).tolist() == sorted(nms(boxes[row, :count], scores[row, :count], 0.4, 1.0))
 
@@ -154,9 +154,9 @@ def test_suppression_is_greedy(device: str, counts: list[int], seed: int) -> Non
 def test_suppression_of_a_crowd_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes = torch.rand(5, 30, 4).cumsum(2)
     scores = torch.rand(5, 30).sort(dim=1, descending=True).values
-    whole = ops.kept(boxes, scores, 0.4, 1.0)
-    monkeypatch.setattr(ops, "_MOST_OVERLAPS", 1000)
-    assert torch.equal(ops.kept(boxes, scores, 0.4, 1.0), whole)
+    whole = device_ops.kept(boxes, scores, 0.4, 1.0)
+    monkeypatch.setattr(device_ops, "_MOST_OVERLAPS", 1000)
+    assert torch.equal(device_ops.kept(boxes, scores, 0.4, 1.0), whole)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -164,22 +164,22 @@ def test_sharpness_keys_and_turns(device: str) -> None:
     crops = noise(1, 4, 112, 112, 3)
     crops[1, 20:90, 20:90], crops[3] = 128, crops[0]
     placed = torch.from_numpy(crops).to(device)
-    np.testing.assert_allclose(ops.sharpness(placed).cpu(), [sharpness(crop) for crop in crops], rtol=1e-5)
-    keys = ops.PixelKeys(crops[0].size, torch.device(device)).of(placed).cpu().numpy()
+    np.testing.assert_allclose(device_ops.sharpness(placed).cpu(), [sharpness(crop) for crop in crops], rtol=1e-5)
+    keys = device_ops.PixelKeys(crops[0].size, torch.device(device)).of(placed).cpu().numpy()
     assert len({key.tobytes() for key in keys}) == 3
     assert keys[3].tobytes() == keys[0].tobytes() != keys[2].tobytes()
     photo = noise(2, 5, 7, 3)
     for orientation in range(1, 9):
-        turned = ops.upright(torch.from_numpy(photo).to(device), orientation).cpu().numpy()
+        turned = device_ops.upright(torch.from_numpy(photo).to(device), orientation).cpu().numpy()
         np.testing.assert_array_equal(turned, upright_here(photo, orientation))
 
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """On the CPU, by the host's compiler: what a GPU's compiler is given is the same."""
-    monkeypatch.setattr(sampling.Fused, "where", {"cpu"})
+    monkeypatch.setattr(device_sampling.Fused, "where", {"cpu"})
     for name in ("_LETTERBOX", "_WARP", "_BLOB", "_HALVE"):
-        monkeypatch.setattr(sampling, name, sampling.Fused(getattr(sampling, name).plain))
+        monkeypatch.setattr(device_sampling, name, device_sampling.Fused(getattr(device_sampling, name).plain))
     yield
     torch.compiler.reset()
 
@@ -190,18 +190,18 @@ def test_compiled_sampling_gives_the_same_pixels(compiled: None, monkeypatch: py
         there = canvas(photos)
         halves = canvas(photos, levels=1).pixels[len(there.pixels) :]
         np.testing.assert_array_equal(halves, np.concatenate([halved(photo).reshape(-1, 3) for photo in photos]))
-        squares, _ = sampling.letterbox(there, side)
+        squares, _ = device_sampling.letterbox(there, side)
         inverse = np.random.default_rng(count).normal(0, 3, (7, 2, 3))
         which = np.arange(7) % count
-        crops, ready = sampling.warp(there, which, inverse, 16), sampling.blob(squares, 127.5, 1 / 128)
-        works = (sampling._LETTERBOX, sampling._WARP, sampling._BLOB, sampling._HALVE)
+        crops, ready = device_sampling.warp(there, which, inverse, 16), device_sampling.blob(squares, 127.5, 1 / 128)
+        works = (device_sampling._LETTERBOX, device_sampling._WARP, device_sampling._BLOB, device_sampling._HALVE)
         assert all(work.compiled for work in works)
         with monkeypatch.context() as plain:
             for work in works:
                 plain.setattr(work, "compiled", None)
-            assert torch.equal(sampling.letterbox(there, side)[0], squares)
-            assert (sampling.warp(there, which, inverse, 16).int() - crops.int()).abs().max() <= 1
-            assert torch.equal(sampling.blob(squares, 127.5, 1 / 128), ready)
+            assert torch.equal(device_sampling.letterbox(there, side)[0], squares)
+            assert (device_sampling.warp(there, which, inverse, 16).int() - crops.int()).abs().max() <= 1
+            assert torch.equal(device_sampling.blob(squares, 127.5, 1 / 128), ready)
 
 
 def test_what_does_not_compile_or_gives_other_pixels_is_left(
@@ -212,9 +212,9 @@ def test_what_does_not_compile_or_gives_other_pixels_is_left(
 
     for fake in (fails, lambda plain, dynamic: lambda *given: plain(*given) + 2):
         monkeypatch.setattr(torch, "compile", fake)
-        work = sampling.Fused(sampling._LETTERBOX.plain)
-        monkeypatch.setattr(sampling, "_LETTERBOX", work)
-        squares, _ = sampling.letterbox(canvas([noise(0, 9, 9, 3)]), 9)
+        work = device_sampling.Fused(device_sampling._LETTERBOX.plain)
+        monkeypatch.setattr(device_sampling, "_LETTERBOX", work)
+        squares, _ = device_sampling.letterbox(canvas([noise(0, 9, 9, 3)]), 9)
         np.testing.assert_array_equal(squares[0], noise(0, 9, 9, 3))
         assert work.compiled is None
     assert ["not compiled" in line or "other pixels" in line for line in caplog.messages] == [True, True]
@@ -237,12 +237,12 @@ def test_a_shape_that_does_not_compile_is_sampled_step_by_step(
     monkeypatch.setattr(torch, "compile", once)
     photo = noise(0, 9, 9, 3)
     for _ in range(3):
-        np.testing.assert_array_equal(sampling.letterbox(canvas([photo]), 9)[0][0], photo)
+        np.testing.assert_array_equal(device_sampling.letterbox(canvas([photo]), 9)[0][0], photo)
     assert len(calls) == 3
     assert "no such kernel" in caplog.text
-    sampling._LETTERBOX.compiled = full
+    device_sampling._LETTERBOX.compiled = full
     with pytest.raises(torch.OutOfMemoryError):
-        sampling.letterbox(canvas([photo]), 9)
+        device_sampling.letterbox(canvas([photo]), 9)
 
 
 def full(*given: Any) -> torch.Tensor:
@@ -251,7 +251,7 @@ def full(*given: Any) -> torch.Tensor:
 
 @given(st.lists(st.integers(0, 100), max_size=30), st.integers(1, 9), st.integers(1, 250))
 def test_neighbours_are_bounded(sizes: list[int], most: int, total: int) -> None:
-    parts = list(ops.bounded(sizes, most, total))
+    parts = list(device_ops.bounded(sizes, most, total))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(len(sizes)))
     for part in parts:
         assert 1 <= len(sizes[part]) <= most
@@ -262,7 +262,12 @@ def test_neighbours_are_bounded(sizes: list[int], most: int, total: int) -> None
 @pytest.mark.parametrize("divisor", [1, 2, 4, 8])
 def test_photos_are_made_smaller_by_means(device: str, divisor: int) -> None:
     photo = noise(divisor, 45, 70, 3)
-    small = sampling.shrunk(torch.from_numpy(photo).permute(2, 0, 1).to(device), divisor).permute(1, 2, 0).cpu().numpy()
+    small = (
+        device_sampling.shrunk(torch.from_numpy(photo).permute(2, 0, 1).to(device), divisor)
+        .permute(1, 2, 0)
+        .cpu()
+        .numpy()
+    )
     assert small.shape == (-(-45 // divisor), -(-70 // divisor), 3)
     for y, x in ((0, 0), (1, 2), (small.shape[0] - 1, small.shape[1] - 1)):
         block = photo[y * divisor : (y + 1) * divisor, x * divisor : (x + 1) * divisor]
@@ -273,19 +278,24 @@ def test_nothing_is_mixed_with_tensors_of_the_host(light: Pack, pack: Pack) -> N
     """On the device `meta` every operation with a tensor that was left on the host fails, as it would on a GPU."""
     device = torch.device("meta")
     photos = [torch.empty(*size, 3, dtype=torch.uint8, device=device) for size in ((40, 30), (20, 50))]
-    there = sampling.Canvas.of(photos)
-    crops = sampling.warp(there, np.array([0, 1, 1]), np.zeros((3, 2, 3)), 112)
-    made = [sampling.letterbox(there, 64)[0], crops, ops.sharpness(crops), ops.PixelKeys(3 * 112**2, device).of(crops)]
-    made += [ops.upright(photos[0], 6)]
+    there = device_sampling.Canvas.of(photos)
+    crops = device_sampling.warp(there, np.array([0, 1, 1]), np.zeros((3, 2, 3)), 112)
+    made = [
+        device_sampling.letterbox(there, 64)[0],
+        crops,
+        device_ops.sharpness(crops),
+        device_ops.PixelKeys(3 * 112**2, device).of(crops),
+    ]
+    made += [device_ops.upright(photos[0], 6)]
     with torch.inference_mode():
         vision = DeviceVision(light, 0.5, Runtime("torch", "meta"), 1, 1)
         assert isinstance(vision.detector, DeviceScrfd)
-        made += vision.detector.candidates(sampling.Canvas.of(photos[:1]), 128)
+        made += vision.detector.candidates(device_sampling.Canvas.of(photos[:1]), 128)
         yunet = DeviceVision(pack, 0.5, Runtime("torch", "meta"), 1, 1).detector
         assert isinstance(yunet, DeviceYuNet)
         fits = [fitted_smoothly(40, 30, 16, 1.0)]
-        halves = sampling.Canvas.of(photos[:1], 2)
-        made += yunet._candidates(sampling.letterbox_smoothly(halves, fits, 64))
+        halves = device_sampling.Canvas.of(photos[:1], 2)
+        made += yunet._candidates(device_sampling.letterbox_smoothly(halves, fits, 64))
     assert {item.device for item in made} == {device}
     assert [len(item.shape) for item in made] == [4, 4, 1, 2, 3, 2, 3, 3, 2, 3, 3]
 

@@ -30,9 +30,9 @@ from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.resample import resize_into, to_blob, warp_linear
 from facelake.embed.runtime import OnnxGraph
 from facelake.errors import ConfigError, Refused, Retryable
-from facelake.stages.lineage import accepted_lineage
-from facelake.stages.model_cards import card_of_pack, write_card
-from facelake.stages.models import find_card, load_pack
+from facelake.stages.admission.withdrawn_datasets import accepted_lineage
+from facelake.stages.models.model_cards import card_of_pack, write_card
+from facelake.stages.models.registry import find_card, load_pack
 from facelake.testing.packs import iresnet, tiny_attribute_model, write_heavy_pack, write_pack
 from facelake.testing.servers import Server
 

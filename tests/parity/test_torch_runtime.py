@@ -20,7 +20,7 @@ from facelake.embed.models import load_encoder
 from facelake.embed.runtime import OnnxGraph, Runtime, open_graph
 from facelake.embed.torch_runtime import TorchGraph, captured_batch
 from facelake.errors import ConfigError
-from facelake.stages.model_cards import card_of_pack
+from facelake.stages.models.model_cards import card_of_pack
 from facelake.testing.packs import iresnet, scrfd_10g, write_pack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

@@ -13,8 +13,8 @@ import pytest
 from facelake.erase import Signer
 from facelake.errors import CommitConflict
 from facelake.lake.lake import Lake
-from facelake.stages import audit
-from facelake.stages.audit import append_audit, audit_faults
+from facelake.stages.core import audit
+from facelake.stages.core.audit import append_audit, audit_faults
 
 COUNT = 6
 Files = dict[str, bytes]

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelake.cluster import rows
+from facelake.cluster import columns
+from facelake.cluster.array_codec import pack, unpack
 from facelake.cluster.calibrate import Prior, Similarities, calibrate, with_level
 from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans
 from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
 from facelake.cluster.nuisance import nuisance_directions, without
-from facelake.cluster.wire import pack, unpack
 
 
 def unit(generator: np.random.Generator, *shape: int) -> np.ndarray:
@@ -191,21 +191,21 @@ def test_vectors_of_every_column_type_with_their_faults(kind: str, seed: int) ->
     generator = np.random.default_rng(seed)
     x = unit(generator, 12, 8).astype(np.float16)
     x[2], x[3, 1], x[4] = 0, np.nan, x[5] * 7
-    wanted = [rows.State.SOUND] * 12
-    wanted[2], wanted[3] = rows.State.ZERO, rows.State.NOT_FINITE
+    wanted = [columns.State.SOUND] * 12
+    wanted[2], wanted[3] = columns.State.ZERO, columns.State.NOT_FINITE
     if kind in ("f2", "f4"):
         flat = pa.array(x.astype(kind).ravel())
         column: pa.Array = pa.FixedSizeListArray.from_arrays(flat, 8)
     else:
         values: list[object] = [row.tobytes() if kind == "binary" else row.astype(float).tolist() for row in x]
         values[6], values[7] = None, values[7][:-2]  # type: ignore[index]
-        wanted[6], wanted[7] = rows.State.MISSING, rows.State.WRONG_DIMENSION
+        wanted[6], wanted[7] = columns.State.MISSING, columns.State.WRONG_DIMENSION
         column = pa.array(values, pa.binary() if kind == "binary" else pa.list_(pa.float32()))
-    assert rows.dimension(column) == 8
+    assert columns.dimension(column) == 8
     padded = pa.concat_arrays([column.slice(0, 3), column]).slice(3)
-    found, state = rows.vectors(padded, 8)
+    found, state = columns.vectors(padded, 8)
     assert state.tolist() == wanted
-    sound = state == rows.State.SOUND
+    sound = state == columns.State.SOUND
     np.testing.assert_allclose(np.linalg.norm(found[sound], axis=1), 1, atol=1e-3)
     np.testing.assert_allclose(found[4], found[5], atol=2e-3)
     assert not found[~sound].any()
@@ -213,11 +213,11 @@ def test_vectors_of_every_column_type_with_their_faults(kind: str, seed: int) ->
 
 @given(st.lists(st.text(max_size=150), min_size=1, max_size=40, unique=True), st.integers(0, 40))
 def test_keys_depend_on_the_string_alone(texts: list[str], cut: int) -> None:
-    whole = rows.keys(pa.array(texts))
+    whole = columns.keys(pa.array(texts))
     assert len(set(whole.tolist())) == len(texts)
-    parts = [rows.keys(pa.array(part, pa.string())) for part in (texts[:cut], texts[cut:])]
+    parts = [columns.keys(pa.array(part, pa.string())) for part in (texts[:cut], texts[cut:])]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    np.testing.assert_array_equal(rows.keys(pa.chunked_array([texts, ["x"]])).tolist()[:-1], whole.tolist())
+    np.testing.assert_array_equal(columns.keys(pa.chunked_array([texts, ["x"]])).tolist()[:-1], whole.tolist())
 
 
 def test_packed_arrays_come_back_and_damage_is_noticed() -> None:

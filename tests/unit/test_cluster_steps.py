@@ -18,10 +18,10 @@ from facelake.config import ClusterSection, S3Section
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
 from facelake.errors import Corrupt
 from facelake.lake.store import open_store
-from facelake.stages.cluster_result import Clustered
-from facelake.stages.cluster_source import LocalFiles
-from facelake.stages.cluster_steps import STEPS, Steps
-from facelake.stages.cluster_tasks import Work
+from facelake.stages.clustering.result import Clustered
+from facelake.stages.clustering.source import LocalFiles
+from facelake.stages.clustering.steps import STEPS, Steps
+from facelake.stages.clustering.tasks import Work
 from tests.unit.test_cluster import people, unit
 
 PRIOR = Prior(0.02, 0.09, 0.8)

@@ -100,7 +100,6 @@ def test_every_rule_has_a_case() -> None:
     """A warning that no case above gives would be a warning that nobody has seen."""
     import inspect
 
-    from facelake.report import concerns as _  # noqa: F401
-    from facelake.report.concerns import _RULES
+    from facelake.report.alerts import _RULES
 
     assert sum(inspect.getsource(rule).count("yield Concern(") for rule in _RULES) <= len(CASES)

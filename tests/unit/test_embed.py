@@ -19,7 +19,7 @@ from facelake.embed.graphs import batchable
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.resample import Levels
 from facelake.errors import ConfigError
-from facelake.stages.models import cache_folder, find_card
+from facelake.stages.models.registry import cache_folder, find_card
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_wrong_digest_and_missing_files_are_refused(pack: Pack) -> None:
 
 
 def test_cached_files_are_checked_at_every_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack) -> None:
-    from facelake.stages.models import load_pack
+    from facelake.stages.models.registry import load_pack
 
     for path in cache_folder(Config()).glob("*yunet*"):
         (tmp_path / path.name).write_bytes(b"not the model")

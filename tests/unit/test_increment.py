@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.gate import Gate
 from facelake.cluster.increment import Arrived, Placed, Standing, near_groups, place
+from facelake.cluster.quality_norm import Gate
 
 _DIM = 128
 _CUTS = Calibration(

@@ -16,7 +16,7 @@ from hera.workflows import models as argo
 from kubeflow_spark_api.models import SparkV1beta2SparkApplication
 
 from facelake.config import Config
-from facelake.stages.projection import worker_memory_bytes
+from facelake.stages.embedding.cost_projection import worker_memory_bytes
 from tests.conftest import ROOT
 
 KUBERNETES = ROOT / "infra" / "kubernetes"

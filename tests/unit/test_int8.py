@@ -12,9 +12,9 @@ from facelake.bench.precision import compare_precision, recognition
 from facelake.config import Config, load_config
 from facelake.embed.models import load_encoder
 from facelake.errors import ConfigError
-from facelake.stages.importing import photos_of
-from facelake.stages.int8 import aligned_faces, write_int8_pack
-from facelake.stages.models import config_model_digest, find_card, load_pack
+from facelake.stages.admission.import_images import photos_of
+from facelake.stages.models.quantize import aligned_faces, write_int8_pack
+from facelake.stages.models.registry import config_model_digest, find_card, load_pack
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import pytest
 from facelake.contracts import EventKind, Scope
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.ledger import Entry, evidence_digest, read_ledger, record
-from facelake.stages.ledger_import import import_ledger
+from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.admission.ledger_import import import_ledger
 
 P = "identity-grouping"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

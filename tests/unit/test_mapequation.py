@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.gate import Gate, bin_bounds, make_gate, poor_bins
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import Pairs, join_groups, settle
 from facelake.cluster.mapequation import Block, map_equation, whole_graph
+from facelake.cluster.quality_norm import Gate, bin_bounds, make_gate, poor_bins
 
 
 def code_length(weights: np.ndarray, labels: np.ndarray) -> float:

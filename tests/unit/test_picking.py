@@ -14,9 +14,9 @@ from facelake.contracts import ADMISSIONS, GROUPS, file_key
 from facelake.errors import Corrupt
 from facelake.lake import tables
 from facelake.lake.lake import Lake
-from facelake.lake.picking import pick_rows, pick_scattered
+from facelake.lake.row_reader import pick_rows, pick_scattered
 from facelake.lake.tables import plain
-from facelake.stages.positions import _lists_with, admitted_rows
+from facelake.stages.gallery.face_index import _lists_with, admitted_rows
 
 _SIZES = (7, 1, 12)
 

@@ -15,7 +15,7 @@ from facelake.contracts import Reject
 from facelake.embed import Pack, Pipeline, PipelineOptions
 from facelake.errors import ConfigError, Refused
 from facelake.lake.corpus import Corpus
-from facelake.stages.lineage import (
+from facelake.stages.admission.withdrawn_datasets import (
     accepted_lineage,
     load_lineages,
     refuse_retracted_corpus,
@@ -23,7 +23,7 @@ from facelake.stages.lineage import (
     retracted_contents,
     retracted_rows,
 )
-from facelake.stages.models import find_card
+from facelake.stages.models.registry import find_card
 
 LINEAGES = load_lineages(Config())
 

@@ -29,16 +29,16 @@ from facelake.erase import Needles
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.night import reading, writing
-from facelake.publish.likeness import between, evenly, inside, nearest_links, two_sides
-from facelake.stages import review_session
-from facelake.stages.audit import audit_faults
-from facelake.stages.crops import Cutter, cut_face
-from facelake.stages.erase_targets import Request
-from facelake.stages.erasing import erase, residual
-from facelake.stages.ledger import Entry, record
-from facelake.stages.models import limits_of
-from facelake.stages.review_session import ReviewSession
+from facelake.nightly import reading, writing
+from facelake.publish.similarity import between, evenly, inside, nearest_links, two_sides
+from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.core.audit import audit_faults
+from facelake.stages.core.face_crops import Cutter, cut_face
+from facelake.stages.erasure.request import Request
+from facelake.stages.erasure.stage import erase, residual
+from facelake.stages.models.registry import limits_of
+from facelake.stages.review import session as review_session
+from facelake.stages.review.session import ReviewSession
 from facelake.web.app import build_app
 from facelake.web.guard import HEADERS, Guard, Keys
 from facelake.web.server import bind

@@ -14,10 +14,10 @@ from facelake.config import load_config
 from facelake.contracts import Receipt
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.outlook import outlook, workload
-from facelake.stages.scale import STAGES, Cost, Workload, appends, estimate
-from facelake.stages.scale_costs import COSTS
-from facelake.stages.walls import walls
+from facelake.stages.capacity.cost_model import STAGES, Cost, Workload, appends, estimate
+from facelake.stages.capacity.forecast import outlook, workload
+from facelake.stages.capacity.measured_costs import COSTS
+from facelake.stages.capacity.scaling_limits import walls
 
 _SIZES = st.integers(1, 10**9)
 # Up to 64 chunks (2 workers, 4 tasks each of up to 8 chunks) more photos may make larger tasks, and so fewer reads.

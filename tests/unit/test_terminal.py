@@ -16,11 +16,11 @@ import click
 import pytest
 import typer.main
 
-from facelake import terminal as terminal_module
+from facelake import terminal
 from facelake.cli import app
 from facelake.errors import ConfigError, Refused
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
-from facelake.stages.context import StageResult
+from facelake.stages.core.context import StageResult
 from facelake.terminal import Terminal, boundary
 from tests.conftest import FACELAKE
 
@@ -48,7 +48,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(terminal_module.time, "monotonic", made)
+    monkeypatch.setattr(terminal.time, "monotonic", made)
     return made
 
 

@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.bench.memory import PeakMemory
-from facelake.cluster import rows
+from facelake.cluster import columns
 from facelake.cluster.calibrate import Prior
 from facelake.config import Config
 from facelake.engines.exchange import Exchange, open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
 from facelake.lake.store import open_store
-from facelake.stages.cluster_result import Clustered, groups_of
-from facelake.stages.cluster_source import LocalFiles
-from facelake.stages.cluster_steps import STEPS, Steps
-from facelake.stages.cluster_tasks import Work
-from facelake.stages.context import digest_of
+from facelake.stages.clustering.result import Clustered, groups_of
+from facelake.stages.clustering.source import LocalFiles
+from facelake.stages.clustering.steps import STEPS, Steps
+from facelake.stages.clustering.tasks import Work
+from facelake.stages.core.context import digest_of
 
 # Impostor similarity assumed for a corpus that is too small to tell; larger ones are measured.
 PRIOR = Prior(impostor_mean=0.05, impostor_sd=0.09, genuine_mean=0.65)
@@ -124,7 +124,7 @@ def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:
                     models |= {str(value) for value in file.read(["model_id"])["model_id"].unique().to_pylist()}
                 if file.metadata.num_rows:
                     first = next(file.iter_batches(1000, columns=["embedding"])).column(0)
-                    dim = rows.dimension(first)
+                    dim = columns.dimension(first)
                     dims[dim] = dims.get(dim, 0) + file.metadata.num_rows
         except (pa.ArrowInvalid, pa.ArrowTypeError, NotImplementedError, AttributeError) as err:
             what = f"not faces: {str(err).splitlines()[0]}"
@@ -140,7 +140,7 @@ def _check_types(schema: pa.Schema, path: str) -> None:
     wrong = [name for name in ("face_id", "image_id") if not _is_text(kinds[name])]
     if not (pa.types.is_floating(kinds["quality"]) or pa.types.is_integer(kinds["quality"])):
         wrong.append("quality")
-    if not rows.holds_vectors(kinds["embedding"]):
+    if not columns.holds_vectors(kinds["embedding"]):
         wrong.append("embedding")
     if wrong:
         what = f"not faces: column {wrong[0]} is {kinds[wrong[0]]}"

@@ -34,7 +34,7 @@ from facelake.embed.pipeline import open_vision
 from facelake.embed.torch_runtime import TorchGraph, replayed
 from facelake.embed.vision import FACE_PX
 from facelake.errors import ConfigError
-from facelake.stages.models import pipeline_options
+from facelake.stages.models.registry import pipeline_options
 
 _PART_S = 1.0
 _PRODUCTS = {"conv2d", "matmul", "__matmul__"}

@@ -37,12 +37,12 @@ from facelake.embed.packs import ScrfdCard
 from facelake.embed.runtime import OnnxGraph
 from facelake.errors import ConfigError
 from facelake.events import Event, StageProgress
-from facelake.night import writing
-from facelake.stages.admit import admit
-from facelake.stages.embed import embed
-from facelake.stages.importing import Grant, import_folder, photos_of
-from facelake.stages.model_cards import card_of_pack, write_card
-from facelake.stages.models import load_pack, must_be_accepted
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.admission.import_images import Grant, import_folder, photos_of
+from facelake.stages.embedding.embed import embed
+from facelake.stages.models.model_cards import card_of_pack, write_card
+from facelake.stages.models.registry import load_pack, must_be_accepted
 from facelake.testing.packs import write_heavy_pack
 
 _BARE_BATCH, _BARE_S = 16, 2.0

@@ -15,11 +15,11 @@ from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
 from facelake.lake.lake import Lake
 from facelake.lake.tables import plain
-from facelake.night import writing
-from facelake.stages.context import Context
-from facelake.stages.erase_targets import Request
-from facelake.stages.erasing import erase, residual
-from facelake.stages.publish import publish
+from facelake.nightly import writing
+from facelake.stages.core.context import Context
+from facelake.stages.erasure.request import Request
+from facelake.stages.erasure.stage import erase, residual
+from facelake.stages.gallery.publish import publish
 
 _PER_FILE, _PER_PERSON, _DIM = 10_000, 20, 128
 _STEPS = ("find", "rows", "gallery", "names", "corpus", "purge", "scan", "certificate")

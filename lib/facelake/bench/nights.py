@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 
 from facelake.bench.cluster import PRIOR
 from facelake.bench.memory import PeakMemory
-from facelake.cluster import rows
+from facelake.cluster import columns
 from facelake.config import Config
 from facelake.contracts import FACES, Covers, Receipt
 from facelake.embed import Pack
 from facelake.errors import ConfigError
 from facelake.events import Listener
 from facelake.lake.tables import plain
-from facelake.night import writing
-from facelake.stages.cluster import cluster
-from facelake.stages.context import Context
-from facelake.stages.gallery import current_gallery
-from facelake.stages.models import load_pack
-from facelake.stages.publish import publish
+from facelake.nightly import writing
+from facelake.stages.clustering.stage import cluster
+from facelake.stages.core.context import Context
+from facelake.stages.gallery.publish import publish
+from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.models.registry import load_pack
 
 _PER_FILE = 50_000
 
@@ -69,7 +69,7 @@ def run_nights(config: Config, world: str, out: str, full: bool, emit: Listener)
 def _pack_of(context: Context, folder: Path) -> Pack:
     """The pack with the dimension of the world's vectors; its card's figures stand in only for small corpora."""
     first = pq.ParquetFile(next(iter(sorted(folder.glob("*.parquet")))))
-    dim = rows.dimension(next(first.iter_batches(1000, columns=["embedding"])).column(0))
+    dim = columns.dimension(next(first.iter_batches(1000, columns=["embedding"])).column(0))
     pack = load_pack(context.config)
     encoder = pack.card.encoder.model_copy(update={"dim": dim})
     return replace(pack, card=pack.card.model_copy(update={"encoder": encoder} | asdict(PRIOR)))
@@ -117,15 +117,15 @@ def come_and_go(context: Context, come: Sequence[Path], gone: Sequence[Path]) ->
 def _faces(context: Context, batch: pa.RecordBatch) -> pa.Table:
     """Rows of the faces table; vectors that are not sound would not have come out of embed."""
     column = batch.column("embedding")
-    dim = rows.dimension(column)
-    vectors, state = rows.vectors(column, dim)
-    sound = state == rows.State.SOUND
+    dim = columns.dimension(column)
+    vectors, state = columns.vectors(column, dim)
+    sound = state == columns.State.SOUND
     batch, vectors = batch.filter(pa.array(sound)), vectors[sound].astype("<f2")
     count = batch.num_rows
     offsets = pa.py_buffer((np.arange(count + 1, dtype=np.int32) * (2 * dim)).tobytes())
     body = pa.py_buffer(np.ascontiguousarray(vectors).tobytes())
-    columns: dict[str, Any] = {name: pa.nulls(count, FACES.field(name).type) for name in FACES.names}
-    columns |= {
+    made: dict[str, Any] = {name: pa.nulls(count, FACES.field(name).type) for name in FACES.names}
+    made |= {
         "face_id": batch.column("face_id").cast(pa.string()),
         "image_id": batch.column("image_id").cast(pa.string()),
         "quality": batch.column("quality").cast(pa.float32()),
@@ -135,4 +135,4 @@ def _faces(context: Context, batch: pa.RecordBatch) -> pa.Table:
         "corpus_file": pa.array(["world"] * count, pa.string()),
         "corpus_row": pa.array(np.arange(count)),
     }
-    return pa.table([columns[name] for name in FACES.names], schema=plain(FACES))
+    return pa.table([made[name] for name in FACES.names], schema=plain(FACES))

@@ -14,9 +14,9 @@ from facelake.config import Config
 from facelake.contracts import F32, U8, Face
 from facelake.embed import Pack, Pipeline
 from facelake.errors import ConfigError
-from facelake.stages.importing import photos_of
-from facelake.stages.model_cards import card_of_pack
-from facelake.stages.models import must_be_accepted, pipeline_options
+from facelake.stages.admission.import_images import photos_of
+from facelake.stages.models.model_cards import card_of_pack
+from facelake.stages.models.registry import must_be_accepted, pipeline_options
 
 LEAST_IOU, MOST_LANDMARK_PX, LEAST_COSINE = 0.99, 0.5, 0.9995
 

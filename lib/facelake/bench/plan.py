@@ -22,7 +22,7 @@ from facelake.bench.embed import Sizes, write_photos
 from facelake.config import Config
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
-from facelake.stages.scale import Cost, Workload, estimate
+from facelake.stages.capacity.cost_model import Cost, Workload, estimate
 from facelake.testing.proxy import bad_day
 from facelake.testing.servers import Server, seaweedfs
 

@@ -13,10 +13,10 @@ from facelake.contracts import F32, U8
 from facelake.embed import Pack
 from facelake.embed.models import Encoder, load_encoder
 from facelake.errors import ConfigError
-from facelake.stages.importing import photos_of
-from facelake.stages.int8 import aligned_faces
-from facelake.stages.labels import read_labels
-from facelake.stages.models import find_card, load_pack, pipeline_options
+from facelake.stages.admission.import_images import photos_of
+from facelake.stages.evaluation.labels import read_labels
+from facelake.stages.models.quantize import aligned_faces
+from facelake.stages.models.registry import find_card, load_pack, pipeline_options
 
 _RATES = (1e-3, 1e-4)
 _BATCH, _ROUND_S, _ROUNDS = 8, 1.0, 5

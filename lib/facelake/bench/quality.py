@@ -7,8 +7,8 @@ from typing import Any
 from facelake.bench.scores import cluster_scores
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.gallery import current_gallery
-from facelake.stages.labels import labelled, read_labels
+from facelake.stages.evaluation.labels import labelled, read_labels
+from facelake.stages.gallery.versions import current_gallery
 
 
 def quality(lake: Lake, labels: str) -> dict[str, Any]:

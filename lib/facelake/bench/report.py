@@ -12,8 +12,8 @@ from facelake.bench.erase import build_lake
 from facelake.config import Config, load_config
 from facelake.errors import ConfigError
 from facelake.events import Listener
-from facelake.night import run_night, writing
-from facelake.stages.analyse import analyse
+from facelake.nightly import run_night, writing
+from facelake.stages.gallery.analytics import analyse
 
 
 def report_of(config: Config, faces: int, emit: Listener) -> dict[str, Any]:

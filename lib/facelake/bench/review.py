@@ -15,12 +15,12 @@ from facelake.config import Config, GovernanceSection
 from facelake.contracts import Covers, EventKind, Scope, SourceClass, Verdict
 from facelake.errors import ConfigError
 from facelake.events import Listener
-from facelake.night import reading, writing
-from facelake.stages import reviewing
-from facelake.stages.analyse import analyse
-from facelake.stages.correcting import Said
-from facelake.stages.ledger import Entry, record
-from facelake.stages.review_session import ReviewSession
+from facelake.nightly import reading, writing
+from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.gallery.analytics import analyse
+from facelake.stages.gallery.corrections import Said
+from facelake.stages.review import views
+from facelake.stages.review.session import ReviewSession
 
 _LOOKED_AT = 20
 _MARK = "bench-review.txt"
@@ -56,19 +56,19 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
 
     began = time.monotonic()
     session = timed("open_s", lambda: ReviewSession.open(reading(config, emit), config.purpose, "bench"))
-    queue = timed("first_queue_s", lambda: reviewing.queue(session))
+    queue = timed("first_queue_s", lambda: views.queue(session))
     stats = session.context.lake["identity_stats"].read(["identity_id", "nearest_id", "size"])
     names = stats.take(np.random.default_rng(0).choice(stats.num_rows, _LOOKED_AT, replace=False)).to_pylist()
-    reviewing.view_one(session, names[0]["identity_id"])
+    views.view_one(session, names[0]["identity_id"])
     found["first_identity_after_open_s"] = round(time.monotonic() - began, 3)
-    found["identity_s"] = _median([partial(reviewing.view_one, session, n["identity_id"]) for n in names[1:]])
+    found["identity_s"] = _median([partial(views.view_one, session, n["identity_id"]) for n in names[1:]])
     pairs = [(n["identity_id"], n["nearest_id"]) for n in names[1:] if n["nearest_id"]]
-    found["pair_s"] = _median([partial(reviewing.view_pair, session, a, b) for a, b in pairs])
-    found["queue_s"] = _median([partial(reviewing.queue, session)] * 5)
+    found["pair_s"] = _median([partial(views.view_pair, session, a, b) for a, b in pairs])
+    found["queue_s"] = _median([partial(views.queue, session)] * 5)
     version, (a, b) = session.moment().gallery.version, pairs[0]
     said = Said(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
-    made = timed("answer_s", lambda: reviewing.answer(session, said, version))
-    timed("undo_s", lambda: reviewing.take_back(session, made.seq, "a benchmark"))
+    made = timed("answer_s", lambda: views.answer(session, said, version))
+    timed("undo_s", lambda: views.take_back(session, made.seq, "a benchmark"))
     session.close()
     lake = session.context.lake
     return found | {

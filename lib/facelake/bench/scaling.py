@@ -35,14 +35,14 @@ from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
-from facelake.night import writing
-from facelake.stages.admit import admit
-from facelake.stages.cluster_source import LocalFiles
-from facelake.stages.cluster_steps import Steps
-from facelake.stages.cluster_tasks import Work
-from facelake.stages.embed import embed
-from facelake.stages.importing import Grant, import_folder
-from facelake.stages.models import load_pack
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.clustering.source import LocalFiles
+from facelake.stages.clustering.steps import Steps
+from facelake.stages.clustering.tasks import Work
+from facelake.stages.embedding.embed import embed
+from facelake.stages.models.registry import load_pack
 
 _DIM, _FILES = 128, 8
 _ALONE, _PAIR = "in process", "in process, two at once"

@@ -25,16 +25,16 @@ from facelake.embed import Pack
 from facelake.erase import Needles
 from facelake.events import Event, StageProgress
 from facelake.lake.tables import plain
-from facelake.night import writing
-from facelake.stages.admit import admit
-from facelake.stages.cluster import cluster
-from facelake.stages.context import Context
-from facelake.stages.embed import embed
-from facelake.stages.erasing import residual
-from facelake.stages.importing import Grant, import_folder, write_corpus_file
-from facelake.stages.ledger import Entry, evidence_digest, record
-from facelake.stages.models import load_pack
-from facelake.stages.publish import publish
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.admission.import_images import Grant, import_folder, write_corpus_file
+from facelake.stages.admission.ledger import Entry, evidence_digest, record
+from facelake.stages.clustering.stage import cluster
+from facelake.stages.core.context import Context
+from facelake.stages.embedding.embed import embed
+from facelake.stages.erasure.stage import residual
+from facelake.stages.gallery.publish import publish
+from facelake.stages.models.registry import load_pack
 from facelake.testing.proxy import ASKED
 
 _PER_PERSON, _SPREAD = 20, 0.9

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from facelake.cli import operate as _operate  # noqa: F401  its commands register themselves
-from facelake.cli import review as _review  # noqa: F401  so does this one
+from facelake.cli import (
+    operate,  # noqa: F401  its commands register themselves
+    review,  # noqa: F401  so does this one
+)
 from facelake.cli.bench import bench_app
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app

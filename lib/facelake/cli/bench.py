@@ -92,7 +92,7 @@ def bench_device(
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
         from facelake.bench.embed import Sizes, chosen_pack
-        from facelake.stages.models import must_have_runtime
+        from facelake.stages.models.registry import must_have_runtime
 
         there = device.startswith("cuda")
         wanted = {"runtime": "torch", "device": device, "half_precision": half, "nvjpeg": nvjpeg and there, "actors": 1}
@@ -138,7 +138,7 @@ def bench_quality(
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
         from facelake.bench.quality import quality
-        from facelake.night import reading
+        from facelake.nightly import reading
 
         scores = quality(reading(read_config(config, lake)).lake, labels)
         rows = [[key, value] for key, value in scores.items() if not isinstance(value, dict)]

@@ -35,8 +35,8 @@ def _record(
 ) -> None:  # fmt: skip
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.correcting import Said, record_correction
+        from facelake.nightly import writing
+        from facelake.stages.gallery.corrections import Said, record_correction
 
         said = Said(kind, identity, other, tuple(faces), reason, by or "", supersede)
         with writing(read_config(config, lake), "correct", terminal.listen) as context:
@@ -104,8 +104,8 @@ def correct_undo(
     """Take a correction back."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.correcting import undo
+        from facelake.nightly import writing
+        from facelake.stages.gallery.corrections import undo
 
         with writing(read_config(config, lake), "correct", terminal.listen) as context:
             row = undo(context, seq, reason, by or "")
@@ -121,8 +121,8 @@ def correct_list(
     """Every correction, and whether it counts."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.correcting import list_corrections
+        from facelake.nightly import reading
+        from facelake.stages.gallery.corrections import list_corrections
 
         rows: list[dict[str, Any]] = list_corrections(reading(read_config(config, lake)).lake)
         shown = ("seq", "kind", "identity_a", "identity_b", "reviewer", "reason", "counts")

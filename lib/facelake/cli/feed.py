@@ -41,8 +41,8 @@ def feed_leases(
     """Every lease, and what its recipient still owes."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.feed import leases, what_is_owed
+        from facelake.nightly import reading
+        from facelake.stages.sharing.leases import leases, what_is_owed
 
         context = reading(read_config(config, lake))
         owed = what_is_owed(context.lake, context.now)
@@ -65,8 +65,8 @@ def feed_ack(
     """Record that the recipient has applied every change, erasures among them, up to a gallery version."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.feed import acknowledge
+        from facelake.nightly import writing
+        from facelake.stages.sharing.leases import acknowledge
 
         with writing(read_config(config, lake), "feed", terminal.listen) as context:
             found = acknowledge(context.lake, lease, version)
@@ -83,8 +83,8 @@ def feed_return(
     """Record that the recipient has deleted what he held."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.feed import hand_back
+        from facelake.nightly import writing
+        from facelake.stages.sharing.leases import hand_back
 
         with writing(read_config(config, lake), "feed", terminal.listen) as context:
             found = hand_back(context.lake, lease)
@@ -102,8 +102,8 @@ def feed_recall(
     """Call leases back; until they are returned the recipient gets nothing more."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.feed import recall
+        from facelake.nightly import writing
+        from facelake.stages.sharing.leases import recall
 
         with writing(read_config(config, lake), "feed", terminal.listen) as context:
             found = recall(context.lake, lease, recipient)
@@ -124,8 +124,8 @@ def feed_changes(
     with boundary(terminal):
         import pyarrow.parquet as pq
 
-        from facelake.night import reading
-        from facelake.stages.feed import changes_since
+        from facelake.nightly import reading
+        from facelake.stages.sharing.leases import changes_since
 
         settings = read_config(config, lake)
         key = template_key(key_env) if key_env else None

@@ -30,8 +30,8 @@ def status(
     """Say who writes the lake, the stage at work, its ETA, the last runs and commits. Reads the lake only."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.stages.metrics import exposition
-        from facelake.stages.status import status as look
+        from facelake.stages.operations.prometheus import exposition
+        from facelake.stages.operations.status import status as look
 
         settings = read_config(config, lake)
         if serve is not None:
@@ -72,8 +72,8 @@ def _serve(terminal: Terminal, settings: Config, port: int) -> None:
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     from facelake.errors import FacelakeError
-    from facelake.stages.metrics import exposition
-    from facelake.stages.status import status as look
+    from facelake.stages.operations.prometheus import exposition
+    from facelake.stages.operations.status import status as look
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -105,8 +105,8 @@ def vacuum(
     """Delete data files that no kept version needs. Readers of the last galleries are safe; writers are excluded."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading, writing
-        from facelake.stages.vacuum import vacuum as run_vacuum
+        from facelake.nightly import reading, writing
+        from facelake.stages.operations.vacuum import vacuum as run_vacuum
 
         settings = read_config(config, lake)
         context = reading(settings, terminal.listen)  # there must be a lake

@@ -40,8 +40,8 @@ def review(
     """Look at suspicious merges, splits and near-duplicates in a browser, and correct them. Ends with Ctrl-C."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.review_session import ReviewSession
+        from facelake.nightly import reading
+        from facelake.stages.review.session import ReviewSession
 
         try:
             from facelake.web.server import bind, serve

@@ -27,8 +27,8 @@ app = typer.Typer(help="From photos of people who agreed to a Delta Lake gallery
 
 
 def _night(terminal: Terminal, settings: Config, only: list[str], wait_s: float = 0.0, rebase: bool = False) -> None:
-    from facelake.night import reading, run_night
-    from facelake.stages.gallery import current_gallery
+    from facelake.nightly import reading, run_night
+    from facelake.stages.gallery.versions import current_gallery
 
     results = run_night(settings, terminal.listen, only, wait_s, rebase)
     gallery = current_gallery(reading(settings).lake)
@@ -56,9 +56,9 @@ def demo(
     """Make a small corpus, run a whole night on it, and say where the report is."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.demo import build_demo
-        from facelake.stages.importing import Grant, import_folder
+        from facelake.demo import build_demo
+        from facelake.nightly import writing
+        from facelake.stages.admission.import_images import Grant, import_folder
 
         settings = read_config(config, lake, spark__in_process_below=0)  # it shows that Spark runs on this machine
         with writing(settings, "demo", terminal.listen) as context:
@@ -90,8 +90,8 @@ def import_(
     """Copy a folder of photos into the lake's corpus and record their legal basis."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.importing import Grant, check_folder, import_folder
+        from facelake.nightly import writing
+        from facelake.stages.admission.import_images import Grant, check_folder, import_folder
 
         settings = read_config(config, lake)
         check_folder(folder, person_from)
@@ -160,19 +160,20 @@ def erase(
     """Remove subjects, images or sources from every table, file and version, and prove it."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading, writing
-        from facelake.stages import erase_targets, erasing
+        from facelake.nightly import reading, writing
+        from facelake.stages.erasure import stage as erasure_stage
+        from facelake.stages.erasure.request import Request, read_keys
 
         settings = read_config(config, lake)
         reading(settings)  # there must be a lake
-        more = erase_targets.read_keys(from_file) if from_file else {}
+        more = read_keys(from_file) if from_file else {}
         named = {"subject": subject or [], "image": image or [], "source": source or [], "identity": identity or []}
         keys = [[*values, *more.get(kind, [])] for kind, values in named.items()]
-        request = erase_targets.Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
+        request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
         if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
             raise ConfigError("erasing cannot be undone and was not confirmed", where="erase", next_step="add --yes")
         with writing(settings, "erase", terminal.listen) as context:
-            result = erasing.erase(context, request)
+            result = erasure_stage.erase(context, request)
         if owing := result.counts["not_acknowledged"]:
             terminal.say(f"still to be told and not acknowledged: {', '.join(owing)} (facelake feed leases)")
         certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
@@ -190,9 +191,9 @@ def verify(
     """Check that the lake agrees with itself."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.verify import verify as run_verify
-        from facelake.stages.verify import verify_residual
+        from facelake.nightly import reading
+        from facelake.stages.operations.verify import verify as run_verify
+        from facelake.stages.operations.verify import verify_residual
 
         context = reading(read_config(config, lake), terminal.listen)
         findings, counts = run_verify(context, "audit" if audit else None)
@@ -220,8 +221,8 @@ def explain(
     """Say why two faces or identities are together or apart, by the figures of the last clustering."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.explain import explain as make_explanation
+        from facelake.nightly import reading
+        from facelake.stages.clustering.explain import explain as make_explanation
 
         found = make_explanation(reading(read_config(config, lake)), first, second)
         for line in found["said"]:
@@ -245,14 +246,14 @@ def plan(
     with boundary(terminal):
         settings = read_config(config, lake)
         if at is not None:
-            from facelake.cli.outlook import show
-            from facelake.stages.outlook import outlook, workload
+            from facelake.cli.forecast_view import show
+            from facelake.stages.capacity.forecast import outlook, workload
 
             found = outlook(workload(settings, at, faces_per_photo, dim, mean_bytes))
             show(terminal, found, sources)
             terminal.result({"ok": True, **found})
             return
-        from facelake.stages.plan import plan as make_plan
+        from facelake.stages.embedding.plan import plan as make_plan
 
         figures = make_plan(settings, calibrate)
         terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})

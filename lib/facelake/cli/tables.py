@@ -45,7 +45,7 @@ def _record(
 ) -> None:
     from facelake.contracts import EventKind, Scope
     from facelake.lake.lake import Lake
-    from facelake.stages.ledger import Entry, record
+    from facelake.stages.admission.ledger import Entry, record
 
     if not sources and not subjects:
         raise ConfigError(
@@ -84,7 +84,7 @@ def ledger_grant(
     """Record a legal basis for sources or subjects."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.stages.ledger import evidence_digest
+        from facelake.stages.admission.ledger import evidence_digest
 
         _record(
             terminal, read_config(config, lake), "grant", source or [], subject or [], purposes=tuple(purpose),
@@ -121,7 +121,7 @@ def ledger_import(
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
         from facelake.lake.lake import Lake
-        from facelake.stages.ledger_import import import_ledger
+        from facelake.stages.admission.ledger_import import import_ledger
 
         settings = read_config(config, lake)
         recorded, present, rejected = import_ledger(Lake.create(settings.lake, settings.s3), file)
@@ -142,7 +142,7 @@ def ledger_list(
     """Every event, in order."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
+        from facelake.nightly import reading
 
         rows = reading(read_config(config, lake)).lake["ledger"].read().sort_by("seq").to_pylist()
         columns = [
@@ -168,7 +168,7 @@ def models_list(json: JsonOption = False, quiet: QuietOption = False, debug: Deb
     """The model cards that ship with facelake."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.stages.models import cards
+        from facelake.stages.models.registry import cards
 
         found = cards()
         terminal.table("models", ["name", "title", "licence"], [[c.name, c.title, c.licence] for c in found])
@@ -184,7 +184,7 @@ def models_fetch(
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
         from facelake.lake.store import open_store
-        from facelake.stages.models import cache_folder, load_pack, share_pack
+        from facelake.stages.models.registry import cache_folder, load_pack, share_pack
 
         settings = read_config(config, None, model__card=name)
         pack = load_pack(settings)
@@ -202,7 +202,7 @@ def models_show(
     """A model's card."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.stages.models import config_model_digest, find_card
+        from facelake.stages.models.registry import config_model_digest, find_card
 
         settings = read_config(config, None, model__card=name)
         card = find_card(settings.model.card)
@@ -222,8 +222,8 @@ def models_card(
     """Make the card of an InsightFace pack; of its files only detector and encoder are read."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.stages.lineage import load_lineages
-        from facelake.stages.model_cards import card_of_pack, write_card
+        from facelake.stages.admission.withdrawn_datasets import load_lineages
+        from facelake.stages.models.model_cards import card_of_pack, write_card
 
         settings = read_config(config, None)
         card, _ = card_of_pack(pack, settings, training_data, encoder)
@@ -244,7 +244,7 @@ def models_int8(
     """Make a pack whose encoder computes in 8-bit integers, out of the config's; it is another model."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.stages.int8 import write_int8_pack
+        from facelake.stages.models.quantize import write_int8_pack
 
         made = write_int8_pack(read_config(config, None), images, out)
         terminal.say(f"{made['card']}: ranges of {made['faces']} faces; set model.card to it")
@@ -259,8 +259,8 @@ def gallery_list(
     """Every published version."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.gallery import list_galleries
+        from facelake.nightly import reading
+        from facelake.stages.gallery.versions import list_galleries
 
         rows = list_galleries(reading(read_config(config, lake)).lake)
         columns = ["gallery_version", "identities", "faces", "purpose", "model_digest", "created_at"]
@@ -278,8 +278,8 @@ def gallery_show(
     """The identities of a gallery, or the faces of one identity."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.export import show
+        from facelake.nightly import reading
+        from facelake.stages.sharing.export import show
 
         columns, rows = show(reading(read_config(config, lake)).lake, identity, version)
         terminal.table(identity or "identities", columns, [[row[c] for c in columns] for row in rows])
@@ -301,8 +301,8 @@ def gallery_export(
     """Hand prototypes to a recipient, for a purpose that the identities are in force for; kept in the audit trail."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import writing
-        from facelake.stages.export import export_gallery
+        from facelake.nightly import writing
+        from facelake.stages.sharing.export import export_gallery
 
         key = template_key(key_env) if key_env else None
         with writing(read_config(config, lake), "export", terminal.listen) as context:
@@ -321,8 +321,8 @@ def gallery_accuracy(
     """False match and non-match rates with their counts, and failure to enrol, as ISO/IEC 19795-1 has them told."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.night import reading
-        from facelake.stages.accuracy import accuracy
+        from facelake.nightly import reading
+        from facelake.stages.evaluation.accuracy import accuracy
 
         report = accuracy(reading(read_config(config, lake)), labels)
         enrolment = report["enrolment"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.gate import Gate
 from facelake.cluster.linkage import Pairs
 from facelake.cluster.mapequation import Block
 from facelake.cluster.neighbours import Found
+from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F16, F32, I32, I64, U8, Bool
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.gate import Gate
 from facelake.cluster.linkage import inside_similarity, wanted_ratio
+from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I64
 
 

@@ -20,12 +20,12 @@ import numpy as np
 from facelake.cluster import topk
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.edges import leftover_graph
-from facelake.cluster.gate import Gate
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import Pairs, inside_similarity, join_groups, settle
 from facelake.cluster.lists import nearest, spherical_kmeans
 from facelake.cluster.mapequation import map_equation, whole_graph
 from facelake.cluster.neighbours import exact_join
+from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I32, I64, U8, Bool
 
 _NEAR_GROUPS = 16

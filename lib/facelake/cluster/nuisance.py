@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelake.cluster.directions import largest, usual
+from facelake.cluster.eigen import largest, usual
 from facelake.contracts import F32, F64
 
 _ENOUGH = 5_000

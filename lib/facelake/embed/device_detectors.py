@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from facelake.contracts import F32, I64
-from facelake.embed import device_ops as ops
-from facelake.embed import device_sampling as sampling
+from facelake.embed import device_ops, device_sampling
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import crops_around, fitted_smoothly
 from facelake.embed.graphs import batchable, batches_alike
@@ -44,7 +43,7 @@ class DeviceDetector(Protocol):
         """Faces of photos, at most `batch` of them, in their pixels, best first."""
         ...
 
-    def refine(self, canvas: sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
+    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
         """Better landmarks (f, 5, 2) of faces (f,) of a canvas of so many `photos`."""
         ...
 
@@ -80,19 +79,19 @@ class DeviceScrfd:
 
     def look(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
         """See DeviceDetector."""
-        canvas = sampling.Canvas.of(photos)
+        canvas = device_sampling.Canvas.of(photos)
         looks = [self.candidates(canvas, side) for side in self.sides]
         scores, boxes, points = (torch.cat(column, 1) for column in zip(*looks, strict=True))
         return best((scores, boxes, points), self._min_score, NMS_IOU, border=1.0)
 
-    def refine(self, canvas: sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
+    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
         """The landmarks as they are: insightface takes them so."""
         return faces.landmarks
 
-    def candidates(self, canvas: sampling.Canvas, side: int) -> _Candidates:
+    def candidates(self, canvas: device_sampling.Canvas, side: int) -> _Candidates:
         """Every anchor of one square, in photo pixels."""
-        squares, scale = sampling.letterbox(canvas, side)
-        heads = self.graph.on_device(sampling.blob(squares, MEAN, SCALE, self._dtype), self.batch)
+        squares, scale = device_sampling.letterbox(canvas, side)
+        heads = self.graph.on_device(device_sampling.blob(squares, MEAN, SCALE, self._dtype), self.batch)
         heads = [head if head.ndim == 3 else head[None] for head in heads]
         levels, scores, boxes, points = len(self._layout.strides), [], [], []
         for level, stride in enumerate(self._layout.strides):
@@ -126,28 +125,28 @@ class DeviceYuNet:
                 found[i] = faces
         return found
 
-    def refine(self, canvas: sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
+    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
         """See DeviceDetector. Landmarks are found again in a crop of each face."""
         matrices, corners, scales = crops_around(faces.boxes, CROP_SHARE, self._crop_side)
-        entry, inverse = sampling.smoothly(canvas, photo, photos, matrices)
+        entry, inverse = device_sampling.smoothly(canvas, photo, photos, matrices)
         again: list[Detections] = []
         for start in range(0, len(entry), self.batch):
             some = slice(start, start + self.batch)
-            crops = sampling.warp(canvas, entry[some], inverse[some], self._crop_side)
+            crops = device_sampling.warp(canvas, entry[some], inverse[some], self._crop_side)
             again += best(self._candidates(crops), CROP_SCORE, YUNET_IOU, border=0.0)
         return relocated(faces.boxes, faces.landmarks, again, corners, scales)
 
     def _look(self, photos: Sequence[torch.Tensor], fill: float) -> list[Detections]:
         side = self.sides[0]
         fits = [fitted_smoothly(int(photo.shape[0]), int(photo.shape[1]), side, fill) for photo in photos]
-        canvas = sampling.Canvas.of(photos, max(fit.level for fit in fits))
-        candidates = self._candidates(sampling.letterbox_smoothly(canvas, fits, side))
+        canvas = device_sampling.Canvas.of(photos, max(fit.level for fit in fits))
+        candidates = self._candidates(device_sampling.letterbox_smoothly(canvas, fits, side))
         faces = best(candidates, self._min_score, YUNET_IOU, border=0.0)
         return [one.scaled(1 / fit.scale) if len(one) else one for one, fit in zip(faces, fits, strict=True)]
 
     def _candidates(self, squares: torch.Tensor) -> _Candidates:
         """Every anchor of RGB squares (n, side, side, 3), in their pixels."""
-        heads = self.graph.on_device(sampling.blob(squares.flip(-1), 0.0, 1.0), self.batch)
+        heads = self.graph.on_device(device_sampling.blob(squares.flip(-1), 0.0, 1.0), self.batch)
         heads, side = [heads[k] for k in self._order], squares.shape[1]
         scores, boxes, points = [], [], []
         for level, stride in enumerate(STRIDES):
@@ -170,7 +169,7 @@ def best(candidates: _Candidates, min_score: float, max_iou: float, border: floa
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     scores, order = scores[:, :most], order[:, :most]
     boxes, points = (item.gather(1, order[..., None].expand(-1, -1, item.shape[2])) for item in (boxes, points))
-    stays = ops.kept(boxes, scores, max_iou, border)
+    stays = device_ops.kept(boxes, scores, max_iou, border)
     row = torch.cat([scores[..., None], stays[..., None].float(), boxes, points], 2).cpu().numpy()
     return [_detections(one[one[:, 1] > 0]) for one in row]
 

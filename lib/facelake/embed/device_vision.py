@@ -15,8 +15,7 @@ import numpy as np
 import torch
 
 from facelake.contracts import F32, F64, I64, U8
-from facelake.embed import device_ops as ops
-from facelake.embed import device_sampling as sampling
+from facelake.embed import device_ops, device_sampling
 from facelake.embed.detectors import Detections, joined
 from facelake.embed.device_detectors import batch_of, open_detector
 from facelake.embed.geometry import inverses, similarity_transforms
@@ -43,7 +42,7 @@ class DeviceVision:
         self._dtype = torch.float16 if runtime.half else torch.float32
         self._mean, self._scale = encoder.mean, encoder.scale
         self.batch_faces = batch_of(model, runtime, (3, FACE_PX, FACE_PX), batch_faces, "encoder")
-        self._known, self._keys = KnownFaces(), ops.PixelKeys(3 * FACE_PX**2, self._device)
+        self._known, self._keys = KnownFaces(), device_ops.PixelKeys(3 * FACE_PX**2, self._device)
 
     def place(self, photos: Sequence[Any]) -> list[Pixels]:
         """See Vision."""
@@ -56,42 +55,44 @@ class DeviceVision:
     @torch.inference_mode()
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
         """See Vision."""
-        parts = ops.bounded(_areas(photos), self.detector.batch, _CANVAS_PIXELS)
+        parts = device_ops.bounded(_areas(photos), self.detector.batch, _CANVAS_PIXELS)
         return [faces for part in parts for faces in self.detector.look(photos[part])]
 
     @torch.inference_mode()
     def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
         """See Vision."""
-        parts = ops.bounded(_areas(photos), len(photos), _CANVAS_PIXELS)
+        parts = device_ops.bounded(_areas(photos), len(photos), _CANVAS_PIXELS)
         return [seen for part in parts for seen in self._encode(photos[part], faces[part])]
 
     def _encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
         counts = [len(one) for one in faces]
         photo, known = np.repeat(np.arange(len(faces)), counts), joined(faces)
         smooth = self.detector.smooth
-        canvas = sampling.Canvas.of(photos, int(np.log2(max(min(one.shape[:2]) for one in photos))) if smooth else 0)
+        canvas = device_sampling.Canvas.of(
+            photos, int(np.log2(max(min(one.shape[:2]) for one in photos))) if smooth else 0
+        )
         landmarks = self.detector.refine(canvas, photo, len(photos), known)
         back = inverses(similarity_transforms(landmarks))
         if smooth:
-            photo, back = sampling.smoothly(canvas, photo, len(photos), back)
+            photo, back = device_sampling.smoothly(canvas, photo, len(photos), back)
         parts = list(self._seen(canvas, photo, back))
         units, sharp = (np.concatenate(column) for column in zip(*parts, strict=True))
         ends = np.cumsum(counts)[:-1]
         split = (np.split(column, ends) for column in (landmarks, units, sharp))
         return [Seen(*one) for one in zip(*split, strict=True)]
 
-    def _seen(self, canvas: sampling.Canvas, photo: I64, back: F64) -> Iterator[tuple[F32, F64]]:
+    def _seen(self, canvas: device_sampling.Canvas, photo: I64, back: F64) -> Iterator[tuple[F32, F64]]:
         """Unit embeddings and sharpness of some faces after the other."""
         for start in range(0, len(photo), _CROPS):
             mine = slice(start, start + _CROPS)
-            crops = sampling.warp(canvas, photo[mine], back[mine], FACE_PX)
-            sharp, keys = ops.sharpness(crops).cpu().numpy(), self._keys.of(crops).cpu().numpy()
+            crops = device_sampling.warp(canvas, photo[mine], back[mine], FACE_PX)
+            sharp, keys = device_ops.sharpness(crops).cpu().numpy(), self._keys.of(crops).cpu().numpy()
             yield self._known.units([key.tobytes() for key in keys], partial(self._units, crops)), sharp
 
     def _units(self, crops: torch.Tensor, wanted: list[int]) -> F32:
         size, raw = self.batch_faces, []
         for start in range(0, len(wanted), size):
-            blob = sampling.blob(crops[wanted[start : start + size]], self._mean, self._scale, self._dtype)
+            blob = device_sampling.blob(crops[wanted[start : start + size]], self._mean, self._scale, self._dtype)
             raw.append(self.encoder.on_device(blob, size)[0].reshape(len(blob), -1))
         return normalised(torch.cat(raw).cpu().numpy())
 

@@ -17,7 +17,7 @@ import numpy as np
 import simplejpeg
 import torch
 
-from facelake.embed import device_ops as ops
+from facelake.embed import device_ops
 from facelake.embed.decode import (
     DecodeLimits,
     JpegHeader,
@@ -127,13 +127,13 @@ class DeviceOpener(Opener):
 
     def _finished(self, pixels: torch.Tensor, header: JpegHeader) -> torch.Tensor:
         divisor = divisor_of(header.width, header.height, self._limits.target_px)
-        return ops.upright(shrunk(pixels, divisor).permute(1, 2, 0), header.orientation)
+        return device_ops.upright(shrunk(pixels, divisor).permute(1, 2, 0), header.orientation)
 
 
 def _bounded(photos: Sequence[_Plain]) -> Iterator[Sequence[_Plain]]:
     """Neighbours that may be whole at once."""
     sizes = [header.width * header.height for _, header in photos]
-    for part in ops.bounded(sizes, len(photos), _MOST_PIXELS):
+    for part in device_ops.bounded(sizes, len(photos), _MOST_PIXELS):
         yield photos[part]
 
 

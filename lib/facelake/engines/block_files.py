@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facelake.cluster.wire import pack, unpack
+from facelake.cluster.array_codec import pack, unpack
 from facelake.engines.exchange import Block
 
 _BUFFER_BYTES = 4 << 20

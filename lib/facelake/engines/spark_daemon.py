@@ -24,10 +24,18 @@ def prepare() -> None:
     import pyspark.worker  # noqa: F401
     from pyspark.sql.pandas import serializers  # noqa: F401
 
-    from facelake.cluster import edges, labels, lists, mapequation, neighbours, nuisance, rows  # noqa: F401
+    from facelake.cluster import (  # noqa: F401
+        columns,
+        edges,
+        labels,
+        lists,
+        mapequation,
+        neighbours,
+        nuisance,
+    )
     from facelake.lake import store, tables  # noqa: F401
 
-    rows.vector_keys(np.ones((1, 2), np.float32))  # loads what numba needs for any loop
+    columns.vector_keys(np.ones((1, 2), np.float32))  # loads what numba needs for any loop
     gc.collect()
     gc.freeze()
 

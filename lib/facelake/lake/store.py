@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 
 from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
-from facelake.lake.patient import PatientFile
+from facelake.lake.retrying_file import PatientFile
 
 _TEMPORARY = ".tmp"  # one folder for what is being written, so that leftovers can be found
 

@@ -25,7 +25,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from facelake.contracts import TABLES, Receipt
 from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
-from facelake.lake.opening import first_line, gone, open_table
+from facelake.lake.open_delta import first_line, gone, open_table
 from facelake.lake.store import ObjectStore, read_input
 
 _LOG = logging.getLogger(__name__)

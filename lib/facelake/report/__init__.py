@@ -1,7 +1,20 @@
 """The night report: numbers in, one self-contained HTML page out. Pure."""
 
-from facelake.report.concerns import NightFacts, concerns
-from facelake.report.facts import (
+from facelake.report.alerts import NightFacts, concerns
+from facelake.report.histograms import (
+    BINS,
+    HIGH,
+    LOW,
+    Pairs,
+    cosine_bins,
+    median,
+    pairs_across,
+    pairs_within,
+    several,
+    share,
+    size_bars,
+)
+from facelake.report.model import (
     NIGHTS_COMPARED,
     Bar,
     Concern,
@@ -15,19 +28,6 @@ from facelake.report.facts import (
     Similarity,
     StageCost,
     Turn,
-)
-from facelake.report.histograms import (
-    BINS,
-    HIGH,
-    LOW,
-    Pairs,
-    cosine_bins,
-    median,
-    pairs_across,
-    pairs_within,
-    several,
-    share,
-    size_bars,
 )
 from facelake.report.page import render
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from facelake.report.facts import Mark, Similarity
 from facelake.report.markup import Markup, el, join
+from facelake.report.model import Mark, Similarity
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 720, 310, 12, 12, 84, 30
 _TICKS = 7

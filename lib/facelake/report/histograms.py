@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.contracts import F32, I64
-from facelake.report.facts import Bar
+from facelake.report.model import Bar
 
 LOW, HIGH, BINS = -0.4, 1.0, 70
 _BLOCK = 8_192

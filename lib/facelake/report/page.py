@@ -7,8 +7,8 @@ import base64
 import hashlib
 from importlib.resources import files
 
-from facelake.report.facts import ReportData
 from facelake.report.markup import Markup, el, join, named
+from facelake.report.model import ReportData
 from facelake.report.sections import sections
 
 _CSS = files("facelake.report").joinpath("style.css").read_text("utf-8")

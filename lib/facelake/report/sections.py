@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 
+from facelake.report.alerts import ACT, KNOW, LOOK
 from facelake.report.charts import similarity_chart, sparkline
-from facelake.report.concerns import ACT, KNOW, LOOK
-from facelake.report.facts import Concern, Measure, Night, ReportData, Sheet, Similarity, StageCost, Turn
 from facelake.report.histograms import share
 from facelake.report.markup import Markup, el, join, prose
+from facelake.report.model import Concern, Measure, Night, ReportData, Sheet, Similarity, StageCost, Turn
 from facelake.report.tables import bar_table, folded, table
 
 _TITLES = {ACT: "Act on this first", LOOK: "Look at this today", KNOW: "Good to know"}

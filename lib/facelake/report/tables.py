@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from facelake.report.charts import bar
-from facelake.report.facts import Bar
 from facelake.report.markup import Markup, el, join
+from facelake.report.model import Bar
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = ()) -> Markup:

@@ -1,1 +1,1 @@
-"""The stages: each reads the lake, lets a room decide, and commits. An engine schedules where work is many."""
+"""The stages: each reads the lake, calls a domain package to decide, and commits. Engines schedule the heavy ones."""

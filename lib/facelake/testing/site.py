@@ -157,7 +157,7 @@ _DUMP = """
 import hashlib, json, sys
 from facelake.config import load_config
 from facelake.lake.lake import Lake
-from facelake.stages.gallery import current_gallery
+from facelake.stages.gallery.versions import current_gallery
 config = load_config(sys.argv[1])
 lake = Lake.open(config.lake, config.s3)
 found = {"assignments": {}, "gallery": 0}

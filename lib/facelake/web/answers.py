@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, and answers that are not the values of `stages/reviewing.py` themselves."""
+"""What goes over the wire: requests, and answers that are not the values of `stages/review/views.py` themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The application: routes over `stages/reviewing.py`, and the page's own files."""
+"""The application: routes over `stages/review/views.py`, and the page's own files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fastapi.responses import FileResponse, JSONResponse
 from facelake.config import package_dir
 from facelake.contracts import Verdict
 from facelake.errors import Busy, ConfigError, Contradiction, FacelakeError, Refused
-from facelake.stages import reviewing
-from facelake.stages.correcting import Said
-from facelake.stages.review_session import ReviewSession
+from facelake.stages.gallery.corrections import Said
+from facelake.stages.review import views
+from facelake.stages.review.session import ReviewSession
 from facelake.web import answers
 from facelake.web.guard import Keys
 
@@ -82,16 +82,16 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
 
 def _looking(app: FastAPI, session: ReviewSession) -> None:
     @app.get("/api/queue")
-    def queue(offset: Offset = 0, limit: Limit = 50) -> reviewing.Queue:
-        return reviewing.queue(session, offset, limit)
+    def queue(offset: Offset = 0, limit: Limit = 50) -> views.Queue:
+        return views.queue(session, offset, limit)
 
     @app.get("/api/identity")
-    def identity(a: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> reviewing.View:
-        return reviewing.view_one(session, a, (at_a, at_b), limit)
+    def identity(a: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> views.View:
+        return views.view_one(session, a, (at_a, at_b), limit)
 
     @app.get("/api/pair")
-    def pair(a: answers.Name, b: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> reviewing.View:
-        return reviewing.view_pair(session, a, b, (at_a, at_b), limit)
+    def pair(a: answers.Name, b: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> views.View:
+        return views.view_pair(session, a, b, (at_a, at_b), limit)
 
     @app.get("/api/face/{face_id}", response_model=None)
     def face(face_id: str) -> Response:
@@ -102,25 +102,25 @@ def _looking(app: FastAPI, session: ReviewSession) -> None:
 
     @app.get("/api/corrections", response_model=list[answers.CorrectionOut])
     def corrections(limit: Limit = 50) -> list[dict[str, Any]]:
-        return reviewing.corrections(session, limit)
+        return views.corrections(session, limit)
 
 
 def _saying(app: FastAPI, session: ReviewSession) -> None:
     @app.post("/api/answer")
-    def answer(asked: answers.AnswerIn) -> reviewing.Recorded:
+    def answer(asked: answers.AnswerIn) -> views.Recorded:
         said = Said(
             Verdict(asked.kind), asked.identity, asked.other, tuple(asked.faces), asked.reason.strip(),
             session.reviewer, asked.supersede,
         )  # fmt: skip
-        return reviewing.answer(session, said, asked.gallery_version)
+        return views.answer(session, said, asked.gallery_version)
 
     @app.post("/api/undo")
-    def undo(asked: answers.UndoIn) -> reviewing.Recorded:
-        return reviewing.take_back(session, asked.seq, asked.reason.strip())
+    def undo(asked: answers.UndoIn) -> views.Recorded:
+        return views.take_back(session, asked.seq, asked.reason.strip())
 
     @app.post("/api/skip", status_code=204)
     def skip(asked: answers.SkipIn) -> None:
-        reviewing.skip(session, asked.identity, asked.other)
+        views.skip(session, asked.identity, asked.other)
 
 
 def _status(err: FacelakeError, method: str) -> int:
@@ -134,7 +134,7 @@ def _status(err: FacelakeError, method: str) -> int:
 def _error(session: ReviewSession, err: FacelakeError) -> answers.ErrorOut:
     against: list[answers.CorrectionOut] = []
     if isinstance(err, Contradiction):
-        rows = reviewing.corrections(session, limit=1_000_000)
+        rows = views.corrections(session, limit=1_000_000)
         against = [answers.CorrectionOut.model_validate(row) for row in rows if row["seq"] in err.seqs]
     return answers.ErrorOut(
         kind=type(err).__name__, what=err.what, where=str(err.where), next=err.next_step, contradicts=against

@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 
 from facelake.errors import ConfigError
-from facelake.stages.review_session import ReviewSession
+from facelake.stages.review.session import ReviewSession
 from facelake.web.app import build_app
 from facelake.web.guard import Guard, Keys, is_loopback
 

@@ -1,0 +1,155 @@
+"""One night: the stages in their order, each skipped when its input is unchanged, all of it resumable."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from facelake.config import Config
+from facelake.errors import ConfigError, LedgerMoved
+from facelake.events import Listener, Tracker, fan_out, log_listener, nobody
+from facelake.lake.corpus import Corpus
+from facelake.lake.lake import Lake
+from facelake.lake.lease import Lease
+from facelake.stages.core.context import Context, StageResult
+from facelake.stages.models.registry import config_model_digest, find_card, load_pack, share_pack
+
+# Stages are imported when they are run: every command imports this module, and most need no engine and no numba.
+
+
+def _admit(context: Context) -> StageResult:
+    from facelake.stages.admission.admit import admit
+
+    return admit(context)
+
+
+def _embed(context: Context) -> StageResult:
+    from facelake.stages.embedding.embed import embed
+
+    return embed(context)
+
+
+def _cluster(context: Context) -> StageResult:
+    from facelake.stages.clustering.stage import cluster
+
+    return cluster(context)
+
+
+def _publish(context: Context) -> StageResult:
+    from facelake.stages.gallery.analytics import analyse
+    from facelake.stages.gallery.publish import publish
+
+    result = publish(context)
+    analyse(context)
+    return result
+
+
+def _report(context: Context) -> StageResult:
+    from facelake.stages.reporting.report import report
+
+    return report(context)
+
+
+STAGES: dict[str, Callable[[Context], StageResult]] = {
+    "admit": _admit,
+    "embed": _embed,
+    "cluster": _cluster,
+    "publish": _publish,
+    "report": _report,
+}
+
+_MOST_MOVES = 5  # of the ledger during one night, each of which has it decided again
+
+
+@contextmanager
+def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float = 0.0) -> Iterator[Context]:
+    """A context with the right to write: store probed, lake opened or made, lease held."""
+    card = find_card(config.model.card)
+    lake = Lake.create(config.lake, config.s3)
+    # to the millisecond: reports are named and ordered by it, and a small night takes less than a second
+    run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
+    tracker = Tracker(run_id)
+    emit = fan_out(emit, log_listener(run_id), tracker.listen)
+    with Lease(lake.store, purpose, wait_s=wait_s, tell=tracker.state) as lease:
+        yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
+
+
+def reading(config: Config, emit: Listener = nobody) -> Context:
+    """A context that only reads an existing lake."""
+    card = find_card(config.model.card)
+    lake = Lake.open(config.lake, config.s3)
+    return Context(config, lake, "read", emit, model_digest=config_model_digest(config, card))
+
+
+def run_night(
+    config: Config,
+    emit: Listener = nobody,
+    only: Sequence[str] = (),
+    wait_s: float = 0.0,
+    rebase: bool = False,
+) -> list[StageResult]:
+    """Run all stages, or only some, in their order.
+
+    Args:
+        rebase: all faces are grouped anew; identities keep their ids as far as their faces stay together.
+
+    Raises:
+        ConfigError: an unknown stage; the config names no assessment.
+        Refused: the model descends from a withdrawn data set that the config does not accept.
+
+    Whatever a stage raises: what earlier stages committed stays; run again.
+    """
+    from facelake.stages.admission.withdrawn_datasets import accepted_lineage
+    from facelake.stages.erasure.stage import finish_erasures
+    from facelake.stages.governance.processing_register import must_be_assessed, record_processing
+
+    unknown = [name for name in only if name not in STAGES]
+    if unknown:
+        raise ConfigError(f"no stage {unknown[0]!r}", where="--only", next_step=f"choose from {', '.join(STAGES)}")
+    chosen = [name for name in STAGES if not only or name in only]
+    if {"embed", "cluster", "publish"} & set(chosen) and "admit" not in chosen:
+        chosen.insert(0, "admit")  # nothing is made of decisions of another purpose, ledger or day
+    lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
+    if "admit" in chosen:
+        Corpus(config.corpus_uri, config.s3).paths()  # before anything is written: is there a corpus at all?
+    must_be_assessed(config)
+    with writing(config, "nightly", emit, wait_s) as context:
+        context.lineage, context.rebase = lineage, rebase
+        finished = finish_erasures(context)
+        if {"embed", "cluster"} & set(chosen):
+            context.pack = load_pack(config)
+            share_pack(context.pack, context.lake.store)
+        results = [*finished, *_stages(context, chosen)]
+        record_processing(context, results)
+        return results
+
+
+def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
+    """The stages in order; from the first one anew when the ledger changed before something was made of its decisions.
+
+    Raises:
+        LedgerMoved: it kept changing.
+    """
+    from facelake.stages.embedding.embed import sweep
+    from facelake.stages.gallery.purge import purge_after_sweep
+
+    moved = 0
+    left = list(chosen)
+    while left:
+        name = left.pop(0)
+        try:
+            if name in ("cluster", "publish"):
+                context.check_ledger()
+                if "embed" not in chosen:
+                    sweep(context)
+            yield STAGES[name](context)
+        except LedgerMoved:
+            moved += 1
+            if moved > _MOST_MOVES:
+                raise
+            context.now, left = datetime.now(UTC), list(chosen)
+            continue
+        if name == "publish":
+            purge_after_sweep(context)

@@ -1,0 +1,220 @@
+"""import: a folder of photos becomes corpus Parquet in the lake, and the operator's statement a grant in the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from facelake.admit import decide
+from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass
+from facelake.errors import ConfigError
+from facelake.events import Notice, StageProgress
+from facelake.lake.corpus import Corpus
+from facelake.lake.tables import plain
+from facelake.stages.admission.corpus_rewrite import owns_corpus
+from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_folder
+from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
+
+_ORDINARY = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_SUFFIXES |= {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"}  # not all are decoded: those become rejects
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_FATES = ("imported", "present", "changed", "skipped", "erased", "retracted")
+_PART_BYTES = 64 << 20
+_ROWS_PER_GROUP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the operator states about the folder's photos."""
+
+    basis: str = "operator-attested consent"
+    purposes: tuple[str, ...] = ()
+    evidence: str = ""
+    exemption: str = ""
+    covers: Covers = Covers.EVERYONE
+    source_class: SourceClass = SourceClass.CONTRIBUTED
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows of the corpus file being filled."""
+
+    rows: list[dict[str, object]] = field(default_factory=list)
+    size: int = 0
+
+
+def import_folder(
+    context: Context,
+    folder: str,
+    *,
+    source: str | None = None,
+    person_from: str | None = None,
+    grant: Grant | None = None,
+) -> StageResult:
+    """Copy a folder's photos into the lake's own corpus and record their legal basis.
+
+    image_id is `source/relative path`. Photos that are there already are left; a photo of the same name with other
+    content is counted as changed and left, because a corpus row is never rewritten. Reading is in file-name order.
+
+    Args:
+        source: the source_id; default: the folder's name.
+        person_from: regex on the file name; its first group (or the whole match) is the subject_ref.
+        grant: None records no grant: the photos will be refused until `facelake ledger grant`.
+
+    Raises:
+        ConfigError: no such folder, no photos in it, a broken regex, a corpus outside the lake.
+    """
+    root, pattern = check_folder(folder, person_from)
+    if not owns_corpus(context.config):
+        raise ConfigError("the corpus is not the lake's own", where="corpus", next_step="leave `corpus` out to import")
+    source_id = source or root.resolve().name
+    lineages = load_lineages(context.config)
+    refuse_retracted_folder(root, source_id, list(_files(root)), lineages)
+    run = StageRun(context, "import")
+    known = _known(context, source_id)
+    counts: Counter[str] = Counter(dict.fromkeys((*_FATES, "files", "unlabelled"), 0))
+    erased = context.lake.suppressed()
+    part = _Part()
+    for path in _files(root):
+        counts["files"] += 1
+        if not _is_photo(path):
+            counts["skipped"] += 1
+            continue
+        try:
+            data, image_id = path.read_bytes(), f"{source_id}/{path.relative_to(root).as_posix()}"
+            image_id.encode()
+        except (OSError, UnicodeEncodeError) as err:
+            context.emit(Notice("import", f"skipped {path.name!a}: {type(err).__name__}"))
+            counts["skipped"] += 1
+            continue
+        digest = hashlib.sha256(data).digest()
+        if lineages.by_content(digest.hex()):
+            counts["retracted"] += 1
+            continue
+        if image_id in known:
+            counts["present" if known[image_id] == digest else "changed"] += 1
+            continue
+        found = pattern.search(path.name) if pattern else None
+        counts["unlabelled"] += int(pattern is not None and found is None)
+        subject = (found.group(1) if found.re.groups else found.group(0)) if found else None
+        names = [f"image:{image_id}", f"source:{source_id}", *([f"subject:{subject}"] if subject else [])]
+        if erased and any(context.lake.keyed_hash(name) in erased for name in names):
+            counts["erased"] += 1
+            continue
+        part.rows.append({"image_id": image_id, "image": data, "source_id": source_id, "subject_ref": subject})
+        part.size += len(data)
+        counts["imported"] += 1
+        context.emit(StageProgress("import", counts["imported"]))
+        if part.size >= _PART_BYTES:
+            part = _write(context, part)
+    if not counts["files"] - counts["skipped"]:
+        raise ConfigError("the folder holds no photos", where=str(root), next_step="give a folder with image files")
+    _write(context, part)
+    counts["granted"] = int(grant is not None and _grant(context, source_id, grant))
+    seen = [(name, counts[name]) for name in _FATES]
+    must_add_up("import", ("files", counts["files"]), *seen)
+    if not counts["imported"] and not counts["granted"]:
+        return run.skip(dict(counts))
+    return run.finish(dict(counts), "")
+
+
+def check_folder(folder: str, person_from: str | None) -> tuple[Path, re.Pattern[str] | None]:
+    """The arguments of an import, checked before anything is written."""
+    root = Path(os.path.expanduser(folder))
+    if not root.is_dir():
+        raise ConfigError("no such folder", where=str(root), next_step="give the folder that holds the photos")
+    try:
+        return root, re.compile(person_from) if person_from else None
+    except re.error as err:
+        raise ConfigError(f"not a regular expression: {err}", where="--person-from", next_step="correct it") from err
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _is_photo(path: Path) -> bool:
+    if path.suffix.lower() in _SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        return file.read(4).startswith(_MAGIC)
+
+
+def _known(context: Context, source_id: str) -> dict[str, bytes]:
+    """image_id to content digest of what the lake's corpus holds of this source."""
+    corpus = Corpus(context.config.corpus_uri, context.config.s3)
+    try:
+        paths = corpus.paths()
+    except ConfigError:
+        return {}  # the first import
+    known: dict[str, bytes] = {}
+    for path in paths:
+        if not pc.any(pc.equal(corpus.ids(path)["source_id"], source_id)).as_py():
+            continue
+        for _, image_id, data in corpus.images(path, 0, corpus.inspect(path).rows):
+            known[image_id] = hashlib.sha256(data).digest()
+    return known
+
+
+def write_corpus_file(context: Context, rows: list[dict[str, object]], name: str | None = None) -> str:
+    """Write one corpus file with rows of contracts.CORPUS; its name sorts after those before it."""
+    corpus = Corpus(context.config.corpus_uri, context.config.s3)
+    name = name or f"part-{sum(1 for _ in corpus.store.list()):06d}-{secrets.token_hex(4)}.parquet"
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(rows, schema=plain(CORPUS))
+    # photos do not compress; statistics of ids would only repeat them in the footer
+    pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, compression="none", write_statistics=False)
+    corpus.store.write(name, sink.getvalue().to_pybytes())
+    return name
+
+
+def _write(context: Context, part: _Part) -> _Part:
+    if part.rows:
+        write_corpus_file(context, part.rows)
+    return _Part()
+
+
+def _grant(context: Context, source_id: str, grant: Grant) -> bool:
+    """Record the grant where there is none; importing again revives neither what was withdrawn nor what ran out."""
+    purposes = grant.purposes or (context.config.purpose,)
+    ledger = read_ledger(context.lake)
+    verdicts = {p: decide(ledger, source_id, None, p, context.now).reason for p in purposes}
+    needed = [p for p, reason in verdicts.items() if reason in (Refusal.NO_BASIS, Refusal.OTHER_PURPOSE)]
+    for purpose, reason in verdicts.items():
+        if reason is not None and purpose not in needed:
+            said = f"the basis of {source_id!r} for {purpose!r} is {reason}, and importing does not renew it"
+            context.emit(Notice("import", f"{said}: see `facelake ledger grant`"))
+    if needed:
+        evidence = evidence_digest(grant.evidence or f"import of source {source_id}")
+        event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
+        record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
+    return bool(needed)
+
+
+def photos_of(folder: str) -> list[Path]:
+    """Photos of ordinary formats in a folder and those under it, for measurements; by name.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in _ORDINARY)
+    if not found:
+        raise ConfigError("no photos", where=folder, next_step=f"a folder of {', '.join(_ORDINARY)}")
+    return found

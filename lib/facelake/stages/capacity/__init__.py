@@ -1,0 +1,1 @@
+"""Cost and scaling forecasts from measured costs."""

@@ -1,0 +1,347 @@
+"""What a first night over so many photos would take, stage by stage: arithmetic over measured costs, nothing else.
+
+A stage's work is split into what the driver does alone, one thread after another, and what workers share. Requests and
+files are counted as the code makes them; CPU and memory are products of measured costs (`scale_costs.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from facelake.stages.capacity.measured_costs import cost
+
+STAGES = ("admit", "embed", "cluster", "publish", "scan")
+_CHECKPOINT_EVERY = 50  # as tables are made (lake/tables.py)
+_LIST_PAGE = 1000  # objects that S3 lists in one reply
+_PART_FACES, _LEAST_PARTS, _CELL_FACES = 100_000, 8, 12_000  # stages/clustering/steps.py, cluster/lists.py
+_READ_AHEAD = 1 << 20  # bytes that a corpus file's column is read by (lake/corpus.py)
+_TASK_CHUNKS, _TASKS_PER_WORKER = 8, 4  # stages/embedding/embed.py
+_SAMPLE, _DEEP_CELLS = 100_000, 8  # stages/clustering/steps.py, config.py
+_KEPT_BYTES, _HELD_BYTES = 1 << 29, 1 << 31  # stages/gallery/templates.py
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is to be done, and with what settings."""
+
+    images: int
+    faces_per_image: float = 1.0
+    dim: int = 512
+    mean_bytes: float = 100_000.0
+    """of an encoded photo"""
+    reject_share: float = 0.05
+    """photos that give no face"""
+    faces_per_identity: float = 20.0
+    photos_per_file: int = 5_000
+    """of the corpus"""
+    rows_per_group: int = 64
+    """photos per row group of a corpus file, as `facelake import` writes them"""
+    chunk_rows: int = 64
+    commit_every_chunks: int = 8
+    nodes: int = 1
+    cores_per_node: int = 2
+    price_per_node_hour: float | None = None
+
+    @property
+    def faces(self) -> int:
+        """Faces found."""
+        return round(self.images * self.faces_per_image)
+
+    @property
+    def corpus_files(self) -> int:
+        """Parquet files of photos."""
+        return _ceil(self.images, self.photos_per_file)
+
+    @property
+    def row_groups(self) -> int:
+        """Row groups of the corpus."""
+        whole, rest = divmod(self.images, self.photos_per_file)
+        return whole * _ceil(self.photos_per_file, self.rows_per_group) + _ceil(rest, self.rows_per_group)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of corpus rows: each file has its own grid."""
+        whole, rest = divmod(self.images, self.photos_per_file)
+        return whole * _ceil(self.photos_per_file, self.chunk_rows) + _ceil(rest, self.chunk_rows)
+
+    @property
+    def commits(self) -> int:
+        """Commits that they are made in."""
+        return _ceil(self.chunks, self.commit_every_chunks)
+
+    @property
+    def chunks_with_rejects(self) -> int:
+        """Chunks of which some photo gives no face, if such photos are spread evenly."""
+        return round(self.chunks * self.share_with_rejects)
+
+    @property
+    def share_with_rejects(self) -> float:
+        """Their share of all chunks."""
+        return 1 - (1 - self.reject_share) ** min(self.chunk_rows, self.images)
+
+    @property
+    def identities(self) -> int:
+        """People found."""
+        return math.ceil(self.faces / self.faces_per_identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a stage takes. Costs add up; of memory, the larger counts."""
+
+    driver_cpu_s: float = 0.0
+    worker_cpu_s: float = 0.0
+    get: float = 0.0
+    head: float = 0.0
+    put: float = 0.0
+    list_: float = 0.0
+    delete: float = 0.0
+    read_bytes: float = 0.0
+    written_bytes: float = 0.0
+    shuffled_bytes: float = 0.0
+    """handed from task to task by the engine"""
+    driver_bytes: float = 0.0
+    """of the driver's memory, over what it has when nothing is there"""
+    log_entries: int = 0
+    data_files: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        both = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return Cost(**both | {"driver_bytes": max(self.driver_bytes, other.driver_bytes)})
+
+    def seconds(self, work: Workload) -> float:
+        """From the stage's beginning to its end, all cores of all nodes at work."""
+        return self.driver_cpu_s + self.worker_cpu_s / (work.nodes * work.cores_per_node)
+
+    def node_hours(self, work: Workload) -> float:
+        """All nodes being held until the stage ends."""
+        return self.seconds(work) * work.nodes / 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """All stages of a night, and the scan that one erasure makes."""
+
+    work: Workload
+    stages: Mapping[str, Cost] = field(default_factory=dict)
+
+    def night(self) -> Cost:
+        """All stages but the scan, which is no part of a night."""
+        total = Cost()
+        for name, stage in self.stages.items():
+            total = total if name == "scan" else total + stage
+        return total
+
+
+def estimate(work: Workload) -> Estimate:
+    """Every stage of a first night over an empty lake, in which all photos are admitted."""
+    return Estimate(work, {"admit": admit(work), "embed": embed(work), "cluster": cluster(work),
+                           "publish": publish(work), "scan": scan(work)})  # fmt: skip
+
+
+def appends(commits: int, files_each: float, files: float | None = None) -> Cost:
+    """Successive commits that make a table and add so many data files each: requests, bytes and CPU of its log.
+
+    Args:
+        files: of all commits, where the last one adds fewer.
+
+    The entries after the last checkpoint are read one by one at each commit, and the checkpoint whole: what a commit
+    costs grows with the files that the table has.
+    """
+    if not commits:
+        return Cost()
+    files = commits * files_each if files is None else files
+    early = min(commits, _CHECKPOINT_EVERY - 1)  # before the first checkpoint
+    late = commits - early
+    cycles, rest = divmod(late, _CHECKPOINT_EVERY)
+    replayed = _triangle(early) + cycles * _triangle(_CHECKPOINT_EVERY) + _triangle(rest)
+    files_met = _triangle(commits) * files_each
+    in_checkpoints = files_met - replayed * files_each
+    checkpoints = (commits + 1) // _CHECKPOINT_EVERY
+    opened = cost("log_open_get") * early + cost("log_open_checkpoint_get") * late
+    get = opened + cost("log_entry_get") * replayed + cost("log_commit_get") * commits
+    get += cost("log_create_get") - cost("log_open_get") - cost("log_commit_get")
+    if checkpoints:  # to write one, the table is opened once more, with all entries of the cycle
+        whole = cost("log_entry_get") * (_CHECKPOINT_EVERY - 1) + cost("log_commit_get")
+        get += checkpoints * (whole + cost("log_open_checkpoint_get"))
+        get += cost("log_open_get") - cost("log_open_checkpoint_get") - cost("log_entry_get")
+    entry_bytes = cost("log_entry_base_bytes") + cost("log_entry_bytes") * files_each
+    read = replayed * entry_bytes * cost("log_entry_reads")
+    read += (cost("log_checkpoint_bytes") * in_checkpoints + cost("log_checkpoint_base_bytes") * late) * cost(
+        "log_checkpoint_reads"
+    )
+    checkpointed = (_CHECKPOINT_EVERY * _triangle(checkpoints + 1) - checkpoints) * files_each
+    written = commits * cost("log_entry_base_bytes") + files * cost("log_entry_bytes")
+    written += cost("log_checkpoint_bytes") * checkpointed
+    return Cost(
+        driver_cpu_s=cost("log_commit_cpu_s") * commits + cost("log_file_cpu_s") * files_met,
+        get=get,
+        head=checkpoints,
+        put=commits - 1 + cost("log_create_put") + cost("log_checkpoint_put") * checkpoints,
+        list_=cost("log_create_list") + cost("log_commit_list") * (commits - 1) + checkpoints,
+        read_bytes=read,
+        written_bytes=written,
+        driver_bytes=cost("log_file_bytes") * files,
+        log_entries=commits + 1,
+        data_files=round(files),
+    )
+
+
+def _triangle(count: int) -> float:
+    """0 + 1 + ... + (count - 1)."""
+    return count * (count - 1) / 2
+
+
+def admit(work: Workload) -> Cost:
+    """Footers and ids of every corpus file; one file of decisions for each, one commit."""
+    files, groups, images = work.corpus_files, work.row_groups, work.images
+    own = Cost(
+        driver_cpu_s=cost("admit_cpu_s") + groups * cost("admit_group_cpu_s") + images * cost("admit_row_cpu_s"),
+        get=cost("admit_get") + files * cost("admit_file_get") + groups * cost("admit_group_get"),
+        head=cost("admit_head") + files * cost("admit_file_head"),
+        put=cost("admit_put") + files,
+        list_=cost("admit_list") + _ceil(files, _LIST_PAGE),
+        read_bytes=images * cost("admit_id_bytes"),
+        written_bytes=images * cost("admit_row_bytes") + files * cost("embed_file_bytes"),
+        driver_bytes=cost("admit_bytes") + images * cost("admit_row_memory_bytes"),
+    )
+    return own + appends(1, files) + appends(1, 1)  # (the second: the first row of `runs`)
+
+
+def embed(work: Workload) -> Cost:
+    """Chunks of rows by workers, their files in one commit per batch of chunks."""
+    chunks, faces, workers = work.chunks, work.faces, work.nodes * work.cores_per_node
+    commits, files = work.commits, chunks + work.chunks_with_rejects
+    per_task = max(1, min(_TASK_CHUNKS, chunks // (_TASKS_PER_WORKER * workers)))
+    tasks, task_rows = _ceil(chunks, per_task), per_task * work.chunk_rows
+    again = max((work.rows_per_group / task_rows + 1) / 2, 1.0)  # a row group is read from its start
+    read = work.images * work.mean_bytes * again + tasks * min(_READ_AHEAD, task_rows * work.mean_bytes)
+    photos_s = work.images * (cost("embed_photo_cpu_s") + work.mean_bytes * cost("embed_byte_cpu_s"))
+    own = Cost(
+        driver_cpu_s=cost("embed_cpu_s") + chunks * cost("embed_chunk_cpu_s") + work.images * cost("sweep_row_cpu_s"),
+        worker_cpu_s=cost("embed_worker_start_cpu_s") * workers
+        + photos_s
+        + faces * cost("embed_face_cpu_s")
+        + files * cost("embed_file_cpu_s"),
+        get=cost("embed_get")
+        + work.corpus_files * cost("embed_corpus_file_get")
+        + tasks * cost("embed_task_get")
+        + read / _READ_AHEAD,
+        head=cost("embed_head") + work.corpus_files * cost("embed_corpus_file_head") + tasks,
+        put=files + commits,
+        list_=cost("embed_list"),
+        read_bytes=read,
+        written_bytes=faces * (cost("face_row_bytes") + 2 * work.dim)
+        + work.images * work.reject_share * cost("reject_row_bytes")
+        + (files + commits) * cost("embed_file_bytes"),
+        driver_bytes=cost("embed_bytes")
+        + work.corpus_files * cost("embed_file_memory_bytes")
+        + chunks * cost("embed_chunk_memory_bytes"),
+    )
+    every, rejecting = work.commit_every_chunks, min(commits, work.chunks_with_rejects)
+    rejects_each = max(1.0, every * work.share_with_rejects)
+    rejects = appends(rejecting, rejects_each, work.chunks_with_rejects)
+    return own + _run() + appends(commits, every, chunks) + rejects + appends(commits, 1)
+
+
+def cluster(work: Workload) -> Cost:
+    """All faces grouped anew on Spark, over the files that embed made; `groups` in one commit."""
+    faces, files, vector = work.faces, work.chunks, 2 * work.dim
+    cells = _ceil(faces, _CELL_FACES)
+    parts = max(_ceil(faces, _PART_FACES), min(_LEAST_PARTS, cells))
+    objects = files * cost("work_objects_per_file") + parts * cost("work_objects_per_part")
+    objects += cells * cost("work_objects_per_cell")
+    sampled = min(faces, _SAMPLE)
+    own = Cost(
+        driver_cpu_s=cost("cluster_cpu_s") + faces * cost("cluster_driver_face_cpu_s"),
+        worker_cpu_s=cost("cluster_start_cpu_s") + files * cost("cluster_file_cpu_s") + _grouping_s(work, cells),
+        get=cost("cluster_get") + files * cost("cluster_file_get") + (cells + parts) * cost("cluster_cell_get"),
+        head=cost("cluster_head") + files * cost("cluster_file_head"),
+        put=cost("cluster_put") + objects + files,
+        list_=cost("cluster_list") + objects / _LIST_PAGE,
+        delete=objects + cost("cluster_delete"),
+        read_bytes=faces * (cost("cluster_vector_reads") * vector + cost("cluster_face_read_bytes"))
+        + files * cost("cluster_file_read_bytes"),
+        written_bytes=faces * (vector + cost("work_face_bytes") + cost("group_row_bytes"))
+        + sampled * vector
+        + cost("work_bytes"),
+        shuffled_bytes=_shuffled(work, cells),
+        driver_bytes=cost("cluster_bytes")
+        + faces * cost("cluster_face_memory_bytes")
+        + work.identities * 4 * work.dim
+        + sampled * 4 * work.dim,
+    )
+    return own + _run() + appends(1, files)
+
+
+def _grouping_s(work: Workload, cells: int) -> float:
+    """Worker seconds of the faces themselves: what grows with each, and lonely ones against whole cells."""
+    each = cost("cluster_face_cpu_s") + work.dim * cost("cluster_face_dim_cpu_s")
+    compared = min(work.faces, _DEEP_CELLS * _CELL_FACES) if cells > 1 else 0
+    deep = cost("lonely_share") * compared * 2 * work.dim / cost("flops_per_s")
+    return work.faces * (each * math.pow(cells, cost("cluster_growth")) + deep * min(1.0, (cells / _DEEP_CELLS) ** 2))
+
+
+def _shuffled(work: Workload, cells: int) -> float:
+    """Bytes between tasks: vectors to the cells of their lists, neighbours back, edges to their other end, sums."""
+    sent = 2 * work.dim + 8
+    copies = cells * (1 - math.pow(1 - 1 / max(cells, 1), cost("spread_draws")))
+    each = (copies + cost("train_share")) * sent + cost("found_bytes") + cost("mirror_bytes")
+    each += cost("lonely_share") * min(cells, _DEEP_CELLS) * sent + cost("sum_share") * 4 * work.dim
+    return work.faces * each
+
+
+def publish(work: Workload) -> Cost:
+    """Identities, memberships, changes: written by the driver, one file and one commit each; then the pin."""
+    faces, people, files = work.faces, work.identities, work.chunks
+    vectors = 4.0 * work.dim * faces
+    own = Cost(
+        driver_cpu_s=cost("publish_cpu_s")
+        + faces * (cost("publish_face_cpu_s") + work.dim * cost("publish_face_dim_cpu_s"))
+        + files * cost("publish_file_cpu_s"),
+        get=cost("publish_get") + files * cost("publish_file_get"),
+        head=cost("publish_head") + files * cost("publish_file_head"),
+        put=cost("publish_put") + 4,
+        list_=cost("publish_list"),
+        delete=cost("publish_delete"),
+        read_bytes=faces * (2 * work.dim + cost("publish_face_read_bytes")) + files * cost("publish_file_read_bytes"),
+        written_bytes=faces * cost("membership_row_bytes") + people * _identity_bytes(work),
+        driver_bytes=cost("publish_bytes")
+        + faces * cost("publish_face_memory_bytes")
+        + people * 8 * work.dim
+        + min(vectors, _KEPT_BYTES)
+        + min(vectors, _HELD_BYTES),
+    )
+    return own + _run() + appends(1, 1) + appends(1, 1) + appends(1, 1) + appends(1, 1)
+
+
+def scan(work: Workload) -> Cost:
+    """What an erasure reads to prove itself: every object of the lake, by one process."""
+    faces, files = work.faces, work.chunks
+    commits = work.commits
+    size = work.images * cost("admit_row_bytes") + faces * (cost("face_row_bytes") + 2 * work.dim)
+    size += faces * (cost("group_row_bytes") + cost("membership_row_bytes")) + work.identities * _identity_bytes(work)
+    size += (2 * files + work.corpus_files + commits) * cost("embed_file_bytes")
+    objects = 2 * work.corpus_files + 2 * files + work.chunks_with_rejects + 4 * commits + cost("scan_objects") - 4
+    return Cost(
+        driver_cpu_s=size * cost("scan_byte_cpu_s") + objects * cost("scan_object_cpu_s"),
+        get=objects,
+        list_=_ceil(objects, _LIST_PAGE),
+        read_bytes=size,
+        driver_bytes=2 * max(work.identities * _identity_bytes(work), faces * cost("membership_row_bytes")),
+    )
+
+
+def _run() -> Cost:
+    """A row of `runs`, whose table has a few by now."""
+    return Cost(get=cost("run_get"), list_=cost("run_list"), put=cost("run_put"), log_entries=1, data_files=1)
+
+
+def _identity_bytes(work: Workload) -> float:
+    return cost("identity_row_bytes") + 4 * work.dim + cost("exemplars") * 2 * work.dim
+
+
+def _ceil(count: float, size: float) -> int:
+    return math.ceil(count / size)

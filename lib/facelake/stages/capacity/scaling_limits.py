@@ -1,0 +1,100 @@
+"""Where each stage ends as the photos grow: what breaks first, at how many, and what moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from facelake.stages.capacity.cost_model import Estimate, Workload, appends, estimate
+from facelake.stages.capacity.measured_costs import cost
+
+DRIVER_BYTES = 64 << 30
+"""memory of a driver that is still easily had"""
+NIGHT_S = 10 * 3600.0
+"""what one process may take of a night"""
+PUT_BYTES = 5 << 30
+"""the largest object that one PUT may make on S3; tables are written so"""
+_OFFSETS = float((1 << 31) - 1)  # bytes of text in one Arrow array, and numbers of faces (int32)
+_ID_CHARS = 32
+_FEWEST, _MOST = 10**3, 10**12
+
+
+@dataclass(frozen=True, slots=True)
+class Wall:
+    """One limit of one stage."""
+
+    stage: str
+    what: str
+    limit: float
+    here: float
+    """the same for the workload asked about"""
+    at_images: int
+    """where the limit is reached, with the same settings and faces per photo"""
+    moved_by: str
+
+    @property
+    def broken(self) -> bool:
+        """The workload asked about is beyond it."""
+        return self.here >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    stage: str
+    what: str
+    limit: float
+    of: Callable[[Estimate], float]
+    moved_by: str
+
+
+def _log_s(found: Estimate) -> float:
+    work = found.work
+    return 2 * appends(work.commits, work.commit_every_chunks, work.chunks).driver_cpu_s
+
+
+_LIMITS = (
+    _Limit("admit", "driver memory", DRIVER_BYTES, lambda e: e.stages["admit"].driver_bytes,
+           "corpora in parts, each a lake of its own; in code: hashes of ids in place of the ids"),
+    _Limit("admit", "one process for a night, s", NIGHT_S, lambda e: e.stages["admit"].driver_cpu_s,
+           "in code: corpus files decided by workers, which need nothing of each other but the hashes"),
+    _Limit("embed", "driver memory", DRIVER_BYTES, lambda e: e.stages["embed"].driver_bytes,
+           "embed.chunk_rows, to a part"),
+    _Limit("embed", "reading its own log for a night, s", NIGHT_S, _log_s,
+           "embed.chunk_rows (by its square) and embed.commit_every_chunks"),
+    _Limit("cluster", "driver memory", DRIVER_BYTES, lambda e: e.stages["cluster"].driver_bytes,
+           "in code: the map equation on modules of each part instead of faces (clustering.md)"),
+    _Limit("cluster", "driver alone for a night, s", NIGHT_S, lambda e: e.stages["cluster"].driver_cpu_s,
+           "the same"),
+    _Limit("cluster", "faces numbered by 32 bits", _OFFSETS, lambda e: float(e.work.faces), "in code: 64 bits"),
+    _Limit("publish", "bytes of face ids in one Arrow array", _OFFSETS, lambda e: float(_ID_CHARS * e.work.faces),
+           "in code: large_string, or ids as 16 bytes"),
+    _Limit("publish", "memberships as one object, bytes", PUT_BYTES,
+           lambda e: e.work.faces * cost("membership_row_bytes"), "in code: one file per range of faces"),
+    _Limit("publish", "driver memory", DRIVER_BYTES, lambda e: e.stages["publish"].driver_bytes,
+           "in code: ranges of identities, which need nothing of each other"),
+    _Limit("publish", "one process for a night, s", NIGHT_S, lambda e: e.stages["publish"].driver_cpu_s, "the same"),
+    _Limit("scan", "one process for a night, s", NIGHT_S, lambda e: e.stages["scan"].driver_cpu_s,
+           "in code: objects scanned by workers, which need nothing of each other"),
+)  # fmt: skip
+
+
+def walls(work: Workload) -> tuple[Wall, ...]:
+    """Every wall, those that are met first in front."""
+    now = estimate(work)
+    found = [
+        Wall(limit.stage, limit.what, limit.limit, limit.of(now), _reached(limit, work), limit.moved_by)
+        for limit in _LIMITS
+    ]
+    return tuple(sorted(found, key=lambda wall: wall.at_images))
+
+
+def _reached(limit: _Limit, work: Workload) -> int:
+    """The fewest photos that reach a limit, by halving: every figure grows with the photos."""
+    low, high = _FEWEST, _MOST
+    while high > low + low // 1000:
+        middle = (low + high) // 2
+        if limit.of(estimate(replace(work, images=middle))) >= limit.limit:
+            high = middle
+        else:
+            low = middle
+    return high

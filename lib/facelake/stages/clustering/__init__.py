@@ -1,0 +1,1 @@
+"""From faces to groups: full and incremental clustering."""

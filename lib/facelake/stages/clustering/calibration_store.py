@@ -1,0 +1,84 @@
+"""What clustering measured of the corpus and of the nights since: kept outside any table, and no face is in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+from facelake.cluster.array_codec import unpack
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.quality_norm import Gate
+from facelake.contracts import F32
+from facelake.errors import ConfigError
+from facelake.lake.lake import Lake
+
+MEASURES = "measures/cluster"
+"""Directions and discounts of the last clustering of all faces."""
+_SINCE = "measures/since.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """By what the faces of a corpus are compared."""
+
+    gate: Gate
+    cuts: Calibration
+    directions: F32
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """What happened since all faces were grouped together."""
+
+    cuts: dict[str, object]
+    config: str
+    """digest of the settings of clustering then"""
+    model_digest: str
+    faces: int
+    nights: int = 0
+    come: int = 0
+    gone: int = 0
+    corrections: tuple[int, ...] = ()
+    """those in force when faces were last placed"""
+
+    def another_night(self, come: int, gone: int, corrections: list[int]) -> Since:
+        """After an increment."""
+        return replace(
+            self,
+            nights=self.nights + 1,
+            come=self.come + come,
+            gone=self.gone + gone,
+            corrections=tuple(corrections),
+        )
+
+
+def read_since(lake: Lake) -> Since | None:
+    """What happened since; None when nothing is known of it."""
+    try:
+        held = json.loads(lake.store.read(_SINCE))
+        return Since(**held | {"corrections": tuple(held["corrections"])})
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+
+
+def write_since(lake: Lake, since: Since) -> None:
+    """Keep it for the next night."""
+    lake.store.write(_SINCE, json.dumps(asdict(since)).encode())
+
+
+def read_measures(lake: Lake) -> Measures:
+    """The measures of the last clustering of all faces.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    since = read_since(lake)
+    if since is None or "edge" not in since.cuts:
+        raise ConfigError("nothing was clustered yet", where=lake.uri, next_step="run `facelake nightly` first")
+    try:
+        held = unpack(lake.store.read(MEASURES))
+    except FileNotFoundError as err:
+        next_step = "run `facelake nightly --rebase` once"
+        raise ConfigError("the last clustering left no measures", where=lake.uri, next_step=next_step) from err
+    cuts = Calibration(**{name: since.cuts[name] for name in Calibration.__dataclass_fields__})  # type: ignore[arg-type]
+    return Measures(Gate(held["bounds"], held["inflation"], held["poor"].astype(bool)), cuts, held["directions"])

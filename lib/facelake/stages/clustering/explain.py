@@ -1,0 +1,116 @@
+"""explain: why two faces or identities are together or apart, by the figures of the last clustering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.cluster import columns
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.explain import FacePair, GroupPair, Path, as_dict, face_pair, group_pair, widest_path
+from facelake.cluster.nuisance import without
+from facelake.contracts import F32
+from facelake.errors import ConfigError
+from facelake.lake.lake import Lake
+from facelake.stages.clustering.calibration_store import Measures, read_measures
+from facelake.stages.core.context import Context
+from facelake.stages.gallery.versions import current_gallery
+
+_MOST = 4000  # faces of both groups that are compared with each other; larger groups are sampled
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """Faces of one or two groups."""
+
+    ids: list[str]
+    group: np.ndarray
+    quality: F32
+    vectors: F32
+
+
+def explain(context: Context, first: str, second: str) -> dict[str, Any]:
+    """Figures and sentences on two face ids or two identity ids, one of each kind being allowed.
+
+    Raises:
+        ConfigError: an id that is neither a face nor an identity of the gallery, or nothing was clustered yet.
+    """
+    known = read_measures(context.lake)
+    groups = [_group_of(context.lake, item) for item in (first, second)]
+    members = _members(context.lake, groups, known, (first, second))
+    found: dict[str, Any] = {"first": first, "second": second, "together": groups[0] == groups[1]}
+    said = [f"{'in one group' if groups[0] == groups[1] else 'in two groups'} of the last clustering"]
+    at = [members.ids.index(item) for item in (first, second) if item in members.ids]
+    if len(at) == 2:
+        pair = face_pair(members.vectors[at], members.quality[at], known.gate, known.cuts)
+        path = widest_path(members.vectors, members.quality, known.gate, at[0], at[1])
+        found |= {"pair": as_dict(pair), "path": as_dict(path) | {"faces": [members.ids[i] for i in path.faces]}}
+        said += [_said_pair(pair), _said_path(path, known.cuts)]
+    if groups[0] != groups[1]:
+        second_group = (members.group == groups[1]).astype(np.int64)
+        both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
+        found |= {"groups": as_dict(both)}
+        said.append(_said_groups(both))
+    return found | {"said": said, "calibration": known.cuts.manifest()}
+
+
+def _said_pair(pair: FacePair) -> str:
+    text = f"the two faces score {pair.similarity:.3f}"
+    if pair.discount:
+        text += f", less {pair.discount:.3f} because poor faces look alike"
+    side = "an edge" if pair.edge else "no edge"
+    poor = "; a poor face founds no group" if any(pair.poor) else ""
+    return f"{text}; from {pair.graph_cut:.3f} on it would be an edge of the graph, it is {side}{poor}"
+
+
+def _said_path(path: Path, cuts: Calibration) -> str:
+    steps = len(path.faces) - 1
+    way = "directly" if steps == 1 else f"by {steps} links"
+    strong = "above" if path.weakest >= cuts.graph_cut else "below"
+    return f"the best way between them goes {way}; its weakest link is {path.weakest:.3f}, {strong} the graph's cut"
+
+
+def _said_groups(both: GroupPair) -> str:
+    text = f"the groups of {both.sizes[0]} and {both.sizes[1]} faces score {both.between:.3f} on the mean"
+    text += f" (joined from {both.wanted_between:.3f} on) and {both.ratio:.2f} of what is inside them"
+    text += f" (joined from {both.wanted_ratio:.2f} on); their best pair scores {both.strongest:.3f}"
+    return f"{text}: {'one person by these figures' if both.joins else 'two people'}"
+
+
+def _group_of(lake: Lake, item: str) -> int:
+    face = item
+    gallery = current_gallery(lake)
+    if gallery:
+        members = gallery.read("memberships", ["face_id", "identity_id"])
+        mine = members.filter(pc.equal(members["identity_id"], item))
+        if mine.num_rows:
+            face = mine["face_id"][0].as_py()
+    for _, part in lake["groups"].parts(["face_id", "group_id"]):
+        found = part.filter(pc.equal(part["face_id"], face))
+        if found.num_rows:
+            return int(found["group_id"][0].as_py())
+    next_step = "give a face_id or identity_id of this gallery (`facelake gallery export` lists them)"
+    raise ConfigError(f"neither a face nor an identity here: {item!r}", where="explain", next_step=next_step)
+
+
+def _members(lake: Lake, groups: list[int], known: Measures, asked: tuple[str, str]) -> _Members:
+    wanted = pa.array(sorted(set(groups)), pa.int64())
+    parts = [part.filter(pc.is_in(part["group_id"], wanted)) for _, part in lake["groups"].parts()]
+    chosen = pa.concat_tables(parts).sort_by("face_id")
+    if chosen.num_rows > _MOST:
+        keep = columns.chosen(columns.keys(chosen["face_id"]), 0, _MOST / chosen.num_rows)
+        keep |= np.isin(chosen["face_id"].to_numpy(zero_copy_only=False), asked)
+        chosen = chosen.filter(pa.array(keep))
+    faces = [
+        part.filter(pc.is_in(part["face_id"], chosen["face_id"].combine_chunks()))
+        for _, part in lake["faces"].parts(["face_id", "quality", "embedding"])
+    ]
+    table = pa.concat_tables(faces).join(chosen, "face_id").sort_by("face_id")
+    vectors, _ = columns.vectors(table["embedding"], columns.dimension(table["embedding"]))
+    quality = table["quality"].to_numpy().astype(np.float32)
+    group = table["group_id"].to_numpy()
+    return _Members(table["face_id"].to_pylist(), group, quality, without(vectors, known.directions))

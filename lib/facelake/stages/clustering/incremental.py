@@ -1,0 +1,230 @@
+"""A night that places what is new: faces that came join, form groups or bring groups together; the rest stays.
+
+What stands is read from the gallery's identities (means and exemplars), not from their faces; only faces that came,
+and those of identities that lost some, are read. No Spark is started.
+
+A night groups all faces anew instead when little is stored, when the model or the settings of clustering changed, on a
+schedule, when much came and went since, or when different people's similarity drifted away from what it was then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.cluster import columns
+from facelake.cluster.increment import Arrived, Standing, place
+from facelake.cluster.labels import add_sums
+from facelake.cluster.nuisance import without
+from facelake.contracts import F32, GROUPS, I64, Bool
+from facelake.lake.tables import plain
+from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
+from facelake.stages.core.context import Context, must_add_up
+from facelake.stages.gallery.corrections import corrections_digest
+from facelake.stages.gallery.templates import Faces
+from facelake.stages.gallery.version_builder import matrix_of
+from facelake.stages.gallery.versions import Gallery, current_gallery
+
+_RELEASED = 0.25  # share of its faces that an identity must lose for the rest to be placed anew
+_AT_ONCE = 0.1  # share of faces that may come in one night
+_DRIFT_PAIRS = 20_000
+
+
+@dataclass(slots=True)
+class Increment:
+    """A night about to be placed."""
+
+    context: Context
+    gallery: Gallery
+    since: Since
+    faces: Faces
+    """every face of today"""
+    home: I64
+    """(n,) row of its identity among `identities`, or -1 for a face that came"""
+    identities: pa.Table
+    """active ones, by id"""
+    gone: I64
+    """(identities,) faces that each lost"""
+
+
+def plan_increment(context: Context, files: tuple[str, ...], total: int) -> tuple[Increment | None, str]:
+    """The night as an increment, or None and why all faces must be grouped anew."""
+    config, since, gallery = context.config, read_since(context.lake), current_gallery(context.lake)
+    if context.rebase:
+        return None, "it was asked for"
+    if total <= config.gallery.full_below:
+        return None, f"{total} faces are few"
+    if gallery is None or since is None or "edge" not in since.cuts:
+        return None, "it is the first time"
+    if since.model_digest != context.model_digest or gallery.row["model_digest"] != context.model_digest:
+        return None, "the model changed"
+    if since.config != config.digest("cluster"):
+        return None, "the settings of clustering changed"
+    if since.nights >= config.gallery.full_every_nights:
+        return None, f"it is due after {since.nights} increments"
+    night = _night(context, gallery, since, files)
+    come, gone = int((night.home < 0).sum()), int(night.gone.sum())
+    if since.come + since.gone + come + gone > config.gallery.full_at_growth * since.faces or come > _AT_ONCE * total:
+        return None, f"{since.come + come} faces came and {since.gone + gone} went since"
+    if not pc.all(pc.is_valid(night.identities["weight"])).as_py():
+        return None, "the gallery was made by an earlier version"
+    return night, ""
+
+
+def _night(context: Context, gallery: Gallery, since: Since, files: tuple[str, ...]) -> Increment:
+    table, wanted = context.lake["faces"], set(files)
+    snapshot = table.snapshot()
+    ids = pa.concat_arrays([c for f in snapshot.files if f.path in wanted for c in table.file(f, ["face_id"])[
+        "face_id"].chunks] or [pa.array([], pa.string())])  # fmt: skip
+    ids = ids.take(pc.sort_indices(ids))
+    identities = gallery.read("identities").filter(pc.field("status") == "active").sort_by("identity_id")
+    members = gallery.read("memberships", ["face_id", "identity_id"])
+    names = identities["identity_id"].combine_chunks()
+    who = pc.index_in(members["identity_id"], names).to_numpy().astype(np.int64)
+    dim = len(identities["prototype"][0]) if identities.num_rows else 0
+    faces = Faces(context.lake, ids, files, dim)
+    at = faces.find(members["face_id"])
+    home = np.full(len(ids), -1, np.int64)
+    home[at[at >= 0]] = who[at >= 0]
+    gone = np.bincount(who[at < 0], minlength=identities.num_rows).astype(np.int64)
+    return Increment(context, gallery, since, faces, home, identities, gone)
+
+
+def run_increment(night: Increment) -> dict[str, Any] | None:
+    """Place what came and commit the groups; None when faces drifted, so that all must be grouped anew."""
+    context, measures = night.context, read_measures(night.context.lake)
+    home = night.home.copy()
+    come, gone = int((home < 0).sum()), int(night.gone.sum())
+    standing, means, left, retried = _standing(night, home, measures)
+    new = np.flatnonzero(home < 0)
+    arrived, sound, raw = _arrived(night, new, measures)
+    drift = _drift(standing, arrived, measures, context.config.cluster.seed)
+    if drift > context.config.gallery.full_at_drift:
+        return None
+    placed = place(standing, arrived, measures.gate, measures.cuts, context.config.cluster.seed)
+    row_of = np.cumsum(left) - 1  # identities that are taken apart or are gone have no row
+    group = np.where(home >= 0, placed.into[np.maximum(row_of[np.maximum(home, 0)], 0)], -1)
+    group[new[sound]] = placed.labels
+    alone = np.flatnonzero(group < 0)
+    group[alone] = int(group.max(initial=-1)) + 1 + np.arange(len(alone))
+    score = np.ones(len(group), np.float32)
+    joined = placed.labels < len(standing.size)
+    score[new[sound][joined]] = np.einsum("ij,ij->i", raw[joined], means[placed.labels[joined]])
+    table = pa.table([night.faces.ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
+    must_add_up("cluster", ("faces", len(night.faces.ids)), ("grouped", table.num_rows))
+    context.check_lease()
+    context.lake["groups"].replace_all(table)
+    write_since(context.lake, night.since.another_night(come, gone, corrections_digest(context.lake)))
+    brought = placed.into != np.arange(len(placed.into))
+    return {
+        "faces": len(group),
+        "groups": len(np.unique(group)),
+        "mode": "increment",
+        "set_aside": int((~sound).sum()),
+        "came": come,
+        "went": gone,
+        "placed_anew": len(new) - come,
+        "retried": retried,
+        "joined": int(joined.sum()),
+        "groups_brought_together": int(brought.sum()),
+        "nights_since_full": night.since.nights + 1,
+        "drift_sds": round(float(drift), 3),
+    }
+
+
+def _standing(night: Increment, home: I64, measures: Measures) -> tuple[Standing, F32, Bool, int]:
+    """The groups that stand, their means as stored; which identities they are; how many faces are retried.
+
+    Faces of identities that lost much, and single ones near an identity that was corrected since, are taken out of
+    theirs (home becomes -1).
+    """
+    table, dim = night.identities, night.faces.dim
+    size = table["size"].to_numpy().astype(np.int64) - night.gone
+    apart = (night.gone > 0) & (night.gone >= _RELEASED * (size + night.gone)) & (size > 0)
+    undone = set(night.since.corrections) - set(corrections_digest(night.context.lake))
+    apart[_spoken_of(night, undone)] = True  # they are grouped as if it had never been said
+    means = matrix_of(table["prototype"], dim)
+    near = _retried(night, means, size, measures)
+    home[np.isin(home, np.flatnonzero(apart | near))] = -1
+    left = (size > 0) & ~apart & ~near
+    cohesion, weight = (table[name].to_numpy().astype(np.float32) for name in ("cohesion", "weight"))
+    lost = left & (night.gone > 0)
+    sums = without(means, measures.directions) * (cohesion * size)[:, None]
+    wanted = (home >= 0) & lost[np.maximum(home, 0)]
+    sums[lost] = 0
+    for at, vectors, _ in night.faces.vectors(wanted) if wanted.any() else ():
+        add_sums(without(vectors, measures.directions), home[at].astype(np.int32), sums)
+    shown = table["exemplars"].combine_chunks()
+    here = pc.list_flatten(shown)
+    count = pc.list_value_length(shown).to_numpy(zero_copy_only=False).astype(np.int64)
+    exemplars, _ = columns.vectors(here, dim)
+    known = night.faces.find(pc.list_flatten(table["exemplar_faces"])) >= 0
+    kept = known & np.repeat(left, count)
+    owner = np.repeat(np.cumsum(left) - 1, count)[kept]
+    first = np.searchsorted(owner, np.arange(int(left.sum()) + 1)).astype(np.int64)
+    bins = measures.gate.bins((weight / np.maximum(size + night.gone, 1))[left])
+    projected = without(exemplars[kept], measures.directions)
+    standing = Standing(sums[left].astype(np.float32), size[left], bins, projected, first)
+    return standing, means[left], left, int(near.sum())
+
+
+def _retried(night: Increment, means: F32, size: I64, measures: Measures) -> Bool:
+    """Identities of one face that lie near one that a correction since has changed: they are looked at again."""
+    out = np.zeros(len(size), bool)
+    changed = _spoken_of(night, set(corrections_digest(night.context.lake)) - set(night.since.corrections))
+    single = np.setdiff1d(np.flatnonzero((size == 1) & (night.gone == 0)), changed)
+    if len(changed):
+        close = means[single] @ means[changed].T
+        out[single[close.max(axis=1, initial=-1) >= measures.cuts.attach_poor]] = True
+    return out
+
+
+def _spoken_of(night: Increment, seqs: set[int]) -> I64:
+    """Identities (ascending) that now hold faces of these corrections."""
+    if not seqs:
+        return np.zeros(0, np.int64)
+    stored = night.context.lake["corrections"].read(["seq", "faces_a", "faces_b"])
+    stored = stored.filter(pc.is_in(stored["seq"], pa.array(sorted(seqs)))).to_pylist()
+    spoken = {face for row in stored for face in (*(row["faces_a"] or ()), *(row["faces_b"] or ()))}
+    at = night.faces.find(pa.array(sorted(spoken), pa.string()))
+    found = np.unique(night.home[at[at >= 0]])
+    return np.asarray(found[found >= 0], np.int64)
+
+
+def _arrived(night: Increment, new: I64, measures: Measures) -> tuple[Arrived, Bool, F32]:
+    """The new faces whose vector is sound, which those are, and their vectors as stored."""
+    wanted = np.zeros(len(night.faces.ids), bool)
+    wanted[new] = True
+    vectors = np.zeros((len(new), night.faces.dim), np.float32)
+    quality = np.zeros(len(new), np.float32)
+    for at, found, good in night.faces.vectors(wanted) if len(new) else ():
+        place_ = np.searchsorted(new, at)
+        vectors[place_], quality[place_] = found, good
+    sound = (np.linalg.norm(vectors, axis=1) > 0.5) & (quality >= night.context.config.cluster.min_quality)
+    images = _photos(night, new[sound])
+    raw = vectors[sound]
+    projected = without(raw, measures.directions)
+    return Arrived(projected, measures.gate.bins(quality[sound]), images), sound, raw
+
+
+def _photos(night: Increment, at: I64) -> I64:
+    """A key (m,) of the photo of each face."""
+    table, ids = night.context.lake["faces"], night.faces.ids.take(pa.array(at))
+    found = table.where("face_id", pa.chunked_array([ids]), ["face_id", "image_id"])
+    photos = found["image_id"].combine_chunks().take(pc.index_in(ids, found["face_id"].combine_chunks()))
+    return columns.keys(photos)
+
+
+def _drift(standing: Standing, arrived: Arrived, measures: Measures, seed: int) -> float:
+    """How far different people's mean similarity, of new faces and exemplars, lies from what it was, in its sds."""
+    if len(arrived.vectors) < 200 or len(standing.size) < 50:
+        return 0.0
+    generator = np.random.default_rng(seed)
+    a = generator.integers(0, len(arrived.vectors), _DRIFT_PAIRS)
+    b = generator.integers(0, len(standing.exemplars), _DRIFT_PAIRS)
+    cosine = np.einsum("ij,ij->i", arrived.vectors[a], standing.exemplars[b])
+    return float(abs(np.median(cosine) - measures.cuts.impostor_mean) / max(measures.cuts.impostor_sd, 1e-3))

@@ -1,0 +1,140 @@
+"""cluster: all faces of the current model into groups, on Spark, once per state of the faces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from facelake.cluster.calibrate import Prior
+from facelake.config import S3Section
+from facelake.contracts import GROUPS, Receipt
+from facelake.engines.exchange import Block, Exchange, LocalExchange, open_exchange
+from facelake.engines.scratch import scratch_dir
+from facelake.events import Notice, StageProgress
+from facelake.lake.store import open_store
+from facelake.lake.tables import plain, stage
+from facelake.stages.clustering.calibration_store import MEASURES, Since, write_since
+from facelake.stages.clustering.incremental import plan_increment, run_increment
+from facelake.stages.clustering.result import Clustered, groups_of
+from facelake.stages.clustering.source import TableFiles, kept_store
+from facelake.stages.clustering.steps import STEPS, Steps
+from facelake.stages.clustering.tasks import Work
+from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
+from facelake.stages.gallery.corrections import corrections_digest
+
+WORK = "_work/cluster"
+"""Where the steps leave what they made, under the lake; vectors are among it, so erasure clears it."""
+
+
+def cluster(context: Context) -> StageResult:
+    """Neighbours, edges, groups; replaces the `groups` table. Skipped when faces and settings are unchanged."""
+    table, config = context.lake["faces"], context.config
+    snapshot = table.snapshot()
+    files = tuple(file.path for file in snapshot.files if file.path.startswith(context.model_digest[:8]))
+    total = sum(file.rows for file in snapshot.files if file.path in set(files))
+    state = digest_of(snapshot.digest_paths(), config.digest("cluster"), context.model_digest)
+    spoken = corrections_digest(context.lake)
+    state = digest_of(state, spoken) if spoken else state
+    run = StageRun(context, "cluster", len(STEPS) + 1, "steps")
+    before, same = last_run(context.lake, "cluster"), context.lake["groups"].snapshot().rows == total
+    if before and before["input_digest"] == state and same and not context.rebase:
+        for item in list(context.lake.store.list(WORK)):  # killed after its last commit
+            context.lake.store.delete(item.key)
+        return run.skip({"faces": total})
+    source = TableFiles(context.lake.uri, context.lake.s3, "faces", tuple(sorted(files)))
+    if not total:
+        context.lake["groups"].replace_all(pa.table({name: [] for name in GROUPS.names}, schema=plain(GROUPS)))
+        return run.finish({"faces": 0, "groups": 0, "set_aside": 0, "duplicates": 0}, state)
+    night, why = plan_increment(context, tuple(sorted(files)), total)
+    if night:
+        if counts := run_increment(night):
+            return run.finish(counts, state)
+        why = "different people's similarity drifted"
+    context.emit(Notice("cluster", f"all faces are grouped anew: {why}"))
+    exchange = open_exchange(config.spark, total, str(scratch_dir(context.lake.uri)))
+    if isinstance(exchange, LocalExchange):
+        spark = f"Spark from {config.spark.in_process_below:,} on (spark.in_process_below)"
+        context.emit(Notice("cluster", f"{total:,} faces are grouped in this process, {spark}"))
+    steps = _steps(context, source, exchange, state)
+    found = steps.run()
+    context.emit(Notice("cluster", _said(found)))
+    counts = _commit(context, steps, found, exchange, total)
+    steps.keep_measures(context.lake.store, MEASURES)
+    cuts = dict(counts.get("calibration", {}))
+    write_since(
+        context.lake,
+        Since(cuts, config.digest("cluster"), context.model_digest, total, corrections=tuple(spoken)),
+    )
+    steps.clear()
+    context.emit(StageProgress("cluster", len(STEPS) + 1))
+    return run.finish(counts, state)
+
+
+def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str) -> Steps:
+    assert context.pack is not None
+    card, settings = context.pack.card, context.config.cluster
+    store = open_store(f"{context.lake.uri}/{WORK}", context.lake.s3)
+    done: list[str] = []
+
+    def say(step: str, done_now: bool) -> None:
+        context.check_lease()
+        if done_now:
+            done.append(step)
+        else:
+            context.emit(StageProgress("cluster", len(done), {"step": step}))
+
+    s3 = context.lake.s3.model_dump_json()
+    work = Work(source, store.uri, s3, state, card.encoder.dim, settings.min_quality)
+    prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean)
+    return Steps(work, exchange, settings, prior, say, context.config.spark.scratch_bytes)
+
+
+def _said(found: Clustered) -> str:
+    cuts = found.manifest.get("calibration", {})
+    numbers = f"cut at cosine {cuts.get('edge', 0):.3f}, graph {cuts.get('graph_cut', 0):.3f}"
+    return f"{numbers}, level {cuts.get('level', 0):.3f}; {cuts.get('evidence', 'no faces')}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of `groups` for each input file, staged where they are made."""
+
+    work: Work
+    lake: str
+    s3: S3Section
+
+    def write(self, item: int) -> Iterator[Block]:
+        """Stage the groups of one file's faces."""
+        held, number = self.work.shared("result"), self.work.read(f"rows/{item}")["group"]
+        group = groups_of(number, held["labels"], int(self.work.read("alone")["first"][item]))
+        score = np.zeros(len(number), np.float32)
+        score[number >= 0] = held["score"][number[number >= 0]]
+        ids = pa.concat_arrays([batch.column(0) for batch in self.work.source.batches(item, ["face_id"])])
+        rows = pa.table([ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
+        yield item, json.dumps(asdict(stage(kept_store(self.lake, self.s3.model_dump_json()), "groups", rows))).encode()
+
+
+def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, Any]:
+    """Replace the `groups` table; workers stage, the driver commits once."""
+    labels = found.labels
+    groups = int(labels.max(initial=-1)) + 1
+    score = steps.scores(labels) if len(labels) else np.zeros(0, np.float32)
+    alone = np.array([int((number < 0).sum()) for number in found.number], np.int64)
+    work = steps.work
+    work.write("alone", first=groups + np.cumsum(alone) - alone)
+    work.write("result", labels=labels, score=score)
+    rows = _Rows(work, context.lake.uri, context.lake.s3)
+    receipts = [Receipt(**json.loads(body)) for _, body in exchange.run(range(len(work.source)), rows.write)]
+    must_add_up("cluster", ("faces", total), ("grouped", sum(receipt.rows for receipt in receipts)))
+    context.check_lease()
+    table = context.lake["groups"]
+    table.commit(receipts, table.snapshot().files)
+    aside = int(alone.sum())
+    counts: dict[str, Any] = {"faces": total, "groups": groups + aside, "mode": "full", "set_aside": aside}
+    counts |= {"duplicates": found.duplicates, "states": found.states}
+    return counts | found.manifest

@@ -1,0 +1,1 @@
+"""What every stage uses: the opened lake with its config, the audit trail, face crops."""

@@ -1,0 +1,1 @@
+"""From admitted photos to faces, and what that will cost."""

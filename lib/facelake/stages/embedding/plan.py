@@ -1,0 +1,59 @@
+"""plan: what a night would have to do, from footers and tables alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from facelake.config import Config
+from facelake.errors import ConfigError
+from facelake.lake.corpus import Corpus
+from facelake.lake.lake import Lake
+from facelake.stages.core.context import Context
+from facelake.stages.embedding.cost_projection import faces_per_photo, must_fit_budget, project, worker_memory_bytes
+from facelake.stages.embedding.embed import plan_embed
+from facelake.stages.models.registry import config_model_digest, find_card, load_pack
+
+
+def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
+    """Figures of the corpus and of what is open; a lake that does not exist yet counts as empty.
+
+    Args:
+        calibrate: run the models for a few seconds, and project time and cost.
+
+    Raises:
+        Refused: calibrated, and over the configured budget; or the terms of the model are not accepted.
+    """
+    corpus = Corpus(config.corpus_uri, config.s3)
+    files = [corpus.inspect(path) for path in corpus.paths()]
+    images = sum(file.rows for file in files)
+    size = sum(file.image_bytes for file in files)
+    figures: dict[str, Any] = {"corpus_files": len(files), "images": images, "image_bytes": size}
+    figures["largest_row_group"] = max((rows for file in files for rows in file.row_groups), default=0)
+    try:
+        lake = Lake.open(config.lake, config.s3)
+    except ConfigError:
+        lake = None
+    if lake is not None and lake["admissions"].version() >= 0:
+        digest = config_model_digest(config, find_card(config.model.card))
+        ahead = plan_embed(Context(config, lake, "plan", model_digest=digest))
+        figures |= {
+            "decided": lake["admissions"].snapshot().rows,
+            "to_embed": ahead.images,
+            "chunks": ahead.chunks,
+        }
+        figures["have_outcome"] = ahead.done_images
+    else:
+        figures |= {
+            "decided": 0,
+            "to_embed": images,
+            "chunks": -(-images // config.embed.chunk_rows),
+            "have_outcome": 0,
+        }
+    mean = size / max(images, 1)
+    figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
+    if calibrate:
+        ahead_photos = int(figures["to_embed"])
+        projection = project(config, load_pack(config), ahead_photos, mean, faces_per_photo(lake))
+        figures |= projection.figures()
+        must_fit_budget(config, projection)
+    return figures

@@ -1,0 +1,1 @@
+"""Removing people, photos or sources everywhere, with proof."""

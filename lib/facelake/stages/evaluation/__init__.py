@@ -1,0 +1,1 @@
+"""How good a gallery is: labels, accuracy, operating points."""

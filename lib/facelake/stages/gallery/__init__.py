@@ -1,0 +1,1 @@
+"""Published gallery versions: writing them, reading them, correcting them, purging them."""

@@ -1,0 +1,170 @@
+"""Analytics of the newest gallery: sizes, cohesion, separation, a review queue, and how nights drift.
+
+Plain Delta tables beside the gallery. An identity's row is made anew when it changed, when its nearest one did, or
+when one that changed came nearer; so a night's work grows with what changed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.cluster.increment import near_groups
+from facelake.contracts import DRIFT, F32, I32, I64, IDENTITY_STATS, REVIEWS, Bool, Verdict
+from facelake.lake.tables import plain
+from facelake.publish.analytics import Stats, doubts
+from facelake.publish.corrections import in_force
+from facelake.publish.matching import places
+from facelake.stages.core.context import Context, last_run
+from facelake.stages.gallery.version_builder import matrix_of
+from facelake.stages.gallery.versions import Gallery, current_gallery
+
+_MOST_REVIEWS = 1_000
+_BLOCK = 4_096
+
+
+def analyse(context: Context) -> bool:
+    """Bring the analytics up to the newest gallery; false when they are."""
+    gallery, lake = current_gallery(context.lake), context.lake
+    done = pc.max(lake["drift"].read(["gallery_version"])["gallery_version"]).as_py() or 0
+    if gallery is None or done >= gallery.version:
+        return False
+    columns = ["identity_id", "status", "size", "prototype", "cohesion", "last_version"]
+    rows = gallery.read("identities", columns).filter(pc.field("status") == "active").sort_by("identity_id")
+    if not rows.num_rows:
+        return False
+    ids = rows["identity_id"].combine_chunks()
+    old = lake["identity_stats"].read()
+    stats, fresh = _stats(gallery, rows, ids, old, done)
+    table = _table(gallery, ids, stats, fresh, old)
+    queue = _queue(context, gallery, ids, stats)
+    context.check_lease()
+    lake["identity_stats"].replace_all(table)
+    lake["reviews"].replace_all(queue)
+    lake["drift"].append([_drift(context, gallery, stats, queue.num_rows)])  # the last write: it says that all is done
+    return True
+
+
+def _stats(gallery: Gallery, rows: pa.Table, ids: pa.Array, old: pa.Table, done: int) -> tuple[Stats, Bool]:
+    """Figures of every active identity, and whose row is made anew."""
+    size = rows["size"].to_numpy().astype(np.int64)
+    means = matrix_of(rows["prototype"], len(rows["prototype"][0]))
+    at = places(ids, old["identity_id"]) if old.num_rows else np.full(len(ids), -1, np.int64)
+    fresh = (at < 0) | (rows["last_version"].to_numpy() > done)
+    nearest, similarity = np.full(len(ids), -1, np.int32), np.full(len(ids), -1, np.float32)
+    kept = np.flatnonzero(~fresh)
+    if len(kept):
+        before = old.take(pa.array(at[kept]))
+        nearest[kept] = places(before["nearest_id"].combine_chunks(), pa.chunked_array([ids]))
+        similarity[kept] = before["nearest_similarity"].to_numpy()
+        lost = kept[(nearest[kept] < 0) | fresh[np.maximum(nearest[kept], 0)]]
+        fresh[lost] = True
+    _nearest(means, fresh, nearest, similarity)
+    shared = _shared_photos(gallery, ids)
+    return Stats(size, rows["cohesion"].to_numpy().astype(np.float32), nearest, similarity, shared), fresh
+
+
+def _nearest(means: F32, fresh: Bool, nearest: I32, similarity: F32) -> None:
+    """The nearest other prototype of fresh ones; others are told of fresh ones that came nearer."""
+    which = np.flatnonzero(fresh)
+    if len(means) < 2 or not len(which):
+        return
+    index, cosine = near_groups(means, means[which], 0)
+    other = index != which[:, None]
+    first = np.argmax(other & (index >= 0), axis=1)
+    row = np.arange(len(which))
+    found = (other & (index >= 0)).any(axis=1)
+    nearest[which] = np.where(found, index[row, first], -1)
+    similarity[which] = np.where(found, cosine[row, first], -1)
+    rest = np.flatnonzero(~fresh)
+    for start in range(0, len(rest), _BLOCK):
+        mine = rest[start : start + _BLOCK]
+        like = means[mine] @ means[which].T
+        best = np.argmax(like, axis=1)
+        value = like[np.arange(len(mine)), best]
+        nearer = value > similarity[mine]
+        nearest[mine[nearer]], similarity[mine[nearer]] = which[best[nearer]], value[nearer]
+
+
+def _shared_photos(gallery: Gallery, ids: pa.Array) -> I64:
+    """Photos (identities,) in which each has more than one face."""
+    members = gallery.read("memberships", ["identity_id", "image_id"])
+    met = members.group_by(["identity_id", "image_id"]).aggregate([([], "count_all")])
+    met = met.filter(pc.greater(met["count_all"], 1))
+    if not met.num_rows:
+        return np.zeros(len(ids), np.int64)
+    return np.bincount(places(met["identity_id"].combine_chunks(), pa.chunked_array([ids])), minlength=len(ids))
+
+
+def _table(gallery: Gallery, ids: pa.Array, stats: Stats, fresh: Bool, old: pa.Table) -> pa.Table:
+    at = places(ids, old["identity_id"]) if old.num_rows else np.full(len(ids), -1, np.int64)
+    was = np.zeros(len(ids), np.int64)
+    version = np.full(len(ids), gallery.version, np.int64)
+    if old.num_rows:
+        was = np.where(at >= 0, old["size"].to_numpy()[np.maximum(at, 0)], 0)
+        version = np.where(fresh | (at < 0), gallery.version, old["gallery_version"].to_numpy()[np.maximum(at, 0)])
+    columns = {
+        "identity_id": ids,
+        "gallery_version": version,
+        "size": stats.size,
+        "growth": stats.size - was,
+        "cohesion": stats.cohesion,
+        "nearest_id": ids.take(pa.array(stats.nearest, pa.int64(), mask=stats.nearest < 0)),
+        "nearest_similarity": stats.similarity,
+        "separation": (stats.inside - stats.between).astype(np.float32),
+        "shared_photos": stats.shared,
+    }
+    return pa.table([pa.array(columns[name]) for name in IDENTITY_STATS.names], schema=plain(IDENTITY_STATS))
+
+
+def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> pa.Table:
+    names = ids.to_pylist()
+    number = {name: i for i, name in enumerate(names)}
+    settled = set()
+    for row in in_force(
+        context.lake["corrections"].read(["seq", "kind", "undoes", "identity_a", "identity_b"]).to_pylist()
+    ):
+        a, b = number.get(row["identity_a"] or ""), number.get(row["identity_b"] or "")
+        if row["kind"] == Verdict.DISTINCT and a is not None and b is not None:
+            settled.add((min(a, b), max(a, b)))
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": one.kind,
+            "identity_id": names[one.identity],
+            "other_id": names[one.other] if one.other >= 0 else None,
+            "score": one.score,
+            "doubt": one.doubt,
+            "faces": one.faces,
+            "reason": one.reason,
+            "gallery_version": gallery.version,
+        }
+        for one in doubts(stats, settled, _MOST_REVIEWS)
+    ]
+    return pa.Table.from_pylist(rows, schema=plain(REVIEWS))
+
+
+def _drift(context: Context, gallery: Gallery, stats: Stats, reviews: int) -> dict[str, Any]:
+    events = gallery.read("changes", ["gallery_version", "kind"])
+    kinds = events.filter(pc.equal(events["gallery_version"], gallery.version))["kind"].to_pylist()
+    run = last_run(context.lake, "cluster")
+    counts = json.loads(run["counts"]) if run else {}
+    row: dict[str, Any] = dict.fromkeys(DRIFT.names)
+    many = stats.size > 1
+    return row | {
+        "gallery_version": gallery.version,
+        "created_at": gallery.row["created_at"],
+        "mode": counts.get("mode", "full"),
+        "faces": int(stats.size.sum()),
+        "identities": len(stats.size),
+        "single": int((~many).sum()),
+        "largest": int(stats.size.max()),
+        "cohesion": float(np.median(stats.cohesion[many])) if many.any() else None,
+        "nearest_similarity": float(np.median(stats.similarity)),
+        "reviews": reviews,
+        "drift_sds": counts.get("drift_sds"),
+        **{kind: kinds.count(kind) for kind in ("created", "merged", "split", "retired")},
+    }

@@ -1,0 +1,155 @@
+"""Where the faces of a gallery version lie: read once per version, so that one identity is read without the tables.
+
+Data files carry no statistics of identifying columns (lake/tables.py says why), so no filter could skip any. What is
+kept instead are row numbers: about 60 bytes per face, read from four columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.contracts import F32, I64, file_key
+from facelake.lake.lake import Lake
+from facelake.lake.row_reader import pick_scattered
+from facelake.lake.tables import Snapshot
+from facelake.publish.matching import places
+from facelake.stages.gallery.version_builder import matrix_of
+from facelake.stages.gallery.versions import Gallery
+
+_FACE = ("face_id", "image_id", "content_sha256", "box", "quality", "embedding", "covers", "corpus_file", "corpus_row")
+_ADMITTED = ("image_id", "source_id", "subject_ref", "corpus_file", "admitted", "purpose")
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Faces by identity: those of identity i are starts[i]..starts[i+1]."""
+
+    names: pa.Array
+    """(identities,) ids"""
+    starts: I64
+    face_ids: pa.Array
+    """(n,)"""
+    score: F32
+    """(n,) likeness to the identity's prototype when the face came to it"""
+    file: I64
+    """(n,) number among `files`, -1 where the face is gone from the table"""
+    row: I64
+    files: tuple[str, ...]
+
+    @classmethod
+    def of(cls, lake: Lake, gallery: Gallery) -> Positions:
+        """Read who is in which identity, and where the faces lie."""
+        members = gallery.read("memberships", ["face_id", "identity_id", "score"])
+        named = members["identity_id"].combine_chunks().dictionary_encode()
+        code = named.indices.to_numpy()
+        order = np.argsort(code, kind="stable")
+        ids = members["face_id"].combine_chunks().take(pa.array(order))
+        starts = np.searchsorted(code[order], np.arange(len(named.dictionary) + 1)).astype(np.int64)
+        found = list(lake["faces"].parts(["face_id"]))
+        column = pa.chunked_array(
+            [pa.array([], pa.string()), *(chunk for _, rows in found for chunk in rows[0].chunks)]
+        )
+        counts = [rows.num_rows for _, rows in found]
+        file = np.repeat(np.arange(len(found)), counts)
+        row = np.concatenate([np.zeros(0, np.int64), *(np.arange(count) for count in counts)])
+        at = places(ids, column)
+        there = at >= 0
+        at = np.where(there, at, 0)[: len(at) if len(row) else 0]
+        nowhere = np.full(len(ids), -1, np.int64)
+        return cls(
+            named.dictionary,
+            starts,
+            ids,
+            members["score"].to_numpy()[order],
+            np.where(there, file[at], -1) if len(at) else nowhere,
+            row[at] if len(at) else nowhere,
+            tuple(item.path for item, _ in found),
+        )
+
+    def of_identity(self, identity: str) -> I64 | None:
+        """Positions (m,) of an identity's faces, the most like its prototype first; None when it is not there."""
+        number = pc.index(self.names, identity).as_py()
+        if number < 0:
+            return None
+        at = np.arange(self.starts[number], self.starts[number + 1])
+        return at[np.argsort(-self.score[at], kind="stable")]
+
+    def faces(self, lake: Lake, at: I64) -> pa.Table:
+        """Rows of the faces table at positions (m,), in that order, without those that are gone."""
+        at = at[self.file[at] >= 0]
+        return pick_scattered(lake.store, "faces", self.files, self.file[at], self.row[at], _FACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The active identities of a gallery version that are in force for one purpose, and where their rows lie."""
+
+    place: dict[str, int]
+    file: I64
+    row: I64
+    files: tuple[str, ...]
+    merged: dict[str, str]
+    """of identities that are no more: who took over"""
+
+    @classmethod
+    def of(cls, gallery: Gallery, purpose: str) -> Known:
+        """Read names, states and purposes."""
+        table = gallery.lake["identities"]
+        snapshot = table.snapshot(gallery.row["identities_version"])
+        place: dict[str, int] = {}
+        merged: dict[str, str] = {}
+        file, row = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        base = 0
+        columns = ["identity_id", "status", "merged_into", "purposes"]
+        for number, (_, rows) in enumerate(table.parts(columns, snapshot)):
+            active = np.asarray(pc.equal(rows["status"], "active"))
+            allowed = _lists_with(rows["purposes"], purpose)
+            mine = np.flatnonzero(active & allowed)
+            names = rows["identity_id"].take(pa.array(mine)).to_pylist()
+            place.update(zip(names, range(base, base + len(names)), strict=True))
+            file.append(np.full(len(mine), number))
+            row.append(mine)
+            base += len(mine)
+            gone = rows.filter(pc.is_valid(rows["merged_into"])).select(["identity_id", "merged_into"])
+            merged.update(zip(*(column.to_pylist() for column in gone.columns), strict=True))
+        files = tuple(item.path for item in snapshot.files)
+        return cls(place, np.concatenate(file), np.concatenate(row), files, merged)
+
+    def prototypes(self, lake: Lake, names: list[str]) -> F32:
+        """Prototypes (n, dim) of identities that are in force."""
+        at = np.array([self.place[name] for name in names], np.int64)
+        rows = pick_scattered(lake.store, "identities", self.files, self.file[at], self.row[at], ["prototype"])
+        return matrix_of(rows["prototype"], len(rows["prototype"][0]))
+
+
+def _lists_with(column: pa.ChunkedArray, value: str) -> np.ndarray:
+    """Whether each list (n,) holds a value; a null does not."""
+    lists = column.combine_chunks()
+    hit = np.asarray(pc.equal(pc.list_flatten(lists), value).fill_null(False))
+    out = np.zeros(len(lists), bool)
+    out[np.asarray(pc.list_parent_indices(lists))[hit]] = True
+    return out
+
+
+def admitted_rows(lake: Lake, admissions: Snapshot, faces: pa.Table) -> pa.Table:
+    """Per face (n,) the admission of its photo, in that order: nulls where there is none for the very photo.
+
+    An admissions file holds the rows of one corpus file, in its order, and is named by it.
+    """
+    stems = {item.path.split("-", 1)[0]: number for number, item in enumerate(admissions.files)}
+    file = np.array([stems.get(file_key(name or ""), -1) for name in faces["corpus_file"].to_pylist()], np.int64)
+    row = faces["corpus_row"].to_numpy().astype(np.int64)
+    rows_of = np.array([item.rows for item in admissions.files] or [0], np.int64)
+    known = np.flatnonzero((file >= 0) & (row >= 0) & (row < rows_of[np.maximum(file, 0)]))
+    paths = [item.path for item in admissions.files]
+    found = pick_scattered(lake.store, "admissions", paths, file[known], row[known], _ADMITTED)
+    back = np.full(len(file), -1, np.int64)
+    back[known] = np.arange(len(known))
+    found = found.take(pa.array(back, mask=back < 0))
+    same = pc.and_(pc.equal(found["image_id"], faces["image_id"]), pc.equal(found["corpus_file"], faces["corpus_file"]))
+    at = np.arange(len(file))
+    return found.take(pa.array(at, mask=~np.asarray(pc.fill_null(same, False))))

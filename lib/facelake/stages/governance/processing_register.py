@@ -1,0 +1,114 @@
+"""Who answers for a lake: no night without an assessment, a record of processing for every night that did something.
+
+The record is what a register under Art. 30 GDPR wants. It lies in `register/`, where an erasure can still reach words
+that somebody wrote into a basis; the audit trail keeps its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from facelake.config import Config
+from facelake.contracts import EventKind
+from facelake.erase import Needles, scan
+from facelake.errors import ConfigError
+from facelake.lake.lake import is_demo
+from facelake.lake.store import open_store
+from facelake.stages.admission.withdrawn_datasets import accepted_lineage
+from facelake.stages.core.audit import append_audit
+from facelake.stages.core.context import Context, StageResult
+from facelake.stages.models.registry import find_card
+from facelake.stages.sharing.leases import leases
+
+REGISTER = "register"
+_MAKING = {"admit", "embed", "cluster", "publish", "erase"}
+
+
+def must_be_assessed(config: Config) -> None:
+    """Faces of real people are special-category data: outside a demo lake somebody must have assessed what is done.
+
+    Raises:
+        ConfigError: the config names no assessment.
+    """
+    if not config.governance.dpia and not is_demo(open_store(config.lake, config.s3)):
+        what = "the config names no data-protection impact assessment (Art. 35 GDPR)"
+        next_step = "add `governance: {dpia: <its reference>, controller: <who decides>}` to the config given with -c"
+        raise ConfigError(what, where="governance.dpia", next_step=next_step)
+
+
+def record_processing(context: Context, results: Sequence[StageResult]) -> str | None:
+    """Write the night's record and its digest into the audit trail; nothing for a night that did nothing."""
+    done = [result for result in results if result.stage in _MAKING and not result.skipped]
+    if not done:
+        return None
+    body = json.dumps(_record(context, done), indent=1, sort_keys=True, default=str).encode()
+    key = f"{REGISTER}/{context.run_id}.json"
+    context.check_lease()
+    context.lake.store.write(key, body)
+    summary = {"run": context.run_id, "register": key, "sha256": hashlib.sha256(body).hexdigest()}
+    append_audit(context.lake, "processing", summary)
+    return key
+
+
+def redact_register(context: Context, needles: Needles) -> int:
+    """Take what operators wrote out of the records that name somebody who is being erased; returns how many."""
+    redacted = 0
+    for item in list(context.lake.store.list(REGISTER)):
+        body = context.lake.store.read(item.key)
+        if scan(item.key, body, needles):
+            kept = {key: value for key, value in json.loads(body).items() if key not in ("bases", "recipients")}
+            kept["redacted"] = "words that named an erased person"
+            context.lake.store.write(item.key, json.dumps(kept, indent=1, sort_keys=True).encode())
+            redacted += 1
+    return redacted
+
+
+def _record(context: Context, done: Sequence[StageResult]) -> dict[str, Any]:
+    config, lake = context.config, context.lake
+    card = find_card(config.model.card)
+    return {
+        "run": context.run_id,
+        "recorded_at": datetime.now(UTC),
+        "controller": config.governance.controller,
+        "contact": config.governance.contact,
+        "dpia": config.governance.dpia or "none: a demo lake",
+        "purposes": [config.purpose],
+        "data": "photos; faces in them as biometric templates (Art. 9 GDPR)",
+        "stages": {result.stage: _numbers(result) for result in done},
+        "bases": _bases(context),
+        "retention": _retention(context),
+        "recipients": [
+            {"recipient": lease.recipient, "purpose": lease.purpose, "until": lease.expires_at}
+            for lease in leases(lake)
+            if not lease.returned
+        ],
+        "model": {
+            "name": card.name,
+            "digest": context.model_digest,
+            "withdrawn_lineage": accepted_lineage(config, card),
+        },
+    }
+
+
+def _numbers(result: StageResult) -> dict[str, int | float]:
+    return {name: value for name, value in result.counts.items() if isinstance(value, int | float)}
+
+
+def _bases(context: Context) -> list[dict[str, Any]]:
+    """Each basis that was recorded, with how many sources and subjects rest on it; nobody is named."""
+    found: Counter[tuple[str | None, ...]] = Counter()
+    for row in context.lake["ledger"].read().to_pylist():
+        if row["kind"] == EventKind.GRANT and context.config.purpose in (row["purposes"] or ()):
+            found[tuple(row[name] for name in ("scope", "basis", "exemption", "covers", "source_class"))] += 1
+    names = ("scope", "basis", "exemption", "covers", "source_class")
+    return [dict(zip(names, key, strict=True)) | {"grants": count} for key, count in sorted(found.items(), key=str)]
+
+
+def _retention(context: Context) -> dict[str, Any]:
+    ends = [end for end in context.lake["ledger"].read(["destroy_by"])["destroy_by"].to_pylist() if end]
+    return {"first_destroy_by": min(ends, default=None), "last_destroy_by": max(ends, default=None)}

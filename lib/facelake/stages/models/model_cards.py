@@ -1,0 +1,117 @@
+"""Making the card of an InsightFace pack: the folder is listed, two of its files are read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import yaml
+
+from facelake.config import Config
+from facelake.embed import ModelCard, Pack
+from facelake.embed.insightface import choose_files, make_card
+from facelake.errors import ConfigError, Refused, Retryable
+from facelake.lake.store import open_store
+from facelake.stages.models.registry import cache_folder
+
+BY_NAME = "insightface:"
+"""before the name of a pack that insightface itself fetches"""
+
+_HEAD = """\
+# Card of an InsightFace pack, made by `facelake models card`. Check the training data, and name under
+# withdrawn_lineage what the weights are said to descend from. A card states what is known; it does not absolve.
+# impostor_mean, impostor_sd, genuine_mean: a usual prior, not measured on this encoder.
+"""
+
+
+def card_of_pack(
+    uri: str, config: Config, training_data: str | None = None, encoder: str | None = None
+) -> tuple[ModelCard, Pack]:
+    """The card of a pack in a directory, under s3:// or as `insightface:NAME`, and the pack.
+
+    Only detector and encoder are read.
+
+    Raises:
+        ConfigError: no pack there, or its training data is not known.
+        Refused, Retryable: see fetched_pack.
+    """
+    if uri.startswith(BY_NAME):
+        uri = str(fetched_pack(uri.removeprefix(BY_NAME), config, encoder))
+    elif "://" not in uri:
+        uri = os.path.abspath(os.path.expanduser(uri))
+    store = open_store(uri, config.s3)
+    names = [item.key for item in store.list()]
+    files = choose_files(names, uri, encoder)
+    read = {name: store.read(name) for name in (files.detector, files.encoder)}
+    card = make_card(store.uri, files, read[files.detector], read[files.encoder], training_data)
+    return card, Pack.verified(card, read)
+
+
+def fetched_pack(name: str, config: Config, encoder: str | None = None) -> Path:
+    """The folder of a pack of insightface's model zoo, fetched by insightface's own code into the cache.
+
+    Detector and encoder are kept, what else the archive holds (age, gender, more landmarks) is dropped unopened.
+
+    Raises:
+        Refused: the config does not accept the zoo's terms.
+        ConfigError: no such name, insightface is not installed, or what came is no pack.
+        Retryable: it could not be fetched.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]*[A-Za-z0-9_]", name):
+        raise ConfigError(f"no name of a pack: {name!r}", where="PACK", next_step=f"as in {BY_NAME}buffalo_l")
+    if config.model.accept_license != "non-commercial":
+        what = "insightface's packs are for non-commercial research only"
+        next_step = "if your use is, say `accept_license: non-commercial` under `model`; else choose another model"
+        raise Refused(what, where="model.accept_license", next_step=next_step)
+    home = cache_folder(config) / "insightface"
+    if (home / name).is_dir():
+        return home / name
+    home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        folder = _fetch_from_zoo(name, scratch)
+        files = choose_files((path.name for path in folder.iterdir()), f"{BY_NAME}{name}", encoder)
+        kept = Path(scratch, "kept")
+        kept.mkdir()
+        for file in (files.detector, files.encoder):
+            shutil.move(folder / file, kept / file)
+        with contextlib.suppress(OSError):  # another process was faster
+            kept.rename(home / name)
+    return home / name
+
+
+def _fetch_from_zoo(name: str, scratch: str) -> Path:
+    """Where insightface has unpacked a pack."""
+    try:
+        from insightface.utils.storage import ensure_available
+    except ImportError as err:
+        next_step = "pip install 'facelake[insightface]', or unzip the pack yourself and give its folder"
+        raise ConfigError("insightface is not installed", where="models card", next_step=next_step) from err
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints
+            folder = Path(ensure_available("models", name, root=scratch))
+    except (OSError, RuntimeError, zipfile.BadZipFile) as err:
+        next_step = "check the name and the network; or unzip the pack yourself and give its folder"
+        raise Retryable(f"insightface could not fetch the pack: {err}", where=name, next_step=next_step) from err
+    inside = list(folder.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder  # some archives hold a folder
+
+
+def write_card(card: ModelCard, path: str) -> None:
+    """Write a card as YAML, never over another one.
+
+    Raises:
+        ConfigError: there is a file already, or it cannot be written.
+    """
+    body = yaml.safe_dump(card.model_dump(mode="json"), sort_keys=False, width=120)
+    try:
+        with Path(path).expanduser().open("x", encoding="utf-8") as file:
+            file.write(_HEAD + body)
+    except OSError as err:
+        what = f"the card cannot be written: {err.strerror}"
+        raise ConfigError(what, where=path, next_step="give another --out") from err

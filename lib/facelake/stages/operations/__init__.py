@@ -1,0 +1,1 @@
+"""Running a lake: status, metrics, vacuum, verification."""
