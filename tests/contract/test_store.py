@@ -14,8 +14,9 @@ from facelake.config import S3Section
 from facelake.errors import ConfigError, FacelakeError, Refused, Retryable
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
+from facelake.lake.object_store import ObjectStore
 from facelake.lake.s3 import S3Store
-from facelake.lake.store import ObjectStore, open_store, probe
+from facelake.lake.store import open_store, probe
 from facelake.testing.servers import Server
 
 

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from facelake.lake.directory import DirectoryStore
 from facelake.lake.lease import KEY
-from facelake.lake.store import DirectoryStore
 from tests.faults.conftest import Note
 
 _WRITER = """

@@ -13,8 +13,8 @@ import pytest
 
 from facelake.config import Config, load_config
 from facelake.erase import Needles
+from facelake.lake.directory import DirectoryStore
 from facelake.lake.lake import Lake
-from facelake.lake.store import DirectoryStore
 from facelake.lake.tables import Table
 from facelake.nightly import reading, writing
 from facelake.stages.erasure.request import Request

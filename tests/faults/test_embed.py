@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from facelake.config import S3Section
-from facelake.testing.proxy import bad_day
+from facelake.testing.fault_proxy import fault_proxy
 from facelake.testing.servers import Server
 from tests.conftest import run_json
 from tests.faults.conftest import Note
@@ -107,7 +107,7 @@ def test_store(weed_env: Server, undisturbed: Tables, tmp_path: Path, note: Note
     uri, plain = f"s3://lake/embed-{fault}", S3Section(endpoint_url=weed_env.endpoint)
     build(uri, plain)
     runs = 0
-    with bad_day(weed_env.endpoint, [fault], 0.2, seed=3) as (endpoint, day):
+    with fault_proxy(weed_env.endpoint, [fault], 0.2, seed=3) as (endpoint, day):
         config = config_of(tmp_path, uri, s3={"endpoint_url": endpoint})
         while True:
             runs += 1

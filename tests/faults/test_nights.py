@@ -27,7 +27,7 @@ Demo = tuple[Path, dict[str, Any]]
 _NIGHT = """
 import os, signal, sys
 from facelake.config import load_config
-from facelake.lake.store import DirectoryStore
+from facelake.lake.directory import DirectoryStore
 from facelake.lake.tables import Table
 from facelake.nightly import run_night
 path, lake, call = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -18,7 +18,7 @@ from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.lake.store import open_store, probe
 from facelake.lake.tables import plain
-from facelake.testing.proxy import FAULTS, bad_day
+from facelake.testing.fault_proxy import FAULTS, fault_proxy
 from facelake.testing.servers import Server
 from facelake.testing.site import state_of
 from tests.conftest import run_json
@@ -33,7 +33,7 @@ _SLOW = ("busy", "slow", "cut")
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow if f in _SLOW else ()) for f in FAULTS])
 def test_objects_and_commits(weed_env: Server, note: Note, fault: str) -> None:
     """Puts, conditional puts, ranged reads, a lease and Delta commits, one request in five hit by the fault."""
-    with bad_day(weed_env.endpoint, [fault], 0.2, seed=7) as (endpoint, day):
+    with fault_proxy(weed_env.endpoint, [fault], 0.2, seed=7) as (endpoint, day):
         s3 = S3Section(endpoint_url=endpoint)
         store = open_store(f"s3://lake/bad-{fault}", s3)
         probe(store)
@@ -80,7 +80,7 @@ def test_a_whole_night(
     undisturbed.write_text(f"lake: {demo_template[0]}\n")
     config = tmp_path / "c.yaml"
     runs = 0
-    with bad_day(weed_env.endpoint, FAULTS, 0.2, seed=11) as (endpoint, day):
+    with fault_proxy(weed_env.endpoint, FAULTS, 0.2, seed=11) as (endpoint, day):
         config.write_text(f"lake: s3://lake/bad-night\ns3: {{endpoint_url: '{endpoint}'}}\nembed: {{chunk_rows: 32}}\n")
         while True:
             runs += 1

@@ -18,9 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from facelake.config import load_config
 from facelake.errors import ConfigError, Refused
 from facelake.events import StageProgress, StageStarted
+from facelake.lake.directory import DirectoryStore
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.lake.store import DirectoryStore, open_store
+from facelake.lake.store import open_store
 from facelake.nightly import reading, writing
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery, list_galleries

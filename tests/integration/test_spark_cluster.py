@@ -13,7 +13,8 @@ import pytest
 
 from facelake.bench.cluster import cluster_files
 from facelake.config import ClusterSection, Config, SparkSection
-from facelake.engines.exchange import Block, LocalExchange, open_exchange
+from facelake.engines.exchange import Block, LocalExchange
+from facelake.engines.select_exchange import open_exchange
 from facelake.engines.spark_cluster import SparkExchange
 from facelake.engines.spark_session import start_spark
 from facelake.errors import Corrupt

@@ -20,6 +20,7 @@ from PIL import Image
 
 from facelake.bench.device import device_rates, products_of
 from facelake.bench.embed import Sizes
+from facelake.bench.synthetic_packs import write_pack
 from facelake.config import Config, EmbedSection, ModelSection
 from facelake.contracts import U8, Outcome, Reject
 from facelake.embed import DecodeLimits, Opener, Pack, Pipeline, PipelineOptions, device_ops, device_sampling
@@ -36,7 +37,6 @@ from facelake.embed.runtime import Runtime
 from facelake.embed.torch_runtime import TorchGraph
 from facelake.errors import ConfigError
 from facelake.stages.models.model_cards import card_of_pack
-from facelake.testing.packs import write_pack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 BIG = {"batch_photos": 4, "batch_faces": 3}

@@ -20,6 +20,7 @@ import yaml
 from onnx import numpy_helper
 
 from facelake.bench.parity import parity
+from facelake.bench.synthetic_packs import iresnet, tiny_attribute_model, write_heavy_pack, write_pack
 from facelake.config import Config, load_config
 from facelake.contracts import U8
 from facelake.embed import Pack
@@ -33,7 +34,6 @@ from facelake.errors import ConfigError, Refused, Retryable
 from facelake.stages.admission.withdrawn_datasets import accepted_lineage
 from facelake.stages.models.model_cards import card_of_pack, write_card
 from facelake.stages.models.registry import find_card, load_pack
-from facelake.testing.packs import iresnet, tiny_attribute_model, write_heavy_pack, write_pack
 from facelake.testing.servers import Server
 
 _LICENCE = {"model.accept_license": "non-commercial"}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import helper
 
+from facelake.bench.synthetic_packs import iresnet, scrfd_10g, write_pack
 from facelake.config import Config
 from facelake.contracts import F32
 from facelake.embed import Pack, Pipeline, PipelineOptions
@@ -21,7 +22,6 @@ from facelake.embed.runtime import OnnxGraph, Runtime, open_graph
 from facelake.embed.torch_runtime import TorchGraph, captured_batch
 from facelake.errors import ConfigError
 from facelake.stages.models.model_cards import card_of_pack
-from facelake.testing.packs import iresnet, scrfd_10g, write_pack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -16,7 +16,8 @@ from facelake.bench.memory import PeakMemory
 from facelake.cluster import columns
 from facelake.cluster.calibrate import Prior
 from facelake.config import Config
-from facelake.engines.exchange import Exchange, open_exchange
+from facelake.engines.exchange import Exchange
+from facelake.engines.select_exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
 from facelake.lake.store import open_store

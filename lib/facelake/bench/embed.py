@@ -29,6 +29,7 @@ from PIL import Image
 
 from facelake.bench.memory import PeakMemory, family_cpu_s
 from facelake.bench.parity import face_analysis
+from facelake.bench.synthetic_packs import write_heavy_pack
 from facelake.config import Config
 from facelake.contracts import F32
 from facelake.embed import ModelCard, Pack
@@ -43,7 +44,6 @@ from facelake.stages.admission.import_images import Grant, import_folder, photos
 from facelake.stages.embedding.embed import embed
 from facelake.stages.models.model_cards import card_of_pack, write_card
 from facelake.stages.models.registry import load_pack, must_be_accepted
-from facelake.testing.packs import write_heavy_pack
 
 _BARE_BATCH, _BARE_S = 16, 2.0
 _CHUNKS = 16  # per worker, so that few photos make many receipts

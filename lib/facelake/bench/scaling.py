@@ -30,7 +30,7 @@ from facelake.bench.stage_costs import face_rows, vectors_of, write_corpus
 from facelake.config import ClusterSection, S3Section, SparkSection, load_config
 from facelake.contracts import Chunk, ChunkReceipt
 from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec, chunk_stem
-from facelake.engines.exchange import open_exchange
+from facelake.engines.select_exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
 from facelake.lake.lake import Lake

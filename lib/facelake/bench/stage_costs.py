@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from facelake.bench.counting_proxy import COUNTS_PATH
 from facelake.bench.memory import family_cpu_s
 from facelake.config import Config, load_config
 from facelake.contracts import F32, FACES, Covers, EventKind, Receipt, Scope, SourceClass, file_key
@@ -35,7 +36,6 @@ from facelake.stages.embedding.embed import embed
 from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.publish import publish
 from facelake.stages.models.registry import load_pack
-from facelake.testing.proxy import ASKED
 
 _PER_PERSON, _SPREAD = 20, 0.9
 _TABLES = (
@@ -77,7 +77,7 @@ class Meter:
     def _asked(self) -> dict[str, int]:
         if self._endpoint is None:
             return {}
-        with urllib.request.urlopen(self._endpoint + ASKED) as reply:
+        with urllib.request.urlopen(self._endpoint + COUNTS_PATH) as reply:
             return dict(json.loads(reply.read()))
 
     def _logs(self) -> dict[str, tuple[int, int]]:

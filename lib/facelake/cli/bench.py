@@ -259,19 +259,20 @@ def bench_review(
 
 @bench_app.command("plan")
 def bench_plan(
+    store: Annotated[str, typer.Option(help="s3://bucket/prefix for the lakes, on a server over plain HTTP")],
     faces: Annotated[str, typer.Option(help="sizes of lakes of synthetic faces")] = "10000,30000,90000",
     dim: Annotated[int, typer.Option(min=2, help="of their embeddings")] = 128,
     images: Annotated[str | None, typer.Option("--images", help="folder of photos, to check embed too")] = None,
     photos: Annotated[str, typer.Option(help="with --images: numbers of photos made of the folder's")] = "80,160,320",
     config: ConfigOption = None, json: JsonOption = False, quiet: QuietOption = False, debug: DebugOption = False,
 ) -> None:  # fmt: skip
-    """What `facelake plan --at` predicts of small lakes on a store of their own, beside what they take."""
+    """Compare the predictions of `facelake plan --at` with measurements of small lakes on an S3 server."""
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
-        from facelake.bench.plan import check_plan
+        from facelake.bench.plan import PlanCheck, check_plan
 
-        many, few = numbers(faces, "--faces"), numbers(photos, "--photos")
-        figures = check_plan(read_config(config, None), many, dim, images, few, terminal.listen)
+        check = PlanCheck(store, numbers(faces, "--faces"), dim, images, numbers(photos, "--photos"))
+        figures = check_plan(read_config(config, None), check, terminal.listen)
         columns = ["size", "stage", "figure", "predicted", "measured", "error"]
         terminal.table("plan", columns, [[row[name] for name in columns] for row in figures["rows"]])
         terminal.result({"ok": True, **figures})

@@ -1,41 +1,46 @@
-"""Tasks that hand each other blocks by key: the one thing that clustering asks of an engine."""
+"""Tasks that pass blocks to each other by key: the one service that clustering needs of an engine."""
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from threadpoolctl import threadpool_limits
 
-from facelake.config import SparkSection
-
 Block = tuple[int, bytes]
+"""A key (int64) and the bytes that are sent to it."""
 Emit = Callable[[int], Iterable[Block]]
-"""An item into blocks, each for a key."""
+"""Turns one work item into blocks."""
 Reduce = Callable[[int, list[bytes]], Iterable[Block]]
-"""All blocks of a key, in no order, into blocks for other keys."""
+"""Turns all blocks of one key, in no particular order, into blocks for the next keys."""
 
 
 class Exchange(Protocol):
-    """Runs `first` on each item, hands its blocks to `then` by key, and so on; the last blocks come back.
+    """Runs map and reduce tasks and routes blocks between them by key."""
 
-    `keys` says how many keys to expect, for the engine to plan with.
-    """
+    def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
+        """Run `first` on each item, route its blocks by key to `then[0]`, and so on; return the last blocks.
 
-    def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]: ...
+        Args:
+            items: work items, one task each at most.
+            first: applied to each item.
+            then: applied in turn to all blocks of a key.
+            keys: the number of distinct keys to expect, used to plan tasks.
+        """
+        ...
 
     def close(self) -> None:
-        """Stop what was started for it."""
+        """Stop the engine if this exchange started it."""
+        ...
 
 
 class LocalExchange:
-    """In this process, one after the other: the reference, and the way of corpora that no JVM is worth."""
+    """Runs every task in this process, one after the other: the reference, and the engine of small corpora."""
 
     def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
-        """See Exchange."""
-        with threadpool_limits(1, "blas"):  # one thread per task as on Spark: sums of products in the same order
+        """Run the tasks in the order of their items and keys; `keys` is ignored."""
+        with threadpool_limits(1, "blas"):  # one thread per task as on Spark, so that sums have the same order
             blocks = [block for item in items for block in first(item)]
             for reduce in then:
                 by_key: dict[int, list[bytes]] = defaultdict(list)
@@ -45,21 +50,4 @@ class LocalExchange:
         return blocks
 
     def close(self) -> None:
-        """Nothing was started."""
-
-
-def open_exchange(section: SparkSection, faces: int, scratch: str | None = None) -> Exchange:
-    """The engine for so many faces: Spark, or this process where a local Spark would take longer to start than to work.
-
-    Args:
-        scratch: see start_spark.
-
-    Raises:
-        Retryable: Spark cannot be started.
-    """
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # by spark-submit: it runs already
-    if section.master.startswith("local") and faces < section.in_process_below and not submitted:
-        return LocalExchange()
-    from facelake.engines import spark_cluster, spark_session  # importing PySpark takes a second
-
-    return spark_cluster.SparkExchange(spark_session.start_spark(section, scratch=scratch), section.partitions)
+        """Do nothing: no engine was started."""

@@ -12,7 +12,8 @@ from typing import Any
 from facelake.config import S3Section
 from facelake.contracts import LAKE_FORMAT, TABLES
 from facelake.errors import ConfigError, Corrupt
-from facelake.lake.store import ObjectStore, open_store, probe
+from facelake.lake.object_store import ObjectStore
+from facelake.lake.store import open_store, probe
 from facelake.lake.tables import Table
 
 _MARKER = "lake.json"

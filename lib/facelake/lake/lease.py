@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from facelake.errors import FacelakeError, Refused
-from facelake.lake.store import ObjectStore
+from facelake.lake.object_store import ObjectStore
 
 KEY = "lease.json"
 

@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, DeltaProtocolError, TableNotFoundError
 
 from facelake.errors import Corrupt, Retryable, VersionGone
-from facelake.lake.store import ObjectStore
+from facelake.lake.object_store import ObjectStore
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS, _FIRST_PAUSE_S = 6, 0.1

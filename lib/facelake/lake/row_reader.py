@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.contracts import I64, TABLES
-from facelake.lake.store import ObjectStore
+from facelake.lake.object_store import ObjectStore
 from facelake.lake.tables import columns_there, completed, data_file, plain
 
 _READERS = 4

@@ -14,13 +14,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from facelake.config import S3Section
 from facelake.errors import ConfigError, Refused, Retryable
-from facelake.lake.store import StoredObject
+from facelake.lake.object_store import StoredObject
 
 _Versions = list[dict[str, Any]]  # as S3 lists them
 _READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one request in five
 _BATCH = 1000  # what S3 deletes in one call
 _DENIED = ("AccessDenied", "403")
 _LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store without this part of S3
+
+
+def endpoint_of(s3: S3Section) -> str | None:
+    """Return the endpoint URL of the config or of the environment; None means Amazon's own."""
+    return s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
 class S3Store:
@@ -32,7 +37,7 @@ class S3Store:
             raise ConfigError("s3 URI names no bucket", where=uri, next_step="write s3://bucket/prefix")
         self.bucket, self.prefix = bucket, prefix.strip("/")
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self.endpoint = s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        self.endpoint = endpoint_of(s3)
         self.region = s3.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
         self._session = boto3.session.Session()
         style = {"addressing_style": "path" if s3.path_style else "auto"}

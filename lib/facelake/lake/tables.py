@@ -25,8 +25,9 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from facelake.contracts import TABLES, Receipt
 from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
+from facelake.lake.object_store import ObjectStore
 from facelake.lake.open_delta import first_line, gone, open_table
-from facelake.lake.store import ObjectStore, read_input
+from facelake.lake.store import read_input
 
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}

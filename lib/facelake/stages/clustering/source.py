@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.lake.store import ObjectStore, open_store
+from facelake.lake.object_store import ObjectStore
+from facelake.lake.store import open_store
 from facelake.lake.tables import data_file
 
 _ROWS = 20_000

@@ -13,8 +13,9 @@ import pyarrow as pa
 from facelake.cluster.calibrate import Prior
 from facelake.config import S3Section
 from facelake.contracts import GROUPS, Receipt
-from facelake.engines.exchange import Block, Exchange, LocalExchange, open_exchange
+from facelake.engines.exchange import Block, Exchange, LocalExchange
 from facelake.engines.scratch import scratch_dir
+from facelake.engines.select_exchange import open_exchange
 from facelake.events import Notice, StageProgress
 from facelake.lake.store import open_store
 from facelake.lake.tables import plain, stage

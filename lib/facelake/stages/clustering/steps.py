@@ -42,7 +42,7 @@ from facelake.config import ClusterSection
 from facelake.contracts import F32, I32, I64, U8
 from facelake.engines.exchange import Exchange
 from facelake.errors import Corrupt
-from facelake.lake.store import ObjectStore
+from facelake.lake.object_store import ObjectStore
 from facelake.stages.clustering.result import Clustered, StoredGraph, number_rows
 from facelake.stages.clustering.tasks import CHUNK, Work
 

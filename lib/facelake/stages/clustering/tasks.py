@@ -42,7 +42,7 @@ from facelake.cluster.neighbours import (
 from facelake.cluster.nuisance import without
 from facelake.contracts import F16, F32, I32, Bool
 from facelake.engines.exchange import Block
-from facelake.lake.store import ObjectStore
+from facelake.lake.object_store import ObjectStore
 from facelake.stages.clustering.blocks import (
     NO_MIRROR,
     NO_PAIRS,

@@ -16,7 +16,8 @@ from facelake.embed.decode import DecodeLimits
 from facelake.embed.packs import FolderCard
 from facelake.embed.runtime import Runtime, must_have_torch
 from facelake.errors import ConfigError, Corrupt, Refused, Retryable
-from facelake.lake.store import ObjectStore, open_store
+from facelake.lake.object_store import ObjectStore
+from facelake.lake.store import open_store
 
 _SHARED = "models"
 """folder of the lake"""

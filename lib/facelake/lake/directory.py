@@ -1,0 +1,113 @@
+"""The object store of a local directory: conditional writes by hard link and file lock."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pyarrow.fs as pafs
+
+from facelake.errors import ConfigError, Retryable
+from facelake.lake.object_store import StoredObject
+
+_TEMPORARY = ".tmp"  # one folder for unfinished writes, so that leftovers can be found and deleted
+
+
+class DirectoryStore:
+    """A local directory; conditional writes by hard link and file lock."""
+
+    def __init__(self, path: str) -> None:
+        self.root = Path(os.path.abspath(os.path.expanduser(path)))
+        self.uri = str(self.root)
+        if "%" in self.uri:
+            next_step = "Delta logs cannot name it; use another path"
+            raise ConfigError("the path contains %", where=self.uri, next_step=next_step)
+
+    def _path(self, key: str) -> Path:
+        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+            raise ValueError(f"key leaves the store: {key!r}")
+        return self.root / key
+
+    def read(self, key: str) -> bytes:
+        return self._path(key).read_bytes()
+
+    def tag(self, key: str) -> str | None:
+        try:
+            return hashlib.sha256(self.read(key)).hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def _write_beside(self, target: Path, data: bytes) -> Path:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.root / _TEMPORARY).mkdir(exist_ok=True)
+            prefix = f"{os.getpid()}-"
+            with tempfile.NamedTemporaryFile(dir=self.root / _TEMPORARY, prefix=prefix, delete=False) as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as err:
+            next_step = "check the path, rights and space"
+            raise Retryable(f"cannot write: {err}", where=str(target), next_step=next_step) from err
+        return Path(file.name)
+
+    def write(self, key: str, data: bytes) -> None:
+        target = self._path(key)
+        self._write_beside(target, data).replace(target)
+
+    def create(self, key: str, data: bytes) -> bool:
+        target = self._path(key)
+        beside = self._write_beside(target, data)
+        try:
+            os.link(beside, target)
+        except FileExistsError:
+            return False
+        finally:
+            beside.unlink()
+        return True
+
+    def replace(self, key: str, data: bytes, tag: str) -> bool:
+        lock = self._path(key + ".lock")
+        with lock.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if self.tag(key) != tag:
+                return False
+            self.write(key, data)
+            return True
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        base = self._path(prefix) if prefix else self.root
+        if not base.is_dir():
+            return
+
+        def unreadable(err: OSError) -> None:
+            raise Retryable(f"cannot list: {err}", where=str(base), next_step="check the rights and run again") from err
+
+        for folder, folders, names in os.walk(base, onerror=unreadable):
+            folders[:] = sorted(name for name in folders if Path(folder, name) != self.root / _TEMPORARY)
+            for name in sorted(names):
+                path = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # deleted while we listed
+                    yield StoredObject(path.relative_to(self.root).as_posix(), path.stat().st_size)
+
+    def delete(self, key: str) -> None:
+        self._path(key).unlink(missing_ok=True)
+
+    def clear_leftovers(self) -> None:
+        for path in (self.root / _TEMPORARY).glob("*"):
+            if not path.name.startswith(f"{os.getpid()}-"):  # the lease is renewed while we clear
+                path.unlink(missing_ok=True)
+
+    def drop_old_versions(self, prefix: str = "") -> int:
+        return 0
+
+    def filesystem(self) -> tuple[pafs.FileSystem, str]:
+        return pafs.LocalFileSystem(), str(self.root)
+
+    def storage_options(self) -> dict[str, str]:
+        return {}
