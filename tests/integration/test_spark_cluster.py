@@ -19,8 +19,8 @@ from facelake.engines.spark_cluster import SparkExchange
 from facelake.engines.spark_session import start_spark
 from facelake.errors import Corrupt
 from facelake.events import nobody
-from tests.unit.test_cluster import people
-from tests.unit.test_cluster_steps import World, agree, by_id, cluster, steps_of
+from tests.unit.cluster.test_cluster import people
+from tests.unit.stages.clustering.test_steps import World, agree, by_id, cluster, steps_of
 
 SETTINGS = ClusterSection(exact_below=500, list_size=40, deep_cells=2)
 

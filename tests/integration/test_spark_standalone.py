@@ -16,8 +16,8 @@ from facelake.engines.spark_cluster import SparkExchange
 from facelake.engines.spark_session import start_spark
 from facelake.testing.clusters import spark_standalone
 from tests.integration.test_spark_cluster import SETTINGS
-from tests.unit.test_cluster import people
-from tests.unit.test_cluster_steps import World, by_id, cluster, steps_of
+from tests.unit.cluster.test_cluster import people
+from tests.unit.stages.clustering.test_steps import World, by_id, cluster, steps_of
 
 
 class Shooting(SparkExchange):

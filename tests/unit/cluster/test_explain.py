@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.explain import discounted, face_pair, group_pair, widest_path
 from facelake.cluster.quality_norm import Gate
-from tests.unit.test_cluster import people, unit
+from tests.unit.cluster.test_cluster import people, unit
 
 CUTS = Calibration(0.3, 0.75, 0.9, 0.7, 0.0, 0.1, "test")
 

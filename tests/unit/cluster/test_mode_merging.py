@@ -7,7 +7,7 @@ import numpy as np
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.linkage import Pairs
 from facelake.cluster.mode_merging import connected, mode_pairs
-from tests.unit.test_cluster import unit
+from tests.unit.cluster.test_cluster import unit
 
 CUTS = Calibration(0.2, 0.75, 0.9, 0.7, 0.0, 0.1, "test")
 FACES = 12

@@ -14,7 +14,7 @@ from PIL import Image
 
 from facelake.contracts import Reject
 from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
-from tests.unit.test_decode import encoded, measured
+from tests.unit.embed.test_decode import encoded, measured
 
 SMALL = Image.new("RGB", (100, 100), "gray")
 JPEG, PNG = encoded(SMALL, "JPEG"), encoded(SMALL, "PNG")

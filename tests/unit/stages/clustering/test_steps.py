@@ -22,7 +22,7 @@ from facelake.stages.clustering.result import Clustered
 from facelake.stages.clustering.source import LocalFiles
 from facelake.stages.clustering.steps import STEPS, Steps
 from facelake.stages.clustering.tasks import Work
-from tests.unit.test_cluster import people, unit
+from tests.unit.cluster.test_cluster import people, unit
 
 PRIOR = Prior(0.02, 0.09, 0.8)
 SMALL = ClusterSection(exact_below=200, list_size=30, deep_cells=2)
