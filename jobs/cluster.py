@@ -1,8 +1,8 @@
-"""Cluster on Spark: spark-submit jobs/cluster.py -c conf/cluster.yaml"""
+"""Cluster and publish on Spark: spark-submit jobs/cluster.py -c conf/cluster.yaml"""
 
 from __future__ import annotations
 
-from facelake.job import run_stages
+from facelake.cli import main
 
 if __name__ == "__main__":
-    run_stages(__doc__, ["cluster", "publish"])
+    main(["nightly", "--only", "cluster", "--only", "publish"])

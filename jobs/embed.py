@@ -1,8 +1,8 @@
-"""Embed on Ray: ray job submit --working-dir . -- python jobs/embed.py -c conf/cluster.yaml"""
+"""Admit and embed on Ray: ray job submit --working-dir . -- python jobs/embed.py -c conf/cluster.yaml"""
 
 from __future__ import annotations
 
-from facelake.job import run_stages
+from facelake.cli import main
 
 if __name__ == "__main__":
-    run_stages(__doc__, ["admit", "embed"])
+    main(["nightly", "--only", "admit", "--only", "embed"])

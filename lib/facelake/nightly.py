@@ -1,4 +1,4 @@
-"""One night: the stages in their order, each skipped when its input is unchanged, all of it resumable."""
+"""A nightly run: the stages in order. Each is skipped when its input is unchanged; a killed run resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from facelake.lake.lease import Lease
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.models.registry import config_model_digest, find_card, load_pack, share_pack
 
-# Stages are imported when they are run: every command imports this module, and most need no engine and no numba.
+# Stages are imported when they run: every command imports this module, and most need neither an engine nor numba.
 
 
 def _admit(context: Context) -> StageResult:
@@ -60,15 +60,26 @@ STAGES: dict[str, Callable[[Context], StageResult]] = {
     "report": _report,
 }
 
-_MOST_MOVES = 5  # of the ledger during one night, each of which has it decided again
+_MAX_LEDGER_CHANGES = 5  # during one run; each makes admit decide again
 
 
 @contextmanager
 def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float = 0.0) -> Iterator[Context]:
-    """A context with the right to write: store probed, lake opened or made, lease held."""
+    """Open a context for writing: probe the store, open or create the lake, hold its lease.
+
+    Args:
+        config: the checked config.
+        purpose: what the lease is for, as `facelake status` shows it.
+        emit: listener for progress events.
+        wait_s: seconds to wait for another writer.
+
+    Raises:
+        Busy: another writer holds the lease.
+        Refused: the store ignores conditional writes.
+    """
     card = find_card(config.model.card)
     lake = Lake.create(config.lake, config.s3)
-    # to the millisecond: reports are named and ordered by it, and a small night takes less than a second
+    # to the millisecond: reports are named and ordered by it, and a small run takes less than a second
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
     tracker = Tracker(run_id)
     emit = fan_out(emit, log_listener(run_id), tracker.listen)
@@ -77,7 +88,11 @@ def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float
 
 
 def reading(config: Config, emit: Listener = nobody) -> Context:
-    """A context that only reads an existing lake."""
+    """Open a context that only reads an existing lake.
+
+    Raises:
+        ConfigError: there is no lake.
+    """
     card = find_card(config.model.card)
     lake = Lake.open(config.lake, config.s3)
     return Context(config, lake, "read", emit, model_digest=config_model_digest(config, card))
@@ -87,19 +102,22 @@ def run_night(
     config: Config,
     emit: Listener = nobody,
     only: Sequence[str] = (),
+    *,
     wait_s: float = 0.0,
     rebase: bool = False,
 ) -> list[StageResult]:
-    """Run all stages, or only some, in their order.
+    """Run all stages, or only some, in order. Committed work of a stage is kept if a later one fails.
 
     Args:
-        rebase: all faces are grouped anew; identities keep their ids as far as their faces stay together.
+        config: the checked config.
+        emit: listener for progress events.
+        only: names of stages to run; empty: all.
+        wait_s: seconds to wait for another writer.
+        rebase: run a full clustering; identities keep their ids as far as their faces stay together.
 
     Raises:
-        ConfigError: an unknown stage; the config names no assessment.
-        Refused: the model descends from a withdrawn data set that the config does not accept.
-
-    Whatever a stage raises: what earlier stages committed stays; run again.
+        ConfigError: an unknown stage; the config names no impact assessment.
+        Refused: the model's reported training lineage includes a withdrawn dataset that the config does not accept.
     """
     from facelake.stages.admission.withdrawn_datasets import accepted_lineage
     from facelake.stages.erasure.stage import finish_erasures
@@ -110,12 +128,12 @@ def run_night(
         raise ConfigError(f"no stage {unknown[0]!r}", where="--only", next_step=f"choose from {', '.join(STAGES)}")
     chosen = [name for name in STAGES if not only or name in only]
     if {"embed", "cluster", "publish"} & set(chosen) and "admit" not in chosen:
-        chosen.insert(0, "admit")  # nothing is made of decisions of another purpose, ledger or day
+        chosen.insert(0, "admit")  # later stages must not use decisions of another purpose, ledger or day
     lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
     if "admit" in chosen:
-        Corpus(config.corpus_uri, config.s3).paths()  # before anything is written: is there a corpus at all?
+        Corpus(config.corpus_uri, config.s3).paths()  # fails before anything is written if there is no corpus
     must_be_assessed(config)
-    with writing(config, "nightly", emit, wait_s) as context:
+    with writing(config, "nightly", emit, wait_s=wait_s) as context:
         context.lineage, context.rebase = lineage, rebase
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
@@ -127,18 +145,18 @@ def run_night(
 
 
 def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
-    """The stages in order; from the first one anew when the ledger changed before something was made of its decisions.
+    """Run the stages in order; start over when the ledger changes before its decisions were used.
 
     Raises:
-        LedgerMoved: it kept changing.
+        LedgerMoved: the ledger kept changing.
     """
     from facelake.stages.embedding.embed import sweep
     from facelake.stages.gallery.purge import purge_after_sweep
 
-    moved = 0
-    left = list(chosen)
-    while left:
-        name = left.pop(0)
+    ledger_changes = 0
+    remaining = list(chosen)
+    while remaining:
+        name = remaining.pop(0)
         try:
             if name in ("cluster", "publish"):
                 context.check_ledger()
@@ -146,10 +164,10 @@ def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
                     sweep(context)
             yield STAGES[name](context)
         except LedgerMoved:
-            moved += 1
-            if moved > _MOST_MOVES:
+            ledger_changes += 1
+            if ledger_changes > _MAX_LEDGER_CHANGES:
                 raise
-            context.now, left = datetime.now(UTC), list(chosen)
+            context.now, remaining = datetime.now(UTC), list(chosen)
             continue
         if name == "publish":
             purge_after_sweep(context)

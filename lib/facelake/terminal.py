@@ -1,4 +1,4 @@
-"""What a person sees: progress, summary tables, errors; and the one JSON line that a machine reads."""
+"""Terminal output: progress, summary tables, error lines, and the JSON result for scripts."""
 
 from __future__ import annotations
 
@@ -29,21 +29,19 @@ from rich.text import Text
 from facelake.errors import FacelakeError
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
 
-if TYPE_CHECKING:  # (commands that run no stage do not import them)
+if TYPE_CHECKING:  # commands that run no stage need not import the stages
     from facelake.stages.core.context import StageResult
 
-_LEAST_S, _MOST_S, _SHARE = 5.0, 60.0, 0.05
-"""Plain lines of a stage are at least so far apart; later by this share of the time it has taken, up to a minute."""
+_MIN_INTERVAL_S, _MAX_INTERVAL_S, _INTERVAL_SHARE = 5.0, 60.0, 0.05
+"""Plain progress lines of a stage are this share of its elapsed time apart, within the two bounds."""
+_results_written = 0  # JSON results of this process; only `result_was_written` reads it
 
 
 class Terminal:
-    """Progress on stderr: bars on a tty; elsewhere plain lines that end with the time (UTC), few enough for a log.
+    """Prints progress on stderr: bars on a tty; elsewhere plain lines that end with the UTC time, few enough for a log.
 
-    Whether stderr is a tty is asked of itself alone: variables that ask for colours do not make bars of a log.
+    Only stderr itself decides whether it is a tty: environment variables that ask for colours do not put bars in a log.
     """
-
-    said_result = False
-    """some terminal of this process has written its JSON object"""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, debug: bool = False) -> None:
         self.as_json, self.quiet, self.debug = as_json, quiet, debug
@@ -58,7 +56,7 @@ class Terminal:
         self._first: dict[str, tuple[float, int]] = {}
 
     def listen(self, event: Event) -> None:
-        """The event listener."""
+        """Print an event; the listener to pass to a run."""
         if self.quiet:
             return
         if isinstance(event, Notice):
@@ -82,20 +80,20 @@ class Terminal:
         self._first.pop(event.stage, None)
         if self._live:
             if self._bars is None:
-                columns = (
+                self._bars = Progress(
                     SpinnerColumn(),
                     TextColumn("{task.description}"),
                     BarColumn(),
                     MofNCompleteColumn(),
-                )
-                self._bars = Progress(
-                    *columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=self._err
+                    TimeElapsedColumn(),
+                    TextColumn("{task.fields[note]}"),
+                    console=self._err,
                 )
                 self._bars.start()
             self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total or None, note="")
         else:
-            ahead = f": {event.total:,} {event.unit}" if event.total else ""
-            self._say(f"{event.stage} starts{ahead}")
+            total = f": {event.total:,} {event.unit}" if event.total else ""
+            self._say(f"{event.stage} starts{total}")
 
     def _progress(self, event: StageProgress) -> None:
         began, total, unit = self._began.get(event.stage, (time.monotonic(), 0, ""))
@@ -111,20 +109,21 @@ class Terminal:
                 if step
                 else f"{event.done:,}/{f'{total:,}' if total else '?'} {unit}"
             )
-            said = " ".join(part for part in (count, step, pace, extra) if part)
-            left = f", about {duration((total - event.done) / rate)} left" if total and rate else ""
-            self._say(f"{event.stage} {said}{left}")
+            status = " ".join(part for part in (count, step, pace, extra) if part)
+            eta = f", about {format_duration((total - event.done) / rate)} left" if total and rate else ""
+            self._say(f"{event.stage} {status}{eta}")
 
     def _rate(self, event: StageProgress) -> float:
-        """Units per second since the first ones were done: what starting took would make it look slow. 0: not known."""
+        """Return units per second since the first were done, so that start-up time does not count; 0 if unknown."""
         now = time.monotonic()
         first_s, first = self._first.setdefault(event.stage, (now, event.done))
         return (event.done - first) / (now - first_s) if event.done > first and now > first_s else 0.0
 
     def _is_due(self, seconds: float, step: str) -> bool:
-        """Whether a plain line is due: another step, or long enough since the last line."""
+        """Return whether to print a plain line: another step has begun, or the last line is old enough."""
         now = time.monotonic()
-        due = (step and step != self._step) or now - self._last_line_s >= min(max(_LEAST_S, _SHARE * seconds), _MOST_S)
+        interval_s = min(max(_MIN_INTERVAL_S, _INTERVAL_SHARE * seconds), _MAX_INTERVAL_S)
+        due = (step and step != self._step) or now - self._last_line_s >= interval_s
         if due:
             self._last_line_s, self._step = now, step
         return bool(due)
@@ -133,31 +132,31 @@ class Terminal:
         if self._bars is not None and event.stage in self._tasks:
             self._bars.update(self._tasks[event.stage], visible=False)
         numbers = ", ".join(f"{k} {v:,}" for k, v in event.counts.items() if isinstance(v, int | float) and v)
-        how = "nothing to do" if event.skipped and event.stage != "verify" else f"{event.seconds:.1f} s"
-        self._say(f"[bold]{event.stage:<8}[/] {how}: {numbers or '-'}")
+        outcome = "nothing to do" if event.skipped and event.stage != "verify" else f"{event.seconds:.1f} s"
+        self._say(f"[bold]{event.stage:<8}[/] {outcome}: {numbers or '-'}")
 
     def close(self) -> None:
-        """Take the bars away."""
+        """Remove the progress bars."""
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
     def table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """A table for people, without lines where it goes into a file or a log; nothing when a machine reads."""
+        """Print a table, without borders if stdout is a file or a log; with --json or --quiet print nothing."""
         if self.as_json or self.quiet or not rows:
             return
         if not self.out.is_terminal:
             self._plain_table(title, columns, rows)
             return
-        shown = Table(title=title, title_justify="left")
+        grid = Table(title=title, title_justify="left")
         for name in columns:
-            shown.add_column(name, overflow="fold")
+            grid.add_column(name, overflow="fold")
         for row in rows:
-            shown.add_row(*(escape(_cell(value)) for value in row))
-        self.out.print(shown)
+            grid.add_row(*(escape(_cell(value)) for value in row))
+        self.out.print(grid)
 
     def _plain_table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Columns side by side, one row a line whatever its width: nothing is folded that somebody may grep."""
+        """Print one row per line whatever its width, so that a value can be found with grep."""
         cells = [columns, *([" ".join(_cell(value).split()) for value in row] for row in rows)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(columns))]
         lines = [
@@ -166,39 +165,45 @@ class Terminal:
         self.out.print("\n".join([title, *lines]), markup=False)
 
     def figures(self, title: str, figures: Mapping[str, Any]) -> None:
-        """A table of named figures."""
+        """Print a table of named figures."""
         self.table(title, ["figure", "value"], [[name, value] for name, value in figures.items()])
 
-    def night(self, results: Sequence[StageResult]) -> None:
-        """What each stage of a night did, and what the report made of it."""
+    def run_summary(self, results: Sequence[StageResult]) -> None:
+        """Print what each stage of a run did, and how many alerts the report raised."""
         self.close()
         rows = [
-            [one.stage, "nothing to do" if one.skipped else f"{one.seconds:,.1f} s", _short(one.counts)]
-            for one in results
+            [result.stage, "nothing to do" if result.skipped else f"{result.seconds:,.1f} s", _short(result.counts)]
+            for result in results
         ]
-        rows.append(["in all", f"{sum(one.seconds for one in results):,.1f} s", ""])
-        self.table("the night", ["stage", "took", "counts"], rows)
-        for one in results:
-            if one.stage == "report" and not one.skipped:
-                act, look = one.counts["to_act_on"], one.counts["to_look_at"]
-                found = [f"{act} to act on first"] * bool(act) + [f"{look} to look at"] * bool(look)
-                self.say(f"in the report: {', '.join(found)}" if found else "nothing out of the ordinary")
+        rows.append(["total", f"{sum(result.seconds for result in results):,.1f} s", ""])
+        self.table("stages of this run", ["stage", "took", "counts"], rows)
+        for result in results:
+            if result.stage == "report" and not result.skipped:
+                act, look = result.counts["to_act_on"], result.counts["to_look_at"]
+                alerts = [f"{act} to act on first"] * bool(act) + [f"{look} to look at"] * bool(look)
+                self.say(f"alerts in the report: {', '.join(alerts)}" if alerts else "no alerts in the report")
 
     def say(self, text: str) -> None:
-        """A line for people; nothing when a machine reads."""
+        """Print a line; with --json or --quiet print nothing."""
         if not self.as_json and not self.quiet:
             self.out.print(text, markup=False)
 
     def result(self, body: Mapping[str, Any]) -> None:
-        """The machine-readable object, as the last line of stdout."""
+        """With --json print the result as one JSON object, the last line of stdout."""
         if self.as_json:
-            Terminal.said_result = True
+            global _results_written
+            _results_written += 1
             sys.stdout.write(json.dumps(body, default=str) + "\n")
             sys.stdout.flush()
 
 
+def result_was_written() -> bool:
+    """Return whether a terminal of this process has already printed its JSON result."""
+    return _results_written > 0
+
+
 def _cell(value: Any) -> str:
-    """A value as people read it: no more digits than say something."""
+    """Format a value for a table: at most four significant digits."""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "" if value is None else str(value)
@@ -208,16 +213,16 @@ def _short(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value:,}" for key, value in counts.items() if isinstance(value, int | float))
 
 
-def duration(seconds: float) -> str:
-    """Roughly, as one says it."""
+def format_duration(seconds: float) -> str:
+    """Format a duration roughly: seconds below 2 min, minutes below 2 h, otherwise hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
-def boundary(terminal: Terminal) -> Iterator[None]:
-    """The job boundary: an error becomes one line, a JSON object if asked for, and an exit code."""
+def error_boundary(terminal: Terminal) -> Iterator[None]:
+    """Turn an error into one line on stderr, a JSON object with --json, and the process's exit code."""
     try:
         yield
     except FacelakeError as err:
@@ -232,15 +237,15 @@ def boundary(terminal: Terminal) -> Iterator[None]:
         _fail(
             terminal,
             err,
-            "interrupted; what was committed stays, run again to go on.",
+            "interrupted; committed work is kept. Next: run again to continue.",
             130,
             {"what": "interrupted"},
         )
     except (typer.Exit, SystemExit):
         raise
-    except Exception as err:  # noqa: BLE001  the one place where nothing may pass
-        said = (str(err).strip().splitlines() or [""])[0]
-        line = f"unexpected {type(err).__name__}: {said}. Next: run with --debug and report it."
+    except Exception as err:  # noqa: BLE001  the only place that may catch every error
+        reason = (str(err).strip().splitlines() or [""])[0]
+        line = f"unexpected {type(err).__name__}: {reason}. Next: run with --debug and report it."
         _fail(terminal, err, line, 1, {"what": f"{type(err).__name__}: {err}"})
     finally:
         terminal.close()

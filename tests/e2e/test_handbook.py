@@ -57,7 +57,7 @@ def test_five_minutes(demo_template: tuple[Path, dict[str, Any]], checkout: Path
     promised, *scripts = rest
     assert promised.splitlines()[0] == "gallery 1: 255 faces in 8 identities"
     said = [follow(script, checkout) for script in scripts]
-    assert "the lake agrees with itself" in said[0]
+    assert "the lake is consistent" in said[0]
     assert said[1].count("nothing to do") == 10  # each stage, in its line and in the table
     assert "erased; certificate: facelake-demo/lake/audit/" in said[2]
     assert "facelake-demo/lake/reports/latest.html" in said[2]
@@ -92,7 +92,7 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     assert _of(checkout, "0107") == 4
     assert "erased; certificate: my-lake/audit/" in follow(erase, checkout)
     assert _of(checkout, "0107") == 0
-    assert "the lake agrees with itself" in follow(check, checkout)
+    assert "the lake is consistent" in follow(check, checkout)
     (csv,) = [block for block in blocks(page) if block.startswith("kind,key")]
     (checkout / "leavers.csv").write_text(csv)
     (many,) = re.findall(r"`(\.venv/bin/facelake erase [^`]*leavers\.csv[^`]*)`", page)

@@ -17,7 +17,7 @@ from facelake.config import load_config
 from facelake.contracts import Verdict
 from facelake.lake.lake import Lake
 from facelake.nightly import reading, run_night, writing
-from facelake.stages.gallery.corrections import Said, record_correction
+from facelake.stages.gallery.corrections import CorrectionRequest, record_correction
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.reporting import sheets
 from facelake.stages.reporting.sheets import crops_of
@@ -72,8 +72,8 @@ def storied_lake(demo_template: tuple[Path, dict[str, Any]], tmp_path_factory: p
     identities = sorted(set(members(lake).values()))
     one = [face for face, identity in sorted(members(lake).items()) if identity == identities[0]]
     for said in (
-        Said(Verdict.SPLIT, identities[0], None, tuple(one[:9]), "another person"),
-        Said(Verdict.MERGE, identities[1], identities[2], (), "one person"),
+        CorrectionRequest(Verdict.SPLIT, identities[0], None, tuple(one[:9]), "another person"),
+        CorrectionRequest(Verdict.MERGE, identities[1], identities[2], (), "one person"),
     ):
         with writing(config, "correct") as context:
             record_correction(context, said)

@@ -25,7 +25,7 @@ from facelake.publish.prototypes import weight_of, weighted_means
 from facelake.stages.clustering.stage import cluster
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.gallery.analytics import analyse
-from facelake.stages.gallery.corrections import Said, _positions, record_correction, undo
+from facelake.stages.gallery.corrections import CorrectionRequest, _positions, record_correction, undo
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.version_builder import matrix_of
 from facelake.stages.gallery.versions import current_gallery
@@ -128,17 +128,17 @@ def correct_at_random(context: Context, count: int) -> int:
             break
         a, b = (str(name) for name in rng.choice(names, 2, replace=False))
         kind = [Verdict.MERGE, Verdict.SPLIT, Verdict.REJECT, Verdict.CONFIRM, Verdict.DISTINCT][int(rng.integers(5))]
-        said = Said(kind, a, b)
+        said = CorrectionRequest(kind, a, b)
         if kind is Verdict.SPLIT:
             if len(by_name[a]) < 4:
                 continue
-            said = Said(kind, a, None, tuple(by_name[a][:2]))
+            said = CorrectionRequest(kind, a, None, tuple(by_name[a][:2]))
         elif kind is Verdict.REJECT:
             if len(by_name[a]) < 3:
                 continue
-            said = Said(kind, None, None, (by_name[a][0],))
+            said = CorrectionRequest(kind, None, None, (by_name[a][0],))
         elif kind is Verdict.CONFIRM:
-            said = Said(kind, a, None, (by_name[b][0],))
+            said = CorrectionRequest(kind, a, None, (by_name[b][0],))
         try:
             record_correction(context, said)
             kept += 1

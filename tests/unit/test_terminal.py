@@ -16,12 +16,13 @@ import click
 import pytest
 import typer.main
 
+import facelake
 from facelake import terminal
 from facelake.cli import app
 from facelake.errors import ConfigError, Refused
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
 from facelake.stages.core.context import StageResult
-from facelake.terminal import Terminal, boundary
+from facelake.terminal import Terminal, error_boundary
 from tests.conftest import FACELAKE
 
 NIGHT: list[Event] = [
@@ -147,9 +148,17 @@ def _all_of(descriptor: int) -> Iterator[bytes]:
 
 def test_tables_in_a_log_have_one_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     long = "x" * 300
-    Terminal().table("the night", ["stage", "took"], [["admit", "1.0 s"], ["embed [b]", long], ["report", None]])
+    Terminal().table(
+        "stages of this run", ["stage", "took"], [["admit", "1.0 s"], ["embed [b]", long], ["report", None]]
+    )
     out = capsys.readouterr().out
-    assert out.splitlines() == ["the night", "stage      took", "admit      1.0 s", f"embed [b]  {long}", "report"]
+    assert out.splitlines() == [
+        "stages of this run",
+        "stage      took",
+        "admit      1.0 s",
+        f"embed [b]  {long}",
+        "report",
+    ]
 
 
 @pytest.mark.parametrize(("as_json", "quiet"), [(True, False), (False, True), (True, True)])
@@ -169,7 +178,7 @@ def test_quiet_and_json_say_nothing_else(as_json: bool, quiet: bool, capsys: pyt
 def test_errors_are_one_line_with_a_next_step(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stop, boundary(Terminal(as_json=True, quiet=True)):
+    with pytest.raises(SystemExit) as stop, error_boundary(Terminal(as_json=True, quiet=True)):
         raise error
     said = capsys.readouterr()
     assert stop.value.code == code
@@ -217,18 +226,23 @@ def test_shells_complete_commands(shell: str, tmp_path: Path) -> None:
     assert "erase" not in done.stdout
 
 
-def test_a_night_ends_with_a_table_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_ends_with_a_table_and_the_alerts(capsys: pytest.CaptureFixture[str]) -> None:
     admit = StageResult("admit", {"read": 1280, "admitted": 1248}, 2.25)
     cluster = StageResult("cluster", {"faces": 255, "mode": "full"}, 0.1, skipped=True)
-    Terminal().night([admit, cluster, StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 2}, 0.5)])
+    Terminal().run_summary([admit, cluster, StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 2}, 0.5)])
     assert capsys.readouterr().out.splitlines() == [
-        "the night",
+        "stages of this run",
         "stage    took           counts",
         "admit    2.2 s          read 1,280, admitted 1,248",
         "cluster  nothing to do  faces 255",
         "report   0.5 s          pages 1, to_act_on 0, to_look_at 2",
-        "in all   2.9 s",
-        "in the report: 2 to look at",
+        "total    2.9 s",
+        "alerts in the report: 2 to look at",
     ]
-    Terminal().night([StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 0}, 0.5)])
-    assert capsys.readouterr().out.splitlines()[-1] == "nothing out of the ordinary"
+    Terminal().run_summary([StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 0}, 0.5)])
+    assert capsys.readouterr().out.splitlines()[-1] == "no alerts in the report"
+
+
+def test_the_version_is_printed() -> None:
+    done = subprocess.run([*FACELAKE, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"facelake {facelake.__version__}"

@@ -18,7 +18,7 @@ from facelake.events import Listener
 from facelake.nightly import reading, writing
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.gallery.analytics import analyse
-from facelake.stages.gallery.corrections import Said
+from facelake.stages.gallery.corrections import CorrectionRequest
 from facelake.stages.review import views
 from facelake.stages.review.session import ReviewSession
 
@@ -66,7 +66,7 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
     found["pair_s"] = _median([partial(views.view_pair, session, a, b) for a, b in pairs])
     found["queue_s"] = _median([partial(views.queue, session)] * 5)
     version, (a, b) = session.moment().gallery.version, pairs[0]
-    said = Said(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
+    said = CorrectionRequest(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
     made = timed("answer_s", lambda: views.answer(session, said, version))
     timed("undo_s", lambda: views.take_back(session, made.seq, "a benchmark"))
     session.close()

@@ -1,21 +1,21 @@
-"""The command line. Every command: parse, build, run, say; no logic of its own."""
+"""The command line. Every command parses its options, calls a stage or benchmark, and prints the result."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from facelake.cli import (
-    operate,  # noqa: F401  its commands register themselves
-    review,  # noqa: F401  so does this one
-)
+from facelake.cli import operate, review  # noqa: F401  importing them registers their commands
 from facelake.cli.bench import bench_app
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app
+from facelake.cli.gallery import gallery_app
+from facelake.cli.ledger import ledger_app
+from facelake.cli.models import models_app
 from facelake.cli.run import app
-from facelake.cli.tables import gallery_app, ledger_app, models_app
-from facelake.terminal import Terminal
+from facelake.terminal import Terminal, result_was_written
 
-_SUBS = {
+_GROUPS = {
     "ledger": ledger_app,
     "models": models_app,
     "gallery": gallery_app,
@@ -23,16 +23,20 @@ _SUBS = {
     "feed": feed_app,
     "bench": bench_app,
 }
-for _name, _sub in _SUBS.items():
-    app.add_typer(_sub, name=_name)
+for _name, _group in _GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
-def main() -> None:
-    """Entry point of the `facelake` command."""
+def main(before: Sequence[str] = ()) -> None:
+    """Run the `facelake` command on the process's arguments.
+
+    Args:
+        before: arguments put in front of them; the scripts in jobs/ name their command this way.
+    """
     try:
-        app(prog_name="facelake")
+        app([*before, *sys.argv[1:]], prog_name="facelake")
     except SystemExit as stop:
-        if stop.code == 2 and "--json" in sys.argv and not Terminal.said_result:  # the arguments did not parse
+        if stop.code == 2 and "--json" in sys.argv and not result_was_written():  # the arguments did not parse
             error = {"kind": "UsageError", "what": "bad arguments", "next": "see `facelake --help`"}
             Terminal(as_json=True).result({"ok": False, "error": error})
         raise

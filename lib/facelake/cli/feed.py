@@ -1,4 +1,4 @@
-"""Commands for what left the lake: leases, acknowledgements, recalls, changes to replay."""
+"""Commands on what recipients hold: leases, acknowledgements, recalls, changes to apply."""
 
 from __future__ import annotations
 
@@ -6,22 +6,11 @@ from typing import Annotated
 
 import typer
 
-from facelake.cli.options import (
-    SETTINGS,
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    LakeOption,
-    QuietOption,
-    open_terminal,
-    read_config,
-    template_key,
-)
-from facelake.terminal import boundary
+from facelake.cli.command import Invocation, command, template_key, typer_app
 
-feed_app = typer.Typer(help="What was handed to matchers, and what they have to replay.", **SETTINGS)
-LeaseArgument = Annotated[str, typer.Argument(help="lease id; see `facelake feed leases`")]
-_SHOWN = (
+feed_app = typer_app("Manage what matchers received: leases, recalls, and the changes they must apply.")
+_Lease = Annotated[str, typer.Argument(help="lease id; see `facelake feed leases`")]
+_COLUMNS = (
     "lease_id",
     "recipient",
     "purpose",
@@ -33,104 +22,85 @@ _SHOWN = (
 )
 
 
-@feed_app.command("leases")
-def feed_leases(
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Every lease, and what its recipient still owes."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import reading
-        from facelake.stages.sharing.leases import leases, what_is_owed
+@command(feed_app, "leases")
+def feed_leases(call: Invocation) -> None:
+    """List every lease and what its recipient still owes."""
+    from facelake.nightly import reading
+    from facelake.stages.sharing.leases import leases, what_is_owed
 
-        context = reading(read_config(config, lake))
-        owed = what_is_owed(context.lake, context.now)
-        rows = [
-            {name: getattr(lease, name) for name in _SHOWN}
-            | {"recalled": lease.recalled, "returned": lease.returned, "owes": owed.get(lease.lease_id)}
-            for lease in leases(context.lake)
-        ]
-        terminal.table("leases", [*_SHOWN, "owes"], [[row[name] for name in (*_SHOWN, "owes")] for row in rows])
-        terminal.result({"ok": True, "leases": rows})
+    context = reading(call.config())
+    owed = what_is_owed(context.lake, context.now)
+    rows = [
+        {name: getattr(lease, name) for name in _COLUMNS}
+        | {"recalled": lease.recalled, "returned": lease.returned, "owes": owed.get(lease.lease_id)}
+        for lease in leases(context.lake)
+    ]
+    columns = [*_COLUMNS, "owes"]
+    call.terminal.table("leases", columns, [[row[name] for name in columns] for row in rows])
+    call.terminal.result({"ok": True, "leases": rows})
 
 
-@feed_app.command("ack")
+@command(feed_app, "ack")
 def feed_ack(
-    lease: LeaseArgument,
+    call: Invocation,
+    lease: _Lease,
     version: Annotated[int | None, typer.Option(help="gallery version applied; default: the newest")] = None,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Record that the recipient has applied every change, erasures among them, up to a gallery version."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import writing
-        from facelake.stages.sharing.leases import acknowledge
+) -> None:
+    """Record that the recipient has applied every change, erasures included, up to a gallery version."""
+    from facelake.nightly import writing
+    from facelake.stages.sharing.leases import acknowledge
 
-        with writing(read_config(config, lake), "feed", terminal.listen) as context:
-            found = acknowledge(context.lake, lease, version)
-        terminal.say(f"{found.lease_id}: acknowledged up to gallery {found.acknowledged}")
-        terminal.result({"ok": True, "lease_id": found.lease_id, "acknowledged": found.acknowledged})
+    with writing(call.config(), "feed", call.terminal.listen) as context:
+        updated = acknowledge(context.lake, lease, version)
+    call.terminal.say(f"{updated.lease_id}: acknowledged up to gallery {updated.acknowledged}")
+    call.terminal.result({"ok": True, "lease_id": updated.lease_id, "acknowledged": updated.acknowledged})
 
 
-@feed_app.command("return")
-def feed_return(
-    lease: LeaseArgument,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Record that the recipient has deleted what he held."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import writing
-        from facelake.stages.sharing.leases import hand_back
+@command(feed_app, "return")
+def feed_return(call: Invocation, lease: _Lease) -> None:
+    """Record that the recipient has deleted their copy."""
+    from facelake.nightly import writing
+    from facelake.stages.sharing.leases import hand_back
 
-        with writing(read_config(config, lake), "feed", terminal.listen) as context:
-            found = hand_back(context.lake, lease)
-        terminal.say(f"{found.lease_id}: returned")
-        terminal.result({"ok": True, "lease_id": found.lease_id})
+    with writing(call.config(), "feed", call.terminal.listen) as context:
+        updated = hand_back(context.lake, lease)
+    call.terminal.say(f"{updated.lease_id}: returned")
+    call.terminal.result({"ok": True, "lease_id": updated.lease_id})
 
 
-@feed_app.command("recall")
+@command(feed_app, "recall")
 def feed_recall(
+    call: Invocation,
     lease: Annotated[str | None, typer.Argument(help="lease id")] = None,
-    recipient: Annotated[str | None, typer.Option(help="recall all that is out to this recipient")] = None,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Call leases back; until they are returned the recipient gets nothing more."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import writing
-        from facelake.stages.sharing.leases import recall
+    recipient: Annotated[str | None, typer.Option(help="recall every lease of this recipient")] = None,
+) -> None:
+    """Recall leases; until they are returned, the recipient gets no further export."""
+    from facelake.nightly import writing
+    from facelake.stages.sharing.leases import recall
 
-        with writing(read_config(config, lake), "feed", terminal.listen) as context:
-            found = recall(context.lake, lease, recipient)
-        terminal.say(f"recalled {', '.join(item.lease_id for item in found)}")
-        terminal.result({"ok": True, "recalled": [item.lease_id for item in found]})
+    with writing(call.config(), "feed", call.terminal.listen) as context:
+        recalled = recall(context.lake, lease, recipient)
+    call.terminal.say(f"recalled {', '.join(item.lease_id for item in recalled)}")
+    call.terminal.result({"ok": True, "recalled": [item.lease_id for item in recalled]})
 
 
-@feed_app.command("changes")
+@command(feed_app, "changes")
 def feed_changes(
-    since: Annotated[int, typer.Option(help="gallery version that the copy is at")],
-    out: Annotated[str | None, typer.Option(help="Parquet file to write; default: only say how many")] = None,
+    call: Invocation,
+    since: Annotated[int, typer.Option(help="gallery version of the recipient's copy")],
+    out: Annotated[str | None, typer.Option(help="Parquet file to write; default: only count")] = None,
     key_env: Annotated[str | None, typer.Option(help="environment variable with the key of the export")] = None,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """What to replay on a copy of an older gallery: put active rows, drop the others."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        import pyarrow.parquet as pq
+) -> None:
+    """Write the changes that bring a copy of an older gallery up to date: upsert active rows, delete the others."""
+    import pyarrow.parquet as pq
 
-        from facelake.nightly import reading
-        from facelake.stages.sharing.leases import changes_since
+    from facelake.nightly import reading
+    from facelake.stages.sharing.leases import changes_since
 
-        settings = read_config(config, lake)
-        key = template_key(key_env) if key_env else None
-        rows = changes_since(reading(settings).lake, since, key, settings.purpose)
-        if out:
-            pq.write_table(rows, out, compression="zstd")
-        terminal.say(f"{rows.num_rows} identities changed since gallery {since}{f': {out}' if out else ''}")
-        terminal.result({"ok": True, "changed": rows.num_rows, "out": out})
+    settings = call.config()
+    key = template_key(key_env) if key_env else None
+    rows = changes_since(reading(settings).lake, since, key, settings.purpose)
+    if out:
+        pq.write_table(rows, out, compression="zstd")
+    call.terminal.say(f"{rows.num_rows} identities changed since gallery {since}{f': {out}' if out else ''}")
+    call.terminal.result({"ok": True, "changed": rows.num_rows, "out": out})

@@ -1,4 +1,4 @@
-"""How `facelake plan --at` shows a night that was never run."""
+"""Prints the forecast of `facelake plan --at`."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from facelake.terminal import Terminal
 _UNITS = ("", "k", "M", "G", "T", "P")
 
 
-def show(terminal: Terminal, found: Mapping[str, Any], sources: bool) -> None:
-    """Tables of stages and walls, and on request of the costs that they were made of."""
+def show(terminal: Terminal, forecast: Mapping[str, Any], *, with_sources: bool) -> None:
+    """Print tables of stages and scaling limits, and on request of the measured costs behind them."""
     columns = ["stage", "hours", "core-h", "driver-h", "node-h", "cost", "GET", "PUT", "LIST"]
     columns += ["read B", "written B", "shuffled B", "driver B", "log entries", "files"]
-    rows = [_row(name, figures) for name, figures in {**found["stages"], "the night": found["night"]}.items()]
-    head = f"{short(found['images'])} photos, {short(found['faces'])} faces of {found['dim']}, "
-    terminal.table(head + f"{found['nodes']} nodes of {found['cores_per_node']} cores", columns, rows)
+    rows = [_row(name, figures) for name, figures in {**forecast["stages"], "the run": forecast["night"]}.items()]
+    head = f"{short(forecast['images'])} photos, {short(forecast['faces'])} faces of {forecast['dim']}, "
+    terminal.table(head + f"{forecast['nodes']} nodes of {forecast['cores_per_node']} cores", columns, rows)
     terminal.table(
-        "walls, the first in front",
-        ["stage", "what", "at photos", "limit", "here", "", "moved by"],
+        "scaling limits, lowest first",
+        ["stage", "limit on", "reached at photos", "limit", "here", "", "raised by"],
         [
             [
-                wall["stage"],
-                wall["what"],
-                short(wall["at_images"]),
-                short(wall["limit"]),
-                short(wall["here"]),
-                "BROKEN" if wall["broken"] else "",
-                wall["moved_by"],
+                limit["stage"],
+                limit["what"],
+                short(limit["at_images"]),
+                short(limit["limit"]),
+                short(limit["here"]),
+                "EXCEEDED" if limit["broken"] else "",
+                limit["moved_by"],
             ]
-            for wall in found["walls"]
+            for limit in forecast["walls"]
         ],
     )
-    if sources:
+    if with_sources:
         from facelake.stages.capacity.forecast import sources as rows_of
 
         terminal.table("costs", ["name", "figure", "unit", "measured by"], rows_of())
-    if any(wall["broken"] for wall in found["walls"]):
-        terminal.say("A stage beyond a wall would fail or not end in a night; its figures are arithmetic only.")
-    terminal.say("The scan is what one erasure takes; it is not in the night.")
+    if any(limit["broken"] for limit in forecast["walls"]):
+        terminal.say("A stage beyond a limit would fail or take longer than one night; its figures are extrapolated.")
+    terminal.say("The scan is the cost of one erasure; it is not part of the run.")
 
 
 def _row(name: str, figures: Mapping[str, Any]) -> list[Any]:
@@ -52,7 +52,7 @@ def _row(name: str, figures: Mapping[str, Any]) -> list[Any]:
 
 
 def short(value: float) -> str:
-    """A count or size in thousands, millions, ... with three digits."""
+    """Format a count or size with three digits and a unit prefix, as 1.23M."""
     for unit in _UNITS[:-1]:
         if abs(value) < 999.5:
             return f"{value:.3g}{unit}"

@@ -1,4 +1,4 @@
-"""Commands for operators: status and metrics, vacuum."""
+"""Commands for operators: status, metrics, vacuum."""
 
 from __future__ import annotations
 
@@ -6,79 +6,70 @@ from typing import Annotated, Any
 
 import typer
 
-from facelake.cli.options import (
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    LakeOption,
-    QuietOption,
-    open_terminal,
-    read_config,
-)
+from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
 from facelake.config import Config
-from facelake.terminal import Terminal, boundary
+from facelake.terminal import Terminal
 
 
-@app.command()
+@command(app)
 def status(
+    call: Invocation,
     prometheus: Annotated[bool, typer.Option("--prometheus", help="print Prometheus metrics instead")] = False,
-    serve: Annotated[int | None, typer.Option(help="serve the metrics on this port until it is stopped")] = None,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Say who writes the lake, the stage at work, its ETA, the last runs and commits. Reads the lake only."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.stages.operations.prometheus import exposition
-        from facelake.stages.operations.status import status as look
+    serve: Annotated[int | None, typer.Option(help="serve the metrics on this port until stopped")] = None,
+) -> None:
+    """Print who writes the lake, the current stage with its ETA, the last runs and commits. Only reads the lake."""
+    from facelake.stages.operations.prometheus import exposition
+    from facelake.stages.operations.status import status as read_status
 
-        settings = read_config(config, lake)
-        if serve is not None:
-            _serve(terminal, settings, serve)
-            return
-        found = look(settings)
-        if prometheus:
-            typer.echo(exposition(found), nl=False)
-            return
-        _show(terminal, found)
-        terminal.result({"ok": True, **found})
+    settings = call.config()
+    if serve is not None:
+        _serve_metrics(call.terminal, settings, serve)
+        return
+    state = read_status(settings)
+    if prometheus:
+        typer.echo(exposition(state), nl=False)
+        return
+    _show(call.terminal, state)
+    call.terminal.result({"ok": True, **state})
 
 
-def _show(terminal: Terminal, found: dict[str, Any]) -> None:
-    holder, work, gallery = found["holder"], found["work"], found["gallery"]
+def _show(terminal: Terminal, state: dict[str, Any]) -> None:
+    holder, work, gallery = state["holder"], state["work"], state["gallery"]
     if holder:
-        who = f"{holder['for']}, process {holder['pid']} on {holder['host']}"
-        terminal.say(f"writer: {who}: {holder['state']}, renewed {holder['renewed_s_ago']:.0f} s ago")
+        writer = f"{holder['for']}, process {holder['pid']} on {holder['host']}"
+        terminal.say(f"writer: {writer}: {holder['state']}, renewed {holder['renewed_s_ago']:.0f} s ago")
     else:
         terminal.say("writer: none")
     if work:
         eta = f", about {work['eta_s']:.0f} s left" if work["eta_s"] is not None else ""
-        terminal.say(f"at work: {work['stage']} {work['done']}/{work['total'] or '?'} {work['unit']}{eta}")
+        terminal.say(f"running: {work['stage']} {work['done']}/{work['total'] or '?'} {work['unit']}{eta}")
     terminal.say(f"gallery {gallery['version']}: {gallery['faces']} faces in {gallery['identities']} identities")
-    rows = [
+    runs = [
         [stage, run["started_at"][:19], f"{run['seconds']:.1f}", run["run_id"]]
-        for stage, run in found["stages"].items()
+        for stage, run in state["stages"].items()
     ]
-    terminal.table("last runs", ["stage", "started (UTC)", "seconds", "run"], rows)
+    terminal.table("last runs", ["stage", "started (UTC)", "seconds", "run"], runs)
     tables = [
-        [name, t["version"], t["rows"], t["files"], (t["committed_at"] or "")[:19]]
-        for name, t in found["tables"].items()
+        [name, table["version"], table["rows"], table["files"], (table["committed_at"] or "")[:19]]
+        for name, table in state["tables"].items()
     ]
     terminal.table("tables", ["table", "version", "rows", "files", "last commit (UTC)"], tables)
 
 
-def _serve(terminal: Terminal, settings: Config, port: int) -> None:
+def _serve_metrics(terminal: Terminal, settings: Config, port: int) -> None:
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     from facelake.errors import FacelakeError
     from facelake.stages.operations.prometheus import exposition
-    from facelake.stages.operations.status import status as look
+    from facelake.stages.operations.status import status as read_status
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             try:
-                code, body = (200, exposition(look(settings))) if self.path == "/metrics" else (404, "see /metrics\n")
+                code, body = (
+                    (200, exposition(read_status(settings))) if self.path == "/metrics" else (404, "see /metrics\n")
+                )
             except FacelakeError as err:
                 code, body = 503, f"{err}\n"
             self.send_response(code)
@@ -87,35 +78,31 @@ def _serve(terminal: Terminal, settings: Config, port: int) -> None:
             self.wfile.write(body.encode())
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Scrapes are not worth a line."""
+            """Write no line per scrape."""
 
     with HTTPServer(("", port), Handler) as server:
         terminal.say(f"metrics of {settings.lake} on port {server.server_port}, path /metrics")
         server.serve_forever()
 
 
-@app.command()
+@command(app)
 def vacuum(
-    keep: Annotated[int, typer.Option(min=2, help="newest gallery versions to keep readable")] = 7,
-    hours: Annotated[int, typer.Option(min=0, help="keep whatever was in use less than so many hours ago")] = 168,
+    call: Invocation,
+    keep: Annotated[int, typer.Option(min=2, help="newest gallery versions that stay readable")] = 7,
+    hours: Annotated[int, typer.Option(min=0, help="keep files that were in use within this many hours")] = 168,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only count")] = False,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Delete data files that no kept version needs. Readers of the last galleries are safe; writers are excluded."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import reading, writing
-        from facelake.stages.operations.vacuum import vacuum as run_vacuum
+) -> None:
+    """Delete data files that no kept gallery version needs. Readers of kept versions are not affected."""
+    from facelake.nightly import reading, writing
+    from facelake.stages.operations.vacuum import vacuum as run_vacuum
 
-        settings = read_config(config, lake)
-        context = reading(settings, terminal.listen)  # there must be a lake
-        if dry_run:
-            result = run_vacuum(context, keep, hours, dry_run=True)
-        else:
-            with writing(settings, "vacuum", terminal.listen) as context:
-                result = run_vacuum(context, keep, hours)
-        terminal.say(
-            f"{result.counts['files']} files, {result.counts['bytes']} bytes {'would be ' if dry_run else ''}deleted"
-        )
-        terminal.result({"ok": True, "dry_run": dry_run, **result.counts})
+    terminal, settings = call.terminal, call.config()
+    context = reading(settings, terminal.listen)  # fails where there is no lake, which `writing` would create
+    if dry_run:
+        result = run_vacuum(context, keep, hours, dry_run=True)
+    else:
+        with writing(settings, "vacuum", terminal.listen) as context:
+            result = run_vacuum(context, keep, hours)
+    would = "would be " if dry_run else ""
+    terminal.say(f"{result.counts['files']} files, {result.counts['bytes']} bytes {would}deleted")
+    terminal.result({"ok": True, "dry_run": dry_run, **result.counts})

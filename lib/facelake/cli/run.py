@@ -1,4 +1,4 @@
-"""Commands that do the work: import, the night and its stages, erase, verify, plan."""
+"""Commands that process photos: import, the nightly run and its stages, erase, verify, explain, plan."""
 
 from __future__ import annotations
 
@@ -7,258 +7,264 @@ from typing import Annotated
 
 import typer
 
-from facelake.cli.options import (
-    SETTINGS,
-    ConfigOption,
-    DebugOption,
-    JsonOption,
-    LakeOption,
-    QuietOption,
-    YesOption,
-    open_terminal,
-    read_config,
-)
-from facelake.config import Config
+from facelake import __version__
+from facelake.cli.command import Invocation, command, typer_app
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
-from facelake.terminal import Terminal, boundary, duration
+from facelake.terminal import format_duration
 
-app = typer.Typer(help="From photos of people who agreed to a Delta Lake gallery of identities.", **SETTINGS)
+app = typer_app("Turn photos of consenting people into a gallery of identities, stored as Delta Lake tables.")
 
 
-def _night(terminal: Terminal, settings: Config, only: list[str], wait_s: float = 0.0, rebase: bool = False) -> None:
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"facelake {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and exit", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Carry the options that stand before a command."""
+
+
+def _run_stages(
+    call: Invocation,
+    stages: list[str],
+    *,
+    wait_s: float = 0.0,
+    rebase: bool = False,
+    in_process_below: int | None = None,
+) -> None:
     from facelake.nightly import reading, run_night
     from facelake.stages.gallery.versions import current_gallery
 
-    results = run_night(settings, terminal.listen, only, wait_s, rebase)
+    terminal, settings = call.terminal, call.config(spark__in_process_below=in_process_below)
+    results = run_night(settings, terminal.listen, stages, wait_s=wait_s, rebase=rebase)
     gallery = current_gallery(reading(settings).lake)
-    summary = (
-        {"gallery": gallery.version, "identities": gallery.row["identities"], "faces": gallery.row["faces"]}
-        if gallery
-        else {}
-    )
-    terminal.night(results)
+    terminal.run_summary(results)
+    summary = {}
     if gallery:
-        terminal.say(
-            f"gallery {gallery.version}: {gallery.row['faces']:,} faces in {gallery.row['identities']:,} identities"
-        )
+        faces, identities = gallery.row["faces"], gallery.row["identities"]
+        summary = {"gallery": gallery.version, "identities": identities, "faces": faces}
+        terminal.say(f"gallery {gallery.version}: {faces:,} faces in {identities:,} identities")
         terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
-    stages = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.counts} for r in results}
-    terminal.result({"ok": True, "lake": settings.lake, **summary, "stages": stages})
+    counts = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.counts} for r in results}
+    terminal.result({"ok": True, "lake": settings.lake, **summary, "stages": counts})
 
 
-@app.command()
+@command(app)
 def demo(
+    call: Invocation,
     photos: Annotated[str | None, typer.Option(help="your own folder of photos instead of the built-in set")] = None,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Make a small corpus, run a whole night on it, and say where the report is."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.demo import build_demo
-        from facelake.nightly import writing
-        from facelake.stages.admission.import_images import Grant, import_folder
+) -> None:
+    """Run every stage on a small built-in set of photos, or on your own, and print where the report is."""
+    from facelake.demo import build_demo
+    from facelake.nightly import writing
+    from facelake.stages.admission.import_images import Grant, import_folder
 
-        settings = read_config(config, lake, spark__in_process_below=0)  # it shows that Spark runs on this machine
-        with writing(settings, "demo", terminal.listen) as context:
-            context.lake.mark_as_demo()
-            if photos:
-                import_folder(context, photos, grant=Grant())
-            else:
-                build_demo(context)
-        _night(terminal, settings, [])
+    with writing(call.config(), "demo", call.terminal.listen) as context:
+        context.lake.mark_as_demo()
+        if photos:
+            import_folder(context, photos, grant=Grant())
+        else:
+            build_demo(context)
+    _run_stages(call, [], in_process_below=0)  # on Spark, to show that Spark works on this machine
 
 
-@app.command("import")
+@command(app, "import")
 def import_(
-    folder: Annotated[str, typer.Argument(help="folder of photos, taken with its subfolders")],
-    person_from: Annotated[str | None, typer.Option(help="regex on the file name; group 1 is the subject")] = None,
+    call: Invocation,
+    folder: Annotated[str, typer.Argument(help="folder of photos, including its subfolders")],
+    person_from: Annotated[
+        str | None, typer.Option(help="regex on the file name; its group 1 is the subject reference")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="source_id; default: the folder's name")] = None,
-    basis: Annotated[str, typer.Option(help="the legal basis you state for them")] = "operator-attested consent",
-    purpose: Annotated[list[str] | None, typer.Option(help="what they may be used for; default: the config's")] = None,
-    evidence: Annotated[str, typer.Option(help="reference of the written release; only its hash is kept")] = "",
+    basis: Annotated[str, typer.Option(help="the legal basis that you state")] = "operator-attested consent",
+    purpose: Annotated[list[str] | None, typer.Option(help="permitted purpose; default: the config's")] = None,
+    evidence: Annotated[str, typer.Option(help="reference of the written release; only its hash is stored")] = "",
     exemption: Annotated[str, typer.Option(help="Art. 9 GDPR exemption or written release")] = "",
-    covers: Annotated[Covers, typer.Option(help="of whom in the photos the basis speaks")] = Covers.EVERYONE,
+    covers: Annotated[
+        Covers, typer.Option(help="whether the basis covers everyone in the photos or only the named subject")
+    ] = Covers.EVERYONE,
     source_class: Annotated[
-        SourceClass, typer.Option("--class", help="how the source came by the photos; the last three are refused")
+        SourceClass, typer.Option("--class", help="how the source obtained the photos; the last three are refused")
     ] = SourceClass.CONTRIBUTED,
-    no_grant: Annotated[bool, typer.Option("--no-grant", help="record no basis; the photos stay refused")] = False,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
+    no_grant: Annotated[
+        bool, typer.Option("--no-grant", help="record no legal basis; the photos stay refused")
+    ] = False,
+) -> None:
     """Copy a folder of photos into the lake's corpus and record their legal basis."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import writing
-        from facelake.stages.admission.import_images import Grant, check_folder, import_folder
+    from facelake.nightly import writing
+    from facelake.stages.admission.import_images import Grant, check_folder, import_folder
 
-        settings = read_config(config, lake)
-        check_folder(folder, person_from)
-        grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence, exemption, covers, source_class)
-        with writing(settings, "import", terminal.listen) as context:
-            result = import_folder(context, folder, source=source, person_from=person_from, grant=grant)
-        if result.counts["granted"]:
-            shown = ", ".join(purpose or [settings.purpose])
-            terminal.say(
-                f"recorded a grant: basis {basis!r}, purpose {shown}. Withdraw it with `facelake ledger withdraw`."
-            )
-        if result.counts["changed"]:
-            terminal.say(
-                f"{result.counts['changed']} photos changed under their name and were left: erase the old ones first."
-            )
-        terminal.result({"ok": True, "lake": settings.lake, **result.counts})
+    terminal, settings = call.terminal, call.config()
+    check_folder(folder, person_from)
+    grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence, exemption, covers, source_class)
+    with writing(settings, "import", terminal.listen) as context:
+        result = import_folder(context, folder, source=source, person_from=person_from, grant=grant)
+    if result.counts["granted"]:
+        purposes = ", ".join(purpose or [settings.purpose])
+        terminal.say(
+            f"recorded a grant: basis {basis!r}, purpose {purposes}. Withdraw it with `facelake ledger withdraw`."
+        )
+    if changed := result.counts["changed"]:
+        terminal.say(
+            f"{changed} photos have new content under a known name and were not imported: erase the old ones first."
+        )
+    terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
 
-@app.command()
+@command(app)
 def nightly(
+    call: Invocation,
     only: Annotated[list[str] | None, typer.Option(help="run only this stage (may be repeated)")] = None,
     wait: Annotated[float, typer.Option(help="seconds to wait for another writer of the lake")] = 0.0,
-    rebase: Annotated[bool, typer.Option("--rebase", help="group all faces anew, whatever was done before")] = False,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Run the night: admit, embed, cluster, publish, report. Kill it when you like and run it again."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        _night(terminal, read_config(config, lake), only or [], wait, rebase)
+    rebase: Annotated[
+        bool, typer.Option("--rebase", help="cluster all faces again instead of only what changed")
+    ] = False,
+) -> None:
+    """Run all stages: admit, embed, cluster, publish, report. A run that was killed continues when started again."""
+    _run_stages(call, only or [], wait_s=wait, rebase=rebase)
 
 
-def _stage_command(stage: str, text: str) -> None:
-    @app.command(stage, help=text)
-    def run(
-        config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-        debug: DebugOption = False,
-    ) -> None:  # fmt: skip
-        terminal = open_terminal(json, quiet, debug)
-        with boundary(terminal):
-            _night(terminal, read_config(config, lake), [stage])
+def _stage_command(stage: str, help_text: str) -> None:
+    @command(app, stage, help_text=help_text)
+    def run(call: Invocation) -> None:
+        _run_stages(call, [stage])
 
 
-for _stage, _text in {
-    "admit": "Decide for every image whether it may be processed.",
-    "embed": "Embed the admitted images on Ray.",
-    "cluster": "Group the faces on Spark.",
-    "publish": "Give groups identity ids and publish a gallery version.",
+for _stage, _help in {
+    "admit": "Decide for every photo whether it may be processed.",
+    "embed": "Detect and embed the faces of admitted photos, on Ray.",
+    "cluster": "Group the faces, on Spark.",
+    "publish": "Assign identity ids to groups and publish a gallery version.",
     "report": "Write the HTML report.",
 }.items():
-    _stage_command(_stage, _text)
+    _stage_command(_stage, _help)
 
 
-@app.command()
+@command(app)
 def erase(
+    call: Invocation,
     subject: Annotated[list[str] | None, typer.Option(help="subject_ref to erase (may be repeated)")] = None,
     image: Annotated[list[str] | None, typer.Option(help="image_id to erase (may be repeated)")] = None,
     source: Annotated[list[str] | None, typer.Option(help="source_id to erase (may be repeated)")] = None,
-    identity: Annotated[list[str] | None, typer.Option(help="identity to erase, with every photo it is in")] = None,
+    identity: Annotated[
+        list[str] | None, typer.Option(help="identity to erase, with every photo that shows it (may be repeated)")
+    ] = None,
     purpose: Annotated[str | None, typer.Option(help="erase only what was made for this purpose")] = None,
     from_file: Annotated[str | None, typer.Option(help="CSV with columns kind (subject, image...) and key")] = None,
-    yes: YesOption = False,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Remove subjects, images or sources from every table, file and version, and prove it."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import reading, writing
-        from facelake.stages.erasure import stage as erasure_stage
-        from facelake.stages.erasure.request import Request, read_keys
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
+) -> None:
+    """Remove subjects, images or sources from every table, file and version, and certify it."""
+    from facelake.nightly import reading, writing
+    from facelake.stages.erasure import stage
+    from facelake.stages.erasure.request import Request, read_keys
 
-        settings = read_config(config, lake)
-        reading(settings)  # there must be a lake
-        more = read_keys(from_file) if from_file else {}
-        named = {"subject": subject or [], "image": image or [], "source": source or [], "identity": identity or []}
-        keys = [[*values, *more.get(kind, [])] for kind, values in named.items()]
-        request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
-        if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
-            raise ConfigError("erasing cannot be undone and was not confirmed", where="erase", next_step="add --yes")
-        with writing(settings, "erase", terminal.listen) as context:
-            result = erasure_stage.erase(context, request)
-        if owing := result.counts["not_acknowledged"]:
-            terminal.say(f"still to be told and not acknowledged: {', '.join(owing)} (facelake feed leases)")
-        certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
-        terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
-        terminal.result({"ok": True, "lake": settings.lake, **result.counts})
+    terminal, settings = call.terminal, call.config()
+    reading(settings)  # fails where there is no lake, which `writing` would create
+    more = read_keys(from_file) if from_file else {}
+    named = {"subject": subject or [], "image": image or [], "source": source or [], "identity": identity or []}
+    keys = [[*values, *more.get(kind, [])] for kind, values in named.items()]
+    request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
+    if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
+        raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step="add --yes")
+    with writing(settings, "erase", terminal.listen) as context:
+        result = stage.erase(context, request)
+    if recipients := result.counts["not_acknowledged"]:
+        terminal.say(
+            f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
+        )
+    certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
+    terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
+    terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
 
-@app.command()
+@command(app)
 def verify(
-    residual: Annotated[list[str] | None, typer.Option(help="identifier to look for in every byte of the lake")] = None,
-    audit: Annotated[bool, typer.Option("--audit", help="only the audit trail: edited, dropped, reordered?")] = False,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Check that the lake agrees with itself."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import reading
-        from facelake.stages.operations.verify import verify as run_verify
-        from facelake.stages.operations.verify import verify_residual
+    call: Invocation,
+    residual: Annotated[
+        list[str] | None, typer.Option(help="identifier to search for in every byte of the lake")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="check only the audit trail, for edited, deleted or reordered records")
+    ] = False,
+) -> None:
+    """Check that the lake's tables, files and audit trail are consistent."""
+    from facelake.nightly import reading
+    from facelake.stages.operations.verify import verify as run_verify
+    from facelake.stages.operations.verify import verify_residual
 
-        context = reading(read_config(config, lake), terminal.listen)
-        findings, counts = run_verify(context, "audit" if audit else None)
-        hits: dict[str, int] = {}
-        if residual:
-            counts["objects_scanned"], hits = verify_residual(context, residual)
-            counts["residual_hits"] = sum(hits.values())
-        terminal.table("problems", ["check", "problem"], [[f.check, f.problem] for f in findings])
-        terminal.table("residual hits", ["object", "hits"], [[key, count] for key, count in hits.items()])
-        ok = not findings and not hits
-        problems = [{"check": f.check, "problem": f.problem} for f in findings]
-        terminal.say("the lake agrees with itself" if ok else f"{len(findings) + len(hits)} problems")
-        terminal.result({"ok": ok, "problems": problems, "residual": hits, "counts": counts})
-        if not ok:
-            raise typer.Exit(1)
+    terminal = call.terminal
+    context = reading(call.config(), terminal.listen)
+    findings, counts = run_verify(context, "audit" if audit else None)
+    hits: dict[str, int] = {}
+    if residual:
+        counts["objects_scanned"], hits = verify_residual(context, residual)
+        counts["residual_hits"] = sum(hits.values())
+    terminal.table("problems", ["check", "problem"], [[f.check, f.problem] for f in findings])
+    terminal.table("residual hits", ["object", "hits"], [[key, count] for key, count in hits.items()])
+    ok = not findings and not hits
+    problems = [{"check": f.check, "problem": f.problem} for f in findings]
+    terminal.say("the lake is consistent" if ok else f"{len(findings) + len(hits)} problems")
+    terminal.result({"ok": ok, "problems": problems, "residual": hits, "counts": counts})
+    if not ok:
+        raise typer.Exit(1)
 
 
-@app.command()
+@command(app)
 def explain(
+    call: Invocation,
     first: Annotated[str, typer.Argument(help="a face_id or identity_id")],
-    second: Annotated[str, typer.Argument(help="another one")],
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Say why two faces or identities are together or apart, by the figures of the last clustering."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        from facelake.nightly import reading
-        from facelake.stages.clustering.explain import explain as make_explanation
+    second: Annotated[str, typer.Argument(help="another face_id or identity_id")],
+) -> None:
+    """Explain why two faces or identities are together or apart, from the measures of the last clustering."""
+    from facelake.nightly import reading
+    from facelake.stages.clustering.explain import explain as make_explanation
 
-        found = make_explanation(reading(read_config(config, lake)), first, second)
-        for line in found["said"]:
-            terminal.say(line)
-        terminal.result({"ok": True, **found})
+    explanation = make_explanation(reading(call.config()), first, second)
+    for line in explanation["said"]:
+        call.terminal.say(line)
+    call.terminal.result({"ok": True, **explanation})
 
 
-@app.command()
+@command(app)
 def plan(
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="run the models a few seconds: time and cost")] = False,
-    at: Annotated[float | None, typer.Option(help="instead, a first night over so many photos, as 1e9")] = None,
-    faces_per_photo: Annotated[float, typer.Option(help="with --at")] = 1.0,
-    mean_bytes: Annotated[float, typer.Option(help="with --at: of an encoded photo")] = 100_000,
-    dim: Annotated[int | None, typer.Option(min=2, help="with --at: of embeddings; default: the model's")] = None,
-    sources: Annotated[bool, typer.Option("--sources", help="with --at: also where each cost was measured")] = False,
-    config: ConfigOption = None, lake: LakeOption = None, json: JsonOption = False, quiet: QuietOption = False,
-    debug: DebugOption = False,
-) -> None:  # fmt: skip
-    """Say what embed would have to do: images, bytes, chunks, memory, and calibrated time and cost. Writes nothing."""
-    terminal = open_terminal(json, quiet, debug)
-    with boundary(terminal):
-        settings = read_config(config, lake)
-        if at is not None:
-            from facelake.cli.forecast_view import show
-            from facelake.stages.capacity.forecast import outlook, workload
+    call: Invocation,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="run the models for a few seconds to project time and cost")
+    ] = False,
+    at: Annotated[
+        float | None, typer.Option(help="forecast a first run over this many photos (for example 1e9) instead")
+    ] = None,
+    faces_per_photo: Annotated[float, typer.Option(help="with --at: faces per photo")] = 1.0,
+    mean_bytes: Annotated[float, typer.Option(help="with --at: mean bytes of an encoded photo")] = 100_000,
+    dim: Annotated[
+        int | None, typer.Option(min=2, help="with --at: dimensions of an embedding; default: the model's")
+    ] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="with --at: list the measured costs and where they were measured")
+    ] = False,
+) -> None:
+    """Print what embed would have to do: images, bytes, chunks, memory; calibrated: time and cost. Writes nothing."""
+    terminal, settings = call.terminal, call.config()
+    if at is not None:
+        from facelake.cli.forecast_view import show
+        from facelake.stages.capacity.forecast import outlook, workload
 
-            found = outlook(workload(settings, at, faces_per_photo, dim, mean_bytes))
-            show(terminal, found, sources)
-            terminal.result({"ok": True, **found})
-            return
-        from facelake.stages.embedding.plan import plan as make_plan
+        forecast = outlook(workload(settings, at, faces_per_photo, dim, mean_bytes))
+        show(terminal, forecast, with_sources=sources)
+        terminal.result({"ok": True, **forecast})
+        return
+    from facelake.stages.embedding.plan import plan as make_plan
 
-        figures = make_plan(settings, calibrate)
-        terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
-        if calibrate:
-            terminal.say(
-                f"embed: about {duration(3600 * figures['hours'])}, and the seconds that engines take to start"
-            )
-        terminal.result({"ok": True, **figures})
+    figures = make_plan(settings, calibrate)
+    terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
+    if calibrate:
+        duration = format_duration(3600 * figures["hours"])
+        terminal.say(f"embed: about {duration}, plus the seconds that Ray takes to start")
+    terminal.result({"ok": True, **figures})

@@ -1,4 +1,4 @@
-"""What goes over the wire: requests, and answers that are not the values of `stages/review/views.py` themselves."""
+"""Request bodies of the review page, and response bodies that are not values of `stages/review/views.py`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 Reason = Annotated[str, Field(max_length=500)]
 
 
-class _Asked(BaseModel):
+class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Told(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
-class SignIn(_Asked):
+class SignIn(_Request):
     """The ticket of the printed link."""
 
     ticket: Annotated[str, Field(max_length=200)]
 
 
-class AnswerIn(_Asked):
-    """What a reviewer says of what he was shown."""
+class AnswerIn(_Request):
+    """A reviewer's answer about the faces shown."""
 
     kind: Literal["merge", "split", "reject", "confirm", "distinct"]
     identity: Name | None = None
@@ -37,22 +37,22 @@ class AnswerIn(_Asked):
     gallery_version: int
 
 
-class UndoIn(_Asked):
-    """A correction to take back."""
+class UndoIn(_Request):
+    """A correction to undo."""
 
     seq: int
     reason: Reason = ""
 
 
-class SkipIn(_Asked):
-    """A question to leave for later."""
+class SkipIn(_Request):
+    """A question to postpone."""
 
     identity: Name
     other: Name | None = None
 
 
-class SessionOut(_Told):
-    """Who looks, for what, at what."""
+class SessionOut(_Response):
+    """The reviewer, the purpose, and the gallery under review."""
 
     purpose: str
     reviewer: str
@@ -60,7 +60,7 @@ class SessionOut(_Told):
     lake: str
 
 
-class CorrectionOut(_Told):
+class CorrectionOut(_Response):
     """One correction, without the faces that it names."""
 
     seq: int
@@ -75,8 +75,8 @@ class CorrectionOut(_Told):
     faces: int
 
 
-class ErrorOut(_Told):
-    """What went wrong, and what to do next."""
+class ErrorOut(_Response):
+    """An error: what happened, where, and the next step."""
 
     kind: str
     what: str

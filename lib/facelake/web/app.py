@@ -1,4 +1,4 @@
-"""The application: routes over `stages/review/views.py`, and the page's own files."""
+"""The web application: routes over `stages/review/views.py`, and the page's static files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from facelake.config import package_dir
 from facelake.contracts import Verdict
 from facelake.errors import Busy, ConfigError, Contradiction, FacelakeError, Refused
-from facelake.stages.gallery.corrections import Said
+from facelake.stages.gallery.corrections import CorrectionRequest
 from facelake.stages.review import views
 from facelake.stages.review.session import ReviewSession
 from facelake.web import answers
@@ -23,28 +23,27 @@ Limit = Annotated[int, Query(ge=1, le=200)]
 
 
 def build_app(session: ReviewSession, keys: Keys) -> FastAPI:
-    """The application behind the guard (guard.py), which it must not be served without."""
+    """Return the application. Serve it only behind the guard (guard.py), which authenticates requests."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     _files(app)
     _sign_in(app, session, keys)
-    _looking(app, session)
-    _saying(app, session)
+    _read_routes(app, session)
+    _write_routes(app, session)
 
     @app.exception_handler(FacelakeError)
-    def tell(request: Request, err: FacelakeError) -> JSONResponse:
-        body = _error(session, err)
-        return JSONResponse(body.model_dump(mode="json"), _status(err, request.method))
+    def error_response(request: Request, err: FacelakeError) -> JSONResponse:
+        return JSONResponse(_error(session, err).model_dump(mode="json"), _status(err, request.method))
 
     return app
 
 
 def static_dir() -> Path:
-    """The page's files."""
+    """Return the folder of the page's static files."""
     return package_dir() / "web" / "static"
 
 
 def _files(app: FastAPI) -> None:
-    """Exactly the files that are shipped, read by name: no path of a request reaches the file system."""
+    """Serve exactly the shipped files, by name: no path of a request reaches the file system."""
 
     def route(path: str, file: Path) -> None:
         @app.get(path, include_in_schema=False)
@@ -58,12 +57,12 @@ def _files(app: FastAPI) -> None:
 
 def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
     @app.post("/api/session", response_model=None)
-    def redeem(asked: answers.SignIn) -> Response:
-        cookie = keys.redeem(asked.ticket)
+    def redeem(body: answers.SignIn) -> Response:
+        cookie = keys.redeem(body.ticket)
         if cookie is None:
             error = answers.ErrorOut(
                 kind="Refused",
-                what="this link was used already",
+                what="this link was already used",
                 where="",
                 next="stop `facelake review` and run it again",
             )
@@ -71,7 +70,7 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
         return Response(status_code=204, headers={"set-cookie": cookie})
 
     @app.get("/api/session")
-    def who() -> answers.SessionOut:
+    def session_info() -> answers.SessionOut:
         return answers.SessionOut(
             purpose=session.purpose,
             reviewer=session.reviewer,
@@ -80,7 +79,7 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
         )
 
 
-def _looking(app: FastAPI, session: ReviewSession) -> None:
+def _read_routes(app: FastAPI, session: ReviewSession) -> None:
     @app.get("/api/queue")
     def queue(offset: Offset = 0, limit: Limit = 50) -> views.Queue:
         return views.queue(session, offset, limit)
@@ -97,7 +96,7 @@ def _looking(app: FastAPI, session: ReviewSession) -> None:
     def face(face_id: str) -> Response:
         picture = session.crop(face_id)
         if picture is None:
-            return Response("the photo cannot be had any more", 410, media_type="text/plain")
+            return Response("the photo is no longer available", 410, media_type="text/plain")
         return Response(picture, media_type="image/jpeg")
 
     @app.get("/api/corrections", response_model=list[answers.CorrectionOut])
@@ -105,22 +104,27 @@ def _looking(app: FastAPI, session: ReviewSession) -> None:
         return views.corrections(session, limit)
 
 
-def _saying(app: FastAPI, session: ReviewSession) -> None:
+def _write_routes(app: FastAPI, session: ReviewSession) -> None:
     @app.post("/api/answer")
-    def answer(asked: answers.AnswerIn) -> views.Recorded:
-        said = Said(
-            Verdict(asked.kind), asked.identity, asked.other, tuple(asked.faces), asked.reason.strip(),
-            session.reviewer, asked.supersede,
-        )  # fmt: skip
-        return views.answer(session, said, asked.gallery_version)
+    def answer(body: answers.AnswerIn) -> views.Recorded:
+        request = CorrectionRequest(
+            kind=Verdict(body.kind),
+            identity=body.identity,
+            other=body.other,
+            faces=tuple(body.faces),
+            reason=body.reason.strip(),
+            reviewer=session.reviewer,
+            supersede=body.supersede,
+        )
+        return views.answer(session, request, body.gallery_version)
 
     @app.post("/api/undo")
-    def undo(asked: answers.UndoIn) -> views.Recorded:
-        return views.take_back(session, asked.seq, asked.reason.strip())
+    def undo(body: answers.UndoIn) -> views.Recorded:
+        return views.take_back(session, body.seq, body.reason.strip())
 
     @app.post("/api/skip", status_code=204)
-    def skip(asked: answers.SkipIn) -> None:
-        views.skip(session, asked.identity, asked.other)
+    def skip(body: answers.SkipIn) -> None:
+        views.skip(session, body.identity, body.other)
 
 
 def _status(err: FacelakeError, method: str) -> int:
@@ -132,10 +136,10 @@ def _status(err: FacelakeError, method: str) -> int:
 
 
 def _error(session: ReviewSession, err: FacelakeError) -> answers.ErrorOut:
-    against: list[answers.CorrectionOut] = []
+    contradicted: list[answers.CorrectionOut] = []
     if isinstance(err, Contradiction):
         rows = views.corrections(session, limit=1_000_000)
-        against = [answers.CorrectionOut.model_validate(row) for row in rows if row["seq"] in err.seqs]
+        contradicted = [answers.CorrectionOut.model_validate(row) for row in rows if row["seq"] in err.seqs]
     return answers.ErrorOut(
-        kind=type(err).__name__, what=err.what, where=str(err.where), next=err.next_step, contradicts=against
+        kind=type(err).__name__, what=err.what, where=str(err.where), next=err.next_step, contradicts=contradicted
     )

@@ -1,4 +1,4 @@
-"""Serving the review page: bind, print a link that works once, serve until it is stopped."""
+"""Serves the review page: bind a socket, report a one-time link, serve until stopped."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from facelake.web.app import build_app
 from facelake.web.guard import Guard, Keys, is_loopback
 
 
-def bind(host: str, port: int, exposed: bool) -> socket.socket:
-    """A listening socket; port 0: any free one.
+def bind(host: str, port: int, *, exposed: bool) -> socket.socket:
+    """Return a listening socket; port 0 takes any free one.
 
     Raises:
-        ConfigError: others than this machine would reach it and that was not asked for; the port is taken.
+        ConfigError: other machines could reach the address and `exposed` is false; the port is taken.
     """
     if not exposed and not is_loopback(host):
-        what = "others than this machine would reach the page, without encryption"
-        next_step = "use an ssh tunnel (docs/review.md), or give --expose if you mean it"
+        what = "other machines could reach the page, without encryption"
+        next_step = "use an ssh tunnel (docs/review.md), or give --expose to accept this"
         raise ConfigError(what, where=f"--host {host}", next_step=next_step)
     try:
         family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -38,30 +38,40 @@ def bind(host: str, port: int, exposed: bool) -> socket.socket:
 
 
 def serve(
-    session: ReviewSession, listener: socket.socket, host: str, exposed: bool, ready: Callable[[str], None]
+    session: ReviewSession, listener: socket.socket, host: str, ready: Callable[[str], None], *, exposed: bool
 ) -> None:
     """Serve until the process is interrupted or terminated.
 
     Args:
-        ready: given the link once the page can be asked for.
+        session: the review session to serve.
+        listener: socket of `bind`.
+        host: the host name that the link shows.
+        ready: called with the link when the page can be opened.
+        exposed: whether other machines may reach the page.
     """
     port = int(listener.getsockname()[1])
     keys = Keys(port)
-    guarded = Guard(build_app(session, keys), keys, [host, *([socket.gethostname()] if exposed else [])], exposed)
+    hosts = [host, socket.gethostname()] if exposed else [host]
+    guarded = Guard(build_app(session, keys), keys, hosts, exposed=exposed)
     config = uvicorn.Config(
-        guarded, log_level="warning", access_log=False, ws="none", lifespan="off", server_header=False,
+        guarded,
+        log_level="warning",
+        access_log=False,
+        ws="none",
+        lifespan="off",
+        server_header=False,
         timeout_graceful_shutdown=5,
-    )  # fmt: skip
+    )
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    shown = f"[{host}]" if ":" in host else host
+    url_host = f"[{host}]" if ":" in host else host
     try:
-        ready(f"http://{shown}:{port}/#ticket={keys.ticket}")
+        ready(f"http://{url_host}:{port}/#ticket={keys.ticket}")
         uvicorn.Server(config).run(sockets=[listener])
-    except SystemExit:  # (uvicorn raises the signal again when it has ended)
+    except SystemExit:  # uvicorn raises the signal again after it has stopped
         return
     finally:
         for number, handler in before.items():

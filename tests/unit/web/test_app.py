@@ -203,11 +203,11 @@ def test_a_post_of_another_page_does_nothing(
 def test_two_hosts_or_cookies_are_none() -> None:
     guard = Guard(lambda *_: None, Keys(1))  # type: ignore[arg-type,return-value]
     scope = {"path": "/", "method": "GET", "headers": [(b"host", b"localhost"), (b"host", b"evil.example")]}
-    assert guard._refusal(scope) == (400, "this page answers to its own name only")
+    assert guard._refusal(scope) == (400, "unknown host name")
 
 
 def test_an_exposed_page_answers_to_its_name_and_to_numbers() -> None:
-    exposed = Guard(lambda *_: None, Keys(1), ["Lake-Host"], True)  # type: ignore[arg-type,return-value]
+    exposed = Guard(lambda *_: None, Keys(1), ["Lake-Host"], exposed=True)  # type: ignore[arg-type,return-value]
     asked = [
         "lake-host:80",
         "192.168.1.4:80",
@@ -222,10 +222,10 @@ def test_an_exposed_page_answers_to_its_name_and_to_numbers() -> None:
 def test_others_than_this_machine_are_kept_out() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(ConfigError, match="without encryption"):
-            bind(host, 0, False)
-    with bind("127.0.0.1", 0, False) as listener, pytest.raises(ConfigError, match="cannot listen"):
-        bind("127.0.0.1", listener.getsockname()[1], False)
-    with bind("0.0.0.0", 0, True) as listener:
+            bind(host, 0, exposed=False)
+    with bind("127.0.0.1", 0, exposed=False) as listener, pytest.raises(ConfigError, match="cannot listen"):
+        bind("127.0.0.1", listener.getsockname()[1], exposed=False)
+    with bind("0.0.0.0", 0, exposed=True) as listener:
         assert listener.getsockname()[1] > 0
 
 

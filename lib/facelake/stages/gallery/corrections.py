@@ -37,7 +37,7 @@ class Corrected:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class CorrectionRequest:
     """A correction as a person gives it."""
 
     kind: Verdict
@@ -67,7 +67,7 @@ def correct_groups(context: Context, ids: pa.Array, labels: I64, gallery: Galler
     return Corrected(out, moved, len(found) - len(broken), lines)
 
 
-def record_correction(context: Context, said: Said) -> dict[str, Any]:
+def record_correction(context: Context, said: CorrectionRequest) -> dict[str, Any]:
     """Keep a correction; it takes effect with the next publish.
 
     Raises:
@@ -136,7 +136,7 @@ def list_corrections(lake: Lake) -> list[dict[str, Any]]:
     return [row | {"counts": row["seq"] in alive} for row in stored]
 
 
-def _spoken_of(lake: Lake, said: Said, members: pa.Table) -> dict[str, Any]:
+def _spoken_of(lake: Lake, said: CorrectionRequest, members: pa.Table) -> dict[str, Any]:
     """Identities and faces of a correction, from the gallery that the reviewer sees."""
     faces = list(dict.fromkeys(said.faces))
     home = dict(zip(*(c.to_pylist() for c in _of(members, "face_id", faces).columns), strict=True)) if faces else {}

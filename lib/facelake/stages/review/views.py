@@ -13,7 +13,7 @@ from facelake.errors import ConfigError, Contradiction, FacelakeError
 from facelake.lake.lake import Lake
 from facelake.publish.corrections import in_force
 from facelake.publish.similarity import between, evenly, inside, nearest_links, two_sides, unit_mean
-from facelake.stages.gallery.corrections import Said, list_corrections, record_correction, undo
+from facelake.stages.gallery.corrections import CorrectionRequest, list_corrections, record_correction, undo
 from facelake.stages.review.session import Moment, ReviewSession, Sheet
 
 _LINKED = 512  # faces of each side among which the nearest pairs are looked for
@@ -310,7 +310,7 @@ class Recorded:
     supersedes: list[int]
 
 
-def answer(session: ReviewSession, said: Said, gallery_version: int) -> Recorded:
+def answer(session: ReviewSession, said: CorrectionRequest, gallery_version: int) -> Recorded:
     """Record what the reviewer says of what he was shown.
 
     Args:
@@ -370,7 +370,7 @@ def _must_be_current(moment: Moment, version: int) -> None:
         raise ConfigError(what, where=f"gallery {version}", next_step="look again; nothing was recorded")
 
 
-def _must_be_shown(session: ReviewSession, moment: Moment, said: Said) -> None:
+def _must_be_shown(session: ReviewSession, moment: Moment, said: CorrectionRequest) -> None:
     """Nobody decides of what he has not seen, or may not see."""
     for name in (said.identity, said.other):
         if name and (session.met.get(name) != moment.gallery.version or name not in moment.known.place):
@@ -380,7 +380,7 @@ def _must_be_shown(session: ReviewSession, moment: Moment, said: Said) -> None:
             raise ConfigError("this face was not shown", where=face, next_step="open its identity first")
 
 
-def _with_anchor(session: ReviewSession, moment: Moment, said: Said) -> Said:
+def _with_anchor(session: ReviewSession, moment: Moment, said: CorrectionRequest) -> CorrectionRequest:
     """To confirm all faces of an identity says that they are one person: all but the likest are bound to that one."""
     if said.kind is not Verdict.CONFIRM or not said.identity:
         return said
@@ -389,4 +389,4 @@ def _with_anchor(session: ReviewSession, moment: Moment, said: Said) -> Said:
         return said
     first = sheet.faces["face_id"][0].as_py()
     rest = tuple(face for face in said.faces if face != first)
-    return Said(said.kind, said.identity, said.other, rest, said.reason, said.reviewer, said.supersede)
+    return CorrectionRequest(said.kind, said.identity, said.other, rest, said.reason, said.reviewer, said.supersede)

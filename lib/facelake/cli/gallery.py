@@ -1,0 +1,86 @@
+"""Commands on published gallery versions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from facelake.cli.command import Invocation, command, template_key, typer_app
+
+gallery_app = typer_app("List, show, export and evaluate published gallery versions.")
+_POINT_COLUMNS = ("fmr", "similarity", "fmr_low", "fmr_high", "impostors", "fnmr", "fnmr_low", "fnmr_high")
+
+
+@command(gallery_app, "list")
+def gallery_list(call: Invocation) -> None:
+    """List every published version."""
+    from facelake.nightly import reading
+    from facelake.stages.gallery.versions import list_galleries
+
+    rows = list_galleries(reading(call.config()).lake)
+    columns = ["gallery_version", "identities", "faces", "purpose", "model_digest", "created_at"]
+    call.terminal.table("galleries", columns, [[row[column] for column in columns] for row in rows])
+    call.terminal.result({"ok": True, "galleries": rows})
+
+
+@command(gallery_app, "show")
+def gallery_show(
+    call: Invocation,
+    identity: Annotated[str | None, typer.Argument(help="an identity id; default: all, the largest first")] = None,
+    version: Annotated[int | None, typer.Option(help="gallery version; default: the newest")] = None,
+) -> None:
+    """Show the identities of a gallery, or the faces of one identity."""
+    from facelake.nightly import reading
+    from facelake.stages.sharing.export import show
+
+    columns, rows = show(reading(call.config()).lake, identity, version)
+    call.terminal.table(identity or "identities", columns, [[row[column] for column in columns] for row in rows])
+    call.terminal.result({"ok": True, "faces" if identity else "identities": rows})
+
+
+@command(gallery_app, "export")
+def gallery_export(
+    call: Invocation,
+    out: Annotated[str, typer.Option(help="folder to write to")],
+    purpose: Annotated[str, typer.Option(help="what the recipient will use it for")],
+    recipient: Annotated[str, typer.Option(help="who receives it")],
+    key_env: Annotated[
+        str | None, typer.Option(help="environment variable with the key (hex) that rotates the templates")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="days until the lease expires; default: the config's")] = None,
+) -> None:
+    """Export templates to a recipient under a lease, for a purpose that the ledger permits. Audited."""
+    from facelake.nightly import writing
+    from facelake.stages.sharing.export import export_gallery
+
+    key = template_key(key_env) if key_env else None
+    with writing(call.config(), "export", call.terminal.listen) as context:
+        manifest = export_gallery(context, out, purpose, recipient, days=days, key=key)
+    call.terminal.say(
+        f"{manifest['identities']} identities of gallery {manifest['gallery_version']} written to {out}: "
+        f"{manifest['lease_id']}, until {manifest['expires_at'][:10]}"
+    )
+    call.terminal.result({"ok": True, **manifest})
+
+
+@command(gallery_app, "accuracy")
+def gallery_accuracy(
+    call: Invocation,
+    labels: Annotated[
+        str | None, typer.Option(help="CSV with columns image, person: the true persons of the photos")
+    ] = None,
+) -> None:
+    """Report false match and non-match rates with counts, and failure to enrol, after ISO/IEC 19795-1."""
+    from facelake.nightly import reading
+    from facelake.stages.evaluation.accuracy import accuracy
+
+    report = accuracy(reading(call.config()), labels)
+    enrolment = report["enrolment"]
+    failed = f"{enrolment['failed']} of {enrolment['images']} admitted images have no face"
+    call.terminal.say(f"failure to enrol: {failed}: {enrolment['reasons']}")
+    parts = {"same photo": report["same_photo"], "gallery": report["gallery"]}
+    parts |= {"labels": report["labels"]["points"]} if labels else {}
+    rows = [[name, *(point[key] for key in _POINT_COLUMNS)] for name, points in parts.items() for point in points]
+    call.terminal.table("accuracy", ["evidence", *_POINT_COLUMNS], rows)
+    call.terminal.result({"ok": True, **report})
