@@ -17,11 +17,12 @@ needs() {  # command, Debian package, what for
 }
 needs chromium chromium "the report's test"
 needs g++ g++ "the test of compiled sampling"
-say "ruff, mypy --strict, import contracts"
+say "ruff, codespell, mypy --strict, import contracts"
 .venv/bin/ruff format --check --quiet .
 .venv/bin/ruff check --quiet .
+.venv/bin/codespell
 .venv/bin/mypy
 .venv/bin/lint-imports --no-logo | tail -n 6
 say "tests"
-[ $# -gt 0 ] || set -- --numprocesses 2 --dist worksteal   # two processes, and neither is left waiting; slow tests want the machine
+[ $# -gt 0 ] || set -- --numprocesses 2 --dist worksteal   # two processes; slow tests need the whole machine
 exec .venv/bin/python -m pytest "$@"

@@ -55,7 +55,7 @@ def test_five_minutes(demo_template: tuple[Path, dict[str, Any]], checkout: Path
     assert first == "bash infra/demo.sh\n"  # infra/test.sh runs it; here its lake is copied
     shutil.copytree(demo_template[0], checkout / "facelake-demo/lake")
     promised, *scripts = rest
-    assert promised.splitlines()[0] == "gallery 1: 255 faces in 8 identities"
+    assert promised.splitlines()[1] == "gallery 1: 255 faces in 8 identities"
     said = [follow(script, checkout) for script in scripts]
     assert "the lake is consistent" in said[0]
     assert said[1].count("nothing to do") == 10  # each stage, in its line and in the table
