@@ -25,9 +25,10 @@ from facelake.publish.prototypes import weight_of, weighted_means
 from facelake.stages.clustering.stage import cluster
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.gallery.analytics import analyse
-from facelake.stages.gallery.corrections import CorrectionRequest, _positions, record_correction, undo
+from facelake.stages.gallery.corrections import CorrectionRequest, _numbered, record_correction, undo
+from facelake.stages.gallery.face_keys import faces_of_ids
 from facelake.stages.gallery.publish import publish
-from facelake.stages.gallery.version_builder import matrix_of
+from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.export import export_gallery
 from facelake.stages.sharing.leases import changes_since
@@ -110,9 +111,10 @@ def broken(context: Context) -> list[int]:
     ids = pa.array(sorted(found), pa.string())
     labels = np.unique([found[face] for face in ids.to_pylist()], return_inverse=True)[1].astype(np.int64)
     stored = in_force(context.lake["corrections"].read().to_pylist())
-    found = _positions(stored, ids)
-    parts = agreement(found, len(ids))
-    return [one.seq for one in found if not (holds(one, parts) and met(one, parts, labels))]
+    faces, order = faces_of_ids(lambda: [ids], "memberships")
+    corrections = _numbered(stored, faces)
+    parts = agreement(corrections, len(ids))
+    return [c.seq for c in corrections if not (holds(c, parts) and met(c, parts, labels[order]))]
 
 
 def correct_at_random(context: Context, count: int) -> int:

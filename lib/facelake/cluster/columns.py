@@ -28,13 +28,18 @@ class State(IntEnum):
     """below the configured quality"""
 
 
-def keys(column: pa.ChunkedArray | pa.Array) -> I64:
-    """A 64-bit hash (n,) of each string: equal strings have equal keys on every machine."""
+def keys(column: pa.ChunkedArray | pa.Array, salt: int = 0) -> I64:
+    """Return a 64-bit hash (n,) of each string: equal strings have equal keys on every machine.
+
+    Args:
+        column: (n,) strings.
+        salt: selects another hash function, for when two strings collide.
+    """
     array = _one(column).cast(pa.binary())
     offsets, body = _binary(array)
     lengths = np.diff(offsets)
     words = -(-min(int(lengths.max(initial=0)), _LONG) // 8)
-    out = lengths.astype(np.uint64)
+    out = mix(lengths, salt) if salt else lengths.astype(np.uint64)
     for first in range(0, len(lengths), _BLOCK):
         part = slice(first, first + _BLOCK)
         padded = _padded(body, offsets[first : first + _BLOCK + 1], words * 8).view(np.uint64)

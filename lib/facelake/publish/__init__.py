@@ -1,4 +1,4 @@
-"""Publish: groups get identity ids that mean something tomorrow. Pure."""
+"""Publish: gives groups identity ids that stay stable over gallery versions. No input or output."""
 
 from facelake.publish.identities import Published, Standing, new_identity_id, publish_groups
 from facelake.publish.matching import match_groups

@@ -1,35 +1,42 @@
-"""Identity ids and the events that lead from one gallery version to the next.
+"""Identity ids, and the changes that lead from one gallery version to the next.
 
-Every face of today is in a group; yesterday it was in an identity, or it is new. What became of each identity is
-told by one of these:
+Every face is in a group now; in the previous version it was in an identity, or it is new. An identity is one of:
 
-    unchanged    the same faces (no event)
-    grew, shrank, changed    more, fewer, as many but other faces
+    unchanged    the same faces (no change is recorded)
+    grew, shrank, changed    more faces, fewer faces, as many but other faces
     created      a group of faces of which none was in an identity
-    merged       its faces went to a group that another identity's id stayed with: a tombstone that points to the winner
+    merged       its faces went to a group that keeps another identity's id: a tombstone that points to the winner
     split        a part of an identity whose id stayed with another part: a new id that names its parent
     retired      none of its faces is left
-    resurrected  a tombstone's faces are on their own again, or came back: the old id returns
+    resurrected  the faces of a tombstone form a group again: the old id returns
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from facelake.contracts import I64, Bool, Change
-from facelake.publish.matching import match_groups, overlaps, places
+from facelake.publish.matching import Overlaps, match_groups, overlaps
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeEvent:
-    """One identity's change between two versions."""
+    """One identity's change between two versions.
+
+    Attributes:
+        kind: what happened.
+        identity_id: the identity that changed.
+        other_id: merged: the winner; split or resurrected: the identity that held most of the faces before.
+        size_before: faces in the previous version.
+        size_after: faces in the new version.
+    """
 
     kind: Change
     identity_id: str
@@ -38,159 +45,186 @@ class ChangeEvent:
     size_after: int
 
 
+@dataclass(slots=True)
+class Changes(Sequence[ChangeEvent]):
+    """Change events as columns: a first version has one per identity, too many for an object each."""
+
+    kinds: list[Change] = field(default_factory=list)
+    identity_ids: list[str] = field(default_factory=list)
+    other_ids: list[str | None] = field(default_factory=list)
+    sizes_before: list[int] = field(default_factory=list)
+    sizes_after: list[int] = field(default_factory=list)
+
+    def add(self, event: ChangeEvent) -> None:
+        """Append an event."""
+        self.kinds.append(event.kind)
+        self.identity_ids.append(event.identity_id)
+        self.other_ids.append(event.other_id)
+        self.sizes_before.append(event.size_before)
+        self.sizes_after.append(event.size_after)
+
+    def counts(self) -> Counter[Change]:
+        """Return the number of events of each kind."""
+        return Counter(self.kinds)
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    @overload
+    def __getitem__(self, at: int) -> ChangeEvent: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[ChangeEvent]: ...
+    def __getitem__(self, at: int | slice) -> ChangeEvent | Sequence[ChangeEvent]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        return ChangeEvent(
+            self.kinds[at], self.identity_ids[at], self.other_ids[at], self.sizes_before[at], self.sizes_after[at]
+        )
+
+    def __iter__(self) -> Iterator[ChangeEvent]:
+        return (self[i] for i in range(len(self)))
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Every face of today, with where it was yesterday."""
+    """Every face with its group now and its identity in the previous version.
+
+    Attributes:
+        groups: (n,) group of each face, 0.. without gaps.
+        first: (groups,) the lowest key of the faces of each group; new ids derive from it.
+        previous: (n,) position in `names` of the face's previous identity, or -1.
+        core: (n,) whether the face was a core face of its previous identity.
+        former: (n,) position in `tombstones` of the tombstone that the face would bring back, or -1.
+        names: ids of the previous identities, ascending.
+        sizes: (names,) their numbers of faces.
+        tombstones: ids of merged and retired identities, ascending.
+    """
 
     groups: I64
-    """(n,) group of each face, 0.."""
-    first: list[str]
-    """(groups,) the lowest face id of each group"""
-    yesterday: I64
-    """(n,) position in `names`, or -1"""
+    first: I64
+    previous: I64
     core: Bool
-    """(n,) the face was of its identity's core"""
     former: I64
-    """(n,) position in `gone`, or -1: a tombstone that the face would bring back"""
     names: list[str]
-    """identities of yesterday, ascending"""
     sizes: I64
-    """(names,) their faces yesterday"""
-    gone: list[str]
-    """tombstones, ascending"""
-
-    @classmethod
-    def of(cls, faces: pa.Array, groups: I64, before: pa.Table | None, back: dict[str, str] | None = None) -> Standing:
-        """Look up where faces were.
-
-        Args:
-            faces: (n,) face ids, each once; groups: (n,) 0.. without gaps.
-            before: yesterday's face_id, identity_id and, if known, core and former_id.
-            back: tombstones by the id of a face that would bring them back.
-        """
-        order = pc.sort_indices(faces)
-        _, lowest = np.unique(groups[order.to_numpy()], return_index=True)
-        first = faces.take(order.take(pa.array(lowest))).to_pylist()
-        if before is None or not before.num_rows:
-            none, gone = np.full(len(groups), -1, np.int64), sorted(set((back or {}).values()))
-            former = places(pa.array([(back or {}).get(f) for f in faces.to_pylist()], pa.string()), gone)
-            return cls(groups, first, none, np.zeros(len(groups), bool), former, [], np.zeros(0, np.int64), gone)
-        names = sorted(pc.unique(before["identity_id"]).to_pylist())
-        then = places(before["identity_id"], names)
-        at = places(faces, before["face_id"])
-        known, at = at >= 0, np.maximum(at, 0)
-        core = np.zeros(before.num_rows, bool)
-        origin = pa.nulls(before.num_rows, pa.string())
-        if "core" in before.column_names:
-            core = pc.fill_null(before["core"], False).to_numpy()
-            origin = before["former_id"].combine_chunks()
-        gone = sorted({*pc.unique(origin.drop_null()).to_pylist(), *(back or {}).values()} - set(names))
-        former = np.where(known, places(origin, gone)[at], -1)
-        if back:
-            place = {name: i for i, name in enumerate(gone)}
-            for i in np.flatnonzero(~known):
-                former[i] = place.get(back.get(faces[int(i)].as_py(), ""), -1)
-        yesterday = np.where(known, then[at], -1)
-        return cls(groups, first, yesterday, core[at] & known, former, names, np.bincount(then), gone)
+    tombstones: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The outcome: an identity per group, the events, and where merged or retired identities went."""
+    """The identities of a new version.
+
+    Attributes:
+        identity_of_group: (groups,) identity id of each group.
+        changed: (groups,) whether the group's identity is new or has other faces than before.
+        changes: every event.
+        merged_into: the winner of each merged identity.
+        retired: identities that lost all faces.
+        came_back: tombstones whose id is in use again.
+    """
 
     identity_of_group: list[str]
-    changes: list[ChangeEvent]
+    changed: Bool
+    changes: Changes
     merged_into: dict[str, str]
     retired: list[str]
     came_back: list[str]
 
 
-def new_identity_id(version: int, first_face: str) -> str:
-    """An opaque id, never used before: from the version that creates it and a face that it holds then."""
+def new_identity_id(version: int, first_face: int) -> str:
+    """Return an opaque id that was never used: it derives from the version that creates it and a face that it holds."""
     digest = hashlib.blake2b(f"{version}\0{first_face}".encode(), digest_size=10).digest()
     return "id-" + base64.b32encode(digest).decode().lower()
 
 
-def publish_groups(now: Standing, version: int) -> Published:
-    """Give each group an identity id, see the module's head.
+def first_keys(groups: I64, keys: I64, count: int) -> I64:
+    """Return the lowest key (count,) of each group; keys (n,) are ascending."""
+    first = np.full(count, -1, np.int64)
+    first[groups[::-1]] = keys[::-1]  # of several assignments to one group the last one stays: the lowest key
+    return first
 
-    A group takes over the identity with which it shares faces, one to one, by largest total overlap (matching.py). Of
-    a group that takes over none, most of whose faces came from one tombstone, that one's id comes back.
+
+def publish_groups(standing: Standing, version: int) -> Published:
+    """Give each group an identity id.
+
+    A group takes over the identity with which it shares faces, one to one, by largest total overlap (matching.py). If
+    a group takes over none and most of its faces come from one tombstone, the tombstone's id returns.
 
     Args:
-        version: the gallery version being made.
+        standing: every face's group and previous identity.
+        version: number of the gallery version that is made.
     """
-    count = len(now.first)
-    matched = match_groups(now.groups, now.yesterday, count, len(now.names), now.core)
-    sizes = np.bincount(now.groups, minlength=count)
-    back = _returning(now, matched, sizes)
+    count = len(standing.first)
+    matched = match_groups(standing.groups, standing.previous, count, len(standing.names), standing.core)
+    sizes = np.bincount(standing.groups, minlength=count)
+    returning = _returning_tombstones(standing, matched, sizes)
     identity = [
-        now.names[matched[label]]
-        if matched[label] >= 0
-        else now.gone[back[label]]
-        if label in back
-        else new_identity_id(version, now.first[label])
-        for label in range(count)
+        standing.names[matched[group]]
+        if matched[group] >= 0
+        else standing.tombstones[returning[group]]
+        if group in returning
+        else new_identity_id(version, int(standing.first[group]))
+        for group in range(count)
     ]
-    g, i, shared, _ = overlaps(now.groups, now.yesterday)
-    changes = _group_changes(now, matched, identity, sizes, back, (g, i, shared))
-    merged = _merged(now, matched, identity, (g, i, shared))
-    taken, went = set(matched[matched >= 0].tolist()), set(i.tolist())
-    retired = [name for old, name in enumerate(now.names) if old not in taken and old not in went]
-    before = dict(zip(now.names, now.sizes.tolist(), strict=True))
-    changes += [ChangeEvent(Change.MERGED, old, winner, before[old], 0) for old, winner in sorted(merged.items())]
-    changes += [ChangeEvent(Change.RETIRED, old, None, before[old], 0) for old in retired]
-    return Published(identity, changes, merged, retired, [now.gone[at] for at in back.values()])
+    shared = overlaps(standing.groups, standing.previous)
+    changes, changed = _group_changes(standing, matched, identity, sizes, returning, shared)
+    merged = _merged(standing, matched, identity, shared)
+    taken, still_present = set(matched[matched >= 0].tolist()), set(shared.identity.tolist())
+    retired = [name for old, name in enumerate(standing.names) if old not in taken and old not in still_present]
+    number = {name: old for old, name in enumerate(standing.names)} if merged or retired else {}
+    for old, winner in sorted(merged.items()):
+        changes.add(ChangeEvent(Change.MERGED, old, winner, int(standing.sizes[number[old]]), 0))
+    for old in retired:
+        changes.add(ChangeEvent(Change.RETIRED, old, None, int(standing.sizes[number[old]]), 0))
+    came_back = [standing.tombstones[tombstone] for tombstone in returning.values()]
+    return Published(identity, changed, changes, merged, retired, came_back)
 
 
-def _returning(now: Standing, matched: I64, sizes: I64) -> dict[int, int]:
-    """The tombstone (by position in `gone`) that each group without an identity brings back, if one has most of it."""
-    claims = now.former >= 0
-    claims &= matched[now.groups] < 0
-    g, old, count, _ = overlaps(now.groups[claims], now.former[claims])
-    most = 2 * count > sizes[g]
-    found: dict[int, int] = {}
+def _returning_tombstones(standing: Standing, matched: I64, sizes: I64) -> dict[int, int]:
+    """Return, by group without an identity, the position of the tombstone that most of its faces come from."""
+    claims = (standing.former >= 0) & (matched[standing.groups] < 0)
+    shared = overlaps(standing.groups[claims], standing.former[claims])
+    has_most = 2 * shared.faces > sizes[shared.group]
+    returning: dict[int, int] = {}
     taken: set[int] = set()
-    for at in np.lexsort((old, g, -count)):
-        label, tomb = int(g[at]), int(old[at])
-        if most[at] and label not in found and tomb not in taken:
-            found[label] = tomb
-            taken.add(tomb)
-    return found
+    for at in np.lexsort((shared.identity, shared.group, -shared.faces)):
+        group, tombstone = int(shared.group[at]), int(shared.identity[at])
+        if has_most[at] and group not in returning and tombstone not in taken:
+            returning[group] = tombstone
+            taken.add(tombstone)
+    return returning
 
 
 def _group_changes(
-    now: Standing, matched: I64, identity: list[str], sizes: I64, back: dict[int, int], met: tuple[I64, I64, I64]
-) -> list[ChangeEvent]:
-    g, i, shared = met
+    standing: Standing, matched: I64, identity: list[str], sizes: I64, returning: dict[int, int], shared: Overlaps
+) -> tuple[Changes, Bool]:
     kept = np.zeros(len(identity), np.int64)
-    mine = matched[g] == i
-    kept[g[mine]] = shared[mine]
+    own = matched[shared.group] == shared.identity
+    kept[shared.group[own]] = shared.faces[own]
     parent = np.full(len(identity), -1, np.int64)
-    by_share = np.lexsort((-i, shared))  # of equal shares the lower identity comes last and stays
-    parent[g[by_share]] = i[by_share]
-    events = []
-    for label, name in enumerate(identity):
-        size = int(sizes[label])
-        if matched[label] >= 0:
-            was = int(now.sizes[matched[label]])
-            if not kept[label] == was == size:
-                kind = Change.GREW if size > was else Change.SHRANK if size < was else Change.CHANGED
-                events.append(ChangeEvent(kind, name, None, was, size))
+    by_share = np.lexsort((-shared.identity, shared.faces))  # of equal shares the lower identity is assigned last
+    parent[shared.group[by_share]] = shared.identity[by_share]
+    before = np.where(matched >= 0, standing.sizes[matched] if len(standing.sizes) else 0, 0)
+    changed = (matched < 0) | (kept != before) | (sizes != before)
+    changes = Changes()
+    for group in np.flatnonzero(changed).tolist():
+        was, size = int(before[group]), int(sizes[group])
+        if matched[group] >= 0:
+            kind = Change.GREW if size > was else Change.SHRANK if size < was else Change.CHANGED
+            changes.add(ChangeEvent(kind, identity[group], None, was, size))
             continue
-        origin = now.names[parent[label]] if parent[label] >= 0 else None
-        kind = Change.RESURRECTED if label in back else Change.SPLIT if origin else Change.CREATED
-        events.append(ChangeEvent(kind, name, origin, 0, size))
-    return events
+        origin = standing.names[parent[group]] if parent[group] >= 0 else None
+        kind = Change.RESURRECTED if group in returning else Change.SPLIT if origin else Change.CREATED
+        changes.add(ChangeEvent(kind, identity[group], origin, 0, size))
+    return changes, changed
 
 
-def _merged(now: Standing, matched: I64, identity: Sequence[str], met: tuple[I64, I64, I64]) -> dict[str, str]:
-    """Of identities that no group took over but whose faces are there, who has most of them now."""
-    g, i, shared = met
-    taken = np.zeros(len(now.names), bool)
+def _merged(standing: Standing, matched: I64, identity: Sequence[str], shared: Overlaps) -> dict[str, str]:
+    """Return, for identities that no group took over but whose faces remain, the identity that has most of them."""
+    taken = np.zeros(len(standing.names), bool)
     taken[matched[matched >= 0]] = True
     best: dict[int, tuple[int, str]] = {}
-    for at in np.flatnonzero(~taken[i]) if len(i) else ():
-        old, claim = int(i[at]), (int(shared[at]), identity[g[at]])
+    for at in np.flatnonzero(~taken[shared.identity]) if len(shared.identity) else ():
+        old, claim = int(shared.identity[at]), (int(shared.faces[at]), identity[shared.group[at]])
         best[old] = max(best.get(old, claim), claim)
-    return {now.names[old]: winner for old, (_, winner) in best.items()}
+    return {standing.names[old]: winner for old, (_, winner) in best.items()}

@@ -25,8 +25,8 @@ from facelake.lake.tables import plain
 from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
-from facelake.stages.gallery.templates import Faces
-from facelake.stages.gallery.version_builder import matrix_of
+from facelake.stages.gallery.face_vectors import FacesById
+from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _RELEASED = 0.25  # share of its faces that an identity must lose for the rest to be placed anew
@@ -41,7 +41,7 @@ class Increment:
     context: Context
     gallery: Gallery
     since: Since
-    faces: Faces
+    faces: FacesById
     """every face of today"""
     home: I64
     """(n,) row of its identity among `identities`, or -1 for a face that came"""
@@ -86,7 +86,7 @@ def _night(context: Context, gallery: Gallery, since: Since, files: tuple[str, .
     names = identities["identity_id"].combine_chunks()
     who = pc.index_in(members["identity_id"], names).to_numpy().astype(np.int64)
     dim = len(identities["prototype"][0]) if identities.num_rows else 0
-    faces = Faces(context.lake, ids, files, dim)
+    faces = FacesById.of(context.lake, ids, files, dim)
     at = faces.find(members["face_id"])
     home = np.full(len(ids), -1, np.int64)
     home[at[at >= 0]] = who[at >= 0]

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.lake.object_store import ObjectStore
-from facelake.lake.store import open_store
+from facelake.lake.store import cached_store
 from facelake.lake.tables import data_file
 
 _ROWS = 20_000
-
-
-@lru_cache(maxsize=4)
-def kept_store(uri: str, s3: str) -> ObjectStore:
-    """A store that a worker keeps for its next task: a client of S3 takes a tenth of a second of CPU to make."""
-    return open_store(uri, S3Section.model_validate_json(s3))
 
 
 class Source(Protocol):
@@ -63,6 +55,6 @@ class TableFiles:
 
     def batches(self, item: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """See Source."""
-        store = kept_store(self.uri, self.s3.model_dump_json())
+        store = cached_store(self.uri, self.s3.model_dump_json())
         with data_file(store, f"{self.table}/{self.paths[item]}") as source, pq.ParquetFile(source) as file:
             yield from file.iter_batches(_ROWS, columns=list(columns))

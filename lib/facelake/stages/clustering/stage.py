@@ -17,12 +17,12 @@ from facelake.engines.exchange import Block, Exchange, LocalExchange
 from facelake.engines.scratch import scratch_dir
 from facelake.engines.select_exchange import open_exchange
 from facelake.events import Notice, StageProgress
-from facelake.lake.store import open_store
+from facelake.lake.store import cached_store, open_store
 from facelake.lake.tables import plain, stage
 from facelake.stages.clustering.calibration_store import MEASURES, Since, write_since
 from facelake.stages.clustering.incremental import plan_increment, run_increment
 from facelake.stages.clustering.result import Clustered, groups_of
-from facelake.stages.clustering.source import TableFiles, kept_store
+from facelake.stages.clustering.source import TableFiles
 from facelake.stages.clustering.steps import STEPS, Steps
 from facelake.stages.clustering.tasks import Work
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
@@ -117,7 +117,10 @@ class _Rows:
         score[number >= 0] = held["score"][number[number >= 0]]
         ids = pa.concat_arrays([batch.column(0) for batch in self.work.source.batches(item, ["face_id"])])
         rows = pa.table([ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
-        yield item, json.dumps(asdict(stage(kept_store(self.lake, self.s3.model_dump_json()), "groups", rows))).encode()
+        yield (
+            item,
+            json.dumps(asdict(stage(cached_store(self.lake, self.s3.model_dump_json()), "groups", rows))).encode(),
+        )
 
 
 def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, Any]:

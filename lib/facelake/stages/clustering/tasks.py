@@ -43,6 +43,7 @@ from facelake.cluster.nuisance import without
 from facelake.contracts import F16, F32, I32, Bool
 from facelake.engines.exchange import Block
 from facelake.lake.object_store import ObjectStore
+from facelake.lake.store import cached_store
 from facelake.stages.clustering.blocks import (
     NO_MIRROR,
     NO_PAIRS,
@@ -55,7 +56,7 @@ from facelake.stages.clustering.blocks import (
     united,
     unpack_found,
 )
-from facelake.stages.clustering.source import Source, kept_store
+from facelake.stages.clustering.source import Source
 
 CHUNK = 4096  # groups per file of sums
 _ROWS = 20_000
@@ -63,7 +64,7 @@ _ROWS = 20_000
 
 @lru_cache(maxsize=6)
 def _cached(uri: str, s3: str, key: str, run: str) -> dict[str, np.ndarray]:
-    return unpack(kept_store(uri, s3).read(key))
+    return unpack(cached_store(uri, s3).read(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Work:
     @property
     def store(self) -> ObjectStore:
         """Where steps leave what they made."""
-        return kept_store(self.uri, self.s3)
+        return cached_store(self.uri, self.s3)
 
     def read(self, key: str) -> dict[str, np.ndarray]:
         """Arrays under a key."""

@@ -36,7 +36,7 @@ from facelake.stages.erasure.request import (
 )
 from facelake.stages.gallery.corrections import forget_faces
 from facelake.stages.gallery.purge import ask_for_purge, purge_all
-from facelake.stages.gallery.version_builder import tombstone
+from facelake.stages.gallery.range_tasks import tombstone
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import recipients_that_owe

@@ -18,7 +18,7 @@ from facelake.cluster.labels import add_sums
 from facelake.contracts import F32, I64, embedding_matrix
 from facelake.publish.thresholds import thresholds
 from facelake.stages.core.context import Context
-from facelake.stages.gallery.version_builder import matrix_of
+from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery
 
 _IDENTITIES, _FACES, _PROTOTYPES = 2_000, 4_000, 5_000

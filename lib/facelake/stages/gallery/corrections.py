@@ -1,4 +1,4 @@
-"""Corrections: recording them, and making tonight's groups agree with them."""
+"""Corrections: recording them, and making groups agree with them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,31 @@ from facelake.lake.tables import plain
 from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
 from facelake.publish.similarity import unit_mean
 from facelake.stages.core.context import Context
-from facelake.stages.gallery.templates import Faces
+from facelake.stages.gallery.face_keys import FaceKeys, Grouped, faces_of_ids
+from facelake.stages.gallery.face_vectors import Faces
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Groups as corrected."""
+    """Groups that agree with the corrections.
+
+    Attributes:
+        labels: (n,) group of each face.
+        moved: (n,) faces that a correction placed.
+        in_force: how many corrections are met.
+        conflicts: for each that is not, a message.
+    """
 
     labels: I64
     moved: Bool
-    """(n,) faces that corrections speak of"""
-    held: int
-    """corrections that hold"""
+    in_force: int
     conflicts: list[str]
-    """of those that do not, a line for a person each"""
 
 
 @dataclass(frozen=True, slots=True)
 class CorrectionRequest:
-    """A correction as a person gives it."""
+    """A correction as a reviewer states it."""
 
     kind: Verdict
     identity: str | None = None
@@ -50,21 +55,22 @@ class CorrectionRequest:
 
 
 def corrections_digest(lake: Lake) -> list[int]:
-    """Changes whenever other corrections count."""
+    """Return the numbers of the corrections in force: other numbers, other groups."""
     return [row["seq"] for row in in_force(lake["corrections"].read(["seq", "kind", "undoes"]).to_pylist())]
 
 
-def correct_groups(context: Context, ids: pa.Array, labels: I64, gallery: Gallery | None) -> Corrected:
-    """Make groups (n,) of faces agree with every correction that counts."""
+def correct_groups(context: Context, grouped: Grouped, gallery: Gallery | None) -> Corrected:
+    """Make groups agree with every correction in force."""
+    labels, faces = grouped.labels, grouped.faces
     stored = in_force(context.lake["corrections"].read().to_pylist())
     if not stored:
         return Corrected(labels, np.zeros(len(labels), bool), 0, [])
-    found = _positions(stored, ids)
-    parts = agreement(found, len(ids))
-    out, moved = enforce(found, parts, labels, _Nearer(context, ids))
-    broken = [one for one in found if not (holds(one, parts) and met(one, parts, out))]
-    lines = [f"correction {one.seq} ({one.kind}) does not hold: a later one contradicts it" for one in broken]
-    return Corrected(out, moved, len(found) - len(broken), lines)
+    corrections = _numbered(stored, faces)
+    parts = agreement(corrections, len(faces))
+    corrected, moved = enforce(corrections, parts, labels, _Nearer(context, faces))
+    broken = [c for c in corrections if not (holds(c, parts) and met(c, parts, corrected))]
+    lines = [f"correction {c.seq} ({c.kind}) is not in effect: a later one contradicts it" for c in broken]
+    return Corrected(corrected, moved, len(corrections) - len(broken), lines)
 
 
 def record_correction(context: Context, said: CorrectionRequest) -> dict[str, Any]:
@@ -186,47 +192,49 @@ def _of(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
 
 
 def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
-    """Corrections that cannot be met any more once the last one is."""
-    found = _positions(stored, members["face_id"].combine_chunks())
-    parts = agreement(found, members.num_rows)
-    if not holds(found[-1], parts):
-        return [one.seq for one in found[:-1] if np.intersect1d(np.union1d(one.a, one.b), found[-1].b).size]
-    return [one.seq for one in found[:-1] if not holds(one, parts)]
+    """Return the corrections that cannot be met once the last one is."""
+    faces, _ = faces_of_ids(lambda: [members["face_id"]], "memberships")
+    corrections = _numbered(stored, faces)
+    *earlier, last = corrections
+    parts = agreement(corrections, members.num_rows)
+    if not holds(last, parts):
+        return [c.seq for c in earlier if np.intersect1d(np.union1d(c.a, c.b), last.b).size]
+    return [c.seq for c in earlier if not holds(c, parts)]
 
 
-def _positions(stored: Sequence[Any], ids: pa.Array) -> list[Correction]:
-    """Corrections with positions among ids (n,) ascending."""
-    keys = [face for row in stored for face in (*(row["faces_a"] or ()), *(row["faces_b"] or ()))]
-    asked = pa.array(keys, pa.string())
-    spoken = np.flatnonzero(np.asarray(pc.is_in(ids, asked)))  # first the few among the many: a table of those is small
-    at = pc.fill_null(pc.index_in(asked, ids.take(pa.array(spoken))), len(spoken)).to_numpy(zero_copy_only=False)
-    at = np.append(spoken, -1)[at]
-    place, found = 0, []
-    for row in stored:
-        sides: list[I64] = []
-        for name in ("faces_a", "faces_b"):
-            count = len(row[name] or ())
-            here = at[place : place + count].astype(np.int64)
-            sides.append(np.unique(here[here >= 0]))
-            place += count
-        names = row["identity_a"] or "", row["identity_b"] or ""
-        found.append(Correction(row["seq"], Verdict(row["kind"]), sides[0], sides[1], *names))
-    return found
+def _numbered(stored: Sequence[Any], faces: FaceKeys) -> list[Correction]:
+    """Return corrections with face numbers in place of face ids; faces that are gone are left out."""
+
+    def numbers(ids: list[str] | None) -> I64:
+        at = faces.find(pa.array(ids or [], pa.string()))
+        return np.unique(at[at >= 0])
+
+    return [
+        Correction(
+            row["seq"],
+            Verdict(row["kind"]),
+            numbers(row["faces_a"]),
+            numbers(row["faces_b"]),
+            row["identity_a"] or "",
+            row["identity_b"] or "",
+        )
+        for row in stored
+    ]
 
 
 @dataclass(slots=True)
 class _Nearer:
-    """Compares faces with two sides by the means of their vectors."""
+    """Compares faces with two sides of a correction by the means of the sides' vectors."""
 
     context: Context
-    ids: pa.Array
+    faces: FaceKeys
 
     def __call__(self, others: I64, sides: list[I64]) -> I64:
-        wanted = np.zeros(len(self.ids), bool)
+        wanted = np.zeros(len(self.faces), bool)
         wanted[np.concatenate([others, *sides])] = True
         files = tuple(file.path for file in self.context.lake["faces"].snapshot().files)
-        faces = Faces.of(self.context.lake, self.ids, files)
-        held = {int(p): v for at, vectors, _ in faces.vectors(wanted) for p, v in zip(at, vectors, strict=True)}
-        means = np.array([unit_mean(np.array([held[int(p)] for p in side])) for side in sides])
-        like = np.array([held[int(p)] for p in others]) @ means.T
-        return np.asarray(np.argmax(like, axis=1), np.int64)
+        faces = Faces.of(self.context.lake, self.faces, files)
+        vector = {int(p): v for at, vectors, _ in faces.vectors(wanted) for p, v in zip(at, vectors, strict=True)}
+        means = np.array([unit_mean(np.array([vector[int(p)] for p in side])) for side in sides])
+        similarity = np.array([vector[int(p)] for p in others]) @ means.T
+        return np.asarray(np.argmax(similarity, axis=1), np.int64)

@@ -1,245 +1,376 @@
-"""The rows of a gallery version: of identities that changed they are made anew, the others are taken over."""
+"""Makes the identities and memberships of a gallery version, by tasks that each write one range of identity ids.
+
+Only ranges in which something changed are written; the files of the others stay. The driver keeps integers per face
+and per identity, and the ids of identities.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from facelake.contracts import F32, I64, IDENTITIES, MEMBERSHIPS, Bool
-from facelake.lake.tables import plain
+from facelake.cluster.array_codec import pack
+from facelake.contracts import I64, U8, Bool, Receipt
+from facelake.engines.exchange import Exchange
+from facelake.lake.object_store import ObjectStore
+from facelake.lake.store import open_store
+from facelake.lake.tables import DataFile
 from facelake.publish import Published, Standing
-from facelake.publish.matching import overlaps, places
-from facelake.stages.core.context import Context
-from facelake.stages.gallery.templates import Faces, Known, Represented, float_lists, represent
+from facelake.publish.matching import overlaps
+from facelake.stages.core.context import Context, digest_of
+from facelake.stages.gallery.face_keys import Grouped
+from facelake.stages.gallery.face_vectors import dimension_of
+from facelake.stages.gallery.previous import HOW, Previous
+from facelake.stages.gallery.range_tasks import Item, RangeWork
+from facelake.stages.gallery.ranges import bits_for, range_of_file, ranges_of
+from facelake.stages.gallery.table_codec import pack_tables
+from facelake.stages.gallery.versions import Gallery
+
+WORK = "_work/publish"
+"""Where the driver leaves what tasks read, under the lake; erasure clears it."""
+_ROWS_PER_ITEM = 65_536
 
 
-@dataclass(slots=True)
-class Making:
-    """One gallery version being made."""
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """One gallery version to be made.
+
+    Attributes:
+        context: of the run.
+        version: its number.
+        grouped: the grouped faces.
+        standing: their groups and previous identities.
+        previous: what the previous version records of them.
+        result: the identity of each group, and what changed.
+        gallery: the previous version.
+        reusable: whether rows of the previous version are of the same model and purpose.
+        full: whether the groups come from a full clustering: then changed identities are computed from all their
+            faces, not from their previous templates and the new faces.
+        corrected: (n,) faces that a correction placed.
+    """
 
     context: Context
     version: int
-    ids: pa.Array
-    """(n,) face ids, ascending"""
+    grouped: Grouped
     standing: Standing
+    previous: Previous
     result: Published
-    before: pa.Table | None
-    """yesterday's memberships by face"""
-    old: pa.Table | None
-    """yesterday's identities, tombstones among them"""
-    reuse: bool
-    """yesterday's rows are of the same model and purpose"""
-    exact: bool
-    """changed identities are made from all of their faces, not from their rows and what came"""
+    gallery: Gallery | None
+    reusable: bool
+    full: bool
     corrected: Bool
-    """(n,) faces that a correction put where they are"""
 
-    def tables(self) -> tuple[pa.Table, pa.Table]:
-        """The identities and the memberships."""
-        labels, old = self.standing.groups, self.old
-        at = self._old_rows()
-        touched = self._touched(at)
-        faces = Faces.of(self.context.lake, self.ids, self._files())
-        known, whole = self._known(at, touched, faces.dim)
-        there = self._where_before()
-        mine = self.standing.yesterday
-        read = touched[labels] & ~np.where(mine >= 0, whole[np.maximum(mine, 0)], False)
-        score = np.where(there >= 0, self._scores_before()[there], np.nan).astype(np.float32)
-        shown = represent(faces, labels, touched, read, score, known, self.context.config.gallery.exemplars)
-        parts = [self._new_rows(shown, touched, at)]
-        if old is not None:
-            parts += [old.take(pa.array(at[~touched])), self._tombstones(old)]
-        identities = pa.concat_tables([part.cast(plain(IDENTITIES)) for part in parts]).sort_by("identity_id")
-        return identities, self._memberships(shown, there, touched)
 
-    # ---- what is there
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Data files to add and to remove, by table."""
 
-    def _old_rows(self) -> I64:
-        """Row (groups,) in the old identities of each group's identity, or -1."""
-        count = len(self.result.identity_of_group)
-        if self.old is None:
-            return np.full(count, -1, np.int64)
-        names = pa.array(self.result.identity_of_group, pa.string())
-        return places(names, self.old["identity_id"])
+    adds: dict[str, list[Receipt]]
+    removes: dict[str, list[DataFile]]
 
-    def _touched(self, at: I64) -> Bool:
-        changed = {event.identity_id for event in self.result.changes}
-        touched = np.array([name in changed for name in self.result.identity_of_group], bool)
-        touched |= at < 0
-        if not self.reuse or self.old is None:
-            return np.ones(len(touched), bool)
-        weighed = np.asarray(pc.is_valid(self.old["weight"]))
-        return np.asarray(touched | ~weighed[at])
 
-    def _known(self, at: I64, touched: Bool, dim: int) -> tuple[Known, Bool]:
-        """What rows say of identities that lost nobody and went to one touched group; which (names,) those are."""
-        standing = self.standing
-        whole = np.zeros(max(1, len(standing.names)), bool)
-        if self.exact or not self.reuse or self.old is None or not len(standing.names):
-            return Known.none(dim), whole
-        g, i, shared, _ = overlaps(standing.groups, standing.yesterday)
-        row = places(pa.array(standing.names, pa.string()), self.old["identity_id"])
-        good = (shared == standing.sizes[i]) & touched[g] & (row[i] >= 0)
-        good &= np.asarray(pc.is_valid(self.old["weight"]))[np.maximum(row[i], 0)]
-        whole[i[good]] = True
-        held = self.old.take(pa.array(row[i[good]]))
-        if not held.num_rows:
-            return Known.none(dim), whole
-        prototype = matrix_of(held["prototype"], dim)
-        numbers = [held[name].to_numpy().astype(np.float32) for name in ("cohesion", "weight")]
-        lists = [held[name].to_pylist() for name in ("exemplars", "exemplar_faces")]
-        return Known(g[good], prototype, numbers[0], numbers[1], lists[0], lists[1]), whole
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which groups and ranges are written, and which templates are taken over."""
 
-    def _where_before(self) -> I64:
-        """Row (n,) of each face in yesterday's memberships, or -1."""
-        if self.before is None or not self.before.num_rows:
-            return np.full(len(self.ids), -1, np.int64)
-        return places(self.ids, self.before["face_id"])
+    bits: int
+    touched: Bool
+    """(groups,) identities whose row is computed"""
+    range_of_group: I64
+    known_identity: I64
+    """(k,) previous identities that are whole in a touched group, so that their vectors are not read"""
+    known_group: I64
+    ended: pa.Table
+    """identity_id and winner of identities that merged or retired"""
+    targets: I64
+    """ranges to write, ascending"""
+    read: Bool
+    """(n,) faces whose vectors are read"""
 
-    def _scores_before(self) -> F32:
-        """Scores of yesterday's memberships; of another model's they say nothing, and every face is read."""
-        if self.before is None or not self.before.num_rows or "score" not in self.before.column_names:
-            return np.zeros(1 if self.before is None else max(1, self.before.num_rows), np.float32)
-        return np.asarray(self.before["score"].to_numpy(), np.float32)
 
-    def _files(self) -> tuple[str, ...]:
-        digest = self.context.model_digest[:8]
-        files = self.context.lake["faces"].snapshot().files
-        return tuple(file.path for file in files if file.path.startswith(digest))
+def build_version(new: NewVersion, exchange: Exchange) -> Written:
+    """Write the data files of a version without committing them."""
+    plan = _plan(new)
+    store = open_store(f"{new.context.lake.uri}/{WORK}", new.context.lake.s3)
+    clear_work(store)
+    _write_shared(new, plan, store)
+    describer = _Describer(new, plan)
+    for number in plan.targets.tolist():
+        store.write(f"range/{number}", describer.of(number))
+    del describer
+    work = _work(new, plan, store)
+    items = range(len(work.items) + 1)
+    blocks = exchange.run(items, work.route, work.write, keys=len(plan.targets))
+    adds: dict[str, list[Receipt]] = {"identities": [], "memberships": []}
+    for _, body in sorted(blocks):
+        for fields in json.loads(body):
+            receipt = Receipt(**fields)
+            adds[receipt.table].append(receipt)
+    removes = {table: [file for file, _ in files if _replaced(file, plan)] for table, files in _files(new).items()}
+    return Written(adds, removes)
 
-    # ---- rows
 
-    def _new_rows(self, shown: Represented, touched: Bool, at: I64) -> pa.Table:
-        config, count = self.context.config, int(touched.sum())
-        groups = np.flatnonzero(touched)
-        sizes = np.bincount(self.standing.groups, minlength=len(touched))[groups]
-        changed = {event.identity_id for event in self.result.changes}
-        names = [self.result.identity_of_group[g] for g in groups]
-        first = self._kept("first_version", at[groups])
-        last = self._kept("last_version", at[groups])
-        last = [v if v is not None and n not in changed else self.version for v, n in zip(last, names, strict=True)]
-        shows = [shown.exemplars.get(int(g), []) for g in groups]
-        texts, lists = pa.string(), pa.list_(pa.string())
-        columns = {
-            "identity_id": pa.array(names, texts),
-            "status": pa.array(["active"] * count, texts),
-            "merged_into": pa.nulls(count, texts),
-            "size": pa.array(sizes.astype(np.int64)),
-            "first_version": pa.array([self.version if v is None else v for v in first], pa.int64()),
-            "last_version": pa.array(last, pa.int64()),
-            "prototype": float_lists(shown.prototype[groups]),
-            "cohesion": pa.array(shown.cohesion[groups].astype(np.float32)),
-            "weight": pa.array(shown.weight[groups].astype(np.float32)),
-            "exemplars": pa.array([[body for _, body in item] for item in shows], pa.list_(pa.binary())),
-            "exemplar_faces": pa.array([[face for face, _ in item] for item in shows], lists),
-            "core_hashes": pa.nulls(count, lists),
-            "purposes": pa.array([[config.purpose]] * count, lists),
-            "model_digest": pa.array([self.context.model_digest] * count, texts),
-            "withdrawn_lineage": pa.array([list(self.context.lineage)] * count, lists),
+def faces_to_read(new: NewVersion) -> int:
+    """Return how many faces' vectors the tasks will read."""
+    return int(_plan(new).read.sum())
+
+
+def clear_work(store: ObjectStore) -> None:
+    """Delete what a run that was killed left in the work store."""
+    for item in list(store.list()):
+        store.delete(item.key)
+
+
+# ---- planning
+
+
+def _plan(new: NewVersion) -> _Plan:
+    result, standing = new.result, new.standing
+    count = len(result.identity_of_group)
+    bits = bits_for(count, _dim(new), new.context.config.gallery.exemplars, _current_bits(new))
+    touched = result.changed.copy() if new.reusable else np.ones(count, bool)
+    known_identity, known_group = _taken_over(new, touched)
+    whole = np.zeros(len(standing.names) + 1, bool)  # the last one stands for faces without an identity
+    whole[known_identity] = True
+    read = touched[standing.groups] & ~whole[standing.previous]
+    range_of_group = ranges_of(result.identity_of_group, bits)
+    winners = [*result.merged_into.values(), *([None] * len(result.retired))]
+    ended = pa.table(
+        {
+            "identity_id": pa.array([*result.merged_into, *result.retired], pa.string()),
+            "winner": pa.array(winners, pa.string()),
         }
-        return pa.table([columns[name] for name in IDENTITIES.names], schema=plain(IDENTITIES))
-
-    def _kept(self, name: str, at: I64) -> list[int | None]:
-        if self.old is None:
-            return [None] * len(at)
-        return list(self.old[name].take(pa.array(at, pa.int64(), mask=at < 0)).to_pylist())
-
-    def _tombstones(self, old: pa.Table) -> pa.Table:
-        """Those that were there and did not come back, and those of identities that are no more."""
-        gone = pc.and_(pc.not_equal(old["status"], "active"), pc.invert(pc.is_in(
-            old["identity_id"], pa.array(self.result.came_back, pa.string()))))  # fmt: skip
-        ended = [*self.result.merged_into, *self.result.retired]
-        rows_ = old.filter(pc.is_in(old["identity_id"], pa.array(ended, pa.string()))).to_pylist()
-        fresh = []
-        for row in rows_:
-            name = row["identity_id"]
-            winner = self.result.merged_into.get(name)
-            stone = tombstone(row, "merged" if winner else "retired", winner, self.version)
-            fresh.append(stone | {"core_hashes": None if winner else self._core_hashes(name)})
-        return pa.concat_tables([old.filter(gone), pa.Table.from_pylist(fresh, schema=old.schema)])
-
-    def _core_hashes(self, name: str) -> list[str] | None:
-        """Keyed hashes of the core faces of an identity that is retired."""
-        if self.before is None or "core" not in self.before.column_names:
-            return None
-        mine = pc.and_(pc.equal(self.before["identity_id"], name), pc.fill_null(self.before["core"], False))
-        faces = sorted(self.before["face_id"].filter(mine).to_pylist())
-        return [self.context.lake.keyed_hash(f"face:{face}") for face in faces] or None
-
-    def _memberships(self, shown: Represented, there: I64, touched: Bool) -> pa.Table:
-        count, labels, standing = len(self.ids), self.standing.groups, self.standing
-        names = pa.array(self.result.identity_of_group, pa.string())
-        columns = {
-            "face_id": self.ids,
-            "identity_id": names.take(pa.array(labels)),
-            "image_id": self._images(),
-            "score": pa.array(np.clip(np.nan_to_num(shown.score, nan=1.0), -1, 1)),
-            "how": self._how(there),
-            "core": pa.array(np.where(touched[labels], shown.core, standing.core)),
-            "former_id": self._former(there),
-            "withdrawn_lineage": pa.array([list(self.context.lineage)] * count, pa.list_(pa.string())),
-        }
-        return pa.table([columns[name] for name in MEMBERSHIPS.names], schema=plain(MEMBERSHIPS))
-
-    def _images(self) -> pa.Array:
-        found = self.context.lake["faces"].read(["face_id", "image_id"])
-        return found["image_id"].combine_chunks().take(pc.index_in(self.ids, found["face_id"].combine_chunks()))
-
-    def _how(self, there: I64) -> pa.Array:
-        """Faces that stay where they were keep how they came there."""
-        how = pc.if_else(pa.array(self.corrected), "corrected", "grouped" if self.exact else "joined")
-        if self.before is None or "how" not in self.before.column_names:
-            return how
-        stays = (there >= 0) & self._stayed() & ~self.corrected
-        kept = self.before["how"].combine_chunks().take(pa.array(there, mask=there < 0))
-        return pc.if_else(pa.array(stays), kept, how)
-
-    def _stayed(self) -> Bool:
-        """(n,) faces whose identity is that of yesterday."""
-        standing, mine = self.standing, self.standing.yesterday
-        number = {name: i for i, name in enumerate(standing.names)}
-        now = np.array([number.get(name, -2) for name in self.result.identity_of_group] or [-2], np.int64)
-        return np.asarray(now[standing.groups] == mine)
-
-    def _former(self, there: I64) -> pa.Array:
-        """Whom a face was of before it was merged; nobody's once that one is back."""
-        standing = self.standing
-        merged = np.array([name in self.result.merged_into for name in standing.names] or [False], bool)
-        names = pa.array([*standing.gone, *standing.names], pa.string())
-        mine = standing.yesterday
-        at = standing.former.copy()
-        now = (mine >= 0) & merged[np.maximum(mine, 0)]
-        at[now] = len(standing.gone) + mine[now]
-        back = set(self.result.came_back)
-        returned = np.array([name in back for name in [*standing.gone, *standing.names]] or [False], bool)
-        at[(at >= 0) & returned[np.maximum(at, 0)]] = -1
-        return names.take(pa.array(at, pa.int64(), mask=at < 0))
+    )
+    changed_ids = [*result.merged_into, *result.retired, *result.came_back]
+    targets = np.unique(np.concatenate([range_of_group[touched], ranges_of(changed_ids, bits)])).astype(np.int64)
+    if any(_is_stray(file, bits) for files in _files(new).values() for file, _ in files):
+        targets = np.arange(1 << bits)  # rows of files that are not of one range can belong to any
+    return _Plan(bits, touched, range_of_group, known_identity, known_group, ended, targets, read)
 
 
-def tombstone(row: dict[str, Any], status: str, winner: str | None, version: int) -> dict[str, Any]:
-    """What stays of an identity that is no more: its id, and who took over."""
-    gone: dict[str, Any] = {
-        "status": status,
-        "merged_into": winner,
-        "size": 0,
-        "prototype": None,
-        "cohesion": None,
-        "weight": None,
-        "exemplars": None,
-        "exemplar_faces": None,
-        "core_hashes": None,
-        "purposes": [],
+def _taken_over(new: NewVersion, touched: Bool) -> tuple[I64, I64]:
+    """Return previous identities that lost no face and are in one touched group, and that group (k,)."""
+    standing = new.standing
+    if new.full or not new.reusable or not len(standing.names):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    shared = overlaps(standing.groups, standing.previous)
+    whole = (shared.faces == standing.sizes[shared.identity]) & touched[shared.group]
+    return shared.identity[whole], shared.group[whole]
+
+
+def _dim(new: NewVersion) -> int:
+    return dimension_of(new.context.lake, _face_files(new)) or 1
+
+
+def _face_files(new: NewVersion) -> tuple[str, ...]:
+    digest = new.context.model_digest[:8]
+    return tuple(f.path for f in new.context.lake["faces"].snapshot().files if f.path.startswith(digest))
+
+
+def _files(new: NewVersion) -> dict[str, list[tuple[DataFile, tuple[int, int] | None]]]:
+    """Return the previous version's data files by table, each with its range."""
+    if new.gallery is None:
+        return {"identities": [], "memberships": []}
+    return {
+        table: [(file, range_of_file(file.path)) for file in new.gallery.snapshot(table).files]
+        for table in ("identities", "memberships")
     }
-    return row | gone | {"last_version": version}
 
 
-def matrix_of(column: pa.ChunkedArray | pa.Array, dim: int) -> F32:
-    """A list column without nulls as rows (n, dim)."""
-    flat = pc.list_flatten(column)
-    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    out: F32 = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), dim)
-    return out
+def _current_bits(new: NewVersion) -> int | None:
+    """Return the bits of the previous version's ranges, if its files are of one."""
+    found = {own[0] if own else None for files in _files(new).values() for _, own in files}
+    return found.pop() if len(found) == 1 else None
+
+
+def _is_stray(file: DataFile, bits: int) -> bool:
+    own = range_of_file(file.path)
+    return own is None or own[0] != bits
+
+
+def _replaced(file: DataFile, plan: _Plan) -> bool:
+    own = range_of_file(file.path)
+    return own is None or own[0] != plan.bits or own[1] in set(plan.targets.tolist())
+
+
+# ---- what tasks are told
+
+
+def _write_shared(new: NewVersion, plan: _Plan, store: ObjectStore) -> None:
+    range_of_face = plan.range_of_group[new.standing.groups].astype(np.int32)
+    written = np.zeros(1 << plan.bits, bool)
+    written[plan.targets] = True
+    range_of_face[~written[range_of_face]] = -1
+    store.write("faces", pack(keys=new.grouped.faces.keys, range=range_of_face, read=plan.read))
+    names = pa.array([new.standing.names[i] for i in plan.known_identity.tolist()], pa.string())
+    known = pa.table({"identity_id": names, "range": pa.array(plan.range_of_group[plan.known_group])})
+    retired = pa.table({"identity_id": pa.array(new.result.retired, pa.string())})
+    store.write("moves", pack_tables(known=known, retired=retired))
+
+
+class _Describer:
+    """Describes ranges to the tasks that write them: their groups, faces and what ended in them."""
+
+    def __init__(self, new: NewVersion, plan: _Plan) -> None:
+        self._new, self._plan = new, plan
+        range_of_face = plan.range_of_group[new.standing.groups]
+        self._faces = _Partition.of(range_of_face)
+        self._groups = _Partition.of(plan.range_of_group)
+        self._known = _Partition.of(plan.range_of_group[plan.known_group])
+        self._how = _how(new)
+        self._former = _former(new)
+        self._former_names = pa.array([*new.standing.tombstones, *new.standing.names], pa.string())
+        self._ended = _Partition.of(ranges_of(plan.ended["identity_id"], plan.bits))
+        self._came_back = pa.array(new.result.came_back, pa.string())
+        self._returned = _Partition.of(ranges_of(new.result.came_back, plan.bits))
+
+    def of(self, number: int) -> bytes:
+        """Return the description of one range; its groups are numbered by the order of their ids."""
+        new, plan = self._new, self._plan
+        groups = self._groups.members(number)
+        names = np.array([new.result.identity_of_group[group] for group in groups.tolist()], object)
+        order = np.argsort(names.astype(str), kind="stable")
+        groups = groups[order]
+        by_number = np.argsort(groups)
+        ascending = groups[by_number]
+
+        def numbered(values: I64) -> pa.Array:
+            return pa.array(by_number[np.searchsorted(ascending, values)])
+
+        faces, known = self._faces.members(number), self._known.members(number)
+        former = self._former[faces]
+        return pack_tables(
+            groups=pa.table(
+                {
+                    "identity_id": pa.array(names[order], pa.string()),
+                    "touched": pa.array(plan.touched[groups]),
+                    "changed": pa.array(new.result.changed[groups]),
+                }
+            ),
+            faces=pa.table(
+                {
+                    "key": pa.array(new.grouped.faces.keys[faces]),
+                    "group": numbered(new.standing.groups[faces]),
+                    "how": pa.array(self._how[faces]),
+                    "score": pa.array(new.previous.score[faces]),
+                    "core": pa.array(new.previous.core[faces]),
+                    "former_id": self._former_names.take(pa.array(former, pa.int64(), mask=former < 0)),
+                }
+            ),
+            known=pa.table(
+                {
+                    "identity_id": pa.array(
+                        [new.standing.names[i] for i in plan.known_identity[known].tolist()], pa.string()
+                    ),
+                    "group": numbered(plan.known_group[known]),
+                }
+            ),
+            ended=plan.ended.take(pa.array(self._ended.members(number))),
+            returned=pa.table(
+                {
+                    "identity_id": pa.array(
+                        [new.result.came_back[i] for i in self._returned.members(number)], pa.string()
+                    )
+                }
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    """Positions by the range that each belongs to."""
+
+    order: I64
+    starts: I64
+
+    @classmethod
+    def of(cls, number: I64) -> _Partition:
+        """Sort positions by their range (n,)."""
+        order = np.argsort(number, kind="stable")
+        most = int(number.max(initial=-1)) + 2
+        return cls(order, np.searchsorted(number[order], np.arange(most + 1)))
+
+    def members(self, number: int) -> I64:
+        """Return the positions of a range, ascending."""
+        if number + 1 >= len(self.starts):
+            return self.order[:0]
+        return self.order[self.starts[number] : self.starts[number + 1]]
+
+
+def _how(new: NewVersion) -> U8:
+    """Return how each face (n,) came to its identity; faces that stay in it keep what is recorded."""
+    placed = np.where(new.corrected, HOW.index("corrected"), HOW.index("grouped" if new.full else "joined"))
+    standing = new.standing
+    number = {name: i for i, name in enumerate(standing.names)}
+    now = np.array([number.get(name, -2) for name in new.result.identity_of_group] or [-2], np.int64)
+    stays = (now[standing.groups] == standing.previous) & ~new.corrected
+    return np.where(stays, new.previous.how, placed).astype(np.uint8)
+
+
+def _former(new: NewVersion) -> I64:
+    """Return the merged identity that each face (n,) comes from, among tombstones then names; -1 for none.
+
+    Once that identity is active again, its faces have none.
+    """
+    standing, result = new.standing, new.result
+    merged = np.array([*(name in result.merged_into for name in standing.names), False], bool)
+    former = standing.former.copy()
+    ended = merged[standing.previous]
+    former[ended] = len(standing.tombstones) + standing.previous[ended]
+    back = set(result.came_back)
+    returned = np.array([*(name in back for name in [*standing.tombstones, *standing.names]), False], bool)
+    former[returned[former]] = -1
+    return former
+
+
+def _work(new: NewVersion, plan: _Plan, store: ObjectStore) -> RangeWork:
+    context, files = new.context, _files(new)
+    by_range = {
+        table: {own[1]: file.path for file, own in files[table] if own and own[0] == plan.bits} for table in files
+    }
+    targets = set(plan.targets.tolist())
+    moved = np.unique(ranges_of([new.standing.names[i] for i in plan.known_identity.tolist()], plan.bits))
+    return RangeWork(
+        lake=context.lake.uri,
+        s3=context.lake.s3.model_dump_json(),
+        work=store.uri,
+        run=digest_of(context.run_id, new.version, new.grouped.faces.salt),
+        version=new.version,
+        dim=_dim(new),
+        salt=new.grouped.faces.salt,
+        bits=plan.bits,
+        exemplars=context.config.gallery.exemplars,
+        purpose=context.config.purpose,
+        model_digest=context.model_digest,
+        lineage=tuple(context.lineage),
+        items=tuple(_items(new, plan, targets, set(moved.tolist()))),
+        targets=tuple(plan.targets.tolist()),
+        identity_files=by_range["identities"],
+        membership_files=by_range["memberships"],
+    )
+
+
+def _items(new: NewVersion, plan: _Plan, targets: set[int], moved: set[int]) -> Iterator[Item]:
+    """Yield the files to route: faces in chunks; previous rows that may belong to another range."""
+    wanted = set(_face_files(new))
+    paths: list[str] = []
+    rows = 0
+    for file in new.context.lake["faces"].snapshot().files if plan.read.any() else ():
+        if file.path in wanted:
+            paths.append(file.path)
+            rows += file.rows
+        if rows >= _ROWS_PER_ITEM:
+            yield Item("faces", tuple(paths))
+            paths, rows = [], 0
+    if paths:
+        yield Item("faces", tuple(paths))
+    for file, own in _files(new)["memberships"]:
+        if _is_stray(file, plan.bits) or (own and own[1] in targets):
+            yield Item("memberships", (file.path,))
+    for file, own in _files(new)["identities"]:
+        if _is_stray(file, plan.bits) or (own and own[1] in moved):
+            yield Item("identities", (file.path,))

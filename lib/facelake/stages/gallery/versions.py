@@ -1,7 +1,8 @@
-"""Reading the gallery: one row of `galleries` pins the Delta versions that belong together."""
+"""Gallery versions: one row of `galleries` pins the Delta versions of the tables that belong together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 from facelake.contracts import Receipt
 from facelake.errors import ConfigError, VersionGone
 from facelake.lake.lake import Lake
+from facelake.lake.tables import Snapshot
 
 PINNED = ("identities", "memberships", "changes")
 
@@ -24,20 +26,29 @@ class Gallery:
     lake: Lake
 
     def read(self, table: str, columns: list[str] | None = None) -> pa.Table:
-        """A gallery table as of this version."""
+        """Return a gallery table as of this version, in memory."""
+        return self.lake[table].read(columns, self.snapshot(table))
+
+    def parts(self, table: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Yield a gallery table as of this version file by file, for bounded memory."""
+        for _, rows in self.lake[table].parts(columns, self.snapshot(table)):
+            yield rows
+
+    def snapshot(self, table: str) -> Snapshot:
+        """Return the data files of a gallery table as of this version."""
         if table not in PINNED:
             raise ValueError(table)
-        return self.lake[table].read(columns, self.lake[table].snapshot(self.row[f"{table}_version"]))
+        return self.lake[table].snapshot(self.row[f"{table}_version"])
 
 
 def list_galleries(lake: Lake) -> list[dict[str, Any]]:
-    """Every published version, oldest first; of a version that an erasure rewrote, the rewritten one."""
+    """Return every published version, oldest first; of a version that an erasure rewrote, the rewritten one."""
     rows = lake["galleries"].read().sort_by([("gallery_version", "ascending"), ("created_at", "ascending")]).to_pylist()
     return list({row["gallery_version"]: row for row in rows}.values())
 
 
 def current_gallery(lake: Lake, version: int | None = None) -> Gallery | None:
-    """The newest gallery (or a named version); None when nothing was published.
+    """Return the newest gallery, or a named version; None when nothing was published.
 
     Raises:
         ConfigError: no such version.
@@ -55,9 +66,9 @@ def current_gallery(lake: Lake, version: int | None = None) -> Gallery | None:
 
 
 def settle(lake: Lake) -> None:
-    """Bring the gallery tables back to what readers see, after a crash in the middle of a publish or a purge.
+    """Restore the gallery tables to what readers see, after a crash in the middle of a publish or a purge.
 
-    A table that was written but never pinned goes back to its pinned files. A pinned version whose history is gone can
+    A table that was written but never pinned returns to its pinned files. A pinned version whose history is gone can
     only come from an interrupted purge, which starts from settled tables: there the newest content is the pinned one.
     """
     gallery = current_gallery(lake)
@@ -65,19 +76,19 @@ def settle(lake: Lake) -> None:
     for name in PINNED:
         table, now = lake[name], lake[name].snapshot()
         try:
-            wanted = table.snapshot(gallery.row[f"{name}_version"]).files if gallery else ()
+            pinned = table.snapshot(gallery.row[f"{name}_version"]).files if gallery else ()
         except VersionGone:
             purged = True
             continue
-        back = [Receipt(name, f.path, f.size_bytes, f.rows) for f in wanted if f not in now.files]
-        extra = [file for file in now.files if file not in wanted]
-        if back or extra:
-            table.commit(back, extra)
+        restored = [Receipt(name, f.path, f.size_bytes, f.rows) for f in pinned if f not in now.files]
+        extra = [file for file in now.files if file not in pinned]
+        if restored or extra:
+            table.commit(restored, extra)
     if gallery and purged:
         pin(lake, gallery.version, gallery.row)
 
 
 def pin(lake: Lake, version: int, row: dict[str, Any]) -> None:
-    """Make the tables' newest Delta versions the gallery that readers see: the one commit that publishes."""
+    """Publish: make the tables' newest Delta versions the gallery that readers see, in one commit."""
     pinned = {f"{name}_version": lake[name].version() for name in PINNED}
     lake["galleries"].append([row | pinned | {"gallery_version": version, "created_at": datetime.now(UTC)}])
