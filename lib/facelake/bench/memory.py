@@ -1,4 +1,4 @@
-"""Peak memory of this process and all its children together, sampled."""
+"""Peak memory, CPU time and bytes moved of this process and all its descendants, sampled from /proc (Linux)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from types import TracebackType
 
 
 class PeakMemory:
-    """Samples the sum of proportional set sizes (shared pages counted once) twice a second."""
+    """Samples the sum of proportional set sizes of the process family; shared pages count once.
+
+    Attributes:
+        peak_bytes: the largest sum seen.
+    """
 
     def __init__(self, every_s: float = 0.5) -> None:
         self.peak_bytes = self._lap = 0
         self._every_s, self._stop = every_s, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._moved: dict[int, tuple[int, int]] = {}
 
     def __enter__(self) -> PeakMemory:
         self._thread.start()
@@ -28,17 +33,40 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._stop.wait(self._every_s):
-            now = sum(_pss(pid) for pid in _family(os.getpid()))
-            self.peak_bytes, self._lap = max(self.peak_bytes, now), max(self._lap, now)
+            self._sample()
+
+    def _sample(self) -> None:
+        family = _family(os.getpid())
+        now = sum(_pss(pid) for pid in family)
+        self.peak_bytes, self._lap = max(self.peak_bytes, now), max(self._lap, now)
+        self._moved |= {pid: moved for pid in family if (moved := _moved_bytes(pid)) is not None}
 
     def lap(self) -> int:
-        """The peak since the last call."""
+        """Return the peak since the last call."""
         peak, self._lap = self._lap, 0
         return peak
 
+    def moved_bytes(self) -> tuple[int, int]:
+        """Return bytes read and written by system calls of all processes seen so far, files and sockets alike."""
+        self._sample()
+        return sum(read for read, _ in self._moved.values()), sum(written for _, written in self._moved.values())
+
+
+def own_peak_bytes() -> int:
+    """Return the largest resident set of this process since the last `reset_own_peak`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def reset_own_peak() -> None:
+    """Start a new measurement for `own_peak_bytes`."""
+    Path("/proc/self/clear_refs").write_text("5")
+
 
 def family_cpu_s() -> float:
-    """Seconds of CPU that this process and its descendants have used; of those that ended, the ones waited for."""
+    """Return CPU seconds of this process and its descendants; of ended ones, those that were waited for."""
     ticks = 0
     for pid in _family(os.getpid()):
         try:
@@ -50,19 +78,20 @@ def family_cpu_s() -> float:
 
 
 def _family(root: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
+    """Return the process ids of a process and its descendants."""
+    children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = entry.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        parents.setdefault(int(fields[1]), []).append(int(entry.parent.name))
-    found, waiting = [root], [root]
+        children.setdefault(int(fields[1]), []).append(int(entry.parent.name))
+    family, waiting = [root], [root]
     while waiting:
-        children = parents.get(waiting.pop(), [])
-        found += children
-        waiting += children
-    return found
+        below = children.get(waiting.pop(), [])
+        family += below
+        waiting += below
+    return family
 
 
 def _pss(pid: int) -> int:
@@ -73,3 +102,12 @@ def _pss(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def _moved_bytes(pid: int) -> tuple[int, int] | None:
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return None
+    counts = dict(line.split(": ") for line in lines)
+    return int(counts["rchar"]), int(counts["wchar"])

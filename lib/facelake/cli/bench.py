@@ -266,3 +266,22 @@ def bench_scaling(
     figures |= {"driver": driver_growth(numbers(chunks, "--chunks"), chunk_rows)}
     call.terminal.figures("embed's driver", figures["driver"])
     call.terminal.result({"ok": True, **figures})
+
+
+@command(bench_app, "gallery", lake=False)
+def bench_gallery_command(
+    call: Invocation,
+    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces")],
+    faces: Annotated[int, typer.Option(min=20, help="faces in the lake")] = 100_000,
+    dim: Annotated[int, typer.Option(min=2, help="dimensions of the embeddings")] = 512,
+    per_identity: Annotated[int, typer.Option(min=1, help="mean faces per identity")] = 8,
+    seed: Annotated[int, typer.Option(help="seed of the synthetic faces")] = 0,
+) -> None:
+    """Measure seconds, memory and bytes of every command on a gallery of synthetic faces."""
+    from facelake.bench.gallery import GallerySize, bench_gallery
+
+    figures = bench_gallery(call.config(), GallerySize(faces, dim, per_identity, seed), call.terminal.listen)
+    columns = ["seconds", "driver_peak_bytes", "peak_bytes", "read_bytes", "written_bytes"]
+    rows = [[name, *(values[column] for column in columns)] for name, values in figures["commands"].items()]
+    call.terminal.table("gallery", ["command", *columns], rows)
+    call.terminal.result({"ok": True, **figures})

@@ -1,0 +1,183 @@
+"""bench gallery: what each command on a gallery costs, on a lake of synthetic faces and groups.
+
+Every command runs in a process of its own, so that its peak memory is not another's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from facelake.bench.memory import PeakMemory, own_peak_bytes, reset_own_peak
+from facelake.bench.synthetic_lake import Population, add_faces, subject_of, write_groups
+from facelake.config import Config
+from facelake.errors import ConfigError
+from facelake.events import Listener, StageFinished, StageProgress, StageStarted
+from facelake.nightly import reading, run_night, writing
+from facelake.stages.core.context import Context, StageRun
+
+_ARRIVING, _ERASED = 0.012, 100  # share of faces that an incremental run adds; subjects that are erased
+
+
+@dataclass(frozen=True, slots=True)
+class GallerySize:
+    """The size of the synthetic lake."""
+
+    faces: int
+    dim: int
+    per_identity: int
+    seed: int
+
+
+def bench_gallery(config: Config, size: GallerySize, emit: Listener) -> dict[str, Any]:
+    """Make a lake at the config's URI and run every command on it.
+
+    Returns:
+        `faces`, `identities`, `lake_bytes`, and `commands`: by name `seconds`, `driver_peak_bytes` (resident set of the
+        command's process), `peak_bytes` (all processes), `read_bytes` and `written_bytes` (by all processes).
+
+    Raises:
+        ConfigError: there is a lake at the URI already, or a command failed.
+    """
+    with writing(config, "bench", emit) as context:
+        if context.lake["faces"].version() >= 0:
+            raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
+    emit(StageStarted("bench", len(_COMMANDS), "commands"))
+    figures: dict[str, Any] = {}
+    for done, name in enumerate(_COMMANDS):
+        emit(StageProgress("bench", done, {"step": name}))
+        figures[name] = _measured(config, size, name)
+    emit(StageFinished("bench", 0.0, {"commands": len(_COMMANDS)}))
+    lake = reading(config).lake
+    return {
+        **asdict(size),
+        "identities": _population(size).identities,
+        "lake_bytes": sum(item.size_bytes for item in lake.store.list()),
+        "commands": figures,
+    }
+
+
+def _measured(config: Config, size: GallerySize, name: str) -> dict[str, Any]:
+    order = {"command": name, "size": asdict(size), "config": config.model_dump(mode="json")}
+    command = [sys.executable, "-m", "facelake.bench.gallery", json.dumps(order)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        raise ConfigError(f"{name} failed: {reason}", where="bench gallery", next_step="run it with another --lake")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _population(size: GallerySize) -> Population:
+    return Population(size.faces, size.dim, size.per_identity, size.seed)
+
+
+# ---- the commands
+
+
+def _build(config: Config, size: GallerySize) -> None:
+    with writing(config, "bench") as context:
+        context.lake.mark_as_demo()
+        add_faces(context, _population(size), 0, size.faces)
+        write_groups(context, _population(size), size.faces)
+
+
+def _publish(config: Config, size: GallerySize) -> None:
+    from facelake.stages.gallery.publish import publish
+
+    with writing(config, "bench") as context:
+        publish(context)
+
+
+def _analyse(config: Config, size: GallerySize) -> None:
+    from facelake.stages.gallery.analytics import analyse
+
+    with writing(config, "bench") as context:
+        analyse(context)
+
+
+def _arrive(config: Config, size: GallerySize) -> None:
+    """Add faces to known identities, as an incremental clustering would; not measured with the run that follows."""
+    arriving = max(int(size.faces * _ARRIVING), 1)
+    with writing(config, "bench") as context:
+        add_faces(context, _population(size), size.faces, arriving)
+        write_groups(context, _population(size), size.faces + arriving)
+        _record_increment(context)
+
+
+def _record_increment(context: Context) -> None:
+    StageRun(context, "cluster").finish({"mode": "increment"}, "bench")  # type: ignore[dict-item]
+
+
+def _verify(config: Config, size: GallerySize) -> None:
+    from facelake.stages.operations.verify import verify
+
+    findings, _ = verify(reading(config))
+    problems = [f.problem for f in findings if "corpus" not in f.problem]  # the lake has faces but no photos
+    if problems:
+        raise ConfigError(problems[0], where="verify", next_step="report it")
+
+
+def _export(config: Config, size: GallerySize) -> None:
+    from facelake.stages.sharing.export import export_gallery
+
+    with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder, writing(config, "bench") as context:
+        export_gallery(context, folder, config.purpose, "bench")
+
+
+def _report(config: Config, size: GallerySize) -> None:
+    run_night(config, only=["report"])
+
+
+def _erase(config: Config, size: GallerySize) -> None:
+    from facelake.stages.erasure.request import Request
+    from facelake.stages.erasure.stage import erase
+
+    people = _population(size).identities
+    chosen = np.random.default_rng(1).choice(people, min(_ERASED, people // 2 or 1), replace=False)
+    with writing(config, "bench") as context:
+        erase(context, Request.of(subjects=[subject_of(int(person)) for person in np.sort(chosen)]))
+
+
+_COMMANDS: dict[str, Callable[[Config, GallerySize], None]] = {
+    "build": _build,
+    "publish": _publish,
+    "analytics": _analyse,
+    "verify": _verify,
+    "export": _export,
+    "report": _report,
+    "arrive": _arrive,
+    "publish_increment": _publish,
+    "analytics_increment": _analyse,
+    "erase": _erase,
+}
+
+
+def _main() -> None:
+    order = json.loads(sys.argv[1])
+    config = Config.model_validate(order["config"])
+    with PeakMemory(every_s=0.2) as memory:
+        reset_own_peak()
+        began = time.monotonic()
+        _COMMANDS[order["command"]](config, GallerySize(**order["size"]))
+        seconds = time.monotonic() - began
+        read, written = memory.moved_bytes()
+    figures = {
+        "seconds": round(seconds, 2),
+        "driver_peak_bytes": own_peak_bytes(),
+        "peak_bytes": memory.peak_bytes,
+        "read_bytes": read,
+        "written_bytes": written,
+    }
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    _main()
