@@ -208,17 +208,20 @@ class Table:
         return rows.filter(pc.is_in(rows[column], wanted))
 
     def replace_rows(self, column: str, rows: pa.Table) -> None:
-        """Put rows in place of those with the same value of `column`, in one transaction."""
+        """Replace the rows with the same value of `column`, each in the file that holds it, in one transaction.
+
+        Rows whose value is in no file are left out.
+        """
         values = rows[column].combine_chunks()
-        adds, removes = [self.stage(rows)] if rows.num_rows else [], []
+        adds, removes = [], []
         for file, keys in self.parts([column]):
             stays = pc.invert(pc.is_in(keys[column], values))
             if pc.all(stays).as_py():
                 continue
             removes.append(file)
-            kept = self.file(file).filter(stays)
-            if kept.num_rows:
-                adds.append(self.stage(kept, file.path.rsplit("-", 1)[0]))
+            own = rows.filter(pc.is_in(values, keys[column].combine_chunks()))
+            merged = pa.concat_tables([self.file(file).filter(stays), own]).sort_by(column)
+            adds.append(self.stage(merged, file.path.rsplit("-", 1)[0]))
         self.commit(adds, removes)
 
     def rewrite(self, files: Iterable[DataFile], columns: Sequence[str], keep: Callable[[pa.Table], pa.Array]) -> int:

@@ -1,7 +1,8 @@
-"""erase: remove people from every table, file and version, look for remains, certify.
+"""erase: remove people from every table, file and version, search for remains, certify.
 
-Every step can be repeated: killed anywhere, the same command (or the next night) finishes the work. The suppression
-list comes first, so that nothing resurrects what is half gone; what is needed to find the rest goes last.
+Every step can be repeated: after a kill, the same command or the next run completes the erasure. The suppression list
+is written first, so that nothing reintroduces what is being erased; the note that is needed to find the rest is
+deleted last.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import CHANGES, IDENTITIES, TABLES, Change, EventKind, Refusal, Scope, embedding_matrix
-from facelake.erase import Needles, Signer, certificate, scan
+from facelake.erase import Needles, Signer, certificate
 from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
 from facelake.lake.tables import plain
@@ -34,6 +35,7 @@ from facelake.stages.erasure.request import (
     strings,
     unfinished,
 )
+from facelake.stages.erasure.scanning import scan_objects
 from facelake.stages.gallery.corrections import forget_faces
 from facelake.stages.gallery.purge import ask_for_purge, purge_all
 from facelake.stages.gallery.range_tasks import tombstone
@@ -51,12 +53,12 @@ def erase(context: Context, request: Request) -> StageResult:
         ConfigError: an identity that does not exist; a signing key that cannot be read.
         Corrupt: the scan found remains; no certificate is issued.
     """
-    signer = Signer.load_or_create(context.config.governance.signing_key)  # before anything is lost
+    signer = Signer.load_or_create(context.config.governance.signing_key)  # fails before anything is removed
     run = StageRun(context, "erase", _STEPS, "steps")
     settle(context.lake)
     targets = _targets(context, request)
     if not targets.images - set(request.images) and not targets.faces:
-        context.emit(Notice("erase", "nothing of it is in the lake; it is kept from ever coming in"))
+        context.emit(Notice("erase", "the lake holds nothing of it; it is now on the suppression list"))
     note(context, targets)
     _suppress(context, targets)
     ask_for_purge(context)
@@ -67,7 +69,7 @@ def erase(context: Context, request: Request) -> StageResult:
     scanned, hits = residual(context, targets.needles(), leave_out=PENDING)
     if hits:
         where = ", ".join(f"{key} ({count})" for key, count in sorted(hits.items())[:5])
-        what = f"{sum(hits.values())} remains were found: {where}"
+        what = f"{sum(hits.values())} remains found: {where}"
         raise Corrupt(what, where=context.lake.uri, next_step="run the erasure again")
     _step(context, 7)
     context.lake.store.delete(request.key)
@@ -81,30 +83,33 @@ def erase(context: Context, request: Request) -> StageResult:
 
 
 def finish_erasures(context: Context) -> list[StageResult]:
-    """Finish what a killed erasure left: nothing is made of a lake in which somebody is half erased."""
+    """Complete erasures that were killed, before anything else uses the lake."""
     results = []
     for request in unfinished(context.lake):
-        context.emit(Notice("erase", "an erasure was begun and not finished: it is finished now"))
+        context.emit(Notice("erase", "an earlier erasure was interrupted: it is completed now"))
         results.append(erase(context, request))
     return results
 
 
 def residual(context: Context, needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
-    """Scan every object under the lake root; returns how many, and hits by key."""
-    scanned, hits = 0, {}
-    for item in context.lake.store.list():
-        if item.key.startswith(leave_out):
-            continue
-        scanned += 1
-        if found := scan(item.key, context.lake.store.read(item.key), needles):
-            hits[item.key] = found
-    return scanned, hits
+    """Scan every object under the lake's root, with one process per core.
+
+    Args:
+        context: of the run.
+        needles: what to search for.
+        leave_out: prefix of keys that are not scanned.
+
+    Returns:
+        The number of objects scanned, and hits by key.
+    """
+    keys = [item.key for item in context.lake.store.list() if not item.key.startswith(leave_out)]
+    return len(keys), scan_objects(context.lake.store.uri, context.lake.s3, keys, needles)
 
 
 def _targets(context: Context, request: Request) -> Targets:
     if request.purpose and request.purpose != context.config.purpose:
-        said = f"this lake makes nothing for {request.purpose!r}; it is kept from ever doing so"
-        context.emit(Notice("erase", said))
+        text = f"this lake holds nothing for {request.purpose!r}; the purpose is now suppressed for it"
+        context.emit(Notice("erase", text))
         return Targets(request)
     return find_targets(context, request)
 
@@ -152,89 +157,108 @@ def _step(context: Context, done: int) -> None:
 
 def _suppress(context: Context, targets: Targets) -> None:
     labels = targets.request.labels()
-    if targets.request.identities:  # an identity is nobody whom a source could name: its photos are kept out
+    if targets.request.identities:  # a source cannot name an identity, so its photos are suppressed
         scope = f"for:{targets.request.purpose}:" if targets.request.purpose else ""
         labels += [f"{scope}image:{image}" for image in targets.images]
     context.lake.suppress(labels)
 
 
 def _remove(context: Context, table: str, column: str, values: set[str]) -> int:
-    gone, found = strings(values), context.lake[table]
-    return found.rewrite(found.snapshot().files, [column], lambda rows: pc.invert(pc.is_in(rows[column], gone)))
+    doomed, delta = strings(values), context.lake[table]
+    return delta.rewrite(delta.snapshot().files, [column], lambda rows: pc.invert(pc.is_in(rows[column], doomed)))
 
 
 def _rewrite_gallery(context: Context, targets: Targets) -> int:
-    """Memberships without the faces, prototypes of the identities concerned computed anew; version n+1."""
-    gallery = current_gallery(context.lake)
+    """Publish version n+1 without the faces; returns how many identities retired.
+
+    Only the files that hold the faces' memberships and their identities are rewritten.
+    """
+    gallery, lake = current_gallery(context.lake), context.lake
     if gallery is None:
         return 0
-    memberships = gallery.read("memberships")
-    wanted = strings(targets.faces)
-    gone = pc.is_in(memberships["face_id"], wanted)
-    touched = sorted(set(memberships["identity_id"].filter(gone).to_pylist()))
-    if not touched:
+    doomed = strings(targets.faces)
+    affected = _affected(gallery, doomed)
+    if not affected:
         return 0
-    kept = memberships.filter(pc.invert(gone))
-    identities = gallery.read("identities")
-    active = int(pc.sum(pc.equal(identities["status"], "active")).as_py() or 0)
-    concerned = identities.filter(pc.is_in(identities["identity_id"], strings(set(touched))))
-    before = {row["identity_id"]: row for row in concerned.to_pylist()}
+    names = strings(affected)
+    rest = _remaining_members(gallery, names, doomed)
+    before: dict[str, dict[str, Any]] = {}
+    active = 0
+    for rows in gallery.parts("identities"):
+        active += int(pc.sum(pc.equal(rows["status"], "active")).as_py() or 0)
+        before |= {row["identity_id"]: row for row in rows.filter(pc.is_in(rows["identity_id"], names)).to_pylist()}
     version = gallery.version + 1
-    after, events = _shrunk(context, gallery, kept, touched, before, version)
-    lake = context.lake
+    after, events = _shrunk(context, rest, sorted(affected), before, version)
     context.check_lease()
     lake["identities"].replace_rows("identity_id", pa.Table.from_pylist(list(after.values()), schema=plain(IDENTITIES)))
     members = lake["memberships"]
-    members.rewrite(members.snapshot().files, ["face_id"], lambda rows: pc.invert(pc.is_in(rows["face_id"], wanted)))
+    removed = members.rewrite(
+        members.snapshot().files, ["face_id"], lambda rows: pc.invert(pc.is_in(rows["face_id"], doomed))
+    )
     lake["changes"].append(events)
     retired = sum(row["status"] == "retired" for row in after.values())
-    pin(lake, version, gallery.row | {"faces": kept.num_rows, "identities": active - retired})
+    pin(lake, version, gallery.row | {"faces": gallery.row["faces"] - removed, "identities": active - retired})
     return int(retired)
 
 
+def _affected(gallery: Gallery, doomed: pa.Array) -> set[str]:
+    """Return the identities that lose a face."""
+    affected: set[str] = set()
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
+        affected.update(rows["identity_id"].filter(pc.is_in(rows["face_id"], doomed)).to_pylist())
+    return affected
+
+
+def _remaining_members(gallery: Gallery, names: pa.Array, doomed: pa.Array) -> pa.Table:
+    """Return face_id and identity_id of the faces that stay in the named identities."""
+    parts = [pa.table({"face_id": pa.array([], pa.string()), "identity_id": pa.array([], pa.string())})]
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
+        stays = pc.and_(pc.is_in(rows["identity_id"], names), pc.invert(pc.is_in(rows["face_id"], doomed)))
+        parts.append(rows.filter(stays))
+    return pa.concat_tables(parts)
+
+
 def _shrunk(
-    context: Context,
-    gallery: Gallery,
-    kept: pa.Table,
-    touched: list[str],
-    before: dict[str, Any],
-    version: int,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The touched identities' new rows and their change events."""
-    number = {name: i for i, name in enumerate(touched)}
-    rest = kept.filter(pc.is_in(kept["identity_id"], pa.array(touched, pa.string())))
+    context: Context, rest: pa.Table, affected: list[str], before: dict[str, dict[str, Any]], version: int
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Return the new rows of identities that lost faces, and their change events.
+
+    Templates and exemplars are computed again from the faces that stay.
+    """
+    number = {name: i for i, name in enumerate(affected)}
     faces = context.lake["faces"].where("face_id", rest["face_id"], ["face_id", "embedding", "quality"])
-    faces = faces.join(rest.select(["face_id", "identity_id"]), "face_id", join_type="inner").sort_by("face_id")
+    faces = faces.join(rest, "face_id", join_type="inner").sort_by("face_id")
     labels = np.array([number[name] for name in faces["identity_id"].to_pylist()], np.int64)
     vectors, _ = embedding_matrix(faces["embedding"])
     weights = weight_of(faces["quality"].to_numpy().astype(np.float32))
-    means, cohesion, total = weighted_means(vectors, weights, labels, len(touched))
-    sizes = np.bincount(labels, minlength=len(touched))
+    means, cohesion, total = weighted_means(vectors, weights, labels, len(affected))
+    sizes = np.bincount(labels, minlength=len(affected))
     order = np.argsort(labels, kind="stable")
     most = context.config.gallery.exemplars
     chosen = order[exemplars(vectors[order], weights[order], labels[order], means, cohesion, most)]
+    shown = np.split(chosen, np.searchsorted(labels[chosen], np.arange(1, len(affected))))
     after, events = {}, []
-    for i, name in enumerate(touched):
+    for i, name in enumerate(affected):
         if sizes[i]:
-            fresh = {"size": int(sizes[i]), "prototype": means[i], "last_version": version}
-            fresh |= {"cohesion": float(cohesion[i]), "weight": float(total[i])}
-            shown = [int(at) for at in chosen if labels[at] == i]
-            fresh["exemplars"] = [faces["embedding"][at].as_py() for at in shown]
-            fresh["exemplar_faces"] = [faces["face_id"][at].as_py() for at in shown]
-            after[name] = before[name] | fresh
+            after[name] = before[name] | {
+                "size": int(sizes[i]),
+                "prototype": means[i],
+                "last_version": version,
+                "cohesion": float(cohesion[i]),
+                "weight": float(total[i]),
+                "exemplars": [faces["embedding"][int(at)].as_py() for at in shown[i]],
+                "exemplar_faces": [faces["face_id"][int(at)].as_py() for at in shown[i]],
+            }
         else:
             after[name] = tombstone(before[name], "retired", None, version)
-        event = dict.fromkeys(CHANGES.names) | {
-            "gallery_version": version,
-            "kind": str(Change.ERASED),
-            "identity_id": name,
-        }
-        events.append(event | {"size_before": before[name]["size"], "size_after": int(sizes[i])})
+        event = dict.fromkeys(CHANGES.names) | {"gallery_version": version, "kind": str(Change.ERASED)}
+        sizes_of = {"size_before": before[name]["size"], "size_after": int(sizes[i])}
+        events.append(event | {"identity_id": name} | sizes_of)
     return after, events
 
 
 def _end_in_ledger(context: Context, request: Request) -> int:
-    """Events stay as evidence, their key becomes a keyed hash; of one purpose, a withdrawal is recorded."""
+    """Replace the key of ledger events by a keyed hash; for one purpose only, record a withdrawal instead."""
     if request.purpose:
         return _withdraw(context, request, request.purpose)
     table = context.lake["ledger"]
@@ -262,7 +286,7 @@ def _withdraw(context: Context, request: Request, purpose: str) -> int:
 
 
 def _blank_admissions(context: Context, targets: Targets) -> None:
-    """The rows stay, nameless and refused, so that row numbers keep their meaning."""
+    """Empty the rows and mark them refused; they stay, so that row numbers keep their meaning."""
     table = context.lake["admissions"]
     adds, removes = [], []
     for file, rows in table.parts():
@@ -279,7 +303,7 @@ def _blank_admissions(context: Context, targets: Targets) -> None:
             at = rows.schema.get_field_index(name)
             column = pc.if_else(mask, pa.scalar(value, rows.schema.field(name).type), rows[name].combine_chunks())
             rows = rows.set_column(at, name, column)
-        # another digest in the name: the next admit compares, and writes its own
+        # another digest in the name, so that the next admit writes its own file
         adds.append(table.stage(rows, file.path.split("-")[0] + "-erased"))
         removes.append(file)
     if adds:
@@ -288,7 +312,7 @@ def _blank_admissions(context: Context, targets: Targets) -> None:
 
 
 def _blank_corpus(context: Context, targets: Targets) -> int:
-    """Photos in the lake's own corpus: their rows are emptied, not dropped."""
+    """Empty the rows of photos in the lake's own corpus; they stay, so that row numbers keep their meaning."""
     blanked = 0
     for corpus, path in own_corpus(context.config) if not targets.request.purpose else ():
         hit = targets.hits(corpus.ids(path))

@@ -1,7 +1,7 @@
-"""Analytics of the newest gallery: sizes, cohesion, separation, a review queue, and how nights drift.
+"""Analytics of the newest gallery: sizes, cohesion, separation, a review queue, and drift over runs.
 
-Plain Delta tables beside the gallery. An identity's row is made anew when it changed, when its nearest one did, or
-when one that changed came nearer; so a night's work grows with what changed.
+Plain Delta tables beside the gallery. An identity's row is computed again when it changed, when its nearest neighbour
+did, or when one that changed came nearer; so the work of a run grows with what changed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from facelake.stages.core.context import Context, last_run
 from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
-_MOST_REVIEWS = 1_000
+_MAX_REVIEWS = 1_000
 _BLOCK = 4_096
+_MAX_EXACT_PAIRS = 2_000_000_000  # of an unchanged and a changed identity, compared exhaustively
+_COLUMNS = ["identity_id", "status", "size", "cohesion", "last_version"]
 
 
 def analyse(context: Context) -> bool:
-    """Bring the analytics up to the newest gallery; false when they are."""
+    """Bring the analytics up to the newest gallery; returns False when they already are."""
     gallery, lake = current_gallery(context.lake), context.lake
     done = pc.max(lake["drift"].read(["gallery_version"])["gallery_version"]).as_py() or 0
     if gallery is None or done >= gallery.version:
         return False
-    columns = ["identity_id", "status", "size", "prototype", "cohesion", "last_version"]
-    rows = gallery.read("identities", columns).filter(pc.field("status") == "active").sort_by("identity_id")
+    rows = gallery.read("identities", _COLUMNS).filter(pc.field("status") == "active").sort_by("identity_id")
     if not rows.num_rows:
         return False
     ids = rows["identity_id"].combine_chunks()
@@ -45,14 +46,14 @@ def analyse(context: Context) -> bool:
     context.check_lease()
     lake["identity_stats"].replace_all(table)
     lake["reviews"].replace_all(queue)
-    lake["drift"].append([_drift(context, gallery, stats, queue.num_rows)])  # the last write: it says that all is done
+    lake["drift"].append([_drift(context, gallery, stats, queue.num_rows)])  # the last write marks all as done
     return True
 
 
 def _stats(gallery: Gallery, rows: pa.Table, ids: pa.Array, old: pa.Table, done: int) -> tuple[Stats, Bool]:
-    """Figures of every active identity, and whose row is made anew."""
+    """Return the figures of every active identity, and which (n,) were computed again."""
     size = rows["size"].to_numpy().astype(np.int64)
-    means = matrix_of(rows["prototype"], len(rows["prototype"][0]))
+    means = _templates(gallery, ids)
     at = places(ids, old["identity_id"]) if old.num_rows else np.full(len(ids), -1, np.int64)
     fresh = (at < 0) | (rows["last_version"].to_numpy() > done)
     nearest, similarity = np.full(len(ids), -1, np.int32), np.full(len(ids), -1, np.float32)
@@ -68,8 +69,23 @@ def _stats(gallery: Gallery, rows: pa.Table, ids: pa.Array, old: pa.Table, done:
     return Stats(size, rows["cohesion"].to_numpy().astype(np.float32), nearest, similarity, shared), fresh
 
 
+def _templates(gallery: Gallery, ids: pa.Array) -> F32:
+    """Return the templates (n, dim) of active identities in the order of `ids`, read file by file."""
+    means: F32 | None = None
+    for rows in gallery.parts("identities", ["identity_id", "status", "prototype"]):
+        active = rows.filter(pc.equal(rows["status"], "active"))
+        if not active.num_rows:
+            continue
+        dim = len(active["prototype"][0])
+        if means is None:
+            means = np.zeros((len(ids), dim), np.float32)
+        means[places(active["identity_id"], ids)] = matrix_of(active["prototype"], dim)
+    assert means is not None
+    return means
+
+
 def _nearest(means: F32, fresh: Bool, nearest: I32, similarity: F32) -> None:
-    """The nearest other prototype of fresh ones; others are told of fresh ones that came nearer."""
+    """Find the nearest other template of fresh identities; update others to which a fresh one came nearer."""
     which = np.flatnonzero(fresh)
     if len(means) < 2 or not len(which):
         return
@@ -81,23 +97,44 @@ def _nearest(means: F32, fresh: Bool, nearest: I32, similarity: F32) -> None:
     nearest[which] = np.where(found, index[row, first], -1)
     similarity[which] = np.where(found, cosine[row, first], -1)
     rest = np.flatnonzero(~fresh)
+    if len(rest) * len(which) > _MAX_EXACT_PAIRS:
+        _update_from_pairs(which, index, cosine, fresh, nearest, similarity)
+        return
+    fresh_means = means[which].T
     for start in range(0, len(rest), _BLOCK):
-        mine = rest[start : start + _BLOCK]
-        like = means[mine] @ means[which].T
-        best = np.argmax(like, axis=1)
-        value = like[np.arange(len(mine)), best]
-        nearer = value > similarity[mine]
-        nearest[mine[nearer]], similarity[mine[nearer]] = which[best[nearer]], value[nearer]
+        block = rest[start : start + _BLOCK]
+        cosine = means[block] @ fresh_means
+        best = np.argmax(cosine, axis=1)
+        value = cosine[np.arange(len(block)), best]
+        nearer = value > similarity[block]
+        nearest[block[nearer]], similarity[block[nearer]] = which[best[nearer]], value[nearer]
+
+
+def _update_from_pairs(which: I64, index: I32, cosine: F32, fresh: Bool, nearest: I32, similarity: F32) -> None:
+    """Update identities that are among the nearest (m, k) of a fresh one and are nearer to it than to any other.
+
+    An identity is missed where a fresh one came nearer but has k others still nearer to itself.
+    """
+    row, column = np.nonzero(index >= 0)
+    other, value = index[row, column], cosine[row, column]
+    better = ~fresh[other] & (value > similarity[other])
+    order = np.argsort(value[better], kind="stable")  # ascending: the most similar is assigned last
+    nearest[other[better][order]] = which[row[better][order]]
+    similarity[other[better][order]] = value[better][order]
 
 
 def _shared_photos(gallery: Gallery, ids: pa.Array) -> I64:
-    """Photos (identities,) in which each has more than one face."""
-    members = gallery.read("memberships", ["identity_id", "image_id"])
-    met = members.group_by(["identity_id", "image_id"]).aggregate([([], "count_all")])
-    met = met.filter(pc.greater(met["count_all"], 1))
-    if not met.num_rows:
-        return np.zeros(len(ids), np.int64)
-    return np.bincount(places(met["identity_id"].combine_chunks(), pa.chunked_array([ids])), minlength=len(ids))
+    """Return the number of photos (identities,) in which each identity has more than one face.
+
+    Read file by file: all faces of an identity are in one file, unless an older build wrote the table.
+    """
+    shared = np.zeros(len(ids), np.int64)
+    for members in gallery.parts("memberships", ["identity_id", "image_id"]):
+        faces = members.group_by(["identity_id", "image_id"]).aggregate([([], "count_all")])
+        several = faces.filter(pc.greater(faces["count_all"], 1))
+        if several.num_rows:
+            shared += np.bincount(places(several["identity_id"], ids), minlength=len(ids))
+    return shared
 
 
 def _table(gallery: Gallery, ids: pa.Array, stats: Stats, fresh: Bool, old: pa.Table) -> pa.Table:
@@ -124,25 +161,25 @@ def _table(gallery: Gallery, ids: pa.Array, stats: Stats, fresh: Bool, old: pa.T
 def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> pa.Table:
     names = ids.to_pylist()
     number = {name: i for i, name in enumerate(names)}
-    settled = set()
+    distinct = set()
     for row in in_force(
         context.lake["corrections"].read(["seq", "kind", "undoes", "identity_a", "identity_b"]).to_pylist()
     ):
         a, b = number.get(row["identity_a"] or ""), number.get(row["identity_b"] or "")
         if row["kind"] == Verdict.DISTINCT and a is not None and b is not None:
-            settled.add((min(a, b), max(a, b)))
+            distinct.add((min(a, b), max(a, b)))
     rows: list[dict[str, Any]] = [
         {
-            "kind": one.kind,
-            "identity_id": names[one.identity],
-            "other_id": names[one.other] if one.other >= 0 else None,
-            "score": one.score,
-            "doubt": one.doubt,
-            "faces": one.faces,
-            "reason": one.reason,
+            "kind": doubt.kind,
+            "identity_id": names[doubt.identity],
+            "other_id": names[doubt.other] if doubt.other >= 0 else None,
+            "score": doubt.score,
+            "doubt": doubt.doubt,
+            "faces": doubt.faces,
+            "reason": doubt.reason,
             "gallery_version": gallery.version,
         }
-        for one in doubts(stats, settled, _MOST_REVIEWS)
+        for doubt in doubts(stats, distinct, _MAX_REVIEWS)
     ]
     return pa.Table.from_pylist(rows, schema=plain(REVIEWS))
 
