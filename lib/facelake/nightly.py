@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from facelake.config import Config
 from facelake.errors import ConfigError, LedgerMoved
-from facelake.events import Listener, Tracker, fan_out, log_listener, nobody
+from facelake.events import Listener, Tracker, fan_out, ignore_events, log_listener
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
@@ -64,7 +64,7 @@ _MOST_MOVES = 5  # of the ledger during one night, each of which has it decided 
 
 
 @contextmanager
-def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float = 0.0) -> Iterator[Context]:
+def writing(config: Config, purpose: str, emit: Listener = ignore_events, wait_s: float = 0.0) -> Iterator[Context]:
     """A context with the right to write: store probed, lake opened or made, lease held."""
     card = find_card(config.model.card)
     lake = Lake.create(config.lake, config.s3)
@@ -76,7 +76,7 @@ def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float
         yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
 
 
-def reading(config: Config, emit: Listener = nobody) -> Context:
+def reading(config: Config, emit: Listener = ignore_events) -> Context:
     """A context that only reads an existing lake."""
     card = find_card(config.model.card)
     lake = Lake.open(config.lake, config.s3)
@@ -85,7 +85,7 @@ def reading(config: Config, emit: Listener = nobody) -> Context:
 
 def run_night(
     config: Config,
-    emit: Listener = nobody,
+    emit: Listener = ignore_events,
     only: Sequence[str] = (),
     wait_s: float = 0.0,
     rebase: bool = False,

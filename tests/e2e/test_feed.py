@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import load_config
-from facelake.contracts import Refusal, embedding_matrix
+from facelake.contracts import Refusal
 from facelake.erase import verify as signature_holds
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.lake.lake import Lake
@@ -26,6 +26,7 @@ from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
 from facelake.stages.sharing.export import export_gallery
 from facelake.stages.sharing.leases import acknowledge, changes_since, hand_back, leases, recall, what_is_owed
+from facelake.vectors import embedding_matrix
 from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"

@@ -16,9 +16,9 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 from facelake.config import Config, EmbedSection, RaySection
-from facelake.contracts import Chunk, ChunkReceipt, Reject
+from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Reject
 from facelake.embed import DecodeLimits, Opened, Opener, Pack, PipelineOptions, Undecoded
-from facelake.engines.chunk_worker import KILLED, ChunkTask, ChunkWorker, WorkerSpec, chunk_stem, tasks_of
+from facelake.engines.chunk_worker import KILLED, ChunkTask, ChunkWorker, WorkerSpec, tasks_of
 from facelake.engines.embed_metrics import METRICS
 from facelake.engines.ray_decoders import DecoderPool
 from facelake.engines.ray_embed import RayEmbedder, _dying_with_its_gpu, start_ray
@@ -83,7 +83,12 @@ def test_each_chunk_gives_one_receipt_that_adds_up(spec: WorkerSpec) -> None:
     assert [r.chunk for r in receipts] == chunks()
     assert all(r.embedded + r.rejected == len(r.chunk.rows) for r in receipts)
     assert sum(r.faces.rows for r in receipts if r.faces) == sum(r.face_rows for r in receipts)
-    assert all(r.faces.path.startswith(chunk_stem(spec.model_digest, r.chunk)) for r in receipts if r.faces)
+    assert all(
+        DataFileName.parse(r.faces.path).with_nonce("")
+        == DataFileName.of_chunk(spec.model_digest, r.chunk.corpus_file, r.chunk.row_start)
+        for r in receipts
+        if r.faces
+    )
 
 
 def test_workers_killed_at_random_lose_and_double_nothing(spec: WorkerSpec, monkeypatch: pytest.MonkeyPatch) -> None:

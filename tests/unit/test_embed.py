@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from facelake.config import Config
-from facelake.contracts import Reject, embedding_matrix
+from facelake.contracts import Reject
 from facelake.embed import DecodeLimits, Pack, Pipeline, PipelineOptions, faces_table, rejects_table
 from facelake.embed.graphs import batchable
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.resample import Levels
 from facelake.errors import ConfigError
 from facelake.stages.models.registry import cache_folder, find_card
+from facelake.vectors import embedding_matrix
 
 
 @pytest.fixture(scope="module")

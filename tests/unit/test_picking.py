@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelake.contracts import ADMISSIONS, GROUPS, file_key
+from facelake.contracts import ADMISSIONS, GROUPS, DataFileName
 from facelake.errors import Corrupt
 from facelake.lake import tables
 from facelake.lake.lake import Lake
@@ -58,8 +58,8 @@ def test_an_admission_counts_for_its_very_photo_only(tmp_path: Path) -> None:
         {"image_id": f"image-{i}", "corpus_file": "a.parquet", "corpus_row": i, "admitted": True, "source_id": f"s{i}"}
         for i in range(5)
     ]
-    stem = f"{file_key('a.parquet')}-digest"
-    lake["admissions"].commit([lake["admissions"].stage(pa.Table.from_pylist(rows, schema=plain(ADMISSIONS)), stem)])
+    name = DataFileName.of_corpus_file("a.parquet", "digest")
+    lake["admissions"].commit([lake["admissions"].stage(pa.Table.from_pylist(rows, schema=plain(ADMISSIONS)), name)])
     asked = [("image-3", "a.parquet", 3), ("image-3", "a.parquet", 2), ("image-1", "a.parquet", 1),
              ("image-1", "b.parquet", 1), ("image-9", "a.parquet", 9), ("image-0", "a.parquet", -1)]  # fmt: skip
     faces = pa.table(dict(zip(("image_id", "corpus_file", "corpus_row"), zip(*asked, strict=True), strict=True)))

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.config import Config
-from facelake.contracts import ADMISSIONS, FACES, GROUPS, TABLES, Covers, file_key
+from facelake.contracts import ADMISSIONS, FACES, GROUPS, TABLES, Covers, DataFileName
 from facelake.erase import Needles
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
@@ -20,6 +20,7 @@ from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase, residual
 from facelake.stages.gallery.publish import publish
+from facelake.vectors import encode_embeddings, unit_rows
 
 _PER_FILE, _PER_PERSON, _DIM = 10_000, 20, 128
 _STEPS = ("find", "rows", "gallery", "names", "corpus", "purge", "scan", "certificate")
@@ -103,11 +104,13 @@ def build_lake(context: Context, faces: int) -> None:
         for i, one in enumerate(mine.tolist()):
             nth[i], count[one] = count[one], count[one] + 1
         vectors = centres[mine] + generator.normal(size=(len(mine), _DIM)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        vectors = unit_rows(vectors)
         for name, table in _tables(context, f"c-{number:05d}.parquet", start, mine, nth, vectors).items():
-            key = file_key(f"c-{number:05d}.parquet")
-            stem = key if name == "admissions" else f"{context.model_digest[:8]}-{key}-{start:010d}"
-            receipts[name].append(context.lake[name].stage(table, stem))
+            corpus_file = f"c-{number:05d}.parquet"
+            file_name = DataFileName.of_chunk(context.model_digest, corpus_file, start)
+            if name == "admissions":
+                file_name = DataFileName.of_corpus_file(corpus_file)
+            receipts[name].append(context.lake[name].stage(table, file_name))
     for name, staged in receipts.items():
         context.lake[name].commit(staged)
     publish(context)
@@ -136,7 +139,7 @@ def _tables(
         "content_sha256": [f"{start + i:064x}" for i in range(len(mine))],
         "box": [[0.0, 0.0, 100.0, 120.0]] * len(mine),
         "quality": np.full(len(mine), 0.8, np.float32),
-        "embedding": [row.astype("<f2").tobytes() for row in vectors],
+        "embedding": encode_embeddings(vectors),
         "model_digest": [context.model_digest] * len(mine),
         "corpus_file": [file] * len(mine),
         "corpus_row": rows,

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from facelake.contracts import F32
 from facelake.matcher import Gallery
+from facelake.vectors import unit_rows
 
 _MODEL = "0" * 64
 
@@ -26,7 +27,7 @@ def compare_search(identities: int, dim: int, probes: int, k: int, rounds: int) 
     generator = np.random.default_rng(0)
     vectors = _unit(generator, identities, dim)
     asked = vectors[generator.integers(0, identities, probes)] + 0.5 * _unit(generator, probes, dim)
-    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    asked = unit_rows(asked)
     flat = faiss.IndexFlatIP(dim)
     flat.add(vectors)
     gallery = _gallery(vectors, flat)
@@ -67,8 +68,7 @@ def _alike(gallery: Gallery, flat: faiss.Index, probes: F32, k: int) -> bool:
 
 
 def _unit(generator: np.random.Generator, count: int, dim: int) -> F32:
-    found = generator.standard_normal((count, dim), np.float32)
-    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+    return unit_rows(generator.standard_normal((count, dim), np.float32))
 
 
 def _seconds(work: Callable[[], object]) -> float:

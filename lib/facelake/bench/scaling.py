@@ -28,8 +28,8 @@ from facelake.bench.embed import Sizes, write_photos
 from facelake.bench.memory import family_cpu_s
 from facelake.bench.stage_costs import face_rows, vectors_of, write_corpus
 from facelake.config import ClusterSection, S3Section, SparkSection, load_config
-from facelake.contracts import Chunk, ChunkReceipt
-from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec, chunk_stem
+from facelake.contracts import Chunk, ChunkReceipt, DataFileName
+from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
 from facelake.engines.exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
@@ -175,7 +175,7 @@ class _StandIn:
     def _receipt(self, chunk: Chunk) -> ChunkReceipt:
         count, digest = len(chunk.rows), self._spec.model_digest
         rows = face_rows(digest, chunk.row_start, np.zeros((count, 2), np.float32))
-        staged = self._lake["faces"].stage(rows, chunk_stem(digest, chunk))
+        staged = self._lake["faces"].stage(rows, DataFileName.of_chunk(digest, chunk.corpus_file, chunk.row_start))
         return ChunkReceipt(chunk, staged, None, embedded=count, rejected=0, face_rows=count, reasons={}, seconds=0.0)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from facelake.bench.memory import family_cpu_s
 from facelake.config import Config, load_config
-from facelake.contracts import F32, FACES, Covers, EventKind, Receipt, Scope, SourceClass, file_key
+from facelake.contracts import F32, FACES, Covers, DataFileName, EventKind, Receipt, Scope, SourceClass
 from facelake.embed import Pack
 from facelake.erase import Needles
 from facelake.events import Event, StageProgress
@@ -36,6 +36,7 @@ from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.publish import publish
 from facelake.stages.models.registry import load_pack
 from facelake.testing.proxy import ASKED
+from facelake.vectors import encode_embeddings, unit_rows
 
 _PER_PERSON, _SPREAD = 20, 0.9
 _TABLES = (
@@ -170,15 +171,15 @@ def vectors_of(faces: int, dim: int, per_part: int) -> Iterator[tuple[int, F32]]
         mine = person[start : start + per_part]
         noise = generator.normal(size=(len(mine), dim)).astype(np.float32)
         vectors = centres[mine] + np.float32(_SPREAD) * noise
-        yield start, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        yield start, unit_rows(vectors)
 
 
 def _write_faces(context: Context, faces: int, dim: int, per_file: int) -> None:
     """Faces as embed leaves them, in the order of their photos."""
     staged: list[Receipt] = []
     for start, vectors in vectors_of(faces, dim, per_file):
-        stem = f"{context.model_digest[:8]}-{file_key('part-000000.parquet')}-{start:010d}"
-        staged.append(context.lake["faces"].stage(face_rows(context.model_digest, start, vectors), stem))
+        name = DataFileName.of_chunk(context.model_digest, "part-000000.parquet", start)
+        staged.append(context.lake["faces"].stage(face_rows(context.model_digest, start, vectors), name))
     context.lake["faces"].commit(staged)
 
 
@@ -193,7 +194,7 @@ def face_rows(model_digest: str, start: int, vectors: np.ndarray) -> pa.Table:
         "content_sha256": [f"{generator.integers(1 << 62):064x}" for _ in rows],
         "box": generator.uniform(0, 600, (count, 4)).astype(np.float32).tolist(),
         "quality": generator.uniform(0.4, 0.9, count).astype(np.float32),
-        "embedding": [row.astype("<f2").tobytes() for row in vectors],
+        "embedding": encode_embeddings(vectors),
         "covers": [str(Covers.EVERYONE)] * count,
         "model_digest": [model_digest] * count,
         "corpus_file": ["part-000000.parquet"] * count,

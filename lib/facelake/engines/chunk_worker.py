@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from facelake.config import S3Section
-from facelake.contracts import Chunk, ChunkReceipt, Outcome, Receipt, Reject, file_key
+from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Outcome, Receipt, Reject
 from facelake.embed import Opened, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
 from facelake.lake.corpus import Corpus
 from facelake.lake.store import open_store
@@ -142,12 +142,13 @@ class ChunkWorker:
         return [done[row] for row, _, _ in rows]
 
     def _stage(self, chunk: Chunk, outcomes: Sequence[Outcome], seconds: float) -> ChunkReceipt:
-        digest, stem = self._spec.model_digest, chunk_stem(self._spec.model_digest, chunk)
+        digest = self._spec.model_digest
+        file_name = DataFileName.of_chunk(digest, chunk.corpus_file, chunk.row_start)
         faces = faces_table(outcomes, digest, chunk.corpus_file)
         rejects = rejects_table(outcomes, digest, chunk.corpus_file)
         staged: dict[str, Receipt | None] = {
-            name: stage(self._store, name, data, stem) if data.num_rows else None
-            for name, data in (("faces", faces), ("rejects", rejects))
+            table: stage(self._store, table, data, file_name) if data.num_rows else None
+            for table, data in (("faces", faces), ("rejects", rejects))
         }
         return ChunkReceipt(
             chunk,
@@ -159,11 +160,6 @@ class ChunkWorker:
             reasons=dict(Counter(str(o.reject) for o in outcomes if o.reject)),
             seconds=seconds,
         )
-
-
-def chunk_stem(model_digest: str, chunk: Chunk) -> str:
-    """Start of the data files' names of a chunk: tells model, corpus file and first row, and nothing personal."""
-    return f"{model_digest[:8]}-{file_key(chunk.corpus_file)}-{chunk.row_start:010d}"
 
 
 def tasks_of(chunks: Iterable[Chunk], per_task: int) -> Iterator[ChunkTask]:

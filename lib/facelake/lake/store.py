@@ -22,7 +22,7 @@ import pyarrow.fs as pafs
 
 from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
-from facelake.lake.retrying_file import PatientFile
+from facelake.lake.retrying_file import RetryingFile
 
 _TEMPORARY = ".tmp"  # one folder for what is being written, so that leftovers can be found
 
@@ -222,7 +222,7 @@ def read_input(store: ObjectStore, key: str) -> pa.NativeFile:
     filesystem, root = store.filesystem()
     try:
         source = filesystem.open_input_file(f"{root}/{key}")
-        return source if isinstance(filesystem, pafs.LocalFileSystem) else pa.PythonFile(PatientFile(source), mode="r")
+        return source if isinstance(filesystem, pafs.LocalFileSystem) else pa.PythonFile(RetryingFile(source), mode="r")
     except FileNotFoundError:
         raise
     except OSError as err:

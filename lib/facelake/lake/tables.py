@@ -23,14 +23,16 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from facelake.contracts import TABLES, Receipt
+from facelake.contracts import TABLES, DataFileName, Receipt
 from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
-from facelake.lake.open_delta import first_line, gone, open_table
+from facelake.lake.open_delta import open_table, version_gone
+from facelake.lake.retries import first_line, retrying
 from facelake.lake.store import ObjectStore, read_input
 
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
-_ATTEMPTS = 5
+_ATTEMPTS, _FIRST_PAUSE_S = 5, 0.2
+_UNNAMED = DataFileName(part="part")
 _GROUP_ROWS = dict.fromkeys(("faces", "identities", "admissions"), 2_048)  # so that single rows are read cheaply
 
 
@@ -63,18 +65,18 @@ class Snapshot:
 EMPTY = Snapshot(-1, ())
 
 
-def stage(store: ObjectStore, table: str, data: pa.Table, stem: str = "part") -> Receipt:
+def stage(store: ObjectStore, table: str, data: pa.Table, name: DataFileName = _UNNAMED) -> Receipt:
     """Write a data file of a table without committing it; for workers.
 
     Args:
-        stem: start of the file's name; must not carry personal data, since names stay in the log.
+        name: what the file's name records; a fresh nonce is put in.
     """
     schema = TABLES[table]
     sink = pa.BufferOutputStream()
     made, group = data.select(schema.names).cast(plain(schema)), _GROUP_ROWS.get(table)
     pq.write_table(made, sink, compression="zstd", write_statistics=False, row_group_size=group)
     body = sink.getvalue()
-    path = f"{stem}-{secrets.token_hex(8)}.parquet"
+    path = name.with_nonce(secrets.token_hex(8)).render()
     store.write(f"{table}/{path}", body.to_pybytes())
     return Receipt(table, path, body.size, data.num_rows)
 
@@ -127,6 +129,10 @@ def data_file(store: ObjectStore, key: str) -> Iterator[pa.NativeFile]:
         ) from err
 
 
+class _AttemptFailed(Exception):
+    """One attempt to commit failed; whether it landed is read from the log."""
+
+
 class Table:
     """One Delta table of the lake."""
 
@@ -145,7 +151,7 @@ class Table:
         """The files of a version (default: the newest)."""
         delta = None if version == -1 else self._open(version)
         if version is not None and version >= 0 and (delta is None or delta.version() != version):
-            raise gone(self._uri, version)
+            raise version_gone(self._uri, version)
         if delta is None:
             return EMPTY
         protocol = delta.protocol()
@@ -175,9 +181,9 @@ class Table:
         for file in (snapshot or self.snapshot()).files:
             yield file, self.file(file, columns)
 
-    def stage(self, data: pa.Table, stem: str = "part") -> Receipt:
+    def stage(self, data: pa.Table, name: DataFileName = _UNNAMED) -> Receipt:
         """Write a data file without committing it."""
-        return stage(self.store, self.name, data, stem)
+        return stage(self.store, self.name, data, name)
 
     def append(self, rows: list[dict[str, Any]]) -> int:
         """Stage and commit a few rows; returns the new version."""
@@ -217,7 +223,7 @@ class Table:
             removes.append(file)
             kept = self.file(file).filter(stays)
             if kept.num_rows:
-                adds.append(self.stage(kept, file.path.rsplit("-", 1)[0]))
+                adds.append(self.stage(kept, DataFileName.parse(file.path)))
         self.commit(adds, removes)
 
     def rewrite(self, files: Iterable[DataFile], columns: Sequence[str], keep: Callable[[pa.Table], pa.Array]) -> int:
@@ -241,7 +247,7 @@ class Table:
             removed += file.rows - kept.num_rows
             removes.append(file)
             if kept.num_rows:
-                adds.append(self.stage(kept, file.path.rsplit("-", 1)[0]))
+                adds.append(self.stage(kept, DataFileName.parse(file.path)))
         if removes:
             self.commit(adds, removes)
         return removed
@@ -262,12 +268,10 @@ class Table:
             AddAction(r.path, r.size_bytes, {}, now_ms, True, json.dumps({"numRecords": r.rows})) for r in adds
         ]
         actions += [RemoveAction(f.path, True, now_ms, f.size_bytes, {}) for f in removes]
-        fault: Exception | None = None
-        for attempt in range(_ATTEMPTS):
+
+        def attempt() -> int:
             delta = self._ensure()
-            if not actions:
-                return delta.version()
-            if self._landed(delta, adds, removes):
+            if not actions or self._landed(delta, adds, removes):
                 return delta.version()
             try:
                 delta.create_write_transaction(
@@ -276,18 +280,28 @@ class Table:
                     cast(Any, plain(self.schema)),
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
-                return delta.version() if delta.version() else self.version()
             except (DeltaError, OSError, ValueError) as err:
-                fault = err
-                _LOG.warning("commit to %s failed (attempt %d): %s", self.name, attempt + 1, first_line(err))
-                time.sleep(0.2 * 2**attempt)
+                raise _AttemptFailed(first_line(err)) from err
+            return delta.version() if delta.version() else self.version()
+
+        again = retrying(
+            f"commit to {self.name}",
+            attempts=_ATTEMPTS,
+            first_pause_s=_FIRST_PAUSE_S,
+            when=lambda err: isinstance(err, _AttemptFailed),
+            log=_LOG,
+        )
+        try:
+            return again(attempt)
+        except _AttemptFailed as err:
+            fault = err
         try:
             if self._landed(self._ensure(), adds, removes):
                 return self.version()
         except Retryable as err:
-            what = f"commit may or may not have landed: {first_line(fault)}"
+            what = f"commit may or may not have landed: {fault}"
             raise CommitUnknown(what, where=self._uri, next_step="run again: the log decides") from err
-        raise CommitConflict(f"commit refused: {first_line(fault)}", where=self._uri, next_step="run again") from fault
+        raise CommitConflict(f"commit refused: {fault}", where=self._uri, next_step="run again") from fault.__cause__
 
     def _ensure(self) -> DeltaTable:
         found = self._open()

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.admit import Decisions, decide_rows
-from facelake.contracts import ADMISSIONS, Receipt, Refusal, file_key
+from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal, corpus_key
 from facelake.errors import Corrupt, Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus, CorpusFile
@@ -64,28 +64,28 @@ def admit(context: Context) -> StageResult:
 
     table = lake["admissions"]
     before = table.snapshot()
-    _must_not_shrink(context, before, {file_key(file.path) for file in files})
-    known = {file.path.rsplit("-", 1)[0]: file for file in before.files}
+    _must_not_shrink(context, before, {corpus_key(file.path) for file in files})
+    known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
     adds: list[Receipt] = []
-    kept: set[str] = set()
+    kept: set[DataFileName] = set()
     totals: Counter[str] = Counter()
     for part, duplicate in zip(read, duplicates, strict=True):
         retracted = retracted_rows(lineages, *(part.rows[name].to_pylist() for name in ("image_id", "source_id")))
         found = decide_rows(part.rows, ledger, config.purpose, context.now, duplicate, erased, retracted)
         totals.update(value or "admitted" for value in found.reasons.to_pylist())
         decisions = _table(part, found, config.purpose, snapshot.version)
-        stem = f"{file_key(part.file.path)}-{_content_digest(decisions)}"
-        if stem in known:
-            kept.add(stem)
+        name = DataFileName.of_corpus_file(part.file.path, _content_digest(decisions))
+        if name in known:
+            kept.add(name)
         else:
-            adds.append(table.stage(decisions, stem))
+            adds.append(table.stage(decisions, name))
         context.emit(StageProgress("admit", sum(totals.values()), {"admitted": totals["admitted"]}))
 
     admitted = totals.pop("admitted", 0)
     counts = {"read": sum(f.rows for f in files), "admitted": admitted, "refused": totals.total()}
     counts |= {f"refused_{reason}": count for reason, count in sorted(totals.items())}
     must_add_up("admit", ("read", counts["read"]), ("admitted", admitted), ("refused", counts["refused"]))
-    removes = [file for stem, file in known.items() if stem not in kept]
+    removes = [file for name, file in known.items() if name not in kept]
     if not adds and not removes:
         return run.skip(counts)
     context.check_lease()
@@ -112,7 +112,7 @@ def _must_not_shrink(context: Context, before: Snapshot, present: set[str]) -> N
     Raises:
         Refused: a fifth or more of the decided photos are gone and the config does not allow it.
     """
-    gone = sum(file.rows for file in before.files if file.path.split("-")[0] not in present)
+    gone = sum(file.rows for file in before.files if DataFileName.parse(file.path).corpus not in present)
     if gone >= _SHRINK_SHARE * max(before.rows, 1) and not context.config.corpus_may_shrink:
         what = f"{gone} of {before.rows} photos decided before are no longer in the corpus"
         next_step = "check `corpus`; if they are meant to go, faces and all, set corpus_may_shrink: true"

@@ -16,7 +16,7 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import Chunk, ChunkReceipt, Covers, file_key
+from facelake.contracts import Chunk, ChunkReceipt, Covers, DataFileName, corpus_key, is_of_model
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus
@@ -154,7 +154,7 @@ def _drop_superseded(context: Context) -> int:
     dropped = 0
     for name in _OUTCOMES:
         table = context.lake[name]
-        old = [f for f in table.snapshot().files if not f.path.startswith(context.model_digest[:8])]
+        old = [f for f in table.snapshot().files if not is_of_model(f.path, context.model_digest)]
         if old:
             context.check_lease()
             ask_for_purge(context)
@@ -215,9 +215,9 @@ class _Progress:
         """Data files of one model (or all) by the corpus file that their name tells."""
         found: dict[str, list[DataFile]] = defaultdict(list)
         for file in self._lake[table].snapshot().files:
-            model, key, *_ = file.path.split("-")
-            if digest is None or digest.startswith(model):
-                found[key].append(file)
+            name = DataFileName.parse(file.path)
+            if digest is None or name.is_of_model(digest):
+                found[name.corpus].append(file)
         return found
 
     def state(self) -> list[object]:
@@ -256,7 +256,7 @@ class _Progress:
         """Rows of a corpus file that have an outcome."""
         rows: set[int] = set()
         for table, files in self._files.items():
-            for file in files.get(file_key(path), ()):
+            for file in files.get(corpus_key(path), ()):
                 rows.update(read_file(self._lake.store, table, file.path, ["corpus_row"])["corpus_row"].to_pylist())
         return rows
 
@@ -282,7 +282,7 @@ class _Progress:
         for path, decided in self._corpus_files():
             grid = self._chunks(decided)
             if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
-                settled.add(file_key(path))
+                settled.add(corpus_key(path))
         ours = {file for files in self._files[table].values() for file in files}
         every = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
         return [file for key, files in every for file in files if key not in settled or file not in ours]
@@ -292,14 +292,14 @@ class _Progress:
         """Files of decisions by corpus file; only a sweep asks."""
         found: dict[str, list[DataFile]] = defaultdict(list)
         for file in self._admissions.files:
-            found[file.path.partition("-")[0]].append(file)
+            found[DataFileName.parse(file.path).corpus].append(file)
         return found
 
     def allowed(self, path: str, row: int) -> tuple[str, str] | None:
         """The image id admitted at a corpus row, and what its grant covers, if any."""
         if self._allowed[0] != path:
             found: dict[int, tuple[str, str]] = {}
-            for file in self._decisions[file_key(path)]:
+            for file in self._decisions[corpus_key(path)]:
                 decided = _decided(self._lake["admissions"].file(file, _DECISION))
                 found.update({at: one for at, one in enumerate(decided) if one})
             self._allowed = (path, found)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import CHANGES, IDENTITIES, TABLES, Change, EventKind, Refusal, Scope, embedding_matrix
+from facelake.contracts import CHANGES, IDENTITIES, TABLES, Change, DataFileName, EventKind, Refusal, Scope
 from facelake.erase import Needles, Signer, certificate, scan
 from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
@@ -40,6 +40,7 @@ from facelake.stages.gallery.version_builder import tombstone
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import recipients_that_owe
+from facelake.vectors import embedding_matrix
 
 _STEPS = 8
 
@@ -280,7 +281,7 @@ def _blank_admissions(context: Context, targets: Targets) -> None:
             column = pc.if_else(mask, pa.scalar(value, rows.schema.field(name).type), rows[name].combine_chunks())
             rows = rows.set_column(at, name, column)
         # another digest in the name: the next admit compares, and writes its own
-        adds.append(table.stage(rows, file.path.split("-")[0] + "-erased"))
+        adds.append(table.stage(rows, DataFileName(corpus=DataFileName.parse(file.path).corpus, part="erased")))
         removes.append(file)
     if adds:
         context.check_lease()

@@ -19,6 +19,7 @@ from facelake.contracts import F16, F32, F64, I64, Bool
 from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
 from facelake.publish.prototypes import add_weighted, core_faces, exemplars, means_of, weight_of
+from facelake.vectors import decode_embeddings, unit_rows
 
 CORE = 5
 _CANDIDATES = 24  # faces of one identity among which exemplars are chosen, besides those that it has
@@ -182,14 +183,12 @@ def _finish(
     if old:
         group = np.concatenate([group, np.array([g for g, _, _ in old], np.int64)])
         names += [face for _, face, _ in old]
-        kept = np.frombuffer(b"".join(v for _, _, v in old), "<f2").reshape(len(old), faces.dim)
-        vectors = np.concatenate([vectors, kept.astype(np.float16)])
+        vectors = np.concatenate([vectors, decode_embeddings((v for _, _, v in old), faces.dim)])
         quality = np.concatenate([quality, np.ones(len(old), np.float32)])
     if not len(group):
         return
     order = np.lexsort((np.array(names, object).astype(str), group))
-    single = vectors[order].astype(np.float32)
-    single /= np.maximum(np.linalg.norm(single, axis=1, keepdims=True), 1e-9)
+    single = unit_rows(vectors[order].astype(np.float32), least=1e-9)
     chosen = exemplars(single, weight_of(quality[order]), group[order], out.prototype, out.cohesion, most)
     like = np.einsum("ij,ij->i", single[chosen], out.prototype[group[order][chosen]])
     picked = order[chosen]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import F32, I64, IDENTITIES, MEMBERSHIPS, Bool
+from facelake.contracts import F32, I64, IDENTITIES, MEMBERSHIPS, Bool, is_of_model
 from facelake.lake.tables import plain
 from facelake.publish import Published, Standing
 from facelake.publish.matching import overlaps, places
@@ -107,9 +107,8 @@ class Making:
         return np.asarray(self.before["score"].to_numpy(), np.float32)
 
     def _files(self) -> tuple[str, ...]:
-        digest = self.context.model_digest[:8]
         files = self.context.lake["faces"].snapshot().files
-        return tuple(file.path for file in files if file.path.startswith(digest))
+        return tuple(file.path for file in files if is_of_model(file.path, self.context.model_digest))
 
     # ---- rows
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facelake.contracts import TABLES, embedding_matrix
+from facelake.contracts import TABLES
 from facelake.erase import Needles
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
@@ -22,6 +22,7 @@ from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.vectors import embedding_matrix
 
 
 @dataclass(frozen=True, slots=True)
