@@ -72,7 +72,7 @@ def writing(config: Config, purpose: str, emit: Listener = ignore_events, wait_s
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
     tracker = Tracker(run_id)
     emit = fan_out(emit, log_listener(run_id), tracker.listen)
-    with Lease(lake.store, purpose, wait_s=wait_s, tell=tracker.state) as lease:
+    with Lease(lake.store, purpose, wait_s=wait_s, progress=tracker.state) as lease:
         yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
 
 

@@ -122,7 +122,7 @@ def test_rows_have_one_reason_each() -> None:
     )
     duplicate = np.array([False, False, False, True, False, False, False])
     erased = {"image:e", "subject:gone"}
-    found = decide_rows(rows, Ledger([grant(1)]), P, NOW, duplicate, erased.__contains__)
+    found = decide_rows(rows, Ledger([grant(1)]), P, NOW, duplicate=duplicate, erased=erased.__contains__)
     assert found.reasons.to_pylist() == [None, "no_id", "no_id", "duplicate_id", "erased", "no_basis", "erased"]
     assert found.covers.to_pylist() == ["everyone_depicted", *[None] * 6]
 

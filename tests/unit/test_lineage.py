@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from facelake.admit.lineage import UNTOLD, Layout, Lineages, Retracted, RetractedList
+from facelake.admit.lineage import UNKNOWN_PACKAGE, Layout, Lineages, Retracted, RetractedList
 from facelake.config import conf_dir, read_yaml_as
 from facelake.errors import ConfigError
 
@@ -360,7 +360,7 @@ def test_insightface_packages_by_their_identity_count(identities: int, name: str
     ],
 )
 def test_a_package_of_unknown_lineage_is_refused(paths: list[str], text: str | None) -> None:
-    assert SETS.in_folder(iter(paths), text) == UNTOLD
+    assert SETS.in_folder(iter(paths), text) == UNKNOWN_PACKAGE
     assert SETS.in_folder([*paths, "x/ms1m/1.jpg"], text) == "MS-Celeb-1M", "a name says more"
 
 
@@ -437,8 +437,8 @@ def test_why_says_who_when_and_where_in_one_line(name: str) -> None:
 
 
 def test_why_of_what_is_in_no_list() -> None:
-    assert "lineage" in UNTOLD
-    assert "retracted.yaml" in SETS.why(UNTOLD)
+    assert "lineage" in UNKNOWN_PACKAGE
+    assert "retracted.yaml" in SETS.why(UNKNOWN_PACKAGE)
     assert "Our Lost Set" in SETS.why("Our Lost Set")
 
 
@@ -475,11 +475,11 @@ def test_layouts_that_are_no_regex_or_match_everything(regex: str) -> None:
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([entry(derived_from="Gone")], "no entry"),
+        ([entry(derived_from="Gone")], "not in any list"),
         ([entry("AAAA", derived_from="BBBB"), entry("BBBB", derived_from="AAAA")], "derived from it"),
         ([entry(derived_from="Ours")], "derived from it"),
-        ([entry("AAAA"), entry("BBBB", aliases=["BBBB", "a.a.a.a"])], "stands for 'AAAA' and for 'BBBB'"),
-        ([entry("AAAA"), entry("BBBB", weak_aliases=["aa-aa"])], "stands for 'AAAA' and for 'BBBB'"),
+        ([entry("AAAA"), entry("BBBB", aliases=["BBBB", "a.a.a.a"])], "belongs to both 'AAAA' and 'BBBB'"),
+        ([entry("AAAA"), entry("BBBB", weak_aliases=["aa-aa"])], "belongs to both 'AAAA' and 'BBBB'"),
     ],
 )
 def test_lists_that_contradict_themselves(entries: list[Retracted], said: str) -> None:

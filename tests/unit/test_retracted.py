@@ -69,7 +69,7 @@ def test_its_files_give_it_away(tmp_path: Path) -> None:
     found = corpus(tmp_path / "neutral")
     for name in ("train.rec", "train.idx"):
         (tmp_path / "neutral" / name).write_bytes(b"")
-    assert "lineage cannot be told" in refused(found)
+    assert "unknown lineage" in refused(found)
     (tmp_path / "neutral" / "property").write_text("85742,112,112")
     assert "MS1MV2" in refused(found)
 

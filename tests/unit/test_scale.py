@@ -17,7 +17,7 @@ from facelake.lake.lake import Lake
 from facelake.stages.capacity.cost_model import STAGES, Cost, Workload, appends, estimate
 from facelake.stages.capacity.forecast import outlook, workload
 from facelake.stages.capacity.measured_costs import COSTS
-from facelake.stages.capacity.scaling_limits import walls
+from facelake.stages.capacity.scaling_limits import scaling_limits
 
 _SIZES = st.integers(1, 10**9)
 # Up to 64 chunks (2 workers, 4 tasks each of up to 8 chunks) more photos may make larger tasks, and so fewer reads.
@@ -39,7 +39,7 @@ def test_more_photos_never_cost_less(images: int, more: int, chunk_rows: int, ev
 
 def test_stages_add_up_to_the_night() -> None:
     found = estimate(Workload(10**6))
-    night, parts = found.night(), [found.stages[name] for name in STAGES if name != "scan"]
+    night, parts = found.nightly_run(), [found.stages[name] for name in STAGES if name != "scan"]
     for one in fields(Cost):
         values = [getattr(part, one.name) for part in parts]
         whole = max(values) if one.name == "driver_bytes" else sum(values)
@@ -80,19 +80,23 @@ def test_bytes_of_a_log_entry_are_about_as_measured(tmp_path: Path) -> None:
 
 def test_walls_are_where_the_limit_is_met() -> None:
     work = Workload(10**6, dim=512)
-    found = walls(work)
+    found = scaling_limits(work)
     assert [wall.at_images for wall in found] == sorted(wall.at_images for wall in found)
     for wall in found:
-        assert not wall.broken, wall
-        there = {w.what: w for w in walls(replace(work, images=wall.at_images)) if w.stage == wall.stage}[wall.what]
-        assert there.broken
-        before = {w.what: w for w in walls(replace(work, images=int(wall.at_images * 0.99))) if w.stage == wall.stage}
-        assert not before[wall.what].broken
+        assert not wall.exceeded, wall
+        there = {w.what: w for w in scaling_limits(replace(work, images=wall.at_images)) if w.stage == wall.stage}[
+            wall.what
+        ]
+        assert there.exceeded
+        before = {
+            w.what: w for w in scaling_limits(replace(work, images=int(wall.at_images * 0.99))) if w.stage == wall.stage
+        }
+        assert not before[wall.what].exceeded
 
 
 def test_text_of_face_ids_breaks_where_the_wall_says() -> None:
     """Arrow's strings end at 2^31 bytes in one array: publish joins all face ids into one."""
-    (wall,) = (wall for wall in walls(Workload(1000)) if "Arrow" in wall.what)
+    (wall,) = (wall for wall in scaling_limits(Workload(1000)) if "Arrow" in wall.what)
     half = wall.at_images // 2
     body = pa.py_buffer(bytes(32 * half))
     offsets = pa.array(range(0, 32 * half + 1, 32 * half), pa.int32()).buffers()[1]

@@ -26,9 +26,9 @@ BODY = certificate(
     datetime(2026, 1, 2, tzinfo=UTC),
     ["cd", "ab"],
     {"images": 3, "faces": 4},
-    7,
-    120,
-    0,
+    gallery_version=7,
+    objects_scanned=120,
+    residual_hits=0,
     versions={"faces": 12, "ledger": 3},
     purpose="identity-grouping",
     recipients_pending=["zoo", "door"],
@@ -72,10 +72,14 @@ def test_what_a_certificate_says() -> None:
         "recipients_pending": ["door", "zoo"],
         "residual_scan": {"objects": 120, "hits": 0},
     }
-    plain = certificate("r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, 0, 0, 0)
+    plain = certificate(
+        "r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, gallery_version=0, objects_scanned=0, residual_hits=0
+    )
     assert (plain["versions"], plain["purpose"], plain["recipients_pending"]) == ({}, None, [])
     with pytest.raises(ValueError, match="1 residual hits: not certified"):
-        certificate("r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, 0, 0, 1)
+        certificate(
+            "r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, gallery_version=0, objects_scanned=0, residual_hits=1
+        )
 
 
 def test_a_signature_holds_for_the_body_and_its_json(signer: Signer) -> None:
@@ -184,7 +188,7 @@ def test_a_home_directory_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_is_no_key_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"holds no PEM private key.*key\.pem.*Next: "):
+    with pytest.raises(ConfigError, match=r"does not contain a PEM private key.*key\.pem.*Next: "):
         Signer.load_or_create(path)
     assert path.read_bytes() == content
 
@@ -221,7 +225,7 @@ def test_a_path_that_cannot_be_read_or_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in (tmp_path, tmp_path / "file" / "key.pem", tmp_path / "dangling", Path("/proc/no/key.pem")):
-        with pytest.raises(ConfigError, match=r"cannot be read or made.*Next: "):
+        with pytest.raises(ConfigError, match=r"cannot be read or created.*Next: "):
             Signer.load_or_create(path)
 
 
@@ -233,5 +237,5 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(ConfigError, match=r"cannot be read or made: Permission denied.*key\.pem.*Next: "):
+    with pytest.raises(ConfigError, match=r"cannot be read or created: Permission denied.*key\.pem.*Next: "):
         Signer.load_or_create(path)

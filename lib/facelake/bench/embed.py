@@ -42,7 +42,7 @@ from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import Grant, import_folder, photos_of
 from facelake.stages.embedding.embed import embed
 from facelake.stages.models.model_cards import card_of_pack, write_card
-from facelake.stages.models.registry import load_pack, must_be_accepted
+from facelake.stages.models.registry import check_terms, load_pack
 from facelake.testing.packs import write_heavy_pack
 
 _BARE_BATCH, _BARE_S = 16, 2.0
@@ -110,7 +110,7 @@ def pack_and_photos(config: Config, pack: str, images: str, folder: Path, sizes:
         Refused: the pack's terms are not accepted.
     """
     card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
-    must_be_accepted(config, card)
+    check_terms(config, card)
     write_photos(images, folder / "photos", sizes)
     return card, loaded
 

@@ -16,7 +16,7 @@ from facelake.embed import Pack, Pipeline
 from facelake.errors import ConfigError
 from facelake.stages.admission.import_images import photos_of
 from facelake.stages.models.model_cards import card_of_pack
-from facelake.stages.models.registry import must_be_accepted, pipeline_options
+from facelake.stages.models.registry import check_terms, pipeline_options
 
 LEAST_IOU, MOST_LANDMARK_PX, LEAST_COSINE = 0.99, 0.5, 0.9995
 
@@ -43,7 +43,7 @@ def parity(config: Config, pack: str, images: str, training_data: str | None = N
         Refused: the pack's terms are not accepted.
     """
     card, loaded = card_of_pack(pack, config, training_data or "not stated: for a comparison only")
-    must_be_accepted(config, card)
+    check_terms(config, card)
     paths = photos_of(images)
     theirs = reference(pack, card.min_det_score)
     pairs: list[tuple[float, float, float]] = []

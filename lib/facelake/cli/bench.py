@@ -92,7 +92,7 @@ def bench_device(
     terminal = open_terminal(json, quiet, debug)
     with boundary(terminal):
         from facelake.bench.embed import Sizes, chosen_pack
-        from facelake.stages.models.registry import must_have_runtime
+        from facelake.stages.models.registry import check_runtime
 
         there = device.startswith("cuda")
         wanted = {"runtime": "torch", "device": device, "half_precision": half, "nvjpeg": nvjpeg and there, "actors": 1}
@@ -103,7 +103,7 @@ def bench_device(
             model__accept_license=accept_license,
             **{f"embed__{name}": value for name, value in wanted.items()},
         )
-        must_have_runtime(settings)
+        check_runtime(settings)
         from facelake.bench.device import device_rates
 
         figures = device_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side))

@@ -249,7 +249,7 @@ def plan(
             from facelake.cli.forecast_view import show
             from facelake.stages.capacity.forecast import outlook, workload
 
-            found = outlook(workload(settings, at, faces_per_photo, dim, mean_bytes))
+            found = outlook(workload(settings, at, faces_per_image=faces_per_photo, dim=dim, mean_bytes=mean_bytes))
             show(terminal, found, sources)
             terminal.result({"ok": True, **found})
             return
