@@ -431,7 +431,7 @@ class Decoder:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def apart(self) -> AbstractContextManager[None]:
+    def own_stream(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -24,7 +24,7 @@ from facelake.config import Config, load_config
 from facelake.contracts import U8
 from facelake.embed import Pack
 from facelake.embed.geometry import inverses
-from facelake.embed.graphs import batchable, batches_alike, repaired
+from facelake.embed.graphs import batchable, is_batch_invariant, repaired
 from facelake.embed.insightface import choose_files
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.resample import resize_into, to_blob, warp_linear
@@ -220,7 +220,7 @@ def test_a_graph_that_cannot_be_batched_is_told_and_runs_one_by_one(
     after = onnx.helper.make_node("Unsqueeze", ["joined", "first"], [name])
     model.graph.node.insert(list(model.graph.node).index(flatten) + 1, after)
     graph = OnnxGraph(batchable(model.SerializeToString()))
-    assert not batches_alike(graph.run, (3, 112, 112))
+    assert not is_batch_invariant(graph.run, (3, 112, 112))
 
     from facelake.embed.models import Encoder
 

@@ -255,7 +255,7 @@ def plan(
             return
         from facelake.stages.embedding.plan import plan as make_plan
 
-        figures = make_plan(settings, calibrate)
+        figures = make_plan(settings, calibrate=calibrate)
         terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
         if calibrate:
             terminal.say(
