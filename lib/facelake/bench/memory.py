@@ -1,4 +1,4 @@
-"""Peak memory of this process and all its children together, sampled."""
+"""Sampled peak memory and CPU time of this process and its descendants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 
 
 class PeakMemory:
-    """Samples the sum of proportional set sizes (shared pages counted once) twice a second."""
+    """Context manager that samples the sum of proportional set sizes (shared pages count once) of all processes."""
 
     def __init__(self, every_s: float = 0.5) -> None:
         self.peak_bytes = self._lap = 0
@@ -32,20 +32,20 @@ class PeakMemory:
             self.peak_bytes, self._lap = max(self.peak_bytes, now), max(self._lap, now)
 
     def lap(self) -> int:
-        """The peak since the last call."""
+        """The peak in bytes since the previous call."""
         peak, self._lap = self._lap, 0
         return peak
 
 
 def family_cpu_s() -> float:
-    """Seconds of CPU that this process and its descendants have used; of those that ended, the ones waited for."""
+    """CPU seconds of this process and its descendants; ended ones count if their parent has waited for them."""
     ticks = 0
     for pid in _family(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        ticks += sum(int(value) for value in fields[11:15])  # user, system; of children that were waited for
+        ticks += sum(int(value) for value in fields[11:15])  # user, system, and those of waited-for children
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -57,12 +57,12 @@ def _family(root: int) -> list[int]:
         except OSError:
             continue
         parents.setdefault(int(fields[1]), []).append(int(entry.parent.name))
-    found, waiting = [root], [root]
+    family, waiting = [root], [root]
     while waiting:
         children = parents.get(waiting.pop(), [])
-        found += children
+        family += children
         waiting += children
-    return found
+    return family
 
 
 def _pss(pid: int) -> int:

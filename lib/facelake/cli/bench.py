@@ -68,7 +68,7 @@ def bench_embed(
         from facelake.bench.embed import Sizes, chosen_pack, embed_rates
 
         settings = read_config(config, None, model__accept_license=accept_license)
-        figures = embed_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side), alone)
+        figures = embed_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side), alone=alone)
         terminal.figures("embed", figures)
         terminal.result({"ok": True, **figures})
 

@@ -108,7 +108,7 @@ def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str]
             done.update(embedded=receipt.embedded, rejected=receipt.rejected, faces=receipt.face_rows)
             reasons.update(receipt.reasons)
             context.emit(
-                StageProgress("embed", done["embedded"] + done["rejected"], dict(done) | {"workers": engine.up})
+                StageProgress("embed", done["embedded"] + done["rejected"], dict(done) | {"workers": engine.running})
             )
             if len(pending) >= config.embed.commit_every_chunks:
                 _commit(context, pending)
