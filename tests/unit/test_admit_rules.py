@@ -1,4 +1,4 @@
-"""The ledger's rules: fail closed, withdrawals win, later events override."""
+"""The admission rules: fail closed, withdrawals take precedence, later events override earlier ones."""
 
 from __future__ import annotations
 
@@ -141,11 +141,11 @@ COVERED = [
 
 
 @pytest.mark.parametrize(("events", "covers"), [c[1:] for c in COVERED], ids=[c[0] for c in COVERED])
-def test_of_whom_a_grant_speaks(events: list[Event], covers: Covers) -> None:
+def test_whose_faces_a_grant_covers(events: list[Event], covers: Covers) -> None:
     assert decide(Ledger(events), "s", "p", P, NOW) == Decision(None, covers)
 
 
-def test_a_grant_for_the_named_admits_no_photo_that_names_nobody() -> None:
+def test_a_grant_for_the_named_subject_needs_a_subject_ref() -> None:
     assert decide(Ledger([grant(1, covers=Covers.NAMED)]), "s", None, P, NOW).reason == Refusal.NO_BASIS
 
 

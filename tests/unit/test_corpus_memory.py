@@ -1,4 +1,4 @@
-"""A corpus file with one enormous row group is read in a stream."""
+"""A corpus file with one very large row group is read in bounded memory."""
 
 from __future__ import annotations
 

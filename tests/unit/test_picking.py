@@ -1,4 +1,4 @@
-"""Rows picked out of data files are the rows that reading whole files would give."""
+"""Rows picked from data files equal the rows of the whole table."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_any_rows_in_any_order(lake: Lake, wanted: list[tuple[int, int]]) -> Non
     assert found["face_id"].to_pylist() == [f"{number}-{i}" for number, i in wanted]
 
 
-def test_a_row_that_is_not_there(lake: Lake) -> None:
+def test_a_missing_row_is_reported_as_corrupt(lake: Lake) -> None:
     file = lake["groups"].snapshot().files[0]
     with pytest.raises(Corrupt, match=f"there is no row {file.rows}"):
         pick_rows(lake.store, "groups", file.path, np.array([file.rows]), ["face_id"])
@@ -52,7 +52,7 @@ def test_a_row_that_is_not_there(lake: Lake) -> None:
         pick_rows(lake.store, "groups", "gone.parquet", np.array([0]), ["face_id"])
 
 
-def test_an_admission_counts_for_its_very_photo_only(tmp_path: Path) -> None:
+def test_an_admission_applies_to_its_own_photo_only(tmp_path: Path) -> None:
     lake = Lake.create(str(tmp_path))
     rows = [
         {"image_id": f"image-{i}", "corpus_file": "a.parquet", "corpus_row": i, "admitted": True, "source_id": f"s{i}"}

@@ -154,9 +154,11 @@ class _Photos:
 
     def _see(self, vision: DeviceVision, batches: list[list[torch.Tensor]]) -> None:
         for photos in batches:
-            found = [(photo, faces) for photo, faces in zip(photos, vision.locate(photos), strict=True) if len(faces)]
-            if found:
-                vision.encode([photo for photo, _ in found], [faces for _, faces in found])
+            detected = [
+                (photo, faces) for photo, faces in zip(photos, vision.locate(photos), strict=True) if len(faces)
+            ]
+            if detected:
+                vision.encode([photo for photo, _ in detected], [faces for _, faces in detected])
 
     def _per_photo(self, parts: Sequence[tuple[Callable[[], object], int, float]]) -> float:
         """Photos per second if each photo needs `share` inputs of every part, and a call of a part processes `count`

@@ -117,34 +117,34 @@ def build_lake(context: Context, faces: int) -> None:
 
 
 def _tables(
-    context: Context, file: str, start: int, mine: np.ndarray, nth: np.ndarray, vectors: np.ndarray
+    context: Context, file: str, start: int, people: np.ndarray, nth: np.ndarray, vectors: np.ndarray
 ) -> dict[str, pa.Table]:
-    images = [f"{_subject(p)}/{n}.jpg" for p, n in zip(mine.tolist(), nth.tolist(), strict=True)]
-    ids = [f"{start + i:032x}" for i in range(len(mine))]
-    rows = np.arange(len(mine))
+    images = [f"{_subject(p)}/{n}.jpg" for p, n in zip(people.tolist(), nth.tolist(), strict=True)]
+    ids = [f"{start + i:032x}" for i in range(len(people))]
+    rows = np.arange(len(people))
     admissions = {
         "image_id": images,
-        "source_id": ["bench"] * len(mine),
-        "subject_ref": [_subject(p) for p in mine.tolist()],
-        "corpus_file": [file] * len(mine),
+        "source_id": ["bench"] * len(people),
+        "subject_ref": [_subject(p) for p in people.tolist()],
+        "corpus_file": [file] * len(people),
         "corpus_row": rows,
-        "admitted": [True] * len(mine),
-        "covers": [str(Covers.NAMED)] * len(mine),
-        "purpose": [context.config.purpose] * len(mine),
-        "ledger_version": [-1] * len(mine),
+        "admitted": [True] * len(people),
+        "covers": [str(Covers.NAMED)] * len(people),
+        "purpose": [context.config.purpose] * len(people),
+        "ledger_version": [-1] * len(people),
     }
     faces = {
         "face_id": ids,
         "image_id": images,
-        "content_sha256": [f"{start + i:064x}" for i in range(len(mine))],
-        "box": [[0.0, 0.0, 100.0, 120.0]] * len(mine),
-        "quality": np.full(len(mine), 0.8, np.float32),
+        "content_sha256": [f"{start + i:064x}" for i in range(len(people))],
+        "box": [[0.0, 0.0, 100.0, 120.0]] * len(people),
+        "quality": np.full(len(people), 0.8, np.float32),
         "embedding": encode_embeddings(vectors),
-        "model_digest": [context.model_digest] * len(mine),
-        "corpus_file": [file] * len(mine),
+        "model_digest": [context.model_digest] * len(people),
+        "corpus_file": [file] * len(people),
         "corpus_row": rows,
     }
-    groups = {"face_id": ids, "group_id": mine, "score": np.ones(len(mine), np.float32)}
+    groups = {"face_id": ids, "group_id": people, "score": np.ones(len(people), np.float32)}
     return {
         "admissions": _full(admissions, ADMISSIONS),
         "faces": _full(faces, FACES),

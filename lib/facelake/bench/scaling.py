@@ -1,8 +1,8 @@
-"""bench scaling: the same work in one process and through the engines with 1, 2, 4 single-threaded workers.
+"""The command `bench scaling`: the same work in one process and on the engines with 1, 2 and 4 single-threaded workers.
 
-CPU seconds are compared, since wall time on a machine with other work says little; walls are noted beside them. Every
-run is a process of its own. What engines cost once (a JVM, Python workers, imports) is told from what they cost per
-face by two sizes: the difference between them is what a longer run has more of.
+CPU seconds are compared, since wall-clock time is not meaningful on a busy machine; it is reported too. Every run is a
+separate process. Fixed costs of the engines (a JVM, Python workers, imports) are separated from costs per face by
+measuring two sizes: the difference between the two contains costs per face only.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def driver_growth(chunks: Sequence[int], chunk_rows: int) -> dict[str, Any]:
     for count in chunks:
         with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
             runs.append(_child({"what": "driver", "chunks": count, "chunk_rows": chunk_rows, "folder": folder}))
-    faces, held = (runs[1][name] - runs[0][name] for name in ("faces", "python_bytes_at_end"))
-    return {"chunk_rows": chunk_rows, "runs": runs, "bytes_per_thousand_faces": round(1000 * held / faces, 1)}
+    faces, held_bytes = (runs[1][name] - runs[0][name] for name in ("faces", "python_bytes_at_end"))
+    return {"chunk_rows": chunk_rows, "runs": runs, "bytes_per_thousand_faces": round(1000 * held_bytes / faces, 1)}
 
 
 def _child(order: dict[str, Any]) -> dict[str, Any]:
@@ -154,10 +154,10 @@ def _cluster(faces: int, workers: int, folder: str) -> dict[str, Any]:
     store = open_store(f"{folder}/work")
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "bench", _DIM)
     began, cpu = time.monotonic(), family_cpu_s()
-    found = Steps(work, exchange, ClusterSection(), PRIOR, lambda *_: None).run()
+    clustered = Steps(work, exchange, ClusterSection(), PRIOR, lambda *_: None).run()
     used, took = family_cpu_s() - cpu, time.monotonic() - began
     exchange.close()
-    return {"groups": int(found.labels.max()) + 1, "cpu_s": round(used, 2), "seconds": round(took, 1)}
+    return {"groups": int(clustered.labels.max()) + 1, "cpu_s": round(used, 2), "seconds": round(took, 1)}
 
 
 def _write(faces: int, folder: str) -> tuple[str, ...]:
@@ -262,8 +262,8 @@ def _driver(chunks: int, chunk_rows: int, folder: str) -> dict[str, Any]:
         _make_room_for_names()
         tracemalloc.start()
         embed(context)
-    faces, held = marks[-1]
-    return {"faces": faces, "commits": len(marks), "python_bytes_at_end": held}
+    faces, traced_bytes = marks[-1]
+    return {"faces": faces, "commits": len(marks), "python_bytes_at_end": traced_bytes}
 
 
 def main(order: dict[str, Any]) -> dict[str, Any]:

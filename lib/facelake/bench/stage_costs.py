@@ -51,7 +51,7 @@ class Meter:
     def __init__(self, context: Context, endpoint: str | None) -> None:
         """`endpoint`: of the counting proxy in front of the store, which runs in another process."""
         self._context, self._endpoint = context, endpoint
-        self.found: dict[str, dict[str, Any]] = {}
+        self.costs: dict[str, dict[str, Any]] = {}
         self._cpu_while_running_s = 0.0
 
     def listen(self, event: Event) -> None:
@@ -60,7 +60,7 @@ class Meter:
             self._cpu_while_running_s = family_cpu_s()
 
     def run(self, stage: str, work: Callable[[], object], **about: float) -> None:
-        """Run a stage and store its figures in `found` under its name."""
+        """Run a stage and store its figures in `costs` under its name."""
         logs = self._logs()
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
         requests, resident, own_before, all_before = self._requests(), _memory("VmRSS"), _own_cpu_s(), family_cpu_s()
@@ -73,7 +73,7 @@ class Meter:
         after = self._logs()
         figures["data_files"] = sum(max(after[name][0] - logs[name][0], 0) for name in _TABLES)
         figures["log_entries"] = sum(after[name][1] - logs[name][1] for name in _TABLES)
-        self.found[stage] = figures
+        self.costs[stage] = figures
 
     def _requests(self) -> dict[str, int]:
         if self._endpoint is None:
@@ -117,7 +117,7 @@ def measure_faces(
         objects = sum(1 for _ in context.lake.store.list())
         needles = Needles.of(["nobody-of-this-name"])
         meter.run("scan", lambda: residual(context, needles), lake_bytes=lake_bytes, objects=objects)
-    return meter.found
+    return meter.costs
 
 
 def measure_photos(config: Config, folder: str, endpoint: str | None) -> dict[str, Any]:
@@ -133,10 +133,10 @@ def measure_photos(config: Config, folder: str, endpoint: str | None) -> dict[st
         context.pack = load_pack(config)
         meter.run("embed", lambda: embed(context), images=len(photos), image_bytes=size)
         rows = {name: context.lake[name].snapshot().rows for name in ("faces", "rejects")}
-        meter.found["embed"] |= {f"{name}_rows": count for name, count in rows.items()}
+        meter.costs["embed"] |= {f"{name}_rows": count for name, count in rows.items()}
         largest = max(file.rows for file in context.lake["admissions"].snapshot().files)
-        meter.found["embed"] |= {"photos_per_file": largest, "dim": context.pack.card.encoder.dim}
-    return meter.found
+        meter.costs["embed"] |= {"photos_per_file": largest, "dim": context.pack.card.encoder.dim}
+    return meter.costs
 
 
 def write_corpus(context: Context, photos: int, per_file: int) -> list[str]:

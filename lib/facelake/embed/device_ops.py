@@ -20,12 +20,12 @@ def bounded(sizes: Sequence[int], most: int, total: int) -> Iterator[slice]:
     """Split a sequence into slices of at most `most` items whose sizes sum to at most `total`; at least one item
     each.
     """
-    start, held = 0, 0
+    start, part_size = 0, 0
     for i, size in enumerate(sizes):
-        if i > start and (i - start >= most or held + size > total):
+        if i > start and (i - start >= most or part_size + size > total):
             yield slice(start, i)
-            start, held = i, 0
-        held += size
+            start, part_size = i, 0
+        part_size += size
     if len(sizes) > start:
         yield slice(start, len(sizes))
 

@@ -194,8 +194,8 @@ def _blob(photos: U8, mean: np.float32, scale: np.float32, swap: bool, blob: F32
     """Convert all three channels of a pixel at once, so that the compiler vectorises reads and writes."""
     first, last = (2, 0) if swap else (0, 2)
     for n in range(photos.shape[0]):
-        pixels, one, two, three = photos[n], blob[n, first], blob[n, 1], blob[n, last]
-        for i in range(len(one)):
-            one[i] = (np.float32(pixels[3 * i]) - mean) * scale
-            two[i] = (np.float32(pixels[3 * i + 1]) - mean) * scale
-            three[i] = (np.float32(pixels[3 * i + 2]) - mean) * scale
+        pixels, plane0, plane1, plane2 = photos[n], blob[n, first], blob[n, 1], blob[n, last]
+        for i in range(len(plane0)):
+            plane0[i] = (np.float32(pixels[3 * i]) - mean) * scale
+            plane1[i] = (np.float32(pixels[3 * i + 1]) - mean) * scale
+            plane2[i] = (np.float32(pixels[3 * i + 2]) - mean) * scale

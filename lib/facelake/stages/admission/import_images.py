@@ -121,9 +121,9 @@ def import_folder(
         if image_id in known:
             counts["present" if known[image_id] == digest else "changed"] += 1
             continue
-        found = pattern.search(path.name) if pattern else None
-        counts["unlabelled"] += int(pattern is not None and found is None)
-        subject = (found.group(1) if found.re.groups else found.group(0)) if found else None
+        match = pattern.search(path.name) if pattern else None
+        counts["unlabelled"] += int(pattern is not None and match is None)
+        subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
         names = [f"image:{image_id}", f"source:{source_id}", *([f"subject:{subject}"] if subject else [])]
         if erased and any(context.lake.keyed_hash(name) in erased for name in names):
             counts["erased"] += 1

@@ -72,17 +72,17 @@ def refuse_retracted_corpus(corpus: Corpus, paths: Sequence[str], lineages: Line
     Raises:
         Refused: it is; the message names the set, who withdrew it and when.
     """
-    if found := lineages.in_name(corpus.uri):
-        raise _refused(lineages, found, corpus.uri, "its location contains the name")
-    every: dict[str, int] = {item.key: item.size_bytes for item in corpus.store.list()}
-    notes = [key for key in every if key.rpartition("/")[2] == "property" and every[key] < 256]
-    found = lineages.in_folder(every, corpus.store.read(notes[0]).decode("ascii", "replace") if notes else None)
-    if found:
-        raise _refused(lineages, found, corpus.uri, "its file names match")
-    for where, text in _declarations(corpus, paths, every):
-        found = lineages.declared(text)
-        if found:
-            raise _refused(lineages, found, where, f"it declares {text[:80]!r}")
+    if match := lineages.in_name(corpus.uri):
+        raise _refused(lineages, match, corpus.uri, "its location contains the name")
+    sizes: dict[str, int] = {item.key: item.size_bytes for item in corpus.store.list()}
+    notes = [key for key in sizes if key.rpartition("/")[2] == "property" and sizes[key] < 256]
+    match = lineages.in_folder(sizes, corpus.store.read(notes[0]).decode("ascii", "replace") if notes else None)
+    if match:
+        raise _refused(lineages, match, corpus.uri, "its file names match")
+    for where, text in _declarations(corpus, paths, sizes):
+        match = lineages.declared(text)
+        if match:
+            raise _refused(lineages, match, where, f"it declares {text[:80]!r}")
 
 
 def refuse_retracted_folder(root: Path, source_id: str, files: Sequence[Path], lineages: Lineages) -> None:
@@ -92,24 +92,24 @@ def refuse_retracted_folder(root: Path, source_id: str, files: Sequence[Path], l
         Refused: as refuse_retracted_corpus.
     """
     for name in (source_id, root.resolve().name):
-        if found := lineages.in_name(name):
-            raise _refused(lineages, found, str(root), f"{name!r} contains the name")
+        if match := lineages.in_name(name):
+            raise _refused(lineages, match, str(root), f"{name!r} contains the name")
     notes = [path for path in files if path.name == "property"]
     text = notes[0].read_text("ascii", "replace")[:256] if notes else None
-    if found := lineages.in_folder([path.relative_to(root).as_posix() for path in files], text):
-        raise _refused(lineages, found, str(root), "its file names match")
+    if match := lineages.in_folder([path.relative_to(root).as_posix() for path in files], text):
+        raise _refused(lineages, match, str(root), "its file names match")
 
 
 def retracted_rows(lineages: Lineages, idents: Sequence[str | None], sources: Sequence[str | None]) -> list[str | None]:
     """Per corpus row the withdrawn set that its image_id or source_id identifies, or None."""
     of_source = {source: lineages.in_name(source) for source in set(sources) if source}
     return [
-        found or of_source.get(source or "") for found, source in zip(lineages.in_ids(idents), sources, strict=True)
+        match or of_source.get(source or "") for match, source in zip(lineages.in_ids(idents), sources, strict=True)
     ]
 
 
-def _refused(lineages: Lineages, found: str, where: str, how: str) -> Refused:
-    what = f"this is {found}: {how}. {lineages.why(found)}"
+def _refused(lineages: Lineages, match: str, where: str, how: str) -> Refused:
+    what = f"this is {match}: {how}. {lineages.why(match)}"
     return Refused(
         what,
         where=where,
@@ -117,13 +117,13 @@ def _refused(lineages: Lineages, found: str, where: str, how: str) -> Refused:
     )
 
 
-def _declarations(corpus: Corpus, paths: Sequence[str], every: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _declarations(corpus: Corpus, paths: Sequence[str], sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
     """(location, text) of self-descriptions: metadata of the Parquet files, and name fields of JSON and YAML files."""
     for path in paths:
         for name, value in corpus.metadata(path).items():
             if name not in _SCHEMA_METADATA:
                 yield f"{corpus.uri}/{path}", " ".join(part.decode("utf-8", "replace") for part in (name, value))
-    for key, size in every.items():
+    for key, size in sizes.items():
         if key.lower().endswith((".json", ".yaml", ".yml")) and size <= _SIDECAR_BYTES:
             for text in _declared_names(_parsed(corpus.store.read(key))):
                 yield f"{corpus.uri}/{key}", text
