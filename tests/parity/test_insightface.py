@@ -402,5 +402,5 @@ def test_a_failed_download_is_reported(zoo: Path) -> None:
     (zoo / "w_torn.zip").write_bytes(b"no archive")
     with pytest.raises(Retryable, match="could not fetch"):
         card_of_pack("insightface:w_torn", config())
-    with pytest.raises(ConfigError, match="no name of a pack"):
+    with pytest.raises(ConfigError, match="not a name of a pack"):
         card_of_pack("insightface:../w_torn", config())
