@@ -40,7 +40,7 @@ def _stop_ray() -> Iterator[None]:
 def spec(demo_template: tuple[Path, dict[str, Any]], pack: Pack, tmp_path: Path) -> WorkerSpec:
     Lake.create(str(tmp_path / "lake"))
     corpus = str(demo_template[0] / "corpus")
-    return WorkerSpec(pack, PipelineOptions(), "m" * 32, str(tmp_path / "lake"), corpus, Config().s3)
+    return WorkerSpec(pack, PipelineOptions(), "a" * 32, str(tmp_path / "lake"), corpus, Config().s3)
 
 
 def chunks(size: int = 8) -> list[Chunk]:
