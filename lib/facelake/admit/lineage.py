@@ -213,10 +213,9 @@ class Lineages:
         """
         column = _column(ids)
         labels: list[str | None] = [None] * len(ids)
+        # names come last and override layouts, which derived sets share
         for row, entry in itertools.chain(self._by_layout(column), self._by_name(column)):
-            labels[row] = self._labels[
-                entry
-            ]  # names come last: they are more specific than layouts that derivatives share
+            labels[row] = self._labels[entry]
         return labels
 
     def in_folder(self, relative_paths: Iterable[str], property_text: str | None) -> str | None:

@@ -155,10 +155,11 @@ def _tiff_entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     Raises:
         struct.error: the file is truncated.
     """
+    # Pillow reads version 43 as BigTIFF in this byte only
     order, big = (
         ("<" if data[:2] == b"II" else ">"),
         data[2:3] == b"\x2b",
-    )  # Pillow reads version 43 as BigTIFF in this byte only
+    )
     (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
     (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
     if entries > _MOST_TIFF_ENTRIES:

@@ -36,9 +36,8 @@ class TorchGraph(torch.nn.Module):
         self._device, self._dtype = torch.device(device), torch.float16 if half else torch.float32
         self._on_host = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
         norms = (node for node in graph.node if node.op_type == "BatchNormalization")
-        self._full_precision = {
-            name for node in norms for name in node.input[1:]
-        }  # variances exceed the range of half precision
+        # variances exceed the range of half precision
+        self._full_precision = {name for node in norms for name in node.input[1:]}
         self._constants = {item.name: self._placed(item.name, item) for item in graph.initializer}
         self._input = graph.input[0].name
         self.outputs = [item.name for item in graph.output]

@@ -198,9 +198,8 @@ class Network:
         switch, inside = str(_only_child(self._switch.pid)), str(_only_child(host._init.pid))
         port = f"p{host.address.rsplit('.', 1)[1]}"
         at_switch, at_host = (["nsenter", "--target", pid, "--net", "ip"] for pid in (switch, inside))
-        subprocess.run(
-            [*at_switch, "link", "delete", port], capture_output=True, check=False
-        )  # left over from before a restart
+        # left over from before a restart
+        subprocess.run([*at_switch, "link", "delete", port], capture_output=True, check=False)
         _do([*at_switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", inside])
         _do([*at_switch, "link", "set", port, "master", "bridge", "up"])
         _do([*at_host, "address", "add", f"{host.address}/24", "dev", "eth0"])

@@ -139,9 +139,8 @@ def _duplicates(read: list[_Ids]) -> list[np.ndarray]:
 def _table(part: _Ids, decisions: Decisions, purpose: str, ledger_version: int) -> pa.Table:
     rows, reasons = part.rows.num_rows, decisions.reasons
     erased = pc.fill_null(pc.equal(reasons, Refusal.ERASED), False)
-    null = pa.scalar(
-        None, pa.string()
-    )  # erased identifiers are not stored again, though the corpus may still hold them
+    # erased identifiers are not stored again, though the corpus may still hold them
+    null = pa.scalar(None, pa.string())
     columns = {
         "image_id": pc.if_else(erased, null, part.rows["image_id"].combine_chunks()),
         "source_id": part.rows["source_id"],

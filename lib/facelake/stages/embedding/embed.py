@@ -212,10 +212,11 @@ class _Progress:
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
         self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
         self._files = {name: self._by_corpus_file(name, context.model_digest) for name in _OUTCOMES}
+        # of one corpus file; all of them would take 250 bytes per photo
         self._allowed: tuple[str, dict[int, tuple[str, str]]] = (
             "",
             {},
-        )  # of one corpus file; all of them would take 250 bytes per photo
+        )
 
     def _by_corpus_file(self, table: str, digest: str | None = None) -> dict[str, list[DataFile]]:
         """Data files of one model (None: of all) by the corpus key in their names."""
