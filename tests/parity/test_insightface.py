@@ -305,7 +305,7 @@ def test_folders_that_are_not_packs_are_refused(names: list[str]) -> None:
 
 
 def test_a_card_needs_training_data_and_its_lineage_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="training data of .* is not known"):
+    with pytest.raises(ConfigError, match=r"training data of .* is not known"):
         card_of_pack(str(folder), Config())
     card, _ = card_of_pack(str(folder), Config(), _SAID)
     write_card(card, str(tmp_path / "card.yaml"))
