@@ -8,9 +8,10 @@ from facelake.contracts import CORPUS, TABLES
 
 HEAD = """# Tables
 
-Generated from `lib/facelake/contracts.py` by `infra/tables_doc.py`. All tables but the corpus are Delta tables under
-the lake root; any Delta reader (DuckDB, Polars, Spark) reads them. Readers of the gallery start at `galleries`: its
-row with the highest version names the Delta versions of `identities`, `memberships` and `changes` that belong together.
+Generated from `lib/facelake/contracts/schemas.py` by `infra/tables_doc.py`. All tables but the corpus are Delta tables
+under the lake root; any Delta reader (DuckDB, Polars, Spark) reads them. Readers of the gallery start at `galleries`:
+its row with the highest version names the Delta versions of `identities`, `memberships` and `changes` that belong
+together.
 
 Only row counts are kept as statistics in the log, and no table is partitioned: minimum, maximum and partition values
 would keep an identifier readable after its row was erased.
@@ -24,9 +25,13 @@ def section(name: str, schema: pa.Schema) -> str:
 
 
 def document() -> str:
-    """The whole page."""
+    """The whole of docs/tables.md."""
     return "\n".join(
-        [HEAD, section("corpus (Parquet, never written by the night)", CORPUS), *(section(*t) for t in TABLES.items())]
+        [
+            HEAD,
+            section("corpus (Parquet, never written by the nightly run)", CORPUS),
+            *(section(*t) for t in TABLES.items()),
+        ]
     )
 
 

@@ -1,4 +1,4 @@
-"""The configuration: one YAML file, checked whole before any work starts. No secret has a place in it."""
+"""The configuration: one YAML file, validated completely before any work starts. It must not contain secrets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from facelake.errors import ConfigError
 
-_LOCAL_SCRATCH_BYTES = 16 * 2**30  # of one disk, beside the corpus and what the steps leave
+_LOCAL_SCRATCH_BYTES = 16 * 2**30  # share of one local disk that leaves room for the corpus and intermediate files
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -35,12 +35,12 @@ class ModelSection(_Section):
     card: str = Field("opencv", description="name in conf/models, or path of a model card")
     cache: str = Field("~/.cache/facelake", description="where fetched model files are kept")
     accept_license: Literal["non-commercial"] | None = Field(
-        None, description="needed for models whose card says that their terms are non-commercial"
+        None, description="required for models whose card declares non-commercial terms"
     )
     accept_lineage: dict[str, str] | None = Field(
         None,
-        description="withdrawn data sets that the model may descend from, each with the reason why that is accepted; "
-        "null: what conf/models/opencv.yaml names, for that card only",
+        description="withdrawn data sets accepted in the model's reported training lineage, each with a reason; "
+        "null: those in conf/models/opencv.yaml, for that card only",
     )
 
     @field_validator("accept_lineage")
@@ -52,152 +52,192 @@ class ModelSection(_Section):
 
 
 class EmbedSection(_Section):
-    """Decode, detect, align, encode."""
+    """Decoding, face detection, alignment and encoding."""
 
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="embed workers (Ray actors); auto: as many as the cluster has room for now"
+        "auto", description="embed workers (Ray actors); auto: as many as the cluster can start now"
     )
     max_actors: int | None = Field(
-        None, ge=1, description="workers to grow to while photos wait, on a cluster that adds hosts; null: as `actors`"
+        None, ge=1, description="upper limit of workers while photos wait, on an autoscaling cluster; null: as `actors`"
     )
     decoders: int = Field(
-        0, ge=0, le=64, description="decoding processes per worker, each with a core; 0: the worker decodes itself"
+        0, ge=0, le=64, description="decoder processes per worker, one core each; 0: the worker decodes"
     )
-    chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows that are committed as one")
-    commit_every_chunks: int = Field(8, ge=1, description="receipts per Delta commit")
-    batch_photos: int = Field(16, ge=1, le=256, description="photos decoded and looked at together; 64 for a GPU")
+    chunk_rows: int = Field(128, ge=1, le=65536, description="corpus rows per chunk, which is committed as a unit")
+    commit_every_chunks: int = Field(8, ge=1, description="chunks per Delta commit")
+    batch_photos: int = Field(16, ge=1, le=256, description="photos per detection batch; 64 for a GPU")
     batch_faces: int = Field(8, ge=1, le=1024, description="aligned faces per encoder call")
     min_det_score: float | None = Field(
-        None, gt=0, lt=1, description="detector score below which nothing is a face; null: as the model card says"
+        None,
+        gt=0,
+        lt=1,
+        description="detector score below which a detection is dropped; null: the value of the model card",
     )
     decode_px: int = Field(
-        1280, ge=0, description="JPEGs are decoded at 1/2, 1/4 or 1/8 while their longer side keeps this; 0: whole"
+        1280,
+        ge=0,
+        description="JPEGs are decoded at 1/2, 1/4 or 1/8 scale if the longer side keeps this many pixels; 0: full "
+        "size",
     )
-    min_face_px: int = Field(24, ge=1, description="shorter side of a face, pixels of the full photo")
+    min_face_px: int = Field(24, ge=1, description="least shorter side of a face box, in pixels of the full photo")
     max_pixels: int = Field(
-        64_000_000, ge=1, description="a photo with more is rejected undecoded; of a JPEG: other formats count more"
+        64_000_000,
+        ge=1,
+        description="photos with more pixels are rejected before decoding; limit for JPEG, other formats are "
+        "weighted higher",
     )
-    max_bytes: int = Field(64 << 20, ge=1, description="an encoded photo with more is rejected unread")
-    max_decode_s: float = Field(10.0, gt=0, description="a photo that takes longer to decode is rejected")
-    max_attempts: int = Field(2, ge=1, description="tries of a chunk before it is split to find the killer")
-    runtime: Literal["onnxruntime", "torch"] = Field("onnxruntime", description="what runs the networks")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="where torch runs them: cpu, cuda, cuda:1")
-    half_precision: bool = Field(False, description="torch only; another model digest, since it gives other faces")
+    max_bytes: int = Field(64 << 20, ge=1, description="encoded photos with more bytes are rejected unread")
+    max_decode_s: float = Field(10.0, gt=0, description="photos that take longer to decode are rejected")
+    max_attempts: int = Field(
+        2, ge=1, description="attempts of a chunk before it is split to isolate the failing image"
+    )
+    runtime: Literal["onnxruntime", "torch"] = Field("onnxruntime", description="inference runtime")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="device of the torch runtime: cpu, cuda, cuda:1"
+    )
+    half_precision: bool = Field(False, description="torch only; changes the model digest, because embeddings differ")
     nvjpeg: bool = Field(
         False,
-        description="torch on cuda only: plain JPEGs are decoded on the GPU; another model digest, as pixels differ",
+        description="torch on cuda only: baseline JPEGs are decoded on the GPU; changes the model digest, because "
+        "pixels differ",
     )
-    use_gpu: bool = Field(False, description="ask Ray for a GPU per actor")
+    use_gpu: bool = Field(False, description="request a GPU per actor from Ray")
     workers_per_gpu: int = Field(
-        1, ge=1, le=16, description="actors that share a GPU: what each does on its core hides behind the others"
+        1, ge=1, le=16, description="actors per GPU; several overlap their CPU work with each other's GPU work"
     )
 
     @model_validator(mode="after")
-    def _runs(self) -> EmbedSection:
+    def _consistent(self) -> EmbedSection:
         if self.nvjpeg and not (self.runtime == "torch" and self.device.startswith("cuda")):
             raise ValueError("nvjpeg needs runtime torch and device cuda")
         if self.nvjpeg and self.decoders:
-            raise ValueError("nvjpeg and decoders exclude each other: photos are decoded on the GPU or by processes")
+            raise ValueError(
+                "nvjpeg and decoders are mutually exclusive: photos are decoded on the GPU or by processes"
+            )
         if self.use_gpu and ":" in self.device:
-            raise ValueError("with use_gpu each worker sees its own GPU only: say device cuda, without a number")
+            raise ValueError("with use_gpu each worker sees its own GPU only: set device to cuda, without a number")
         if self.device != "cpu" and not self.use_gpu and self.actors == "auto":
-            raise ValueError("a worker per core would crowd one GPU: say use_gpu true, or how many actors")
+            raise ValueError(
+                "one worker per core would overload the GPU: set use_gpu to true, or set actors to a number"
+            )
         return self
 
 
 class PlanSection(_Section):
-    """What embed may cost."""
+    """The cost limit of embed."""
 
-    nodes: int = Field(1, ge=1, description="machines that embed runs on")
-    cores_per_node: int = Field(2, ge=1, description="cores of each, one worker per core")
+    nodes: int = Field(1, ge=1, description="hosts that embed runs on")
+    cores_per_node: int = Field(2, ge=1, description="cores per host; one worker per core")
     price_per_node_hour: float | None = Field(None, gt=0, description="in your currency")
-    budget: float | None = Field(None, ge=0, description="embed is refused when it would cost more; needs a price")
+    budget: float | None = Field(
+        None, ge=0, description="embed is refused if its projected cost is higher; needs price_per_node_hour"
+    )
 
 
 class RaySection(_Section):
-    """Where embed runs."""
+    """The Ray cluster that embed runs on."""
 
-    address: str | None = Field(None, description="null: a local Ray; auto: the cluster of this host; or its head:6379")
+    address: str | None = Field(
+        None, description="null: start a local Ray; auto: the cluster of this host; or head:6379"
+    )
     num_cpus: int | None = Field(None, ge=1, description="cores of the local Ray; null: all")
     object_store_mb: int = Field(256, ge=80, description="object store of the local Ray, MiB")
 
 
 class SparkSection(_Section):
-    """Where cluster runs."""
+    """The Spark master that cluster runs on."""
 
     master: str = Field("local[*,3]", description="local[N] or local[N,attempts], spark://host:port, k8s://..., yarn")
     driver_memory: str = Field("2g", description="JVM heap of the driver")
-    partitions: int = Field(0, ge=0, description="0: from the data's size")
+    partitions: int = Field(0, ge=0, description="0: derived from the data size")
     in_process_below: int = Field(
-        50_000, ge=0, description="faces below which a local master is not started: clustered in this process, equally"
+        50_000,
+        ge=0,
+        description="below this many faces no local master is started: this process clusters, with equal results",
     )
     scratch_gb: float | None = Field(
         None,
         gt=0,
-        description="GiB of vectors on the way between workers at once, more go in several waves, equally; "
+        description="GiB of vectors in transit between workers at once; more are sent in several waves, with equal "
+        "results; "
         "null: 16 under a local master, no limit on a cluster",
     )
-    conf: dict[str, str] = Field(default_factory=dict, description="passed to Spark as it is")
+    conf: dict[str, str] = Field(default_factory=dict, description="passed to Spark unchanged")
 
     @property
     def scratch_bytes(self) -> float:
-        """What vectors on their way between workers may take, bytes."""
+        """Limit of the vectors in transit between workers, in bytes."""
         if self.scratch_gb is None:
             return _LOCAL_SCRATCH_BYTES if self.master.startswith("local") else math.inf
         return self.scratch_gb * 2**30
 
 
 class ClusterSection(_Section):
-    """Neighbours, edges, groups."""
+    """Neighbour search, edges and groups."""
 
     neighbours: int = Field(32, ge=1, le=1024, description="k of the neighbour search")
     threshold: float | None = Field(
-        None, gt=-1, lt=1, description="cosine above which two faces may be joined; null: calibrated"
+        None, gt=-1, lt=1, description="cosine above which two faces may be linked; null: calibrated"
     )
     exact_below: int = Field(10_000, ge=1, description="faces up to which the neighbour search is exact")
-    probes: int = Field(5, ge=1, le=64, description="lists in which each face looks for neighbours")
-    list_size: int = Field(70, ge=8, description="faces per list of the approximate search")
-    deep_cells: int = Field(8, ge=0, description="cells of 12,000 faces that a face without neighbours searches whole")
-    min_quality: float = Field(0.0, ge=0, le=1, description="faces below are left ungrouped")
-    seed: int = Field(0, ge=0, description="of sampling and grouping; equal faces, settings and seed give equal groups")
+    probes: int = Field(5, ge=1, le=64, description="nprobe: inverted lists that are searched for each face")
+    list_size: int = Field(70, ge=8, description="faces per inverted list of the approximate search")
+    deep_cells: int = Field(
+        8,
+        ge=0,
+        description="second-pass search: cells of 12,000 faces searched exhaustively for each face without neighbours",
+    )
+    min_quality: float = Field(0.0, ge=0, le=1, description="faces of lower quality are not clustered")
+    seed: int = Field(
+        0, ge=0, description="seed of sampling and clustering; equal faces, settings and seed give equal groups"
+    )
 
 
 class GallerySection(_Section):
-    """Identities over the nights."""
+    """Identities across nightly runs."""
 
-    exemplars: int = Field(8, ge=1, le=64, description="faces kept per identity to cover its modes")
-    full_below: int = Field(5_000, ge=0, description="faces up to which every night groups all of them anew")
-    full_every_nights: int = Field(30, ge=1, description="increments after which all faces are grouped anew")
-    full_at_growth: float = Field(0.25, gt=0, description="share of faces come or gone since, at which they are too")
+    exemplars: int = Field(8, ge=1, le=64, description="exemplar faces per identity, chosen to cover its modes")
+    full_below: int = Field(5_000, ge=0, description="up to this many faces every run is a full clustering")
+    full_every_nights: int = Field(
+        30, ge=1, description="incremental clusterings after which a full clustering follows"
+    )
+    full_at_growth: float = Field(
+        0.25,
+        gt=0,
+        description="share of faces added or removed since the last full clustering that triggers the next one",
+    )
     full_at_drift: float = Field(
-        0.5, gt=0, description="shift of different people's mean similarity, in its sds, at which they are too"
+        0.5, gt=0, description="shift of the impostor mean, in standard deviations, that triggers a full clustering"
     )
 
 
 class ReportSection(_Section):
-    """The HTML report."""
+    """Content of the HTML report."""
 
-    contact_sheets: bool = Field(True, description="show face crops; they are personal data")
+    contact_sheets: bool = Field(True, description="show face crops, which are personal data")
     max_identities: int = Field(24, ge=0, description="identities on the contact sheet")
-    faces_per_identity: int = Field(8, ge=1, description="face crops of each identity")
-    max_events: int = Field(6, ge=0, description="merges and splits shown with faces before and after")
-    keep: int = Field(30, ge=1, description="pages of earlier nights that are kept; older ones are deleted")
+    faces_per_identity: int = Field(8, ge=1, description="face crops per identity")
+    max_events: int = Field(6, ge=0, description="merges and splits that are shown with faces before and after")
+    keep: int = Field(30, ge=1, description="report pages of earlier runs that are kept; older ones are deleted")
 
 
 class GovernanceSection(_Section):
-    """Who answers for the processing."""
+    """Responsibility for the processing under the GDPR."""
 
-    controller: str | None = Field(None, description="who decides what is processed, for the register of processing")
-    contact: str | None = Field(None, description="data-protection contact")
-    dpia: str | None = Field(
-        None, min_length=1, description="reference of the data-protection impact assessment; needed outside the demo"
+    controller: str | None = Field(
+        None, description="controller (Art. 4 GDPR), for the record of processing activities"
     )
-    lease_days: int = Field(90, ge=1, description="how long a matcher may use what it was handed")
+    contact: str | None = Field(None, description="contact for data protection")
+    dpia: str | None = Field(
+        None, min_length=1, description="reference of the data-protection impact assessment; required outside the demo"
+    )
+    lease_days: int = Field(90, ge=1, description="how long a matcher may use an export")
     signing_key: str = Field(
-        "~/.config/facelake/signing-key.pem", description="ed25519 key for certificates; made at the first erasure"
+        "~/.config/facelake/signing-key.pem", description="ed25519 key for certificates; generated at the first erasure"
     )
     retracted: list[str] = Field(
-        default_factory=list, description="more lists of withdrawn data sets, in the form of conf/retracted.yaml"
+        default_factory=list,
+        description="additional lists of withdrawn data sets, in the format of conf/retracted.yaml",
     )
 
 
@@ -206,23 +246,25 @@ class S3Section(_Section):
 
     endpoint_url: str | None = Field(None, description="null: AWS_ENDPOINT_URL, else Amazon")
     region: str | None = Field(None, description="null: AWS_REGION, else us-east-1")
-    path_style: bool = Field(True, description="bucket in the path, as most other stores want it")
+    path_style: bool = Field(True, description="bucket name in the path, which most stores other than Amazon S3 need")
 
     @field_validator("endpoint_url")
     @classmethod
     def _no_secret(cls, value: str | None) -> str | None:
         if value and "@" in value:
-            raise ValueError("carries credentials; put them in the environment")
+            raise ValueError("contains credentials; pass them in the environment instead")
         return value
 
 
 class Config(_Section):
-    """The whole configuration."""
+    """The complete configuration."""
 
     lake: str = Field("facelake-demo/lake", description="a directory or s3://bucket/prefix")
     corpus: str | None = Field(None, description="directory or s3:// of the corpus; null: <lake>/corpus")
-    purpose: str = Field("identity-grouping", min_length=1, description="what the gallery is made for")
-    corpus_may_shrink: bool = Field(False, description="go on when a fifth of the decided photos vanished")
+    purpose: str = Field("identity-grouping", min_length=1, description="purpose of the gallery")
+    corpus_may_shrink: bool = Field(
+        False, description="continue although a fifth of the admitted or refused photos are missing from the corpus"
+    )
     model: ModelSection = ModelSection()
     embed: EmbedSection = EmbedSection()
     plan: PlanSection = PlanSection()
@@ -247,13 +289,13 @@ class Config(_Section):
         return self.corpus or self.lake.rstrip("/") + "/corpus"
 
     def digest(self, *sections: str) -> str:
-        """Digest of the named sections: what of the config a stage's result depends on."""
+        """16 hex digits: the digest of the named sections, on which a stage's result depends."""
         chosen = {name: self.model_dump(mode="json")[name] for name in sections}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_local(path: str) -> str:
-    """The text of a local file."""
+    """The text of a local UTF-8 file; `~` is expanded."""
     return Path(os.path.expanduser(path)).read_text("utf-8")
 
 
@@ -261,16 +303,18 @@ def load_config(
     path: str | None = None,
     *,
     lake: str | None = None,
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     read: Callable[[str], str] = read_local,
 ) -> Config:
-    """Read a YAML config, put `lake` and `overrides` over it, and check it.
+    """Read a YAML config, apply `lake` and `overrides` to it, and validate it.
 
     Args:
-        read: how the text at `path` is read; `facelake.lake.store.read_text` takes s3:// as well.
+        path: of the YAML file; None: every value is the default.
+        overrides: values by dotted key, such as `embed.device`.
+        read: returns the text at `path`; `facelake.lake.store.read_text` reads s3:// as well.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (naming the nearest right one), a bad value.
+        ConfigError: no such file, not YAML, an unknown key (the message suggests a similar one) or an invalid value.
     """
     data = _read_yaml(path, read) if path else {}
     if lake:
@@ -282,7 +326,7 @@ def load_config(
 
 
 def read_yaml_as(kind: type[M], path: Path) -> M:
-    """Read a YAML file as a pydantic model, with the config's error messages."""
+    """Read a YAML file as a pydantic model; errors are reported as for the configuration."""
     return _validate(kind, _read_yaml(str(path)), str(path))
 
 
@@ -294,14 +338,16 @@ def conf_dir() -> Path:
 
 @lru_cache(maxsize=1)
 def package_dir() -> Path:
-    """Our own files on disk; out of an archive (spark-submit --py-files) what is no code is unpacked once a process."""
+    """The package folder; run from an archive (spark-submit --py-files), its data files are unpacked once per
+    process.
+    """
     archive = getattr(globals().get("__loader__"), "archive", None)
     if archive is None:
         return Path(__file__).parent
     folder = Path(tempfile.mkdtemp(prefix="facelake-package-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with zipfile.ZipFile(archive) as held:
-        held.extractall(folder, [name for name in held.namelist() if not name.endswith(".py")])
+    with zipfile.ZipFile(archive) as package:
+        package.extractall(folder, [name for name in package.namelist() if not name.endswith(".py")])
     return folder / "facelake"
 
 
@@ -311,14 +357,14 @@ def _read_yaml(path: str, read: Callable[[str], str] = read_local) -> dict[str, 
         data = yaml.safe_load(text) or {}
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(
-            f"config cannot be read: {err}", where=path, next_step="check the path given with -c"
+            f"config cannot be read: {err}", where=path, next_step="correct the path given with -c"
         ) from err
     except yaml.YAMLError as err:
         raise ConfigError(
-            f"config is not YAML: {' '.join(str(err).split())}", where=path, next_step="correct it"
+            f"config is not YAML: {' '.join(str(err).split())}", where=path, next_step="correct the YAML syntax"
         ) from err
     if not isinstance(data, dict):
-        raise ConfigError("config must be a mapping of keys", where=path, next_step="see conf/demo.yaml")
+        raise ConfigError("config must be a mapping of keys", where=path, next_step="follow the form of conf/demo.yaml")
     return data
 
 
@@ -330,30 +376,31 @@ def _validate(kind: type[M], data: dict[str, Any], where: str) -> M:
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             near = _nearest(kind, problem["loc"])
-            hint = f"did you mean {near!r}" if near else "remove it"
+            hint = f"did you mean {near!r}" if near else "remove the key"
             raise ConfigError(f"unknown key {path!r}", where=where, next_step=hint) from None
         raise ConfigError(f"key {path!r}: {problem['msg']}", where=where, next_step="correct the value") from None
 
 
 def _nearest(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:
-    """The known key that is most like the unknown one, in its own section or anywhere."""
+    """The known key that is most similar to the unknown one, in its own section or else in any."""
     section: type[BaseModel] | None = kind
     for part in loc[:-1]:
         annotation = section.model_fields[str(part)].annotation if section else None
         section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
     name = str(loc[-1])
-    here = difflib.get_close_matches(name, section.model_fields if section else [], n=1, cutoff=0.5)
-    if here:
-        return ".".join([*map(str, loc[:-1]), here[0]])
-    everywhere = dict(_leaves(kind))
-    found = difflib.get_close_matches(name, everywhere, n=1, cutoff=0.6)
-    return everywhere[found[0]] if found else None
+    in_section = difflib.get_close_matches(name, section.model_fields if section else [], n=1, cutoff=0.5)
+    if in_section:
+        return ".".join([*map(str, loc[:-1]), in_section[0]])
+    all_keys = dict(_keys_of(kind))
+    similar = difflib.get_close_matches(name, all_keys, n=1, cutoff=0.6)
+    return all_keys[similar[0]] if similar else None
 
 
-def _leaves(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
-    found = []
+def _keys_of(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    """(name, dotted key) of every field of a model and of its nested models."""
+    keys = []
     for name, info in kind.model_fields.items():
-        found.append((name, prefix + name))
+        keys.append((name, prefix + name))
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            found += _leaves(info.annotation, f"{prefix}{name}.")
-    return found
+            keys += _keys_of(info.annotation, f"{prefix}{name}.")
+    return keys

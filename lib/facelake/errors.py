@@ -1,6 +1,6 @@
 """Errors, named by what the caller should do about them.
 
-Every message says what went wrong, at which key or shard, and what to do next.
+Every message says what went wrong, where (a config key, file or table), and what to do next.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class ConfigError(FacelakeError):
 
 
 class Refused(FacelakeError):
-    """facelake will not do this: no legal basis, an unsafe store, a withdrawn lineage."""
+    """facelake refuses the operation: no legal basis, an unsafe store, a withdrawn data set in the lineage."""
 
 
 class Contradiction(Refused):
-    """A correction that cannot be met together with earlier ones; `seqs` are theirs."""
+    """A correction that contradicts earlier ones, whose sequence numbers are `seqs`."""
 
     def __init__(self, what: str, *, where: str = "", next_step: str = "", seqs: tuple[int, ...] = ()) -> None:
         super().__init__(what, where=where, next_step=next_step)
@@ -48,23 +48,23 @@ class Contradiction(Refused):
 
 
 class Retryable(FacelakeError):
-    """A passing fault: the same call may succeed later; nothing was committed."""
+    """A transient fault: the same call may succeed later; nothing was committed."""
 
 
 class Busy(Retryable):
-    """Another process writes the lake: the same call succeeds when it has ended."""
+    """Another process is writing the lake: the same call succeeds after that process has ended."""
 
 
 class LedgerMoved(Retryable):
-    """The ledger changed while something was made of its decisions: decide again."""
+    """The ledger changed after the decisions were read: run admission again."""
 
 
 class CommitConflict(FacelakeError):
-    """Someone else changed the table first; nothing of ours was committed."""
+    """Another writer changed the table first; this process committed nothing."""
 
 
 class CommitUnknown(FacelakeError):
-    """The commit may or may not have landed; staged files are kept. Rerun: the log decides."""
+    """The commit may or may not have landed; staged files are kept. The next run reads the log to find out."""
 
 
 class Corrupt(FacelakeError):
@@ -72,4 +72,4 @@ class Corrupt(FacelakeError):
 
 
 class VersionGone(Corrupt):
-    """A table version was asked for whose history has been purged."""
+    """The requested table version is no longer readable, because its history was purged."""

@@ -1,4 +1,4 @@
-"""Typed events: what a stage tells whoever watches. Terminal, log file and metrics are only listeners."""
+"""Typed events that stages emit. The terminal, the log file and the metrics are listeners."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins; `total` items of `unit` lie ahead (0: not known)."""
+    """A stage begins; it will process `total` items of `unit` (0: not known)."""
 
     stage: str
     total: int = 0
@@ -22,7 +22,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """`done` of the stage's total, with counters worth showing."""
+    """`done` items of the stage's total are processed; `counts` are for display."""
 
     stage: str
     done: int
@@ -31,7 +31,7 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class StageFinished:
-    """A stage ended; `skipped` when its input was unchanged and no work was done."""
+    """A stage ended; `skipped` if its input was unchanged and no work was done."""
 
     stage: str
     seconds: float
@@ -41,7 +41,7 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something an operator should read."""
+    """A message for the operator."""
 
     stage: str
     text: str
@@ -51,8 +51,8 @@ Event = StageStarted | StageProgress | StageFinished | Notice
 Listener = Callable[[Event], None]
 
 
-def nobody(event: Event) -> None:
-    """A listener that listens to nothing."""
+def ignore_events(event: Event) -> None:
+    """A listener that ignores every event."""
 
 
 def fan_out(*listeners: Listener) -> Listener:
@@ -66,27 +66,27 @@ def fan_out(*listeners: Listener) -> Listener:
 
 
 class Tracker:
-    """A listener that remembers where the run is, for whoever looks from outside."""
+    """A listener that keeps the progress of the run, which other processes read from the lease."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id, self._counts = run_id, dict[str, int | float | str]()
         self._stage, self._unit, self._done, self._total = "", "", 0, 0
-        self._began = datetime.now(UTC)
+        self._started = datetime.now(UTC)
 
     def listen(self, event: Event) -> None:
-        """The event listener."""
+        """Record an event; pass this method where a listener is expected."""
         if isinstance(event, StageStarted):
             self._stage, self._unit, self._done, self._total = event.stage, event.unit, 0, event.total
-            self._began, self._counts = datetime.now(UTC), {}
+            self._started, self._counts = datetime.now(UTC), {}
         elif isinstance(event, StageProgress):
             self._done, self._counts = event.done, dict(event.counts)
         elif isinstance(event, StageFinished):
             self._stage = ""
 
     def state(self) -> dict[str, Any]:
-        """Run, stage at work (empty between stages), how much of it is done and when it began. No personal data."""
+        """Run, current stage (empty between stages), its progress and start time. No personal data."""
         state = {"run": self._run_id, "stage": self._stage, "unit": self._unit, "done": self._done}
-        return state | {"total": self._total, "began": self._began.isoformat(), "counts": self._counts}
+        return state | {"total": self._total, "began": self._started.isoformat(), "counts": self._counts}
 
 
 def log_listener(run_id: str) -> Listener:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from facelake.config import Config
 from facelake.errors import ConfigError, LedgerMoved
-from facelake.events import Listener, Tracker, fan_out, log_listener, nobody
+from facelake.events import Listener, Tracker, fan_out, ignore_events, log_listener
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
@@ -64,7 +64,7 @@ _MAX_LEDGER_CHANGES = 5  # during one run; each makes admit decide again
 
 
 @contextmanager
-def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float = 0.0) -> Iterator[Context]:
+def writing(config: Config, purpose: str, emit: Listener = ignore_events, wait_s: float = 0.0) -> Iterator[Context]:
     """Open a context for writing: probe the store, open or create the lake, hold its lease.
 
     Args:
@@ -83,11 +83,11 @@ def writing(config: Config, purpose: str, emit: Listener = nobody, wait_s: float
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
     tracker = Tracker(run_id)
     emit = fan_out(emit, log_listener(run_id), tracker.listen)
-    with Lease(lake.store, purpose, wait_s=wait_s, tell=tracker.state) as lease:
+    with Lease(lake.store, purpose, wait_s=wait_s, progress=tracker.state) as lease:
         yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
 
 
-def reading(config: Config, emit: Listener = nobody) -> Context:
+def reading(config: Config, emit: Listener = ignore_events) -> Context:
     """Open a context that only reads an existing lake.
 
     Raises:
@@ -100,7 +100,7 @@ def reading(config: Config, emit: Listener = nobody) -> Context:
 
 def run_night(
     config: Config,
-    emit: Listener = nobody,
+    emit: Listener = ignore_events,
     only: Sequence[str] = (),
     *,
     wait_s: float = 0.0,

@@ -1,4 +1,4 @@
-"""One suite over every object store: a directory and a real S3."""
+"""The contract of object stores, tested on a directory and a real S3 server."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_lease_excludes_and_ends(store: ObjectStore) -> None:
     assert store.tag("lease.json") is None
 
 
-def test_lease_of_a_dead_process_is_taken_over(store: ObjectStore) -> None:
+def test_lease_of_an_ended_process_is_taken_over(store: ObjectStore) -> None:
     import json
 
     from facelake.lake.lease import _host
@@ -102,7 +102,7 @@ def test_lease_of_a_dead_process_is_taken_over(store: ObjectStore) -> None:
         lease.check()
 
 
-def test_lease_of_another_host_holds_until_it_runs_out(store: ObjectStore) -> None:
+def test_lease_of_another_host_is_valid_until_it_expires(store: ObjectStore) -> None:
     import json
     import time
 
@@ -115,7 +115,7 @@ def test_lease_of_another_host_holds_until_it_runs_out(store: ObjectStore) -> No
         pass
 
 
-def test_lease_lost_is_noticed(store: ObjectStore) -> None:
+def test_a_lost_lease_is_detected(store: ObjectStore) -> None:
     import time
 
     with Lease(store, "first", ttl_s=0.3) as lease:
@@ -149,7 +149,7 @@ def test_a_store_that_ignores_conditions_is_refused(rclone: Server, monkeypatch:
         Lake.create("s3://bucket/lake")
 
 
-def test_unreachable_and_forbidden_stores_say_so(weed_env: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_and_forbidden_stores_are_reported(weed_env: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(ConfigError, match="denies access") as caught:
         Lake.create("s3://lake/x")
@@ -212,7 +212,7 @@ _WEED_KEEPS = ("lake/t/deleted", None)
 _KEPT = {"t/kept": b"kept", "t/deleted and back": b"back", "other/ü +%&": b"kept", "other/last": b"kept"}
 
 
-def test_old_versions_and_delete_markers_go(versioned: S3Store) -> None:
+def test_old_versions_and_delete_markers_are_deleted(versioned: S3Store) -> None:
     before = _history(versioned)
     of_neighbour = [(key, body) for key, body in before if key.startswith("lake2/")]
     assert len(of_neighbour) == 4
@@ -228,7 +228,7 @@ def test_old_versions_and_delete_markers_go(versioned: S3Store) -> None:
     assert {item.key for item in versioned.list()} == set(_KEPT)  # nothing deleted came back
 
 
-def test_old_versions_of_one_folder_go(versioned: S3Store) -> None:
+def test_old_versions_of_one_folder_are_deleted(versioned: S3Store) -> None:
     before = len(_history(versioned))
     gone = versioned.drop_old_versions("other")
     assert (gone, len(_history(versioned))) == (3, before - 3)
@@ -312,6 +312,6 @@ def test_other_faults_keep_their_names(
         _answering(monkeypatch, *answers).drop_old_versions()
 
 
-def test_a_version_that_is_gone_already_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleting_a_missing_version_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = ("delete_objects", {"Errors": [{"Key": "lake/a", "Code": "NoSuchVersion"}]})
     assert _answering(monkeypatch, _ENABLED, _LISTED, gone).drop_old_versions() == 1

@@ -1,4 +1,4 @@
-"""Delta tables over a directory and a real S3: all or nothing, once and only once, and nothing left after a purge."""
+"""The contract of Delta tables on a directory and a real S3 server: atomic, idempotent, purged completely."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_staged_is_invisible_until_committed(lake: Lake) -> None:
     assert table.commit([]) == version
 
 
-def test_committing_the_same_receipts_twice_is_once(lake: Lake) -> None:
+def test_committing_the_same_receipts_twice_adds_them_once(lake: Lake) -> None:
     table = lake["rejects"]
     receipts = [table.stage(rows(table, "a")), table.stage(rows(table, "b"))]
     assert table.commit(receipts) == table.commit(receipts)
@@ -98,7 +98,7 @@ def test_two_writers_of_one_file_conflict(lake: Lake) -> None:
         table.commit([table.stage(rows(table, "b"))], [*stale, *table.snapshot().files])
 
 
-def test_an_error_after_the_commit_landed_is_no_second_commit(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_after_a_landed_commit_does_not_commit_twice(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     table = lake["rejects"]
     table.commit([table.stage(rows(table, "zero"))])
     true_commit, calls = DeltaTable.create_write_transaction, []
@@ -113,7 +113,7 @@ def test_an_error_after_the_commit_landed_is_no_second_commit(lake: Lake, monkey
     assert (names(table), len(calls)) == (["a", "zero"], 1)
 
 
-def test_a_failed_commit_is_tried_again_then_given_up(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_commit_is_retried_up_to_the_limit(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     table = lake["rejects"]
     table.commit([table.stage(rows(table, "zero"))])
     calls = []
@@ -130,7 +130,7 @@ def test_a_failed_commit_is_tried_again_then_given_up(lake: Lake, monkeypatch: p
     assert (len(calls), names(table)) == (5, ["zero"])
 
 
-def test_unknown_is_its_own_outcome(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_undecidable_commit_is_reported_as_unknown(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     table = lake["rejects"]
     table.commit([table.stage(rows(table, "zero"))])
     staged = table.stage(rows(table, "a"))
@@ -155,7 +155,7 @@ def test_unknown_is_its_own_outcome(lake: Lake, monkeypatch: pytest.MonkeyPatch)
     assert names(table) == ["a", "zero"]
 
 
-def test_a_missing_or_damaged_data_file_is_named(lake: Lake) -> None:
+def test_a_missing_or_damaged_data_file_is_reported(lake: Lake) -> None:
     table = lake["rejects"]
     table.commit([table.stage(rows(table, "a"))])
     (file,) = table.snapshot().files
@@ -167,7 +167,7 @@ def test_a_missing_or_damaged_data_file_is_named(lake: Lake) -> None:
         table.read()
 
 
-def test_a_table_of_an_earlier_build_gets_new_columns(lake: Lake) -> None:
+def test_a_table_of_an_older_version_gets_new_columns(lake: Lake) -> None:
     """Files without a column are null there; the log learns of it with the next commit, and keeps every row."""
     table = lake["rejects"]
     earlier = rows(table, "a", "b").drop_columns(["covers"])

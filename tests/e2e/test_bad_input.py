@@ -45,7 +45,7 @@ def test_missing_corpus(tmp_path: Path) -> None:
 
 def test_no_lake(tmp_path: Path) -> None:
     for command in ("verify", "erase", "gallery list", "ledger list"):
-        fails(tmp_path, *command.split(), "--lake", str(tmp_path / "none"), code=2, said="there is no facelake here")
+        fails(tmp_path, *command.split(), "--lake", str(tmp_path / "none"), code=2, said="no facelake lake at this URI")
 
 
 def test_corpus_without_the_columns(tmp_path: Path, demo_lake: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import load_config
-from facelake.contracts import Refusal, embedding_matrix
+from facelake.contracts import Refusal
 from facelake.erase import verify as signature_holds
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.lake.lake import Lake
@@ -26,6 +26,7 @@ from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
 from facelake.stages.sharing.export import export_gallery
 from facelake.stages.sharing.leases import acknowledge, changes_since, hand_back, leases, recall, what_is_owed
+from facelake.vectors import embedding_matrix
 from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"
@@ -119,7 +120,7 @@ def test_a_matcher_refuses(demo_lake: Path, tmp_path: Path) -> None:
     with writing(load_config(lake=str(demo_lake)), "test") as context:
         manifest = export_gallery(context, str(out), P, "a", key=key)
     end = datetime.fromisoformat(manifest["expires_at"])
-    with pytest.raises(Refused, match="ended on"):
+    with pytest.raises(Refused, match="expired on"):
         Gallery.open(str(out), key=key, now=end)
     gallery = Gallery.open(str(out), key=key)
     for digest, shape in ((gallery.model_digest, (1, 64)), ("other", (1, 128)), (gallery.model_digest, (128,))):
@@ -132,9 +133,9 @@ def test_a_matcher_refuses(demo_lake: Path, tmp_path: Path) -> None:
         gallery.threshold(0.5)
     data = (out / "identities.parquet").read_bytes()
     (out / "identities.parquet").write_bytes(data[:-1] + b"x")
-    with pytest.raises(Corrupt, match="not the one"):
+    with pytest.raises(Corrupt, match="differs from"):
         Gallery.open(str(out), key=key)
-    with pytest.raises(ConfigError, match="no export"):
+    with pytest.raises(ConfigError, match="no gallery export"):
         Gallery.open(str(tmp_path / "nothing"))
 
 

@@ -1,4 +1,4 @@
-"""What each fault did to the lake: noted for docs/faults.md, which infra/faults_doc.py makes of it."""
+"""Records the effect of each fault on the lake for docs/faults.md, which infra/faults_doc.py generates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Note = Callable[..., None]
 
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Note:
-    """Call at the end of a test, when everything was asserted: fault, what was done about it, counts."""
+    """Call at the end of a test, after all assertions: the fault, the reaction to it, and counts."""
 
     def add(fault: str, outcome: str, **counts: int) -> None:
         where = f"{request.node.path.name}::{request.node.name}"
@@ -27,7 +27,7 @@ def note(request: pytest.FixtureRequest) -> Note:
 
 @pytest.fixture(scope="session", autouse=True)
 def _write_notes() -> Iterator[None]:
-    """FACELAKE_FAULTS=FILE: the notes of this session, in addition to those in the file of tests that did not run."""
+    """FACELAKE_FAULTS=FILE: write the notes of this session, keeping the file's notes of tests that did not run."""
     yield
     path = os.environ.get("FACELAKE_FAULTS")
     if path and _NOTES:

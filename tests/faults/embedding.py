@@ -1,4 +1,4 @@
-"""Embed runs that can be shot at: every photo that a worker takes up is noted, so that repeated work can be counted."""
+"""Embed runs for fault injection: every photo that a worker starts is recorded, so that repeated work can be counted."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ Tables = tuple[pa.Table, pa.Table]
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What workers did in all runs over one lake."""
+    """The work of all workers in all runs over one lake."""
 
     photos: int
     repeated: int
 
 
 def build(uri: str, s3: S3Section | None = None) -> None:
-    """The demo's photos and ledger, and no night yet."""
+    """The demo's photos and ledger, before the first run."""
     config = Config(lake=uri, s3=s3 or S3Section())
     with writing(config, "test") as context:
         context.lake.mark_as_demo()
@@ -63,27 +63,27 @@ def build(uri: str, s3: S3Section | None = None) -> None:
 
 
 def outcomes(uri: str, s3: S3Section | None = None) -> Tables:
-    """All faces and rejects, in an order of their own."""
+    """All faces and rejects in a canonical order."""
     lake = Lake.open(uri, s3)
     place = [("corpus_file", "ascending"), ("corpus_row", "ascending")]
     return lake["faces"].read().sort_by([("face_id", "ascending")]), lake["rejects"].read().sort_by(place)
 
 
 def outcomes_of(config: Path) -> Tables:
-    """Of the lake that a config names."""
+    """The tables of the lake of a config."""
     settings = load_config(str(config))
     return outcomes(settings.lake, settings.s3)
 
 
 def start(config: Path, noted: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """Admit and embed in a process of its own."""
+    """Admit and embed in a separate process."""
     command = [sys.executable, "-c", _EMBED, str(noted), "-c", str(config), "--json"]
     whole = os.environ | (env or {})
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=whole)
 
 
 def finish(driver: subprocess.Popen[str]) -> str:
-    """Wait for a run's end; the kind of the error that it gave up with, or an empty text."""
+    """Wait until a run ends; returns the type of the error that ended it, or an empty string."""
     said, complaints = driver.communicate()
     last = json.loads(said.splitlines()[-1])  # whatever Ray has to say of dead workers
     if driver.returncode == 0:
@@ -94,18 +94,18 @@ def finish(driver: subprocess.Popen[str]) -> str:
 
 
 def equal(found: Tables, wanted: Tables) -> bool:
-    """Row for row, every bit."""
+    """Equal row by row, bit by bit."""
     return all(mine.equals(theirs) for mine, theirs in zip(found, wanted, strict=True))
 
 
 def work_of(noted: Path) -> Work:
-    """How many photos were taken up, and how often one of them again."""
+    """The number of photos started, and the number of repetitions."""
     seen = Counter(noted.read_text().splitlines())
     return Work(len(seen), seen.total() - len(seen))
 
 
 def shoot_actors(driver: subprocess.Popen[str], noted: Path, shots: int, generator: random.Random) -> int:
-    """SIGKILL embed actors of a driver, one at a time, until it ends; how many were hit.
+    """SIGKILL embed actors of a driver, one at a time, until it ends; returns their number.
 
     A shot falls at a random moment after a worker has taken up more photos, and hits any actor: one at work, one that
     waits, one that is just starting.
@@ -125,7 +125,7 @@ def shoot_actors(driver: subprocess.Popen[str], noted: Path, shots: int, generat
 
 
 def actors(driver: int) -> list[int]:
-    """Process ids of a driver's embed actors, whatever they are doing."""
+    """Process ids of a driver's embed actors."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:

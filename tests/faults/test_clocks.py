@@ -1,4 +1,4 @@
-"""Two hosts whose clocks disagree, and one lake: processes with host names and clocks of their own. Linux, root."""
+"""Two hosts with different clocks and one lake: processes with their own host names and clocks. Needs Linux and root."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def said(process: subprocess.Popen[str]) -> str:
 
 
 def test_clocks_that_disagree(tmp_path: Path, note: Note) -> None:
-    """No contender takes a living holder's lease; that of a dead one on another host falls when it has run out."""
+    """A running holder's lease is never taken over; that of an ended holder on another host is, after it expires."""
     store = DirectoryStore(str(tmp_path))
     holder = writer(tmp_path, "one", 0.0)
     assert said(holder) == "holds"

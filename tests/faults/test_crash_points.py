@@ -1,4 +1,4 @@
-"""Crashes between any two writes of publish, erase and purge, staged in this process by a store that fails once."""
+"""Crashes between any two writes of publish, erase and purge, simulated in this process by a store that fails once."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ REQUEST = Request.of(subjects=["person-4"])
 
 
 class Crash(BaseException):
-    """The process is gone: nothing may catch it."""
+    """The simulated end of the process, which no handler may catch."""
 
 
 @contextmanager
 def crash_at(call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Die right before the call-th write (commit, purge of a table, object put or delete), counted from one."""
+    """Simulate a crash before the given write (commit, purge of a table, object put or delete), counted from one."""
     seen: list[str] = []
 
     def counted(kind: type, name: str) -> None:
@@ -110,7 +110,7 @@ def test_erase_killed_before_each_of_its_writes(
 def test_publish_killed_before_each_of_its_writes(
     demo_template: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Readers see version 1 until version 2 is whole; the rerun gives the same version 2, and no event twice."""
+    """Readers see version 1 until version 2 is complete; the rerun gives the same version 2 without repeated events."""
     before = state(load_config(lake=str(demo_template[0])))
     results = []
     for call in range(1, 30):
@@ -146,7 +146,7 @@ def test_publish_killed_before_each_of_its_writes(
 
 
 def test_withdrawn_and_superseded_outcomes_leave_no_trace(demo_lake: Path) -> None:
-    """A withdrawal together with another model: rows of both models go, the report that showed them too."""
+    """A withdrawal together with a change of the model: rows of both models are removed, and the report that showed them."""
     from tests.conftest import run_json
 
     config = demo_lake.parent / "c.yaml"

@@ -1,4 +1,4 @@
-"""Embed under fire: actors, store and disks fail, and the rows are those of an undisturbed run, counted exactly.
+"""Embed with failing actors, stores and disks: the rows are exactly those of an undisturbed run.
 
 Slow: `bash infra/test.sh -m slow tests/faults/test_embed.py`
 """
@@ -46,7 +46,7 @@ _SMALL = {"chunk_rows": _CHUNK, "commit_every_chunks": 1, "actors": _WORKERS}
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's corpus and ledger."""
+    """A lake with the demo's corpus and ledger only."""
     lake = tmp_path_factory.mktemp("bare") / "lake"
     build(str(lake))
     return lake
@@ -72,7 +72,7 @@ def config_of(folder: Path, lake: str, **more: Any) -> Path:
 
 
 def test_killed_actors(bare: Path, undisturbed: Tables, tmp_path: Path, note: Note) -> None:
-    """Fifty SIGKILLs; a kill costs at most the batch at work and what its worker had staged unread."""
+    """Fifty SIGKILLs; each costs at most the current batch and the staged receipts that the driver has not read."""
     generator = random.Random(50)
     shots = runs = lakes = photos = repeated = 0
     while shots < _SHOTS:
@@ -103,7 +103,7 @@ _SAID = {"error": "500", "busy": "503 SlowDown", "slow": "answers a second late"
 
 @pytest.mark.parametrize("fault", _SAID)
 def test_store(weed_env: Server, undisturbed: Tables, tmp_path: Path, note: Note, fault: str) -> None:
-    """Embed through a store of which every fifth request suffers, run again for as long as it gives up."""
+    """Embed through a store that fails every fifth request, run again until it succeeds."""
     uri, plain = f"s3://lake/embed-{fault}", S3Section(endpoint_url=weed_env.endpoint)
     build(uri, plain)
     runs = 0
@@ -126,7 +126,7 @@ def test_store(weed_env: Server, undisturbed: Tables, tmp_path: Path, note: Note
 
 
 def test_full_disk_on_a_worker(bare: Path, undisturbed: Tables, tmp_path: Path, note: Note) -> None:
-    """The disk on which Ray and its workers keep logs, sockets and spilled objects fills; then a worker is shot."""
+    """The disk with Ray's logs, sockets and spilled objects fills up; then a worker is killed."""
     shutil.copytree(bare, tmp_path / "lake")
     config = config_of(tmp_path, str(tmp_path / "lake"))
     with small_disk() as disk:
@@ -152,7 +152,7 @@ def test_full_disk_on_a_worker(bare: Path, undisturbed: Tables, tmp_path: Path, 
 
 @contextmanager
 def small_disk() -> Iterator[Path]:
-    """A disk of 64 MB; its path is short, since sockets lie on it."""
+    """A disk of 64 MB with a short path, because sockets are on it."""
     folder = Path(tempfile.mkdtemp(prefix="f-", dir="/tmp"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
     try:
@@ -163,7 +163,7 @@ def small_disk() -> Iterator[Path]:
 
 
 def fill(disk: Path) -> None:
-    """Not a byte left."""
+    """Fill the disk completely."""
     with (disk / "filling").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(1 << 16))

@@ -1,4 +1,4 @@
-"""Hosts that lose their cable or their power in the middle of a night; the site of tests/integration/test_hosts.py.
+"""Hosts that lose network or power during a nightly run; the site of tests/integration/test_hosts.py.
 
 Slow: each needs a night over eight hosts. `bash infra/test.sh -m slow tests/faults/test_hosts.py`
 """
@@ -46,7 +46,7 @@ def single(tmp_path_factory: pytest.TempPathFactory, demo_template: Demo) -> dic
 
 
 def begin(site: Site) -> tuple[str, subprocess.Popen[bytes]]:
-    """A night on the driver's host, on its way."""
+    """Start a nightly run on the driver host."""
     config = site.write_config(embed__chunk_rows=8, embed__commit_every_chunks=1, spark__conf=_IMPATIENT)
     done = site.driver.run([sys.executable, "-c", _BUILD, config], CREDENTIALS)
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def until(true: Callable[[], bool], timeout_s: float = 300.0) -> None:
 
 
 def files_of(site: Site, table: str) -> int:
-    """Data files that SeaweedFS has of a table, seen from the driver."""
+    """Data files of a table in SeaweedFS, listed from the driver host."""
     script = "import sys; from facelake.lake.store import open_store; print(sum(i.key.endswith('.parquet') for i in open_store(sys.argv[1]).list()))"
     done = site.driver.run([sys.executable, "-c", script, f"s3://lake/night/{table}"], CREDENTIALS)
     return int(done.stdout or 0)

@@ -1,4 +1,4 @@
-"""SIGKILL of the driver at any moment of embed: rerun gives row for row the faces of an undisturbed run."""
+"""SIGKILL of the driver during embed: the rerun gives the faces of an undisturbed run, row by row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SMALL_COMMITS = (
 
 
 def bare_copy(lake: Path, target: Path) -> Path:
-    """The lake as it was before its first night: corpus and ledger only."""
+    """The lake before its first run: corpus and ledger only."""
     import shutil
 
     for name in ("lake.json", "demo.txt", "corpus", "ledger"):
@@ -30,7 +30,7 @@ def bare_copy(lake: Path, target: Path) -> Path:
 
 
 def kill_during_embed(config: Path, noted: Path, after_s: float) -> bool:
-    """Start embed, wait until a worker takes up photos, kill the driver; True when it was still at work."""
+    """Start embed, wait until a worker starts photos, kill the driver; returns whether it was still running."""
     before = noted.stat().st_size if noted.exists() else 0
     process = start(config, noted)
     while process.poll() is None and (noted.stat().st_size if noted.exists() else 0) == before:
@@ -45,7 +45,7 @@ def kill_during_embed(config: Path, noted: Path, after_s: float) -> bool:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_driver(demo_template: tuple[Path, dict[str, Any]], tmp_path: Path, note: Note, kills: int) -> None:
-    """A kill costs at most what both workers were at or had staged unread, and the commit that was under way."""
+    """A kill costs at most the current work and unread receipts of both workers, and the current commit."""
     undisturbed = outcomes(str(demo_template[0]))
     generator = random.Random(kills)
     done = lakes = again = 0

@@ -1,4 +1,4 @@
-"""Whole nights that end early, each followed by one more: the lake is then the undisturbed one, and verify is clean."""
+"""Nightly runs that end early, each followed by another run: the lake then equals the undisturbed one, verify is clean."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def boundaries(log: Path) -> list[str]:
 def test_killed_before_writes_of_cluster_and_publish(
     demo_lake: Path, demo_template: Demo, tmp_path: Path, note: Note, every: int
 ) -> None:
-    """From embedded faces on: SIGKILL before a write of the driver, each time of a fresh copy, then one more night."""
+    """Starting from embedded faces: SIGKILL before a write of the driver, each on a new copy, then another run."""
     gone = ("groups", "galleries", "identities", "memberships", "changes", "runs", "identity_stats", "reviews", "drift")
     for name in (*gone, "_work", "measures", "reports"):
         shutil.rmtree(demo_lake / name, ignore_errors=True)
@@ -103,7 +103,7 @@ def test_killed_before_writes_of_cluster_and_publish(
 
 @pytest.mark.slow
 def test_disk_full(demo_template: Demo, tmp_path: Path, note: Note) -> None:
-    """The lake's disk fills during embed: one line says so; with space the next night ends as if nothing had been."""
+    """The lake's disk fills during embed: one line reports it; with free space the next run completes normally."""
     with network(tmp_path, ["host"]) as net:
         host = net["host"]
         shutil.copytree(os.environ["FACELAKE_CACHE"], host.path("/home/.cache/facelake"))
@@ -129,7 +129,7 @@ def test_disk_full(demo_template: Demo, tmp_path: Path, note: Note) -> None:
 
 @pytest.mark.parametrize("what", ["lake", "table"])
 def test_a_newer_writer(demo_lake: Path, demo_template: Demo, note: Note, what: str) -> None:
-    """A lake or a table that a newer version wrote is left alone, byte for byte; without it all is as before."""
+    """A lake or table written by a newer version is not changed by a single byte; without it the run works as before."""
     marker = demo_lake / "lake.json"
     newest = sorted((demo_lake / "faces" / "_delta_log").glob("*.json"))[-1]
     path = marker if what == "lake" else newest.with_name(f"{int(newest.stem) + 1:020d}.json")

@@ -1,4 +1,4 @@
-"""Spark runs a slow task twice: both attempts write, one counts.
+"""Spark runs a slow task twice: both attempts write, one is committed.
 
 Copies run only on another host than the original, so workers have loopback addresses of their own.
 """
@@ -38,7 +38,7 @@ _DAWDLES_S = 45.0
 
 
 class Dawdling(SparkExchange):
-    """The first attempt at the first of several items does its work, and then does not end for a long time."""
+    """The first attempt at the first of several items does its work and then takes a long time to end."""
 
     folder = Path()
     jobs = several = 0

@@ -1,4 +1,4 @@
-"""A store on a bad day, between us and a real one: nothing is lost, nothing is doubled, counted exactly."""
+"""A faulty proxy in front of a real store: nothing is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SLOW = ("busy", "slow", "cut")
 
 @pytest.mark.parametrize("fault", [pytest.param(f, marks=pytest.mark.slow if f in _SLOW else ()) for f in FAULTS])
 def test_objects_and_commits(weed_env: Server, note: Note, fault: str) -> None:
-    """Puts, conditional puts, ranged reads, a lease and Delta commits, one request in five hit by the fault."""
+    """Puts, conditional puts, ranged reads, a lease and Delta commits, with a fault in every fifth request."""
     with fault_proxy(weed_env.endpoint, [fault], 0.2, seed=7) as (endpoint, day):
         s3 = S3Section(endpoint_url=endpoint)
         store = open_store(f"s3://lake/bad-{fault}", s3)
@@ -57,7 +57,7 @@ def test_objects_and_commits(weed_env: Server, note: Note, fault: str) -> None:
 
 
 def _until_done(lake: Lake, number: int) -> None:
-    """Commit one row as a stage does that is run again after a passing fault: the log decides whether it landed."""
+    """Commit one row as a stage does that is run again after a transient fault: the log shows whether it landed."""
     row = dict.fromkeys(TABLES["chunks"].names) | {"corpus_file": "x", "row_start": number, "row_end": number + 1}
     data = pa.Table.from_pylist([row], schema=plain(TABLES["chunks"]))
     receipt = lake["chunks"].stage(data)
@@ -75,7 +75,7 @@ def _until_done(lake: Lake, number: int) -> None:
 def test_a_whole_night(
     weed_env: Server, demo_template: tuple[Path, dict[str, Any]], tmp_path: Path, note: Note
 ) -> None:
-    """One night and its repeats through a store that fails every fifth request in every way."""
+    """A nightly run and its repetitions through a store that fails every fifth request with every kind of fault."""
     undisturbed = tmp_path / "u.yaml"
     undisturbed.write_text(f"lake: {demo_template[0]}\n")
     config = tmp_path / "c.yaml"

@@ -15,7 +15,7 @@ import pytest
 
 from facelake.bench.nights import come_and_go
 from facelake.config import Config, load_config
-from facelake.contracts import Verdict, embedding_matrix
+from facelake.contracts import Verdict
 from facelake.embed import Pack
 from facelake.errors import ConfigError, Refused
 from facelake.matcher import Gallery as Copy
@@ -32,6 +32,7 @@ from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.export import export_gallery
 from facelake.stages.sharing.leases import changes_since
+from facelake.vectors import embedding_matrix
 
 _DIM, _PEOPLE = 128, 150
 

@@ -51,7 +51,7 @@ def test_the_command_says_what_the_arithmetic_says(tmp_path: Path) -> None:
     config.write_text("embed: {chunk_rows: 512, commit_every_chunks: 32}\nplan: {nodes: 8, price_per_node_hour: 0.6}\n")
     found = run_json("plan", "--at", "1e7", "--dim", "512", "-c", str(config))
     work = Workload(10**7, dim=512, chunk_rows=512, commit_every_chunks=32, nodes=8, price_per_node_hour=0.6)
-    night = estimate(work).night()
+    night = estimate(work).nightly_run()
     assert found["night"]["log_entries"] == night.log_entries
     assert found["night"]["data_files"] == night.data_files
     assert found["night"]["requests"]["PUT"] == round(night.put)

@@ -13,7 +13,7 @@ from facelake.errors import Refused
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import Grant, import_folder
-from facelake.stages.embedding.cost_projection import Projection, must_fit_budget, project
+from facelake.stages.embedding.cost_projection import Projection, check_budget, project
 from facelake.stages.embedding.embed import embed
 from facelake.stages.embedding.plan import plan
 
@@ -32,13 +32,13 @@ def test_hours_and_cost_follow_from_seconds_per_photo(pack: Pack, tmp_path: Path
 
 
 def test_a_budget_is_kept() -> None:
-    must_fit_budget(load_config(), Projection(1, 1, 1, 10_000))
+    check_budget(load_config(), Projection(1, 1, 1, 10_000))
     allowed = load_config(overrides={"plan.price_per_node_hour": 1.0, "plan.budget": 10.0})
-    must_fit_budget(allowed, Projection(1, 1, 10, 10.0))
-    with pytest.raises(Refused, match=r"node-hours and cost 10\.01, allowed 10\.00"):
-        must_fit_budget(allowed, Projection(1, 1, 10, 10.01))
+    check_budget(allowed, Projection(1, 1, 10, 10.0))
+    with pytest.raises(Refused, match=r"node-hours and cost 10\.01, the budget is 10\.00"):
+        check_budget(allowed, Projection(1, 1, 10, 10.01))
     with pytest.raises(Refused, match="without a price"):
-        must_fit_budget(load_config(overrides={"plan.budget": 10.0}), Projection(1, 1, 1, None))
+        check_budget(load_config(overrides={"plan.budget": 10.0}), Projection(1, 1, 1, None))
 
 
 def test_embed_over_budget_reads_no_photo(pack: Pack, shared: Path, tmp_path: Path) -> None:
@@ -53,10 +53,10 @@ def test_embed_over_budget_reads_no_photo(pack: Pack, shared: Path, tmp_path: Pa
         import_folder(context, str(photos), grant=Grant())
         admit(context)
         context.pack = pack
-        with pytest.raises(Refused, match="allowed 0"):
+        with pytest.raises(Refused, match="the budget is 0"):
             embed(context)
         assert context.lake["faces"].version() < 0 or context.lake["faces"].snapshot().rows == 0
-    with pytest.raises(Refused, match="allowed 0"):
+    with pytest.raises(Refused, match="the budget is 0"):
         plan(config, calibrate=True)
     figures = plan(priced(tmp_path / "lake"), calibrate=True)
     assert figures["to_embed"] == 3

@@ -16,12 +16,12 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 
 from facelake.config import Config, EmbedSection, RaySection
-from facelake.contracts import Chunk, ChunkReceipt, Reject
+from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Reject
 from facelake.embed import DecodeLimits, Opened, Opener, Pack, PipelineOptions, Undecoded
-from facelake.engines.chunk_worker import KILLED, ChunkTask, ChunkWorker, WorkerSpec, chunk_stem, tasks_of
+from facelake.engines.chunk_worker import WORKER_FAILED, ChunkTask, ChunkWorker, WorkerSpec, tasks_of
 from facelake.engines.embed_metrics import METRICS
 from facelake.engines.ray_decoders import DecoderPool
-from facelake.engines.ray_embed import RayEmbedder, _dying_with_its_gpu, start_ray
+from facelake.engines.ray_embed import RayEmbedder, _exit_on_gpu_failure, start_ray
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
@@ -40,7 +40,7 @@ def _stop_ray() -> Iterator[None]:
 def spec(demo_template: tuple[Path, dict[str, Any]], pack: Pack, tmp_path: Path) -> WorkerSpec:
     Lake.create(str(tmp_path / "lake"))
     corpus = str(demo_template[0] / "corpus")
-    return WorkerSpec(pack, PipelineOptions(), "m" * 32, str(tmp_path / "lake"), corpus, Config().s3)
+    return WorkerSpec(pack, PipelineOptions(), "a" * 32, str(tmp_path / "lake"), corpus, Config().s3)
 
 
 def chunks(size: int = 8) -> list[Chunk]:
@@ -83,7 +83,12 @@ def test_each_chunk_gives_one_receipt_that_adds_up(spec: WorkerSpec) -> None:
     assert [r.chunk for r in receipts] == chunks()
     assert all(r.embedded + r.rejected == len(r.chunk.rows) for r in receipts)
     assert sum(r.faces.rows for r in receipts if r.faces) == sum(r.face_rows for r in receipts)
-    assert all(r.faces.path.startswith(chunk_stem(spec.model_digest, r.chunk)) for r in receipts if r.faces)
+    assert all(
+        DataFileName.parse(r.faces.path).with_nonce("")
+        == DataFileName.of_chunk(spec.model_digest, r.chunk.corpus_file, r.chunk.row_start)
+        for r in receipts
+        if r.faces
+    )
 
 
 def test_workers_killed_at_random_lose_and_double_nothing(spec: WorkerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +107,7 @@ def test_workers_killed_at_random_lose_and_double_nothing(spec: WorkerSpec, monk
 
 
 def test_a_photo_that_kills_its_worker_becomes_a_reject(spec: WorkerSpec, tmp_path: Path) -> None:
-    """A real death (SIGKILL of itself) in the worker, twice alone, then condemned; all others are embedded."""
+    """A real death (SIGKILL of itself) in the worker, twice alone, then failing; all others are embedded."""
     from facelake.engines import ray_embed
 
     class DeadlyActor(ray_embed._EmbedActor):
@@ -134,13 +139,13 @@ def test_a_photo_that_kills_its_worker_becomes_a_reject(spec: WorkerSpec, tmp_pa
     assert sum(r.embedded + r.rejected for r in receipts) == _ROWS
 
 
-def test_condemned_rows_are_not_touched(spec: WorkerSpec) -> None:
+def test_failing_rows_are_not_touched(spec: WorkerSpec) -> None:
     (receipt,) = ChunkWorker(spec).run(ChunkTask(tuple(chunks()[:1]), frozenset({2, 3})))
     assert receipt.reasons["worker_died"] == 2
 
 
 def test_decoders_of_their_own_give_the_same_rows(spec: WorkerSpec) -> None:
-    """Groups, photos without a face, damaged ones; chunks larger than a batch and smaller; a row that is condemned."""
+    """Groups, photos without a face, damaged ones; chunks larger than a batch and smaller; a row that is failing."""
     task = ChunkTask(tuple(others(20)), frozenset({95}))
     engine = RayEmbedder(spec, EmbedSection(actors=1, decoders=1), RaySection(num_cpus=2))
     try:
@@ -171,7 +176,7 @@ def test_a_decoder_that_dies_is_replaced_and_a_photo_that_kills_it_is_known(spec
     pool = DecoderPool(Deadly(DecodeLimits()), 2)
     first, second = pool.begin([*photos[:3], b"deadly", *photos[3:]]), pool.begin(photos)  # as a worker has them
     found = pool.end(first)
-    assert found.pop(3) == Opened("", Undecoded(Reject.WORKER_DIED, KILLED))
+    assert found.pop(3) == Opened("", Undecoded(Reject.WORKER_DIED, WORKER_FAILED))
     ray.kill(pool._decoders[0])
     for opened in (found, pool.end(second), pool.end(pool.begin(photos))):
         for mine, data in zip(opened, photos, strict=True):
@@ -212,7 +217,7 @@ def test_a_worker_dies_with_its_gpu(name: str, dies: bool, monkeypatch: pytest.M
     """By its own hand, so that it is replaced, and its chunk tried again, as after any death."""
     exits: list[int] = []
     monkeypatch.setattr("facelake.engines.ray_embed.os._exit", exits.append)
-    with contextlib.nullcontext() if dies else pytest.raises(RuntimeError), _dying_with_its_gpu():
+    with contextlib.nullcontext() if dies else pytest.raises(RuntimeError), _exit_on_gpu_failure():
         raise type(name, (RuntimeError,), {})("CUDA error")
     assert exits == ([75] if dies else [])
 

@@ -18,7 +18,7 @@ from facelake.engines.select_exchange import open_exchange
 from facelake.engines.spark_cluster import SparkExchange
 from facelake.engines.spark_session import start_spark
 from facelake.errors import Corrupt
-from facelake.events import nobody
+from facelake.events import ignore_events
 from tests.unit.cluster.test_cluster import people
 from tests.unit.stages.clustering.test_steps import World, agree, by_id, cluster, steps_of
 
@@ -115,5 +115,5 @@ def test_the_whole_job_is_the_same_without_spark(crowd: World, tmp_path: Path, s
     crowd.write(tmp_path / "faces", 3)
     for below in (0, 1_000_000):
         config = Config(cluster=settings, spark=SparkSection(master="local[2,3]", in_process_below=below))
-        cluster_files(config, str(tmp_path / "faces"), str(tmp_path / f"{below}.parquet"), nobody)
+        cluster_files(config, str(tmp_path / "faces"), str(tmp_path / f"{below}.parquet"), ignore_events)
     assert (tmp_path / "0.parquet").read_bytes() == (tmp_path / "1000000.parquet").read_bytes()

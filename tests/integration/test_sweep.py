@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from facelake.bench.stage_costs import face_rows, write_corpus
 from facelake.config import load_config
-from facelake.contracts import file_key
+from facelake.contracts import DataFileName, corpus_key
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.core.context import Context
@@ -26,20 +26,19 @@ def embedded(context: Context) -> None:
         for column, values in (("corpus_file", [name] * _ROWS), ("corpus_row", range(_ROWS))):
             at = rows.schema.get_field_index(column)
             rows = rows.set_column(at, rows.schema.field(at), pa.array(values, rows.schema.field(at).type))
-        stem = f"{context.model_digest[:8]}-{file_key(name)}-{0:010d}"
-        staged.append(context.lake["faces"].stage(rows, stem))
+        staged.append(context.lake["faces"].stage(rows, DataFileName.of_chunk(context.model_digest, name, 0)))
     context.lake["faces"].commit(staged)
 
 
 def refuse(context: Context, corpus_file: str, rows: range) -> None:
     """The decisions on some rows of a corpus file turn."""
-    table, key = context.lake["admissions"], file_key(corpus_file)
+    table, key = context.lake["admissions"], corpus_key(corpus_file)
     (old,) = (file for file in table.snapshot().files if file.path.startswith(key))
     decisions = table.file(old)
     at = decisions.schema.get_field_index("admitted")
     admitted = [row not in rows for row in range(decisions.num_rows)]
     decisions = decisions.set_column(at, decisions.schema.field(at), pa.array(admitted))
-    table.commit([table.stage(decisions, f"{key}-turned")], [old])
+    table.commit([table.stage(decisions, DataFileName.of_corpus_file(corpus_file, "turned"))], [old])
 
 
 def test_only_rows_without_a_basis_are_swept(tmp_path: Path) -> None:

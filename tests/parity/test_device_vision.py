@@ -1,4 +1,4 @@
-"""Photos seen on a device are seen as on the host: sampling bit for bit, faces to rounding; pixels stay there."""
+"""Results on a device equal those on the host: sampling bit for bit, faces up to rounding; pixels stay there."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_compiled_sampling_gives_the_same_pixels(compiled: None, monkeypatch: py
             assert torch.equal(device_sampling.blob(squares, 127.5, 1 / 128), ready)
 
 
-def test_what_does_not_compile_or_gives_other_pixels_is_left(
+def test_functions_that_do_not_compile_or_differ_stay_uncompiled(
     compiled: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(plain: Any, dynamic: bool) -> Any:
@@ -250,7 +250,7 @@ def full(*given: Any) -> torch.Tensor:
 
 
 @given(st.lists(st.integers(0, 100), max_size=30), st.integers(1, 9), st.integers(1, 250))
-def test_neighbours_are_bounded(sizes: list[int], most: int, total: int) -> None:
+def test_slices_are_bounded(sizes: list[int], most: int, total: int) -> None:
     parts = list(device_ops.bounded(sizes, most, total))
     assert [i for part in parts for i in range(part.start, part.stop)] == list(range(len(sizes)))
     for part in parts:
@@ -260,7 +260,7 @@ def test_neighbours_are_bounded(sizes: list[int], most: int, total: int) -> None
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("divisor", [1, 2, 4, 8])
-def test_photos_are_made_smaller_by_means(device: str, divisor: int) -> None:
+def test_photos_are_reduced_to_means(device: str, divisor: int) -> None:
     photo = noise(divisor, 45, 70, 3)
     small = (
         device_sampling.shrunk(torch.from_numpy(photo).permute(2, 0, 1).to(device), divisor)
@@ -274,7 +274,7 @@ def test_photos_are_made_smaller_by_means(device: str, divisor: int) -> None:
         np.testing.assert_allclose(small[y, x], block.mean((0, 1)), atol=0.51)
 
 
-def test_nothing_is_mixed_with_tensors_of_the_host(light: Pack, pack: Pack) -> None:
+def test_no_operation_mixes_host_and_device_tensors(light: Pack, pack: Pack) -> None:
     """On the device `meta` every operation with a tensor that was left on the host fails, as it would on a GPU."""
     device = torch.device("meta")
     photos = [torch.empty(*size, 3, dtype=torch.uint8, device=device) for size in ((40, 30), (20, 50))]
@@ -373,7 +373,7 @@ def more_photos(photos: list[tuple[int, str, bytes]]) -> list[tuple[int, str, by
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_default_pack_sees_the_same_faces_as_on_the_host(
+def test_the_default_pack_gives_the_same_faces_as_on_the_host(
     pack: Pack, more_photos: list[tuple[int, str, bytes]], device: str
 ) -> None:
     host = list(Pipeline(pack, PipelineOptions()).run(more_photos))
@@ -431,7 +431,7 @@ class Decoder:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    def apart(self) -> AbstractContextManager[None]:
+    def own_stream(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -486,7 +486,7 @@ def test_batches_are_decoded_ahead_and_given_in_order(oddities: list[bytes]) -> 
     assert [one.sha256 for one in opened] == [one.sha256 for one in whole.open_all(oddities)]
 
 
-def test_large_photos_are_made_smaller_there_as_here(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_photos_are_reduced_as_on_the_host(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the same size, and nearly to the same pixels; few of them are whole at once."""
     one = Image.open(sorted((shared / "data/london/images").glob("*.jpg"))[0]).convert("RGB")
     data, limits, decoder = encoded(one.resize((2701, 3555))), DecodeLimits(), Decoder()
@@ -503,7 +503,7 @@ def test_large_photos_are_made_smaller_there_as_here(shared: Path, monkeypatch: 
     assert decoder.calls == [2, 2, 1]
 
 
-def test_a_damaged_photo_is_found_by_halves(shared: Path) -> None:
+def test_a_damaged_photo_is_isolated_by_bisection(shared: Path) -> None:
     one = Image.open(sorted((shared / "data/london/images").glob("*.jpg"))[0]).convert("RGB").resize((200, 260))
     whole = encoded(one)
     broken = whole[:300] + whole[600:]
@@ -514,7 +514,7 @@ def test_a_damaged_photo_is_found_by_halves(shared: Path) -> None:
     assert len(decoder.calls) <= 1 + 2 * 4, "16 photos, halved four times"
 
 
-def test_a_device_that_is_lost_or_full_is_no_damaged_photo(oddities: list[bytes]) -> None:
+def test_device_errors_are_not_taken_for_damaged_photos(oddities: list[bytes]) -> None:
     class Full(Decoder):
         def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -544,7 +544,7 @@ def test_nvjpeg_decodes_what_the_host_decodes(oddities: list[bytes], photos: lis
     assert opener.on_device >= 8
 
 
-def test_a_withdrawn_photo_is_not_decoded_there_either(oddities: list[bytes]) -> None:
+def test_a_withdrawn_photo_is_not_decoded_on_the_device(oddities: list[bytes]) -> None:
     import hashlib
 
     decoder = Decoder()
@@ -566,7 +566,7 @@ def test_the_default_pack_takes_what_a_device_decoded(pack: Pack, photos: list[t
         assert alike(a, b, 0.9999) == 1
 
 
-def test_a_decoder_that_gives_another_size_is_not_believed(oddities: list[bytes]) -> None:
+def test_device_pixels_of_another_size_are_discarded(oddities: list[bytes]) -> None:
     class Liar(Decoder):
         def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
             return [torch.zeros(3, 4, 4, dtype=torch.uint8) for _ in encoded]
@@ -578,7 +578,7 @@ def test_a_decoder_that_gives_another_size_is_not_believed(oddities: list[bytes]
     assert not opener.on_device
 
 
-def test_what_the_device_decodes_is_another_digest() -> None:
+def test_device_decoding_changes_the_model_digest() -> None:
     plain = PipelineOptions(runtime=Runtime("torch", "cuda"))
     assert replace(plain, runtime=Runtime("torch", "cuda", nvjpeg=True)).shaping() != plain.shaping()
 
@@ -586,7 +586,7 @@ def test_what_the_device_decodes_is_another_digest() -> None:
 # ---- the benchmark
 
 
-def test_products_are_counted_as_the_graph_has_them(pack: Pack) -> None:
+def test_products_are_counted_for_each_graph(pack: Pack) -> None:
     model = onnx.load_from_string(batchable(pack.encoder, "data", blocks=False))
     shapes = {
         item.name: [dim.dim_value for dim in item.type.tensor_type.shape.dim]

@@ -1,4 +1,4 @@
-"""Graphs on torch give what onnxruntime gives, on the CPU here and on a GPU where there is one."""
+"""Graphs on torch give the results of onnxruntime, on the CPU and, where available, on a GPU."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def test_the_pipeline_on_torch_gives_the_same_faces(light: Pack, shared: Path) -
     assert float(torch_face.embedding.astype(np.float32) @ onnx_face.embedding.astype(np.float32)) >= 0.9995
 
 
-def test_a_captured_batch_is_the_least_half_that_takes_all() -> None:
+def test_a_captured_batch_is_the_smallest_half_that_fits() -> None:
     assert [captured_batch(count, 256) for count in (1, 16, 17, 64, 65, 129, 256)] == [16, 16, 32, 64, 128, 256, 256]
     assert [captured_batch(count, 8) for count in (1, 8)] == [8, 8]
     assert [captured_batch(count, 96) for count in (1, 24, 25, 49)] == [24, 24, 48, 96]
     assert captured_batch(3, 1) == 1, "a graph that could not be made batchable is given one by one"
 
 
-def test_batches_are_filled_up_and_what_fills_them_is_not_seen(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_padding_of_batches_does_not_affect_outputs(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part of CUDA graphs played by the graph itself, which writes over what it gave before as they do."""
 
     def replayed(work: Callable[[], list[torch.Tensor]], *_: object) -> Callable[[], list[torch.Tensor]]:
@@ -144,7 +144,7 @@ def test_half_precision_is_another_model_digest() -> None:
     assert replace(PipelineOptions(), runtime=Runtime("torch", half=True)).shaping() != plain
 
 
-def test_what_a_runtime_cannot_do_is_said(pack: Pack) -> None:
+def test_unsupported_runtime_options_are_reported(pack: Pack) -> None:
     strange = helper.make_model(
         helper.make_graph(
             [helper.make_node("Erf", ["x"], ["y"])],
@@ -155,6 +155,6 @@ def test_what_a_runtime_cannot_do_is_said(pack: Pack) -> None:
     )
     with pytest.raises(ValueError, match="Erf"):
         TorchGraph(strange.SerializeToString())
-    with pytest.raises(ConfigError, match="half precision"):
+    with pytest.raises(ConfigError, match="float32 only"):
         open_graph(batchable(pack.encoder, "data"), Runtime("onnxruntime", half=True))
     assert load_encoder(pack, runtime=Runtime("torch", "cpu")).batched

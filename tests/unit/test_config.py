@@ -1,4 +1,4 @@
-"""The config is checked whole, and says which key is meant."""
+"""The configuration is validated completely; errors name the key and the next step."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def write(folder: Path, text: str) -> str:
         ("lakes: x", "did you mean 'lake'"),
         ("embed: {chunk_row: 5}", "did you mean 'embed.chunk_rows'"),
         ("chunk_rows: 5", "did you mean 'embed.chunk_rows'"),
-        ("zzzz: 5", "remove it"),
+        ("zzzz: 5", "remove the key"),
         ("embed: {chunk_rows: 0}", "embed.chunk_rows"),
         ("lake: gs://bucket", "s3://"),
         ("s3: {endpoint_url: 'http://key:secret@host'}", "credentials"),
         ("embed: {nvjpeg: true}", "needs runtime torch and device cuda"),
-        ("embed: {nvjpeg: true, runtime: torch, device: cuda, actors: 1, decoders: 2}", "exclude each other"),
+        ("embed: {nvjpeg: true, runtime: torch, device: cuda, actors: 1, decoders: 2}", "mutually exclusive"),
         ("embed: {runtime: torch, device: 'cuda:1', use_gpu: true}", "without a number"),
-        ("embed: {runtime: torch, device: cuda}", "how many actors"),
+        ("embed: {runtime: torch, device: cuda}", "set actors to a number"),
         ("- a", "mapping"),
         ("a: [", "not YAML"),
     ],
 )
-def test_bad_configs_say_what_to_do(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_configs_name_the_next_step(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match="Next:") as caught:
         load_config(write(tmp_path, text))
     assert said in str(caught.value)
@@ -55,6 +55,6 @@ def test_demo_yaml_is_the_defaults() -> None:
     assert load_config(str(conf_dir() / "demo.yaml")) == Config()
 
 
-def test_lake_option_goes_over_the_file(tmp_path: Path) -> None:
+def test_the_lake_option_overrides_the_file(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "lake: a"), lake="b")
     assert (config.lake, config.corpus_uri) == ("b", "b/corpus")

@@ -1,4 +1,4 @@
-"""Admission: may this photo be processed for this purpose, today? Decided before a pixel is decoded."""
+"""Admission: decides from the ledger whether a photo may be processed for a purpose, before it is decoded."""
 
 from facelake.admit.rules import Decision, Decisions, Event, Ledger, decide, decide_rows
 

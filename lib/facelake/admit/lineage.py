@@ -1,10 +1,13 @@
-"""Lineages: is this a withdrawn data set, whatever it is called? Pure: names, paths, ids, digests in; an answer out.
+"""Recognition of withdrawn data sets by names, paths, image ids and content digests. Pure functions, no input or
+output.
 
-A renamed folder keeps the names of its files, a repackaged one keeps its sidecar files, a single file its content. So a
-set is known by any of: its name as whole words, the layout of its files, files that lie together, a digest.
-Fails closed: an InsightFace package whose identity count is unknown is refused, because withdrawn sets travel in such.
+Renaming a folder does not change the names of its files, repackaging keeps sidecar files, and a single file keeps its
+content. A set is therefore recognised by any of: its name as whole words, the layout of its file names, files that
+occur together in one folder, a content digest.
+Fails closed: an InsightFace package whose identity count is unknown is refused, because withdrawn data sets are
+distributed in this form.
 
-Every answer is the name of an entry, with its parent where it was made from another ("MS1MV2 (of MS-Celeb-1M)"), or
+Every result is the name of an entry, with its parent set if it was derived from one ("MS1MV2 (of MS-Celeb-1M)"), or
 None. Facts and their sources: conf/retracted.yaml.
 """
 
@@ -25,13 +28,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from facelake.errors import ConfigError
 
-UNTOLD = "an InsightFace package whose lineage cannot be told"
+UNKNOWN_PACKAGE = "an InsightFace package of unknown lineage"
 
 _WORD = re.compile(r"[^\W_]+")
-_BETWEEN = r"[\x00-/:-@\[-`{-\x7f]*"  # what is neither letter nor digit in ASCII
+_BETWEEN = r"[\x00-/:-@\[-`{-\x7f]*"  # ASCII characters that are neither letters nor digits
 _NOTHING = r"[^\s\S]"  # a regex that matches no text
 _PROPERTY = re.compile(r"\s*(\d{1,9})\s*,\s*\d+\s*,\s*\d+\s*", re.ASCII)
-# a shorter alias would be found in too many ordinary names
+# shorter aliases would match too many ordinary names
 _SHORTEST_ALIAS, _SHORTEST_WEAK_ALIAS = 4, 3
 
 
@@ -40,9 +43,9 @@ class _Part(BaseModel):
 
 
 class Layout(_Part):
-    """How a set names its files: a regex that gives it away once `least` different paths match.
+    """How a set names its files: a regex that identifies the set once at least `least` different paths match.
 
-    RE2 syntax, because it takes linear time whatever the path: a list from outside cannot stall a night.
+    RE2 syntax, because it matches in linear time: a list from a third party cannot stall a run.
     """
 
     regex: str
@@ -62,7 +65,7 @@ class Layout(_Part):
 
 
 class Marker(_Part):
-    """Files that lie together in one folder (base names, `*` allowed).
+    """Files that occur together in one folder (base names, `*` allowed).
 
     With `identities`, one of them must be the first number of the folder's InsightFace `property` file.
     """
@@ -72,7 +75,7 @@ class Marker(_Part):
 
 
 class Retracted(_Part):
-    """One withdrawn set, or one that was made from a withdrawn set. The fields: conf/retracted.yaml."""
+    """A withdrawn data set, or one derived from it. conf/retracted.yaml describes the fields."""
 
     name: str = Field(min_length=1)
     withdrawn: str | None = Field(pattern=r"^\d{4}(-\d{2}){0,2}$")
@@ -100,14 +103,16 @@ class Retracted(_Part):
             if short:
                 raise ValueError(f"{self.name}: alias {short[0]!r} is shorter than {shortest} letters and digits")
         if _joined(self.name) not in map(_joined, (*self.aliases, *self.weak_aliases)):
-            raise ValueError(f"{self.name}: its own name must stand in aliases or weak_aliases")
+            raise ValueError(f"{self.name}: its own name must be one of aliases or weak_aliases")
         if self.by is None and self.derived_from is None:
-            raise ValueError(f"{self.name}: say who withdrew it, or from which withdrawn set it was made")
+            raise ValueError(
+                f"{self.name}: set `by` (who withdrew it) or `derived_from` (the withdrawn set it was made from)"
+            )
         return self
 
 
 class RetractedList(_Part):
-    """conf/retracted.yaml, or an operator's own list."""
+    """The content of conf/retracted.yaml or of an operator's own list."""
 
     sets: list[Retracted]
 
@@ -115,21 +120,22 @@ class RetractedList(_Part):
     @classmethod
     def _unique(cls, value: list[Retracted]) -> list[Retracted]:
         names = [_joined(entry.name) for entry in value]
-        twice = [entry.name for entry in value if names.count(_joined(entry.name)) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]!r} stands twice")
+        repeated = [entry.name for entry in value if names.count(_joined(entry.name)) > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} occurs twice")
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Aliases without their separators; their beginnings, outside which reading on can stop; a regex of them all.
+    """Aliases without separators, their prefixes, at which a search can stop early, and a regex that matches any of
+    them.
 
-    The regex is for ASCII text, and pays no heed to where words end: what it does not find, `found` does not either.
+    The regex is a prefilter for ASCII text that ignores word boundaries: it matches wherever `find` would.
     """
 
     entry_of: Mapping[str, str]
-    beginnings: frozenset[str]
+    prefixes: frozenset[str]
     anywhere: str
 
     @classmethod
@@ -139,22 +145,22 @@ class _Names:
             for alias in (*entry.aliases, *(entry.weak_aliases if weak else ())):
                 other = entry_of.setdefault(_joined(alias), entry.name)
                 if other != entry.name:
-                    what = f"alias {alias!r} stands for {other!r} and for {entry.name!r}"
-                    raise ConfigError(what, where="retracted sets", next_step="leave it to one of them")
-        beginnings = frozenset(alias[:end] for alias in entry_of for end in range(1, len(alias) + 1))
+                    what = f"alias {alias!r} belongs to both {other!r} and {entry.name!r}"
+                    raise ConfigError(what, where="retracted sets", next_step="remove it from one of them")
+        prefixes = frozenset(alias[:end] for alias in entry_of for end in range(1, len(alias) + 1))
         anywhere = "|".join(_BETWEEN.join(map(re.escape, alias)) for alias in entry_of)
-        return cls(entry_of, beginnings, anywhere or _NOTHING)
+        return cls(entry_of, prefixes, anywhere or _NOTHING)
 
-    def found(self, text: str) -> Iterator[str]:
-        """Entries whose alias is made of whole consecutive words; from one word on, the longest alias."""
+    def find(self, text: str) -> Iterator[str]:
+        """Entries whose alias consists of consecutive whole words of the text; at each word the longest alias wins."""
         words = _words(text)
         for start, first in enumerate(words):
-            if first not in self.beginnings:
+            if first not in self.prefixes:
                 continue
             joined, entry = "", None
             for word in words[start:]:
                 joined += word
-                if joined not in self.beginnings:
+                if joined not in self.prefixes:
                     break
                 entry = self.entry_of.get(joined, entry)
             if entry is not None:
@@ -162,14 +168,14 @@ class _Names:
 
 
 class Lineages:
-    """The withdrawn sets, ready to be looked for.
+    """An index of the withdrawn data sets.
 
     Args:
-        entries: of one or several lists; of the same name, aliases, layouts, markers and digests are united and the
-            first one's facts stand.
+        entries: of one or several lists; entries of the same name are merged: aliases, layouts, markers and digests
+            are united, the other fields are those of the first one.
 
     Raises:
-        ConfigError: a parent that is no entry, sets made from one another in a circle, an alias of two entries.
+        ConfigError: an unknown parent, a circular derivation, or an alias that belongs to two entries.
     """
 
     def __init__(self, entries: Iterable[Retracted]) -> None:
@@ -184,39 +190,43 @@ class Lineages:
         self._contents = {digest: entry.name for entry in self._entries.values() for digest in entry.content_sha256}
 
     def in_name(self, text: str) -> str | None:
-        """The first set whose strong alias stands in `text` as whole words, whatever case and separators."""
-        return self._labelled(next(self._strong.found(text), None))
+        """The first set whose strong alias occurs in `text` as whole words, ignoring case and separators."""
+        return self._labelled(next(self._strong.find(text), None))
 
     def declared(self, text: str) -> str | None:
-        """As `in_name`, with the weak aliases: only for text that declares a data set."""
-        return self._labelled(next(self._any.found(text), None))
+        """As `in_name`, but with weak aliases too: only for text that declares a data set."""
+        return self._labelled(next(self._any.find(text), None))
 
     def in_path(self, path: str) -> str | None:
-        """The set that one path or image_id gives away, by a name in it or by a layout that needs no second match."""
+        """The set that one path or image_id identifies, by a name in it or by a layout that needs one match only."""
         return self.in_ids([path])[0]
 
     def in_ids(self, ids: Sequence[str | None]) -> list[str | None]:
-        """Per image_id (or relative path) the set that it gives away.
+        """The set that each image_id (or relative path) identifies.
 
         Args:
-            ids: in any order, null where there is none. The batch over which a layout's `least` different ids are
-                counted: give a whole source, not its rows one by one.
+            ids: in any order, None where there is none. A layout's `least` different matches are counted over all of
+                them, so pass a whole source, not single rows.
 
         Returns:
-            As many answers as ids, in their order.
+            One result per id, in the order of the ids.
         """
         column = _column(ids)
-        found: list[str | None] = [None] * len(ids)
+        labels: list[str | None] = [None] * len(ids)
+        # names come last and override layouts, which derived sets share
         for row, entry in itertools.chain(self._by_layout(column), self._by_name(column)):
-            found[row] = self._labels[entry]  # a name says more than a layout that derivatives share
-        return found
+            labels[row] = self._labels[entry]
+        return labels
 
     def in_folder(self, relative_paths: Iterable[str], property_text: str | None) -> str | None:
-        """The set that a folder to be imported gives away.
+        """The set that a folder to be imported is recognised as.
 
         Args:
-            relative_paths: of every file in it, photo or not, with `/`.
-            property_text: what a file named `property` says, null when there is none.
+            relative_paths: of every file in the folder, photos or not, separated by `/`.
+            property_text: content of the file named `property`, None if there is none.
+
+        Returns:
+            As `in_name`, or UNKNOWN_PACKAGE.
         """
         paths = list(relative_paths)
         folders = _folders(paths)
@@ -224,51 +234,57 @@ class Lineages:
         identities = int(count.group(1)) if count else None
         known = self._by_marker(folders, identities) or next(filter(None, self.in_ids(paths)), None)
         if known is None and (count or any(map(_holds_records, folders))):
-            return UNTOLD
+            return UNKNOWN_PACKAGE
         return known
 
     def by_content(self, sha256: str) -> str | None:
-        """The set to which a file of this digest (hex) is known to belong."""
+        """The set that contains a file with this SHA-256 (hex)."""
         return self._labelled(self._contents.get(sha256.lower()))
 
     def of_card(self, withdrawn_lineage: Sequence[str], training_data: str) -> tuple[str, ...]:
-        """Canonical names of the sets that a model card declares or names in its training data, each once.
+        """Canonical names of the sets that a model card declares or mentions in its training data, without repetition.
 
-        A declared name that is no entry is kept as it is. A text that denies a set names it too: it is for a person to
-        read.
+        A declared name without an entry is kept unchanged. Negations are not understood: a text that denies the use of
+        a set counts as a mention, which the operator must resolve.
         """
-        declared = [entry for text in withdrawn_lineage for entry in list(self._any.found(text)) or [text]]
-        return tuple(dict.fromkeys((*declared, *self._any.found(training_data))))
+        declared = [entry for text in withdrawn_lineage for entry in list(self._any.find(text)) or [text]]
+        return tuple(dict.fromkeys((*declared, *self._any.find(training_data))))
 
     def why(self, name: str) -> str:
         """One line for an error message: who withdrew the set, when, why, and the source.
 
         Args:
-            name: an answer of this class, or a canonical name.
+            name: a result of this class, or a canonical name.
         """
         entry = self._entries.get(self._names.get(name, name))
         if entry is None:
-            return _WHY_UNTOLD if name == UNTOLD else f"{name} is said to be withdrawn, but is in no list"
-        withdrawn, made = entry, ""
+            return (
+                _WHY_UNKNOWN_PACKAGE
+                if name == UNKNOWN_PACKAGE
+                else f"{name} is declared as withdrawn, but no list contains it"
+            )
+        withdrawn, derivation = entry, ""
         while withdrawn.by is None:
             withdrawn = self._entries[str(withdrawn.derived_from)]
-            made = f" is made from {withdrawn.name}: {entry.why}. {withdrawn.name}"
+            derivation = f" is made from {withdrawn.name}: {entry.why}. {withdrawn.name}"
         when = withdrawn.withdrawn or "date unclear"
         source = entry.source if entry is withdrawn else f"{entry.source}; {withdrawn.source}"
-        return f"{entry.name}{made} was withdrawn by {withdrawn.by} ({when}): {withdrawn.why}. Source: {source}"
+        return f"{entry.name}{derivation} was withdrawn by {withdrawn.by} ({when}): {withdrawn.why}. Source: {source}"
 
     def _by_name(self, column: pa.Array) -> Iterator[tuple[int, str]]:
-        """Rows with a strong alias and its set. A regex finds the few that are worth being read word by word."""
-        # whether a letter outside ASCII ends a word or folds into another is not for that regex to know
-        worth = pc.or_(_matches(column, self._strong.anywhere), pc.invert(pc.string_is_ascii(column)))
-        rows = _rows(worth)
+        """(row, entry) for rows with a strong alias. A regex preselects the few rows that are parsed word by word."""
+        # that regex does not cover letters outside ASCII, which may end a word or fold into other letters
+        candidates = pc.or_(_matches(column, self._strong.anywhere), pc.invert(pc.string_is_ascii(column)))
+        rows = _rows(candidates)
         for row, text in zip(rows.tolist(), column.take(rows).to_pylist(), strict=True):
-            entry = next(self._strong.found(text), None)
+            entry = next(self._strong.find(text), None)
             if entry is not None:
                 yield row, entry
 
     def _by_layout(self, column: pa.Array) -> Iterator[tuple[int, str]]:
-        """Rows and their sets, of layouts that matched often enough; the clearest, then the first, decides."""
+        """(row, entry) for layouts with enough matches; the layout with the lowest `least` wins, then the first in
+        the list.
+        """
         rows = _rows(_matches(column, self._any_layout))
         suspects, free = column.take(rows), np.ones(len(rows), bool)
         for layout, entry in self._layouts:
@@ -277,16 +293,16 @@ class Lineages:
             hits = _matches(suspects, layout.regex)
             if layout.least > 1 and pc.count_distinct(suspects.filter(hits)).as_py() < layout.least:
                 continue
-            given = free & hits.to_numpy(zero_copy_only=False)
-            free &= ~given
-            yield from ((row, entry) for row in rows[given].tolist())
+            matched = free & hits.to_numpy(zero_copy_only=False)
+            free &= ~matched
+            yield from ((row, entry) for row in rows[matched].tolist())
 
     def _by_marker(self, folders: Iterable[set[str]], identities: int | None) -> str | None:
         for files in folders:
             for entry in self._entries.values():
                 for marker in entry.markers:
-                    together = all(_among(files, name.lower()) for name in marker.files)
-                    if together and (not marker.identities or identities in marker.identities):
+                    complete = all(_contains(files, name.lower()) for name in marker.files)
+                    if complete and (not marker.identities or identities in marker.identities):
                         return self._labels[entry.name]
         return None
 
@@ -294,28 +310,29 @@ class Lineages:
         return None if entry is None else self._labels[entry]
 
     def _label(self, entry: Retracted) -> str:
-        """Name and parent, after a walk up to the root that finds missing parents and circles."""
-        seen, above = [entry.name], entry
-        while above.derived_from is not None:
-            parent = self._entries.get(above.derived_from)
+        """The name with its parent; walks up to the root and reports missing parents and circular derivations."""
+        seen, ancestor = [entry.name], entry
+        while ancestor.derived_from is not None:
+            parent = self._entries.get(ancestor.derived_from)
             if parent is None or parent.name in seen:
-                what = f"{above.name!r} is derived from {above.derived_from!r}, which is " + (
-                    "no entry" if parent is None else "derived from it"
+                what = f"{ancestor.name!r} is derived from {ancestor.derived_from!r}, which is " + (
+                    "not in any list" if parent is None else "derived from it"
                 )
                 raise ConfigError(what, where="retracted sets", next_step="correct derived_from")
             seen.append(parent.name)
-            above = parent
+            ancestor = parent
         return entry.name if entry.derived_from is None else f"{entry.name} (of {entry.derived_from})"
 
 
-_WHY_UNTOLD = (
-    "an InsightFace package (.rec, .idx, property) does not say of whom its photos are, and MS-Celeb-1M, VGGFace2 and "
-    "MegaFace are passed on as such since they were withdrawn. Source: conf/retracted.yaml"
+_WHY_UNKNOWN_PACKAGE = (
+    "an InsightFace package (.rec, .idx, property) does not record the origin of its photos, and MS-Celeb-1M, "
+    "VGGFace2 and "
+    "MegaFace have been redistributed in this form since their withdrawal. Source: conf/retracted.yaml"
 )
 
 
 def _words(text: str) -> list[str]:
-    """Runs of letters and digits, folded: full-width letters, ligatures and case make no other word."""
+    """Runs of letters and digits after Unicode folding: full-width letters, ligatures and case are unified."""
     return _WORD.findall(text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -324,17 +341,17 @@ def _joined(text: str) -> str:
 
 
 def _matches(column: pa.Array, regex: str) -> pa.Array:
-    """True per text in which the regex is found; null is no text."""
+    """Per text whether the regex matches somewhere in it; false for null."""
     return pc.fill_null(pc.match_substring_regex(column, regex, ignore_case=True), False)
 
 
 def _rows(mask: pa.Array) -> np.ndarray:
-    """Numbers of the rows that are true."""
+    """Numbers of the rows whose mask is true."""
     return np.flatnonzero(pc.fill_null(mask, False).to_numpy(zero_copy_only=False))
 
 
 def _column(ids: Sequence[str | None]) -> pa.Array:
-    """The ids as an Arrow column, with `/` between folders."""
+    """The ids as an Arrow column, with `\\` replaced by `/`."""
     try:
         column = pa.array(ids, pa.large_string())
     except UnicodeEncodeError:  # a file name that is not UTF-8
@@ -344,7 +361,7 @@ def _column(ids: Sequence[str | None]) -> pa.Array:
 
 
 def _folders(paths: Iterable[str]) -> list[set[str]]:
-    """Per folder the lower-case names of its files."""
+    """The lower-case file names of each folder."""
     folders: dict[str, set[str]] = defaultdict(set)
     for path in paths:
         folder, _, name = path.replace("\\", "/").rpartition("/")
@@ -352,17 +369,17 @@ def _folders(paths: Iterable[str]) -> list[set[str]]:
     return list(folders.values())
 
 
-def _among(files: set[str], pattern: str) -> bool:
+def _contains(files: set[str], pattern: str) -> bool:
     return pattern in files or ("*" in pattern and any(fnmatchcase(file, pattern) for file in files))
 
 
 def _holds_records(files: set[str]) -> bool:
-    """A RecordIO pair, x.rec with x.idx: how InsightFace packages hold their photos."""
+    """Whether there is a RecordIO pair, x.rec with x.idx: the form in which InsightFace packages store photos."""
     return any(name.endswith(".rec") and name.removesuffix(".rec") + ".idx" in files for name in files)
 
 
 def _merged(entries: Iterable[Retracted]) -> dict[str, Retracted]:
-    """Entries by name, in their order; those of the same name as one."""
+    """Entries by name, in their order; entries of the same name are merged."""
     merged: dict[str, Retracted] = {}
     for entry in entries:
         first = merged.get(entry.name)

@@ -1,15 +1,15 @@
-"""The rules of the ledger. Pure: events, a purpose and a moment in; one decision per image out.
+"""The admission rules: from ledger events, a purpose and a moment to one decision per image. Pure functions.
 
-Fails closed: whatever is not allowed by a recorded, valid basis for the very purpose is refused.
+Fails closed: an image without a recorded, valid basis for exactly this purpose is refused.
 
-1. An erased image or subject is refused; so is one of a withdrawn data set, or of a source that is a web scrape, CCTV
-   or of unknown origin, whatever was granted.
-2. A standing withdrawal (one not followed by a newer grant of the same scope and key) of the image's source
-   or subject refuses it, for the withdrawn purposes or, when none are named, for all.
-3. Otherwise it is admitted if its source or its subject has a grant in force for the purpose; of several grants of
-   one of them for the purpose the newest that has begun decides. Where no such grant covers everyone depicted, only the
-   named subject may be encoded; an image that names nobody is refused then.
-4. Otherwise it is refused with the nearest miss: another purpose, expired, not yet valid, no basis.
+1. An erased image or subject is refused; so is an image of a withdrawn data set or of a source that is a web scrape,
+   CCTV or of unknown origin, regardless of grants.
+2. A withdrawal in force (one not followed by a newer grant of the same scope and key) of the image's source
+   or subject refuses it, for the withdrawn purposes or, if none are named, for all.
+3. Otherwise it is admitted if its source or its subject has a grant in force for the purpose; of several grants for
+   the same key and purpose the newest that has begun decides. If no such grant covers everyone depicted, only the named
+   subject may be encoded; an image without a subject_ref is refused then.
+4. Otherwise it is refused with the reason nearest to admission: another purpose, expired, not yet valid, no basis.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Admitted (no reason) or refused; of whom in the photo an admission speaks."""
+    """Admitted (no reason) or refused, and whose faces in the photo an admission covers."""
 
     reason: Refusal | None
     covers: Covers = Covers.EVERYONE
@@ -55,13 +55,13 @@ class Decision:
         return self.reason is None
 
 
-_USUALLY = {Scope.SOURCE: Covers.EVERYONE, Scope.SUBJECT: Covers.NAMED}
-# nearest miss first: what an operator can most easily put right
-_MISSES = (Refusal.OTHER_PURPOSE, Refusal.EXPIRED, Refusal.NOT_YET_VALID, Refusal.NO_BASIS)
+_DEFAULT_COVERS = {Scope.SOURCE: Covers.EVERYONE, Scope.SUBJECT: Covers.NAMED}
+# nearest to admission first: the reason that an operator can most easily resolve is reported
+_NEAREST_FIRST = (Refusal.OTHER_PURPOSE, Refusal.EXPIRED, Refusal.NOT_YET_VALID, Refusal.NO_BASIS)
 
 
 class Ledger:
-    """The events by scope and key, in order."""
+    """The events by scope and key, in order of their sequence numbers."""
 
     def __init__(self, events: Iterable[Event]) -> None:
         self._by_key: dict[tuple[Scope, str], list[Event]] = defaultdict(list)
@@ -69,42 +69,42 @@ class Ledger:
             self._by_key[event.scope, event.key].append(event)
 
     def standing(self, scope: Scope, key: str | None, purpose: str, now: datetime) -> Decision:
-        """What the events of one key say. Later events override earlier ones."""
+        """The decision from the events of one key alone. Later events override earlier ones."""
         verdict: Refusal | None = Refusal.NO_BASIS
         covers = Covers.EVERYONE
         for event in self._by_key.get((scope, key or ""), ()):
             if event.kind is EventKind.GRANT:
                 grant = _grant_verdict(event, purpose, now)
                 verdict = _after_grant(verdict, grant)
-                covers = covers if grant else event.covers or _USUALLY[scope]
+                covers = covers if grant else event.covers or _DEFAULT_COVERS[scope]
             elif _ends_now(event, purpose, now):
                 verdict = Refusal.WITHDRAWN if event.kind is EventKind.WITHDRAW else Refusal.EXPIRED
         return Decision(verdict, covers)
 
     def source_class(self, source: str | None) -> str | None:
-        """What the newest event that says so calls the source."""
-        said = [
+        """The source class in the newest event of the source that states one; None if no event does."""
+        stated = [
             event.source_class for event in self._by_key.get((Scope.SOURCE, source or ""), ()) if event.source_class
         ]
-        return said[-1] if said else None
+        return stated[-1] if stated else None
 
 
 def _ends_now(event: Event, purpose: str, now: datetime) -> bool:
-    """A withdrawal or expiry that speaks about the purpose (or about all) and has begun."""
+    """Whether a withdrawal or expiry applies to the purpose (or to all purposes) and has begun."""
     return (event.valid_from is None or event.valid_from <= now) and (not event.purposes or purpose in event.purposes)
 
 
 def _after_grant(verdict: Refusal | None, grant: Refusal | None) -> Refusal | None:
     """The verdict after a newer grant: the newest one that has begun and names the purpose decides.
 
-    So a shorter grant shortens an open-ended one. One that lies ahead or is for something else changes nothing that is
-    in force, and only a grant in force lifts a withdrawal.
+    So a shorter grant shortens an open-ended one. A grant that begins later or is for another purpose does not change
+    the verdict, and only a grant in force lifts a withdrawal.
     """
     if grant is None:
         return None
     if verdict is Refusal.WITHDRAWN or (verdict is None and grant is not Refusal.EXPIRED):
         return verdict
-    return grant if verdict is None else min(verdict, grant, key=_MISSES.index)
+    return grant if verdict is None else min(verdict, grant, key=_NEAREST_FIRST.index)
 
 
 def _grant_verdict(event: Event, purpose: str, now: datetime) -> Refusal | None:
@@ -126,31 +126,31 @@ def decide(
     now: datetime,
     source_class: str | None = None,
 ) -> Decision:
-    """Decide for one (source, subject) pair; the image itself plays no part.
+    """Decide for one (source, subject) pair; all images of the pair share the decision.
 
     Args:
-        source_class: what the corpus says of the source, if it does.
+        source_class: as stated in the corpus, if it is.
     """
     classes = [name for name in (source_class, ledger.source_class(source)) if name]
     if any(name not in set(SourceClass) - REFUSED_CLASSES for name in classes):
         return Decision(Refusal.SOURCE_CLASS)
-    nothing = Decision(Refusal.NO_BASIS)
-    of_source = ledger.standing(Scope.SOURCE, source, purpose, now) if source else nothing
-    of_subject = ledger.standing(Scope.SUBJECT, subject, purpose, now) if subject else nothing
+    no_basis = Decision(Refusal.NO_BASIS)
+    of_source = ledger.standing(Scope.SOURCE, source, purpose, now) if source else no_basis
+    of_subject = ledger.standing(Scope.SUBJECT, subject, purpose, now) if subject else no_basis
     reasons = [of_source.reason, of_subject.reason]
     if Refusal.WITHDRAWN in reasons:
         return Decision(Refusal.WITHDRAWN)
     granted = [standing.covers for standing in (of_source, of_subject) if standing.admitted]
     if not granted:
-        return Decision(min((reason for reason in reasons if reason), key=_MISSES.index))
+        return Decision(min((reason for reason in reasons if reason), key=_NEAREST_FIRST.index))
     if Covers.EVERYONE in granted:
         return Decision(None)
-    return Decision(None, Covers.NAMED) if subject else nothing
+    return Decision(None, Covers.NAMED) if subject else no_basis
 
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """Per row of a corpus file: why it is refused (null: admitted), and of whom an admission speaks (else null)."""
+    """Per row of a corpus file the refusal reason (null: admitted) and what an admission covers (null: refused)."""
 
     reasons: pa.Array
     covers: pa.Array
@@ -161,6 +161,7 @@ def decide_rows(
     ledger: Ledger,
     purpose: str,
     now: datetime,
+    *,
     duplicate: np.ndarray,
     erased: Callable[[str], bool] | None,
     retracted: Sequence[str | None] | None = None,
@@ -169,10 +170,10 @@ def decide_rows(
 
     Args:
         rows: image_id, source_id, subject_ref, source_class (strings, nullable).
-        duplicate: bool per row: an earlier row of the corpus has the same image_id.
-        erased: tells whether `image:`, `subject:` or `source:` with an identifier is on the suppression list; None when
+        duplicate: bool per row, true if an earlier row of the corpus has the same image_id.
+        erased: whether `image:`, `subject:` or `source:` followed by an identifier is on the suppression list; None if
             the list is empty.
-        retracted: per row the withdrawn data set that it gives itself away as.
+        retracted: per row the withdrawn data set that it is recognised as, or None.
     """
     names = ["source_id", "subject_ref", "source_class"]
     triples = list(zip(*(rows[name].to_pylist() for name in names), strict=True))
@@ -182,7 +183,7 @@ def decide_rows(
         if name:
             reasons[i] = Refusal.RETRACTED
     if erased:
-        for i in _gone(rows["image_id"].to_pylist(), triples, erased):
+        for i in _erased_rows(rows["image_id"].to_pylist(), triples, erased):
             reasons[i] = Refusal.ERASED
     blank = pc.fill_null(pc.equal(pc.utf8_length(rows["image_id"]), 0), True).to_numpy(zero_copy_only=False)
     for i in np.flatnonzero(blank).tolist():
@@ -193,7 +194,7 @@ def decide_rows(
     return Decisions(pa.array(reasons, pa.string()), pa.array(covers, pa.string()))
 
 
-def _gone(
+def _erased_rows(
     idents: Sequence[str | None],
     triples: Sequence[tuple[str | None, str | None, str | None]],
     erased: Callable[[str], bool],

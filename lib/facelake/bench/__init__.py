@@ -1,1 +1,1 @@
-"""Measurements: of quality against labels, of clustering outside a lake."""
+"""Benchmarks of speed, memory, scaling and recognition quality."""

@@ -1,13 +1,13 @@
-"""bench device: one process on one device, against what the very same convolutions take when nothing else runs.
+"""The command `bench device`: one process on one device, compared with the time of its convolutions alone.
 
-Rates of photos per second, in turns, medians of the rounds; each leaves out more than the one before:
+Rates in photos per second, measured in turns, medians over the rounds; each measures less work than the one before:
 
-- whole: encoded bytes to outcomes, as a worker runs it (decode, see, encode, rows of the host).
-- seen: from pixels that are on the device: scale, detect, suppress, align, encode.
-- networks: both graphs on ready tensors, in batches as the pipeline runs them.
-- convolutions: only their convolutions and matrix products, each on the tensors that it got in a run of the graph.
+- whole: encoded bytes to outcomes, as a worker runs it (decode, detect, encode, rows on the host).
+- seen: from pixels on the device: scale, detect, suppress, align, encode.
+- networks: both graphs on prepared tensors, in the batches of the pipeline.
+- convolutions: only their convolutions and matrix products, on the tensors of a recorded run of the graph.
 
-What lies between two neighbours is what bounds the upper one. Neither Ray nor Spark is needed.
+The difference between two adjacent rates is the cost of what the lower one leaves out. Needs neither Ray nor Spark.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from facelake.bench.embed import Sizes, made_pack, pack_and_photos
+from facelake.bench.embed import Sizes, pack_and_photos, resolve_pack
 from facelake.config import Config
 from facelake.embed import Pack, Pipeline, PipelineOptions, open_opener
 from facelake.embed.decode import Photo
@@ -42,19 +42,21 @@ _PRODUCTS = {"conv2d", "matmul", "__matmul__"}
 
 @dataclass(slots=True)
 class Products:
-    """A graph's products on real tensors, and their multiplications and additions."""
+    """The convolutions and matrix products of a graph as calls on recorded tensors, and their floating-point
+    operations.
+    """
 
     calls: list[Callable[[], torch.Tensor]] = field(default_factory=list)
     flop: float = 0.0
 
     def run(self) -> list[torch.Tensor]:
-        """All of them, in their order; the last is enough to wait for."""
+        """Run all calls in order; returns the last result, on which the caller can wait."""
         for call in self.calls[:-1]:
             call()
         return [self.calls[-1]()]
 
 
-class _Listening(TorchFunctionMode):
+class _Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.work = Products()
@@ -69,7 +71,7 @@ class _Listening(TorchFunctionMode):
 
 
 def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[str, Any]:
-    """Photos per second of each, and the share of the one before it that each reaches.
+    """Photos per second at each level, and the ratio of adjacent levels.
 
     Args:
         pack: folder of an InsightFace pack, or `shape:r50`; see bench.embed.
@@ -80,18 +82,18 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
     """
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
-        pack, config = made_pack(config, pack, folder)
+        pack, config = resolve_pack(config, pack, folder)
         card, loaded = pack_and_photos(config, pack, images, folder, sizes)
         data = [path.read_bytes() for path in sorted((folder / "photos").iterdir())]
     options = pipeline_options(config, card)
     if options.runtime.name != "torch":
-        raise ConfigError("bench device measures torch", where="embed.runtime", next_step="set it to torch")
+        raise ConfigError("bench device measures torch", where="embed.runtime", next_step="set embed.runtime to torch")
     began = time.monotonic()
     photos = _Photos(loaded, options, data)
     rounds = [photos.rates() for _ in range(sizes.rounds)]
-    median = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    median = {name: statistics.median(rates[name] for rates in rounds) for name in rounds[0]}
     shares = {
-        f"{name}_of_{below}": round(statistics.median(one[name] / one[below] for one in rounds), 3)
+        f"{name}_of_{below}": round(statistics.median(rates[name] / rates[below] for rates in rounds), 3)
         for name, below in pairwise(list(median))
     }
     return {
@@ -102,23 +104,23 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
         "faces_per_photo": round(photos.faces, 2),
         **{f"{name}_per_s": round(rate, 2) for name, rate in median.items()},
         **shares,
-        "seen_of_convolutions": round(statistics.median(one["seen"] / one["convolutions"] for one in rounds), 3),
+        "seen_of_convolutions": round(statistics.median(rates["seen"] / rates["convolutions"] for rates in rounds), 3),
         "convolution_tflops": round(photos.flop * median["convolutions"] / 1e12, 3),
         "seconds": round(time.monotonic() - began, 1),
     }
 
 
 class _Photos:
-    """The same photos for every measurement."""
+    """The photos and prepared tensors that all measurements share."""
 
     def __init__(self, pack: Pack, options: PipelineOptions, data: list[bytes]) -> None:
         self._pack, self._options = pack, options
-        self._rows = [(i, str(i), one) for i, one in enumerate(data)]
+        self._rows = [(i, str(i), body) for i, body in enumerate(data)]
         size, vision = options.batch_photos, self._vision()
         batches = [open_opener(options).open_all(data[start : start + size]) for start in range(0, len(data), size)]
-        pixels = [[one.photo.pixels for one in batch if isinstance(one.photo, Photo)] for batch in batches]
-        self._placed = [vision.place(one) for one in pixels]
-        self.faces = sum(len(one) for photos in self._placed for one in vision.locate(photos)) / len(data)
+        pixels = [[item.photo.pixels for item in batch if isinstance(item.photo, Photo)] for batch in batches]
+        self._placed = [vision.place(batch) for batch in pixels]
+        self.faces = sum(len(faces) for photos in self._placed for faces in vision.locate(photos)) / len(data)
         self._device = torch.device(options.runtime.device)
         detector = vision.detector
         squares = [(detector.graph, torch.rand(size, 3, side, side, device=self._device)) for side in detector.sides]
@@ -128,12 +130,12 @@ class _Photos:
             self._products = [products_of(graph, x) for graph, x, _ in self._graphs]
             self._replays = [replayed(work.run, self._device) for work in self._products]
         self.flop = sum(w.flop / len(x) * share for w, (_, x, share) in zip(self._products, self._graphs, strict=True))
-        """multiplications and additions per photo"""
+        """floating-point operations per photo"""
 
     def rates(self) -> dict[str, float]:
-        """Photos per second of each, the freest last."""
+        """Photos per second at each level, the one with the least work last."""
         pipeline, vision, first = Pipeline(self._pack, self._options), self._vision(), self._rows[:1]
-        list(pipeline.run(first))  # graphs are captured before the clock runs; and no face is known already
+        list(pipeline.run(first))  # captures the graphs before the measurement; the new pipeline has no cached faces
         self._see(vision, [self._placed[0][:1]])
         with torch.inference_mode():
             graphs = [(partial(graph.on_device, x, len(x)), len(x), share) for graph, x, share in self._graphs]
@@ -152,12 +154,16 @@ class _Photos:
 
     def _see(self, vision: DeviceVision, batches: list[list[torch.Tensor]]) -> None:
         for photos in batches:
-            found = [(photo, faces) for photo, faces in zip(photos, vision.locate(photos), strict=True) if len(faces)]
-            if found:
-                vision.encode([photo for photo, _ in found], [faces for _, faces in found])
+            detected = [
+                (photo, faces) for photo, faces in zip(photos, vision.locate(photos), strict=True) if len(faces)
+            ]
+            if detected:
+                vision.encode([photo for photo, _ in detected], [faces for _, faces in detected])
 
     def _per_photo(self, parts: Sequence[tuple[Callable[[], object], int, float]]) -> float:
-        """Photos per second where each needs a share of every part, and a part does so many at once."""
+        """Photos per second if each photo needs `share` inputs of every part, and a call of a part processes `count`
+        inputs.
+        """
         seconds = 0.0
         for run, count, share in parts:
             run()
@@ -179,8 +185,8 @@ def _again(run: Callable[[], object], times: int) -> None:
 
 
 def products_of(graph: TorchGraph, x: torch.Tensor) -> Products:
-    """The products of one run of a graph on its own input; call under inference_mode."""
-    listening = _Listening()
-    with listening:
+    """Record the products of one run of a graph on `x`; call under inference_mode."""
+    recorder = _Recorder()
+    with recorder:
         graph.once(x)
-    return listening.work
+    return recorder.work

@@ -1,15 +1,15 @@
-"""bench embed: one pack, the same photos and cores, through facelake, through insightface, and as bare models.
+"""The command `bench embed`: facelake, insightface and the bare models with the same pack, photos and cores.
 
-Three rates, taken in turns so that a noisy machine disturbs all alike, and the medians of the rounds:
+Three rates, measured in turns so that other load on the machine affects all alike; medians over the rounds:
 
-- facelake: Parquet in, Delta out. `whole` counts everything from the call to the last commit, the start of the workers
-  included; `steady` begins with the first photos that are committed while all workers run, as for a corpus of millions.
-- insightface: `FaceAnalysis` in a loop, photos decoded by OpenCV, onnxruntime's own choice of threads.
-- bare: the very graphs that facelake runs, on ready tensors of the squares that the detector looks at and of faces, in
-  as many processes as facelake has workers.
+- facelake: from Parquet to Delta. `whole` covers the time from the call to the last commit, including the start of the
+  workers; `steady` begins with the first photos committed while all workers run, as for a corpus of millions.
+- insightface: `FaceAnalysis` in a loop, photos decoded by OpenCV, with onnxruntime's default number of threads.
+- bare: the graphs that facelake runs, on prepared tensors of detector inputs and faces, in as many processes as
+  facelake has workers.
 
-CPU seconds per photo stand beside them: on a machine with other work they are what can still be compared. Those of
-facelake count every process of Ray; those of insightface count its idle threads, which wait in a loop.
+CPU seconds per photo are reported too, since they remain comparable on a busy machine. For facelake they include every
+process of Ray; for insightface they include its idle threads, which wait in a loop.
 """
 
 from __future__ import annotations
@@ -43,32 +43,33 @@ from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import Grant, import_folder, photos_of
 from facelake.stages.embedding.embed import embed
 from facelake.stages.models.model_cards import card_of_pack, write_card
-from facelake.stages.models.registry import load_pack, must_be_accepted
+from facelake.stages.models.registry import check_terms, load_pack
 
 _BARE_BATCH, _BARE_S = 16, 2.0
-_CHUNKS = 16  # per worker, so that few photos make many receipts
+_CHUNKS = 16  # chunks per worker, so that few photos make many receipts
 _BARE: dict[str, Any] = {}
 _LEAST_MARKS, _LEAST_CHUNK = 3, 4
 HEAVY = "shape:r50"
-_NOBODYS = {"accept_license": "non-commercial"}  # random weights have no owner whose terms could bind
+_NOBODYS = {"accept_license": "non-commercial"}  # networks with random weights are under no licence
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """The number of photos, rounds and the photo size of a measurement."""
 
     photos: int
     rounds: int
     side_px: int
-    """longer side to which photos are scaled; 0: as they are"""
+    """longer side to which photos are scaled, pixels; 0: unchanged"""
 
 
-def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: bool = False) -> dict[str, Any]:
-    """Images per second of the three, and their ratios; or of facelake alone, with the memory of all its processes.
+def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, *, alone: bool = False) -> dict[str, Any]:
+    """Images per second of all three, and their ratios.
 
     Args:
         pack: folder of an InsightFace pack; or `shape:r50`, networks of the shapes of SCRFD-10G and ResNet-50 with
-            random weights, which see one face in any photo.
+            random weights, which detect one face in every photo.
+        alone: measure facelake only, with the memory of all its processes.
 
     Raises:
         ConfigError: no photos, no pack, insightface not installed.
@@ -76,7 +77,7 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: boo
     """
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
-        pack, config = made_pack(config, pack, folder)
+        pack, config = resolve_pack(config, pack, folder)
         card, loaded = pack_and_photos(config, pack, images, folder, sizes)
         write_card(card, str(folder / "card.yaml"))
         workers = _workers(config)
@@ -86,16 +87,16 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, alone: boo
         rounds = []
         with _bare_pool(loaded, workers) as pool:
             for number in range(sizes.rounds):
-                one = theirs.run(sizes.photos // 4)
+                rates = theirs.run(sizes.photos // 4)
                 before = _bare(pool, workers, theirs)
-                one |= _ours(config, folder, number, sizes.photos, workers)
-                after = _bare(pool, workers, theirs)  # the machine may be slower by now
-                rounds.append(one | {name: (value + after[name]) / 2 for name, value in before.items()})
+                rates |= _ours(config, folder, number, sizes.photos, workers)
+                after = _bare(pool, workers, theirs)  # bracketed, since the machine's speed may change during the round
+                rounds.append(rates | {name: (value + after[name]) / 2 for name, value in before.items()})
     return _figures(rounds, sizes, workers, theirs.faces)
 
 
-def made_pack(config: Config, pack: str, folder: Path) -> tuple[str, Config]:
-    """The pack's folder, and the config that may open it: `shape:r50` is made, and its terms bind nobody."""
+def resolve_pack(config: Config, pack: str, folder: Path) -> tuple[str, Config]:
+    """The pack's folder, and a config that accepts its terms; the pack `shape:r50` is created in `folder`."""
     if pack != HEAVY:
         return pack, config
     settings = config.model_copy(update={"model": config.model.model_copy(update=_NOBODYS)})
@@ -103,27 +104,29 @@ def made_pack(config: Config, pack: str, folder: Path) -> tuple[str, Config]:
 
 
 def pack_and_photos(config: Config, pack: str, images: str, folder: Path, sizes: Sizes) -> tuple[ModelCard, Pack]:
-    """The pack, once its terms are accepted; photos are written to folder/photos.
+    """Card and pack, after its terms are checked; photos are written to folder/photos.
 
     Raises:
         ConfigError: no photos, no pack.
         Refused: the pack's terms are not accepted.
     """
     card, loaded = card_of_pack(pack, config, "not stated: for a measurement only")
-    must_be_accepted(config, card)
+    check_terms(config, card)
     write_photos(images, folder / "photos", sizes)
     return card, loaded
 
 
 def chosen_pack(pack: str | None, shape: str | None) -> str:
-    """What `embed_rates` takes, of two options of which one is given.
+    """The pack argument of `embed_rates`, from two command-line options of which exactly one must be given.
 
     Raises:
         ConfigError: both or neither, or an unknown shape.
     """
     if (pack is None) == (shape is None) or shape not in (None, "r50"):
         next_step = "give --pack DIR, or --pack-shape r50"
-        raise ConfigError("which pack is to be measured?", where="bench embed", next_step=next_step)
+        raise ConfigError(
+            "exactly one of --pack and --pack-shape is required", where="bench embed", next_step=next_step
+        )
     return pack or HEAVY
 
 
@@ -132,13 +135,13 @@ def _workers(config: Config) -> int:
 
 
 def _figures(rounds: list[dict[str, float]], sizes: Sizes, workers: int, faces: float) -> dict[str, Any]:
-    median = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+    median = {name: statistics.median(rates[name] for rates in rounds) for name in rounds[0]}
 
     def ratio(above: str, below: str) -> float:
         return round(statistics.median(ratios(above, below)), 3)
 
     def ratios(above: str, below: str) -> list[float]:
-        return [round(one[above] / one[below], 3) for one in rounds]
+        return [round(rates[above] / rates[below], 3) for rates in rounds]
 
     cpu = {f"{name}_cpu_ms": round(1000 * median[f"{name}_cpu"], 2) for name in ("facelake", "insightface", "bare")}
     return {
@@ -162,20 +165,20 @@ def _figures(rounds: list[dict[str, float]], sizes: Sizes, workers: int, faces: 
 
 def _alone(rounds: list[dict[str, float]]) -> dict[str, Any]:
     return {
-        "facelake_per_s": round(statistics.median(one["steady"] for one in rounds), 2),
-        "facelake_cpu_ms": round(1000 * statistics.median(one["facelake_cpu"] for one in rounds), 2),
-        "peak_memory_bytes": int(max(one["memory"] for one in rounds)),
+        "facelake_per_s": round(statistics.median(rates["steady"] for rates in rounds), 2),
+        "facelake_cpu_ms": round(1000 * statistics.median(rates["facelake_cpu"] for rates in rounds), 2),
+        "peak_memory_bytes": int(max(rates["memory"] for rates in rounds)),
     }
 
 
 def write_photos(source: str, target: Path, sizes: Sizes) -> None:
-    """As many different JPEGs as asked for: shifted a little each time round, so that no face repeats exactly."""
-    found = photos_of(source)
+    """Write `sizes.photos` different JPEGs; photos that are used again are shifted, so that no face repeats exactly."""
+    sources = photos_of(source)
     target.mkdir()
     for number in range(sizes.photos):
-        with Image.open(found[number % len(found)]) as image:
+        with Image.open(sources[number % len(sources)]) as image:
             pixels = np.asarray(image.convert("RGB"))
-        shifted = Image.fromarray(np.roll(pixels, number // len(found), axis=1))
+        shifted = Image.fromarray(np.roll(pixels, number // len(sources), axis=1))
         if sizes.side_px:
             scale = sizes.side_px / max(shifted.size)
             shifted = shifted.resize((round(shifted.width * scale), round(shifted.height * scale)))
@@ -185,7 +188,9 @@ def write_photos(source: str, target: Path, sizes: Sizes) -> None:
 def _ours(
     config: Config, folder: Path, number: int, photos: int, workers: int, memory_every_s: float = 3600.0
 ) -> dict[str, float]:
-    """facelake's embed stage on a lake of its own. Looking at the memory of all processes takes time of its own."""
+    """Rates of facelake's embed stage on a new lake. Memory is sampled rarely by default, because sampling takes
+    time.
+    """
     model = config.model.model_copy(update={"card": str(folder / "card.yaml"), "cache": str(folder / "cache")})
     embedding = config.embed.model_copy(update={"chunk_rows": max(_LEAST_CHUNK, photos // (_CHUNKS * workers))})
     settings = config.model_copy(
@@ -196,9 +201,9 @@ def _ours(
 
     def listen(event: Event) -> None:
         if isinstance(event, StageProgress) and event.counts.get("workers") == workers:
-            # while others start, their start would be counted as work
+            # only once all workers run; otherwise their start would be counted
             marks.append((time.monotonic(), event.done))
-            if len(marks) == 1 or event.done == photos:  # looking at all processes takes CPU of its own
+            if len(marks) == 1 or event.done == photos:  # reading all processes takes CPU time itself
                 cpu.append(family_cpu_s())
 
     with writing(settings, "bench", listen) as context:
@@ -206,13 +211,13 @@ def _ours(
         import_folder(context, str(folder / "photos"), grant=Grant())
         admit(context)
         context.pack = load_pack(settings)
-        pa.default_memory_pool().release_unused()  # the import's, which is another command's
+        pa.default_memory_pool().release_unused()  # memory of the import, which is not part of embed
         with PeakMemory(memory_every_s) as memory:
             began = time.monotonic()
             embed(context)
             ended = time.monotonic()
     if len(marks) < _LEAST_MARKS or len(cpu) < 2:
-        what, next_step = "photos were done before all workers ran", "give more --photos"
+        what, next_step = "the photos were embedded before all workers ran", "give more --photos"
         raise ConfigError(what, where="bench embed", next_step=next_step)
     (first_s, first), (_, total) = marks[0], marks[-1]
     return {
@@ -224,12 +229,12 @@ def _ours(
 
 
 class _FaceAnalysisLoop:
-    """insightface as its README has it."""
+    """insightface's FaceAnalysis in a loop, as in its README."""
 
     def __init__(self, pack: str, photos: Path, min_score: float) -> None:
         self._analysis, self._photos = face_analysis(pack, min_score), sorted(photos.iterdir())
         self.faces = 0.0
-        """per photo"""
+        """mean number of faces per photo of the last run"""
 
     def run(self, count: int) -> dict[str, float]:
         import cv2
@@ -250,7 +255,7 @@ def _bare_pool(pack: Pack, workers: int) -> ProcessPoolExecutor:
 
 
 def _load_bare(pack: Pack) -> None:
-    """The graphs as facelake runs them, and tensors of the squares that the detector looks at."""
+    """Load the graphs as facelake runs them, and prepare input tensors, in a worker process."""
     card, random = pack.card, np.random.default_rng(0)
     assert isinstance(card.detector, ScrfdCard)
     _BARE["detector"] = OnnxGraph(batchable(pack.detector, any_size=card.detector.any_size))
@@ -262,13 +267,13 @@ def _load_bare(pack: Pack) -> None:
 
 
 def _bare(pool: ProcessPoolExecutor, workers: int, theirs: _FaceAnalysisLoop) -> dict[str, float]:
-    """Photos per second of all workers together: every detector run, and as many encoder runs as there are faces."""
+    """Photos per second of all workers together: all detector inputs, and as many encoder inputs as faces per photo."""
     parts = list(pool.map(_bare_seconds, [theirs.faces] * workers))
     return {"bare": sum(1 / wall for wall, _ in parts), "bare_cpu": statistics.mean(cpu for _, cpu in parts)}
 
 
 def _bare_seconds(faces: float) -> tuple[float, float]:
-    """Seconds and CPU seconds per photo in this process."""
+    """(wall-clock seconds, CPU seconds) per photo in this process."""
     detect = [_cheapest(_BARE["detector"], squares, 4) for squares in _BARE["squares"]]
     encode = _cheapest(_BARE["encoder"], _BARE["crops"], _BARE_BATCH)
     wall, cpu = map(sum, zip(*detect, strict=True))
@@ -276,7 +281,7 @@ def _bare_seconds(faces: float) -> tuple[float, float]:
 
 
 def _cheapest(graph: OnnxGraph, blob: F32, most: int) -> tuple[float, float]:
-    """Of one input a run and several, what takes less CPU."""
+    """(wall-clock, CPU) seconds per input, single or in a batch of `most`, whichever takes less CPU time."""
     return min((_each(graph, blob[:count]) for count in (1, most)), key=lambda pair: pair[1])
 
 

@@ -1,4 +1,4 @@
-"""bench erase: a lake of synthetic faces, some subjects erased from it, and what that cost and left."""
+"""The command `bench erase`: erases subjects from a lake of synthetic faces and measures time and residuals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.config import Config
-from facelake.contracts import ADMISSIONS, FACES, GROUPS, TABLES, Covers, file_key
+from facelake.contracts import ADMISSIONS, FACES, GROUPS, TABLES, Covers, DataFileName
 from facelake.erase import Needles
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
@@ -20,20 +20,21 @@ from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase, residual
 from facelake.stages.gallery.publish import publish
+from facelake.vectors import encode_embeddings, unit_rows
 
 _PER_FILE, _PER_PERSON, _DIM = 10_000, 20, 128
 _STEPS = ("find", "rows", "gallery", "names", "corpus", "purge", "scan", "certificate")
 
 
 def erase_subjects(config: Config, faces: int, subjects: int, emit: Listener) -> dict[str, Any]:
-    """Make a lake of `faces` at the config's lake, erase `subjects` of its people, look for what is left.
+    """Create a lake of `faces` synthetic faces, erase `subjects` of its people, and scan it for residuals.
 
     Raises:
-        ConfigError: there is something at the lake's root already, or fewer people than are to be erased.
+        ConfigError: the lake's root is not empty, or `subjects` exceeds the number of people.
     """
     people = max(faces // _PER_PERSON, 1)
     if subjects > people:
-        what = f"{faces} faces are of {people} people"
+        what = f"{faces} faces belong to {people} people"
         raise ConfigError(what, where="--subjects", next_step=f"erase at most {people}")
     marks: list[tuple[int, float]] = []
 
@@ -44,7 +45,7 @@ def erase_subjects(config: Config, faces: int, subjects: int, emit: Listener) ->
 
     with writing(config, "bench", listen) as context:
         if context.lake["faces"].version() >= 0:
-            raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
+            raise ConfigError("the lake already exists", where=config.lake, next_step="give an empty --lake")
         began = time.monotonic()
         build_lake(context, faces)
         built = time.monotonic() - began
@@ -83,65 +84,67 @@ def _bytes(lake: Lake) -> int:
 
 
 def _others(lake: Lake, names: list[str]) -> pa.Table:
-    """Faces of everybody else, all columns, in one order."""
-    gone = {f"{name}/{i}.jpg" for name in names for i in range(_PER_PERSON)}
+    """The faces of all other people, all columns, sorted by face_id."""
+    erased = {f"{name}/{i}.jpg" for name in names for i in range(_PER_PERSON)}
     rows = lake["faces"].read()
-    kept = [image not in gone for image in rows["image_id"].to_pylist()]
+    kept = [image not in erased for image in rows["image_id"].to_pylist()]
     return rows.filter(pa.array(kept)).sort_by("face_id").combine_chunks()
 
 
 def build_lake(context: Context, faces: int) -> None:
-    """Faces in the order of their photos, which is not that of people: the faces of one lie all over the lake."""
+    """Write synthetic faces, admissions and groups, then publish; the faces of a person are spread over all files."""
     generator, people = np.random.default_rng(0), max(faces // _PER_PERSON, 1)
     person = generator.permutation(np.arange(faces) % people)
     count = np.zeros(people, np.int64)
     receipts: dict[str, list[Any]] = {name: [] for name in ("admissions", "faces", "groups")}
     centres = generator.normal(size=(people, _DIM)).astype(np.float32)
     for number, start in enumerate(range(0, faces, _PER_FILE)):
-        mine = person[start : start + _PER_FILE]
-        nth = np.empty(len(mine), np.int64)
-        for i, one in enumerate(mine.tolist()):
-            nth[i], count[one] = count[one], count[one] + 1
-        vectors = centres[mine] + generator.normal(size=(len(mine), _DIM)).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        for name, table in _tables(context, f"c-{number:05d}.parquet", start, mine, nth, vectors).items():
-            key = file_key(f"c-{number:05d}.parquet")
-            stem = key if name == "admissions" else f"{context.model_digest[:8]}-{key}-{start:010d}"
-            receipts[name].append(context.lake[name].stage(table, stem))
+        part = person[start : start + _PER_FILE]
+        nth = np.empty(len(part), np.int64)
+        for i, owner in enumerate(part.tolist()):
+            nth[i], count[owner] = count[owner], count[owner] + 1
+        vectors = centres[part] + generator.normal(size=(len(part), _DIM)).astype(np.float32)
+        vectors = unit_rows(vectors)
+        for name, table in _tables(context, f"c-{number:05d}.parquet", start, part, nth, vectors).items():
+            corpus_file = f"c-{number:05d}.parquet"
+            file_name = DataFileName.of_chunk(context.model_digest, corpus_file, start)
+            if name == "admissions":
+                file_name = DataFileName.of_corpus_file(corpus_file)
+            receipts[name].append(context.lake[name].stage(table, file_name))
     for name, staged in receipts.items():
         context.lake[name].commit(staged)
     publish(context)
 
 
 def _tables(
-    context: Context, file: str, start: int, mine: np.ndarray, nth: np.ndarray, vectors: np.ndarray
+    context: Context, file: str, start: int, people: np.ndarray, nth: np.ndarray, vectors: np.ndarray
 ) -> dict[str, pa.Table]:
-    images = [f"{_subject(p)}/{n}.jpg" for p, n in zip(mine.tolist(), nth.tolist(), strict=True)]
-    ids = [f"{start + i:032x}" for i in range(len(mine))]
-    rows = np.arange(len(mine))
+    images = [f"{_subject(p)}/{n}.jpg" for p, n in zip(people.tolist(), nth.tolist(), strict=True)]
+    ids = [f"{start + i:032x}" for i in range(len(people))]
+    rows = np.arange(len(people))
     admissions = {
         "image_id": images,
-        "source_id": ["bench"] * len(mine),
-        "subject_ref": [_subject(p) for p in mine.tolist()],
-        "corpus_file": [file] * len(mine),
+        "source_id": ["bench"] * len(people),
+        "subject_ref": [_subject(p) for p in people.tolist()],
+        "corpus_file": [file] * len(people),
         "corpus_row": rows,
-        "admitted": [True] * len(mine),
-        "covers": [str(Covers.NAMED)] * len(mine),
-        "purpose": [context.config.purpose] * len(mine),
-        "ledger_version": [-1] * len(mine),
+        "admitted": [True] * len(people),
+        "covers": [str(Covers.NAMED)] * len(people),
+        "purpose": [context.config.purpose] * len(people),
+        "ledger_version": [-1] * len(people),
     }
     faces = {
         "face_id": ids,
         "image_id": images,
-        "content_sha256": [f"{start + i:064x}" for i in range(len(mine))],
-        "box": [[0.0, 0.0, 100.0, 120.0]] * len(mine),
-        "quality": np.full(len(mine), 0.8, np.float32),
-        "embedding": [row.astype("<f2").tobytes() for row in vectors],
-        "model_digest": [context.model_digest] * len(mine),
-        "corpus_file": [file] * len(mine),
+        "content_sha256": [f"{start + i:064x}" for i in range(len(people))],
+        "box": [[0.0, 0.0, 100.0, 120.0]] * len(people),
+        "quality": np.full(len(people), 0.8, np.float32),
+        "embedding": encode_embeddings(vectors),
+        "model_digest": [context.model_digest] * len(people),
+        "corpus_file": [file] * len(people),
         "corpus_row": rows,
     }
-    groups = {"face_id": ids, "group_id": mine, "score": np.ones(len(mine), np.float32)}
+    groups = {"face_id": ids, "group_id": people, "score": np.ones(len(people), np.float32)}
     return {
         "admissions": _full(admissions, ADMISSIONS),
         "faces": _full(faces, FACES),

@@ -1,4 +1,6 @@
-"""bench match: 1:N by the matcher's client against FAISS's own flat index over the same vectors, in turns."""
+"""The command `bench match`: 1:N search of the matcher's client compared with a FAISS flat index over the same
+vectors.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +16,33 @@ import pyarrow as pa
 
 from facelake.contracts import F32
 from facelake.matcher import Gallery
+from facelake.vectors import unit_rows
 
 _MODEL = "0" * 64
 
 
 def compare_search(identities: int, dim: int, probes: int, k: int, rounds: int) -> dict[str, Any]:
-    """Queries per second of both, medians over rounds, and whether they answered alike.
+    """Queries per second of both, medians over rounds measured in turns, and whether their results agree.
 
-    The client's figure includes what it does for each call: lease and model checked, probes normalised, ids looked up.
+    The client's figure includes its checks of lease and model, the normalisation of probes and the lookup of ids.
     """
     generator = np.random.default_rng(0)
     vectors = _unit(generator, identities, dim)
-    asked = vectors[generator.integers(0, identities, probes)] + 0.5 * _unit(generator, probes, dim)
-    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    queries = vectors[generator.integers(0, identities, probes)] + 0.5 * _unit(generator, probes, dim)
+    queries = unit_rows(queries)
     flat = faiss.IndexFlatIP(dim)
     flat.add(vectors)
     gallery = _gallery(vectors, flat)
-    same = _alike(gallery, flat, asked[:256], k)
+    same = _alike(gallery, flat, queries[:256], k)
     ours: list[float] = []
     theirs: list[float] = []
     for _ in range(rounds):
-        ours.append(_seconds(lambda: gallery.search(asked, _MODEL, k)))
-        theirs.append(_seconds(lambda: flat.search(asked, k)))
+        ours.append(_seconds(lambda: gallery.search(queries, _MODEL, k)))
+        theirs.append(_seconds(lambda: flat.search(queries, k)))
     figures = {"client_per_s": probes / median(ours), "faiss_per_s": probes / median(theirs)}
     ratio = round(median(b / a for a, b in zip(ours, theirs, strict=True)), 3)
     shape = {"identities": identities, "dim": dim, "probes": probes, "k": k, "rounds": rounds}
-    return shape | {name: round(one, 1) for name, one in figures.items()} | {"ratio": ratio, "same_answers": same}
+    return shape | {name: round(rate, 1) for name, rate in figures.items()} | {"ratio": ratio, "same_answers": same}
 
 
 def _gallery(vectors: F32, flat: faiss.Index) -> Gallery:
@@ -60,15 +63,14 @@ def _gallery(vectors: F32, flat: faiss.Index) -> Gallery:
 
 
 def _alike(gallery: Gallery, flat: faiss.Index, probes: F32, k: int) -> bool:
-    found = gallery.search(probes, _MODEL, k)
+    matches = gallery.search(probes, _MODEL, k)
     similarity, index = flat.search(probes, k)
     names = [[f"id-{i:08d}" for i in row] for row in index.tolist()]
-    return names == found.identity_ids and bool(np.allclose(similarity, found.similarity, atol=1e-6))
+    return names == matches.identity_ids and bool(np.allclose(similarity, matches.similarity, atol=1e-6))
 
 
 def _unit(generator: np.random.Generator, count: int, dim: int) -> F32:
-    found = generator.standard_normal((count, dim), np.float32)
-    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
+    return unit_rows(generator.standard_normal((count, dim), np.float32))
 
 
 def _seconds(work: Callable[[], object]) -> float:

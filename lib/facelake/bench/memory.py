@@ -73,7 +73,7 @@ def family_cpu_s() -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        ticks += sum(int(value) for value in fields[11:15])  # user, system; of children that were waited for
+        ticks += sum(int(value) for value in fields[11:15])  # user, system, and those of waited-for children
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -17,7 +17,7 @@ from facelake.bench.cluster import PRIOR
 from facelake.bench.memory import PeakMemory
 from facelake.cluster import columns
 from facelake.config import Config
-from facelake.contracts import FACES, Covers, Receipt
+from facelake.contracts import FACES, Covers, DataFileName, Receipt
 from facelake.embed import Pack
 from facelake.errors import ConfigError
 from facelake.events import Listener
@@ -110,7 +110,7 @@ def come_and_go(context: Context, come: Sequence[Path], gone: Sequence[Path]) ->
             for batch in file.iter_batches(_PER_FILE):
                 made = _faces(context, batch)
                 if made.num_rows:
-                    staged.append(table.stage(made, f"{context.model_digest[:8]}-{len(staged):06d}"))
+                    staged.append(table.stage(made, DataFileName(context.model_digest[:8], part=f"{len(staged):06d}")))
     table.commit(staged)
 
 

@@ -1,4 +1,4 @@
-"""bench parity: a pack through facelake and through insightface itself, face by face."""
+"""The command `bench parity`: compares facelake with insightface on the same pack, face by face."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from facelake.embed import Pack, Pipeline
 from facelake.errors import ConfigError
 from facelake.stages.admission.import_images import photos_of
 from facelake.stages.models.model_cards import card_of_pack
-from facelake.stages.models.registry import must_be_accepted, pipeline_options
+from facelake.stages.models.registry import check_terms, pipeline_options
 
 LEAST_IOU, MOST_LANDMARK_PX, LEAST_COSINE = 0.99, 0.5, 0.9995
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """insightface's answer for one face."""
+    """The result of insightface for one face."""
 
     box: F32
     landmarks: F32
@@ -36,14 +36,14 @@ def parity(config: Config, pack: str, images: str, training_data: str | None = N
 
     Returns:
         Counts, and over all pairs of faces the worst and the median IoU, landmark distance (pixels of the photo) and
-        cosine; `agrees` says whether all are within the limits that the project sets itself.
+        cosine; `agrees` is whether all are within the project's limits.
 
     Raises:
         ConfigError: no photos, no pack, insightface or OpenCV not installed.
         Refused: the pack's terms are not accepted.
     """
     card, loaded = card_of_pack(pack, config, training_data or "not stated: for a comparison only")
-    must_be_accepted(config, card)
+    check_terms(config, card)
     paths = photos_of(images)
     theirs = reference(pack, card.min_det_score)
     pairs: list[tuple[float, float, float]] = []
@@ -55,15 +55,15 @@ def parity(config: Config, pack: str, images: str, training_data: str | None = N
         counts["faces_insightface"] += len(expected)
         counts["photos_with_other_count"] += len(ours) != len(expected)
         for wanted in expected:
-            found = _compared(wanted, ours)
-            pairs.append(found)
-            if found[2] < worst[1]:
-                worst = (path.name, found[2])
+            pair = _compared(wanted, ours)
+            pairs.append(pair)
+            if pair[2] < worst[1]:
+                worst = (path.name, pair[2])
     return counts | _summary(pairs) | {"worst_photo": worst[0], "agrees": _agrees(counts, pairs)}
 
 
 def reference(pack: str, min_score: float) -> Callable[[Path], list[Reference]]:
-    """insightface's answers for a photo, read by OpenCV."""
+    """A function that returns insightface's faces of a photo, read by OpenCV."""
     analysis = face_analysis(pack, min_score)
 
     def analyse(path: Path) -> list[Reference]:
@@ -78,7 +78,7 @@ def reference(pack: str, min_score: float) -> Callable[[Path], list[Reference]]:
 
 
 def face_analysis(pack: str, min_score: float) -> Any:
-    """insightface's FaceAnalysis over a pack, as its README has it.
+    """insightface's FaceAnalysis for a pack, set up as in its README.
 
     Raises:
         ConfigError: insightface or OpenCV is not installed.
@@ -86,9 +86,9 @@ def face_analysis(pack: str, min_score: float) -> Any:
     try:
         from insightface.app import FaceAnalysis
     except ImportError as err:
-        next_step = "pip install 'facelake[test]', or insightface and opencv-python"
+        next_step = "run pip install 'facelake[test]', or install insightface and opencv-python"
         raise ConfigError(f"not installed: {err.name}", where="bench", next_step=next_step) from err
-    warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")  # scikit-image, at every face
+    warnings.filterwarnings("ignore", category=FutureWarning, module="insightface")  # from scikit-image, once per face
     analysis = FaceAnalysis(
         str(Path(pack).expanduser()), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
     )
@@ -103,15 +103,16 @@ def _ours(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Face,
 
 
 def _compared(wanted: Reference, ours: tuple[Face, ...]) -> tuple[float, float, float]:
-    """IoU, largest landmark distance and cosine to the face of ours that overlaps most; (0, inf, -1) without one."""
+    """IoU, largest landmark distance (pixels) and cosine to facelake's face with the largest overlap; (0, inf, -1) if
+    none overlaps."""
     overlaps = [_iou(wanted.box, face.box) for face in ours]
     if not overlaps or max(overlaps) <= 0:
         return 0.0, float("inf"), -1.0
     best = int(np.argmax(overlaps))
     face = ours[best]
-    apart = np.linalg.norm(wanted.landmarks - face.landmarks, axis=1).max()
+    distance = np.linalg.norm(wanted.landmarks - face.landmarks, axis=1).max()
     unit = face.embedding.astype(np.float32)
-    return overlaps[best], float(apart), float(wanted.embedding @ unit / np.linalg.norm(unit))
+    return overlaps[best], float(distance), float(wanted.embedding @ unit / np.linalg.norm(unit))
 
 
 def _iou(a: F32, b: F32) -> float:
@@ -123,12 +124,12 @@ def _iou(a: F32, b: F32) -> float:
 def _summary(pairs: list[tuple[float, float, float]]) -> dict[str, Any]:
     if not pairs:
         return {}
-    iou, apart, cosine = (np.array(column) for column in zip(*pairs, strict=True))
+    iou, distance, cosine = (np.array(column) for column in zip(*pairs, strict=True))
     return {
         "iou_least": round(float(iou.min()), 5),
         "iou_median": round(float(np.median(iou)), 5),
-        "landmark_px_most": round(float(apart.max()), 4),
-        "landmark_px_median": round(float(np.median(apart)), 4),
+        "landmark_px_most": round(float(distance.max()), 4),
+        "landmark_px_median": round(float(np.median(distance)), 4),
         "cosine_least": round(float(cosine.min()), 6),
         "cosine_median": round(float(np.median(cosine)), 6),
     }

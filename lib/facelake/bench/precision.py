@@ -1,4 +1,4 @@
-"""bench precision: what another precision of the same encoder gains in CPU time and costs in recognition."""
+"""The command `bench precision`: CPU time and recognition accuracy of an encoder in another precision."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _BATCH, _ROUND_S, _ROUNDS = 8, 1.0, 5
 
 
 def compare_precision(config: Config, other: str, images: str, labels: str) -> dict[str, Any]:
-    """The configured card's encoder against another card's, on the same aligned faces, in turns.
+    """Compare the configured card's encoder with another card's, on the same aligned faces, measured in turns.
 
     Returns:
-        Of both CPU milliseconds per face on one thread (median of rounds) and the share of pairs of one person that are
-        told at a false match rate of 1e-3 and 1e-4 (best detection per photo); ratio of times; cosines between the two.
+        For both: CPU milliseconds per face on one thread (median of rounds), and the true accept rate at false match
+        rates of 1e-3 and 1e-4 (best detection per photo). Also the ratio of times and the cosines between the two.
 
     Raises:
         ConfigError: no photos, no labels, an unknown card.
@@ -44,27 +44,29 @@ def compare_precision(config: Config, other: str, images: str, labels: str) -> d
     figures: dict[str, Any] = {
         "card": find_card(of_card["other"].model.card).name,
         "faces": len(faces),
-        "times_faster": round(statistics.median(one["float32"] / one["other"] for one in rounds), 2),
+        "times_faster": round(statistics.median(times["float32"] / times["other"] for times in rounds), 2),
         "cosine_least": round(float(cosines.min()), 4),
         "cosine_median": round(float(np.median(cosines)), 4),
     }
     for name, unit in units.items():
-        figures[f"{name}_cpu_ms"] = round(statistics.median(one[name] for one in rounds), 2)
+        figures[f"{name}_cpu_ms"] = round(statistics.median(times[name] for times in rounds), 2)
         figures |= {f"{name}_{key}": value for key, value in recognition(unit, people).items()}
     return figures
 
 
 def recognition(unit: F32, people: list[str]) -> dict[str, float]:
-    """Share of genuine pairs above the least similarity that keeps to a false match rate; unit (n, dim)."""
+    """True accept rates of embeddings (n, dim): the share of genuine pairs above the threshold of a false match
+    rate.
+    """
     first, second = np.triu_indices(len(unit), 1)
     similarity = (unit @ unit.T)[first, second]
     same = np.array(people)[first] == np.array(people)[second]
-    genuine, falling = similarity[same], np.sort(similarity[~same])[::-1]
-    found = {"genuine_pairs": float(len(genuine)), "impostor_pairs": float(len(falling))}
+    genuine, impostor = similarity[same], np.sort(similarity[~same])[::-1]
+    figures = {"genuine_pairs": float(len(genuine)), "impostor_pairs": float(len(impostor))}
     for rate in _RATES:
-        limit = falling[int(rate * len(falling))]  # the first impostor that is one too many
-        found[f"tar_at_{rate:g}"] = round(float((genuine > limit).mean()), 4)
-    return found | {"genuine_least": round(float(genuine.min()), 4), "impostor_most": round(float(falling[0]), 4)}
+        limit = impostor[int(rate * len(impostor))]  # the first impostor that exceeds the rate
+        figures[f"tar_at_{rate:g}"] = round(float((genuine > limit).mean()), 4)
+    return figures | {"genuine_least": round(float(genuine.min()), 4), "impostor_most": round(float(impostor[0]), 4)}
 
 
 def _with_card(config: Config, card: str) -> Config:
@@ -72,16 +74,16 @@ def _with_card(config: Config, card: str) -> Config:
 
 
 def _labelled(config: Config, pack: Pack, images: str, labels: str) -> tuple[list[str], U8]:
-    """Person and first face of every labelled photo."""
+    """The person and the best face (112, 112, 3) of every labelled photo."""
     person_of = read_labels(labels)
-    found: dict[str, U8] = {}
+    face_of: dict[str, U8] = {}
     for path, face in aligned_faces(config, pack, [p for p in photos_of(images) if p.name in person_of]):
-        found.setdefault(path.name, face)
-    people = [person_of[name] for name in found]
+        face_of.setdefault(path.name, face)
+    people = [person_of[name] for name in face_of]
     if len(set(people)) in (0, len(people)):
         next_step = "label at least two photos of one person, and of another"
         raise ConfigError("no pair of photos shows one person", where=labels, next_step=next_step)
-    return people, np.stack(list(found.values()))
+    return people, np.stack(list(face_of.values()))
 
 
 def _parts(faces: U8) -> list[U8]:
@@ -89,7 +91,7 @@ def _parts(faces: U8) -> list[U8]:
 
 
 def _cpu_ms(encoder: Encoder, faces: U8) -> float:
-    """CPU milliseconds per face, in the batches of the pipeline, for a second."""
+    """CPU milliseconds per face in batches of the pipeline's size, measured for one second."""
     cpu, done, began = time.process_time(), 0, time.monotonic()
     while time.monotonic() - began < _ROUND_S or not done:
         part = faces[:_BATCH] if len(faces) < 2 * _BATCH else faces[done % (len(faces) - _BATCH) :][:_BATCH]

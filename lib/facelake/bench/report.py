@@ -1,4 +1,4 @@
-"""bench report: a lake of synthetic faces without photos, its report by the command line, and what that took."""
+"""The command `bench report`: time and memory of the report of a lake of synthetic faces without photos."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from facelake.stages.gallery.analytics import analyse
 
 
 def report_of(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
-    """Make a lake of `faces` (20 per person) and have `facelake report` run on it, in a process of its own.
+    """Create a lake of `faces` synthetic faces (20 per person) and run `facelake report` on it in a separate process.
 
     Raises:
-        ConfigError: there is something at the lake's root already; the report failed.
+        ConfigError: the lake's root is not empty, or the report failed.
     """
     with writing(config, "bench", emit) as context:
         if context.lake["faces"].version() >= 0:
-            raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
-        context.lake.mark_as_demo()  # faces of nobody need no assessment
+            raise ConfigError("the lake already exists", where=config.lake, next_step="give an empty --lake")
+        context.lake.mark_as_demo()  # synthetic faces need no impact assessment
         build_lake(context, faces)
         analyse(context)
     command = [sys.executable, "-m", "facelake.bench.report", config.lake]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        why = (done.stderr.splitlines() or ["nothing was said"])[-1]
+        why = (done.stderr.splitlines() or ["no output"])[-1]
         raise ConfigError(f"the report failed: {why}", where=config.lake, next_step="run `facelake report` on it")
     return {"faces": faces, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def _alone(lake: str) -> dict[str, Any]:
-    """The report as the only work of this process; VmHWM, since getrusage would count the parent's memory too."""
-    (made,) = (result for result in run_night(load_config(lake=lake), only=["report"]) if result.stage == "report")
+def _measure(lake: str) -> dict[str, Any]:
+    """Run the report as the only work of this process. Memory is VmHWM, since getrusage includes the parent's
+    memory.
+    """
+    (report,) = (result for result in run_night(load_config(lake=lake), only=["report"]) if result.stage == "report")
     status = Path("/proc/self/status").read_text()
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"seconds": round(made.seconds, 2), "page_bytes": made.counts["bytes"], "peak_rss_bytes": peak * 1024}
+    return {"seconds": round(report.seconds, 2), "page_bytes": report.counts["bytes"], "peak_rss_bytes": peak * 1024}
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_alone(sys.argv[1])) + "\n")
+    sys.stdout.write(json.dumps(_measure(sys.argv[1])) + "\n")

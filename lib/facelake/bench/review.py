@@ -1,4 +1,4 @@
-"""bench review: how long a reviewer waits on a lake of synthetic faces: for the queue, a view, until it is recorded."""
+"""The command `bench review`: response times of the review page on a lake of synthetic faces."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from facelake.stages.gallery.corrections import CorrectionRequest
 from facelake.stages.review import views
 from facelake.stages.review.session import ReviewSession
 
-_LOOKED_AT = 20
+_VIEWED = 20  # identities that are viewed
 _MARK = "bench-review.txt"
 
 
 def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
-    """Make a lake of `faces` at the config's lake, unless one is there, and review it as the page does.
+    """Create a lake of `faces` synthetic faces, unless this benchmark has created it before, and review it as the
+    page does.
 
     Raises:
-        ConfigError: there is a lake that this did not make: answers are recorded in it.
+        ConfigError: the lake exists and was not created by this benchmark, which records answers in it.
     """
     config = config.model_copy(update={"governance": GovernanceSection(dpia="a benchmark")})
     with writing(config, "bench", emit) as context:
         empty = context.lake["faces"].version() < 0
         if not empty and context.lake.store.tag(_MARK) is None:
-            raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
+            raise ConfigError("the lake already exists", where=config.lake, next_step="give an empty --lake")
         if empty:
             context.lake.store.write(_MARK, b"made by `facelake bench review`\n")
             grant = Entry(
@@ -46,32 +47,32 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
             record(context.lake, [grant])
             build_lake(context, faces)
             analyse(context)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         began = time.monotonic()
-        made = work()
-        found[name] = round(time.monotonic() - began, 3)
-        return made
+        result = work()
+        figures[name] = round(time.monotonic() - began, 3)
+        return result
 
     began = time.monotonic()
     session = timed("open_s", lambda: ReviewSession.open(reading(config, emit), config.purpose, "bench"))
     queue = timed("first_queue_s", lambda: views.queue(session))
     stats = session.context.lake["identity_stats"].read(["identity_id", "nearest_id", "size"])
-    names = stats.take(np.random.default_rng(0).choice(stats.num_rows, _LOOKED_AT, replace=False)).to_pylist()
+    names = stats.take(np.random.default_rng(0).choice(stats.num_rows, _VIEWED, replace=False)).to_pylist()
     views.view_one(session, names[0]["identity_id"])
-    found["first_identity_after_open_s"] = round(time.monotonic() - began, 3)
-    found["identity_s"] = _median([partial(views.view_one, session, n["identity_id"]) for n in names[1:]])
+    figures["first_identity_after_open_s"] = round(time.monotonic() - began, 3)
+    figures["identity_s"] = _median([partial(views.view_one, session, n["identity_id"]) for n in names[1:]])
     pairs = [(n["identity_id"], n["nearest_id"]) for n in names[1:] if n["nearest_id"]]
-    found["pair_s"] = _median([partial(views.view_pair, session, a, b) for a, b in pairs])
-    found["queue_s"] = _median([partial(views.queue, session)] * 5)
+    figures["pair_s"] = _median([partial(views.view_pair, session, a, b) for a, b in pairs])
+    figures["queue_s"] = _median([partial(views.queue, session)] * 5)
     version, (a, b) = session.moment().gallery.version, pairs[0]
-    said = CorrectionRequest(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
-    made = timed("answer_s", lambda: views.answer(session, said, version))
-    timed("undo_s", lambda: views.take_back(session, made.seq, "a benchmark"))
+    request = CorrectionRequest(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
+    correction = timed("answer_s", lambda: views.answer(session, request, version))
+    timed("undo_s", lambda: views.take_back(session, correction.seq, "a benchmark"))
     session.close()
     lake = session.context.lake
-    return found | {
+    return figures | {
         "faces": lake["faces"].snapshot().rows,
         "identities": stats.num_rows,
         "questions": queue.total,

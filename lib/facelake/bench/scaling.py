@@ -1,8 +1,8 @@
-"""bench scaling: the same work in one process and through the engines with 1, 2, 4 single-threaded workers.
+"""The command `bench scaling`: the same work in one process and on the engines with 1, 2 and 4 single-threaded workers.
 
-CPU seconds are compared, since wall time on a machine with other work says little; walls are noted beside them. Every
-run is a process of its own. What engines cost once (a JVM, Python workers, imports) is told from what they cost per
-face by two sizes: the difference between them is what a longer run has more of.
+CPU seconds are compared, since wall-clock time is not meaningful on a busy machine; it is reported too. Every run is a
+separate process. Fixed costs of the engines (a JVM, Python workers, imports) are separated from costs per face by
+measuring two sizes: the difference between the two contains costs per face only.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from facelake.bench.embed import Sizes, write_photos
 from facelake.bench.memory import family_cpu_s
 from facelake.bench.stage_costs import face_rows, vectors_of, write_corpus
 from facelake.config import ClusterSection, S3Section, SparkSection, load_config
-from facelake.contracts import Chunk, ChunkReceipt
-from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec, chunk_stem
+from facelake.contracts import Chunk, ChunkReceipt, DataFileName
+from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
 from facelake.engines.select_exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
@@ -46,46 +46,52 @@ from facelake.stages.models.registry import load_pack
 
 _DIM, _FILES = 128, 8
 _ALONE, _PAIR = "in process", "in process, two at once"
-_CHUNK_ROWS = 16  # photos, so that two hundred make chunks for four workers
-_EVERY = 32  # chunks per commit and per corpus file, so that memory is looked at where a file begins
+_CHUNK_ROWS = 16  # photos per chunk, so that two hundred photos make chunks for four workers
+_EVERY = 32  # chunks per commit and per corpus file, so that memory is measured at file boundaries
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
 def scaling(sizes: Sequence[int], workers: Sequence[int], emit: Listener) -> dict[str, Any]:
-    """Clustering of two sizes, in one process and on Spark; seconds of CPU and of the clock.
+    """Clustering of two sizes, in one process and on Spark: CPU and wall-clock seconds.
 
-    Cores that share caches and pipelines are slower when both work. So two processes at once, each with all the work,
-    are measured too, and what several workers use is compared with what one of those used.
+    Cores that share caches and pipelines are slower when both are busy. Therefore two processes at once, each with all
+    the work, are measured too, and the CPU time of several workers is compared with that of one of these.
 
     Raises:
         ConfigError: not two sizes; a run failed.
     """
     if len(sizes) != 2:
-        raise ConfigError("two sizes are needed", where="--faces", next_step="for example --faces 30000,120000")
+        raise ConfigError(
+            "two sizes are needed", where="--faces", next_step="give two sizes, for example --faces 30000,120000"
+        )
     return _compared({"what": "cluster"}, "faces", sizes, workers, emit)
 
 
 def ray_scaling(images: str, sizes: Sequence[int], workers: Sequence[int], emit: Listener) -> dict[str, Any]:
-    """The same for embed and Ray: two numbers of photos, made of those of a folder.
+    """As `scaling`, for embed on Ray: two numbers of photos, derived from those of a folder.
 
     Raises:
         ConfigError: not two sizes; no photos; a run failed.
     """
     if len(sizes) != 2:
-        raise ConfigError("two sizes are needed", where="--photos", next_step="for example --photos 200,600")
+        raise ConfigError(
+            "two sizes are needed", where="--photos", next_step="give two numbers, for example --photos 200,600"
+        )
     return _compared({"what": "embed", "images": images}, "photos", sizes, workers, emit)
 
 
 def _compared(
     order: dict[str, Any], unit: str, sizes: Sequence[int], workers: Sequence[int], emit: Listener
 ) -> dict[str, Any]:
-    """All ways and both sizes; what each way takes for the further units, against one process."""
+    """Measure all configurations at both sizes; the overhead of each for the additional units, relative to one
+    process.
+    """
     rows: list[dict[str, Any]] = []
     for way in (_ALONE, _PAIR, *workers):
         for size in sizes:
-            one = order | {unit: size, "workers": way if isinstance(way, int) else 0}
-            emit(StageProgress("bench", len(rows), {"workers": one["workers"], unit: size}))
-            rows.append({"workers": way, unit: size} | (_pair(one) if way == _PAIR else _alone(one)))
+            run = order | {unit: size, "workers": way if isinstance(way, int) else 0}
+            emit(StageProgress("bench", len(rows), {"workers": run["workers"], unit: size}))
+            rows.append({"workers": way, unit: size} | (_pair(run) if way == _PAIR else _alone(run)))
     by = {(row["workers"], row[unit]): row["cpu_s"] for row in rows}
     small, large = sizes
     more = {way: by[way, large] - by[way, small] for way in (_ALONE, _PAIR, *workers)}
@@ -99,33 +105,35 @@ def _alone(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pair(order: dict[str, Any]) -> dict[str, Any]:
-    """The same order twice at once; means of the two."""
+    """Run the same order twice concurrently; means of the two."""
     with ThreadPoolExecutor(2) as pool:
-        one, other = pool.map(_alone, (order, order))
-    means = {name: round((one[name] + other[name]) / 2, 2) for name in ("cpu_s", "seconds")}
-    return one | means
+        first, second = pool.map(_alone, (order, order))
+    means = {name: round((first[name] + second[name]) / 2, 2) for name in ("cpu_s", "seconds")}
+    return first | means
 
 
 def driver_growth(chunks: Sequence[int], chunk_rows: int) -> dict[str, Any]:
-    """What embed's driver keeps when the faces become more; workers' part is done by a stand-in.
+    """Growth of the memory of embed's driver with the number of faces; a stub takes the place of the workers.
 
-    The stand-in stages rows of two numbers, so that no photo is needed; the driver plans, commits and reads its logs as
-    ever. Python's memory is what `tracemalloc` has seen allocated and not given back after the last commit. What
-    delta-rs takes while a table is open is not in it.
+    The stub stages rows with embeddings of two dimensions, so that no photo is needed; the driver plans, commits and
+    reads its logs as usual. The memory is what `tracemalloc` reports as allocated after the last commit; allocations of
+    delta-rs are not included.
 
     Raises:
         ConfigError: not two sizes; a run failed.
     """
     if len(chunks) != 2 or chunks[0] == chunks[1]:
         raise ConfigError(
-            "two sizes are needed", where="--chunks", next_step="more than 1536 each, as --chunks 1600,3200"
+            "two sizes are needed",
+            where="--chunks",
+            next_step="give two numbers above 1536, for example --chunks 1600,3200",
         )
-    found = []
+    runs = []
     for count in chunks:
         with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
-            found.append(_child({"what": "driver", "chunks": count, "chunk_rows": chunk_rows, "folder": folder}))
-    faces, held = (found[1][name] - found[0][name] for name in ("faces", "python_bytes_at_end"))
-    return {"chunk_rows": chunk_rows, "runs": found, "bytes_per_thousand_faces": round(1000 * held / faces, 1)}
+            runs.append(_child({"what": "driver", "chunks": count, "chunk_rows": chunk_rows, "folder": folder}))
+    faces, held_bytes = (runs[1][name] - runs[0][name] for name in ("faces", "python_bytes_at_end"))
+    return {"chunk_rows": chunk_rows, "runs": runs, "bytes_per_thousand_faces": round(1000 * held_bytes / faces, 1)}
 
 
 def _child(order: dict[str, Any]) -> dict[str, Any]:
@@ -133,23 +141,23 @@ def _child(order: dict[str, Any]) -> dict[str, Any]:
     env = os.environ | _ONE_THREAD
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
     if done.returncode:
-        why = (done.stderr.splitlines() or ["nothing was said"])[-1]
+        why = (done.stderr.splitlines() or ["no output"])[-1]
         raise ConfigError(f"a run failed: {why}", where="bench scaling", next_step="run it again")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _cluster(faces: int, workers: int, folder: str) -> dict[str, Any]:
-    """Steps of clustering over the same files; 0 workers: in this process."""
+    """Run the clustering steps on synthetic faces; 0 workers: in this process."""
     paths = _write(faces, folder)
     section = SparkSection(master=f"local[{max(workers, 1)}]", in_process_below=0 if workers else faces + 1)
     exchange = open_exchange(section, faces)
     store = open_store(f"{folder}/work")
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "bench", _DIM)
     began, cpu = time.monotonic(), family_cpu_s()
-    found = Steps(work, exchange, ClusterSection(), PRIOR, lambda *_: None).run()
+    clustered = Steps(work, exchange, ClusterSection(), PRIOR, lambda *_: None).run()
     used, took = family_cpu_s() - cpu, time.monotonic() - began
     exchange.close()
-    return {"groups": int(found.labels.max()) + 1, "cpu_s": round(used, 2), "seconds": round(took, 1)}
+    return {"groups": int(clustered.labels.max()) + 1, "cpu_s": round(used, 2), "seconds": round(took, 1)}
 
 
 def _write(faces: int, folder: str) -> tuple[str, ...]:
@@ -160,10 +168,10 @@ def _write(faces: int, folder: str) -> tuple[str, ...]:
     return tuple(paths)
 
 
-class _StandIn:
-    """In place of Ray: receipts of staged files without photos."""
+class _StubEmbedder:
+    """Takes the place of RayEmbedder: stages synthetic rows without photos."""
 
-    size = up = 2
+    size = running = 2
 
     def __init__(self, spec: Any, *_: object) -> None:
         self._spec, self._lake = spec, Lake.open(spec.lake_uri, spec.s3)
@@ -175,7 +183,7 @@ class _StandIn:
     def _receipt(self, chunk: Chunk) -> ChunkReceipt:
         count, digest = len(chunk.rows), self._spec.model_digest
         rows = face_rows(digest, chunk.row_start, np.zeros((count, 2), np.float32))
-        staged = self._lake["faces"].stage(rows, chunk_stem(digest, chunk))
+        staged = self._lake["faces"].stage(rows, DataFileName.of_chunk(digest, chunk.corpus_file, chunk.row_start))
         return ChunkReceipt(chunk, staged, None, embedded=count, rejected=0, face_rows=count, reasons={}, seconds=0.0)
 
     def close(self) -> None:
@@ -185,7 +193,7 @@ class _StandIn:
 class _InProcess:
     """In place of Ray: chunks one after the other, here."""
 
-    size = up = 1
+    size = running = 1
 
     def __init__(self, spec: WorkerSpec, *_: object) -> None:
         self._worker = ChunkWorker(spec)
@@ -199,7 +207,7 @@ class _InProcess:
 
 
 def _embed(images: str, photos: int, workers: int, folder: str) -> dict[str, Any]:
-    """Embed over the same photos; 0 workers: in this process. Until the last chunk is there, while workers live."""
+    """Run embed on the photos; 0 workers: in this process. Measured up to the last receipt, while workers still run."""
     from facelake.engines import ray_embed
 
     if not workers:
@@ -224,25 +232,26 @@ def _embed(images: str, photos: int, workers: int, folder: str) -> dict[str, Any
 
 
 def _make_room_for_names() -> None:
-    """Grow Python's table of interned strings beforehand: pathlib passes every file name through it.
+    """Grow Python's table of interned strings beforehand, because pathlib interns every file name.
 
-    Names leave it again, but the table is made anew now and then, four megabytes at once, whatever the number of faces.
+    Names are released again, but the table is occasionally reallocated, four megabytes at once, which would distort the
+    measurement.
     """
     names = [sys.intern(f"a file's name {number}") for number in range(400_000)]
     del names
 
 
 def _driver(chunks: int, chunk_rows: int, folder: str) -> dict[str, Any]:
-    from facelake.engines import ray_embed  # Ray takes long to import, and clustering needs none of it
+    from facelake.engines import ray_embed  # Ray takes long to import and is not needed for clustering
 
-    ray_embed.RayEmbedder = _StandIn  # type: ignore[misc,assignment]
+    ray_embed.RayEmbedder = _StubEmbedder  # type: ignore[misc,assignment]
     overrides = {"embed.chunk_rows": chunk_rows, "embed.commit_every_chunks": _EVERY}
     config = load_config(lake=f"{folder}/lake", overrides=overrides)
     marks: list[tuple[int, int]] = []
 
     def listen(event: Event) -> None:
         if isinstance(event, StageProgress) and event.stage == "embed" and event.done % (_EVERY * chunk_rows) == 0:
-            gc.collect()  # what only waits to be collected is not kept
+            gc.collect()  # excludes objects that are only waiting for collection
             marks.append((event.done, tracemalloc.get_traced_memory()[0]))
 
     with writing(config, "bench", listen) as context:
@@ -253,12 +262,12 @@ def _driver(chunks: int, chunk_rows: int, folder: str) -> dict[str, Any]:
         _make_room_for_names()
         tracemalloc.start()
         embed(context)
-    faces, held = marks[-1]
-    return {"faces": faces, "commits": len(marks), "python_bytes_at_end": held}
+    faces, traced_bytes = marks[-1]
+    return {"faces": faces, "commits": len(marks), "python_bytes_at_end": traced_bytes}
 
 
 def main(order: dict[str, Any]) -> dict[str, Any]:
-    """One run, in this process."""
+    """Carry out one order in this process."""
     if order["what"] == "driver":
         return _driver(order["chunks"], order["chunk_rows"], order["folder"])
     if order["what"] == "embed":

@@ -1,7 +1,7 @@
-"""What each stage takes of a lake of synthetic faces: CPU, memory, requests, bytes, files, commits; for bench plan.
+"""Costs of each stage on a lake of synthetic faces: CPU, memory, requests, bytes, files, commits; for `bench plan`.
 
-Run in a process of its own per lake (`python -m facelake.bench.stage_costs JSON`), so that no stage finds anything warm
-that a night would not, and peaks of memory are its own.
+Run in a process of its own per lake (`python -m facelake.bench.stage_costs JSON`), so that caches are as
+cold as in a nightly run and memory peaks are those of one lake.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 from facelake.bench.counting_proxy import COUNTS_PATH
 from facelake.bench.memory import family_cpu_s
 from facelake.config import Config, load_config
-from facelake.contracts import F32, FACES, Covers, EventKind, Receipt, Scope, SourceClass, file_key
+from facelake.contracts import F32, FACES, Covers, DataFileName, EventKind, Receipt, Scope, SourceClass
 from facelake.embed import Pack
 from facelake.erase import Needles
 from facelake.events import Event, StageProgress
@@ -36,6 +36,7 @@ from facelake.stages.embedding.embed import embed
 from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.publish import publish
 from facelake.stages.models.registry import load_pack
+from facelake.vectors import encode_embeddings, unit_rows
 
 _PER_PERSON, _SPREAD = 20, 0.9
 _TABLES = (
@@ -45,43 +46,43 @@ _TABLES = (
 
 
 class Meter:
-    """Takes what a stage cost, one after the other."""
+    """Measures the costs of stages, one after the other."""
 
     def __init__(self, context: Context, endpoint: str | None) -> None:
-        """`endpoint`: of the counting proxy before the store, which runs in a process that is not ours."""
+        """`endpoint`: of the counting proxy in front of the store, which runs in another process."""
         self._context, self._endpoint = context, endpoint
-        self.found: dict[str, dict[str, Any]] = {}
-        self._seen_s = 0.0
+        self.costs: dict[str, dict[str, Any]] = {}
+        self._cpu_while_running_s = 0.0
 
     def listen(self, event: Event) -> None:
-        """Looks at the CPU while workers live: Ray's are gone, and their seconds with them, when a stage ends."""
+        """Event listener that records CPU time while Ray's workers run, since it is lost when they end."""
         if isinstance(event, StageProgress) and event.stage == "embed":
-            self._seen_s = family_cpu_s()
+            self._cpu_while_running_s = family_cpu_s()
 
     def run(self, stage: str, work: Callable[[], object], **about: float) -> None:
-        """Run a stage and keep its figures under its name."""
+        """Run a stage and store its figures in `costs` under its name."""
         logs = self._logs()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory begins anew
-        asked, resident, mine, all_ = self._asked(), _memory("VmRSS"), _own_cpu_s(), family_cpu_s()
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
+        requests, resident, own_before, all_before = self._requests(), _memory("VmRSS"), _own_cpu_s(), family_cpu_s()
         work()
-        own = _own_cpu_s() - mine
-        workers = max(family_cpu_s(), self._seen_s) - all_ - own
+        own = _own_cpu_s() - own_before
+        workers = max(family_cpu_s(), self._cpu_while_running_s) - all_before - own
         figures: dict[str, Any] = {"driver_cpu_s": own, "worker_cpu_s": max(workers, 0.0)}
         figures |= {"driver_bytes": _memory("VmHWM") - resident, **about}
-        figures |= {key: count - asked.get(key, 0) for key, count in self._asked().items()}
+        figures |= {key: count - requests.get(key, 0) for key, count in self._requests().items()}
         after = self._logs()
         figures["data_files"] = sum(max(after[name][0] - logs[name][0], 0) for name in _TABLES)
         figures["log_entries"] = sum(after[name][1] - logs[name][1] for name in _TABLES)
-        self.found[stage] = figures
+        self.costs[stage] = figures
 
-    def _asked(self) -> dict[str, int]:
+    def _requests(self) -> dict[str, int]:
         if self._endpoint is None:
             return {}
         with urllib.request.urlopen(self._endpoint + COUNTS_PATH) as reply:
             return dict(json.loads(reply.read()))
 
     def _logs(self) -> dict[str, tuple[int, int]]:
-        """Data files and log entries of each table."""
+        """(data files, log entries) of each table."""
         shots = {name: self._context.lake[name].snapshot() for name in _TABLES}
         return {name: (len(shot.files), shot.version + 1) for name, shot in shots.items()}
 
@@ -92,7 +93,7 @@ def _own_cpu_s() -> float:
 
 
 def _memory(key: str) -> int:
-    """Bytes of this process as /proc says."""
+    """A memory figure of this process from /proc, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
@@ -100,7 +101,7 @@ def _memory(key: str) -> int:
 def measure_faces(
     config: Config, faces: int, dim: int, per_file: int, photos_per_file: int, endpoint: str | None
 ) -> dict[str, Any]:
-    """admit, cluster, publish and the scan of an erasure over `faces` synthetic faces, one per photo."""
+    """Costs of admit, cluster, publish and the residual scan for `faces` synthetic faces, one per photo."""
     with writing(config, "bench") as context:
         context.lake.mark_as_demo()
         meter = Meter(context, endpoint)
@@ -116,11 +117,11 @@ def measure_faces(
         objects = sum(1 for _ in context.lake.store.list())
         needles = Needles.of(["nobody-of-this-name"])
         meter.run("scan", lambda: residual(context, needles), lake_bytes=lake_bytes, objects=objects)
-    return meter.found
+    return meter.costs
 
 
 def measure_photos(config: Config, folder: str, endpoint: str | None) -> dict[str, Any]:
-    """admit and embed over a folder of photos."""
+    """Costs of embed for a folder of photos."""
     with writing(config, "bench") as context:
         context.lake.mark_as_demo()
         meter = Meter(context, endpoint)
@@ -132,14 +133,16 @@ def measure_photos(config: Config, folder: str, endpoint: str | None) -> dict[st
         context.pack = load_pack(config)
         meter.run("embed", lambda: embed(context), images=len(photos), image_bytes=size)
         rows = {name: context.lake[name].snapshot().rows for name in ("faces", "rejects")}
-        meter.found["embed"] |= {f"{name}_rows": count for name, count in rows.items()}
+        meter.costs["embed"] |= {f"{name}_rows": count for name, count in rows.items()}
         largest = max(file.rows for file in context.lake["admissions"].snapshot().files)
-        meter.found["embed"] |= {"photos_per_file": largest, "dim": context.pack.card.encoder.dim}
-    return meter.found
+        meter.costs["embed"] |= {"photos_per_file": largest, "dim": context.pack.card.encoder.dim}
+    return meter.costs
 
 
 def write_corpus(context: Context, photos: int, per_file: int) -> list[str]:
-    """Photos of no bytes, whose source has consented; admit reads no pixel."""
+    """Write corpus files of empty photos with a grant for their source; returns the file names. admit reads no
+    images.
+    """
     names = []
     for number, start in enumerate(range(0, photos, per_file)):
         rows: list[dict[str, object]] = [
@@ -162,23 +165,25 @@ def write_corpus(context: Context, photos: int, per_file: int) -> list[str]:
 
 
 def vectors_of(faces: int, dim: int, per_part: int) -> Iterator[tuple[int, F32]]:
-    """First face and unit vectors (n, dim) of each part of a crowd, 20 faces a person, who lie in all parts."""
+    """Yield (first face, unit vectors (n, dim)) of synthetic faces, 20 per person, each person spread over all
+    parts.
+    """
     generator, people = np.random.default_rng(0), max(faces // _PER_PERSON, 1)
     person = generator.permutation(np.arange(faces) % people)
     centres = generator.normal(size=(people, dim)).astype(np.float32)
     for start in range(0, faces, per_part):
-        mine = person[start : start + per_part]
-        noise = generator.normal(size=(len(mine), dim)).astype(np.float32)
-        vectors = centres[mine] + np.float32(_SPREAD) * noise
-        yield start, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        part = person[start : start + per_part]
+        noise = generator.normal(size=(len(part), dim)).astype(np.float32)
+        vectors = centres[part] + np.float32(_SPREAD) * noise
+        yield start, unit_rows(vectors)
 
 
 def _write_faces(context: Context, faces: int, dim: int, per_file: int) -> None:
-    """Faces as embed leaves them, in the order of their photos."""
+    """Write and commit faces as embed does, in the order of their photos."""
     staged: list[Receipt] = []
     for start, vectors in vectors_of(faces, dim, per_file):
-        stem = f"{context.model_digest[:8]}-{file_key('part-000000.parquet')}-{start:010d}"
-        staged.append(context.lake["faces"].stage(face_rows(context.model_digest, start, vectors), stem))
+        name = DataFileName.of_chunk(context.model_digest, "part-000000.parquet", start)
+        staged.append(context.lake["faces"].stage(face_rows(context.model_digest, start, vectors), name))
     context.lake["faces"].commit(staged)
 
 
@@ -193,7 +198,7 @@ def face_rows(model_digest: str, start: int, vectors: np.ndarray) -> pa.Table:
         "content_sha256": [f"{generator.integers(1 << 62):064x}" for _ in rows],
         "box": generator.uniform(0, 600, (count, 4)).astype(np.float32).tolist(),
         "quality": generator.uniform(0.4, 0.9, count).astype(np.float32),
-        "embedding": [row.astype("<f2").tobytes() for row in vectors],
+        "embedding": encode_embeddings(vectors),
         "covers": [str(Covers.EVERYONE)] * count,
         "model_digest": [model_digest] * count,
         "corpus_file": ["part-000000.parquet"] * count,

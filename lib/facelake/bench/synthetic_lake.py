@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.cluster.columns import mix
-from facelake.contracts import ADMISSIONS, F32, FACES, GROUPS, I64, Covers, Receipt, file_key
+from facelake.contracts import ADMISSIONS, F32, FACES, GROUPS, I64, Covers, DataFileName, Receipt
 from facelake.lake.tables import plain
 from facelake.stages.core.context import Context
 
@@ -57,11 +57,12 @@ def add_faces(context: Context, population: Population, first: int, count: int) 
         size = min(_FACES_PER_FILE, first + count - start)
         identity = population.identity_of(start, size)
         corpus_file = f"c-{start:010d}.parquet"
-        key = file_key(corpus_file)
         tables = _tables(context, population, start, identity, corpus_file)
-        receipts["admissions"].append(context.lake["admissions"].stage(tables["admissions"], key))
-        stem = f"{context.model_digest[:8]}-{key}-{start:010d}"
-        receipts["faces"].append(context.lake["faces"].stage(tables["faces"], stem))
+        receipts["admissions"].append(
+            context.lake["admissions"].stage(tables["admissions"], DataFileName.of_corpus_file(corpus_file))
+        )
+        named = DataFileName.of_chunk(context.model_digest, corpus_file, start)
+        receipts["faces"].append(context.lake["faces"].stage(tables["faces"], named))
     for name, staged in receipts.items():
         context.lake[name].commit(staged)
     return receipts

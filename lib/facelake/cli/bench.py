@@ -54,7 +54,7 @@ def bench_embed(
     from facelake.bench.embed import Sizes, chosen_pack, embed_rates
 
     settings = call.config(model__accept_license=accept_license)
-    figures = embed_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side), alone)
+    figures = embed_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side), alone=alone)
     call.terminal.figures("embed", figures)
     call.terminal.result({"ok": True, **figures})
 
@@ -77,7 +77,7 @@ def bench_device(
 ) -> None:
     """Measure images per second of one process on one GPU, against the rate of its convolutions alone."""
     from facelake.bench.embed import Sizes, chosen_pack
-    from facelake.stages.models.registry import must_have_runtime
+    from facelake.stages.models.registry import check_runtime
 
     on_gpu = device.startswith("cuda")
     options = {"runtime": "torch", "device": device, "half_precision": half, "nvjpeg": nvjpeg and on_gpu, "actors": 1}
@@ -86,7 +86,7 @@ def bench_device(
         model__accept_license=accept_license,
         **{f"embed__{name}": value for name, value in options.items()},
     )
-    must_have_runtime(settings)
+    check_runtime(settings)
     from facelake.bench.device import device_rates
 
     figures = device_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side))

@@ -256,13 +256,13 @@ def plan(
         from facelake.cli.forecast_view import show
         from facelake.stages.capacity.forecast import outlook, workload
 
-        forecast = outlook(workload(settings, at, faces_per_photo, dim, mean_bytes))
+        forecast = outlook(workload(settings, at, faces_per_image=faces_per_photo, dim=dim, mean_bytes=mean_bytes))
         show(terminal, forecast, with_sources=sources)
         terminal.result({"ok": True, **forecast})
         return
     from facelake.stages.embedding.plan import plan as make_plan
 
-    figures = make_plan(settings, calibrate)
+    figures = make_plan(settings, calibrate=calibrate)
     terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
     if calibrate:
         duration = format_duration(3600 * figures["hours"])

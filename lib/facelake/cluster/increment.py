@@ -27,6 +27,7 @@ from facelake.cluster.mapequation import map_equation, whole_graph
 from facelake.cluster.neighbours import exact_join
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I32, I64, U8, Bool
+from facelake.vectors import unit_rows
 
 _NEAR_GROUPS = 16
 _NEIGHBOURS = 32
@@ -80,7 +81,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     if not faces:
         return Placed(np.zeros(0, np.int64), into)
     poor = gate.poor[new.bins]
-    means = standing.sums / np.maximum(np.linalg.norm(standing.sums, axis=1, keepdims=True), 1e-9)
+    means = unit_rows(standing.sums, least=1e-9)
     near, _ = near_groups(means, new.vectors, seed)
     face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
     a, b, pair = _new_edges(new, gate, cuts)

@@ -17,6 +17,7 @@ from facelake.cluster.calibrate import Calibration
 from facelake.cluster.eigen import largest, usual
 from facelake.cluster.linkage import Pairs, inside_similarity
 from facelake.contracts import F32, F64, I32, I64
+from facelake.vectors import unit_rows
 
 _LEAST_FACES = 4  # of a group whose centroid tells a direction
 _LEAST_JOINED = 3  # of a group that is joined by its direction
@@ -42,7 +43,7 @@ def mode_pairs(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, seed: int)
         (low, high) of the pairs, and the evidence.
     """
     none = np.zeros(0, np.int32)
-    centre = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    centre = unit_rows(sums, least=1e-9)
     near = np.minimum(size[pairs.low], size[pairs.high]) >= _LEAST_JOINED
     low, high = pairs.low[near], pairs.high[near]
     between, ratio = _alike(sums, size, low, high, cuts)
@@ -83,8 +84,7 @@ def _alike(sums: F32, size: I64, low: I32, high: I32, cuts: Calibration) -> tupl
 
 
 def _differences(centre: F32, a: I32 | I64, b: I32 | I64) -> F32:
-    apart = centre[a] - centre[b]
-    return np.asarray(apart / np.maximum(np.linalg.norm(apart, axis=1, keepdims=True), 1e-9), np.float32)
+    return unit_rows(centre[a] - centre[b], least=1e-9)
 
 
 def _share_in(differences: F32, directions: F32) -> F32:

@@ -14,6 +14,7 @@ import numpy as np
 
 from facelake.cluster.eigen import largest, usual
 from facelake.contracts import F32, F64
+from facelake.vectors import unit_rows
 
 _ENOUGH = 5_000
 # How many faces are poor enough differs from corpus to corpus: among too many the directions drown, and too few are
@@ -77,5 +78,4 @@ def without(vectors: F32, directions: F32) -> F32:
     if not directions.shape[1]:
         return vectors
     rest = vectors - (vectors @ directions) @ directions.T
-    norm = np.linalg.norm(rest, axis=1, keepdims=True)
-    return np.asarray(rest / np.maximum(norm, 1e-6), np.float32)
+    return np.asarray(unit_rows(rest, least=1e-6), np.float32)

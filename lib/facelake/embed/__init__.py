@@ -1,4 +1,4 @@
-"""Embed: decode, detect, align, encode. Pure per batch; knows no lake, no Ray."""
+"""The embedding pipeline: decode, detect, align, encode. Works on batches in memory, without the lake or Ray."""
 
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Undecoded
 from facelake.embed.packs import ModelCard, Pack, model_digest

@@ -1,4 +1,4 @@
-"""Hostile bytes to pixels: an allow-list of formats, caps on bytes, pixels and seconds, EXIF orientation."""
+"""Decodes untrusted images: an allow-list of formats, limits on bytes, pixels and seconds, EXIF orientation."""
 
 from __future__ import annotations
 
@@ -16,40 +16,50 @@ import simplejpeg
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from facelake.contracts import U8, Reject
-from facelake.embed.headers import MOST_METADATA, Frugal, TooMuch, check_bytes, check_image, in_large_passes
+from facelake.embed.headers import MOST_METADATA, MeteredFile, TooCostly, check_bytes, check_image, in_large_passes
 
-# Decoders that are maintained against hostile input. Everything else is refused by name.
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+
+def _set_up_pillow() -> list[str]:
+    """Set Pillow's process-wide options, which are globals of its modules; returns the formats that are decoded.
+
+    The formats are those whose decoders are maintained against malicious input; all others are rejected. Decoders get
+    one thread, because there is a worker per core.
+    """
+    Image.init()  # loads the plugins that the `formats` argument of Image.open refers to
+    formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    with contextlib.suppress(ImportError):  # the extra `heic`: photos of mobile phones
+        import pillow_heif
+
+        pillow_heif.register_heif_opener(thumbnails=False)
+        pillow_heif.options.DECODE_THREADS = 1
+        formats.append("HEIF")
+    return formats
+
+
+FORMATS = _set_up_pillow()
 _EXIF_ORIENTATION = 0x0112
-Image.init()  # `formats=` names plugins that Pillow otherwise loads late
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # every core has its worker
-with contextlib.suppress(ImportError):  # the extra `heic`: photos of telephones
-    import pillow_heif
-
-    pillow_heif.register_heif_opener(thumbnails=False)
-    pillow_heif.options.DECODE_THREADS = 1
-    FORMATS.append("HEIF")
 _STRIP = 512  # rows that are converted at once
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Caps on one photo."""
+    """Limits for one photo."""
 
     max_bytes: int = 64 << 20
     max_pixels: int = 64_000_000
     max_seconds: float = 10.0
     target_px: int = 1280
-    """a JPEG is decoded at a half, quarter or eighth whose longer side is at least this; 0: always whole"""
+    """JPEGs are decoded at 1/2, 1/4 or 1/8 scale if the longer side keeps this many pixels; 0: always at full size"""
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """Decoded pixels. `pixels` is (h, w, 3) uint8 RGB, upright; `width`, `height` are of the full photo, upright."""
+    """A decoded photo: `pixels` (h, w, 3) uint8 RGB; `width` and `height` of the full photo; all after orientation."""
 
     pixels: Any
-    """a numpy array, or a tensor where a device decodes or sees"""
+    """a numpy array, or a tensor if a device decodes or detects"""
     width: int
     height: int
 
@@ -64,42 +74,42 @@ class Undecoded:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Encoded bytes by their SHA-256, and what became of them."""
+    """The result of decoding one photo, with the SHA-256 of its encoded bytes."""
 
     sha256: str
     photo: Photo | Undecoded
 
 
 class Opener:
-    """Bytes to pixels, with the caps; photos of withdrawn sets stay closed. May run in a process of its own."""
+    """Decodes photos within the limits, except photos of withdrawn data sets. May run in a process of its own."""
 
     ahead = 0
-    """batches that may be under way while the one before them is embedded"""
+    """number of batches that may be decoded ahead while an earlier one is embedded"""
 
     def __init__(self, limits: DecodeLimits, retracted: Mapping[str, str] | None = None) -> None:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
         self._limits, self._retracted = limits, retracted or {}
 
     def begin(self, photos: Sequence[bytes]) -> Any:
-        """Start on photos that are embedded together; returns a handle for `end`. Here nothing is done ahead."""
+        """Start decoding photos of one batch; returns a handle for `end`. This implementation decodes in `end`."""
         return photos
 
     def end(self, handle: Any) -> list[Opened]:
-        """The photos, in order."""
+        """The decoded photos of a batch, in order."""
         return self.open_all(handle)
 
     def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
-        """Decode photos that are embedded together, in their order; never raises for what the bytes contain."""
+        """Decode the photos of one batch, in order; invalid bytes give `Undecoded`, never an exception."""
         digests, allowed = self._sorted(photos)
         return self._opened(digests, [decode(data, self._limits) for data in allowed])
 
     def _sorted(self, photos: Sequence[bytes]) -> tuple[list[str], list[bytes]]:
-        """Digests of all photos, and those that may be opened."""
+        """The SHA-256 of all photos, and the photos that may be decoded."""
         digests = [hashlib.sha256(data).hexdigest() for data in photos]
         return digests, [data for digest, data in zip(digests, photos, strict=True) if digest not in self._retracted]
 
     def _opened(self, digests: Sequence[str], decoded: Sequence[Photo | Undecoded]) -> list[Opened]:
-        """All photos, from what became of those that may be opened."""
+        """The results for all photos, from the results of those that may be decoded."""
         rest = iter(decoded)
         return [Opened(digest, self._closed(digest) or next(rest)) for digest in digests]
 
@@ -110,7 +120,7 @@ class Opener:
 
 
 def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
-    """Decode one photo; never raises for what the bytes contain."""
+    """Decode one photo; invalid bytes give `Undecoded`, never an exception."""
     if not data:
         return Undecoded(Reject.EMPTY, "no bytes")
     if len(data) > limits.max_bytes:
@@ -119,19 +129,19 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
         with _time_limit(limits.max_seconds), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _decode(data, limits)
-    except TooMuch as err:
+    except TooCostly as err:
         return Undecoded(err.reason, err.detail)
     except UnidentifiedImageError:
         return Undecoded(Reject.FORMAT, "not one of " + ", ".join(FORMATS))
     except MemoryError:
         return Undecoded(Reject.PIXELS, "not enough memory to decode")
-    except Exception as err:  # noqa: BLE001  decoders raise anything on hostile bytes; the row must live on
+    except Exception as err:  # noqa: BLE001  decoders raise arbitrary errors on malformed bytes, which must not fail the batch
         return Undecoded(Reject.UNREADABLE, f"{type(err).__name__}: {' '.join(str(err).split())}"[:200])
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Photo:
     check_bytes(data)
-    with Image.open(Frugal(data), formats=FORMATS) as image:
+    with Image.open(MeteredFile(data), formats=FORMATS) as image:
         check_image(image, data, limits.max_pixels)
         width, height = image.size
         orientation = _orientation(image)
@@ -146,7 +156,7 @@ def _decode(data: bytes, limits: DecodeLimits) -> Photo:
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """Pixels of a JPEG as they are stored, and its EXIF orientation (1..8)."""
+    """Width and height of a JPEG as stored, and its EXIF orientation (1..8)."""
 
     width: int
     height: int
@@ -154,35 +164,36 @@ class JpegHeader:
 
 
 def plain_jpeg(data: bytes, limits: DecodeLimits) -> JpegHeader | None:
-    """The header of a photo that any decoder takes: a sequential color JPEG within the caps, complete by its end mark.
+    """The header of a photo that every decoder supports: a sequential colour JPEG within the limits, with an end
+    marker.
 
-    None for all else, which `decode` takes or says what is wrong with.
+    None for any other photo, which `decode` decodes or rejects with a reason.
     """
     if not 0 < len(data) <= limits.max_bytes or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(Frugal(data), formats=["JPEG"]) as image:
+            with Image.open(MeteredFile(data), formats=["JPEG"]) as image:
                 check_image(image, data, limits.max_pixels)
                 plain = image.format == "JPEG" and image.mode == "RGB" and not image.info.get("progressive")
                 if not plain or _stored_as_rgb(image):
                     return None
                 return JpegHeader(*image.size, _orientation(image))
-    except (Exception, TooMuch):  # noqa: BLE001  Pillow raises anything on hostile headers
+    except (Exception, TooCostly):  # noqa: BLE001  Pillow raises arbitrary errors on malformed headers
         return None
 
 
 def _stored_as_rgb(image: Image.Image) -> bool:
-    """Whether a JPEG's three components are red, green and blue, which decoders tell by different marks."""
+    """Whether a JPEG's three components are RGB, not YCbCr; decoders recognise this by different markers."""
     names = bytes(layer[0] for layer in getattr(image, "layer", ()))
     return image.info.get("adobe_transform") == 0 or names == b"RGB"
 
 
 def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
-    """Decode near the size that is needed: libjpeg scales in the DCT domain, far cheaper than whole.
+    """Decode at a reduced scale if possible: libjpeg scales in the DCT domain, far cheaper than decoding at full size.
 
-    Only by powers of two: for these it has vector code, for the other eighths it takes longer than for more pixels.
+    Only powers of two are used: libjpeg has vector code for these; other eighths take longer despite fewer pixels.
     """
     divisor = divisor_of(width, height, target_px)
     if target_px and divisor == 1 and in_large_passes(data, width, height):
@@ -194,7 +205,7 @@ def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
 
 
 def divisor_of(width: int, height: int, target_px: int) -> int:
-    """How many times smaller a JPEG is decoded: 1, 2, 4 or 8, while its longer side keeps `target_px` (0: whole)."""
+    """The scale divisor for a JPEG, 1, 2, 4 or 8: the largest whose longer side keeps `target_px` (0: 1)."""
     divisor = 1
     while target_px and divisor < 8 and max(width, height) >= 2 * divisor * target_px:
         divisor *= 2
@@ -202,15 +213,15 @@ def divisor_of(width: int, height: int, target_px: int) -> int:
 
 
 def _to_rgb(image: Image.Image, target_px: int) -> U8:
-    """A few rows at a time, first made small and then converted: copies of the whole would be hundreds of MB."""
-    if image.format == "JPEG":  # CMYK and the like: Pillow's own DCT scaling
+    """RGB pixels (h, w, 3), strip by strip, reduced before conversion: full-size copies would take hundreds of MB."""
+    if image.format == "JPEG":  # CMYK and other modes: DCT scaling by Pillow
         image.draft(None, (target_px or image.width, target_px or image.height))
     image.seek(0)
     image.load()
     shrink = max(1, max(image.size) // target_px) if target_px else 1
     rows = -(-_STRIP // shrink) * shrink
     levels = 0
-    if image.mode in _SIXTEEN_BIT:  # or 8 bits in a wider container
+    if image.mode in _SIXTEEN_BIT:  # 16 bits, or 8 bits in a wider container
         levels = 257 if max(int(np.asarray(strip).max()) for strip in _strips(image, rows)) > 255 else 1
     return np.concatenate([_small_rgb(strip, shrink, levels) for strip in _strips(image, rows)])
 
@@ -224,7 +235,11 @@ def _strips(image: Image.Image, rows: int) -> Iterator[Image.Image]:
 
 
 def _small_rgb(image: Image.Image, shrink: int, levels: int) -> U8:
-    """Rows of a photo; `levels`: how many of its levels are one of 256, where it has more; else 0."""
+    """RGB pixels of some rows of a photo.
+
+    Args:
+        levels: source levels per 8-bit level, for photos of more than 8 bits; 0 for others.
+    """
     if levels:
         image = Image.fromarray(np.clip(np.asarray(image) // levels, 0, 255).astype(np.uint8))
     if image.mode in ("P", "1"):
@@ -241,7 +256,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  a damaged EXIF block must not cost the photo
+    except Exception:  # noqa: BLE001  a photo with a damaged EXIF block is still usable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -256,15 +271,15 @@ def upright(pixels: U8, orientation: int) -> U8:
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Interrupt decoding between two decoder calls; only the main thread can (Ray runs an actor's tasks there)."""
+    """Raise TooCostly after some seconds. Signals reach the main thread only, in which Ray runs an actor's tasks."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ring(signum: int, frame: object) -> None:
-        raise TooMuch(Reject.TIMEOUT, f"not decoded within {seconds:g} s")
+    def expire(signum: int, frame: object) -> None:
+        raise TooCostly(Reject.TIMEOUT, f"not decoded within {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the pipeline asks of a detector, whichever it is."""
+"""The interface of a face detector, and its results."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Detections:
         return len(self.scores)
 
     def where(self, wanted: Bool) -> Detections:
-        """Those of the faces (n,) that are wanted."""
+        """The faces for which `wanted` (n,) is true."""
         return Detections(self.boxes[wanted], self.landmarks[wanted], self.scores[wanted])
 
     def scaled(self, ratio: float) -> Detections:
-        """The same faces where a photo has so many pixels for each one here."""
+        """The same faces in a photo with `ratio` times as many pixels per side."""
         return Detections(self.boxes * ratio, self.landmarks * ratio, self.scores)
 
 
@@ -36,13 +36,13 @@ NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float3
 
 
 def joined(faces: Sequence[Detections]) -> Detections:
-    """Faces of several photos behind one another."""
+    """The faces of several photos, concatenated."""
     boxes, landmarks, scores = ([getattr(one, name) for one in faces] for name in ("boxes", "landmarks", "scores"))
     return Detections(np.concatenate(boxes), np.concatenate(landmarks), np.concatenate(scores))
 
 
 class Detector(Protocol):
-    """Finds faces in photos, and says how they are to be sampled."""
+    """Finds faces in photos."""
 
     smooth: bool
     """whether a large face is smoothed before it is sampled at 112 pixels"""
@@ -52,5 +52,5 @@ class Detector(Protocol):
         ...
 
     def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """Better landmarks (n, 5, 2) of faces that were located; the same ones where nothing better is known."""
+        """Refined landmarks (n, 5, 2) of located faces; unchanged if the detector cannot refine them."""
         ...

@@ -1,6 +1,6 @@
-"""SCRFD and YuNet on a device, from photos there to faces here: what scrfd.py and models.py do on the host, in batches.
+"""SCRFD and YuNet on a device: the counterparts of scrfd.py and models.py, from photos on the device to detections.
 
-Candidates are scored, sorted and suppressed on the device; one transfer brings those that are left.
+Candidates are scored, sorted and suppressed on the device; one transfer returns the detections to the host.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from facelake.contracts import F32, I64
 from facelake.embed import device_ops, device_sampling
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import crops_around, fitted_smoothly
-from facelake.embed.graphs import batchable, batches_alike
-from facelake.embed.models import CROP_SCORE, CROP_SHARE, SECOND_LOOK, STRIDES, relocated, yunet_order
+from facelake.embed.graphs import batchable, is_batch_invariant
+from facelake.embed.models import CROP_SCORE, CROP_SHARE, SECOND_PASS_FILL, STRIDES, relocated, yunet_order
 from facelake.embed.models import NMS_IOU as YUNET_IOU
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.runtime import Runtime, open_torch
@@ -31,25 +31,30 @@ _Candidates = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class DeviceDetector(Protocol):
-    """See detectors.Detector."""
+    """A detector of photos on a device; the counterpart of detectors.Detector."""
 
     graph: TorchGraph
     sides: tuple[int, ...]
-    """squares that each photo is looked at in"""
+    """sides of the square inputs in which each photo is searched, pixels"""
     smooth: bool
     batch: int
 
-    def look(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
-        """Faces of photos, at most `batch` of them, in their pixels, best first."""
+    def detect(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
+        """The faces of at most `batch` photos, in photo pixels, best first."""
         ...
 
     def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
-        """Better landmarks (f, 5, 2) of faces (f,) of a canvas of so many `photos`."""
+        """Refined landmarks (f, 5, 2) float32 of faces (f,).
+
+        Args:
+            photo: (f,) index of each face's photo in the canvas.
+            photos: number of full-size photos of the canvas.
+        """
         ...
 
 
 def open_detector(pack: Pack, min_score: float, runtime: Runtime, batch: int) -> DeviceDetector:
-    """The pack's detector."""
+    """The detector of the pack."""
     card = pack.card.detector
     if isinstance(card, ScrfdCard):
         return DeviceScrfd(pack, card, min_score, runtime, batch)
@@ -57,15 +62,15 @@ def open_detector(pack: Pack, min_score: float, runtime: Runtime, batch: int) ->
 
 
 def batch_of(model: bytes, runtime: Runtime, shape: tuple[int, int, int], wanted: int, name: str) -> int:
-    """How many inputs of `shape` a graph is given at once: one where surgery failed. Looked for in full precision."""
-    if batches_alike(open_torch(model, replace(runtime, half=False)).run, shape):
+    """The batch size for a graph: `wanted`, or 1 if its batches differ from single inputs. Tested in full precision."""
+    if is_batch_invariant(open_torch(model, replace(runtime, half=False)).run, shape):
         return wanted
     _LOG.warning("the %s's graph could not be made batchable: it runs one by one", name)
     return 1
 
 
 class DeviceScrfd:
-    """See scrfd.Scrfd."""
+    """SCRFD on a device; the counterpart of scrfd.Scrfd."""
 
     smooth = False
 
@@ -77,19 +82,19 @@ class DeviceScrfd:
         side = min(self.sides)
         self.batch = batch_of(model, runtime, (3, side, side), batch, "detector")
 
-    def look(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
-        """See DeviceDetector."""
+    def detect(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
+        """Implements DeviceDetector."""
         canvas = device_sampling.Canvas.of(photos)
-        looks = [self.candidates(canvas, side) for side in self.sides]
-        scores, boxes, points = (torch.cat(column, 1) for column in zip(*looks, strict=True))
+        searches = [self.candidates(canvas, side) for side in self.sides]
+        scores, boxes, points = (torch.cat(column, 1) for column in zip(*searches, strict=True))
         return best((scores, boxes, points), self._min_score, NMS_IOU, border=1.0)
 
     def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
-        """The landmarks as they are: insightface takes them so."""
+        """The landmarks unchanged, as insightface uses them."""
         return faces.landmarks
 
     def candidates(self, canvas: device_sampling.Canvas, side: int) -> _Candidates:
-        """Every anchor of one square, in photo pixels."""
+        """Scores, boxes and landmarks of every anchor of one square input, in photo pixels."""
         squares, scale = device_sampling.letterbox(canvas, side)
         heads = self.graph.on_device(device_sampling.blob(squares, MEAN, SCALE, self._dtype), self.batch)
         heads = [head if head.ndim == 3 else head[None] for head in heads]
@@ -105,47 +110,47 @@ class DeviceScrfd:
 
 
 class DeviceYuNet:
-    """See models.YuNet. In full precision: in half, its landmarks move by pixels."""
+    """YuNet on a device; the counterpart of models.YuNet. In half precision its landmarks would move by pixels."""
 
     smooth = True
 
     def __init__(self, pack: Pack, card: YuNetCard, min_score: float, runtime: Runtime, batch: int) -> None:
-        model, whole = batchable(pack.detector, any_size=True, blocks=False), replace(runtime, half=False)
-        self.graph, self._min_score = open_torch(model, whole), min_score
+        model, full_precision = batchable(pack.detector, any_size=True, blocks=False), replace(runtime, half=False)
+        self.graph, self._min_score = open_torch(model, full_precision), min_score
         self.sides: tuple[int, ...] = (card.input_px,)
         self._crop_side, self._order = card.refine_px, yunet_order(self.graph)
-        self.batch = batch_of(model, whole, (3, card.refine_px, card.refine_px), batch, "detector")
+        self.batch = batch_of(model, full_precision, (3, card.refine_px, card.refine_px), batch, "detector")
 
-    def look(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
-        """See DeviceDetector. Photos without a face are looked at again at half size."""
-        found = self._look(photos, 1.0)
-        again = [i for i, faces in enumerate(found) if not len(faces)]
-        if again:
-            for i, faces in zip(again, self._look([photos[i] for i in again], SECOND_LOOK), strict=True):
-                found[i] = faces
-        return found
+    def detect(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
+        """Implements DeviceDetector. Photos without a face are searched again at half size."""
+        detections = self._detect(photos, 1.0)
+        empty = [i for i, faces in enumerate(detections) if not len(faces)]
+        if empty:
+            for i, faces in zip(empty, self._detect([photos[i] for i in empty], SECOND_PASS_FILL), strict=True):
+                detections[i] = faces
+        return detections
 
     def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
-        """See DeviceDetector. Landmarks are found again in a crop of each face."""
+        """Implements DeviceDetector. Landmarks are detected again in a crop of each face."""
         matrices, corners, scales = crops_around(faces.boxes, CROP_SHARE, self._crop_side)
         entry, inverse = device_sampling.smoothly(canvas, photo, photos, matrices)
         again: list[Detections] = []
         for start in range(0, len(entry), self.batch):
-            some = slice(start, start + self.batch)
-            crops = device_sampling.warp(canvas, entry[some], inverse[some], self._crop_side)
+            part = slice(start, start + self.batch)
+            crops = device_sampling.warp(canvas, entry[part], inverse[part], self._crop_side)
             again += best(self._candidates(crops), CROP_SCORE, YUNET_IOU, border=0.0)
         return relocated(faces.boxes, faces.landmarks, again, corners, scales)
 
-    def _look(self, photos: Sequence[torch.Tensor], fill: float) -> list[Detections]:
+    def _detect(self, photos: Sequence[torch.Tensor], fill: float) -> list[Detections]:
         side = self.sides[0]
         fits = [fitted_smoothly(int(photo.shape[0]), int(photo.shape[1]), side, fill) for photo in photos]
         canvas = device_sampling.Canvas.of(photos, max(fit.level for fit in fits))
         candidates = self._candidates(device_sampling.letterbox_smoothly(canvas, fits, side))
         faces = best(candidates, self._min_score, YUNET_IOU, border=0.0)
-        return [one.scaled(1 / fit.scale) if len(one) else one for one, fit in zip(faces, fits, strict=True)]
+        return [found.scaled(1 / fit.scale) if len(found) else found for found, fit in zip(faces, fits, strict=True)]
 
     def _candidates(self, squares: torch.Tensor) -> _Candidates:
-        """Every anchor of RGB squares (n, side, side, 3), in their pixels."""
+        """Scores, boxes and landmarks of every anchor of RGB squares (n, side, side, 3), in their pixels."""
         heads = self.graph.on_device(device_sampling.blob(squares.flip(-1), 0.0, 1.0), self.batch)
         heads, side = [heads[k] for k in self._order], squares.shape[1]
         scores, boxes, points = [], [], []
@@ -160,7 +165,7 @@ class DeviceYuNet:
 
 
 def best(candidates: _Candidates, min_score: float, max_iou: float, border: float) -> list[Detections]:
-    """What is left of candidates after suppression, best first."""
+    """The detections of each photo after non-maximum suppression, best first."""
     scores, boxes, points = candidates
     scores = torch.where(scores >= min_score, scores, -torch.inf)
     most = int(torch.isfinite(scores).sum(1).max())
@@ -170,15 +175,16 @@ def best(candidates: _Candidates, min_score: float, max_iou: float, border: floa
     scores, order = scores[:, :most], order[:, :most]
     boxes, points = (item.gather(1, order[..., None].expand(-1, -1, item.shape[2])) for item in (boxes, points))
     stays = device_ops.kept(boxes, scores, max_iou, border)
-    row = torch.cat([scores[..., None], stays[..., None].float(), boxes, points], 2).cpu().numpy()
-    return [_detections(one[one[:, 1] > 0]) for one in row]
+    rows = torch.cat([scores[..., None], stays[..., None].float(), boxes, points], 2).cpu().numpy()
+    return [_detections(photo_rows[photo_rows[:, 1] > 0]) for photo_rows in rows]
 
 
 def _cells(head: torch.Tensor, columns: int, anchors: int) -> torch.Tensor:
-    """Column and row (a, 2) of each anchor of a level."""
+    """Column and row (a, 2) of the grid cell of each anchor of a level."""
     cell = torch.arange(head.shape[1], device=head.device) // anchors
     return torch.stack([cell % columns, cell // columns], 1).float()
 
 
 def _detections(row: F32) -> Detections:
+    """Detections from rows (n, 16): score, kept, box, landmarks."""
     return Detections(row[:, 2:6].copy(), row[:, 6:].reshape(-1, 5, 2).copy(), row[:, 0].copy())

@@ -1,6 +1,6 @@
-"""What is done with batches of faces on a device, besides sampling and networks.
+"""Operations on batches of faces on a device: suppression, sharpness, pixel keys and orientation.
 
-`kept` suppresses in the same order as geometry.nms. Nothing here copies pixels off the device.
+`kept` suppresses in the same order as geometry.nms. No function copies pixels off the device.
 """
 
 from __future__ import annotations
@@ -12,51 +12,55 @@ import torch
 
 from facelake.embed.quality import SHARP_HALF
 
-_MOST_OVERLAPS = 1 << 24  # pairs of candidates looked at together
+_MOST_OVERLAPS = 1 << 24  # pairs of candidates compared at once
 _GRAY = (0.299, 0.587, 0.114)
 
 
 def bounded(sizes: Sequence[int], most: int, total: int) -> Iterator[slice]:
-    """Neighbours of which there are at most `most`, and whose sizes sum to `total` at the most; at least one each."""
-    start, held = 0, 0
+    """Split a sequence into slices of at most `most` items whose sizes sum to at most `total`; at least one item
+    each.
+    """
+    start, part_size = 0, 0
     for i, size in enumerate(sizes):
-        if i > start and (i - start >= most or held + size > total):
+        if i > start and (i - start >= most or part_size + size > total):
             yield slice(start, i)
-            start, held = i, 0
-        held += size
+            start, part_size = i, 0
+        part_size += size
     if len(sizes) > start:
         yield slice(start, len(sizes))
 
 
 def kept(boxes: torch.Tensor, scores: torch.Tensor, max_iou: float, border: float) -> torch.Tensor:
-    """Which candidates (n, k) greedy non-maximum suppression keeps of each photo's; see geometry.nms.
+    """Which candidates (n, k) of each photo greedy non-maximum suppression keeps, as a bool mask; see geometry.nms.
 
     Args:
         boxes: (n, k, 4), best score first.
         scores: (n, k); minus infinity where there is no candidate.
     """
     size = max(1, _MOST_OVERLAPS // max(boxes.shape[1] ** 2, 1))
-    some = (slice(start, start + size) for start in range(0, len(boxes), size))
-    return torch.cat([_kept(boxes[part], scores[part], max_iou, border) for part in some])
+    parts = (slice(start, start + size) for start in range(0, len(boxes), size))
+    return torch.cat([_kept(boxes[part], scores[part], max_iou, border) for part in parts])
 
 
 def _kept(boxes: torch.Tensor, scores: torch.Tensor, max_iou: float, border: float) -> torch.Tensor:
-    """Rounds in which a candidate stays that no better one which stays covers: after r rounds the first r are right."""
+    """Greedy suppression by fixed-point iteration: a candidate is kept if no kept better one overlaps it.
+
+    After r rounds the first r candidates are decided, so that k rounds are enough."""
     rows = max(1, _MOST_OVERLAPS // max(len(boxes) * boxes.shape[1], 1))
     parts = [_overlaps(boxes, slice(i, i + rows), max_iou, border) for i in range(0, boxes.shape[1], rows)]
     covers = torch.triu(torch.cat(parts, 1), diagonal=1)  # [better, worse]
-    there = torch.isfinite(scores)
-    stays = there
+    present = torch.isfinite(scores)
+    stays = present
     for _ in range(boxes.shape[1]):
         before = stays
-        stays = there & ~(covers & before[:, :, None]).any(1)
+        stays = present & ~(covers & before[:, :, None]).any(1)
         if bool((stays == before).all()):
             break
     return stays
 
 
 def _overlaps(boxes: torch.Tensor, some: slice, max_iou: float, border: float) -> torch.Tensor:
-    """Whether some of the boxes (n, k, 4) share more than that with each of them (n, some, k)."""
+    """Whether the boxes of a slice (n, k, 4)[:, some] overlap each box by more than `max_iou`: bool (n, some, k)."""
     low, high = boxes[..., :2], boxes[..., 2:]
     area = (high - low + border).clamp(min=0).prod(-1)
     overlap = torch.minimum(high[:, some, None], high[:, None]) - torch.maximum(low[:, some, None], low[:, None])
@@ -66,7 +70,7 @@ def _overlaps(boxes: torch.Tensor, some: slice, max_iou: float, border: float) -
 
 
 def sharpness(crops: torch.Tensor) -> torch.Tensor:
-    """Sharpness (f,) float64 of aligned faces (f, 112, 112, 3); see quality.sharpness."""
+    """Sharpness (f,) float64 of aligned faces (f, 112, 112, 3), as quality.sharpness."""
     gray = crops[:, 16:96, 16:96].float() @ torch.tensor(_GRAY, device=crops.device)
     inner = gray[:, 1:-1, 1:-1]
     around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
@@ -75,10 +79,10 @@ def sharpness(crops: torch.Tensor) -> torch.Tensor:
 
 
 class PixelKeys:
-    """Keys of crops by their pixels, without moving them: multilinear sums modulo 2^64 under secret weights.
+    """Hash keys of crops, computed on the device: multilinear sums modulo 2^64 with random weights.
 
-    Two different crops collide with a chance below 2^-100, whoever made them: the weights are drawn anew by every
-    process (Carter and Wegman, "Universal classes of hash functions", 1979).
+    Two different crops collide with a probability below 2^-100, even if chosen by an adversary: every process draws
+    its own weights (Carter and Wegman, "Universal classes of hash functions", 1979).
     """
 
     def __init__(self, values: int, device: torch.device) -> None:
@@ -92,7 +96,7 @@ class PixelKeys:
 
 
 def upright(pixels: torch.Tensor, orientation: int) -> torch.Tensor:
-    """Apply an EXIF orientation (1..8) to (h, w, 3) pixels; see decode.upright."""
+    """Apply an EXIF orientation (1..8) to (h, w, 3) pixels; as decode.upright."""
     if orientation in (2, 4, 5, 7):
         pixels = pixels.flip(1)
     quarter_turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)

@@ -1,6 +1,6 @@
-"""Photos on a device, and pixels sampled from a whole batch of them at once.
+"""Photos on a device, and resampling of a whole batch of them at once.
 
-`letterbox`, `letterbox_smoothly` and `warp` sample in the same integers and doubles as resample.py does on the host.
+`letterbox`, `letterbox_smoothly` and `warp` use the same integer and float64 arithmetic as resample.py on the host.
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ from facelake.embed.resample import BITS, at_level, fitted, level_for, taps
 
 _LOG = logging.getLogger(__name__)
 _ONE = 1 << BITS
-_LEVEL, _PART_OF_LEVEL = 1, 1e-3
-OF_THE_DEVICE = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
-"""a device that is full, or lost: RuntimeErrors, which are not to be taken for a failure of the work"""
+_LEVEL, _PART_OF_LEVEL = 1, 1e-3  # tolerated difference of compiled code: in grey levels, and for floats
+DEVICE_ERRORS = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
+"""errors of a device that is out of memory or lost; RuntimeErrors that must not be taken for an error of the photos"""
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """Photos of any size behind one another: pixels (total, 3) uint8; start, height, width (n,) int64."""
+    """Photos of any size, concatenated: pixels (total, 3) uint8; start, height and width (n,) int64."""
 
     pixels: torch.Tensor
     start: torch.Tensor
     height: torch.Tensor
     width: torch.Tensor
     sizes: tuple[tuple[int, int], ...]
-    """height and width of each, for the host"""
+    """(height, width) of each photo, on the host"""
 
     @classmethod
     def of(cls, photos: Sequence[torch.Tensor], levels: int = 0) -> Canvas:
-        """Photos (h, w, 3) uint8 on one device, then all of them halved once, twice, ..., `levels` times."""
+        """Concatenate photos (h, w, 3) uint8 on one device, followed by all of them halved once, twice, ..., `levels`
+        times.
+        """
         sizes = tuple((int(photo.shape[0]), int(photo.shape[1])) for photo in photos)
-        held = [cls._placed(torch.cat([photo.reshape(-1, 3) for photo in photos]), sizes)]
+        pyramid = [cls._placed(torch.cat([photo.reshape(-1, 3) for photo in photos]), sizes)]
         for _ in range(levels):
-            held.append(held[-1]._halved())
+            pyramid.append(pyramid[-1]._halved())
         if not levels:
-            return held[0]
-        return cls._placed(torch.cat([one.pixels for one in held]), tuple(size for one in held for size in one.sizes))
+            return pyramid[0]
+        return cls._placed(
+            torch.cat([level.pixels for level in pyramid]), tuple(size for level in pyramid for size in level.sizes)
+        )
 
     @classmethod
     def _placed(cls, pixels: torch.Tensor, sizes: tuple[tuple[int, int], ...]) -> Canvas:
@@ -58,60 +62,64 @@ class Canvas:
     def _halved(self) -> Canvas:
         sizes = tuple((-(-height // 2), -(-width // 2)) for height, width in self.sizes)
         total = sum(height * width for height, width in sizes)
-        there = self._placed(self.pixels[:0], sizes)
+        target = self._placed(self.pixels[:0], sizes)
         places = torch.arange(total, device=self.pixels.device)
-        whole = (self.pixels, self.start, self.height, self.width)
-        return Canvas(_HALVE(*whole, there.start, there.width, places), there.start, there.height, there.width, sizes)
+        source = (self.pixels, self.start, self.height, self.width)
+        pixels = _HALVE(*source, target.start, target.width, places)
+        return Canvas(pixels, target.start, target.height, target.width, sizes)
 
 
 class Fused:
-    """A function of tensors that runs as one kernel on a GPU, if torch can compile it there; else step by step.
+    """A function of tensors that torch compiles to one kernel on a GPU if it can; otherwise it runs uncompiled.
 
-    Pixels are sampled by dozens of steps on tensors of hundreds of MB, which takes as long as a network. The first call
-    compares the two, and what does not compile, or gives another level, is left.
+    Sampling takes dozens of operations on tensors of hundreds of MB, as long as a network. The first call compares both
+    versions; a function that does not compile, or gives other pixels, stays uncompiled.
     """
 
     where: ClassVar[set[str]] = {"cuda"}
+    """device types on which functions are compiled; tests add the CPU"""
 
     def __init__(self, plain: Callable[..., torch.Tensor]) -> None:
         self.plain, self._tried = plain, False
         self.compiled: Callable[..., torch.Tensor] | None = None
 
-    def __call__(self, *given: Any) -> torch.Tensor:
-        if not self._tried and given[0].device.type in self.where:
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        if not self._tried and arguments[0].device.type in self.where:
             self._tried = True
-            self._compile(given)
+            self._compile(arguments)
         if self.compiled:
             try:
-                return self.compiled(*given)
-            except OF_THE_DEVICE:
+                return self.compiled(*arguments)
+            except DEVICE_ERRORS:
                 raise
-            except Exception as err:  # noqa: BLE001  another shape is compiled anew, which may fail as the first may
-                self._leave(err)
-        return self.plain(*given)
+            except Exception as err:  # noqa: BLE001  another shape is compiled again, which may fail in any way
+                self._disable(err)
+        return self.plain(*arguments)
 
-    def _leave(self, err: Exception) -> None:
+    def _disable(self, err: Exception) -> None:
         _LOG.warning("%s is not compiled: %s", self.plain.__name__, " ".join(str(err).split())[:200])
         self.compiled = None
 
-    def _compile(self, given: Sequence[Any]) -> None:
-        wanted = self.plain(*given)
+    def _compile(self, arguments: Sequence[Any]) -> None:
+        wanted = self.plain(*arguments)
         try:
             compiled: Callable[..., torch.Tensor] = torch.compile(self.plain, dynamic=True)
-            apart = (compiled(*given).double() - wanted.double()).abs().max()
-        except OF_THE_DEVICE:
+            difference = (compiled(*arguments).double() - wanted.double()).abs().max()
+        except DEVICE_ERRORS:
             raise
-        except Exception as err:  # noqa: BLE001  no compiler on the host, or one that cannot: each has its own kind
-            self._leave(err)
+        except Exception as err:  # noqa: BLE001  compilers are missing or fail with errors of their own types
+            self._disable(err)
             return
-        if float(apart) > (_LEVEL if wanted.dtype == torch.uint8 else _PART_OF_LEVEL):
+        if float(difference) > (_LEVEL if wanted.dtype == torch.uint8 else _PART_OF_LEVEL):
             _LOG.warning("%s gives other pixels when compiled: not used", self.plain.__name__)
             return
         self.compiled = compiled
 
 
 def letterbox(canvas: Canvas, side: int) -> tuple[torch.Tensor, F64]:
-    """Each photo scaled into the top left of a square (n, side, side, 3) uint8; and square pixels per photo pixel."""
+    """Each photo scaled into the top left of a square, (n, side, side, 3) uint8; and square pixels per photo pixel
+    (n,).
+    """
     fits = [fitted(height, width, side) for height, width in canvas.sizes]
     rows = [(height, fit[0], float(height)) for (height, _), fit in zip(canvas.sizes, fits, strict=True)]
     columns = [(width, fit[1], float(width)) for (_, width), fit in zip(canvas.sizes, fits, strict=True)]
@@ -120,7 +128,7 @@ def letterbox(canvas: Canvas, side: int) -> tuple[torch.Tensor, F64]:
 
 
 def letterbox_smoothly(canvas: Canvas, fits: Sequence[Fit], side: int) -> torch.Tensor:
-    """The same, from halved photos where `fits`, one for each photo, says so; see geometry.letterbox."""
+    """As `letterbox`, but from halved photos as `fits`, one for each photo, specifies; see geometry.letterbox."""
     entry = np.array([fit.level for fit in fits]) * len(fits) + np.arange(len(fits))
     rows = [(canvas.sizes[i][0], fit.height, fit.source[0]) for i, fit in zip(entry, fits, strict=True)]
     columns = [(canvas.sizes[i][1], fit.width, fit.source[1]) for i, fit in zip(entry, fits, strict=True)]
@@ -128,11 +136,11 @@ def letterbox_smoothly(canvas: Canvas, fits: Sequence[Fit], side: int) -> torch.
 
 
 _Side = tuple[int, int, float]
-"""source pixels, target pixels, and source pixels that become all of the target"""
+"""source pixels, target pixels, and the number of source pixels that map to the whole target"""
 
 
 def _squares(canvas: Canvas, entry: I64, rows: Sequence[_Side], columns: Sequence[_Side], side: int) -> torch.Tensor:
-    """Some of the canvas's photos in squares."""
+    """Squares of the canvas's photos with the given indices."""
     device = canvas.pixels.device
     which = torch.from_numpy(entry).to(device, non_blocking=True)
     places = [item[which] for item in (canvas.start, canvas.height, canvas.width)]
@@ -150,7 +158,8 @@ def _letterboxed(
     x: torch.Tensor,
     u: torch.Tensor,
 ) -> torch.Tensor:
-    """Taps (n, side) and their weights along columns and rows to squares; see resample.resize_into."""
+    """Squares (n, side, side, 3) from taps (n, side) and weights along rows (y, v) and columns (x, u); as
+    resample.resize_into."""
     y, v, x, u = y[:, :, None], v[:, :, None, None], x[:, None, :], u[:, None, :, None]
     inside = ((y >= 0) & (x >= 0))[..., None]
     y, x = y.clamp(min=0), x.clamp(min=0)
@@ -164,7 +173,7 @@ def _letterboxed(
 
 
 def warp(canvas: Canvas, photo: I64, inverse: F64, side: int) -> torch.Tensor:
-    """Crops (f, side, side, 3) uint8 of photos (f,) of the canvas, black outside them.
+    """Crops (f, side, side, 3) uint8 of photos (f,) of the canvas; pixels outside the photos are black.
 
     Args:
         inverse: (f, 2, 3), from crop pixels to photo pixels.
@@ -178,14 +187,17 @@ def warp(canvas: Canvas, photo: I64, inverse: F64, side: int) -> torch.Tensor:
 
 
 def smoothly(canvas: Canvas, photo: I64, photos: int, inverse: F64) -> tuple[I64, F64]:
-    """What `warp` is given for crops of photos (f,), smoothed where these are finer; see geometry.warp.
+    """Canvas indices (f,) and matrices (f, 2, 3) for `warp`, from halved photos where crops are smaller; see
+    geometry.warp.
 
     Args:
-        photos: how many the canvas has, besides their halves.
+        photos: number of photos of the canvas, without the halved ones.
         inverse: (f, 2, 3), from crop pixels to photo pixels.
     """
     fine = fineness(inverse)
-    level = np.array([level_for(float(one), *canvas.sizes[i]) for one, i in zip(fine, photo, strict=True)], np.int64)
+    level = np.array(
+        [level_for(float(scale), *canvas.sizes[i]) for scale, i in zip(fine, photo, strict=True)], np.int64
+    )
     return level * photos + photo, at_level(inverse, level)
 
 
@@ -197,27 +209,27 @@ def _warped(
     m: torch.Tensor,
     steps: torch.Tensor,
 ) -> torch.Tensor:
-    """Matrices (f, 2, 3) and places in photos (f, 1, 1) to crops; see resample.warp_linear."""
+    """Crops (f, side, side, 3) from matrices m (f, 2, 3) and photo offsets (f, 1, 1); as resample.warp_linear."""
     m = m[..., None, None]
     x, y = steps[None, None, :], steps[None, :, None]
     at_x = m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]
     at_y = m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]
-    inside = (at_x > -1) & (at_x < width) & (at_y > -1) & (at_y < height)  # not where it is not a number
+    inside = (at_x > -1) & (at_x < width) & (at_y > -1) & (at_y < height)  # false for NaN
     at_x, at_y = torch.where(inside, at_x, 0), torch.where(inside, at_y, 0)
     x0, y0 = at_x.floor().long(), at_y.floor().long()
     u, v = at_x - x0, at_y - y0
     total = torch.zeros((*at_x.shape, 3), dtype=torch.float64, device=pixels.device)
     for j, i in ((0, 0), (0, 1), (1, 0), (1, 1)):
         row, column = y0 + j, x0 + i
-        there = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        weight = torch.where(there, (v if j else 1 - v) * (u if i else 1 - u), 0)
+        valid = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        weight = torch.where(valid, (v if j else 1 - v) * (u if i else 1 - u), 0)
         place = start + row.clamp(min=0).minimum(height - 1) * width + column.clamp(min=0).minimum(width - 1)
         total = total + weight[..., None] * pixels[place]
     return torch.where(inside[..., None], total + 0.5, 0).to(torch.uint8)
 
 
 def blob(images: torch.Tensor, mean: float, scale: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """(n, h, w, 3) uint8 to (n, 3, h, w) of `dtype`, (x - mean) * scale, still in the order of channels last."""
+    """(n, h, w, 3) uint8 to (n, 3, h, w) of `dtype`, (x - mean) * scale, in channels-last memory order."""
     return _BLOB(images, mean, scale, dtype).permute(0, 3, 1, 2)
 
 
@@ -234,7 +246,7 @@ def _halve(
     new_width: torch.Tensor,
     places: torch.Tensor,
 ) -> torch.Tensor:
-    """Pixels at `places` of the halved photos; see resample.halved."""
+    """Pixels at `places` of the halved photos; as resample.halved."""
     photo = torch.searchsorted(new_start, places, right=True) - 1
     within, across = places - new_start[photo], new_width[photo]
     y, x = within // across * 2, within % across * 2
@@ -248,7 +260,9 @@ _LETTERBOX, _WARP, _BLOB, _HALVE = Fused(_letterboxed), Fused(_warped), Fused(_s
 
 
 def shrunk(pixels: torch.Tensor, divisor: int) -> torch.Tensor:
-    """(3, h, w) uint8 with each `divisor` x `divisor` pixels as their mean; blocks at the edges may be smaller."""
+    """(3, h, w) uint8 reduced to the means of blocks of `divisor` x `divisor` pixels; blocks at the edges may be
+    smaller.
+    """
     if divisor == 1:
         return pixels
     mean = F.avg_pool2d(pixels[None].float(), divisor, ceil_mode=True, count_include_pad=False)
@@ -256,9 +270,9 @@ def shrunk(pixels: torch.Tensor, divisor: int) -> torch.Tensor:
 
 
 def _padded(sides: Sequence[_Side], square: int) -> tuple[I64, np.ndarray]:
-    """For each the first pixel (n, square) and the second one's weight; -1 beyond the target."""
-    held = [_taps_to(*one, square) for one in sides]
-    return np.stack([first for first, _ in held]), np.stack([weight for _, weight in held])
+    """First source pixel (n, square) and weight of the second one, for each side; -1 beyond the target."""
+    taps_of = [_taps_to(*side, square) for side in sides]
+    return np.stack([first for first, _ in taps_of]), np.stack([weight for _, weight in taps_of])
 
 
 @lru_cache(maxsize=512)

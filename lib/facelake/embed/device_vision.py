@@ -1,8 +1,8 @@
-"""Detect and encode on a device from the pixels on: scale, find, suppress, align and encode whole batches there.
+"""Detection and encoding on a device: scales, detects, suppresses, aligns and encodes whole batches.
 
-What comes back to the host is what a row needs: boxes, landmarks, scores, sharpness, embeddings. Where the device is a
-GPU, the networks run as captured graphs of fixed batches (torch_runtime.py). The same code runs on the CPU, where tests
-hold it against the host's.
+Only the contents of a row return to the host: boxes, landmarks, scores, sharpness, embeddings. On a GPU the networks
+run as captured graphs of fixed batch sizes (torch_runtime.py). The same code runs on the CPU, where tests compare it
+with HostVision.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from facelake.embed.packs import Pack
 from facelake.embed.runtime import Runtime, open_torch
 from facelake.embed.vision import FACE_PX, Pixels, Seen
 
-_CROPS = 1024  # faces sampled at once: half a GB of doubles where they are not compiled
-_CANVAS_PIXELS = 256_000_000  # in one canvas: under a GB
+_CROPS = 1024  # faces sampled at once: half a GB of float64 if sampling is not compiled
+_CANVAS_PIXELS = 256_000_000  # pixels of one canvas: less than 1 GB
 
 
 class DeviceVision:
-    """See Vision. Photos are tensors on the device, as `place` makes them."""
+    """Implements Vision. Photos are tensors on the device, as `place` returns them."""
 
     def __init__(self, pack: Pack, min_score: float, runtime: Runtime, batch_photos: int, batch_faces: int) -> None:
         encoder = pack.card.encoder
         self._device = torch.device(runtime.device)
-        torch.backends.cudnn.benchmark = True  # shapes are fixed: the quickest kernels are worth looking for
+        torch.backends.cudnn.benchmark = True  # input shapes are fixed, so that searching for the fastest kernels pays
         self.detector = open_detector(pack, min_score, runtime, batch_photos)
         model = batchable(pack.encoder, encoder.input_name, blocks=False)
         self.encoder = open_torch(model, runtime)
@@ -45,31 +45,31 @@ class DeviceVision:
         self._known, self._keys = KnownFaces(), device_ops.PixelKeys(3 * FACE_PX**2, self._device)
 
     def place(self, photos: Sequence[Any]) -> list[Pixels]:
-        """See Vision."""
+        """Implements Vision."""
         return [photo if isinstance(photo, torch.Tensor) else self._placed(photo) for photo in photos]
 
     def _placed(self, photo: U8) -> torch.Tensor:
-        whole = photo if photo.flags.writeable else photo.copy()  # torch shares no memory that it may not write
-        return torch.from_numpy(whole).to(self._device, non_blocking=True)
+        writable = photo if photo.flags.writeable else photo.copy()  # torch does not share read-only memory
+        return torch.from_numpy(writable).to(self._device, non_blocking=True)
 
     @torch.inference_mode()
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
-        """See Vision."""
+        """Implements Vision."""
         parts = device_ops.bounded(_areas(photos), self.detector.batch, _CANVAS_PIXELS)
-        return [faces for part in parts for faces in self.detector.look(photos[part])]
+        return [faces for part in parts for faces in self.detector.detect(photos[part])]
 
     @torch.inference_mode()
     def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
-        """See Vision."""
+        """Implements Vision."""
         parts = device_ops.bounded(_areas(photos), len(photos), _CANVAS_PIXELS)
         return [seen for part in parts for seen in self._encode(photos[part], faces[part])]
 
     def _encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
-        counts = [len(one) for one in faces]
+        counts = [len(detections) for detections in faces]
         photo, known = np.repeat(np.arange(len(faces)), counts), joined(faces)
         smooth = self.detector.smooth
         canvas = device_sampling.Canvas.of(
-            photos, int(np.log2(max(min(one.shape[:2]) for one in photos))) if smooth else 0
+            photos, int(np.log2(max(min(image.shape[:2]) for image in photos))) if smooth else 0
         )
         landmarks = self.detector.refine(canvas, photo, len(photos), known)
         back = inverses(similarity_transforms(landmarks))
@@ -79,13 +79,13 @@ class DeviceVision:
         units, sharp = (np.concatenate(column) for column in zip(*parts, strict=True))
         ends = np.cumsum(counts)[:-1]
         split = (np.split(column, ends) for column in (landmarks, units, sharp))
-        return [Seen(*one) for one in zip(*split, strict=True)]
+        return [Seen(*columns) for columns in zip(*split, strict=True)]
 
     def _seen(self, canvas: device_sampling.Canvas, photo: I64, back: F64) -> Iterator[tuple[F32, F64]]:
-        """Unit embeddings and sharpness of some faces after the other."""
+        """Yield unit embeddings (k, dim) and sharpness (k,) of successive parts of the faces."""
         for start in range(0, len(photo), _CROPS):
-            mine = slice(start, start + _CROPS)
-            crops = device_sampling.warp(canvas, photo[mine], back[mine], FACE_PX)
+            part = slice(start, start + _CROPS)
+            crops = device_sampling.warp(canvas, photo[part], back[part], FACE_PX)
             sharp, keys = device_ops.sharpness(crops).cpu().numpy(), self._keys.of(crops).cpu().numpy()
             yield self._known.units([key.tobytes() for key in keys], partial(self._units, crops)), sharp
 

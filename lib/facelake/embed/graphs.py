@@ -1,4 +1,4 @@
-"""Graph surgery: turn published ONNX files into batchable float graphs that compute the same."""
+"""Graph surgery: turns published ONNX files into batchable float graphs that compute the same function."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ _BATCH = "n"
 _LOG = logging.getLogger(__name__)
 
 
-def batchable(model_bytes: bytes, input_name: str | None = None, any_size: bool = False, blocks: bool = True) -> bytes:
-    """A model with a symbolic batch axis, weights dequantised, weights no longer listed as inputs.
+def batchable(
+    model_bytes: bytes, input_name: str | None = None, *, any_size: bool = False, blocks: bool = True
+) -> bytes:
+    """A model with a symbolic batch axis and dequantised weights that are not listed as inputs.
 
-    Published graphs come with three habits that stop batching: a batch size of 1 written into the input, into
-    reshapes of the heads, and weights listed as graph inputs. Block-quantised weights are dequantised here
-    once (q - zero) * scale, because the runtime does it at every call, and rejects some of the nodes.
+    Published graphs prevent batching in three ways: a batch size of 1 in the input, the same in reshapes of the heads,
+    and weights listed as graph inputs. Block-quantised weights are dequantised once, (q - zero) * scale, because the
+    runtime would do it at every call, and rejects some of the nodes.
 
     Args:
-        input_name: the one true input; default: the only one that is no weight.
-        any_size: free height and width too, for a fully convolutional model.
-        blocks: write PRelu so that it fits onnxruntime's blocks of channels.
+        input_name: of the input; default: the only one that is not a weight.
+        any_size: also make height and width symbolic, for a fully convolutional model.
+        blocks: replace PRelu by operators that onnxruntime supports in its blocked channel layout.
     """
     model = onnx.load_from_string(model_bytes)
     graph = model.graph
@@ -49,7 +51,7 @@ def batchable(model_bytes: bytes, input_name: str | None = None, any_size: bool 
 
 
 def repaired(model_bytes: bytes, input_name: str | None = None) -> bytes:
-    """A model with float weights that are no longer listed as inputs, otherwise as it is published."""
+    """A model with float weights that are not listed as inputs, otherwise as published."""
     model = onnx.load_from_string(model_bytes)
     _repair(model.graph, input_name)
     return bytes(model.SerializeToString())
@@ -67,24 +69,24 @@ def _repair(graph: Any, input_name: str | None) -> None:
     _dequantise(graph)
 
 
-def batches_alike(run: Callable[[F32], list[F32]], shape: tuple[int, int, int]) -> bool:
-    """Whether a graph gives three inputs of `shape` (c, h, w) at once what it gives each alone.
+def is_batch_invariant(run: Callable[[F32], list[F32]], shape: tuple[int, int, int]) -> bool:
+    """Whether a batch of three inputs of `shape` (c, h, w) gives the same outputs as the inputs one by one.
 
-    Surgery that failed shows here: an error of the runtime, outputs without a batch axis, or other values. In full
-    precision only: in half, a batch of another size may sum in another order and be as right.
+    False after failed surgery: an error of the runtime, outputs without a batch axis, or other values. Only meaningful
+    in full precision: in half precision, another batch size may change the order of summation.
     """
     blob = np.random.default_rng(0).uniform(-1, 1, (3, *shape)).astype(np.float32)
     try:
         together = run(blob)
-    except Exception as err:  # noqa: BLE001  a runtime raises its own kinds for shapes that do not fit
-        _LOG.warning("a graph for any batch fails: %s", " ".join(str(err).split())[:200])
+    except Exception as err:  # noqa: BLE001  runtimes raise errors of their own types for shapes that do not fit
+        _LOG.warning("a graph with a symbolic batch axis fails: %s", " ".join(str(err).split())[:200])
         return False
     alone = [run(blob[i : i + 1]) for i in range(3)]
-    for k, whole in enumerate(together):
-        parts = [one[k] for one in alone]
-        if len(whole) != 3 or any(len(part) != 1 for part in parts):
+    for k, batch in enumerate(together):
+        parts = [outputs[k] for outputs in alone]
+        if len(batch) != 3 or any(len(part) != 1 for part in parts):
             return False
-        if not np.allclose(whole, np.concatenate(parts), rtol=1e-3, atol=1e-4 * (1 + float(np.abs(whole).max()))):
+        if not np.allclose(batch, np.concatenate(parts), rtol=1e-3, atol=1e-4 * (1 + float(np.abs(batch).max()))):
             return False
     return True
 
@@ -128,7 +130,7 @@ def _dequantised(node: Any, values: dict[str, Any]) -> np.ndarray:
 
 
 def _free_reshapes(graph: Any) -> None:
-    """In reshapes of activations, a leading 1 is the batch: 0 means "as it comes"."""
+    """Replace the batch size 1 at the start of reshapes of activations by 0, which in ONNX keeps the input's size."""
     values = {item.name: item for item in graph.initializer}
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] not in values:
@@ -140,7 +142,8 @@ def _free_reshapes(graph: Any) -> None:
 
 
 def _batch_rows(graph: Any, output: Any) -> None:
-    """A detector head that SCRFD's export lays out as (rows, k) becomes (batch, rows, k), rows in the same order.
+    """Change a detector head that SCRFD's export lays out as (rows, k) to (batch, rows, k), with rows in the same
+    order.
 
     The export transposes (n, a k, h, w) to (h, w, n, a k) and reshapes to (-1, k): with one photo the rows run along
     the grid and then the anchors; with several they would be shuffled between photos.
@@ -181,10 +184,10 @@ def _constant(name: str, makers: dict[str, Any], values: dict[str, Any]) -> np.n
 
 
 def _unfold_prelu(graph: Any) -> None:
-    """PRelu(x) with slopes a is a x + (1 - a) Relu(x), written as scalings per channel.
+    """Replace PRelu(x) with slopes a by a x + (1 - a) Relu(x), written as scalings per channel.
 
     onnxruntime keeps activations in blocks of channels between convolutions, but has no PRelu for blocks: each one
-    costs two reorderings and a slow loop, half of an ArcFace encoder's time on a CPU. Scalings per channel it has.
+    costs two reorderings and a slow loop, half of an ArcFace encoder's time on a CPU. It supports scalings per channel.
     """
     values = {item.name: item for item in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}

@@ -1,4 +1,4 @@
-"""The default detector and the encoder as arrays in, arrays out."""
+"""The default detector and the encoder, as functions of arrays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from facelake.contracts import F32, F64, U8
 from facelake.embed.detectors import NOTHING, Detections, Detector
 from facelake.embed.geometry import crops_around, letterbox, nms, warp
-from facelake.embed.graphs import batchable, batches_alike
+from facelake.embed.graphs import batchable, is_batch_invariant
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.resample import Levels, to_blob
 from facelake.embed.runtime import Graph, Runtime, open_graph
@@ -24,11 +24,11 @@ NMS_IOU = 0.3  # OpenCV's FaceDetectorYN default
 CROP_SCORE = 0.3
 # Measured on CPU: a 640x640 photo's activations fill the cache, so a bigger batch halves the rate (docs/benchmarks.md).
 _DETECT_BATCH = 1
-# A face that fills its frame is too large for YuNet at full size: photos without a face get a second look.
-SECOND_LOOK = 0.5
-CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
-_SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
-_KEPT_FACES = 4096  # embeddings of the last faces, for exact duplicates among them; 8 MB at 512 dimensions
+# YuNet misses faces that fill the frame: photos without a face are searched again at this share of the size.
+SECOND_PASS_FILL = 0.5
+CROP_SHARE = 1.8  # side of the crop for landmark refinement, relative to the longer side of the face's box
+_SAME_FACE = 0.4  # share of the known box that a face detected in the crop must cover
+_KEPT_FACES = 4096  # size of the cache of embeddings, for exact duplicates; 8 MB at 512 dimensions
 
 _CPU = Runtime()
 _LOG = logging.getLogger(__name__)
@@ -45,16 +45,16 @@ class YuNet:
         self._order = yunet_order(graph)
 
     def locate(self, photos: Sequence[Levels]) -> list[Detections]:
-        """Faces of RGB photos, in photo pixels; a photo without any is looked at again at half size."""
-        return [self._seen(photo, 1.0) or self._seen(photo, SECOND_LOOK) or NOTHING for photo in photos]
+        """Faces of RGB photos, in photo pixels; a photo without any is searched again at half size."""
+        return [self._search(photo, 1.0) or self._search(photo, SECOND_PASS_FILL) or NOTHING for photo in photos]
 
     def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """Landmarks (n, 5, 2) found again in a crop of each face."""
+        """Landmarks (n, 5, 2) detected again in a crop of each face."""
         matrices, corners, scales = crops_around(boxes, CROP_SHARE, self.crop_side)
-        again = self.relocate(np.stack([warp(photo, one, self.crop_side) for one in matrices]))
+        again = self.relocate(np.stack([warp(photo, matrix, self.crop_side) for matrix in matrices]))
         return relocated(boxes, landmarks, again, corners, scales)
 
-    def _seen(self, photo: Levels, fill: float) -> Detections | None:
+    def _search(self, photo: Levels, fill: float) -> Detections | None:
         square, scale = letterbox(photo, self.side, fill)
         faces = self.detect(square[None])[0]
         if not len(faces.scores):
@@ -62,23 +62,23 @@ class YuNet:
         return Detections(faces.boxes / scale, faces.landmarks / scale, faces.scores)
 
     def detect(self, squares: U8) -> list[Detections]:
-        """Find faces in (n, side, side, 3) RGB squares."""
-        found: list[Detections] = []
+        """The faces of (n, side, side, 3) RGB squares."""
+        detections: list[Detections] = []
         for start in range(0, len(squares), _DETECT_BATCH):
             heads = self._heads(squares[start : start + _DETECT_BATCH])
-            found += [self._decode(one, self.side, self._min_score) for one in heads]
-        return found
+            detections += [self._decode(outputs, self.side, self._min_score) for outputs in heads]
+        return detections
 
     def relocate(self, crops: U8) -> list[Detections]:
-        """Find faces again in (n, crop_side, crop_side, 3) crops that each hold one in their middle.
+        """The faces of (n, crop_side, crop_side, 3) crops, each centred on a known face.
 
-        A face that is small in its photo has landmarks that are a pixel or two off, which costs the encoder dearly;
-        in a crop of its own it is as large as any. Scores count less here: that there is a face is known.
+        Landmarks of a small face are off by a pixel or two, which degrades its embedding considerably; in a crop of its
+        own it is large. The score threshold is lower here, because the crop is known to contain a face.
         """
-        return [self._decode(one, self.crop_side, CROP_SCORE) for one in self._heads(crops)]
+        return [self._decode(outputs, self.crop_side, CROP_SCORE) for outputs in self._heads(crops)]
 
     def _heads(self, squares: U8) -> list[list[F32]]:
-        """The network's outputs per square."""
+        """The network's outputs for each square."""
         heads = self._graph.run(to_blob(squares, 0.0, 1.0, swap=True))
         return [[heads[k][i] for k in self._order] for i in range(len(squares))]
 
@@ -101,26 +101,28 @@ class YuNet:
 
 
 class KnownFaces:
-    """Embeddings of the last few thousand faces by a key of their pixels: exact duplicates are encoded once."""
+    """A cache of the embeddings of the last few thousand faces by a hash of their pixels, for exact duplicates."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[bytes, F32] = OrderedDict()
+        self._cached: OrderedDict[bytes, F32] = OrderedDict()
 
     def units(self, keys: Sequence[bytes], make: Callable[[list[int]], F32]) -> F32:
-        """Rows (n, dim) for keys; `make` gives those at the places asked for, of faces that are new."""
-        new = {key: i for i, key in enumerate(keys) if key not in self._held}
+        """Embeddings (n, dim) for keys; `make` computes those at the given indices, which are not cached."""
+        new = {key: i for i, key in enumerate(keys) if key not in self._cached}
         if new:
-            self._held |= zip(new, make(list(new.values())), strict=True)
-        rows: F32 = np.stack([self._held[key] for key in keys])
+            self._cached |= zip(new, make(list(new.values())), strict=True)
+        rows: F32 = np.stack([self._cached[key] for key in keys])
         for key in keys:
-            self._held.move_to_end(key)
-        while len(self._held) > _KEPT_FACES:
-            self._held.popitem(last=False)
+            self._cached.move_to_end(key)
+        while len(self._cached) > _KEPT_FACES:
+            self._cached.popitem(last=False)
         return rows
 
 
 def normalised(raw: F32) -> F32:
-    """Unit rows of raw embeddings (n, dim); those that are not finite or zero become NaN."""
+    """Unit rows of raw embeddings (n, dim); rows that are not finite, or of norm below 1e-6, become NaN.
+
+    Not vectors.unit_rows, which keeps zero rows: a face without an embedding must be rejected."""
     norm = np.linalg.norm(raw, axis=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         unit: F32 = np.where(np.isfinite(norm) & (norm > 1e-6), raw / norm, np.nan).astype(np.float32)
@@ -128,29 +130,28 @@ def normalised(raw: F32) -> F32:
 
 
 class Encoder:
-    """An encoder of aligned 112x112 faces (ArcFace input contract); a face seen before is not encoded again."""
+    """An encoder of aligned 112x112 faces (ArcFace input contract), with a cache for exact duplicates."""
 
-    def __init__(self, graph: Graph, mean: float, scale: float, like: Graph | None = None) -> None:
-        """`like`: the same graph in full precision, by which batches are checked; default: the graph itself."""
+    def __init__(self, graph: Graph, mean: float, scale: float, reference: Graph | None = None) -> None:
+        """`reference`: the same graph in full precision, on which batching is tested; default: the graph itself."""
         self._graph, self._mean, self._scale = graph, mean, scale
         self._known = KnownFaces()
         self.encoded = 0
-        """faces that went through the network"""
-        self.batched = batches_alike((like or graph).run, (3, 112, 112))
+        """number of faces that the network encoded"""
+        self.batched = is_batch_invariant((reference or graph).run, (3, 112, 112))
         if not self.batched:
             _LOG.warning("the encoder's graph could not be made batchable: it runs face by face")
 
     def encode(self, aligned: U8) -> F32:
         """Unit embeddings (n, dim) of (n, 112, 112, 3) RGB faces; rows that are not finite or zero become NaN.
 
-        Faces with the same pixels get the same embedding from one run, be they in one batch or among the last few
-        thousand.
+        Faces with the same pixels within the last few thousand are encoded once and get the same embedding.
         """
         keys = [hashlib.blake2b(face.tobytes(), digest_size=16).digest() for face in aligned]
         return self._known.units(keys, lambda new: self._unit(aligned[new]))
 
     def raw(self, aligned: U8) -> F32:
-        """Embeddings as the network gives them, not normalised."""
+        """The network's outputs (n, dim) float32, not normalised."""
         blob = to_blob(aligned, self._mean, self._scale)
         if self.batched:
             return self._graph.run(blob)[0]
@@ -162,38 +163,38 @@ class Encoder:
 
 
 def load_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> Detector:
-    """The pack's detector."""
+    """The detector of the pack on the host."""
     card = pack.card.detector
     blocks = runtime.name == "onnxruntime"
     if isinstance(card, ScrfdCard):
         graph = open_graph(batchable(pack.detector, any_size=card.any_size, blocks=blocks), runtime)
         return Scrfd(graph, card.sides, min_score)
-    # YuNet's landmarks move by pixels in half precision (cosines fell to .97), and it is small
-    whole = replace(runtime, half=False)
-    return YuNet(open_graph(batchable(pack.detector, any_size=True, blocks=blocks), whole), card, min_score)
+    # in half precision YuNet's landmarks move by pixels (cosines fell to .97); the network is small anyway
+    full_precision = replace(runtime, half=False)
+    return YuNet(open_graph(batchable(pack.detector, any_size=True, blocks=blocks), full_precision), card, min_score)
 
 
 def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
-    """The pack's encoder."""
+    """The encoder of the pack on the host."""
     card = pack.card.encoder
     model = batchable(pack.encoder, card.input_name, blocks=runtime.name == "onnxruntime")
-    like = open_graph(model, replace(runtime, half=False)) if runtime.half else None
-    return Encoder(open_graph(model, runtime), card.mean, card.scale, like)
+    reference = open_graph(model, replace(runtime, half=False)) if runtime.half else None
+    return Encoder(open_graph(model, runtime), card.mean, card.scale, reference)
 
 
 def yunet_order(graph: Graph) -> list[int]:
-    """Where YuNet's outputs are, level by level: class, objectness, box, landmarks."""
+    """Indices of YuNet's outputs, level by level: class, objectness, box, landmarks."""
     return [graph.outputs.index(f"{head}_{stride}") for stride in STRIDES for head in ("cls", "obj", "bbox", "kps")]
 
 
 def relocated(boxes: F32, known: F32, again: Sequence[Detections], corners: F64, scales: F64) -> F32:
-    """Landmarks (n, 5, 2) of each crop's face that covers the one known; the known ones where none does."""
+    """Landmarks (n, 5, 2) of the face in each crop that covers the known one; the known landmarks where none does."""
     rows = zip(boxes, known, again, corners, scales, strict=True)
-    return np.stack([_relocated(*one) for one in rows]).astype(np.float32)
+    return np.stack([_relocated(*row) for row in rows]).astype(np.float32)
 
 
 def _relocated(box: F32, known: F32, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:
-    """The landmarks of the crop's face that covers the one known; the old ones where none does."""
+    """The landmarks (5, 2) of the face in a crop that covers the known one; the known landmarks if none does."""
     low = np.maximum(candidates.boxes[:, :2] / scale + corner, box[:2])
     high = np.minimum(candidates.boxes[:, 2:] / scale + corner, box[2:])
     covered = np.prod(np.maximum(high - low, 0), axis=1) / max(float(np.prod(box[2:] - box[:2])), 1e-9)

@@ -1,8 +1,8 @@
-"""JPEGs decoded on the GPU by nvJPEG, through torchvision: pixels begin where the networks are.
+"""Decodes JPEGs on the GPU with nvJPEG, through torchvision, so that pixels are where the networks run.
 
-Only plain photos go there: their headers are read and their caps held on the host first. Whatever nvJPEG does not take
-(other formats, progressive or gray JPEGs, damaged ones) is decoded on the host as ever, which also says what is wrong.
-A thread decodes one batch ahead, on a stream of its own, while the networks look at the batch before.
+Only plain JPEGs are decoded there: their headers and limits are checked on the host first. Photos that nvJPEG does not
+support (other formats, progressive or grey JPEGs, damaged files) are decoded on the host, which reports errors. A
+thread decodes one batch ahead on its own stream, while the networks process the previous batch.
 """
 
 from __future__ import annotations
@@ -29,40 +29,42 @@ from facelake.embed.decode import (
     divisor_of,
     plain_jpeg,
 )
-from facelake.embed.device_sampling import OF_THE_DEVICE, shrunk
+from facelake.embed.device_sampling import DEVICE_ERRORS, shrunk
 from facelake.errors import ConfigError
 
-_MOST_PIXELS = 256_000_000  # decoded whole at once, before they are made smaller: under a GB
+_MOST_PIXELS = 256_000_000  # decoded at full size at once, before reduction: less than 1 GB
 _Plain = tuple[bytes, JpegHeader]
 
 
 class DeviceDecoder(Protocol):
     """Decodes JPEGs on a device."""
 
-    def apart(self) -> AbstractContextManager[None]:
-        """Work queued inside runs beside everybody else's, and is done at the end."""
+    def own_stream(self) -> AbstractContextManager[None]:
+        """Context in which work runs on a separate stream; the stream is synchronised at its end."""
         ...
 
     def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Encoded bytes (uint8 tensors on the host) to (3, h, w) uint8 RGB on the device.
+        """Decode encoded bytes (uint8 tensors on the host) to (3, h, w) uint8 RGB on the device.
 
         Raises:
-            RuntimeError: any of them is damaged.
+            RuntimeError: one of them is damaged.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class _UnderWay:
+class _Decoding:
+    """A batch that is being decoded."""
+
     digests: list[str]
     allowed: list[bytes]
     headers: list[JpegHeader | None]
-    """of those that the device decodes"""
+    """of the photos that the device decodes; None for the others"""
     pixels: Future[list[torch.Tensor | None]]
 
 
 class DeviceOpener(Opener):
-    """Bytes to pixels on a device. Photos that it decodes have tensors for pixels."""
+    """An Opener that decodes JPEGs on a device; the pixels of these photos are tensors."""
 
     ahead = 1
 
@@ -70,52 +72,54 @@ class DeviceOpener(Opener):
         super().__init__(limits, retracted)
         self._decoder, self._thread = decoder, ThreadPoolExecutor(1, "facelake-decode")
         self.on_device = 0
-        """photos that the device decoded"""
+        """number of photos that the device decoded"""
 
-    def begin(self, photos: Sequence[bytes]) -> _UnderWay:
-        """See Opener."""
+    def begin(self, photos: Sequence[bytes]) -> _Decoding:
+        """Implements Opener."""
         digests, allowed = self._sorted(photos)
         headers = [plain_jpeg(data, self._limits) for data in allowed]
         plain = [(data, header) for data, header in zip(allowed, headers, strict=True) if header]
-        return _UnderWay(digests, allowed, headers, self._thread.submit(self._upright, plain))
+        return _Decoding(digests, allowed, headers, self._thread.submit(self._upright, plain))
 
-    def end(self, handle: _UnderWay) -> list[Opened]:
-        """See Opener. What is decoded on the host is so here: only the main thread can stop it."""
+    def end(self, handle: _Decoding) -> list[Opened]:
+        """Implements Opener. Host decoding happens here, because its time limit works in the main thread only."""
         pixels = iter(handle.pixels.result())
         decoded: list[Photo | Undecoded] = []
         for data, header in zip(handle.allowed, handle.headers, strict=True):
-            found = next(pixels) if header else None
-            if header is None or found is None:
+            on_device = next(pixels) if header else None
+            if header is None or on_device is None:
                 decoded.append(decode(data, self._limits))
                 continue
             turned = header.orientation >= 5
             width, height = (header.height, header.width) if turned else (header.width, header.height)
-            decoded.append(Photo(found, width, height))
+            decoded.append(Photo(on_device, width, height))
             self.on_device += 1
         return self._opened(handle.digests, decoded)
 
     def open_all(self, photos: Sequence[bytes]) -> list[Opened]:
-        """See Opener."""
+        """Implements Opener."""
         return self.end(self.begin(photos))
 
     def _upright(self, photos: Sequence[_Plain]) -> list[torch.Tensor | None]:
-        """Pixels as `decode` gives them, and None for photos that are damaged."""
-        found: list[torch.Tensor | None] = []
-        with self._decoder.apart():
-            for some in _bounded(photos):
-                pairs = zip(self._together(some), some, strict=True)
-                found += [pixels if pixels is None else self._finished(pixels, header) for pixels, (_, header) in pairs]
-        for pixels in found:
-            if pixels is not None and pixels.is_cuda:  # read by the networks' stream, and only then free
+        """Pixels as `decode` returns them, None for damaged photos."""
+        finished: list[torch.Tensor | None] = []
+        with self._decoder.own_stream():
+            for part in _bounded(photos):
+                pairs = zip(self._together(part), part, strict=True)
+                finished += [
+                    pixels if pixels is None else self._finished(pixels, header) for pixels, (_, header) in pairs
+                ]
+        for pixels in finished:
+            if pixels is not None and pixels.is_cuda:  # the networks' stream reads it before the memory is reused
                 pixels.record_stream(torch.cuda.default_stream(pixels.device))
-        return found
+        return finished
 
     def _together(self, photos: Sequence[_Plain]) -> list[torch.Tensor | None]:
-        """Where one damaged photo spoils the call, by halves."""
+        """Decode photos in one call; if one is damaged, bisect, so that only damaged photos give None."""
         encoded = [torch.from_numpy(np.frombuffer(data, np.uint8).copy()) for data, _ in photos]
         try:
             decoded = self._decoder(encoded)
-        except OF_THE_DEVICE:
+        except DEVICE_ERRORS:
             raise
         except RuntimeError:
             if len(photos) == 1:
@@ -131,22 +135,22 @@ class DeviceOpener(Opener):
 
 
 def _bounded(photos: Sequence[_Plain]) -> Iterator[Sequence[_Plain]]:
-    """Neighbours that may be whole at once."""
+    """Split photos into parts that may be decoded at full size at once."""
     sizes = [header.width * header.height for _, header in photos]
     for part in device_ops.bounded(sizes, len(photos), _MOST_PIXELS):
         yield photos[part]
 
 
 class NvJpeg:
-    """torchvision's decoder on a GPU; see DeviceDecoder."""
+    """The DeviceDecoder of torchvision on a GPU."""
 
     def __init__(self, device: str) -> None:
-        """Decodes a photo of its own, so that it fails before work starts.
+        """Decode a test image, so that a missing decoder is reported before work starts.
 
         Raises:
-            ConfigError: torchvision is not installed, or has no nvJPEG that works here.
+            ConfigError: torchvision is not installed, or its nvJPEG does not work on this host.
         """
-        next_step = "install the torchvision that belongs to this torch, or set embed.nvjpeg to false"
+        next_step = "install the torchvision version that matches torch, or set embed.nvjpeg to false"
         try:
             from torchvision.io import ImageReadMode, decode_jpeg
         except ImportError as err:
@@ -155,23 +159,23 @@ class NvJpeg:
         self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         sample = simplejpeg.encode_jpeg(np.full((16, 16, 3), 90, np.uint8))
         try:
-            with self.apart():
+            with self.own_stream():
                 self([torch.from_numpy(np.frombuffer(sample, np.uint8).copy())])
         except RuntimeError as err:
-            what = f"nvJPEG does not decode: {' '.join(str(err).split())[:200]}"
+            what = f"nvJPEG cannot decode: {' '.join(str(err).split())[:200]}"
             raise ConfigError(what, where="embed.nvjpeg", next_step=next_step) from err
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """See DeviceDecoder."""
+    def own_stream(self) -> Iterator[None]:
+        """Implements DeviceDecoder."""
         with torch.cuda.stream(self._stream):
             yield
         self._stream.synchronize()
 
     def __call__(self, encoded: list[torch.Tensor]) -> list[torch.Tensor]:
-        """See DeviceDecoder."""
-        # torchvision decodes on a stream of its own, which does not wait for what is queued on the memory it is given
+        """Implements DeviceDecoder."""
+        # torchvision decodes on an internal stream, which does not wait for work queued on the memory that it reuses
         # (pytorch/vision issue 9606)
         torch.cuda.current_stream(self._device).synchronize()
-        found: list[torch.Tensor] = self._decode(encoded, mode=self._mode, device=self._device)
-        return found
+        pixels: list[torch.Tensor] = self._decode(encoded, mode=self._mode, device=self._device)
+        return pixels

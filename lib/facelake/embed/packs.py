@@ -1,4 +1,4 @@
-"""Model packs: a card that says what the model is, and files that are checked against it at every load."""
+"""Model packs: a card that describes the model, and model files whose digests are checked on every load."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from facelake.errors import ConfigError
 
-# Raised whenever the same photo could give other rows: part of the digest that every face row carries.
+# Raised whenever the same photo could give other rows; part of the model digest of every face row.
 PIPELINE_VERSION = 4
 Terms = Literal["permissive", "non-commercial"]
 
@@ -32,14 +32,14 @@ class YuNetCard(_Part):
 
 
 class ScrfdCard(_Part):
-    """SCRFD's file, and the squares that it looks at."""
+    """SCRFD's file and the sides of its square inputs."""
 
     kind: Literal["scrfd"]
     file: str
     sha256: str
     sides: list[int] = Field(min_length=1)
     any_size: bool
-    """whether the graph itself leaves height and width open"""
+    """whether the graph accepts any height and width"""
 
 
 class EncoderCard(_Part):
@@ -55,7 +55,7 @@ class EncoderCard(_Part):
 
 
 class SourceCard(_Part):
-    """Where the files can be had: a PyPI wheel, by digest."""
+    """Source of the files: a PyPI wheel, by digest."""
 
     package: str
     version: str
@@ -64,13 +64,13 @@ class SourceCard(_Part):
 
 
 class FolderCard(_Part):
-    """Where the files can be had: a directory or s3://bucket/prefix of the operator's own."""
+    """Source of the files: a directory or s3://bucket/prefix of the operator."""
 
     uri: str
 
 
 class ModelCard(_Part):
-    """conf/models/*.yaml."""
+    """The description of a model pack, as in conf/models/*.yaml."""
 
     name: str
     title: str
@@ -79,9 +79,9 @@ class ModelCard(_Part):
     withdrawn_lineage: list[str] = []
     intended_use: str
     terms: Terms = "non-commercial"
-    """non-commercial: used only where the config accepts it; what a card does not say is the stricter of the two"""
+    """non-commercial: used only if the config accepts it; the stricter value is the default"""
     min_det_score: float = 0.8
-    """detector score from which something is a face, where the config does not say"""
+    """least detector score of a face, if the config has none"""
     detector: YuNetCard | ScrfdCard = Field(discriminator="kind")
     encoder: EncoderCard
     impostor_mean: float
@@ -90,14 +90,15 @@ class ModelCard(_Part):
     source: SourceCard | FolderCard | None = None
 
     def files(self) -> dict[str, str]:
-        """File name to sha256 of everything the pack opens."""
+        """SHA-256 by name of the files that the pack consists of."""
         return {self.detector.file: self.detector.sha256, self.encoder.file: self.encoder.sha256}
 
 
 def model_digest(card: ModelCard, options: Mapping[str, Any]) -> str:
-    """Digest of what shapes a face: the card's files and input contracts, the options, the pipeline.
+    """32 hex digits: the digest of everything that influences a face row.
 
-    Equal digests, equal faces. Words on the card (title, licence) may be corrected without embedding anew.
+    Covers the card's files and input contracts, the options and the pipeline version. Texts of the card (title,
+    licence) are not covered, so that they can be corrected without embedding again.
     """
     parts = {
         "detector": card.detector.model_dump(mode="json"),
@@ -109,7 +110,7 @@ def model_digest(card: ModelCard, options: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A card with the bytes of its files, ready to travel to a worker."""
+    """A card with the contents of its files; it is sent to workers."""
 
     card: ModelCard
     detector: bytes = field(repr=False)
@@ -125,9 +126,11 @@ class Pack:
         for name, wanted in card.files().items():
             if name not in files:
                 raise ConfigError("model file is missing", where=name, next_step="run `facelake models fetch`")
-            found = hashlib.sha256(files[name]).hexdigest()
-            if found != wanted:
-                what = f"model file has digest {found[:16]}..., the card {card.name!r} says {wanted[:16]}..."
-                next_step = "delete it and run `facelake models fetch`, or correct the card if the change is meant"
+            digest = hashlib.sha256(files[name]).hexdigest()
+            if digest != wanted:
+                what = f"model file has digest {digest[:16]}..., the card {card.name!r} says {wanted[:16]}..."
+                next_step = (
+                    "delete the file and run `facelake models fetch`, or correct the card if the change is intended"
+                )
                 raise ConfigError(what, where=name, next_step=next_step)
         return cls(card, files[card.detector.file], files[card.encoder.file])

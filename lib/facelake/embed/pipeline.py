@@ -1,4 +1,4 @@
-"""Photos in, outcomes out: one batch of a chunk at a time, one outcome per photo, never an exception for a bad one."""
+"""The embedding pipeline: batches of encoded photos to one outcome per photo; bad photos never raise an exception."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from facelake.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class PipelineOptions:
-    """What shapes a face, besides the models."""
+    """The options of the pipeline, besides the models."""
 
     min_det_score: float = 0.8
     min_face_px: int = 24
@@ -45,7 +45,7 @@ class PipelineOptions:
 
 @dataclass(slots=True)
 class _Found:
-    """A photo on its way through the pipeline; `faces` in decoded pixels."""
+    """The state of one photo in the pipeline; `faces` are in decoded pixels."""
 
     row: int
     image_id: str
@@ -59,7 +59,7 @@ class _Found:
 
 
 class Pipeline:
-    """Holds the models; one per worker."""
+    """Decodes photos, detects and encodes faces; one per worker, with its models."""
 
     def __init__(self, pack: Pack, options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> None:
         """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
@@ -76,8 +76,8 @@ class Pipeline:
         """Embed photos given as (corpus row, image_id, encoded bytes); outcomes in the same order.
 
         Args:
-            named_only: rows of which only the named subject may be encoded. Who of several that is nobody can tell
-                before encoding, so such a photo is rejected when it shows more than one face.
+            named_only: rows of which only the named subject may be encoded. Which of several faces that is cannot be
+                determined before encoding, so such a photo is rejected if it shows more than one face.
             opened: the photos as an Opener with these options opened them elsewhere; default: opened here.
         """
         stream = iter(photos)
@@ -102,21 +102,26 @@ class Pipeline:
         return [replace(one, covers=Covers.NAMED) if one.row in named_only else one for one in outcomes]
 
     def aligned(self, photo: tuple[int, str, bytes]) -> list[U8]:
-        """The faces of one photo as the encoder gets them, best detection first; none of a photo that is rejected.
+        """The aligned faces of one photo as the encoder receives them, best detection first; none if the photo is
+        rejected.
 
         Raises:
-            ConfigError: pixels are torch's.
+            ConfigError: the runtime is torch, which does not return aligned faces.
         """
         if not isinstance(self._vision, HostVision):
-            next_step = "set embed.runtime to onnxruntime for this"
-            raise ConfigError("aligned faces are not kept on the host", where="embed.runtime", next_step=next_step)
+            next_step = "set embed.runtime to onnxruntime for this command"
+            raise ConfigError(
+                "aligned faces are not available from the torch runtime", where="embed.runtime", next_step=next_step
+            )
         (item,) = self._located([photo], self._opener.open_all([photo[2]]), frozenset())
         return self._vision.align(_pixels_of(item), item.faces)[1] if len(item.faces) else []
 
     def _located(
         self, batch: list[tuple[int, str, bytes]], opened: Iterable[Opened], named_only: Container[int]
     ) -> list[_Found]:
-        """Detect; faces that are too small are counted and left out, and so is everybody where one may not be."""
+        """Detect faces. Small faces are counted and dropped; so are all faces of a photo with bystanders that no
+        grant covers.
+        """
         pairs = zip(batch, opened, strict=True)
         items = [_Found(row, ident, data, one.sha256, one.photo) for (row, ident, data), one in pairs]
         decoded = [(item, item.photo) for item in items if isinstance(item.photo, Photo)]
@@ -136,7 +141,7 @@ class Pipeline:
         return items
 
     def _decode_finer(self, item: _Found) -> None:
-        """Decode a photo again where it has pixels that its smallest face lacks for the encoder."""
+        """Decode a photo again at a larger scale if its smallest face has too few pixels for the encoder."""
         photo = item.photo
         assert isinstance(photo, Photo)
         if photo.pixels.shape[1] >= photo.width:
@@ -174,10 +179,10 @@ class Pipeline:
 
 
 def open_opener(options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> Opener:
-    """What decodes photos under these options; `retracted` as in Pipeline.
+    """The photo decoder for these options; `retracted` as in Pipeline.
 
     Raises:
-        ConfigError: nvJPEG is asked for and not there.
+        ConfigError: nvJPEG is configured but not available.
     """
     if not options.runtime.nvjpeg:
         return Opener(options.limits, retracted)
@@ -187,10 +192,10 @@ def open_opener(options: PipelineOptions, retracted: Mapping[str, str] | None = 
 
 
 def open_vision(pack: Pack, options: PipelineOptions) -> Vision:
-    """What sees under these options: torch on its device from the pixels on, onnxruntime with the host's geometry.
+    """The detector and encoder for these options: on torch's device, or onnxruntime with geometry on the host.
 
     Raises:
-        ConfigError: the runtime is not installed, or has not the device.
+        ConfigError: the runtime is not installed, or does not have the device.
     """
     least, runtime = options.min_det_score, options.runtime
     if runtime.name == "torch":
@@ -202,13 +207,13 @@ def open_vision(pack: Pack, options: PipelineOptions) -> Vision:
 
 
 def _pixels_of(item: _Found) -> Pixels:
-    """The pixels of a photo that was decoded."""
+    """The pixels of a decoded photo."""
     assert isinstance(item.photo, Photo)
     return item.photo.pixels
 
 
 def _leave_out_bystanders(item: _Found) -> None:
-    """Nobody of several is encoded; faces that are too small to be encoded are people too."""
+    """Drop all faces if there are several people; faces too small to encode count as people."""
     people = len(item.faces) + item.too_small
     if people > 1:
         item.bystanders, item.faces = people - 1, NOTHING
@@ -225,7 +230,7 @@ def _faces(found: Detections, seen: Seen, enlarge: float) -> Iterator[Face]:
 
 
 def face_id(image_id: str, content_sha256: str, box: np.ndarray, digest: str) -> str:
-    """Stable id of a face: the same photo, place and model give the same id on any machine."""
+    """The id of a face, 32 hex digits: equal for the same photo, rounded box and model on any machine."""
     where = ",".join(str(int(v)) for v in np.rint(box))
     key = "\0".join([image_id, content_sha256, where, digest])
     return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()

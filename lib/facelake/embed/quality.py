@@ -1,4 +1,4 @@
-"""How far a face can be trusted to give a good embedding: size, sharpness, detector score and pose."""
+"""Face quality, a predictor of a reliable embedding: size, sharpness, detector score and pose."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sharpness(aligned: U8) -> float:
 
 
 def frontality(landmarks: F32) -> float:
-    """0..1: 1 when the nose lies midway between the eyes and the mouth corners; landmarks (5, 2)."""
+    """0..1: 1 if the nose lies midway between the eyes and the mouth corners; landmarks (5, 2)."""
     left, right, nose = landmarks[0], landmarks[1], landmarks[2]
     span = float(np.linalg.norm(right - left))
     if span < 1e-6:

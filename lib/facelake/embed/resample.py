@@ -1,11 +1,11 @@
-"""Bilinear resampling as OpenCV does it: half-pixel centres, no smoothing, black outside the photo. And halving.
+"""Bilinear resampling as in OpenCV (half-pixel centres, no smoothing, black outside the photo), and halving.
 
-Published face models were trained and are run on photos that OpenCV scaled, so a pack gives the same faces here as in
-insightface only if pixels are sampled the same way. OpenCV itself is not needed for that: its wheels exclude each
-other, and these loops agree with it to one grey level (a test holds them against it).
+Published face models were trained on photos that OpenCV scaled, so that embeddings agree with insightface only if
+pixels are sampled the same way. OpenCV itself is not a dependency: its several wheels conflict with each other. These
+loops agree with it to one grey level (a test compares them).
 
-Bilinear sampling skips pixels where it makes a photo less than half as large. What is to be smooth is sampled from a
-photo that was halved before, as often as it can be (a mipmap: Williams, "Pyramidal parametrics", SIGGRAPH 1983).
+Bilinear sampling skips pixels if a photo shrinks to less than half. Where smoothness is needed, the photo is halved
+first, as often as possible (a mipmap: Williams, "Pyramidal parametrics", SIGGRAPH 1983).
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ _ONE = 1 << BITS
 
 
 class Levels:
-    """A photo (h, w, 3) uint8, and the same halved once, twice, ..., made when asked for."""
+    """A photo (h, w, 3) uint8 and its mipmap levels, halved once, twice, ..., computed on demand."""
 
     def __init__(self, whole: U8) -> None:
-        self._held = [np.ascontiguousarray(whole)]
+        self._levels = [np.ascontiguousarray(whole)]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the photo."""
-        return self._held[0].shape
+        """Shape (h, w, 3) of the photo."""
+        return self._levels[0].shape
 
     @property
     def whole(self) -> U8:
-        """The photo."""
-        return self._held[0]
+        """The photo at full size."""
+        return self._levels[0]
 
     def at(self, level: int) -> U8:
-        """The photo halved so often; odd sides are rounded up."""
-        while len(self._held) <= level:
-            self._held.append(halved(self._held[-1]))
-        return self._held[level]
+        """The photo halved `level` times; odd sides are rounded up."""
+        while len(self._levels) <= level:
+            self._levels.append(halved(self._levels[-1]))
+        return self._levels[level]
 
 
 def halved(pixels: U8) -> U8:
-    """Means of 2 x 2 pixels (h, w, 3), rounded; the last row and column of odd ones count twice."""
+    """A photo (h, w, 3) reduced to the rounded means of 2 x 2 pixels; the last row or column of odd sizes counts
+    twice.
+    """
     height, width = pixels.shape[:2]
     half = np.empty((-(-height // 2), -(-width // 2), 3), np.uint8)
     _halve(np.ascontiguousarray(pixels), half)
@@ -51,25 +53,25 @@ def halved(pixels: U8) -> U8:
 
 
 def level_for(fine: float, height: int, width: int) -> int:
-    """How often a photo is halved so that one pixel of it, where `fine` were, becomes one of what is sampled."""
+    """The number of halvings before sampling, if `fine` photo pixels map to one sampled pixel."""
     if not 2 <= fine < np.inf:
         return 0
     return int(min(np.log2(fine), np.log2(min(height, width))))
 
 
 def at_level(inverse: F64, level: int | I64) -> F64:
-    """Matrices (..., 2, 3) that map to pixels of a photo, to map to pixels of it halved so often."""
+    """Matrices (..., 2, 3) to photo pixels, converted to pixels of the photo halved `level` times."""
     part = 0.5 ** np.asarray(level, np.float64)
-    found: F64 = inverse * part[..., None, None]
-    found[..., 2] += (0.5 * part - 0.5)[..., None]
-    return found
+    matrices: F64 = inverse * part[..., None, None]
+    matrices[..., 2] += (0.5 * part - 0.5)[..., None]
+    return matrices
 
 
 def resize_into(pixels: U8, square: U8, width: int, height: int, source: tuple[float, float] | None = None) -> None:
     """Scale (h, w, 3) pixels to `width` x `height` and write them into the top left of `square`.
 
     Args:
-        source: height and width that count as the whole, where a halved photo has half a pixel more.
+        source: height and width of the photo in these pixels; differs from the array's shape after halving odd sides.
     """
     if pixels.shape[:2] == (height, width) and source is None:
         square[:height, :width] = pixels
@@ -81,7 +83,7 @@ def resize_into(pixels: U8, square: U8, width: int, height: int, source: tuple[f
 
 
 def fitted(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width of a photo in a square, the shorter side truncated as insightface does it."""
+    """Height and width of a photo scaled into a square; the shorter side is truncated, as in insightface."""
     ratio = height / width
     if ratio > 1:
         return side, max(1, int(side / ratio))
@@ -95,7 +97,7 @@ def warp_linear(pixels: U8, inverse: F64, side: int) -> U8:
     return crop
 
 
-def to_blob(photos: U8, mean: float, scale: float, swap: bool = False) -> F32:
+def to_blob(photos: U8, mean: float, scale: float, *, swap: bool = False) -> F32:
     """(n, h, w, 3) uint8 to (n, 3, h, w) float32, (x - mean) * scale; `swap` reverses the channels."""
     count, height, width = photos.shape[:3]
     blob = np.empty((count, 3, height * width), np.float32)
@@ -105,10 +107,10 @@ def to_blob(photos: U8, mean: float, scale: float, swap: bool = False) -> F32:
 
 
 def taps(source: int, target: int, whole: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Per target pixel the first of two source pixels, and the fixed-point weight of the second.
+    """For each target pixel the first of two source pixels (int64), and the fixed-point weight of the second (int32).
 
     Args:
-        whole: source pixels that become all of the target; default: `source`.
+        whole: number of source pixels that map to the whole target; default: `source`.
     """
     where = (np.arange(target) + 0.5) * ((whole or source) / target) - 0.5
     first = np.floor(where)
@@ -121,7 +123,9 @@ def taps(source: int, target: int, whole: float | None = None) -> tuple[np.ndarr
 def _resize(
     pixels: U8, square: U8, columns: np.ndarray, across: np.ndarray, rows: np.ndarray, down: np.ndarray
 ) -> None:
-    """Two rows into one first, which the compiler vectorises; then along it. Integers: the order changes nothing."""
+    """Interpolate between two rows first, which the compiler vectorises, then along the row. Integer arithmetic makes
+    the
+    order irrelevant."""
     height, width = pixels.shape[0], pixels.shape[1]
     flat = pixels.reshape(height, 3 * width)
     mixed = np.empty(3 * width + 3, np.int32)
@@ -140,7 +144,7 @@ def _resize(
 
 @numba.njit(cache=True, nogil=True)
 def _halve(pixels: U8, half: U8) -> None:
-    """Columns of two rows first, which the compiler vectorises; then neighbours."""
+    """Add two rows first, which the compiler vectorises, then adjacent columns."""
     height, width = pixels.shape[0], pixels.shape[1]
     flat = pixels.reshape(height, 3 * width)
     sums = np.empty(3 * width + 3, np.uint16)
@@ -162,7 +166,7 @@ def _warp(pixels: U8, inverse: F64, crop: U8) -> None:
         for x in range(crop.shape[1]):
             at_x = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
             at_y = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
-            if not (-1.0 < at_x < width and -1.0 < at_y < height):  # NaN too
+            if not (-1.0 < at_x < width and -1.0 < at_y < height):  # also rejects NaN
                 for c in range(3):
                     crop[y, x, c] = 0
                 continue
@@ -187,11 +191,11 @@ def _warp(pixels: U8, inverse: F64, crop: U8) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _blob(photos: U8, mean: np.float32, scale: np.float32, swap: bool, blob: F32) -> None:
-    """All three channels of a pixel at once: then the compiler reads and writes whole vectors."""
+    """Convert all three channels of a pixel at once, so that the compiler vectorises reads and writes."""
     first, last = (2, 0) if swap else (0, 2)
     for n in range(photos.shape[0]):
-        pixels, one, two, three = photos[n], blob[n, first], blob[n, 1], blob[n, last]
-        for i in range(len(one)):
-            one[i] = (np.float32(pixels[3 * i]) - mean) * scale
-            two[i] = (np.float32(pixels[3 * i + 1]) - mean) * scale
-            three[i] = (np.float32(pixels[3 * i + 2]) - mean) * scale
+        pixels, plane0, plane1, plane2 = photos[n], blob[n, first], blob[n, 1], blob[n, last]
+        for i in range(len(plane0)):
+            plane0[i] = (np.float32(pixels[3 * i]) - mean) * scale
+            plane1[i] = (np.float32(pixels[3 * i + 1]) - mean) * scale
+            plane2[i] = (np.float32(pixels[3 * i + 2]) - mean) * scale

@@ -1,4 +1,4 @@
-"""What the models need of a runtime: a graph with one input, arrays in, arrays out."""
+"""Inference runtimes: a graph with one input, from array to arrays, on onnxruntime or torch."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What runs the networks, and where."""
+    """The inference runtime and its device."""
 
     name: Literal["onnxruntime", "torch"] = "onnxruntime"
     device: str = "cpu"
     half: bool = False
     threads: int = 1
     nvjpeg: bool = False
-    """JPEGs are decoded on the device"""
+    """whether JPEGs are decoded on the device"""
 
 
 class Graph(Protocol):
     """A loaded network with one input."""
 
     outputs: list[str]
-    """names, in the order in which the file lists them"""
+    """names of the outputs, in the order of the file"""
 
     def run(self, blob: F32) -> list[F32]:
         """All outputs for a blob of float32, in the order of `outputs`."""
@@ -50,41 +50,42 @@ class OnnxGraph:
         self.outputs = [item.name for item in self._session.get_outputs()]
 
     def run(self, blob: F32) -> list[F32]:
-        found: list[F32] = self._session.run(None, {self._input: blob})
-        return found
+        """Implements Graph."""
+        outputs: list[F32] = self._session.run(None, {self._input: blob})
+        return outputs
 
 
 def open_graph(model: bytes, runtime: Runtime) -> Graph:
-    """A graph on the runtime that was chosen.
+    """Load a graph on the given runtime.
 
     Raises:
-        ConfigError: torch is not installed, or the runtime cannot do what is asked of it.
+        ConfigError: torch is not installed, or the runtime does not support the device or precision.
     """
     if runtime.name == "onnxruntime":
         if runtime.half or runtime.device != "cpu":
-            what = "onnxruntime runs here on the CPU in float32 only: no half precision, no other device"
+            what = "onnxruntime is supported on the CPU in float32 only"
             raise ConfigError(what, where="embed.runtime", next_step="set embed.runtime to torch")
         return OnnxGraph(model, runtime.threads)
     return open_torch(model, runtime)
 
 
 def open_torch(model: bytes, runtime: Runtime) -> TorchGraph:
-    """A graph on torch.
+    """Load a graph on torch.
 
     Raises:
-        ConfigError: torch is not installed, or sees no GPU where one is asked for.
+        ConfigError: torch is not installed, or a GPU is configured and torch sees none.
     """
     must_have_torch(runtime)
     from facelake.embed.torch_runtime import TorchGraph
 
-    return TorchGraph(model, runtime.device, runtime.half)
+    return TorchGraph(model, runtime.device, half=runtime.half)
 
 
 def must_have_torch(runtime: Runtime) -> None:
-    """Prepare torch.
+    """Check that torch supports the runtime, and set its process-wide options.
 
     Raises:
-        ConfigError: it is not installed, or sees no GPU where one is asked for.
+        ConfigError: torch is not installed, or a GPU is configured and torch sees none.
     """
     try:
         import torch
@@ -95,5 +96,5 @@ def must_have_torch(runtime: Runtime) -> None:
         raise ConfigError("torch sees no GPU", where="embed.device", next_step="set embed.device to cpu")
     if runtime.device == "cpu":
         torch.set_num_threads(runtime.threads)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is to be float32: TF32 keeps ten bits of it
+    torch.backends.cudnn.allow_tf32 = False  # TF32 would reduce float32 to ten bits of mantissa
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False  # sums of products stay in float32

@@ -1,9 +1,9 @@
-"""SCRFD, InsightFace's detector, decoded exactly as insightface 2.1 does it.
+"""SCRFD, InsightFace's detector, decoded exactly as in insightface 2.1.
 
-Guo et al., "Sample and Computation Redistribution for Efficient Face Detection", ICLR 2022. What insightface does and
-this repeats: the letterbox truncates the shorter side and pastes to the top left; where the graph allows any size, a
-128 and a 640 pixel square are looked at and their candidates suppressed together; areas count both border pixels;
-boxes are not clipped to the photo.
+Guo et al., "Sample and Computation Redistribution for Efficient Face Detection", ICLR 2022. As in
+insightface: the letterbox truncates the shorter side and pastes to the top left; if the graph allows any size, a 128
+and a 640 pixel square are searched and their candidates suppressed together; areas include both border pixels; boxes
+are not clipped to the photo.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from facelake.contracts import F32, U8
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import nms
-from facelake.embed.graphs import batches_alike
+from facelake.embed.graphs import is_batch_invariant
 from facelake.embed.resample import Levels, fitted, resize_into, to_blob
 from facelake.embed.runtime import Graph
 
@@ -30,7 +30,7 @@ _BATCH = 1
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a graph's outputs are to be read, told by their number."""
+    """The layout of a graph's outputs, which follows from their number."""
 
     strides: tuple[int, ...]
     anchors: int
@@ -38,18 +38,18 @@ class Layout:
 
 
 _LAYOUTS = {
-    6: Layout((8, 16, 32), 2, False),
-    9: Layout((8, 16, 32), 2, True),
-    10: Layout((8, 16, 32, 64, 128), 1, False),
-    15: Layout((8, 16, 32, 64, 128), 1, True),
+    6: Layout((8, 16, 32), 2, landmarks=False),
+    9: Layout((8, 16, 32), 2, landmarks=True),
+    10: Layout((8, 16, 32, 64, 128), 1, landmarks=False),
+    15: Layout((8, 16, 32, 64, 128), 1, landmarks=True),
 }
 
 
 def layout_of(graph: Graph) -> Layout:
-    """How a detector's outputs are to be read.
+    """The layout of a detector's outputs.
 
     Raises:
-        ValueError: a graph with another number of outputs, or one without landmarks.
+        ValueError: the number of outputs is not that of an SCRFD with landmarks.
     """
     layout = _LAYOUTS.get(len(graph.outputs))
     if layout is None or not layout.landmarks:
@@ -58,44 +58,45 @@ def layout_of(graph: Graph) -> Layout:
 
 
 class Scrfd:
-    """A detector with five landmarks."""
+    """The SCRFD detector on the host."""
 
     smooth = False
 
     def __init__(self, graph: Graph, sides: Sequence[int], min_score: float) -> None:
-        """`sides`: the squares to look at, pixels.
+        """`sides`: sides of the square inputs to search, pixels.
 
         Raises:
-            ValueError: a graph with another number of outputs, or one without landmarks.
+            ValueError: the number of outputs is not that of an SCRFD with landmarks.
         """
         self._graph, self._layout, self._sides, self._min_score = graph, layout_of(graph), tuple(sides), min_score
         side = min(self._sides)
-        self.batched = batches_alike(graph.run, (3, side, side))
+        self.batched = is_batch_invariant(graph.run, (3, side, side))
         if not self.batched:
             _LOG.warning("the detector's graph could not be made batchable: it runs photo by photo")
 
     def locate(self, photos: Sequence[Levels]) -> list[Detections]:
         """Faces of RGB photos, in photo pixels, best first."""
-        found: list[list[Detections]] = [[] for _ in photos]
+        candidates: list[list[Detections]] = [[] for _ in photos]
         size = _BATCH if self.batched else 1
         for side in self._sides:
             for start in range(0, len(photos), size):
-                self._look(photos[start : start + size], side, found[start : start + size])
-        return [_suppressed(candidates) for candidates in found]
+                self._search(photos[start : start + size], side, candidates[start : start + size])
+        return [_suppressed(of_photo) for of_photo in candidates]
 
     def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """The landmarks as they are: insightface takes them so."""
+        """The landmarks unchanged, as insightface uses them."""
         return landmarks
 
-    def _look(self, photos: Sequence[Levels], side: int, found: Sequence[list[Detections]]) -> None:
+    def _search(self, photos: Sequence[Levels], side: int, candidates: Sequence[list[Detections]]) -> None:
+        """Append the candidates in one square input to the lists of the photos."""
         squares = np.zeros((len(photos), side, side, 3), np.uint8)
         scales = [_letterbox(photo.whole, square) for photo, square in zip(photos, squares, strict=True)]
         heads = [_with_batch(head) for head in self._graph.run(to_blob(squares, MEAN, SCALE))]
         for i, scale in enumerate(scales):
-            found[i].append(self._candidates([head[i] for head in heads], side, scale))
+            candidates[i].append(self._candidates([head[i] for head in heads], side, scale))
 
     def _candidates(self, heads: list[F32], side: int, scale: float) -> Detections:
-        """Anchors that scored, in photo pixels, best first."""
+        """The anchors above the score threshold, in photo pixels, best first."""
         levels = len(self._layout.strides)
         boxes, landmarks, scores = [], [], []
         for level, stride in enumerate(self._layout.strides):
@@ -131,11 +132,11 @@ def _with_batch(head: F32) -> F32:
 
 
 def _suppressed(candidates: list[Detections]) -> Detections:
-    """Candidates of all squares as one, after one non-maximum suppression."""
-    if not any(len(one) for one in candidates):
+    """The detections of a photo: non-maximum suppression over the candidates of all square inputs."""
+    if not any(len(square) for square in candidates):
         return NOTHING
-    boxes = np.concatenate([one.boxes for one in candidates])
-    landmarks = np.concatenate([one.landmarks for one in candidates])
-    scores = np.concatenate([one.scores for one in candidates])
+    boxes = np.concatenate([square.boxes for square in candidates])
+    landmarks = np.concatenate([square.landmarks for square in candidates])
+    scores = np.concatenate([square.scores for square in candidates])
     kept = nms(boxes, scores, NMS_IOU, border=1.0)
     return Detections(boxes[kept], landmarks[kept], scores[kept])

@@ -1,7 +1,7 @@
-"""ONNX graphs as torch modules: the operators of SCRFD, ArcFace, YuNet and SFace, and no others.
+"""ONNX graphs as torch modules. Supports the operators of SCRFD, ArcFace, YuNet and SFace only.
 
-What a graph computes about its own shapes (Shape, Gather, Concat of integers) stays on the host; only pixels are on the
-device. Half precision keeps sums and what normalisation knows of its batches in float32, and gives float32 outputs.
+Shape arithmetic of a graph (Shape, Gather, Concat of integers) stays on the host; only activations are on the device.
+In half precision, sums and the statistics of batch normalisation stay in float32, and outputs are float32.
 """
 
 from __future__ import annotations
@@ -23,16 +23,21 @@ _Attributes = dict[str, Any]
 
 
 class TorchGraph(torch.nn.Module):
-    """A graph with one input on torch; see `facelake.embed.runtime.Graph`."""
+    """A graph with one input on torch; implements `facelake.embed.runtime.Graph`."""
 
-    def __init__(self, model: bytes, device: str = "cpu", half: bool = False) -> None:
-        """Raises ValueError for an operator that is not among those known."""
+    def __init__(self, model: bytes, device: str = "cpu", *, half: bool = False) -> None:
+        """Load an ONNX model.
+
+        Raises:
+            ValueError: the graph has an unsupported operator.
+        """
         super().__init__()
         graph = onnx.load_from_string(model).graph
         self._device, self._dtype = torch.device(device), torch.float16 if half else torch.float32
         self._on_host = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
         norms = (node for node in graph.node if node.op_type == "BatchNormalization")
-        self._whole = {name for node in norms for name in node.input[1:]}  # variances leave the range of half precision
+        # variances exceed the range of half precision
+        self._full_precision = {name for node in norms for name in node.input[1:]}
         self._constants = {item.name: self._placed(item.name, item) for item in graph.initializer}
         self._input = graph.input[0].name
         self.outputs = [item.name for item in graph.output]
@@ -40,7 +45,7 @@ class TorchGraph(torch.nn.Module):
         self._last_use = {name: i for i, (_, inputs, _) in enumerate(self._steps) for name in inputs}
         self._captures, self._captured = self._device.type == "cuda", dict[tuple[int, ...], _Captured]()
         self._shared: tuple[Any, Any] | None = None
-        """memory and stream of all captures: one graph runs at a time, and what it gives is copied"""
+        """memory pool and stream that all captures share: one graph runs at a time, and its outputs are copied"""
 
     def run(self, blob: F32) -> list[F32]:
         """All outputs for a blob of float32, in the order of `outputs`."""
@@ -51,9 +56,8 @@ class TorchGraph(torch.nn.Module):
     def on_device(self, x: torch.Tensor, batch: int) -> list[torch.Tensor]:
         """All outputs in float32 for a tensor of at most `batch` inputs on the device; call under inference_mode.
 
-        On a GPU the graph is captured once for each shape, for `batch` and for halves of it, and replayed with the
-        least of them that takes all inputs: one launch instead of hundreds, which small networks would otherwise
-        wait for.
+        On a GPU the graph is captured once per shape, for `batch` and its halves, and replayed with the smallest of
+        them that fits all inputs: one launch instead of hundreds, which would dominate the time of small networks.
         """
         x, count = self._fit(x), len(x)
         if not self._captures:
@@ -62,18 +66,18 @@ class TorchGraph(torch.nn.Module):
         if shape not in self._captured:
             self._shared = self._shared or (torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device))
             self._captured[shape] = _Captured(self, shape, self._device, self._dtype, self._shared)
-        found = [value.float() for value in self._captured[shape](x)]
-        return [value[:count] for value in found] if batch > 1 else found
+        outputs = [value.float() for value in self._captured[shape](x)]
+        return [value[:count] for value in outputs] if batch > 1 else outputs
 
     def once(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The same, node by node."""
+        """As `on_device`, but without captured graphs: node by node."""
         return [value.float() for value in self.forward(self._fit(x))]
 
     def _fit(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(self._dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Run the nodes in their order; a value is let go after its last use."""
+        """Run the nodes in order; values are released after their last use."""
         values: dict[str, Any] = self._constants | {self._input: x}
         for i, (operate, inputs, output) in enumerate(self._steps):
             values[output] = operate([values[name] if name else None for name in inputs])
@@ -83,11 +87,11 @@ class TorchGraph(torch.nn.Module):
         return [values[name] for name in self.outputs]
 
     def _placed(self, name: str, constant: Any) -> torch.Tensor:
-        """Weights on the device in its precision; what is about shapes stays on the host, where it is read."""
+        """A weight on the device in the graph's precision; shape constants stay on the host, where they are read."""
         value = torch.from_numpy(np.array(numpy_helper.to_array(constant)))
         if not value.is_floating_point() or name in self._on_host:
             return value
-        value = value.to(self._device, torch.float32 if name in self._whole else self._dtype)
+        value = value.to(self._device, torch.float32 if name in self._full_precision else self._dtype)
         return value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
 
     def _step(self, node: Any) -> tuple[Callable[[_Values], Any], list[str], str]:
@@ -97,12 +101,12 @@ class TorchGraph(torch.nn.Module):
             return (lambda _: constant), [], node.output[0]
         known = _OPERATORS.get(node.op_type)
         if known is None:
-            raise ValueError(f"operator {node.op_type} is not among those of face models")
+            raise ValueError(f"operator {node.op_type} is not supported")
         return (lambda values: known(values, attributes)), list(node.input), node.output[0]
 
 
 class _Captured:
-    """A graph for one input shape; its outputs are copied, since the next call writes over them."""
+    """A captured graph for one input shape; its outputs are copied, since the next call overwrites them."""
 
     def __init__(
         self,
@@ -121,7 +125,9 @@ class _Captured:
 
 
 def captured_batch(count: int, most: int) -> int:
-    """The least of `most` and its halves, down to some, that takes `count`: padding costs as much as photos do."""
+    """The smallest of `most` and its halves (at least 16) that fits `count` inputs, since padding costs as much as
+    inputs.
+    """
     while most % 2 == 0 and most // 2 >= max(count, _LEAST_BATCH):
         most //= 2
     return most
@@ -130,22 +136,22 @@ def captured_batch(count: int, most: int) -> int:
 def replayed(
     work: Callable[[], list[torch.Tensor]], device: torch.device, shared: tuple[Any, Any] | None = None
 ) -> Callable[[], list[torch.Tensor]]:
-    """Work on fixed tensors, captured as one CUDA graph on a GPU (PyTorch, "CUDA semantics"); elsewhere as it is.
+    """A function of fixed tensors, captured as a CUDA graph on a GPU (PyTorch, "CUDA semantics"); unchanged elsewhere.
 
     Args:
-        shared: memory and stream of other captures that never run at the same time.
+        shared: memory pool and stream of other captures that never run at the same time.
     """
     if device.type != "cuda":
         return work
     with torch.cuda.device(device):
         pool, side = shared or (None, torch.cuda.Stream(device))
         side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):  # first calls allocate and choose kernels, which cannot be captured
+        with torch.cuda.stream(side):  # the first calls allocate memory and choose kernels, which cannot be captured
             for _ in range(3):
                 work()
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # photos may be decoded meanwhile by another thread, which allocates
+        # another thread may allocate memory meanwhile, to decode photos
         with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
             outputs = work()
 
@@ -185,23 +191,23 @@ def _gemm(values: _Values, attributes: _Attributes) -> torch.Tensor:
 def _max_pool(values: _Values, attributes: _Attributes) -> torch.Tensor:
     top, left, bottom, right = attributes.get("pads", [0, 0, 0, 0])
     if (top, left) != (bottom, right):
-        raise ValueError("pooling with uneven padding")
+        raise ValueError("max pooling with uneven padding is not supported")
     kernel, strides = attributes["kernel_shape"], attributes.get("strides", [1, 1])
     return F.max_pool2d(values[0], kernel, strides, (top, left), ceil_mode=bool(attributes.get("ceil_mode", 0)))
 
 
 def _average_pool(values: _Values, attributes: _Attributes) -> torch.Tensor:
     if any(attributes.get("pads", [])):
-        raise ValueError("averaging with padding")
+        raise ValueError("average pooling with padding is not supported")
     ceil = bool(attributes.get("ceil_mode", 0))
     return F.avg_pool2d(values[0], attributes["kernel_shape"], attributes.get("strides", [1, 1]), ceil_mode=ceil)
 
 
 def _resize(values: _Values, attributes: _Attributes) -> torch.Tensor:
-    """Nearest neighbours to a whole multiple, which is all that feature pyramids do."""
+    """Nearest-neighbour upsampling by an integer factor, the only use in feature pyramids."""
     x = values[0]
     if attributes.get("mode", b"nearest") != b"nearest":
-        raise ValueError("only nearest neighbours")
+        raise ValueError("only nearest-neighbour resizing is supported")
     if len(values) > 3 and values[3] is not None:
         height, width = (int(side) for side in values[3][2:])
     else:
@@ -218,7 +224,7 @@ def _reshape(values: _Values, attributes: _Attributes) -> torch.Tensor:
 
 
 def _axes(values: _Values, attributes: _Attributes) -> list[int]:
-    """An attribute in older operator sets, an input in newer ones."""
+    """The axes, an attribute in older operator sets and an input in newer ones."""
     return list(attributes["axes"]) if "axes" in attributes else values[1].tolist()
 
 

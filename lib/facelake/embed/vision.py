@@ -1,7 +1,7 @@
-"""What the pipeline asks of whoever sees: where faces are, and what they are like. On the host, or on a device.
+"""The interface for detecting and encoding faces, and its implementation on the host.
 
-The pipeline decides (what is too small, who may be encoded, what becomes of a photo) and never touches a pixel; a
-vision touches pixels and decides nothing. So pixels can stay where they were decoded.
+The pipeline takes all decisions (which faces are too small, whom to encode, the outcome of a photo) and never accesses
+pixels; a Vision processes pixels and takes no decisions. So pixels can stay on the device on which they were decoded.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from facelake.embed.runtime import Runtime
 
 FACE_PX = 112
 Pixels = Any
-"""RGB as the vision keeps it, with `shape` (h, w, 3): Levels, or a tensor on its device"""
+"""the Vision's representation of a photo, with `shape` (h, w, 3): Levels, or a tensor on its device"""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Faces of one photo: landmarks (n, 5, 2) as well as they can be told, unit embeddings (n, dim), sharpness (n,).
+    """Faces of one photo: landmarks (n, 5, 2) refined where possible, unit embeddings (n, dim), sharpness (n,).
 
     An embedding that is not finite has NaN.
     """
@@ -42,7 +42,7 @@ class Vision(Protocol):
     """Finds and encodes faces in batches of photos of any size."""
 
     def place(self, photos: Sequence[Any]) -> list[Pixels]:
-        """Decoded photos, arrays or tensors, to where the others' pixels are; once per photo, before anything else."""
+        """Convert decoded photos, arrays or tensors, to Pixels; called once per photo, before the other methods."""
         ...
 
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
@@ -50,12 +50,12 @@ class Vision(Protocol):
         ...
 
     def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
-        """Those of each photo's faces that are asked for, at least one, in their order."""
+        """Encode the given faces of each photo, at least one per photo, in their order."""
         ...
 
 
 class HostVision:
-    """In numpy, with the networks on whatever runtime: a photo at a time, encoded in batches."""
+    """Geometry in numpy, networks on any runtime; photos are processed one by one, faces encoded in batches."""
 
     def __init__(self, pack: Pack, min_score: float, runtime: Runtime, batch_faces: int) -> None:
         self._detector = load_detector(pack, min_score, runtime)
@@ -63,15 +63,15 @@ class HostVision:
         self._batch_faces = batch_faces
 
     def place(self, photos: Sequence[Any]) -> list[Pixels]:
-        """See Vision."""
+        """Implements Vision."""
         return [Levels(photo) for photo in photos]
 
     def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
-        """See Vision."""
+        """Implements Vision."""
         return self._detector.locate(photos)
 
     def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
-        """See Vision."""
+        """Implements Vision."""
         aligned = [self.align(pixels, found) for pixels, found in zip(photos, faces, strict=True)]
         crops = [crop for _, mine in aligned for crop in mine]
         size = self._batch_faces
@@ -87,7 +87,7 @@ class HostVision:
         ]
 
     def align(self, photo: Levels, faces: Detections) -> tuple[F32, list[U8]]:
-        """The landmarks as well as the detector can tell them, and the faces as the encoder gets them."""
+        """The refined landmarks (n, 5, 2), and the aligned faces (112, 112, 3) as the encoder receives them."""
         landmarks = self._detector.refine(photo, faces.boxes, faces.landmarks)
         back = inverses(similarity_transforms(landmarks))
         if self._detector.smooth:

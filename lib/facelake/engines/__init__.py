@@ -1,1 +1,1 @@
-"""Engines schedule the rooms on Ray and Spark; they hold no algorithm. The only place that imports either."""
+"""Engines schedule work on Ray and Spark and contain no algorithms. No other package imports Ray or PySpark."""

@@ -1,6 +1,6 @@
-"""What one embed worker does with a chunk: read corpus rows, run the pipeline, stage two files, return a receipt.
+"""The work of one embed worker: reads corpus rows, runs the pipeline, stages two files per chunk, returns receipts.
 
-Knows no Ray, so that it also runs in a test, a profiler or on a machine without an engine.
+Does not depend on Ray, so that it also runs in a test, in a profiler or on a machine without an engine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from facelake.config import S3Section
-from facelake.contracts import Chunk, ChunkReceipt, Outcome, Receipt, Reject, file_key
+from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Outcome, Receipt, Reject
 from facelake.embed import Opened, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
 from facelake.lake.corpus import Corpus
 from facelake.lake.store import open_store
@@ -20,13 +20,14 @@ from facelake.lake.tables import stage
 
 _Row = tuple[int, str, bytes]
 """corpus row, image_id, encoded bytes"""
-KILLED = "decoding it killed its worker twice"
-_BATCH_BYTES = 64 << 20
+WORKER_FAILED = "decoding it killed its worker twice"
+"""`detail` of a reject row of such a photo; stored, so its wording stays"""
+_BATCH_BYTES = 64 << 20  # encoded bytes after which a batch is closed
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """Everything a worker needs; travels once per actor."""
+    """Everything a worker needs; sent once per actor."""
 
     pack: Pack
     options: PipelineOptions
@@ -35,95 +36,97 @@ class WorkerSpec:
     corpus_uri: str
     s3: S3Section
     retracted: Mapping[str, str] = field(default_factory=dict)
-    """names of withdrawn sets by the SHA-256 of photos that are known to be theirs"""
+    """names of withdrawn sets by the SHA-256 of their known photos"""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkTask:
-    """Neighbouring chunks of one corpus file, read in one pass; `condemned` rows killed workers before."""
+    """Adjacent chunks of one corpus file, read in one pass; `failing` are rows that ended workers before."""
 
     chunks: tuple[Chunk, ...]
-    condemned: frozenset[int] = frozenset()
+    failing: frozenset[int] = frozenset()
     attempt: int = 0
 
 
-class Opening(Protocol):
-    """Decodes batches of photos, here or elsewhere."""
+class BatchDecoder(Protocol):
+    """Decodes batches of photos, in this process or in others."""
 
     ahead: int
-    """batches that may be under way while the one before them is embedded"""
+    """number of batches that may be decoded ahead while an earlier one is embedded"""
 
     def begin(self, photos: Sequence[bytes]) -> Any:
-        """Start on encoded photos; returns a handle for `end`."""
+        """Start decoding a batch of encoded photos; returns a handle for `end`."""
         ...
 
     def end(self, handle: Any) -> list[Opened]:
-        """The photos, in order."""
+        """The decoded photos of a batch, in order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Photos of one chunk that are embedded together."""
+    """Photos of one chunk that are embedded in one batch."""
 
     chunk: Chunk
     rows: Sequence[_Row]
     last: bool
-    """of its chunk"""
+    """whether it is the last batch of its chunk"""
 
 
 class ChunkWorker:
-    """Runs chunks one after another; holds the models."""
+    """Embeds chunks one after another, with the models loaded once."""
 
-    def __init__(self, spec: WorkerSpec, opening: Opening | None = None) -> None:
+    def __init__(self, spec: WorkerSpec, decoder: BatchDecoder | None = None) -> None:
         self._spec = spec
         self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted)
-        self._opening = opening or open_opener(spec.options, spec.retracted)
+        self._decoder = decoder or open_opener(spec.options, spec.retracted)
         self._corpus = Corpus(spec.corpus_uri, spec.s3)
         self._store = open_store(spec.lake_uri, spec.s3)
 
     def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
-        """One receipt per chunk, as soon as its files are staged."""
-        under_way: deque[tuple[_Batch, Any]] = deque()
+        """Yield one receipt per chunk, as soon as its files are staged."""
+        pending: deque[tuple[_Batch, Any]] = deque()
         outcomes: list[Outcome] = []
         began = time.monotonic()
 
         def finish(batch: _Batch, handle: Any) -> Iterator[ChunkReceipt]:
             nonlocal outcomes, began
-            opened = self._opening.end(handle)
-            outcomes += self._outcomes(batch.rows, opened, task.condemned, batch.chunk.named_only)
+            opened = self._decoder.end(handle)
+            outcomes += self._outcomes(batch.rows, opened, task.failing, batch.chunk.named_only)
             if batch.last:
                 yield self._stage(batch.chunk, outcomes, time.monotonic() - began)
                 outcomes, began = [], time.monotonic()
 
         for batch in self._batches(task):
-            photos = [data for row, _, data in batch.rows if row not in task.condemned]
-            under_way.append((batch, self._opening.begin(photos)))
-            if len(under_way) > self._opening.ahead:
-                yield from finish(*under_way.popleft())
-        while under_way:
-            yield from finish(*under_way.popleft())
+            photos = [data for row, _, data in batch.rows if row not in task.failing]
+            pending.append((batch, self._decoder.begin(photos)))
+            if len(pending) > self._decoder.ahead:
+                yield from finish(*pending.popleft())
+        while pending:
+            yield from finish(*pending.popleft())
 
     def _batches(self, task: ChunkTask) -> Iterator[_Batch]:
-        """The task's photos, at most `batch_photos` and some bytes at once; each chunk has a last batch."""
+        """Yield the task's photos in batches, limited by `batch_photos` and bytes; each chunk ends with a `last`
+        batch.
+        """
         chunks, most = task.chunks, self._spec.options.batch_photos
         photos = self._corpus.images(chunks[0].corpus_file, chunks[0].row_start, chunks[-1].row_end)
         ahead = next(photos, None)
         for chunk in chunks:
             rows: list[_Row] = []
-            held, wanted = 0, frozenset(chunk.rows)
+            batch_bytes, wanted = 0, frozenset(chunk.rows)
             while ahead is not None and ahead[0] < chunk.row_end:
-                if len(rows) >= most or held >= _BATCH_BYTES:
+                if len(rows) >= most or batch_bytes >= _BATCH_BYTES:
                     yield _Batch(chunk, rows, last=False)
-                    rows, held = [], 0
+                    rows, batch_bytes = [], 0
                 if ahead[0] in wanted:
                     rows.append(ahead)
-                    held += len(ahead[2])
+                    batch_bytes += len(ahead[2])
                 ahead = next(photos, None)
             yield _Batch(chunk, rows, last=True)
 
     def try_row(self, corpus_file: str, row: int) -> None:
-        """Embed one row and forget the result: does it kill the worker?"""
+        """Embed one row and discard the result, to find out whether the row ends the worker."""
         for _ in self._pipeline.run(self._corpus.images(corpus_file, row, row + 1)):
             pass
 
@@ -131,23 +134,24 @@ class ChunkWorker:
         self,
         rows: Sequence[_Row],
         opened: Sequence[Opened],
-        condemned: frozenset[int],
+        failing: frozenset[int],
         named_only: frozenset[int],
     ) -> list[Outcome]:
-        left = (row for row in rows if row[0] not in condemned)
-        done = {o.row: o for o in self._pipeline.run(left, named_only, opened)}
+        healthy = (row for row in rows if row[0] not in failing)
+        done = {o.row: o for o in self._pipeline.run(healthy, named_only, opened)}
         for row, ident, _ in rows:
-            if row in condemned:
-                done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, KILLED)
+            if row in failing:
+                done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, WORKER_FAILED)
         return [done[row] for row, _, _ in rows]
 
     def _stage(self, chunk: Chunk, outcomes: Sequence[Outcome], seconds: float) -> ChunkReceipt:
-        digest, stem = self._spec.model_digest, chunk_stem(self._spec.model_digest, chunk)
+        digest = self._spec.model_digest
+        file_name = DataFileName.of_chunk(digest, chunk.corpus_file, chunk.row_start)
         faces = faces_table(outcomes, digest, chunk.corpus_file)
         rejects = rejects_table(outcomes, digest, chunk.corpus_file)
         staged: dict[str, Receipt | None] = {
-            name: stage(self._store, name, data, stem) if data.num_rows else None
-            for name, data in (("faces", faces), ("rejects", rejects))
+            table: stage(self._store, table, data, file_name) if data.num_rows else None
+            for table, data in (("faces", faces), ("rejects", rejects))
         }
         return ChunkReceipt(
             chunk,
@@ -161,18 +165,13 @@ class ChunkWorker:
         )
 
 
-def chunk_stem(model_digest: str, chunk: Chunk) -> str:
-    """Start of the data files' names of a chunk: tells model, corpus file and first row, and nothing personal."""
-    return f"{model_digest[:8]}-{file_key(chunk.corpus_file)}-{chunk.row_start:010d}"
-
-
 def tasks_of(chunks: Iterable[Chunk], per_task: int) -> Iterator[ChunkTask]:
-    """Bundle neighbouring chunks of one file into tasks of at most `per_task`."""
-    held: list[Chunk] = []
+    """Bundle adjacent chunks of one corpus file into tasks of at most `per_task` chunks."""
+    bundle: list[Chunk] = []
     for chunk in chunks:
-        if held and (len(held) >= per_task or chunk.corpus_file != held[0].corpus_file):
-            yield ChunkTask(tuple(held))
-            held = []
-        held.append(chunk)
-    if held:
-        yield ChunkTask(tuple(held))
+        if bundle and (len(bundle) >= per_task or chunk.corpus_file != bundle[0].corpus_file):
+            yield ChunkTask(tuple(bundle))
+            bundle = []
+        bundle.append(chunk)
+    if bundle:
+        yield ChunkTask(tuple(bundle))

@@ -1,7 +1,7 @@
-"""What an embed actor tells Ray's own metrics, which every node's agent serves to Prometheus.
+"""Metrics of an embed actor in Ray's metrics system, which every node's agent exports to Prometheus.
 
-Counted when a chunk's files are staged. A worker or driver that dies may leave chunks counted that are embedded again,
-so sums over disturbed nights are a little above those in the table `runs`, which are exact.
+Chunks are counted when their files are staged. If a worker or driver ends, some counted chunks are embedded again, so
+that sums over such runs are slightly higher than the exact counts in the table `runs`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from facelake.contracts import ChunkReceipt
 
 METRICS = {
-    "facelake_embed_photos_total": "photos that have an outcome",
-    "facelake_embed_faces_total": "faces found in them",
-    "facelake_embed_rejects_total": "photos that gave no face, by reason",
-    "facelake_embed_chunk_seconds": "seconds of a worker for one chunk, read to staged",
+    "facelake_embed_photos_total": "photos with an outcome",
+    "facelake_embed_faces_total": "faces of these photos",
+    "facelake_embed_rejects_total": "photos without a face, by reason",
+    "facelake_embed_chunk_seconds": "seconds of a worker per chunk, from reading to staging",
     "facelake_embed_queue_chunks": "chunks of a worker's task that are not staged yet",
 }
 _SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
@@ -31,12 +31,12 @@ class EmbedMetrics:
         self._seconds = Histogram(*next(names), boundaries=_SECONDS)
         self._queue = Gauge(*next(names))
 
-    def wait(self, chunks: int) -> None:
-        """So many chunks are still to be done."""
+    def set_queue(self, chunks: int) -> None:
+        """Record the number of chunks that are still to be staged."""
         self._queue.set(chunks)
 
     def count(self, receipt: ChunkReceipt) -> None:
-        """A chunk was staged."""
+        """Count a staged chunk."""
         if photos := receipt.embedded + receipt.rejected:
             self._photos.inc(photos)
         if receipt.face_rows:

@@ -1,7 +1,7 @@
-"""Decoders in processes of their own, for embed workers whose networks are faster than one core can decode.
+"""Decoder processes for embed workers whose networks process photos faster than one core can decode them.
 
-A worker sends each batch to its decoders in equal parts, while it embeds the batch before: so two batches of pixels at
-the most are in memory, however many decoders there are. Pixels come through Ray's shared memory and are not copied.
+A worker sends each batch to its decoders in equal parts while it embeds the previous batch, so that at most two batches
+of pixels are in memory, whatever the number of decoders. Pixels are read from Ray's shared memory without a copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from facelake.contracts import Reject
 from facelake.embed import Opened, Opener, Undecoded
-from facelake.engines.chunk_worker import KILLED
+from facelake.engines.chunk_worker import WORKER_FAILED
 from facelake.errors import Retryable
 
 _LOG = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _Actor: Any = ray.remote(max_restarts=0, max_task_retries=0)(_Decoder)
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Photos that one decoder is at."""
+    """Photos that one decoder is decoding."""
 
     place: int
     decoder: Any
@@ -47,26 +47,30 @@ class _Part:
 
 
 class DecoderPool:
-    """See Opening. Decoders live on the worker's own host and die with it; their cores are reserved by the worker."""
+    """A BatchDecoder of several processes on the worker's host. They end with the worker, which reserves their
+    cores.
+    """
 
     ahead = 1
 
     def __init__(self, opener: Opener, count: int, stall_s: float = 300.0) -> None:
         self._opener, self._stall_s = ray.put(opener), stall_s
-        self._decoders = [self._born() for _ in range(count)]
+        self._decoders = [self._start() for _ in range(count)]
 
-    def _born(self) -> Any:
+    def _start(self) -> Any:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return _Actor.options(num_cpus=0, scheduling_strategy=here).remote(self._opener)
 
     def begin(self, photos: Sequence[bytes]) -> list[_Part]:
-        """See Opening."""
+        """Implements BatchDecoder."""
         size = -(-len(photos) // len(self._decoders)) or 1
         parts = [list(photos[start : start + size]) for start in range(0, len(photos), size)]
         return [self._sent(place, part) for place, part in enumerate(parts)]
 
     def end(self, handle: list[_Part]) -> list[Opened]:
-        """See Opening. A photo that kills a decoder twice alone comes back as Undecoded, as from a dead worker."""
+        """Implements BatchDecoder. A photo that ends a decoder twice on its own is returned as Undecoded
+        (WORKER_DIED).
+        """
         return [opened for part in handle for opened in self._taken(part)]
 
     def _sent(self, place: int, photos: list[bytes]) -> _Part:
@@ -77,15 +81,16 @@ class DecoderPool:
         for again in reversed(range(_TRIES)):
             ready, _ = ray.wait([part.opened], timeout=self._stall_s)
             if not ready:
-                raise Retryable("a decoder gave no sign", where="embed", next_step="look at the host's load")
+                what = f"the decoder did not respond within {self._stall_s:g} s"
+                raise Retryable(what, where="embed", next_step="check the load of the host, then run again")
             try:
                 opened: list[Opened] = ray.get(part.opened)
                 return opened
             except _DIED as err:
-                _LOG.warning("decoder died: %s", str(err).splitlines()[0])
-                if self._decoders[part.place] is part.decoder:  # else replaced already, for a part sent with this one
-                    self._decoders[part.place] = self._born()
+                _LOG.warning("decoder ended: %s", str(err).splitlines()[0])
+                if self._decoders[part.place] is part.decoder:  # otherwise it was replaced already, for another part
+                    self._decoders[part.place] = self._start()
                 part = self._sent(part.place, part.photos) if again else part
         if len(part.photos) == 1:
-            return [Opened("", Undecoded(Reject.WORKER_DIED, KILLED))]
+            return [Opened("", Undecoded(Reject.WORKER_DIED, WORKER_FAILED))]
         return [opened for photo in part.photos for opened in self._taken(self._sent(part.place, [photo]))]

@@ -1,8 +1,8 @@
-"""What forks Spark's Python workers on a local master, ready for work before it forks.
+"""The daemon that forks Spark's Python workers on a local master, with all imports done before the fork.
 
 PySpark's own daemon imports nothing, so that every worker pays for all imports, for reading PySpark's zip file once per
-import path and for numba's registries: two seconds of CPU. And it collects garbage after every task, over all objects
-of all modules; frozen ones are left out.
+import path and for numba's registries: two seconds of CPU. It also collects garbage after every task over the objects
+of all modules; frozen objects are excluded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 
 def prepare() -> None:
-    """Import what tasks need."""
+    """Import the modules that tasks need, and freeze their objects for the garbage collector."""
     path = list(sys.path)
     sys.path[:] = [place for place in path if not place.endswith(".zip")]
     if not (importlib.util.find_spec("pyspark") and importlib.util.find_spec("py4j")):
@@ -35,7 +35,7 @@ def prepare() -> None:
     )
     from facelake.lake import store, tables  # noqa: F401
 
-    columns.vector_keys(np.ones((1, 2), np.float32))  # loads what numba needs for any loop
+    columns.vector_keys(np.ones((1, 2), np.float32))  # initialises numba's registries, which every compiled loop needs
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,4 @@
-"""A Spark session that is tuned for moving blocks between Python workers."""
+"""A Spark session tuned for moving blocks between Python workers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pyspark.sql import SparkSession
 from facelake.config import SparkSection, package_dir
 from facelake.errors import Retryable
 
-# The JVM moves blocks and computes nothing: half of its CPU was the optimising compiler's.
-_COMPILE_PLAINLY = "-XX:TieredStopAtLevel=1"
-# On a cluster the daemon starts before `--py-files` are there.
+# The JVM only moves blocks; its optimising compiler took half of its CPU time.
+_SIMPLE_COMPILER = "-XX:TieredStopAtLevel=1"
+# Local masters only: on a cluster the daemon starts before `--py-files` are available.
 _LOCAL = {"spark.python.daemon.module": "facelake.engines.spark_daemon"}
 
 
 def start_spark(section: SparkSection, app: str = "facelake", scratch: str | None = None) -> SparkSession:
-    """A session on the configured master; under spark-submit, what was submitted wins over the config.
+    """A session on the configured master; options of spark-submit take precedence over the config.
 
     Args:
         scratch: folder for shuffles of a local master; a cluster's workers have their own.
 
     Raises:
-        Retryable: the master does not answer or Java is missing.
+        Retryable: the master does not respond, or Java is missing.
     """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
@@ -40,18 +40,18 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
         "spark.driver.memory": section.driver_memory,
         "spark.driver.extraJavaOptions": java,
         "spark.driver.maxResultSize": "0",
-        # Rows are blocks of up to some megabytes, and what a task gets was sized by us, not by Spark's guesses.
+        # Rows are blocks of up to some megabytes, and facelake itself determines the input size of tasks.
         "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
         "spark.sql.adaptive.enabled": "false",
-        # A few thousand rows are not worth a compiler.
+        # Code generation does not pay for a few thousand rows.
         "spark.sql.codegen.wholeStage": "false",
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-        # One thread per task: Spark counts cores by tasks.
+        # One thread per task, because Spark assigns one core per task.
         "spark.executorEnv.OMP_NUM_THREADS": "1",
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
     }
     if local:
-        conf |= _LOCAL | {"spark.driver.extraJavaOptions": f"{java} {_COMPILE_PLAINLY}"}
+        conf |= _LOCAL | {"spark.driver.extraJavaOptions": f"{java} {_SIMPLE_COMPILER}"}
         if scratch:
             conf["spark.local.dir"] = scratch
     builder = SparkSession.builder
@@ -69,7 +69,7 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
 
 
 def _submitted() -> frozenset[str]:
-    """Keys that spark-submit has set: it started this process and runs the JVM already."""
+    """Keys that spark-submit has set, which started this process and already runs the JVM."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         return frozenset()
     SparkContext._ensure_initialized()

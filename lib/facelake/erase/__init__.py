@@ -1,4 +1,4 @@
-"""Erase: how to look for what is left, the certificate, and the key that signs it. Pure but for the key's file."""
+"""Erasure: the residual scan, the certificate and its signature. Only the signing key's file is read or written."""
 
 from facelake.erase.certificate import certificate
 from facelake.erase.residual import Needles, scan

@@ -1,4 +1,4 @@
-"""The record that an erasure was carried out. It names nobody: only keyed hashes of what was asked for."""
+"""The record that an erasure was carried out. It contains keyed hashes of the targets, no identifiers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,29 @@ def certificate(
     when: datetime,
     hashes: Sequence[str],
     removed: Mapping[str, int],
+    *,
     gallery_version: int,
     objects_scanned: int,
     residual_hits: int,
-    *,
     versions: Mapping[str, int] | None = None,
     purpose: str | None = None,
     recipients_pending: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The certificate's body: JSON, to be signed.
+    """The body of the certificate, a JSON object that is then signed.
 
     Args:
-        hashes: keyed hashes of the subjects, images and sources asked for.
-        removed: what was removed, counted by kind.
+        when: the time at which the erasure was completed.
+        hashes: keyed hashes of the erased subjects, images and sources.
+        removed: removed rows and objects, counted by kind.
+        gallery_version: the version published after the erasure.
+        objects_scanned: objects read by the residual scan.
+        residual_hits: occurrences that the scan reported; must be 0.
         versions: Delta version of each table after the erasure.
-        purpose: the one purpose the erasure was for; None: all.
-        recipients_pending: who was handed the data and has not yet acknowledged its end.
+        purpose: the purpose to which the erasure was limited; None: all.
+        recipients_pending: recipients of exports that have not acknowledged the erasure yet.
 
     Raises:
-        ValueError: something was left behind; then there is no certificate.
+        ValueError: there are residual hits.
     """
     if residual_hits:
         raise ValueError(f"{residual_hits} residual hits: not certified")

@@ -1,7 +1,7 @@
-"""Looking for what an erasure left behind: every byte of a stored object, decoded as far as it can be.
+"""The residual scan: searches every byte of a stored object, decoded where possible, for erased identifiers.
 
-The cost is linear in the bytes scanned, whatever the number of needles: numpy picks the few places whose next eight
-bytes begin a needle, and only those are compared. The lookup structures are made once, with the needles.
+The cost is linear in the bytes scanned, whatever the number of needles: numpy selects the few offsets whose next eight
+bytes begin a needle, and only these are compared. The lookup structures are built once, with the needles.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ import pyarrow.parquet as pq
 
 from facelake.contracts import I64, Bool
 
-_SEARCHED_BYTES = 8192  # binary values up to this length are searched for text; longer ones are photos
+_SEARCHED_BYTES = 8192  # binary values up to this length are searched for identifiers; longer ones are photos
 _BATCH_BYTES = 64 << 20
-_CHUNK = 1 << 20  # bytes at a time: what numpy makes of them stays in the processor's cache
-_NESTED = 4  # archives in archives
+_CHUNK = 1 << 20  # bytes per step, so that numpy's intermediate arrays stay in the processor's cache
+_NESTED = 4  # levels of archives in archives that are unpacked
 _WINDOW = 8
-_PHASED = 2 * _WINDOW - 1  # a blob of this length holds a whole window at a multiple of 8, wherever it begins
+_PHASED = 2 * _WINDOW - 1  # a blob of this length contains a window at a multiple of 8, whatever its offset
 
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-_PLAIN = re.compile(r"[0-9A-Za-z_./-]+")  # written alike everywhere
+_PLAIN = re.compile(r"[0-9A-Za-z_./-]+")  # written the same way in JSON, URLs and HTML
 _U64 = npt.NDArray[np.uint64]
 _LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"
-_OPENS = bytes(byte not in _LETTERS + b"./" for byte in range(256))  # an identifier may begin after this byte
-_CLOSES = np.array([byte not in _LETTERS for byte in range(256)])  # and end before this one
+_OPENS = bytes(byte not in _LETTERS + b"./" for byte in range(256))  # bytes after which an identifier may begin
+_CLOSES = np.array([byte not in _LETTERS for byte in range(256)])  # bytes before which it may end
 
 
 @dataclass(frozen=True, slots=True)
 class _Windows:
-    """A set of 8-byte words that tells fast which of many words are in it."""
+    """A set of 8-byte words with a vectorised membership test."""
 
     words: _U64
     table: Bool
@@ -49,29 +49,29 @@ class _Windows:
 
     @classmethod
     def of(cls, words: _U64) -> _Windows:
-        """From words in any order. The table is 16 times as large: most words that are not in the set stop there."""
+        """From words (n,) in any order. The hash table has 16 slots per word, so that it rejects most other words."""
         words = np.unique(words)
         bits = min(max(16, (16 * len(words)).bit_length()), 26)
-        made = cls(words, np.zeros(1 << bits, bool), np.uint64(64 - bits))
-        made.table[made._slots(words)] = True
-        return made
+        windows = cls(words, np.zeros(1 << bits, bool), np.uint64(64 - bits))
+        windows.table[windows._slots(words)] = True
+        return windows
 
     def _slots(self, words: _U64) -> _U64:
         return (words * np.uint64(0x9E3779B97F4A7C15)) >> self.shift  # Fibonacci hashing (Knuth 6.4)
 
     def where(self, words: _U64) -> I64:
-        """Indices of the words that are in the set, in order."""
+        """Indices (k,) of the words that are in the set, ascending."""
         if not len(self.words):
             return np.zeros(0, np.int64)
         likely = np.flatnonzero(self.table[self._slots(words)])
         at = np.minimum(np.searchsorted(self.words, words[likely]), len(self.words) - 1)
-        found: I64 = likely[self.words[at] == words[likely]]
-        return found
+        members: I64 = likely[self.words[at] == words[likely]]
+        return members
 
 
 @dataclass(frozen=True, slots=True)
 class _Texts:
-    """Identifiers: found where they are not part of a longer identifier."""
+    """Identifiers, which match where they are not part of a longer identifier."""
 
     wanted: frozenset[bytes]
     lengths: tuple[int, ...]
@@ -80,7 +80,9 @@ class _Texts:
 
     @classmethod
     def of(cls, wanted: frozenset[bytes]) -> _Texts:
-        """Identifiers shorter than a window are grouped by their length, the others share one group."""
+        """Build the search structures: shorter identifiers than a window are grouped by length, the others share a
+        group.
+        """
         groups: dict[int, list[bytes]] = {}
         for text in wanted:
             groups.setdefault(min(len(text), _WINDOW), []).append(text[:_WINDOW].ljust(_WINDOW, b"\0"))
@@ -93,23 +95,23 @@ class _Texts:
         return cls(wanted, tuple(lengths), bytes(byte in initials for byte in range(256)), tuple(prefixes))
 
     def find(self, data: memoryview, edges: I64) -> list[int]:
-        """Offsets of identifiers, ascending; the longest one at a place, none that overlaps the one before.
+        """Offsets of identifiers, ascending: the longest one at each offset, without overlaps.
 
         Args:
-            data: values, one after the other.
-            edges: int64 offsets at which the values begin and the last one ends; an identifier lies within a value.
+            data: concatenated values.
+            edges: int64 offsets at which the values begin and the last one ends; matches do not cross them.
         """
-        found: list[int] = []
-        free = 0
+        offsets: list[int] = []
+        free = 0  # end of the last match
         for start in range(0, len(data), _CHUNK) if self.wanted else ():
             for at, end in zip(*self._likely(data, edges, start), strict=True):
                 if at >= free and bytes(data[at:end]) in self.wanted:
-                    found.append(at)
+                    offsets.append(at)
                     free = end
-        return found
+        return offsets
 
     def _likely(self, data: memoryview, edges: I64, start: int) -> tuple[list[int], list[int]]:
-        """Begins and ends to compare, of those that begin in one chunk; in order, longest first."""
+        """(begins, ends) of candidates that begin in one chunk, ascending by begin, longest first."""
         stop = min(start + _CHUNK, len(data))
         before = bytes(data[start - 1 : stop - 1]) if start else b" " + bytes(data[: stop - 1])
         opens = np.frombuffer(bytearray(before.translate(_OPENS)), np.bool_)
@@ -123,7 +125,7 @@ class _Texts:
         return self._ended(data, edges, begins) if len(begins) else ([], [])
 
     def _ended(self, data: memoryview, edges: I64, begins: I64) -> tuple[list[int], list[int]]:
-        """The begins with each length after which an identifier could end there."""
+        """(begins, ends) for every begin and every length after which an identifier may end."""
         raw = np.frombuffer(data, np.uint8)
         limits = edges[np.searchsorted(edges, begins, side="right")]
         pairs = []
@@ -138,10 +140,10 @@ class _Texts:
 
 @dataclass(frozen=True, slots=True)
 class _Blobs:
-    """Byte strings that are found anywhere. All are of at least `_PHASED` bytes, or all are shorter.
+    """Byte strings that match at any offset. All have at least `_PHASED` bytes, or all are shorter.
 
-    A long one is met by reading every eighth window only: its first 8 windows are all known, and one of them lies at
-    a multiple of 8. A short one is met at its first window, so that windows at every offset are read.
+    For long ones every eighth window is read: their first 8 windows are all indexed, and one of them lies at a multiple
+    of 8. For short ones only the first window is indexed, and the windows at every offset are read.
     """
 
     wanted: frozenset[bytes]
@@ -152,7 +154,7 @@ class _Blobs:
 
     @classmethod
     def of(cls, wanted: frozenset[bytes], known: int, read: int) -> _Blobs:
-        """Know the first `known` windows of each; read those that lie 0..read-1 after a multiple of 8."""
+        """Index the first `known` windows of each blob; `find` reads windows at 0..read-1 after each multiple of 8."""
         heads = b"".join(blob[: known + _WINDOW - 1] for blob in wanted)
         rows = np.frombuffer(heads, np.uint8).reshape(-1, known + _WINDOW - 1)
         words = [np.ascontiguousarray(rows[:, phase : phase + _WINDOW]).view("<u8").ravel() for phase in range(known)]
@@ -160,18 +162,18 @@ class _Blobs:
         return cls(wanted, tuple(lengths), _Windows.of(np.concatenate(words)), known, read)
 
     def find(self, data: memoryview) -> set[tuple[int, int]]:
-        """Begins and ends of blobs."""
-        found: set[tuple[int, int]] = set()
+        """(begin, end) of every occurrence."""
+        spans: set[tuple[int, int]] = set()
         for start in range(0, len(data), _CHUNK) if self.wanted else ():
             piece = data[start : start + _CHUNK + _WINDOW]
             for offset in range(min(self.read, len(piece) - _WINDOW + 1)):
                 words = np.frombuffer(piece, "<u8", (len(piece) - offset) // _WINDOW, offset)
                 for at in (self.windows.where(words) * _WINDOW + offset + start).tolist():
-                    found.update(self._around(data, at))
-        return found
+                    spans.update(self._around(data, at))
+        return spans
 
     def _around(self, data: memoryview, at: int) -> Iterator[tuple[int, int]]:
-        """The blobs of which the window at this offset is one of the known windows."""
+        """(begin, end) of the blobs that have the window at this offset among their indexed windows."""
         for begin in range(max(0, at - self.known + 1), at + 1):
             for end in (begin + length for length in self.lengths):
                 if end <= len(data) and bytes(data[begin:end]) in self.wanted:
@@ -180,7 +182,7 @@ class _Blobs:
 
 @dataclass(frozen=True, slots=True)
 class Needles:
-    """Byte strings that must not occur anywhere: identifiers and embeddings."""
+    """Byte strings that must not occur in any stored object: identifiers and embeddings."""
 
     texts: Collection[bytes] = ()
     blobs: Collection[bytes] = ()
@@ -195,24 +197,24 @@ class Needles:
 
     @classmethod
     def of(cls, texts: Iterable[str], blobs: Iterable[bytes] = ()) -> Needles:
-        """From identifiers and raw embedding bytes (little-endian float16; shorter than 8 bytes: left out).
+        """From identifiers and stored embeddings (little-endian float16; those shorter than 8 bytes are ignored).
 
-        Identifiers are also looked for as JSON, a URL and HTML write them, embeddings also as float32.
+        Identifiers are also searched for in the spellings of JSON, URLs and HTML, embeddings also as float32.
         """
         halves = {bytes(blob) for blob in blobs if len(blob) >= _WINDOW}
         wide = {np.frombuffer(blob, "<f2").astype("<f4").tobytes() for blob in halves if len(blob) % 2 == 0}
         return cls(frozenset(form for text in texts if text for form in _written(text)), frozenset(halves | wide))
 
     def in_text(self, data: memoryview, edges: I64) -> list[int]:
-        """Offsets of identifiers in values that lie one after the other between the edges."""
+        """Offsets of identifiers in the concatenated values that `edges` delimits."""
         return self._texts.find(data, edges)
 
     def in_bytes(self, data: memoryview) -> set[tuple[int, int]]:
-        """Begins and ends of embeddings."""
+        """(begin, end) of every embedding."""
         return {span for blobs in self._blobs for span in blobs.find(data)}
 
     def in_name(self, name: bytes) -> bool:
-        """Does a path hold an identifier? Here one may begin after a slash or a dot."""
+        """Whether a path contains an identifier, which may begin after a slash or a dot here."""
         wanted, lengths = self._texts.wanted, self._texts.lengths
         begins = [at for at in range(len(name)) if at == 0 or _CLOSES[name[at - 1]]]
         spans = ((at, at + length) for at in begins for length in lengths if at + length <= len(name))
@@ -220,8 +222,8 @@ class Needles:
 
 
 def _written(text: str) -> set[bytes]:
-    """The forms in which JSON (ASCII or not), a URL and HTML write an identifier."""
-    raw = text.encode(errors="surrogateescape")  # a command line's argument may be no UTF-8
+    """The spellings of an identifier in JSON (ASCII or not), URLs and HTML."""
+    raw = text.encode(errors="surrogateescape")  # command-line arguments need not be UTF-8
     if _PLAIN.fullmatch(text):
         return {raw}
     forms = {quote(raw), html.escape(text), json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
@@ -229,14 +231,15 @@ def _written(text: str) -> set[bytes]:
 
 
 def scan(name: str, data: bytes, needles: Needles) -> int:
-    """Count occurrences in one stored object: in its name and its bytes, unpacked, and in every value if it is Parquet.
+    """The number of occurrences in one stored object: in its name, its unpacked bytes and, for Parquet, every value.
 
-    A Parquet file counts values that are a needle or hold one. What cannot be decoded is searched as it is.
+    In a Parquet file, values that equal or contain a needle are counted. What cannot be decoded is searched as raw
+    bytes.
     """
     if not (needles.texts or needles.blobs):
         return 0
-    named = {form.encode(errors="surrogateescape") for form in (name, unquote(name))}
-    return any(map(needles.in_name, named)) + _in_object(name, data, needles, _NESTED)
+    spellings = {form.encode(errors="surrogateescape") for form in (name, unquote(name))}
+    return any(map(needles.in_name, spellings)) + _in_object(name, data, needles, _NESTED)
 
 
 def _in_object(name: str, data: bytes, needles: Needles, depth: int) -> int:
@@ -246,7 +249,7 @@ def _in_object(name: str, data: bytes, needles: Needles, depth: int) -> int:
     for member, content in _unpacked(data) if depth else ():
         inside += needles.in_name(member.encode(errors="surrogateescape"))
         inside += _in_object(member, content, needles, depth - 1)
-    return max(inside, _in_raw(data, needles))  # what is stored uncompressed is seen twice
+    return max(inside, _in_raw(data, needles))  # uncompressed members are in both counts
 
 
 def _in_raw(data: bytes, needles: Needles) -> int:
@@ -255,7 +258,7 @@ def _in_raw(data: bytes, needles: Needles) -> int:
 
 
 def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of what a gzip, zstd or zip object holds; nothing if it is none, or beyond reading."""
+    """(name, content) of the members of a gzip, zstd or zip object; none if it is of another type or unreadable."""
     if data[:2] == b"\x1f\x8b":
         yield "", _stream(data, "gzip")
     elif data[:4] == b"\x28\xb5\x2f\xfd":
@@ -270,14 +273,14 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _stream(data: bytes, codec: str) -> bytes:
-    """What a compressed stream holds, as far as it can be read."""
+    """The content of a compressed stream, up to the first damage."""
     blocks = []
     with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
         try:
             while block := stream.read(1 << 16):
                 blocks.append(block)
         except (pa.ArrowException, OSError):
-            pass  # cut off: search what there was
+            pass  # truncated: the readable part is searched
     return b"".join(blocks)
 
 
@@ -294,20 +297,20 @@ def _in_parquet(data: bytes, needles: Needles) -> int:
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
-    """So many rows that a batch of photos fits into memory."""
+    """The number of rows for which a batch of photos fits into memory."""
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     return int(min(max(_BATCH_BYTES * metadata.num_rows // max(size, 1), 64), 1 << 16))
 
 
 def _in_footer(file: pq.ParquetFile, data: bytes, needles: Needles) -> int:
-    """Key-value metadata, column names and statistics; as it is written, where the decoded forms show nothing.
+    """Hits in key-value metadata, column names and statistics; in the raw footer if these have none.
 
-    Decoded, because in the footer a string follows its length, and a length can look like a letter.
+    They are decoded, because in the footer a string follows its length, and a length byte can look like a letter.
     """
     metadata = file.metadata
-    found = {name.encode() for name in metadata.schema.names}
+    values = {name.encode() for name in metadata.schema.names}
     for pairs in [metadata.metadata, file.schema_arrow.metadata, *(f.metadata for f in file.schema_arrow)]:
-        found.update(part for pair in (pairs or {}).items() for part in pair)
+        values.update(part for pair in (pairs or {}).items() for part in pair)
     end = 0
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
@@ -316,13 +319,13 @@ def _in_footer(file: pq.ParquetFile, data: bytes, needles: Needles) -> int:
             end = max(end, begin + chunk.total_compressed_size)
             statistics = chunk.statistics
             if statistics is not None and statistics.has_min_max:
-                found.update(v for v in (statistics.min_raw, statistics.max_raw) if isinstance(v, bytes))
+                values.update(v for v in (statistics.min_raw, statistics.max_raw) if isinstance(v, bytes))
     # page indexes lie between the last column and the footer
-    return _in_values(pa.array(sorted(found), pa.large_binary()), needles) or _in_raw(data[end:], needles)
+    return _in_values(pa.array(sorted(values), pa.large_binary()), needles) or _in_raw(data[end:], needles)
 
 
 def _leaves(column: pa.Array) -> Iterator[pa.Array]:
-    """The arrays of plain values that a column is made of."""
+    """The arrays of plain values of a column, nested types unpacked."""
     kind = column.type
     if isinstance(column, pa.ExtensionArray):
         yield from _leaves(column.storage)
@@ -332,7 +335,7 @@ def _leaves(column: pa.Array) -> Iterator[pa.Array]:
     elif pa.types.is_map(kind):
         yield from _leaves(column.keys)
         yield from _leaves(column.items)
-    elif pa.types.is_nested(kind):  # the kinds of list
+    elif pa.types.is_nested(kind):  # every list type
         yield from _leaves(column.flatten())
     elif pa.types.is_dictionary(kind):
         yield from _leaves(column.dictionary)
@@ -341,7 +344,7 @@ def _leaves(column: pa.Array) -> Iterator[pa.Array]:
 
 
 def _in_values(leaf: pa.Array, needles: Needles) -> int:
-    """How many values are a needle or hold one; of numbers: how many embeddings they spell."""
+    """The number of values that equal or contain a needle; in a numeric array the number of embeddings."""
     kind = leaf.type
     if pa.types.is_primitive(kind):
         return _in_numbers(leaf, needles) if kind.bit_width >= 8 else 0
@@ -361,7 +364,7 @@ def _in_values(leaf: pa.Array, needles: Needles) -> int:
 
 
 def _in_numbers(leaf: pa.Array, needles: Needles) -> int:
-    """Embeddings as lists of numbers; doubles are what Python makes of halves."""
+    """The number of embeddings stored as lists of numbers; float64 is narrowed, since Python widens half precision."""
     leaf = leaf.cast(pa.float32(), safe=False) if pa.types.is_float64(leaf.type) else leaf
     width = leaf.type.bit_width // 8
     buffer = leaf.buffers()[1]
@@ -370,7 +373,7 @@ def _in_numbers(leaf: pa.Array, needles: Needles) -> int:
 
 
 def _packed(values: pa.Array) -> tuple[memoryview, I64]:
-    """The bytes of all values of a large_binary array, and the offsets between which each lies."""
+    """The bytes of all values of a large_binary array, and the offsets (n + 1,) that delimit them."""
     if not len(values):
         return memoryview(b""), np.zeros(1, np.int64)
     _, offsets, data = values.buffers()

@@ -1,7 +1,8 @@
 """Signatures under certificates and audit records: ed25519 (RFC 8032) over canonical JSON.
 
-A signature carries its public key, so that anybody can check it. That shows only that the body is what the holder of
-the key signed: who holds it is told by the fingerprint, which the controller makes known by another way.
+A signature contains its public key, so that anyone can verify it. That proves only that the holder of the key signed
+the
+body: the holder is identified by the fingerprint, which the controller publishes through another channel.
 """
 
 from __future__ import annotations
@@ -32,54 +33,53 @@ from facelake.errors import ConfigError
 _ALGORITHM = "ed25519"
 _FIELDS = {"algorithm", "key", "public_key", "signature"}
 _NEXT = (
-    "give governance.signing_key a path that can be written, or an ed25519 key "
-    "(openssl genpkey -algorithm ed25519 -out PATH)"
+    "set governance.signing_key to a writable path or to an ed25519 key (openssl genpkey -algorithm ed25519 -out PATH)"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """The holder of a private key."""
+    """An ed25519 private key that signs JSON objects."""
 
     _private: Ed25519PrivateKey = field(repr=False)
 
     @classmethod
     def load_or_create(cls, path: str | Path) -> Signer:
-        """The key in a PEM file (PKCS8, not encrypted); a file that does not exist is made, readable by its owner only.
+        """Load a PEM file (PKCS8, not encrypted); a missing file is created with a new key, readable by its owner only.
 
         Raises:
-            ConfigError: the file cannot be read or made, or holds no ed25519 key.
+            ConfigError: the file cannot be read or created, or does not contain an ed25519 key.
         """
         where = Path(path).expanduser()
         try:
             if not where.exists():
                 _create(where)
-            found = load_pem_private_key(where.read_bytes(), password=None)
+            private = load_pem_private_key(where.read_bytes(), password=None)
         except OSError as err:
-            what = f"the signing key cannot be read or made: {err.strerror or err}"
+            what = f"the signing key cannot be read or created: {err.strerror or err}"
             raise ConfigError(what, where=str(where), next_step=_NEXT) from err
-        except (ValueError, TypeError, UnsupportedAlgorithm) as err:  # TypeError: encrypted
-            what = "the file holds no PEM private key that is readable without a password"
+        except (ValueError, TypeError, UnsupportedAlgorithm) as err:  # TypeError: the key is encrypted
+            what = "the file does not contain a PEM private key without a password"
             raise ConfigError(what, where=str(where), next_step=_NEXT) from err
-        if not isinstance(found, Ed25519PrivateKey):
+        if not isinstance(private, Ed25519PrivateKey):
             raise ConfigError("the signing key is not an ed25519 key", where=str(where), next_step=_NEXT)
-        return cls(found)
+        return cls(private)
 
     @property
     def public_pem(self) -> str:
-        """The public key (SubjectPublicKeyInfo), to be handed out."""
+        """The public key in PEM form (SubjectPublicKeyInfo), for publication."""
         return self._private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits that name the public key."""
+        """32 hex digits: the start of the SHA-256 of the raw public key."""
         return _fingerprint(self._private.public_key().public_bytes_raw())
 
     def sign(self, body: Mapping[str, Any]) -> dict[str, str]:
         """The signature of a JSON object: algorithm, key (fingerprint), public_key and signature (base64).
 
         Raises:
-            ValueError, TypeError: the body is no JSON.
+            ValueError, TypeError: the body cannot be written as JSON.
         """
         return {
             "algorithm": _ALGORITHM,
@@ -89,15 +89,15 @@ class Signer:
         }
 
     def verify(self, body: Mapping[str, Any], signature: object) -> bool:
-        """Did this key sign the body?"""
+        """Whether this key signed the body."""
         return verify(body, signature, key=self.fingerprint)
 
 
 def verify(body: Mapping[str, Any], signature: object, key: str | None = None) -> bool:
-    """Is it a signature of the body by the key that it carries? Malformed input is no signature, not an error.
+    """Whether `signature` is a valid signature of the body by the key that it contains. Malformed input gives False.
 
     Args:
-        key: fingerprint that the key must have; None: any key, so that only the body's integrity is shown.
+        key: required fingerprint of the key; None: any key, which proves the integrity of the body only.
     """
     if not isinstance(signature, Mapping) or set(signature) != _FIELDS or signature["algorithm"] != _ALGORITHM:
         return False
@@ -112,10 +112,10 @@ def verify(body: Mapping[str, Any], signature: object, key: str | None = None) -
 
 
 def _create(path: Path) -> None:
-    """Make a key file that is whole from its first moment; one that another process made first is left alone."""
+    """Create a key file atomically; a file that another process created first is kept."""
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".key-") as file:  # made with mode 0600
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".key-") as file:  # created with mode 0600
         file.write(pem)
         file.flush()
         os.fsync(file.fileno())
@@ -126,9 +126,9 @@ def _create(path: Path) -> None:
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:
-    """One spelling of each JSON value: sorted keys, no spaces, UTF-8."""
+    """The canonical form of a JSON value: sorted keys, no spaces, UTF-8."""
     text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode(errors="surrogatepass")  # JSON allows half a surrogate pair
+    return text.encode(errors="surrogatepass")  # JSON allows unpaired surrogates
 
 
 def _fingerprint(public: bytes) -> str:
@@ -140,7 +140,7 @@ def _text(raw: bytes) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """Strict base64: one text for each value, so that an edited character is always a fault."""
+    """Decode strict base64, which has one text per value, so that every edited character is detected."""
     raw = base64.b64decode(text, validate=True)
     if _text(raw) != text:
         raise binascii.Error("not canonical")

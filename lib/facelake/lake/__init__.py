@@ -1,1 +1,1 @@
-"""Object storage and Delta tables: the only room that imports deltalake, boto3 and pyarrow.fs."""
+"""Object storage and Delta tables: the only package that imports deltalake, boto3 and pyarrow.fs."""

@@ -1,4 +1,4 @@
-"""The lake: its marker, its tables, its loose objects (reports, audit, suppression list)."""
+"""The lake: its marker, its tables and its other objects (reports, audit, suppression list)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEMO = "demo.txt"
 
 
 class Lake:
-    """One lake root. Cheap to open again in a worker from `uri` and `s3`."""
+    """One lake root. Workers open it again from `uri` and `s3`, which is cheap."""
 
     def __init__(self, store: ObjectStore, s3: S3Section, marker: dict[str, Any]) -> None:
         self.store, self.s3, self.uri = store, s3, store.uri
@@ -31,10 +31,10 @@ class Lake:
 
     @classmethod
     def create(cls, uri: str, s3: S3Section | None = None) -> Lake:
-        """Open a lake for writing; an empty or absent root becomes a lake. The store is probed first.
+        """Open a lake for writing; an empty or missing root becomes a new lake. The store is probed first.
 
         Raises:
-            Refused: the store ignores conditional writes.
+            Refused: the store does not honour conditional writes.
             Corrupt: the lake was written by a newer version.
         """
         store = open_store(uri, s3)
@@ -52,7 +52,7 @@ class Lake:
 
     @classmethod
     def open(cls, uri: str, s3: S3Section | None = None) -> Lake:
-        """Open an existing lake; writes nothing.
+        """Open an existing lake without writing.
 
         Raises:
             ConfigError: there is no lake at the URI.
@@ -61,8 +61,8 @@ class Lake:
         store = open_store(uri, s3)
         marker = _read_marker(store)
         if marker is None:
-            next_step = "check --lake, or make one with `facelake import` or `facelake demo`"
-            raise ConfigError("there is no facelake here", where=store.uri, next_step=next_step)
+            next_step = "check --lake, or create a lake with `facelake import` or `facelake demo`"
+            raise ConfigError("no facelake lake at this URI", where=store.uri, next_step=next_step)
         return cls(store, s3 or S3Section(), marker)
 
     def __getitem__(self, name: str) -> Table:
@@ -70,35 +70,37 @@ class Lake:
 
     @property
     def name(self) -> str:
-        """16 hex digits that tell this lake from every other one."""
+        """16 hex digits that identify this lake."""
         return self.keyed_hash("name of the lake")[:16]
 
     def mark_as_demo(self) -> None:
-        """Only while nothing has been recorded or imported: a lake of real people does not become a demo."""
+        """Mark the lake as a demo, unless anything was recorded or run in it: a lake of real people never becomes a
+        demo.
+        """
         if self["ledger"].version() < 0 and self["runs"].version() < 0:
             self.store.create(_DEMO, b"made by `facelake demo`\n")
 
     def keyed_hash(self, value: str) -> str:
-        """Hash of an identifier under this lake's salt: comparable here, meaningless elsewhere."""
+        """HMAC-SHA-256 of an identifier under this lake's salt; hashes of different lakes are not comparable."""
         return hmac.new(bytes.fromhex(self._marker["salt"]), value.encode(), hashlib.sha256).hexdigest()
 
     def suppress(self, values: list[str]) -> None:
-        """Remember identifiers (hashed) that must never be processed again."""
+        """Add identifiers (as keyed hashes) to the suppression list: they are never processed again."""
         names = sorted(self.keyed_hash(value) for value in values)
         if names:
             body = "\n".join(names).encode()
             self.store.write(f"{_SUPPRESSED}/{hashlib.sha256(body).hexdigest()[:16]}.txt", body)
 
     def suppressed(self) -> frozenset[str]:
-        """Keyed hashes of every erased identifier."""
-        found: set[str] = set()
+        """The suppression list: keyed hashes of the erased identifiers."""
+        hashes: set[str] = set()
         for item in self.store.list(_SUPPRESSED):
-            found.update(self.store.read(item.key).decode().split())
-        return frozenset(found)
+            hashes.update(self.store.read(item.key).decode().split())
+        return frozenset(hashes)
 
 
 def is_demo(store: ObjectStore) -> bool:
-    """Was the lake under this root made by `facelake demo`?"""
+    """Whether the lake under this root was created by `facelake demo`."""
     return store.tag(_DEMO) is not None
 
 
@@ -109,10 +111,12 @@ def _read_marker(store: ObjectStore) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as err:
-        raise Corrupt("the lake's marker is damaged", where=f"{store.uri}/{_MARKER}", next_step="restore it") from err
+        raise Corrupt(
+            "the lake's marker is damaged", where=f"{store.uri}/{_MARKER}", next_step="restore the marker from a backup"
+        ) from err
     except (IsADirectoryError, NotADirectoryError) as err:
         raise ConfigError("the lake's root is not a directory", where=store.uri, next_step="correct --lake") from err
     if written > LAKE_FORMAT:
-        what = f"the lake is of format {written}, this facelake writes {LAKE_FORMAT}"
+        what = f"the lake has format {written}, this version of facelake writes format {LAKE_FORMAT}"
         raise Corrupt(what, where=store.uri, next_step="upgrade facelake")
     return marker

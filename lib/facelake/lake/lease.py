@@ -1,8 +1,9 @@
 """One writer at a time: a lease object that is created, renewed and taken over by conditional writes.
 
-A holder that died on this host (same boot, no such process) is taken over at once; one on another host when its lease
-and half a minute for clock skew have run out, and when it was then watched for half its time and not renewed: whatever
-the clocks of two hosts say, a living holder keeps its lease.
+The lease of a process that ended on this host (same boot, no such process) is taken over at once. The lease of another
+host is taken over when it and 30 s for clock skew have expired and it was then not renewed for half of its time to
+live:
+so a running holder keeps its lease even if the clocks of the two hosts differ.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; empty when it does not run."""
+    """Start time of a process in clock ticks since boot; empty if it is not running."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
@@ -43,12 +44,12 @@ def _started(pid: int) -> str:
 
 
 def _is_known_here(holder: Mapping[str, Any]) -> bool:
-    """Whether this host can tell if the holder runs (no start times without /proc: it is waited out)."""
+    """Whether this host can tell if the holder runs; without /proc it cannot, and waits for the lease to expire."""
     return holder.get("host") == _host() and bool(holder.get("started"))
 
 
 def is_dead(holder: Mapping[str, Any]) -> bool:
-    """Did the holder of a lease end without giving it back?"""
+    """Whether the holder of a lease ended without releasing it."""
     if not holder:
         return True
     if _is_known_here(holder):
@@ -57,30 +58,39 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
 
 
 class Lease:
-    """Context manager: exclusive right to write to the lake (or to what `key` stands for) while it is held."""
+    """Context manager: the exclusive right to write to the lake (or to the resource of `key`) while it is active."""
 
     def __init__(
         self,
         store: ObjectStore,
         purpose: str,
+        *,
         ttl_s: float = 60.0,
         wait_s: float = 0.0,
         key: str = KEY,
-        tell: Callable[[], Mapping[str, Any]] = dict,
+        progress: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """`tell`: what others may read in the lease besides its holder, asked at every renewal."""
-        self._key, self._tell = key, tell
+        """Prepare the lease; entering the context takes it.
+
+        Args:
+            purpose: shown to processes that wait for the lease.
+            ttl_s: seconds after which a lease that is not renewed expires; it is renewed every third of this time.
+            wait_s: seconds to wait while another process has the lease.
+            key: of the lease object in the store.
+            progress: called at every renewal; its result is stored in the lease for other processes to read.
+        """
+        self._key, self._progress = key, progress
         self._store, self._purpose, self._ttl_s, self._wait_s = store, purpose, ttl_s, wait_s
         self._nonce = secrets.token_hex(8)
         self._tag = ""
         self._stop = threading.Event()
         self._lost = False
-        self._renewed_s = 0.0
+        self._renewed_at_s = 0.0
         self._thread: threading.Thread | None = None
 
     def _body(self) -> bytes:
         body = {"nonce": self._nonce, "for": self._purpose, "ttl_s": self._ttl_s, "renewed": time.time()}
-        return json.dumps(body | _this_process() | {"progress": dict(self._tell())}).encode()
+        return json.dumps(body | _this_process() | {"progress": dict(self._progress())}).encode()
 
     def __enter__(self) -> Lease:
         deadline = time.monotonic() + self._wait_s
@@ -89,10 +99,10 @@ class Lease:
                 holder = self._holder()
                 host = str(holder.get("host", "?")).split(":")[0]
                 who = f"process {holder.get('pid')} on {host}, for {holder.get('for')}"
-                next_step = f"wait until it ends; if it is dead, its lease runs out within {self._ttl_s:.0f} s"
+                next_step = f"wait until it ends; if it has crashed, its lease expires within {self._ttl_s:.0f} s"
                 raise Refused(f"the lake is being written by {who}", where=self._store.uri, next_step=next_step)
             time.sleep(1.0)
-        self._renewed_s = time.monotonic()
+        self._renewed_at_s = time.monotonic()
         self._thread = threading.Thread(target=self._renew, daemon=True, name="facelake-lease")
         self._thread.start()
         return self
@@ -119,7 +129,9 @@ class Lease:
         return self._holder().get("nonce") == self._nonce
 
     def _is_silent(self, holder: Mapping[str, Any], tag: str) -> bool:
-        """Watch a lease that ran out by our clock, which may be ahead: a living holder renews it every third."""
+        """Observe a lease that is expired by this host's clock, which may be ahead: a running holder renews it
+        meanwhile.
+        """
         until = time.monotonic() + float(holder.get("ttl_s", 0)) / 2
         while time.monotonic() < until:
             time.sleep(min(1.0, until - time.monotonic() + 0.01))
@@ -134,21 +146,23 @@ class Lease:
                     not self._store.replace(self._key, self._body(), self._tag)
                     and self._holder().get("nonce") != self._nonce
                 ):
-                    self._lost = True  # (a renewal whose reply was lost fails too, but the lease is still ours)
+                    self._lost = (
+                        True  # (a renewal whose reply was lost also fails, but then the nonce is this process's)
+                    )
                     return
                 self._tag = self._store.tag(self._key) or ""
-                self._renewed_s = time.monotonic()
+                self._renewed_at_s = time.monotonic()
             except (FacelakeError, OSError):
-                continue  # a passing fault; `check` bounds how long this may go on
+                continue  # a transient fault; `check` fails when this lasts longer than the time to live
 
     def check(self) -> None:
-        """Call before a commit.
+        """Check that this process still has the lease; called before every commit.
 
         Raises:
             Refused: another process has taken the lease over.
         """
-        if self._lost or time.monotonic() - self._renewed_s > self._ttl_s:
-            raise Refused("this process lost the lake's lease", where=self._store.uri, next_step="run again")
+        if self._lost or time.monotonic() - self._renewed_at_s > self._ttl_s:
+            raise Refused("this process lost the lease of the lake", where=self._store.uri, next_step="run again")
 
     def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()

@@ -1,27 +1,31 @@
 """A file in an object store that is read again when a read fails.
 
 Arrow's S3 reader gives up on an error reply that is longer than the range asked for ("Failed to flush response
-stream"), whatever its retry strategy says, and on a reply that is cut. Ranges are read one by one, so that each can be
-asked for again.
+stream"), whatever its retry strategy says, and on a truncated reply. Ranges are read one by one, so that each can be
+requested again.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import time
 
 import pyarrow as pa
+
+from facelake.lake.retries import retrying
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS, _FIRST_PAUSE_S = 8, 0.05
 
 
-class PatientFile(io.RawIOBase):
-    """A readable file over an Arrow one. Errors: OSError when eight attempts failed."""
+class RetryingFile(io.RawIOBase):
+    """A readable, seekable file over an Arrow one.
+
+    Reads raise OSError when eight attempts failed.
+    """
 
     def __init__(self, source: pa.NativeFile) -> None:
-        self._source, self._at = source, 0
+        self._source, self._position = source, 0
         self._size = int(source.size())
 
     def readable(self) -> bool:
@@ -31,32 +35,34 @@ class PatientFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        return self._at
+        return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
 
     def read(self, size: int | None = -1) -> bytes:
-        left = max(self._size - self._at, 0)
-        wanted = left if size is None or size < 0 else min(size, left)
-        data = self._range(wanted) if wanted else b""
-        self._at += len(data)
+        available = max(self._size - self._position, 0)
+        wanted = available if size is None or size < 0 else min(size, available)
+        data = self._read_range(wanted) if wanted else b""
+        self._position += len(data)
         return data
 
-    def _range(self, wanted: int) -> bytes:
-        for attempt in range(_ATTEMPTS):
-            try:
-                data = bytes(self._source.read_at(wanted, self._at))
-            except OSError as err:
-                fault: OSError = err
-            else:
-                if len(data) == wanted:
-                    return data
-                fault = OSError(f"{len(data)} of {wanted} bytes came")
-            _LOG.warning("read failed (attempt %d): %s", attempt + 1, str(fault).splitlines()[0])
-            time.sleep(_FIRST_PAUSE_S * 2**attempt)
-        raise fault
+    def _read_range(self, wanted: int) -> bytes:
+        def read_once() -> bytes:
+            data = bytes(self._source.read_at(wanted, self._position))
+            if len(data) != wanted:
+                raise OSError(f"{len(data)} of {wanted} bytes were received")
+            return data
+
+        again = retrying(
+            "read",
+            attempts=_ATTEMPTS,
+            first_pause_s=_FIRST_PAUSE_S,
+            when=lambda err: isinstance(err, OSError),
+            log=_LOG,
+        )
+        return again(read_once)
 
     def close(self) -> None:
         if not self.closed:

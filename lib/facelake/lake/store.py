@@ -16,7 +16,7 @@ from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
 from facelake.lake.directory import DirectoryStore
 from facelake.lake.object_store import ObjectStore
-from facelake.lake.retrying_file import PatientFile
+from facelake.lake.retrying_file import RetryingFile
 
 
 def open_store(uri: str, s3: S3Section | None = None) -> ObjectStore:
@@ -77,7 +77,7 @@ def read_input(store: ObjectStore, key: str) -> pa.NativeFile:
     filesystem, root = store.filesystem()
     try:
         source = filesystem.open_input_file(f"{root}/{key}")
-        return source if isinstance(filesystem, pafs.LocalFileSystem) else pa.PythonFile(PatientFile(source), mode="r")
+        return source if isinstance(filesystem, pafs.LocalFileSystem) else pa.PythonFile(RetryingFile(source), mode="r")
     except FileNotFoundError:
         raise
     except OSError as err:

@@ -23,16 +23,20 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from facelake.contracts import TABLES, Receipt
+from facelake.contracts import TABLES, DataFileName, Receipt
 from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
 from facelake.lake.object_store import ObjectStore
-from facelake.lake.open_delta import first_line, gone, open_table
+from facelake.lake.open_delta import open_table, version_gone
+from facelake.lake.retries import first_line, retrying
 from facelake.lake.store import read_input
 
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
-_ATTEMPTS = 5
-_GROUP_ROWS = dict.fromkeys(("faces", "identities", "admissions"), 2_048)  # so that single rows are read cheaply
+_ATTEMPTS, _FIRST_PAUSE_S = 5, 0.2
+_UNNAMED = DataFileName(part="part")
+_GROUP_ROWS = dict.fromkeys(
+    ("faces", "identities", "admissions"), 2_048
+)  # small row groups for tables of which single rows are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,43 +68,43 @@ class Snapshot:
 EMPTY = Snapshot(-1, ())
 
 
-def stage(store: ObjectStore, table: str, data: pa.Table, stem: str = "part") -> Receipt:
-    """Write a data file of a table without committing it; for workers.
+def stage(store: ObjectStore, table: str, data: pa.Table, name: DataFileName = _UNNAMED) -> Receipt:
+    """Write a data file of a table without committing it; for workers, which have no Table.
 
     Args:
-        stem: start of the file's name; must not carry personal data, since names stay in the log.
+        name: what the file's name records; a fresh nonce is put in.
     """
     schema = TABLES[table]
     sink = pa.BufferOutputStream()
-    made, group = data.select(schema.names).cast(plain(schema)), _GROUP_ROWS.get(table)
-    pq.write_table(made, sink, compression="zstd", write_statistics=False, row_group_size=group)
+    rows, group = data.select(schema.names).cast(plain(schema)), _GROUP_ROWS.get(table)
+    pq.write_table(rows, sink, compression="zstd", write_statistics=False, row_group_size=group)
     body = sink.getvalue()
-    path = f"{stem}-{secrets.token_hex(8)}.parquet"
+    path = name.with_nonce(secrets.token_hex(8)).render()
     store.write(f"{table}/{path}", body.to_pybytes())
     return Receipt(table, path, body.size, data.num_rows)
 
 
 def read_file(store: ObjectStore, table: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one data file of a table; a column that the file does not have yet is null.
+    """Read one data file of a table; a column that the file predates is null.
 
     Raises:
-        Corrupt: the log names the file but it is gone or unreadable.
+        Corrupt: the log names the file, but it is missing or unreadable.
     """
     wanted = pa.schema(
         [TABLES[table].field(name) for name in (columns if columns is not None else TABLES[table].names)]
     )
     with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source) as file:
-        return completed(file.read(columns=columns_there(file, wanted.names)), wanted)
+        return completed(file.read(columns=present_columns(file, wanted.names)), wanted)
 
 
-def columns_there(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
-    """Those of the columns that a data file has."""
-    there = set(file.schema_arrow.names)
-    return [name for name in columns if name in there]
+def present_columns(file: pq.ParquetFile, columns: Sequence[str]) -> list[str]:
+    """The columns that a data file has, in the given order."""
+    present = set(file.schema_arrow.names)
+    return [name for name in columns if name in present]
 
 
 def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
-    """Rows of a data file with the wanted columns in their order; one that the file does not have yet is null."""
+    """Rows of a data file with the wanted columns in their order; a column that the file predates is null."""
     for name in set(wanted.names) - set(rows.column_names):
         rows = rows.append_column(name, pa.nulls(rows.num_rows, wanted.field(name).type))
     return rows.select(wanted.names)
@@ -108,24 +112,29 @@ def completed(rows: pa.Table, wanted: pa.Schema) -> pa.Table:
 
 @contextmanager
 def data_file(store: ObjectStore, key: str) -> Iterator[pa.NativeFile]:
-    """A data file that the log names, open for ranged reads.
+    """Open a data file that the log names for ranged reads.
 
     Raises:
-        Corrupt: it is gone, or unreadable while it is open.
+        Corrupt: the file is missing, or damaged.
+        Retryable: the store failed.
     """
     try:
         with read_input(store, key) as source:
             yield source
     except FileNotFoundError as err:
-        next_step = "restore the file from a backup, or rebuild the table by a new lake"
+        next_step = "restore the file from a backup, or start a new lake and run again"
         raise Corrupt("a data file named by the log is missing", where=key, next_step=next_step) from err
     except pa.ArrowInvalid as err:
         what = f"a data file is damaged: {str(err).splitlines()[0]}"
-        raise Corrupt(what, where=key, next_step="restore it from a backup") from err
+        raise Corrupt(what, where=key, next_step="restore the file from a backup") from err
     except OSError as err:
         raise Retryable(
             f"cannot read: {first_line(err)}", where=key, next_step="check the store and run again"
         ) from err
+
+
+class _AttemptFailed(Exception):
+    """One attempt to commit failed; whether it landed is read from the log."""
 
 
 class Table:
@@ -143,10 +152,15 @@ class Table:
         return self.snapshot().version
 
     def snapshot(self, version: int | None = None) -> Snapshot:
-        """The files of a version (default: the newest)."""
+        """The files of a version (default: the newest).
+
+        Raises:
+            VersionGone: the version can no longer be read.
+            Corrupt: the table is written in a newer format.
+        """
         delta = None if version == -1 else self._open(version)
         if version is not None and version >= 0 and (delta is None or delta.version() != version):
-            raise gone(self._uri, version)
+            raise version_gone(self._uri, version)
         if delta is None:
             return EMPTY
         protocol = delta.protocol()
@@ -163,7 +177,7 @@ class Table:
         return Snapshot(delta.version(), tuple(sorted((DataFile(*row) for row in rows), key=lambda f: f.path)))
 
     def read(self, columns: Sequence[str] | None = None, snapshot: Snapshot | None = None) -> pa.Table:
-        """The whole table (or some columns) in memory; rows in file-name order."""
+        """The whole table, or some of its columns, in memory; rows in file-name order."""
         tables = [part for _, part in self.parts(columns, snapshot)]
         names = list(columns) if columns is not None else self.schema.names
         empty = plain(pa.schema([self.schema.field(name) for name in names])).empty_table()
@@ -172,13 +186,13 @@ class Table:
     def parts(
         self, columns: Sequence[str] | None = None, snapshot: Snapshot | None = None
     ) -> Iterator[tuple[DataFile, pa.Table]]:
-        """The table file by file, for bounded memory."""
+        """Yield (file, rows) for each data file, so that memory stays bounded."""
         for file in (snapshot or self.snapshot()).files:
             yield file, self.file(file, columns)
 
-    def stage(self, data: pa.Table, stem: str = "part") -> Receipt:
+    def stage(self, data: pa.Table, name: DataFileName = _UNNAMED) -> Receipt:
         """Write a data file without committing it."""
-        return stage(self.store, self.name, data, stem)
+        return stage(self.store, self.name, data, name)
 
     def append(self, rows: list[dict[str, Any]]) -> int:
         """Stage and commit a few rows; returns the new version."""
@@ -190,21 +204,23 @@ class Table:
         return self.commit([self.stage(data)] if data.num_rows else [], old.files)
 
     def file(self, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
-        """One data file."""
+        """The rows of one data file."""
         wanted = list(columns) if columns is not None else self.schema.names
         kept = plain(pa.schema([self.schema.field(name) for name in wanted]))
         return read_file(self.store, self.name, file.path, wanted).cast(kept)
 
     def where(self, column: str, values: pa.ChunkedArray, columns: Sequence[str]) -> pa.Table:
-        """Some columns of the rows whose `column` is among the values; files without any are not read further."""
+        """Some columns of the rows whose `column` is one of the values; of files without such rows only `column` is
+        read.
+        """
         wanted = pc.unique(values)
-        found = [
+        parts = [
             self.file(file, columns)
             for file, keys in self.parts([column])
             if pc.any(pc.is_in(keys[column], wanted)).as_py()
         ]
         empty = plain(pa.schema([self.schema.field(name) for name in columns])).empty_table()
-        rows = pa.concat_tables([empty, *found])
+        rows = pa.concat_tables([empty, *parts])
         return rows.filter(pc.is_in(rows[column], wanted))
 
     def replace_rows(self, column: str, rows: pa.Table) -> None:
@@ -215,50 +231,50 @@ class Table:
         values = rows[column].combine_chunks()
         adds, removes = [], []
         for file, keys in self.parts([column]):
-            stays = pc.invert(pc.is_in(keys[column], values))
-            if pc.all(stays).as_py():
+            remaining = pc.invert(pc.is_in(keys[column], values))
+            if pc.all(remaining).as_py():
                 continue
             removes.append(file)
             own = rows.filter(pc.is_in(values, keys[column].combine_chunks()))
-            merged = pa.concat_tables([self.file(file).filter(stays), own]).sort_by(column)
-            adds.append(self.stage(merged, file.path.rsplit("-", 1)[0]))
+            merged = pa.concat_tables([self.file(file).filter(remaining), own]).sort_by(column)
+            adds.append(self.stage(merged, DataFileName.parse(file.path)))
         self.commit(adds, removes)
 
     def rewrite(self, files: Iterable[DataFile], columns: Sequence[str], keep: Callable[[pa.Table], pa.Array]) -> int:
-        """Take rows out of data files: files that lose rows are written anew, in one transaction.
+        """Remove rows from data files: the files concerned are rewritten, in one transaction.
 
-        No predicate enters the log, so nothing of what was removed can be read from it.
+        No predicate is written to the log, so the log does not reveal what was removed.
 
         Args:
-            columns: what `keep` looks at; the rest is read of files that lose rows only.
-            keep: bool per row of one file; true stays.
+            columns: that `keep` needs; the other columns are read only from files that lose rows.
+            keep: called with the rows of one file; returns a bool per row, true for rows to keep.
 
         Returns:
             Rows removed.
         """
         adds, removes, removed = [], [], 0
         for file in files:
-            stays = keep(self.file(file, columns))
-            if pc.all(stays).as_py():
+            remaining = keep(self.file(file, columns))
+            if pc.all(remaining).as_py():
                 continue
-            kept = self.file(file).filter(stays)
+            kept = self.file(file).filter(remaining)
             removed += file.rows - kept.num_rows
             removes.append(file)
             if kept.num_rows:
-                adds.append(self.stage(kept, file.path.rsplit("-", 1)[0]))
+                adds.append(self.stage(kept, DataFileName.parse(file.path)))
         if removes:
             self.commit(adds, removes)
         return removed
 
     def commit(self, adds: Iterable[Receipt], removes: Iterable[DataFile] = ()) -> int:
-        """One transaction: all of it or nothing. Returns the table's version after it.
+        """Add and remove data files in one transaction; returns the table's version after it.
 
-        An error of the log is not proof of a missing commit: the log is read again, and the unique names of
-        the added files tell whether the attempt landed (after pyiceberg's commit loop).
+        An error does not prove that the commit is missing: the log is read again, and the unique names of the added
+        files show whether the attempt landed (after pyiceberg's commit loop).
 
         Raises:
-            CommitConflict: another writer changed the files to be removed.
-            CommitUnknown: the log could not be read to tell.
+            CommitConflict: another writer removed some of the files, or the commit failed five times.
+            CommitUnknown: the log could not be read after the last attempt.
         """
         adds, removes = list(adds), list(removes)
         now_ms = int(time.time() * 1000)
@@ -266,12 +282,10 @@ class Table:
             AddAction(r.path, r.size_bytes, {}, now_ms, True, json.dumps({"numRecords": r.rows})) for r in adds
         ]
         actions += [RemoveAction(f.path, True, now_ms, f.size_bytes, {}) for f in removes]
-        fault: Exception | None = None
-        for attempt in range(_ATTEMPTS):
+
+        def attempt() -> int:
             delta = self._ensure()
-            if not actions:
-                return delta.version()
-            if self._landed(delta, adds, removes):
+            if not actions or self._landed(delta, adds, removes):
                 return delta.version()
             try:
                 delta.create_write_transaction(
@@ -280,23 +294,34 @@ class Table:
                     cast(Any, plain(self.schema)),
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
-                return delta.version() if delta.version() else self.version()
             except (DeltaError, OSError, ValueError) as err:
-                fault = err
-                _LOG.warning("commit to %s failed (attempt %d): %s", self.name, attempt + 1, first_line(err))
-                time.sleep(0.2 * 2**attempt)
+                raise _AttemptFailed(first_line(err)) from err
+            return delta.version() if delta.version() else self.version()
+
+        again = retrying(
+            f"commit to {self.name}",
+            attempts=_ATTEMPTS,
+            first_pause_s=_FIRST_PAUSE_S,
+            when=lambda err: isinstance(err, _AttemptFailed),
+            log=_LOG,
+        )
+        try:
+            return again(attempt)
+        except _AttemptFailed as err:
+            fault = err
         try:
             if self._landed(self._ensure(), adds, removes):
                 return self.version()
         except Retryable as err:
-            what = f"commit may or may not have landed: {first_line(fault)}"
+            what = f"commit may or may not have landed: {fault}"
             raise CommitUnknown(what, where=self._uri, next_step="run again: the log decides") from err
-        raise CommitConflict(f"commit refused: {first_line(fault)}", where=self._uri, next_step="run again") from fault
+        raise CommitConflict(f"commit refused: {fault}", where=self._uri, next_step="run again") from fault.__cause__
 
     def _ensure(self) -> DeltaTable:
-        found = self._open()
-        if found is not None:
-            return self._with_new_columns(found)
+        """The table, created or extended by new columns if necessary."""
+        delta = self._open()
+        if delta is not None:
+            return self._with_new_columns(delta)
         try:
             return DeltaTable.create(
                 self._uri,
@@ -312,10 +337,10 @@ class Table:
             ) from err
 
     def _with_new_columns(self, delta: DeltaTable) -> DeltaTable:
-        """A table that an earlier facelake made gets the columns that came since; its files are null there."""
-        there = {field.name for field in delta.schema().fields}
+        """Add the columns that an older table lacks; they are null in its existing files."""
+        present = {field.name for field in delta.schema().fields}
         wanted = Schema.from_arrow(cast(Any, plain(self.schema))).fields
-        missing = [field for field in wanted if field.name not in there]
+        missing = [field for field in wanted if field.name not in present]
         if not missing:
             return delta
         try:
@@ -327,13 +352,18 @@ class Table:
         return self._open() or delta
 
     def _landed(self, delta: DeltaTable, adds: list[Receipt], removes: list[DataFile]) -> bool:
+        """Whether an earlier attempt of this commit landed.
+
+        Raises:
+            CommitConflict: another writer removed some of the files.
+        """
         present = set(pa.table(cast(Any, delta.get_add_actions(flatten=True)))["path"].to_pylist())
         if adds and adds[0].path in present:
             return True
-        if gone := [file.path for file in removes if file.path not in present]:
-            if not adds and len(gone) == len(removes):
+        if missing := [file.path for file in removes if file.path not in present]:
+            if not adds and len(missing) == len(removes):
                 return True
-            raise CommitConflict("another writer removed some of the files", where=gone[0], next_step="run again")
+            raise CommitConflict("another writer removed some of the files", where=missing[0], next_step="run again")
         return False
 
     def last_commit(self) -> tuple[int, datetime | None]:
@@ -345,31 +375,34 @@ class Table:
         stamp = entries[0].get("timestamp") if entries else None
         return delta.version(), datetime.fromtimestamp(stamp / 1000, UTC) if stamp else None
 
-    def vacuum(self, keep_hours: int, keep_versions: Sequence[int], dry_run: bool) -> list[int]:
-        """Delete files that no kept version names and that have been unneeded (or never committed) for so long.
+    def vacuum(self, keep_hours: int, keep_versions: Sequence[int], *, dry_run: bool) -> list[int]:
+        """Delete files that no kept version uses and that have been unused (or uncommitted) for `keep_hours`.
 
-        Needs exclusive use unless it is a dry run. Returns the files' sizes in bytes.
+        Needs exclusive access unless it is a dry run. Returns the files' sizes in bytes.
         """
         delta = self._open()
         if delta is None:
             return []
         kept = sorted({*keep_versions, delta.version()})
 
-        def run(dry: bool) -> list[str]:
-            return delta.vacuum(keep_hours, dry, enforce_retention_duration=False, full=True, keep_versions=kept)
+        def run(*, dry: bool) -> list[str]:
+            return delta.vacuum(
+                keep_hours, dry_run=dry, enforce_retention_duration=False, full=True, keep_versions=kept
+            )
 
         stored = {item.key: item.size_bytes for item in self.store.list(self.name)}
-        doomed = {f"{self.name}/{path}" for path in run(True)}  # the log remembers files that are gone already
-        sizes = [size for key, size in stored.items() if key in doomed]
+        deletable = {f"{self.name}/{path}" for path in run(dry=True)}  # includes files that are already deleted
+        sizes = [size for key, size in stored.items() if key in deletable]
         if sizes and not dry_run:
-            run(False)
+            run(dry=False)
         return sizes
 
     def purge_history(self) -> None:
-        """Delete every file and log entry that the newest version does not need. Needs exclusive use.
+        """Delete every file and log entry that the newest version does not need. Needs exclusive access.
 
-        Sequence as measured on delta-rs: log retention to zero, vacuum (full: staged leftovers too), checkpoint,
-        then drop the log entries that the checkpoint covers.
+        The sequence that delta-rs was measured to need: set log retention to zero, vacuum (full, to include files
+        staged
+        but never committed), write a checkpoint, delete the log entries that the checkpoint covers.
         """
         delta = self._open()
         if delta is None:
@@ -383,7 +416,7 @@ class Table:
         self._drop_log_before(delta.version())
 
     def _drop_log_before(self, version: int) -> None:
-        """Delete log files below the checkpoint at `version`; cleanup_metadata keeps some by their age."""
+        """Delete log files before the checkpoint at `version`; delta-rs's cleanup_metadata would keep recent ones."""
         for item in list(self.store.list(f"{self.name}/_delta_log")):
             name = item.key.rsplit("/", 1)[1]
             number = name.split(".", 1)[0]

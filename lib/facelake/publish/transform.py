@@ -17,6 +17,7 @@ import numpy as np
 
 from facelake.contracts import F32, F64
 from facelake.errors import ConfigError
+from facelake.vectors import unit_rows
 
 _LEAST_KEY_BYTES = 16
 
@@ -50,7 +51,7 @@ def rotation(key: bytes, gallery: str, purpose: str, dim: int) -> F64:
 def rotated(vectors: F32, matrix: F64) -> F32:
     """Unit vectors (n, dim) under the rotation, of unit norm again."""
     turned = vectors.astype(np.float64) @ matrix.T
-    return np.asarray(turned / np.maximum(np.linalg.norm(turned, axis=1, keepdims=True), 1e-12), np.float32)
+    return np.asarray(unit_rows(turned), np.float32)
 
 
 def key_name(key: bytes) -> str:

@@ -1,4 +1,4 @@
-"""A real Spark cluster on loopback: standalone master and workers out of the pyspark wheel."""
+"""A Spark standalone cluster on loopback, with master and workers from the pyspark wheel."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _START_S = 240.0
 
 
 @contextmanager
-def spark_standalone(folder: Path, workers: int = 1, cores: int = 2, hosts: bool = False) -> Iterator[str]:
-    """The URL of a master with so many workers, each a process of its own that starts executors.
+def spark_standalone(folder: Path, workers: int = 1, cores: int = 2, *, hosts: bool = False) -> Iterator[str]:
+    """Run a master and workers, each a separate process; yields the master's URL.
 
     Args:
-        hosts: every worker has a loopback address of its own, so that Spark takes it for another host.
+        hosts: give every worker its own loopback address, so that Spark treats it as another host.
 
     Raises:
-        RuntimeError: a worker did not register; the end of its log says why.
+        RuntimeError: a worker did not register; the message contains the end of the log.
     """
     spec = importlib.util.find_spec("pyspark")
     assert spec is not None

@@ -1,10 +1,11 @@
-"""Hosts on one machine: each with its own address, name, processes, /tmp, home and shared memory. Linux, root.
+"""Simulated hosts on one machine, each with its own address, name, processes, /tmp, home and shared memory. Needs Linux
+and root.
 
-A host is a set of namespaces (network, mount, process ids, host name, IPC) whose first process waits on a pipe to us:
-when the test ends, however it ends, the kernel takes every process, mount and interface of the host away. Hosts are
-joined by veth pairs to a bridge in a namespace of its own, so that nothing is seen on the machine's own network and
-two such networks do not meet. The machine's file system is read-only to a host but for what is the host's own; code
-and interpreter are the installation that every host of a real cluster has. So no two hosts share a writable disk.
+A host is a set of namespaces (network, mount, process ids, host name, IPC) whose first process waits on a pipe of the
+test: when the test ends for any reason, the kernel removes every process, mount and interface of the host. Hosts are
+connected by veth pairs to a bridge in a separate namespace, so that the machine's own network is not affected and two
+such networks are isolated. A host sees the machine's file system read-only except for its own folders; code and
+interpreter correspond to the installation on every host of a real cluster. No two hosts share a writable disk.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pathlib import Path
 
 _SUBNET = "10.77.0"
 _CODE = Path(sys.prefix).parent if sys.prefix != sys.base_prefix else Path(sys.prefix)
-_CHECKOUT = Path(__file__).parents[3]  # under test; need not be the one that holds the interpreter
-_CACHE = Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache")  # of the user that tests run as: no host has it
+_CHECKOUT = Path(__file__).parents[3]  # the code under test, which need not be the checkout of the interpreter
+_CACHE = Path(pwd.getpwuid(os.getuid()).pw_dir, ".cache")  # of the user that runs the tests; hidden from hosts
 _HOST = """
 set -e
 mount --make-rprivate /
@@ -56,7 +57,7 @@ _SWITCH = "ip link add name bridge type bridge && ip link set bridge up && echo 
 
 
 class Host:
-    """One host. Run things on it; give it files; pull its cable; take its power."""
+    """A simulated host: runs commands, takes files, and can be powered off."""
 
     def __init__(self, name: str, address: str, folder: Path, init: subprocess.Popen[str]) -> None:
         self.name, self.address, self.folder, self._init = name, address, folder, init
@@ -71,7 +72,7 @@ class Host:
         return [*enter, f"--wd={folder}", "--", *command]
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        """What a fresh log-in on the host has; nothing of the test's own environment but the search path."""
+        """The environment of a new login on the host: of the test's environment only the search path."""
         plain = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": "/home", "LANG": "C.UTF-8"}
         if not _CHECKOUT.is_relative_to(_CODE):
             plain["PYTHONPATH"] = str(_CHECKOUT / "lib")
@@ -80,7 +81,7 @@ class Host:
     def start(
         self, command: Sequence[str], env: Mapping[str, str] | None = None, log: str | None = None, cwd: str = "/home"
     ) -> subprocess.Popen[bytes]:
-        """A process that stays; what it says goes to a log under the host's folder."""
+        """Start a background process; its output goes to a log in the host's folder."""
         name = log or f"{Path(command[0]).name}-{len(self.running)}"
         with (self.folder / f"{name}.log").open("ab") as file:
             process = subprocess.Popen(
@@ -100,7 +101,7 @@ class Host:
         timeout_s: float = 300.0,
         cwd: str = "/home",
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end, whatever its exit code."""
+        """Run a command to its end; the exit code is not checked."""
         return subprocess.run(
             self._inside(command, cwd),
             stdin=subprocess.DEVNULL,
@@ -112,43 +113,43 @@ class Host:
         )
 
     def kill(self, process: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
-        """Signal a process that `start` started (it is a child of the one that entered the namespaces)."""
+        """Send a signal to a process of `start` (a child of the process that entered the namespaces)."""
         if process.poll() is None:
             os.kill(_only_child(process.pid), number)
 
     def log(self, name: str) -> str:
-        """What a started process has said so far."""
+        """The output of a started process so far."""
         path = self.folder / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def until(self, name: str, said: str, times: int = 1, timeout_s: float = 240.0) -> None:
-        """Wait until a log says something.
+    def until(self, name: str, text: str, times: int = 1, timeout_s: float = 240.0) -> None:
+        """Wait until a log contains a text `times` times.
 
         Raises:
-            TimeoutError: it did not; the end of the log says why.
+            TimeoutError: it does not; the message contains the end of the log.
         """
         deadline = time.monotonic() + timeout_s
-        while self.log(name).count(said) < times:
+        while self.log(name).count(text) < times:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.name}/{name} did not say {said!r}: ...{self.log(name)[-2000:]}")
+                raise TimeoutError(f"{self.name}/{name} did not print {text!r}: ...{self.log(name)[-2000:]}")
             time.sleep(0.2)
 
     def path(self, path: str) -> Path:
-        """Where a file under the host's /tmp or /home lies on the machine."""
+        """The machine's path of a file under the host's /tmp or /home."""
         for inside, outside in (("/tmp", "tmp"), ("/home", "home")):
             if path == inside or path.startswith(inside + "/"):
                 return self.folder / "own" / outside / path[len(inside) :].lstrip("/")
-        raise ValueError(f"not the host's own: {path}")
+        raise ValueError(f"not under the host's /tmp or /home: {path}")
 
     def write(self, path: str, text: str) -> str:
-        """Put a file on the host; returns the path as the host knows it."""
+        """Write a file on the host; returns the path on the host."""
         target = self.path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         return path
 
     def power_off(self) -> None:
-        """Every process of the host is gone at once, its disk stays."""
+        """Kill every process of the host at once; its files remain."""
         if self._init.poll() is None:
             os.kill(self._pid, signal.SIGKILL)
         self._init.wait()
@@ -175,7 +176,7 @@ class Network:
         self._stack.callback(_end, process)
         assert process.stdout is not None
         if process.stdout.readline() != "up\n":
-            raise PermissionError("a host could not be made: needs Linux, root and the rights to make namespaces")
+            raise PermissionError("a host could not be created: needs Linux, root and the right to create namespaces")
         return process
 
     def _make(self, name: str) -> Host:
@@ -197,20 +198,21 @@ class Network:
         switch, inside = str(_only_child(self._switch.pid)), str(_only_child(host._init.pid))
         port = f"p{host.address.rsplit('.', 1)[1]}"
         at_switch, at_host = (["nsenter", "--target", pid, "--net", "ip"] for pid in (switch, inside))
-        subprocess.run([*at_switch, "link", "delete", port], capture_output=True, check=False)  # of before a restart
+        # left over from before a restart
+        subprocess.run([*at_switch, "link", "delete", port], capture_output=True, check=False)
         _do([*at_switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", inside])
         _do([*at_switch, "link", "set", port, "master", "bridge", "up"])
         _do([*at_host, "address", "add", f"{host.address}/24", "dev", "eth0"])
         _do([*at_host, "link", "set", "eth0", "up"])
 
     def plug(self, name: str, state: str) -> None:
-        """Pull a host's cable (`down`) or put it back (`up`), at the switch's end."""
+        """Disconnect (`down`) or connect (`up`) a host at the bridge."""
         port = f"p{self[name].address.rsplit('.', 1)[1]}"
         switch = str(_only_child(self._switch.pid))
         _do(["nsenter", "--target", switch, "--net", "ip", "link", "set", port, state])
 
     def restart(self, name: str) -> Host:
-        """The power comes back: an empty machine with the old disk, name and address."""
+        """Restart a host: a new machine with the old files, name and address."""
         self[name].power_off()
         self.hosts[name] = self._make(name)
         return self[name]
@@ -218,13 +220,13 @@ class Network:
 
 @contextmanager
 def network(folder: Path, names: Sequence[str], without: Sequence[Path] = ()) -> Iterator[Network]:
-    """Hosts of these names; what they write lies under folder/<name>.
+    """Run hosts with these names; their files are under folder/<name>.
 
     Args:
-        without: files of the machine that no host has.
+        without: files of the machine that are hidden from the hosts.
 
     Raises:
-        PermissionError: not root, or namespaces are not allowed here.
+        PermissionError: not root, or namespaces are not permitted.
     """
     with ExitStack() as stack:
         yield Network(folder, names, stack, without)
@@ -236,7 +238,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _only_child(pid: int) -> int:
-    """`unshare --fork` and `nsenter --pid` wait for one child."""
+    """The child process of `unshare --fork` or `nsenter --pid`, which have exactly one."""
     deadline = time.monotonic() + 5
     while not (children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
         if time.monotonic() > deadline:

@@ -1,6 +1,6 @@
-"""A whole site on hosts of their own: SeaweedFS, a Ray cluster, a Spark standalone cluster, a machine for the driver.
+"""A complete installation on simulated hosts: SeaweedFS, a Ray cluster, a Spark standalone cluster, a driver host.
 
-Daemons are started by the very commands that an operator would type, with credentials in their own environment.
+Daemons are started with the commands that an operator would use, with credentials in their environment.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ENDPOINT = "http://store:8333"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_ENDPOINT_URL": ENDPOINT}
 _PORTS = [9333, 8080, 8888, 8333]
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-# a host without a cable is given up after about 20 s, not after a minute; a busy one must not be
+# a disconnected host is declared dead after about 20 s instead of a minute; a busy one must not be
 _HEALTH = {
     "RAY_health_check_initial_delay_ms": "3000",
     "RAY_health_check_period_ms": "1000",
@@ -48,23 +48,23 @@ for attempt in range(120):
     except Exception:
         time.sleep(0.5)
 else:
-    sys.exit("the store does not take writes")
+    sys.exit("the store does not accept writes")
 """
 
 
 class Site:
-    """Starts the daemons on a network of hosts named as in NAMES, and runs facelake on the driver's."""
+    """Starts the daemons on a network of the hosts in NAMES, and runs facelake on the driver host."""
 
     def __init__(self, net: Network) -> None:
         self.net = net
 
     @property
     def driver(self) -> Host:
-        """Where facelake is run."""
+        """The host on which facelake runs."""
         return self.net["driver"]
 
     def start_store(self) -> None:
-        """SeaweedFS on `store`; without waiting for it."""
+        """Start SeaweedFS on `store` without waiting for it."""
         host = self.net["store"]
         folder = host.path("/home/weed")
         folder.mkdir(exist_ok=True)
@@ -72,13 +72,13 @@ class Site:
         host.start(inside, log="weed")
 
     def make_bucket(self, name: str = "lake") -> None:
-        """A bucket, once the store takes writes."""
+        """Create a bucket, once the store accepts writes."""
         done = self.driver.run([sys.executable, "-c", _BUCKET, ENDPOINT, name], CREDENTIALS, timeout_s=120)
         if done.returncode:
             raise TimeoutError(f"{done.stderr[-500:]} {self.net['store'].log('weed')[-1000:]}")
 
-    def start_ray(self, workers: Sequence[str] = ("ray1", "ray2"), head: bool = True, cpus: int = 1) -> None:
-        """A head without cores of its own (it schedules only) and workers."""
+    def start_ray(self, workers: Sequence[str] = ("ray1", "ray2"), *, head: bool = True, cpus: int = 1) -> None:
+        """Start a Ray head without cores, which only schedules, and workers."""
         common = ["--block", "--disable-usage-stats", "--object-store-memory=100000000"]
         env = CREDENTIALS | _QUIET | _HEALTH
         if head:
@@ -87,17 +87,15 @@ class Site:
             command += ["--dashboard-host=0.0.0.0", *common]
             host.start(command, env, log="ray")
             host.until("ray", "Ray runtime started")
-        for name in [
-            *workers,
-            *(["driver"] if head else []),
-        ]:  # a driver outside `ray job submit` is a node without cores
+        # a driver outside `ray job submit` must be a node of the cluster; it offers no cores
+        for name in [*workers, *(["driver"] if head else [])]:
             host, cores = self.net[name], 0 if name == "driver" else cpus
             command = ["ray", "start", "--address=head:6379", f"--node-ip-address={host.address}"]
             command += [f"--num-cpus={cores}"]
             host.start([*command, *common], env, log="ray")
 
     def start_spark(self, workers: Sequence[str] = ("spark1", "spark2")) -> None:
-        """A standalone master and workers of one core."""
+        """Start a Spark standalone master and workers with one core each."""
         spec = importlib.util.find_spec("pyspark")
         assert spec is not None
         assert spec.origin is not None
@@ -113,14 +111,14 @@ class Site:
             self.net[name].start(command, env, log="spark")
 
     def wait(self, ray: int = 2, spark: int = 2) -> None:
-        """Until every worker is registered."""
+        """Wait until every worker is registered."""
         for name in ["driver", *(f"ray{number}" for number in range(1, ray + 1))]:
             self.net[name].until("ray", "Ray runtime started")
         for number in range(1, spark + 1):
             self.net[f"spark{number}"].until("spark", "Successfully registered with master")
 
     def config(self, over: Mapping[str, Any], base: str = "cluster.yaml") -> dict[str, Any]:
-        """conf/cluster.yaml as a user would edit it for this site."""
+        """The settings of conf/cluster.yaml as an operator would edit them for this site."""
         data: dict[str, Any] = yaml.safe_load((conf_dir() / base).read_text())
         data |= {"lake": "s3://lake/night", "corpus": None}
         data["s3"] = {"endpoint_url": ENDPOINT, "region": "us-east-1"}
@@ -135,16 +133,16 @@ class Site:
         return data
 
     def state(self, config: str) -> dict[str, Any]:
-        """See state_of."""
+        """The state of the lake, as state_of."""
         return state_of(lambda command: self.driver.run(command, CREDENTIALS), config)
 
     def write_config(self, path: str = "/home/cluster.yaml", **over: Any) -> str:
-        """The config as a file on the driver's host; `section__key` for keys."""
+        """Write the config to a file on the driver host; keys are given as `section__key`."""
         data = self.config({key.replace("__", "."): value for key, value in over.items()})
         return self.driver.write(path, yaml.safe_dump(data, sort_keys=False))
 
     def facelake(self, *arguments: str, timeout_s: float = 300.0, code: int = 0) -> dict[str, Any]:
-        """Run a facelake command on the driver's host; its JSON object."""
+        """Run a facelake command on the driver host; returns its JSON result."""
         done = self.driver.run(
             [sys.executable, "-m", "facelake", *arguments, "--json"], CREDENTIALS | _QUIET, timeout_s=timeout_s
         )
@@ -173,10 +171,10 @@ print(json.dumps(found))
 
 
 def state_of(run: Callable[[Sequence[str]], subprocess.CompletedProcess[str]], config: str) -> dict[str, Any]:
-    """Identity of each face, digests of all faces and rejects: equal states are equal lakes, bytes of vectors included.
+    """The identity of each face and digests of all faces and rejects; equal states mean equal lakes, including vectors.
 
     Args:
-        run: runs a command where the lake can be reached.
+        run: runs a command on a host that can access the lake.
     """
     done = run([sys.executable, "-c", _DUMP, config])
     if done.returncode:
@@ -185,9 +183,9 @@ def state_of(run: Callable[[Sequence[str]], subprocess.CompletedProcess[str]], c
 
 
 def give_caches(site: Site, models: Path, names: Sequence[str] = ("driver",)) -> None:
-    """Models and demo photos for the driver (as after `facelake models fetch`); compiled loops for all, as in an image.
+    """Copy models and demo photos to the driver (as after `facelake models fetch`), and numba's cache to all hosts.
 
-    The loops are those that this checkout has compiled before, if any; without them a host compiles for a minute.
+    The cache is that of this checkout, if it has one; without it a host compiles for a minute.
     """
     for name in names:
         shutil.copytree(models, site.net[name].path("/home/.cache/facelake"), dirs_exist_ok=True)
@@ -200,7 +198,7 @@ def give_caches(site: Site, models: Path, names: Sequence[str] = ("driver",)) ->
 
 
 def start_site(net: Network) -> Site:
-    """All daemons at once, then wait for all."""
+    """Start all daemons, then wait until all are ready."""
     site = Site(net)
     site.start_store()
     site.start_spark()

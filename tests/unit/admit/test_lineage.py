@@ -1,4 +1,4 @@
-"""Withdrawn sets are refused whatever they are called; ordinary collections are not."""
+"""Withdrawn data sets are recognised under any name; ordinary collections are not refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from facelake.admit.lineage import UNTOLD, Layout, Lineages, Retracted, RetractedList
+from facelake.admit.lineage import UNKNOWN_PACKAGE, Layout, Lineages, Retracted, RetractedList
 from facelake.config import conf_dir, read_yaml_as
 from facelake.errors import ConfigError
 
@@ -141,7 +141,7 @@ def test_names_parents_and_sources() -> None:
         assert each.content_sha256 == [], "no digest is shipped: none is known to us"
 
 
-def test_what_has_to_be_covered_is() -> None:
+def test_required_data_sets_are_listed() -> None:
     families = {
         None: "MS-Celeb-1M|Duke MTMC|Brainwash|MegaFace|VGGFace|VGGFace2",
         "MS-Celeb-1M": "MS1M-IBUG|MS1MV2|MS1MV3|C-MS-Celeb|RFW",
@@ -164,13 +164,13 @@ def test_every_layout_has_an_example_here() -> None:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_every_entry_is_found_under_its_name(name: str) -> None:
+def test_every_entry_is_recognised_by_its_name(name: str) -> None:
     assert SETS.declared(name) == label(name)
     assert SETS.declared(f"photos of {name.upper()}, cleaned") == label(name)
 
 
 @pytest.mark.parametrize(("name", "alias"), STRONG)
-def test_aliases_whatever_case_and_separators(name: str, alias: str) -> None:
+def test_aliases_match_in_any_case_and_with_any_separators(name: str, alias: str) -> None:
     pieces = re.findall(r"[A-Za-z]+|\d+", alias)
     spelled = [alias, alias.upper(), alias.lower(), *(sep.join(pieces) for sep in ("", "_", "-", " ", ".", " - ", "/"))]
     around = ("{}", "data/{}/x", "old_{}.tar.gz", "({})", "/mnt/a b/{}-train/imgs/0/1.jpg", "\u200b{}\n")
@@ -180,7 +180,7 @@ def test_aliases_whatever_case_and_separators(name: str, alias: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "alias"), STRONG)
-def test_an_alias_inside_a_word_is_no_alias(name: str, alias: str) -> None:
+def test_an_alias_inside_a_word_does_not_match(name: str, alias: str) -> None:
     joined = re.sub(r"[\W_]+", "", alias).lower()
     for text in (f"for{joined}ile", f"é{joined}", f"{joined}ä"):
         assert SETS.in_name(text) is None
@@ -188,7 +188,7 @@ def test_an_alias_inside_a_word_is_no_alias(name: str, alias: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "alias"), WEAK)
-def test_weak_aliases_only_where_a_set_is_declared(name: str, alias: str) -> None:
+def test_weak_aliases_match_only_in_declarations(name: str, alias: str) -> None:
     assert SETS.declared(f"dataset: {alias}") == label(name)
     assert SETS.in_name(f"{alias}-club") is None
 
@@ -215,7 +215,7 @@ def test_ordinary_names_are_not_refused(name: str) -> None:
         ("IARPA Janus Benchmarks", "IARPA Janus Benchmark"),
     ],
 )
-def test_the_longest_alias_decides(text: str, found: str) -> None:
+def test_the_longest_alias_wins(text: str, found: str) -> None:
     assert SETS.in_name(text) == found
     assert SETS.in_path(text) == found
 
@@ -235,7 +235,7 @@ def test_no_separator_hides_a_name_in_a_batch(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(("name", "make"), EXAMPLES)
-def test_one_repackaged_photo_among_thousands(name: str, make: Callable[[int], str]) -> None:
+def test_one_repackaged_photo_among_thousands_is_recognised(name: str, make: Callable[[int], str]) -> None:
     layouts = [each for each in ENTRIES[name].layouts if re.search(each.regex, make(1).replace("\\", "/"), re.I)]
     least = min(layout.least for layout in layouts)
     needed = [make(i) for i in range(1, least + 1)]
@@ -271,28 +271,28 @@ def test_ordinary_paths_are_not_refused(path: str) -> None:
         lambda i: f"scan_{i:04d}/FaceId-{i}.jpg",
     ],
 )
-def test_ordinary_numbering_of_a_whole_collection(make: Callable[[int], str]) -> None:
+def test_ordinary_numbering_of_a_collection_is_not_refused(make: Callable[[int], str]) -> None:
     assert not any(SETS.in_ids([make(i) for i in range(1, 9000)]))
 
 
-def test_a_faint_layout_counts_the_rows_that_a_clear_one_took() -> None:
+def test_a_layout_counts_rows_that_another_layout_claimed() -> None:
     clear = [f"x/100/10000339@N08/415857939{i}_2.jpg" for i in range(3)]
     faint = [f"x/y/10000339@N08/415857939{i}_2.jpg" for i in range(3, 5)]
     assert SETS.in_ids(clear + faint) == ["MegaFace"] * 5
     assert SETS.in_ids(faint) == [None, None]
 
 
-def test_the_clearest_layout_decides() -> None:
+def test_the_layout_with_the_fewest_required_matches_wins() -> None:
     both = [f"m.0x1lfrd/m.0x1lfrd_{i:04d}.jpg" for i in range(9)]  # folders of Freebase ids, too
     assert SETS.in_ids(both) == [label("RFW")] * 9
     assert SETS.in_ids([*both, "m.0x1lfrd/1.jpg"]) == [label("RFW")] * 9 + ["MS-Celeb-1M"]
 
 
-def test_a_name_says_more_than_a_shared_layout() -> None:
+def test_a_name_takes_precedence_over_a_shared_layout() -> None:
     assert SETS.in_path("C-MS-Celeb/m.0107_f/10-FaceId-0.jpg") == "C-MS-Celeb (of MS-Celeb-1M)"
 
 
-def test_batches_of_any_kind() -> None:
+def test_batches_with_missing_and_invalid_ids() -> None:
     assert SETS.in_ids([]) == []
     assert SETS.in_ids([None, "", None]) == [None, None, None]
     undecodable = os.fsdecode(b"caf\xe9/ms1m/\xff.jpg")
@@ -342,7 +342,7 @@ def test_a_real_collection_is_not_refused() -> None:
     ("identities", "name"),
     [(85742, "MS1MV2"), (93431, "MS1MV3"), (85164, "MS1M-IBUG"), (180855, "Trillion Pairs"), (8631, "VGGFace2")],
 )
-def test_insightface_packages_by_their_identity_count(identities: int, name: str) -> None:
+def test_insightface_packages_are_recognised_by_their_identity_count(identities: int, name: str) -> None:
     text = f"{identities},112,112\n"
     package = ["backup/train.rec", "backup/train.idx", "backup/property"]
     assert SETS.in_folder(package, text) == label(name)
@@ -360,7 +360,7 @@ def test_insightface_packages_by_their_identity_count(identities: int, name: str
     ],
 )
 def test_a_package_of_unknown_lineage_is_refused(paths: list[str], text: str | None) -> None:
-    assert SETS.in_folder(iter(paths), text) == UNTOLD
+    assert SETS.in_folder(iter(paths), text) == UNKNOWN_PACKAGE
     assert SETS.in_folder([*paths, "x/ms1m/1.jpg"], text) == "MS-Celeb-1M", "a name says more"
 
 
@@ -376,11 +376,11 @@ def test_a_package_of_unknown_lineage_is_refused(paths: list[str], text: str | N
         ([], None),
     ],
 )
-def test_what_is_no_package(paths: list[str], text: str | None) -> None:
+def test_folders_that_are_not_packages_pass(paths: list[str], text: str | None) -> None:
     assert SETS.in_folder(paths, text) is None
 
 
-def test_a_folder_by_names_and_layouts() -> None:
+def test_a_folder_is_recognised_by_names_and_layouts() -> None:
     assert SETS.in_folder([*ORDINARY, "n000002/0001_01.jpg"], None) == "VGGFace2"
     assert SETS.in_folder([*ORDINARY, "MegaFace.tar"], None) == "MegaFace"
     assert SETS.in_folder([*ORDINARY, "00001000_640x480.png"], None) is None
@@ -417,7 +417,7 @@ def test_digests_come_from_an_operators_list() -> None:
         ([], "WIDER FACE; photos of our members", ()),
     ],
 )
-def test_what_a_model_card_says(declared: list[str], text: str, found: tuple[str, ...]) -> None:
+def test_sets_that_a_model_card_declares_or_mentions(declared: list[str], text: str, found: tuple[str, ...]) -> None:
     assert SETS.of_card(declared, text) == found
 
 
@@ -436,9 +436,9 @@ def test_why_says_who_when_and_where_in_one_line(name: str) -> None:
         assert part in said
 
 
-def test_why_of_what_is_in_no_list() -> None:
-    assert "lineage" in UNTOLD
-    assert "retracted.yaml" in SETS.why(UNTOLD)
+def test_why_for_names_without_an_entry() -> None:
+    assert "lineage" in UNKNOWN_PACKAGE
+    assert "retracted.yaml" in SETS.why(UNKNOWN_PACKAGE)
     assert "Our Lost Set" in SETS.why("Our Lost Set")
 
 
@@ -461,13 +461,13 @@ def test_why_of_what_is_in_no_list() -> None:
         ({"markers": [{"files": []}]}, "files"),
     ],
 )
-def test_wrong_entries(fields: dict[str, Any], said: str) -> None:
+def test_invalid_entries_are_rejected(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         entry(**fields)
 
 
 @pytest.mark.parametrize("regex", ["(", "a(?=b)", r"(a)\1", "", "a*", "^", "$", ".*"])
-def test_layouts_that_are_no_regex_or_match_everything(regex: str) -> None:
+def test_invalid_or_universal_layout_regexes_are_rejected(regex: str) -> None:
     with pytest.raises(ValidationError, match=r"RE2|every path"):
         Layout(regex=regex, what="x")
 
@@ -475,20 +475,20 @@ def test_layouts_that_are_no_regex_or_match_everything(regex: str) -> None:
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([entry(derived_from="Gone")], "no entry"),
+        ([entry(derived_from="Gone")], "not in any list"),
         ([entry("AAAA", derived_from="BBBB"), entry("BBBB", derived_from="AAAA")], "derived from it"),
         ([entry(derived_from="Ours")], "derived from it"),
-        ([entry("AAAA"), entry("BBBB", aliases=["BBBB", "a.a.a.a"])], "stands for 'AAAA' and for 'BBBB'"),
-        ([entry("AAAA"), entry("BBBB", weak_aliases=["aa-aa"])], "stands for 'AAAA' and for 'BBBB'"),
+        ([entry("AAAA"), entry("BBBB", aliases=["BBBB", "a.a.a.a"])], "belongs to both 'AAAA' and 'BBBB'"),
+        ([entry("AAAA"), entry("BBBB", weak_aliases=["aa-aa"])], "belongs to both 'AAAA' and 'BBBB'"),
     ],
 )
-def test_lists_that_contradict_themselves(entries: list[Retracted], said: str) -> None:
+def test_contradictory_lists_are_rejected(entries: list[Retracted], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
         Lineages(entries)
     assert caught.value.next_step
 
 
-def test_a_name_stands_once_in_a_list(tmp_path: Path) -> None:
+def test_a_name_occurs_once_in_a_list(tmp_path: Path) -> None:
     path = tmp_path / "more.yaml"
     path.write_text(RetractedList(sets=[entry()]).model_dump_json())
     assert read_yaml_as(RetractedList, path).sets == [entry()]

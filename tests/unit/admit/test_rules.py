@@ -1,4 +1,4 @@
-"""The ledger's rules: fail closed, withdrawals win, later events override."""
+"""The admission rules: fail closed, withdrawals take precedence, later events override earlier ones."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_rows_have_one_reason_each() -> None:
     )
     duplicate = np.array([False, False, False, True, False, False, False])
     erased = {"image:e", "subject:gone"}
-    found = decide_rows(rows, Ledger([grant(1)]), P, NOW, duplicate, erased.__contains__)
+    found = decide_rows(rows, Ledger([grant(1)]), P, NOW, duplicate=duplicate, erased=erased.__contains__)
     assert found.reasons.to_pylist() == [None, "no_id", "no_id", "duplicate_id", "erased", "no_basis", "erased"]
     assert found.covers.to_pylist() == ["everyone_depicted", *[None] * 6]
 
@@ -141,11 +141,11 @@ COVERED = [
 
 
 @pytest.mark.parametrize(("events", "covers"), [c[1:] for c in COVERED], ids=[c[0] for c in COVERED])
-def test_of_whom_a_grant_speaks(events: list[Event], covers: Covers) -> None:
+def test_whose_faces_a_grant_covers(events: list[Event], covers: Covers) -> None:
     assert decide(Ledger(events), "s", "p", P, NOW) == Decision(None, covers)
 
 
-def test_a_grant_for_the_named_admits_no_photo_that_names_nobody() -> None:
+def test_a_grant_for_the_named_subject_needs_a_subject_ref() -> None:
     assert decide(Ledger([grant(1, covers=Covers.NAMED)]), "s", None, P, NOW).reason == Refusal.NO_BASIS
 
 

@@ -16,7 +16,7 @@ from facelake.bench.cluster import cluster_files
 from facelake.bench.memory import PeakMemory
 from facelake.config import Config
 from facelake.errors import ConfigError
-from facelake.events import nobody
+from facelake.events import ignore_events
 
 ROW: dict[str, Any] = {"face_id": "a", "image_id": "p", "quality": 1.0, "embedding": [1.0, 0.0]}
 
@@ -34,7 +34,7 @@ def test_what_are_no_faces_is_refused(tmp_path: Path, rows: list[list[dict[str, 
     for number, part in enumerate(rows):
         pq.write_table(pa.Table.from_pylist(part), tmp_path / f"{number}.parquet")
     with pytest.raises(ConfigError, match=said):
-        cluster_files(Config(), str(tmp_path), str(tmp_path / "out.parquet"), nobody)
+        cluster_files(Config(), str(tmp_path), str(tmp_path / "out.parquet"), ignore_events)
     assert not (tmp_path / "out.parquet").exists()
 
 

@@ -1,4 +1,4 @@
-"""bench scaling compares like with like: one worker with one process, several with two that share the cores."""
+"""bench scaling compares one worker with one process, and several with two processes that share the cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from facelake.bench import scaling
 
 
-def test_what_more_faces_take_is_compared_with_processes_in_equal_company(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overhead_is_relative_to_processes_under_the_same_load(monkeypatch: pytest.MonkeyPatch) -> None:
     alone, pair, spark = (1.0, 10.0), (1.0, 12.0), {1: (20.0, 38.0), 2: (20.0, 42.0), 4: (20.0, 36.5)}
     asked: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Hostile and odd images: always one outcome, never an exception, caps before pixels."""
+"""Malformed and unusual images: always one outcome, never an exception, limits checked before decoding."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_large_jpeg_is_decoded_small_and_measured_whole() -> None:
     assert photo.pixels.shape == (1500, 2000, 3), "a quarter would have less than 1280"
 
 
-def test_caps() -> None:
+def test_limits_on_bytes_pixels_and_formats() -> None:
     bomb = encoded(Image.new("L", (9000, 9000)), "PNG")
     cases = [
         (b"", Reject.EMPTY),
@@ -98,7 +98,7 @@ def test_caps() -> None:
 
 
 @pytest.mark.parametrize(("width", "kept"), [(1280, 1280), (2559, 2559), (2560, 1280), (5200, 1300)])
-def test_jpegs_are_halved_while_enough_is_left(width: int, kept: int) -> None:
+def test_jpegs_are_halved_down_to_the_target_size(width: int, kept: int) -> None:
     data = encoded(Image.new("RGB", (width, 400), "gray"), "JPEG")
     photo, whole = decode(data, LIMITS), decode(data, DecodeLimits(target_px=0))
     assert isinstance(photo, Photo)
@@ -107,14 +107,14 @@ def test_jpegs_are_halved_while_enough_is_left(width: int, kept: int) -> None:
 
 
 @pytest.mark.parametrize(("progressive", "target", "kept"), [(True, 6400, 3200), (False, 6400, 6400), (True, 0, 6400)])
-def test_a_large_jpeg_in_passes_is_halved_where_it_may_be(progressive: bool, target: int, kept: int) -> None:
+def test_a_large_progressive_jpeg_is_halved(progressive: bool, target: int, kept: int) -> None:
     data = encoded(Image.new("RGB", (6400, 6400), "gray"), "JPEG", progressive=progressive)
     photo = decode(data, DecodeLimits(target_px=target))
     assert isinstance(photo, Photo)
     assert (photo.width, photo.pixels.shape[1]) == (6400, kept)
 
 
-def test_a_jpeg_of_a_thousand_passes_is_not_begun(gradient: Image.Image) -> None:
+def test_a_jpeg_of_a_thousand_scans_is_rejected_undecoded(gradient: Image.Image) -> None:
     data = encoded(gradient, "JPEG", progressive=True)
     start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     bomb = data[:end] + data[start:end] * 1000 + data[end:]
@@ -204,7 +204,7 @@ def test_one_row_more_than_the_largest_is_rejected(kind: str, mode: str, weight:
     st.sampled_from([0, 20, 500]),
 )
 @settings(max_examples=60, deadline=None)
-def test_photos_converted_in_strips_are_as_if_whole(height: int, width: int, mode: str, target: int) -> None:
+def test_conversion_in_strips_equals_conversion_at_once(height: int, width: int, mode: str, target: int) -> None:
     random = np.random.default_rng(height)
     if mode == "I;16":
         source = Image.fromarray(random.integers(0, 65536, (height, width), dtype=np.uint16))
@@ -246,7 +246,7 @@ def test_one_flipped_byte_never_raises(position: int, value: int) -> None:
     assert isinstance(decode(bytes(data), LIMITS), Photo | Undecoded)
 
 
-def test_hostile_set(shared: Path) -> None:
+def test_malformed_files_never_raise(shared: Path) -> None:
     files = [
         p for p in sorted((shared / "data/hostile").rglob("*")) if p.is_file() and p.suffix not in (".json", ".md")
     ]

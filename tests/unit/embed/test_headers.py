@@ -1,4 +1,4 @@
-"""Files whose headers would take a decoder gigabytes or minutes are rejected before one begins."""
+"""Files whose headers would cost a decoder gigabytes or minutes are rejected before decoding."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], Reject]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_decoder_begins(name: str, tmp_path: Path) -> None:
+def test_costly_headers_are_rejected_before_decoding(name: str, tmp_path: Path) -> None:
     make, reason = HOSTILE[name]
     data = make()
     assert len(data) <= DecodeLimits().max_bytes, "that would be another reject"
@@ -129,7 +129,7 @@ def test_no_decoder_begins(name: str, tmp_path: Path) -> None:
     assert grown < 128 << 20
 
 
-def test_exif_that_is_longer_than_exif_does_not_turn_the_photo(tmp_path: Path) -> None:
+def test_oversized_exif_is_ignored(tmp_path: Path) -> None:
     data = in_png(chunk(b"eXIf", numbers(0x112, 4, 14_000_000)))
     outcome, grown = measured(data, tmp_path)
     assert outcome == "photo"
@@ -143,7 +143,7 @@ def test_tiles_that_fit_their_photo_are_read(order: str) -> None:
     assert photo.pixels.shape == (100, 100, 3)
 
 
-def test_photos_in_many_pieces_as_editors_write_them_are_read() -> None:
+def test_photos_in_many_parts_as_editors_write_them_are_decoded() -> None:
     profile = segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(60_000))
     assert isinstance(decode(in_jpeg(segment(0xFE, b"by hand") * 300), DecodeLimits()), Photo)
     assert isinstance(decode(in_jpeg(profile), DecodeLimits()), Photo | Undecoded)

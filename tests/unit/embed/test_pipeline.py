@@ -1,4 +1,4 @@
-"""Graph surgery and the pipeline: batches change nothing, every photo has one outcome."""
+"""Graph surgery and the pipeline: results do not depend on batches, every photo has one outcome."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 
 from facelake.config import Config
-from facelake.contracts import Reject, embedding_matrix
+from facelake.contracts import Reject
 from facelake.embed import DecodeLimits, Pack, Pipeline, PipelineOptions, faces_table, rejects_table
 from facelake.embed.graphs import batchable
 from facelake.embed.models import load_detector, load_encoder
 from facelake.embed.resample import Levels
 from facelake.errors import ConfigError
 from facelake.stages.models.registry import cache_folder, find_card
+from facelake.vectors import embedding_matrix
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_detector_runs_in_batches_and_at_any_size(pack: Pack) -> None:
         np.testing.assert_allclose(head, np.concatenate([s[k] for s in single]), atol=1e-4)
 
 
-def test_detector_finds_what_is_there(pack: Pack) -> None:
+def test_detector_finds_the_faces(pack: Pack) -> None:
     found = load_detector(pack, 0.8).locate([Levels(np.zeros((480, 640, 3), np.uint8))] * 2)
     assert [len(f.scores) for f in found] == [0, 0]
 
@@ -83,7 +84,7 @@ def test_every_photo_has_one_outcome_in_order(pipeline: Pipeline, photos: list[t
     assert embedding_matrix(faces["embedding"])[1].all()
 
 
-def test_rows_do_not_depend_on_the_company_they_keep(pipeline: Pipeline, photos: list[tuple[int, str, bytes]]) -> None:
+def test_rows_do_not_depend_on_their_batch(pipeline: Pipeline, photos: list[tuple[int, str, bytes]]) -> None:
     together = faces_table(pipeline.run(photos), "m", "f")
     apart = faces_table([o for photo in reversed(photos) for o in pipeline.run([photo])], "m", "f")
     assert together.sort_by("face_id").equals(apart.sort_by("face_id"))

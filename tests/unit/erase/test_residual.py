@@ -1,4 +1,4 @@
-"""The residual scan against a slow one: regular expressions over every value."""
+"""The residual scan agrees with a reference implementation by regular expressions over every value."""
 
 from __future__ import annotations
 
@@ -65,14 +65,16 @@ def haystacks(draw: st.DrawFn) -> tuple[frozenset[bytes], frozenset[bytes], byte
 
 
 @given(haystacks(), st.sampled_from([16, 64, 1 << 20]))
-def test_raw_bytes_as_the_slow_scan(haystack: tuple[frozenset[bytes], frozenset[bytes], bytes], chunk: int) -> None:
+def test_raw_bytes_agree_with_the_reference_scan(
+    haystack: tuple[frozenset[bytes], frozenset[bytes], bytes], chunk: int
+) -> None:
     texts, blobs, data = haystack
     with mock.patch.object(residual, "_CHUNK", chunk):
         assert scan("", data, Needles(texts, blobs)) == slow_raw(data, texts, blobs)
 
 
 @given(haystacks(), st.lists(st.none() | _BYTES, max_size=12), st.sampled_from([16, 1 << 20]), st.booleans())
-def test_parquet_values_as_the_slow_scan(
+def test_parquet_values_agree_with_the_reference_scan(
     haystack: tuple[frozenset[bytes], frozenset[bytes], bytes], more: list[bytes | None], chunk: int, nested: bool
 ) -> None:
     texts, blobs, data = haystack
@@ -126,19 +128,19 @@ def test_slices_of_columns() -> None:
     assert residual._in_values(numbers.slice(257), NEEDLES) == residual._in_values(numbers.slice(0, 500), NEEDLES) == 0
 
 
-def test_nothing_is_found_across_values() -> None:
+def test_matches_do_not_cross_values() -> None:
     halves = [b"album/", b"ann.jpg", BLOB[:100], BLOB[100:], b"person-0042", b"1"]
     assert scan("x.parquet", parquet(pa.table({"v": halves})), NEEDLES) == 1
     assert scan("x", b"".join(halves), NEEDLES) == 2  # photo and embedding; person-00421 is somebody else
 
 
-def test_what_lies_before_the_footer_is_searched() -> None:
+def test_bytes_before_the_footer_are_searched() -> None:
     body = parquet(pa.table({"a": ["x"]}))
     at = len(body) - 8 - int.from_bytes(body[-8:-4], "little")
     assert scan("x.parquet", body[:at] + b" album/ann.jpg " + body[at:], NEEDLES) == 1
 
 
-def test_an_identifier_is_found_as_json_urls_and_html_write_it() -> None:
+def test_identifiers_are_found_in_json_url_and_html_spelling() -> None:
     name = 'Jörg & "Käthe"/1 2.jpg'
     needles = Needles.of([name])
     for written in (
@@ -231,14 +233,14 @@ def test_compressed_objects_are_unpacked() -> None:
     assert scan("x.npz", arrays.getvalue(), NEEDLES) == 1
 
 
-def test_a_name_counts() -> None:
+def test_an_identifier_in_the_object_name_counts() -> None:
     for name in ("reports/person-0042.html", "t/subject_ref=person-0042/x", "person%2D0042", "a/album/ann.jpg.tmp"):
         assert scan(name, b"", NEEDLES) == 1, name
     for name in ("reports/person-00421.html", "t/x-person-0042", "my-album/ann.jpg"):
         assert scan(name, b"", NEEDLES) == 0, name
 
 
-def test_what_cannot_be_decoded_is_searched_as_it_is() -> None:
+def test_undecodable_objects_are_searched_as_raw_bytes() -> None:
     note = b" album/ann.jpg "
     whole = parquet(pa.table({"a": ["person-0042"]}), compression="none", use_dictionary=False)
     for body in (
@@ -256,7 +258,7 @@ def test_what_cannot_be_decoded_is_searched_as_it_is() -> None:
     assert scan("x.gz", long[:-1000], NEEDLES) == 50_000
 
 
-def test_any_damage_is_survived() -> None:
+def test_damaged_objects_never_raise() -> None:
     bodies = [parquet(pa.table({"a": ["album/ann.jpg", "b"] * 9, "n": [[1.0]] * 18})), gzip.compress(b"album " * 50)]
     for round_ in range(300):
         body = bytearray(bodies[round_ % 2])
@@ -264,7 +266,7 @@ def test_any_damage_is_survived() -> None:
         assert scan("x.parquet", bytes(body[: len(body) - round_ % 3]), NEEDLES) >= 0
 
 
-def test_no_needles_find_nothing() -> None:
+def test_without_needles_there_are_no_hits() -> None:
     assert scan("x", b"anything", Needles((b"",))) == scan("x", b"anything", Needles(())) == 0
     assert scan("x", b"anything", Needles.of(["", ""], [b"short"])) == 0
     assert scan("x", BLOB, Needles.of(["person-0042"])) == 0

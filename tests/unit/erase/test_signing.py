@@ -1,4 +1,4 @@
-"""Certificates and the key that signs them."""
+"""Erasure certificates and the key that signs them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ BODY = certificate(
     datetime(2026, 1, 2, tzinfo=UTC),
     ["cd", "ab"],
     {"images": 3, "faces": 4},
-    7,
-    120,
-    0,
+    gallery_version=7,
+    objects_scanned=120,
+    residual_hits=0,
     versions={"faces": 12, "ledger": 3},
     purpose="identity-grouping",
     recipients_pending=["zoo", "door"],
@@ -60,7 +60,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return changed
 
 
-def test_what_a_certificate_says() -> None:
+def test_content_of_a_certificate() -> None:
     assert BODY == {
         "erasure": "run-1",
         "completed_at": "2026-01-02T00:00:00+00:00",
@@ -72,10 +72,14 @@ def test_what_a_certificate_says() -> None:
         "recipients_pending": ["door", "zoo"],
         "residual_scan": {"objects": 120, "hits": 0},
     }
-    plain = certificate("r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, 0, 0, 0)
+    plain = certificate(
+        "r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, gallery_version=0, objects_scanned=0, residual_hits=0
+    )
     assert (plain["versions"], plain["purpose"], plain["recipients_pending"]) == ({}, None, [])
     with pytest.raises(ValueError, match="1 residual hits: not certified"):
-        certificate("r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, 0, 0, 1)
+        certificate(
+            "r", datetime(2026, 1, 2, tzinfo=UTC), [], {}, gallery_version=0, objects_scanned=0, residual_hits=1
+        )
 
 
 def test_a_signature_holds_for_the_body_and_its_json(signer: Signer) -> None:
@@ -91,7 +95,7 @@ def test_a_signature_holds_for_the_body_and_its_json(signer: Signer) -> None:
 
 
 @pytest.mark.parametrize("path", list(leaves(BODY)), ids=str)
-def test_any_field_that_is_tampered_with_fails(signer: Signer, path: tuple[Any, ...]) -> None:
+def test_a_change_of_any_field_invalidates_the_signature(signer: Signer, path: tuple[Any, ...]) -> None:
     signature = signer.sign(BODY)
     for new in ("other", 5, None, True, [], {}, 7.5):
         assert not verify(replaced(BODY, path, new), signature)
@@ -101,7 +105,7 @@ def test_any_field_that_is_tampered_with_fails(signer: Signer, path: tuple[Any, 
     assert not verify(BODY | {"more": 1}, signature)
 
 
-def test_any_character_of_the_signature_counts(signer: Signer) -> None:
+def test_a_change_of_any_character_invalidates_the_signature(signer: Signer) -> None:
     signature = signer.sign(BODY)
     for name, text in signature.items():
         for at in range(len(text)):
@@ -129,13 +133,13 @@ _JSON = st.recursive(
 
 
 @given(_JSON, _JSON)
-def test_malformed_input_is_no_signature(body: Any, signature: Any) -> None:
+def test_malformed_input_is_not_a_signature(body: Any, signature: Any) -> None:
     assert not verify(body, signature)
     form = {"algorithm": "ed25519", "key": signature, "public_key": signature, "signature": signature}
     assert not verify(body, form)
 
 
-def test_a_body_that_is_no_json_verifies_false(signer: Signer) -> None:
+def test_a_body_that_is_not_json_does_not_verify(signer: Signer) -> None:
     signature = signer.sign({})
     deep: Any = []
     for _ in range(100_000):
@@ -166,13 +170,13 @@ def test_the_key_file_is_the_owners_only(tmp_path: Path) -> None:
     assert path.read_text().splitlines()[1] not in repr(made)
 
 
-def test_one_key_for_all_who_start_at_once(tmp_path: Path) -> None:
+def test_processes_that_start_together_share_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = pool.map(lambda _: Signer.load_or_create(tmp_path / "deep" / "er" / "key.pem").fingerprint, range(16))
     assert len(set(made)) == 1
 
 
-def test_a_home_directory_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     Signer.load_or_create("~/key.pem")
     assert (tmp_path / "key.pem").exists()
@@ -181,10 +185,10 @@ def test_a_home_directory_is_meant_by_a_tilde(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     "content", [b"", b"no key", b"\xff\xfe", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
 )
-def test_a_file_that_is_no_key_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_key_file_is_reported(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"holds no PEM private key.*key\.pem.*Next: "):
+    with pytest.raises(ConfigError, match=r"does not contain a PEM private key.*key\.pem.*Next: "):
         Signer.load_or_create(path)
     assert path.read_bytes() == content
 
@@ -197,7 +201,7 @@ def test_a_file_that_is_no_key_is_named(tmp_path: Path, content: bytes) -> None:
         (["-algorithm", "ed25519", "-aes256", "-pass", "pass:x"], "without a password"),
     ],
 )
-def test_another_kind_of_key_is_named(tmp_path: Path, options: list[str], said: str) -> None:
+def test_a_key_of_another_type_is_reported(tmp_path: Path, options: list[str], said: str) -> None:
     path = tmp_path / "key.pem"
     subprocess.run(["openssl", "genpkey", *options, "-out", str(path)], check=True, capture_output=True)
     with pytest.raises(ConfigError, match=rf"{said}.*Next: "):
@@ -217,15 +221,15 @@ def test_openssl_checks_a_signature_and_makes_a_key(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_path_that_cannot_be_read_or_made_is_named(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_read_or_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in (tmp_path, tmp_path / "file" / "key.pem", tmp_path / "dangling", Path("/proc/no/key.pem")):
-        with pytest.raises(ConfigError, match=r"cannot be read or made.*Next: "):
+        with pytest.raises(ConfigError, match=r"cannot be read or created.*Next: "):
             Signer.load_or_create(path)
 
 
-def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_key_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "key.pem"
     Signer.load_or_create(path)
 
@@ -233,5 +237,5 @@ def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(ConfigError, match=r"cannot be read or made: Permission denied.*key\.pem.*Next: "):
+    with pytest.raises(ConfigError, match=r"cannot be read or created: Permission denied.*key\.pem.*Next: "):
         Signer.load_or_create(path)

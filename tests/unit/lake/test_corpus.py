@@ -1,4 +1,4 @@
-"""A corpus file with one enormous row group is read in a stream."""
+"""A corpus file with one very large row group is read in bounded memory."""
 
 from __future__ import annotations
 
@@ -58,5 +58,5 @@ def test_a_column_that_inflates_is_refused_by_its_footer(tmp_path: Path) -> None
     images = [bytes(600 << 20), b"photo"]
     table = pa.table({"image_id": ["a", "b"], "image": pa.array(images, pa.binary()), "source_id": ["s", "s"]})
     pq.write_table(table, tmp_path / "one.parquet", compression="zstd", use_dictionary=False)
-    with pytest.raises(ConfigError, match="no encoded photos"):
+    with pytest.raises(ConfigError, match="does not contain encoded images"):
         Corpus(str(tmp_path)).inspect("one.parquet")

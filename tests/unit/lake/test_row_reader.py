@@ -1,4 +1,4 @@
-"""Rows picked out of data files are the rows that reading whole files would give."""
+"""Rows picked from data files equal the rows of the whole table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelake.contracts import ADMISSIONS, GROUPS, file_key
+from facelake.contracts import ADMISSIONS, GROUPS, DataFileName
 from facelake.errors import Corrupt
 from facelake.lake import tables
 from facelake.lake.lake import Lake
@@ -44,7 +44,7 @@ def test_any_rows_in_any_order(lake: Lake, wanted: list[tuple[int, int]]) -> Non
     assert found["face_id"].to_pylist() == [f"{number}-{i}" for number, i in wanted]
 
 
-def test_a_row_that_is_not_there(lake: Lake) -> None:
+def test_a_missing_row_is_reported_as_corrupt(lake: Lake) -> None:
     file = lake["groups"].snapshot().files[0]
     with pytest.raises(Corrupt, match=f"there is no row {file.rows}"):
         pick_rows(lake.store, "groups", file.path, np.array([file.rows]), ["face_id"])
@@ -52,14 +52,14 @@ def test_a_row_that_is_not_there(lake: Lake) -> None:
         pick_rows(lake.store, "groups", "gone.parquet", np.array([0]), ["face_id"])
 
 
-def test_an_admission_counts_for_its_very_photo_only(tmp_path: Path) -> None:
+def test_an_admission_applies_to_its_own_photo_only(tmp_path: Path) -> None:
     lake = Lake.create(str(tmp_path))
     rows = [
         {"image_id": f"image-{i}", "corpus_file": "a.parquet", "corpus_row": i, "admitted": True, "source_id": f"s{i}"}
         for i in range(5)
     ]
-    stem = f"{file_key('a.parquet')}-digest"
-    lake["admissions"].commit([lake["admissions"].stage(pa.Table.from_pylist(rows, schema=plain(ADMISSIONS)), stem)])
+    name = DataFileName.of_corpus_file("a.parquet", "digest")
+    lake["admissions"].commit([lake["admissions"].stage(pa.Table.from_pylist(rows, schema=plain(ADMISSIONS)), name)])
     asked = [("image-3", "a.parquet", 3), ("image-3", "a.parquet", 2), ("image-1", "a.parquet", 1),
              ("image-1", "b.parquet", 1), ("image-9", "a.parquet", 9), ("image-0", "a.parquet", -1)]  # fmt: skip
     faces = pa.table(dict(zip(("image_id", "corpus_file", "corpus_row"), zip(*asked, strict=True), strict=True)))

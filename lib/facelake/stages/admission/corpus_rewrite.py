@@ -1,4 +1,4 @@
-"""Emptying rows of a corpus file inside the lake; the only place that writes an existing corpus file."""
+"""Blanks rows of a corpus file inside the lake; no other code rewrites an existing corpus file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from facelake.lake.store import open_store
 
 
 def owns_corpus(config: Config) -> bool:
-    """Is the corpus the lake's own, whether left out of the config or named there?"""
+    """Whether the corpus is inside the lake, by default or because the config names that folder."""
     own = open_store(config.lake.rstrip("/") + "/corpus", config.s3).uri
     return open_store(config.corpus_uri, config.s3).uri == own
 
 
 def rewrite_corpus_file(corpus: Corpus, path: str, hit: np.ndarray) -> None:
-    """Write the file anew with the rows of `hit` (bool per row) emptied, but for their source; row groups kept."""
+    """Rewrite a corpus file with the rows of `hit` (bool per row) set to null, except for source_id; row groups are
+    kept.
+    """
     sink = pa.BufferOutputStream()
     start, writer = 0, None
     for table in corpus.row_groups(path):

@@ -1,4 +1,6 @@
-"""import: a folder of photos becomes corpus Parquet in the lake, and the operator's statement a grant in the ledger."""
+"""The stage `import`: copies a folder of photos into the lake's corpus and records the operator's grant in the
+ledger.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,26 @@ from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_folder
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
 
-_ORDINARY = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_SUFFIXES |= {".avif", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".tga"}  # not all are decoded: those become rejects
+_SUFFIXES |= {
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".tga",
+}  # not all of these can be decoded; embed rejects those
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_FATES = ("imported", "present", "changed", "skipped", "erased", "retracted")
+_OUTCOMES = ("imported", "present", "changed", "skipped", "erased", "retracted")
 _PART_BYTES = 64 << 20
 _ROWS_PER_GROUP = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the operator states about the folder's photos."""
+    """The legal basis of the folder's photos as the operator states it."""
 
     basis: str = "operator-attested consent"
     purposes: tuple[str, ...] = ()
@@ -49,7 +59,7 @@ class Grant:
 
 @dataclass(slots=True)
 class _Part:
-    """Rows of the corpus file being filled."""
+    """Rows that are collected for the next corpus file."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
     size: int = 0
@@ -65,8 +75,9 @@ def import_folder(
 ) -> StageResult:
     """Copy a folder's photos into the lake's own corpus and record their legal basis.
 
-    image_id is `source/relative path`. Photos that are there already are left; a photo of the same name with other
-    content is counted as changed and left, because a corpus row is never rewritten. Reading is in file-name order.
+    The image_id is `source/relative path`. Photos already in the corpus are skipped; a photo of the same name with
+    other
+    content is counted as changed and skipped, because corpus rows are never rewritten. Files are read in name order.
 
     Args:
         source: the source_id; default: the folder's name.
@@ -74,17 +85,21 @@ def import_folder(
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
 
     Raises:
-        ConfigError: no such folder, no photos in it, a broken regex, a corpus outside the lake.
+        ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake.
     """
     root, pattern = check_folder(folder, person_from)
     if not owns_corpus(context.config):
-        raise ConfigError("the corpus is not the lake's own", where="corpus", next_step="leave `corpus` out to import")
+        raise ConfigError(
+            "the configured corpus is outside the lake",
+            where="corpus",
+            next_step="remove `corpus` from the config to import",
+        )
     source_id = source or root.resolve().name
     lineages = load_lineages(context.config)
     refuse_retracted_folder(root, source_id, list(_files(root)), lineages)
     run = StageRun(context, "import")
     known = _known(context, source_id)
-    counts: Counter[str] = Counter(dict.fromkeys((*_FATES, "files", "unlabelled"), 0))
+    counts: Counter[str] = Counter(dict.fromkeys((*_OUTCOMES, "files", "unlabelled"), 0))
     erased = context.lake.suppressed()
     part = _Part()
     for path in _files(root):
@@ -106,9 +121,9 @@ def import_folder(
         if image_id in known:
             counts["present" if known[image_id] == digest else "changed"] += 1
             continue
-        found = pattern.search(path.name) if pattern else None
-        counts["unlabelled"] += int(pattern is not None and found is None)
-        subject = (found.group(1) if found.re.groups else found.group(0)) if found else None
+        match = pattern.search(path.name) if pattern else None
+        counts["unlabelled"] += int(pattern is not None and match is None)
+        subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
         names = [f"image:{image_id}", f"source:{source_id}", *([f"subject:{subject}"] if subject else [])]
         if erased and any(context.lake.keyed_hash(name) in erased for name in names):
             counts["erased"] += 1
@@ -123,7 +138,7 @@ def import_folder(
         raise ConfigError("the folder holds no photos", where=str(root), next_step="give a folder with image files")
     _write(context, part)
     counts["granted"] = int(grant is not None and _grant(context, source_id, grant))
-    seen = [(name, counts[name]) for name in _FATES]
+    seen = [(name, counts[name]) for name in _OUTCOMES]
     must_add_up("import", ("files", counts["files"]), *seen)
     if not counts["imported"] and not counts["granted"]:
         return run.skip(dict(counts))
@@ -131,14 +146,20 @@ def import_folder(
 
 
 def check_folder(folder: str, person_from: str | None) -> tuple[Path, re.Pattern[str] | None]:
-    """The arguments of an import, checked before anything is written."""
+    """Check the arguments of an import: the folder and the compiled regex.
+
+    Raises:
+        ConfigError: no such folder, or an invalid regex.
+    """
     root = Path(os.path.expanduser(folder))
     if not root.is_dir():
         raise ConfigError("no such folder", where=str(root), next_step="give the folder that holds the photos")
     try:
         return root, re.compile(person_from) if person_from else None
     except re.error as err:
-        raise ConfigError(f"not a regular expression: {err}", where="--person-from", next_step="correct it") from err
+        raise ConfigError(
+            f"not a regular expression: {err}", where="--person-from", next_step="correct the regular expression"
+        ) from err
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -158,12 +179,12 @@ def _is_photo(path: Path) -> bool:
 
 
 def _known(context: Context, source_id: str) -> dict[str, bytes]:
-    """image_id to content digest of what the lake's corpus holds of this source."""
+    """SHA-256 of each photo of this source in the lake's corpus, by image_id."""
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     try:
         paths = corpus.paths()
     except ConfigError:
-        return {}  # the first import
+        return {}  # the corpus is empty before the first import
     known: dict[str, bytes] = {}
     for path in paths:
         if not pc.any(pc.equal(corpus.ids(path)["source_id"], source_id)).as_py():
@@ -174,12 +195,12 @@ def _known(context: Context, source_id: str) -> dict[str, bytes]:
 
 
 def write_corpus_file(context: Context, rows: list[dict[str, object]], name: str | None = None) -> str:
-    """Write one corpus file with rows of contracts.CORPUS; its name sorts after those before it."""
+    """Write one corpus file with rows of the schema CORPUS; by default its name sorts after the existing ones."""
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     name = name or f"part-{sum(1 for _ in corpus.store.list()):06d}-{secrets.token_hex(4)}.parquet"
     sink = pa.BufferOutputStream()
     table = pa.Table.from_pylist(rows, schema=plain(CORPUS))
-    # photos do not compress; statistics of ids would only repeat them in the footer
+    # encoded photos do not compress, and statistics would repeat identifiers in the footer
     pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, compression="none", write_statistics=False)
     corpus.store.write(name, sink.getvalue().to_pybytes())
     return name
@@ -192,15 +213,15 @@ def _write(context: Context, part: _Part) -> _Part:
 
 
 def _grant(context: Context, source_id: str, grant: Grant) -> bool:
-    """Record the grant where there is none; importing again revives neither what was withdrawn nor what ran out."""
+    """Record the grant for purposes without one; a repeated import does not renew a withdrawn or expired grant."""
     purposes = grant.purposes or (context.config.purpose,)
     ledger = read_ledger(context.lake)
     verdicts = {p: decide(ledger, source_id, None, p, context.now).reason for p in purposes}
     needed = [p for p, reason in verdicts.items() if reason in (Refusal.NO_BASIS, Refusal.OTHER_PURPOSE)]
     for purpose, reason in verdicts.items():
         if reason is not None and purpose not in needed:
-            said = f"the basis of {source_id!r} for {purpose!r} is {reason}, and importing does not renew it"
-            context.emit(Notice("import", f"{said}: see `facelake ledger grant`"))
+            reason_text = f"the basis of {source_id!r} for {purpose!r} is {reason}, and importing does not renew it"
+            context.emit(Notice("import", f"{reason_text}: see `facelake ledger grant`"))
     if needed:
         evidence = evidence_digest(grant.evidence or f"import of source {source_id}")
         event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
@@ -209,12 +230,12 @@ def _grant(context: Context, source_id: str, grant: Grant) -> bool:
 
 
 def photos_of(folder: str) -> list[Path]:
-    """Photos of ordinary formats in a folder and those under it, for measurements; by name.
+    """Photos of common formats in a folder and its subfolders, sorted by path; for benchmarks.
 
     Raises:
         ConfigError: there are none.
     """
-    found = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in _ORDINARY)
-    if not found:
-        raise ConfigError("no photos", where=folder, next_step=f"a folder of {', '.join(_ORDINARY)}")
-    return found
+    photos = sorted(path for path in Path(folder).expanduser().rglob("*") if path.suffix.lower() in _COMMON)
+    if not photos:
+        raise ConfigError("no photos", where=folder, next_step=f"give a folder with {', '.join(_COMMON)} files")
+    return photos

@@ -1,4 +1,4 @@
-"""The ledger's table: append events, read them as the admission room wants them."""
+"""The table `ledger`: appends events and reads them for the admission rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEDGER_WAIT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a person records of one source or subject, before it is an event of the ledger."""
+    """A legal-basis record about one source or subject, before it becomes an event of the ledger."""
 
     kind: EventKind
     scope: Scope
@@ -42,20 +42,26 @@ class Entry:
     destroy_by: datetime | None = None
 
     def check(self) -> None:
-        """Raises ConfigError: a grant without basis, purpose or key, or one that ends before it begins."""
+        """Check that the record is complete and consistent.
+
+        Raises:
+            ConfigError: a grant without basis, purpose or key, or one that ends before it begins.
+        """
         if not self.key:
             what = f"a {self.kind} needs a source or a subject"
             raise ConfigError(what, where="ledger", next_step="give --source or --subject")
         if self.kind is EventKind.GRANT and (not self.basis.strip() or not self.purposes):
             what = "a grant needs a basis and at least one purpose"
-            raise ConfigError(what, where="ledger", next_step="give --basis, --purpose")
+            raise ConfigError(what, where="ledger", next_step="give --basis and --purpose")
         if not all(self.purposes):
-            raise ConfigError("a purpose is empty", where="ledger", next_step="name it, or leave it out")
+            raise ConfigError("a purpose is empty", where="ledger", next_step="name the purpose or omit it")
         if self.valid_from and self.valid_until and self.valid_until <= self.valid_from:
             raise ConfigError("the grant ends before it begins", where="ledger", next_step="correct --from and --until")
 
     def row(self, seq: int, now: datetime) -> dict[str, Any]:
-        """The event's row. A grant's data must be gone when its purpose ends, or 3 years after the last contact."""
+        """The table row of the event. `destroy_by` of a grant is the end of its purpose, at latest 3 years after
+        contact.
+        """
         ends = [moment for moment in (self.destroy_by, self.valid_until) if moment]
         if self.kind is EventKind.GRANT:
             ends.append(_years_after(self.last_contact or now, _KEPT_YEARS))
@@ -75,16 +81,17 @@ class Entry:
 
 
 def evidence_digest(evidence: str) -> str | None:
-    """What is kept of the reference of a written release."""
+    """SHA-256 of the reference of a written release, which is what the ledger keeps of it; None for none."""
     return hashlib.sha256(evidence.encode()).hexdigest() if evidence else None
 
 
 def record(lake: Lake, entries: Sequence[Entry]) -> int:
-    """Append events, all or none; returns the ledger's new version. May run beside a night: the night sees them.
+    """Append events in one commit; returns the new version of the ledger. May run during a nightly run, which sees
+    them.
 
     Raises:
-        ConfigError: an entry that is not sound; nothing was recorded.
-        Refused: somebody else kept writing the ledger.
+        ConfigError: an invalid entry; nothing was recorded.
+        Refused: another process kept the ledger's lease for two minutes.
     """
     if not entries:
         raise ConfigError("nothing to record", where="ledger", next_step="give --source or --subject")
@@ -97,7 +104,7 @@ def record(lake: Lake, entries: Sequence[Entry]) -> int:
 
 
 def ledger_lease(lake: Lake) -> Lease:
-    """Who holds it alone may append to the ledger or write it anew; held for moments, besides the lake's own lease."""
+    """The lease for appending to or rewriting the ledger; held briefly, in addition to the lake's own lease."""
     return Lease(lake.store, "ledger", wait_s=_LEDGER_WAIT_S, key="ledger-lease.json")
 
 
@@ -115,7 +122,7 @@ def next_seq(lake: Lake) -> int:
 
 
 def read_ledger(lake: Lake, snapshot: Snapshot | None = None) -> Ledger:
-    """All events, in order."""
+    """All events of the ledger at a snapshot; default: the newest."""
     rows = lake["ledger"].read(snapshot=snapshot).to_pylist()
     return Ledger(
         Event(

@@ -1,6 +1,6 @@
-"""Ledger events out of a CSV or Parquet file: the good lines are recorded in one commit, every other one is reported.
+"""Imports ledger events from a CSV or Parquet file: valid lines are recorded in one commit, others are reported.
 
-Columns: `kind` (grant when left out, or withdraw, expire), `source` or `subject` (or `scope` and `key`), `purposes`
+Columns: `kind` (grant by default, or withdraw, expire), `source` or `subject` (or `scope` and `key`), `purposes`
 (separated by `;`), `basis`, `exemption`, `evidence` (a reference; only its hash is kept) or `evidence_sha256`,
 `covers`, `source_class`, `valid_from`, `valid_until`, `last_contact`, `destroy_by` (ISO dates; without a zone: UTC).
 """
@@ -42,10 +42,14 @@ class RejectedLine:
 
 
 def import_ledger(lake: Lake, path: str) -> tuple[int, int, list[RejectedLine]]:
-    """Record the file's events: how many were recorded, how many were there already, and which lines were not.
+    """Record the events of a file.
+
+    Returns:
+        The number of events recorded, the number that the ledger already had, and the rejected lines.
+
 
     Raises:
-        ConfigError: the file cannot be read or has columns that mean nothing; nothing was recorded.
+        ConfigError: the file cannot be read or has unknown columns; nothing was recorded.
     """
     entries: list[Entry] = []
     rejected: list[RejectedLine] = []
@@ -56,16 +60,16 @@ def import_ledger(lake: Lake, path: str) -> tuple[int, int, list[RejectedLine]]:
             entries.append(entry)
         except (ValueError, ConfigError) as err:
             rejected.append(RejectedLine(line, err.what if isinstance(err, ConfigError) else str(err)))
-    there = {_identity(row) for row in lake["ledger"].read().to_pylist()}
+    present = {_identity(row) for row in lake["ledger"].read().to_pylist()}
     fresh = {_identity(entry.row(0, datetime.now(UTC))): entry for entry in entries}
-    new = [entry for name, entry in fresh.items() if name not in there]
+    new = [entry for name, entry in fresh.items() if name not in present]
     if new:
         record(lake, new)
     return len(new), len(entries) - len(new), rejected
 
 
 def _identity(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """What makes two events the same, whenever they were recorded."""
+    """The fields whose equality makes two events the same, whenever they were recorded."""
     names = ("kind", "scope", "key", "basis", "exemption", "evidence_sha256", "covers", "source_class")
     moments = ("valid_from", "valid_until")
     return (*(row[name] for name in names), tuple(row["purposes"] or ()), *(row[name] for name in moments))
@@ -120,16 +124,16 @@ def _check_columns(names: list[str], where: str) -> None:
     unknown = [name for name in names if name not in COLUMNS]
     if unknown or not {"source", "subject", "key"} & set(names):
         what = f"unknown column {unknown[0]!r}" if unknown else "no column source, subject or key"
-        raise ConfigError(what, where=where, next_step=f"columns are {', '.join(COLUMNS)}")
+        raise ConfigError(what, where=where, next_step=f"use the columns {', '.join(COLUMNS)}")
     if len(set(names)) != len(names):
-        raise ConfigError("a column occurs twice", where=where, next_step="leave one of them")
+        raise ConfigError("a column occurs twice", where=where, next_step="keep one of them")
 
 
 def _entry(row: Mapping[str, str]) -> Entry:
-    """Raises ValueError: what is wrong with the line."""
+    """The entry of a line; raises ValueError with the problem of the line."""
     if "" in row:
         raise ValueError(row[""])
-    scope, key = _about(row)
+    scope, key = _scope_and_key(row)
     evidence, digest = row.get("evidence", ""), row.get("evidence_sha256", "").lower()
     if digest and not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise ValueError("evidence_sha256 is not a SHA-256 digest")
@@ -149,7 +153,7 @@ def _entry(row: Mapping[str, str]) -> Entry:
     )
 
 
-def _about(row: Mapping[str, str]) -> tuple[Scope, str]:
+def _scope_and_key(row: Mapping[str, str]) -> tuple[Scope, str]:
     named = [(scope, row[scope]) for scope in Scope if row.get(scope)]
     if row.get("key"):
         named.append((_one_of(Scope, row.get("scope", ""), "scope"), row["key"]))
@@ -162,7 +166,7 @@ def _one_of(kind: type[K], text: str, name: str) -> K:
     try:
         return kind(text)
     except ValueError:
-        raise ValueError(f"{name} {text!r} is none of {', '.join(kind)}") from None
+        raise ValueError(f"{name} {text!r} is not one of {', '.join(kind)}") from None
 
 
 def _moment(text: str, name: str) -> datetime | None:

@@ -1,4 +1,4 @@
-"""Withdrawn data sets: the lists, and where a corpus, a folder or a model card is held against them."""
+"""Loads the lists of withdrawn data sets and checks corpora, folders and model cards against them."""
 
 from __future__ import annotations
 
@@ -23,110 +23,114 @@ _DEFAULT_ACCEPTED = {
 }
 _DECLARING = ("name", "dataset", "dataset_name", "pretty_name", "title", "lineage", "derived_from", "source_datasets")
 _SIDECAR_BYTES = 256 << 10
-_NOT_TOLD = (b"pandas", b"ARROW:schema")
+_SCHEMA_METADATA = (b"pandas", b"ARROW:schema")
 
 
 def retracted_lists(config: Config) -> list[RetractedList]:
     """conf/retracted.yaml and the operator's own lists.
 
     Raises:
-        ConfigError: a list that cannot be read or is not sound.
+        ConfigError: a list that cannot be read or is invalid.
     """
     paths = [conf_dir() / "retracted.yaml", *(Path(path).expanduser() for path in config.governance.retracted)]
     return [read_yaml_as(RetractedList, path) for path in paths]
 
 
 def load_lineages(config: Config) -> Lineages:
-    """All lists as one."""
-    return Lineages(entry for found in retracted_lists(config) for entry in found.sets)
+    """The index over all lists."""
+    return Lineages(entry for sets in retracted_lists(config) for entry in sets.sets)
 
 
 def retracted_contents(config: Config) -> dict[str, str]:
-    """Names of sets by the digests of their files."""
-    sets = [entry for found in retracted_lists(config) for entry in found.sets]
+    """Names of withdrawn sets by the SHA-256 of their files."""
+    sets = [entry for sets in retracted_lists(config) for entry in sets.sets]
     return {digest: entry.name for entry in sets for digest in entry.content_sha256}
 
 
 def accepted_lineage(config: Config, card: ModelCard) -> dict[str, str]:
-    """The withdrawn sets that a model descends from, with the reason why each is accepted.
+    """The withdrawn sets in the reported training lineage of a model, each with the reason why it is accepted.
 
     Raises:
-        Refused: the card names one that the config does not.
+        Refused: the card declares a set that the config does not accept.
     """
     lineages = load_lineages(config)
-    said = config.model.accept_lineage
-    reasons = _DEFAULT_ACCEPTED.get(card.name, {}) if said is None else said
+    configured = config.model.accept_lineage
+    reasons = _DEFAULT_ACCEPTED.get(card.name, {}) if configured is None else configured
     accepted = {canonical: why for name, why in reasons.items() for canonical in lineages.of_card([name], "")}
-    found = lineages.of_card(card.withdrawn_lineage, card.training_data)
-    for name in found:
+    lineage = lineages.of_card(card.withdrawn_lineage, card.training_data)
+    for name in lineage:
         if name not in accepted:
-            what = f"the model {card.name!r} descends from a withdrawn data set: {lineages.why(name)}"
-            next_step = f"choose another model, or name {name!r} and why it is accepted in model.accept_lineage"
+            what = f"the reported training lineage of {card.name!r} includes a withdrawn set: {lineages.why(name)}"
+            next_step = f"choose another model, or add {name!r} with the reason to model.accept_lineage"
             raise Refused(what, where="model.card", next_step=next_step)
-    return {name: accepted[name] for name in found}
+    return {name: accepted[name] for name in lineage}
 
 
 def refuse_retracted_corpus(corpus: Corpus, paths: Sequence[str], lineages: Lineages) -> None:
-    """A corpus that says of itself, or by the files that lie beside it, that it is a withdrawn set.
+    """Check whether a corpus is a withdrawn set, by its location, file names, metadata and sidecar files.
 
     Raises:
-        Refused: naming the set, who withdrew it and when.
+        Refused: it is; the message names the set, who withdrew it and when.
     """
-    if found := lineages.in_name(corpus.uri):
-        raise _refused(lineages, found, corpus.uri, "its location names it")
-    every: dict[str, int] = {item.key: item.size_bytes for item in corpus.store.list()}
-    notes = [key for key in every if key.rpartition("/")[2] == "property" and every[key] < 256]
-    found = lineages.in_folder(every, corpus.store.read(notes[0]).decode("ascii", "replace") if notes else None)
-    if found:
-        raise _refused(lineages, found, corpus.uri, "the names of its files give it away")
-    for where, text in _declarations(corpus, paths, every):
-        found = lineages.declared(text)
-        if found:
-            raise _refused(lineages, found, where, f"it declares {text[:80]!r}")
+    if match := lineages.in_name(corpus.uri):
+        raise _refused(lineages, match, corpus.uri, "its location contains the name")
+    sizes: dict[str, int] = {item.key: item.size_bytes for item in corpus.store.list()}
+    notes = [key for key in sizes if key.rpartition("/")[2] == "property" and sizes[key] < 256]
+    match = lineages.in_folder(sizes, corpus.store.read(notes[0]).decode("ascii", "replace") if notes else None)
+    if match:
+        raise _refused(lineages, match, corpus.uri, "its file names match")
+    for where, text in _declarations(corpus, paths, sizes):
+        match = lineages.declared(text)
+        if match:
+            raise _refused(lineages, match, where, f"it declares {text[:80]!r}")
 
 
 def refuse_retracted_folder(root: Path, source_id: str, files: Sequence[Path], lineages: Lineages) -> None:
-    """A folder to be imported, the same way.
+    """Check whether a folder to be imported is a withdrawn set.
 
     Raises:
-        Refused: see refuse_retracted_corpus.
+        Refused: as refuse_retracted_corpus.
     """
     for name in (source_id, root.resolve().name):
-        if found := lineages.in_name(name):
-            raise _refused(lineages, found, str(root), f"{name!r} names it")
+        if match := lineages.in_name(name):
+            raise _refused(lineages, match, str(root), f"{name!r} contains the name")
     notes = [path for path in files if path.name == "property"]
     text = notes[0].read_text("ascii", "replace")[:256] if notes else None
-    if found := lineages.in_folder([path.relative_to(root).as_posix() for path in files], text):
-        raise _refused(lineages, found, str(root), "the names of its files give it away")
+    if match := lineages.in_folder([path.relative_to(root).as_posix() for path in files], text):
+        raise _refused(lineages, match, str(root), "its file names match")
 
 
 def retracted_rows(lineages: Lineages, idents: Sequence[str | None], sources: Sequence[str | None]) -> list[str | None]:
-    """Per corpus row the withdrawn set that its image_id or source_id gives away."""
+    """Per corpus row the withdrawn set that its image_id or source_id identifies, or None."""
     of_source = {source: lineages.in_name(source) for source in set(sources) if source}
     return [
-        found or of_source.get(source or "") for found, source in zip(lineages.in_ids(idents), sources, strict=True)
+        match or of_source.get(source or "") for match, source in zip(lineages.in_ids(idents), sources, strict=True)
     ]
 
 
-def _refused(lineages: Lineages, found: str, where: str, how: str) -> Refused:
-    what = f"this is {found}: {how}. {lineages.why(found)}"
-    return Refused(what, where=where, next_step="delete your copy; if it is something else, rename what gives it away")
+def _refused(lineages: Lineages, match: str, where: str, how: str) -> Refused:
+    what = f"this is {match}: {how}. {lineages.why(match)}"
+    return Refused(
+        what,
+        where=where,
+        next_step="delete the copy; if it is another data set, record its origin and rename what only shares the name",
+    )
 
 
-def _declarations(corpus: Corpus, paths: Sequence[str], every: dict[str, int]) -> Iterator[tuple[str, str]]:
-    """Where a corpus says what it is: metadata of its Parquet files, and names in JSON or YAML files beside them."""
+def _declarations(corpus: Corpus, paths: Sequence[str], sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
+    """(location, text) of self-descriptions: metadata of the Parquet files, and name fields of JSON and YAML files."""
     for path in paths:
         for name, value in corpus.metadata(path).items():
-            if name not in _NOT_TOLD:
+            if name not in _SCHEMA_METADATA:
                 yield f"{corpus.uri}/{path}", " ".join(part.decode("utf-8", "replace") for part in (name, value))
-    for key, size in every.items():
+    for key, size in sizes.items():
         if key.lower().endswith((".json", ".yaml", ".yml")) and size <= _SIDECAR_BYTES:
-            for text in _named(_parsed(corpus.store.read(key))):
+            for text in _declared_names(_parsed(corpus.store.read(key))):
                 yield f"{corpus.uri}/{key}", text
 
 
 def _parsed(data: bytes) -> Any:
-    """JSON, or the first YAML document; nothing if it is neither. YAML is not resolved into objects."""
+    """The parsed JSON, or the first YAML document (safe loader); None if it is neither."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -137,7 +141,7 @@ def _parsed(data: bytes) -> Any:
         return None
 
 
-def _named(body: Any) -> Iterator[str]:
+def _declared_names(body: Any) -> Iterator[str]:
     if isinstance(body, dict):
         for key, value in body.items():
             if str(key).lower() in _DECLARING:

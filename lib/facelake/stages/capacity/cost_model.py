@@ -1,7 +1,8 @@
-"""What a first night over so many photos would take, stage by stage: arithmetic over measured costs, nothing else.
+"""The cost of a first nightly run over a number of photos, stage by stage, computed from measured costs.
 
-A stage's work is split into what the driver does alone, one thread after another, and what workers share. Requests and
-files are counted as the code makes them; CPU and memory are products of measured costs (`scale_costs.py`).
+A stage's CPU time is split into the driver's, which is sequential, and the workers', which is divided among the cores.
+Requests and files are counted as the code issues them; CPU and memory are products of measured costs
+(measured_costs.py).
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ from dataclasses import dataclass, field, fields
 from facelake.stages.capacity.measured_costs import cost
 
 STAGES = ("admit", "embed", "cluster", "publish", "scan")
-_CHECKPOINT_EVERY = 50  # as tables are made (lake/tables.py)
-_LIST_PAGE = 1000  # objects that S3 lists in one reply
+_CHECKPOINT_EVERY = 50  # the tables' checkpoint interval (lake/tables.py)
+_LIST_PAGE = 1000  # objects per S3 list request
 _PART_FACES, _LEAST_PARTS, _CELL_FACES = 100_000, 8, 12_000  # stages/clustering/steps.py, cluster/lists.py
-_READ_AHEAD = 1 << 20  # bytes that a corpus file's column is read by (lake/corpus.py)
+_READ_AHEAD = 1 << 20  # bytes per read of a corpus file's column (lake/corpus.py)
 _TASK_CHUNKS, _TASKS_PER_WORKER = 8, 4  # stages/embedding/embed.py
 _SAMPLE, _DEEP_CELLS = 100_000, 8  # stages/clustering/steps.py, config.py
-_KEPT_BYTES, _HELD_BYTES = 1 << 29, 1 << 31  # stages/gallery/templates.py
+_KEPT_BYTES, _BUFFER_BYTES = 1 << 29, 1 << 31  # stages/gallery/templates.py
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is to be done, and with what settings."""
+    """The amount of data and the settings for which costs are computed."""
 
     images: int
     faces_per_image: float = 1.0
     dim: int = 512
     mean_bytes: float = 100_000.0
-    """of an encoded photo"""
+    """mean size of an encoded photo"""
     reject_share: float = 0.05
-    """photos that give no face"""
+    """share of photos without a face"""
     faces_per_identity: float = 20.0
     photos_per_file: int = 5_000
-    """of the corpus"""
+    """photos per file of the corpus"""
     rows_per_group: int = 64
     """photos per row group of a corpus file, as `facelake import` writes them"""
     chunk_rows: int = 64
@@ -46,50 +47,50 @@ class Workload:
 
     @property
     def faces(self) -> int:
-        """Faces found."""
+        """Expected number of faces."""
         return round(self.images * self.faces_per_image)
 
     @property
     def corpus_files(self) -> int:
-        """Parquet files of photos."""
+        """Number of Parquet files of the corpus."""
         return _ceil(self.images, self.photos_per_file)
 
     @property
     def row_groups(self) -> int:
-        """Row groups of the corpus."""
-        whole, rest = divmod(self.images, self.photos_per_file)
-        return whole * _ceil(self.photos_per_file, self.rows_per_group) + _ceil(rest, self.rows_per_group)
+        """Number of row groups of the corpus."""
+        full_files, rest = divmod(self.images, self.photos_per_file)
+        return full_files * _ceil(self.photos_per_file, self.rows_per_group) + _ceil(rest, self.rows_per_group)
 
     @property
     def chunks(self) -> int:
-        """Chunks of corpus rows: each file has its own grid."""
-        whole, rest = divmod(self.images, self.photos_per_file)
-        return whole * _ceil(self.photos_per_file, self.chunk_rows) + _ceil(rest, self.chunk_rows)
+        """Number of chunks; chunks do not cross corpus files."""
+        full_files, rest = divmod(self.images, self.photos_per_file)
+        return full_files * _ceil(self.photos_per_file, self.chunk_rows) + _ceil(rest, self.chunk_rows)
 
     @property
     def commits(self) -> int:
-        """Commits that they are made in."""
+        """Number of commits in which the chunks are written."""
         return _ceil(self.chunks, self.commit_every_chunks)
 
     @property
     def chunks_with_rejects(self) -> int:
-        """Chunks of which some photo gives no face, if such photos are spread evenly."""
+        """Expected number of chunks with a photo without a face, if such photos are spread evenly."""
         return round(self.chunks * self.share_with_rejects)
 
     @property
     def share_with_rejects(self) -> float:
-        """Their share of all chunks."""
+        """Share of chunks with a photo without a face."""
         return 1 - (1 - self.reject_share) ** min(self.chunk_rows, self.images)
 
     @property
     def identities(self) -> int:
-        """People found."""
+        """Expected number of identities."""
         return math.ceil(self.faces / self.faces_per_identity)
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a stage takes. Costs add up; of memory, the larger counts."""
+    """The cost of a stage. Addition sums all fields except driver memory, of which it takes the maximum."""
 
     driver_cpu_s: float = 0.0
     worker_cpu_s: float = 0.0
@@ -101,9 +102,9 @@ class Cost:
     read_bytes: float = 0.0
     written_bytes: float = 0.0
     shuffled_bytes: float = 0.0
-    """handed from task to task by the engine"""
+    """sent from task to task by the engine"""
     driver_bytes: float = 0.0
-    """of the driver's memory, over what it has when nothing is there"""
+    """driver memory in addition to that of an empty lake"""
     log_entries: int = 0
     data_files: int = 0
 
@@ -112,23 +113,23 @@ class Cost:
         return Cost(**both | {"driver_bytes": max(self.driver_bytes, other.driver_bytes)})
 
     def seconds(self, work: Workload) -> float:
-        """From the stage's beginning to its end, all cores of all nodes at work."""
+        """Wall-clock seconds of the stage, with the workers on all cores of all nodes."""
         return self.driver_cpu_s + self.worker_cpu_s / (work.nodes * work.cores_per_node)
 
     def node_hours(self, work: Workload) -> float:
-        """All nodes being held until the stage ends."""
+        """Node-hours of the stage: all nodes are occupied until it ends."""
         return self.seconds(work) * work.nodes / 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """All stages of a night, and the scan that one erasure makes."""
+    """The costs of all stages of a nightly run, and of the residual scan of one erasure."""
 
     work: Workload
     stages: Mapping[str, Cost] = field(default_factory=dict)
 
-    def night(self) -> Cost:
-        """All stages but the scan, which is no part of a night."""
+    def nightly_run(self) -> Cost:
+        """The sum of all stages except the scan, which is not part of a nightly run."""
         total = Cost()
         for name, stage in self.stages.items():
             total = total if name == "scan" else total + stage
@@ -136,19 +137,19 @@ class Estimate:
 
 
 def estimate(work: Workload) -> Estimate:
-    """Every stage of a first night over an empty lake, in which all photos are admitted."""
+    """The costs of every stage of a first run on an empty lake, if all photos are admitted."""
     return Estimate(work, {"admit": admit(work), "embed": embed(work), "cluster": cluster(work),
                            "publish": publish(work), "scan": scan(work)})  # fmt: skip
 
 
 def appends(commits: int, files_each: float, files: float | None = None) -> Cost:
-    """Successive commits that make a table and add so many data files each: requests, bytes and CPU of its log.
+    """The cost of the log for successive commits that create a table and add `files_each` data files each.
 
     Args:
-        files: of all commits, where the last one adds fewer.
+        files: in all commits together, if the last one adds fewer.
 
-    The entries after the last checkpoint are read one by one at each commit, and the checkpoint whole: what a commit
-    costs grows with the files that the table has.
+    Each commit reads the entries after the last checkpoint one by one, and the whole checkpoint, so that the cost of a
+    commit grows with the number of files of the table.
     """
     if not commits:
         return Cost()
@@ -157,15 +158,15 @@ def appends(commits: int, files_each: float, files: float | None = None) -> Cost
     late = commits - early
     cycles, rest = divmod(late, _CHECKPOINT_EVERY)
     replayed = _triangle(early) + cycles * _triangle(_CHECKPOINT_EVERY) + _triangle(rest)
-    files_met = _triangle(commits) * files_each
-    in_checkpoints = files_met - replayed * files_each
+    files_replayed = _triangle(commits) * files_each
+    in_checkpoints = files_replayed - replayed * files_each
     checkpoints = (commits + 1) // _CHECKPOINT_EVERY
     opened = cost("log_open_get") * early + cost("log_open_checkpoint_get") * late
     get = opened + cost("log_entry_get") * replayed + cost("log_commit_get") * commits
     get += cost("log_create_get") - cost("log_open_get") - cost("log_commit_get")
-    if checkpoints:  # to write one, the table is opened once more, with all entries of the cycle
-        whole = cost("log_entry_get") * (_CHECKPOINT_EVERY - 1) + cost("log_commit_get")
-        get += checkpoints * (whole + cost("log_open_checkpoint_get"))
+    if checkpoints:  # to write a checkpoint, the table is opened once more, with all entries of the cycle
+        reopened = cost("log_entry_get") * (_CHECKPOINT_EVERY - 1) + cost("log_commit_get")
+        get += checkpoints * (reopened + cost("log_open_checkpoint_get"))
         get += cost("log_open_get") - cost("log_open_checkpoint_get") - cost("log_entry_get")
     entry_bytes = cost("log_entry_base_bytes") + cost("log_entry_bytes") * files_each
     read = replayed * entry_bytes * cost("log_entry_reads")
@@ -176,7 +177,7 @@ def appends(commits: int, files_each: float, files: float | None = None) -> Cost
     written = commits * cost("log_entry_base_bytes") + files * cost("log_entry_bytes")
     written += cost("log_checkpoint_bytes") * checkpointed
     return Cost(
-        driver_cpu_s=cost("log_commit_cpu_s") * commits + cost("log_file_cpu_s") * files_met,
+        driver_cpu_s=cost("log_commit_cpu_s") * commits + cost("log_file_cpu_s") * files_replayed,
         get=get,
         head=checkpoints,
         put=commits - 1 + cost("log_create_put") + cost("log_checkpoint_put") * checkpoints,
@@ -195,9 +196,9 @@ def _triangle(count: int) -> float:
 
 
 def admit(work: Workload) -> Cost:
-    """Footers and ids of every corpus file; one file of decisions for each, one commit."""
+    """Reads footers and ids of every corpus file; writes one file of decisions for each, in one commit."""
     files, groups, images = work.corpus_files, work.row_groups, work.images
-    own = Cost(
+    stage = Cost(
         driver_cpu_s=cost("admit_cpu_s") + groups * cost("admit_group_cpu_s") + images * cost("admit_row_cpu_s"),
         get=cost("admit_get") + files * cost("admit_file_get") + groups * cost("admit_group_get"),
         head=cost("admit_head") + files * cost("admit_file_head"),
@@ -207,19 +208,19 @@ def admit(work: Workload) -> Cost:
         written_bytes=images * cost("admit_row_bytes") + files * cost("embed_file_bytes"),
         driver_bytes=cost("admit_bytes") + images * cost("admit_row_memory_bytes"),
     )
-    return own + appends(1, files) + appends(1, 1)  # (the second: the first row of `runs`)
+    return stage + appends(1, files) + appends(1, 1)  # (the second one is the first row of `runs`)
 
 
 def embed(work: Workload) -> Cost:
-    """Chunks of rows by workers, their files in one commit per batch of chunks."""
+    """Workers embed chunks of rows; their files are committed once per batch of chunks."""
     chunks, faces, workers = work.chunks, work.faces, work.nodes * work.cores_per_node
     commits, files = work.commits, chunks + work.chunks_with_rejects
     per_task = max(1, min(_TASK_CHUNKS, chunks // (_TASKS_PER_WORKER * workers)))
     tasks, task_rows = _ceil(chunks, per_task), per_task * work.chunk_rows
-    again = max((work.rows_per_group / task_rows + 1) / 2, 1.0)  # a row group is read from its start
-    read = work.images * work.mean_bytes * again + tasks * min(_READ_AHEAD, task_rows * work.mean_bytes)
+    rereads = max((work.rows_per_group / task_rows + 1) / 2, 1.0)  # a task reads its row groups from their start
+    read = work.images * work.mean_bytes * rereads + tasks * min(_READ_AHEAD, task_rows * work.mean_bytes)
     photos_s = work.images * (cost("embed_photo_cpu_s") + work.mean_bytes * cost("embed_byte_cpu_s"))
-    own = Cost(
+    stage = Cost(
         driver_cpu_s=cost("embed_cpu_s") + chunks * cost("embed_chunk_cpu_s") + work.images * cost("sweep_row_cpu_s"),
         worker_cpu_s=cost("embed_worker_start_cpu_s") * workers
         + photos_s
@@ -243,18 +244,18 @@ def embed(work: Workload) -> Cost:
     every, rejecting = work.commit_every_chunks, min(commits, work.chunks_with_rejects)
     rejects_each = max(1.0, every * work.share_with_rejects)
     rejects = appends(rejecting, rejects_each, work.chunks_with_rejects)
-    return own + _run() + appends(commits, every, chunks) + rejects + appends(commits, 1)
+    return stage + _run() + appends(commits, every, chunks) + rejects + appends(commits, 1)
 
 
 def cluster(work: Workload) -> Cost:
-    """All faces grouped anew on Spark, over the files that embed made; `groups` in one commit."""
+    """A full clustering on Spark of the files that embed wrote; `groups` is committed once."""
     faces, files, vector = work.faces, work.chunks, 2 * work.dim
     cells = _ceil(faces, _CELL_FACES)
     parts = max(_ceil(faces, _PART_FACES), min(_LEAST_PARTS, cells))
     objects = files * cost("work_objects_per_file") + parts * cost("work_objects_per_part")
     objects += cells * cost("work_objects_per_cell")
     sampled = min(faces, _SAMPLE)
-    own = Cost(
+    stage = Cost(
         driver_cpu_s=cost("cluster_cpu_s") + faces * cost("cluster_driver_face_cpu_s"),
         worker_cpu_s=cost("cluster_start_cpu_s") + files * cost("cluster_file_cpu_s") + _grouping_s(work, cells),
         get=cost("cluster_get") + files * cost("cluster_file_get") + (cells + parts) * cost("cluster_cell_get"),
@@ -273,11 +274,11 @@ def cluster(work: Workload) -> Cost:
         + work.identities * 4 * work.dim
         + sampled * 4 * work.dim,
     )
-    return own + _run() + appends(1, files)
+    return stage + _run() + appends(1, files)
 
 
 def _grouping_s(work: Workload, cells: int) -> float:
-    """Worker seconds of the faces themselves: what grows with each, and lonely ones against whole cells."""
+    """Worker seconds that grow with the faces: clustering, and the second-pass search of faces without neighbours."""
     each = cost("cluster_face_cpu_s") + work.dim * cost("cluster_face_dim_cpu_s")
     compared = min(work.faces, _DEEP_CELLS * _CELL_FACES) if cells > 1 else 0
     deep = cost("lonely_share") * compared * 2 * work.dim / cost("flops_per_s")
@@ -285,7 +286,7 @@ def _grouping_s(work: Workload, cells: int) -> float:
 
 
 def _shuffled(work: Workload, cells: int) -> float:
-    """Bytes between tasks: vectors to the cells of their lists, neighbours back, edges to their other end, sums."""
+    """Bytes sent between tasks: vectors to their coarse cells, neighbours back, edges to their other end, sums."""
     sent = 2 * work.dim + 8
     copies = cells * (1 - math.pow(1 - 1 / max(cells, 1), cost("spread_draws")))
     each = (copies + cost("train_share")) * sent + cost("found_bytes") + cost("mirror_bytes")
@@ -294,10 +295,10 @@ def _shuffled(work: Workload, cells: int) -> float:
 
 
 def publish(work: Workload) -> Cost:
-    """Identities, memberships, changes: written by the driver, one file and one commit each; then the pin."""
+    """The driver writes identities, memberships and changes, one file and one commit each, then the gallery row."""
     faces, people, files = work.faces, work.identities, work.chunks
     vectors = 4.0 * work.dim * faces
-    own = Cost(
+    stage = Cost(
         driver_cpu_s=cost("publish_cpu_s")
         + faces * (cost("publish_face_cpu_s") + work.dim * cost("publish_face_dim_cpu_s"))
         + files * cost("publish_file_cpu_s"),
@@ -312,13 +313,13 @@ def publish(work: Workload) -> Cost:
         + faces * cost("publish_face_memory_bytes")
         + people * 8 * work.dim
         + min(vectors, _KEPT_BYTES)
-        + min(vectors, _HELD_BYTES),
+        + min(vectors, _BUFFER_BYTES),
     )
-    return own + _run() + appends(1, 1) + appends(1, 1) + appends(1, 1) + appends(1, 1)
+    return stage + _run() + appends(1, 1) + appends(1, 1) + appends(1, 1) + appends(1, 1)
 
 
 def scan(work: Workload) -> Cost:
-    """What an erasure reads to prove itself: every object of the lake, by one process."""
+    """The residual scan of an erasure: one process reads every object of the lake."""
     faces, files = work.faces, work.chunks
     commits = work.commits
     size = work.images * cost("admit_row_bytes") + faces * (cost("face_row_bytes") + 2 * work.dim)
@@ -335,7 +336,7 @@ def scan(work: Workload) -> Cost:
 
 
 def _run() -> Cost:
-    """A row of `runs`, whose table has a few by now."""
+    """The commit of a row of `runs`, when the table exists."""
     return Cost(get=cost("run_get"), list_=cost("run_list"), put=cost("run_put"), log_entries=1, data_files=1)
 
 

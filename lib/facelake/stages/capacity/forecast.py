@@ -1,4 +1,4 @@
-"""plan --at: the night at a size that nobody has run, from the config's settings and measured costs."""
+"""The command `plan --at`: a forecast for any number of photos from the config's settings and measured costs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from facelake.config import Config
 from facelake.errors import ConfigError
 from facelake.stages.capacity.cost_model import Cost, Workload, estimate
 from facelake.stages.capacity.measured_costs import COSTS
-from facelake.stages.capacity.scaling_limits import walls
+from facelake.stages.capacity.scaling_limits import scaling_limits
 from facelake.stages.models.registry import find_card
 
 _REQUESTS = {"GET": "get", "HEAD": "head", "PUT": "put", "LIST": "list_", "DELETE": "delete"}
 
 
 def workload(
-    config: Config, images: float, faces_per_image: float = 1.0, dim: int | None = None, mean_bytes: float = 100_000
+    config: Config, images: float, *, faces_per_image: float = 1.0, dim: int | None = None, mean_bytes: float = 100_000
 ) -> Workload:
-    """So many photos under the config's settings, nodes and price; the dimension is the model's unless given.
+    """The workload of `images` photos under the config's settings, nodes and price; `dim` defaults to the model's.
 
     Raises:
-        ConfigError: not a positive number.
+        ConfigError: a number is not positive and finite.
     """
     for name, value in (("--at", images), ("--faces-per-photo", faces_per_image), ("--mean-bytes", mean_bytes)):
         if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{value:g} is not above 0", where=name, next_step="for example --at 1e8")
+            raise ConfigError(
+                f"{value:g} is not above 0", where=name, next_step="give a positive number, for example --at 1e8"
+            )
     return Workload(
         images=round(images),
         faces_per_image=faces_per_image,
@@ -41,9 +43,11 @@ def workload(
 
 
 def outlook(work: Workload) -> dict[str, Any]:
-    """What each stage, the night and the scan of an erasure take, and the walls; reads and writes nothing."""
-    found = estimate(work)
-    stages = {name: _figures(cost, work) for name, cost in found.stages.items()}
+    """The costs of each stage, of the run and of the residual scan, and the scaling limits; reads and writes
+    nothing.
+    """
+    costs = estimate(work)
+    stages = {name: _figures(cost, work) for name, cost in costs.stages.items()}
     return {
         "images": work.images,
         "faces": work.faces,
@@ -55,14 +59,14 @@ def outlook(work: Workload) -> dict[str, Any]:
         "nodes": work.nodes,
         "cores_per_node": work.cores_per_node,
         "stages": stages,
-        "night": _figures(found.night(), work),
-        "walls": [asdict(wall) | {"broken": wall.broken} for wall in walls(work)],
+        "night": _figures(costs.nightly_run(), work),
+        "walls": [asdict(limit) | {"broken": limit.exceeded} for limit in scaling_limits(work)],
     }
 
 
 def sources() -> list[list[Any]]:
-    """The measured costs as rows: name, figure, unit, where it was measured."""
-    return [[name, one.value, one.unit, one.where] for name, one in COSTS.items()]
+    """The measured costs as rows of name, value, unit and source of the measurement."""
+    return [[name, figure.value, figure.unit, figure.where] for name, figure in COSTS.items()]
 
 
 def _figures(cost: Cost, work: Workload) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What a unit of each stage's work was measured to cost: the constants of `facelake plan --at`.
+"""Measured costs per unit of each stage's work: the constants of `facelake plan --at`.
 
-Every figure was measured; none is a guess. CPU seconds are of one thread of this project's test machine (2 shared
-cores; docs/scale.md has the runs), so another machine's are a factor away, the same for all stages.
+Every figure was measured. CPU seconds are of one thread of this project's test machine (2 shared cores; docs/scale.md
+has the runs); for another machine they scale by one factor, the same for all stages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHUFFLES = "the same, blocks between steps counted"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A figure, its unit, and where it comes from."""
+    """A figure, its unit and the measurement it comes from."""
 
     value: float
     unit: str
@@ -86,7 +86,7 @@ COSTS: dict[str, Measured] = {
     "embed_bytes": Measured(60e6, "driver memory, whatever the corpus", _PHOTOS),
     "embed_file_memory_bytes": Measured(250, "driver memory per corpus file: names of its decisions", _SWEEP),
     "embed_chunk_memory_bytes": Measured(12, "driver memory per chunk", _SWEEP),
-    # ---- cluster, all faces anew
+    # ---- cluster: full clustering
     "cluster_cpu_s": Measured(3.6, "driver seconds, whatever the faces", _STORE),
     "cluster_driver_face_cpu_s": Measured(27e-6, "driver seconds per face", _STORE),
     "cluster_start_cpu_s": Measured(27, "worker seconds: a JVM, Python workers, compiled loops", _FORKED),
@@ -94,7 +94,9 @@ COSTS: dict[str, Measured] = {
     "cluster_face_cpu_s": Measured(45e-6, "worker seconds per face at one cell, whatever the dimension", _LOCAL),
     "cluster_face_dim_cpu_s": Measured(12e-8, "worker seconds per face and dimension at one cell", _LOCAL),
     "cluster_growth": Measured(0.28, "exponent by which that grows with cells of 12,000 faces", _LARGE),
-    "lonely_share": Measured(0.16, "faces that are searched again in eight cells", _LARGE),
+    "lonely_share": Measured(
+        0.16, "share of faces without neighbours, which are searched again in eight cells", _LARGE
+    ),
     "flops_per_s": Measured(30e9, "of one core in float32 products", _LOCAL),
     "cluster_get": Measured(218, "GET, whatever the faces", _STORE),
     "cluster_file_get": Measured(17, "GET per file of faces", _STORE),
@@ -115,7 +117,7 @@ COSTS: dict[str, Measured] = {
     "group_row_bytes": Measured(14, "bytes of a row of groups", _DRIVER),
     "spread_draws": Measured(4, "cells that a face is sent to, of many", _SHUFFLES),
     "train_share": Measured(0.29, "faces sent to train lists", _SHUFFLES),
-    "found_bytes": Measured(860, "bytes of neighbours per face, brought together", _SHUFFLES),
+    "found_bytes": Measured(860, "bytes of neighbours per face, collected", _SHUFFLES),
     "mirror_bytes": Measured(320, "bytes of edges per face, to their other end", _SHUFFLES),
     "sum_share": Measured(0.36, "sums of groups sent per face, three times", _SHUFFLES),
     "cluster_bytes": Measured(60e6, "driver memory, whatever the faces", _STORE),
@@ -135,10 +137,10 @@ COSTS: dict[str, Measured] = {
     "publish_face_read_bytes": Measured(63, "bytes read per face besides the embedding", _STORE),
     "publish_file_read_bytes": Measured(4 * 51e3, "bytes of footers read per file", _STORE),
     "membership_row_bytes": Measured(26.5, "bytes of a row of memberships", _DRIVER),
-    "identity_row_bytes": Measured(240, "bytes of an identity besides prototype and exemplars", _DRIVER),
-    "exemplars": Measured(8, "exemplars kept of an identity", "gallery.exemplars"),
+    "identity_row_bytes": Measured(240, "bytes of an identity besides template and exemplars", _DRIVER),
+    "exemplars": Measured(8, "exemplars per identity", "gallery.exemplars"),
     "publish_bytes": Measured(35e6, "driver memory, whatever the faces", _DRIVER),
-    "publish_face_memory_bytes": Measured(984, "driver memory per face, besides vectors held for a moment", _DRIVER),
+    "publish_face_memory_bytes": Measured(984, "driver memory per face, besides vectors held temporarily", _DRIVER),
     # ---- the scan of an erasure, for one needle
     "scan_byte_cpu_s": Measured(1.2e-8, "seconds per byte of the lake", _STORE),
     "scan_object_cpu_s": Measured(0.0043, "seconds per object", _STORE),
@@ -151,5 +153,5 @@ COSTS: dict[str, Measured] = {
 
 
 def cost(name: str) -> float:
-    """The figure of that name."""
+    """The value of the figure with this name."""
     return COSTS[name].value

@@ -1,4 +1,6 @@
-"""Where each stage ends as the photos grow: what breaks first, at how many, and what moves it."""
+"""The scaling limits of each stage: which resource is exhausted at how many photos, and which change raises the
+limit.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +11,32 @@ from facelake.stages.capacity.cost_model import Estimate, Workload, appends, est
 from facelake.stages.capacity.measured_costs import cost
 
 DRIVER_BYTES = 64 << 30
-"""memory of a driver that is still easily had"""
+"""memory of a driver that is commonly available"""
 NIGHT_S = 10 * 3600.0
-"""what one process may take of a night"""
+"""seconds that one sequential process may take in a nightly run"""
 PUT_BYTES = 5 << 30
-"""the largest object that one PUT may make on S3; tables are written so"""
+"""the largest object of one PUT on S3, with which data files are written"""
 _OFFSETS = float((1 << 31) - 1)  # bytes of text in one Arrow array, and numbers of faces (int32)
 _ID_CHARS = 32
 _FEWEST, _MOST = 10**3, 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Wall:
-    """One limit of one stage."""
+class ScalingLimit:
+    """A limit of one stage, evaluated for a workload."""
 
     stage: str
     what: str
     limit: float
     here: float
-    """the same for the workload asked about"""
+    """value for the given workload"""
     at_images: int
-    """where the limit is reached, with the same settings and faces per photo"""
+    """number of photos at which the limit is reached, with the same settings and faces per photo"""
     moved_by: str
 
     @property
-    def broken(self) -> bool:
-        """The workload asked about is beyond it."""
+    def exceeded(self) -> bool:
+        """Whether the given workload reaches the limit."""
         return self.here >= self.limit
 
 
@@ -47,8 +49,9 @@ class _Limit:
     moved_by: str
 
 
-def _log_s(found: Estimate) -> float:
-    work = found.work
+def _log_s(costs: Estimate) -> float:
+    """Driver seconds for reading the logs of embed's tables."""
+    work = costs.work
     return 2 * appends(work.commits, work.commit_every_chunks, work.chunks).driver_cpu_s
 
 
@@ -78,18 +81,18 @@ _LIMITS = (
 )  # fmt: skip
 
 
-def walls(work: Workload) -> tuple[Wall, ...]:
-    """Every wall, those that are met first in front."""
+def scaling_limits(work: Workload) -> tuple[ScalingLimit, ...]:
+    """Every limit, evaluated for the workload, in ascending order of the number of photos at which it is reached."""
     now = estimate(work)
-    found = [
-        Wall(limit.stage, limit.what, limit.limit, limit.of(now), _reached(limit, work), limit.moved_by)
+    limits = [
+        ScalingLimit(limit.stage, limit.what, limit.limit, limit.of(now), _reached(limit, work), limit.moved_by)
         for limit in _LIMITS
     ]
-    return tuple(sorted(found, key=lambda wall: wall.at_images))
+    return tuple(sorted(limits, key=lambda limit: limit.at_images))
 
 
 def _reached(limit: _Limit, work: Workload) -> int:
-    """The fewest photos that reach a limit, by halving: every figure grows with the photos."""
+    """The fewest photos that reach a limit, by bisection, since every figure grows with the photos."""
     low, high = _FEWEST, _MOST
     while high > low + low // 1000:
         middle = (low + high) // 2

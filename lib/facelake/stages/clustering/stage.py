@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from facelake.cluster.calibrate import Prior
 from facelake.config import S3Section
-from facelake.contracts import GROUPS, Receipt
+from facelake.contracts import GROUPS, Receipt, is_of_model
 from facelake.engines.exchange import Block, Exchange, LocalExchange
 from facelake.engines.scratch import scratch_dir
 from facelake.engines.select_exchange import open_exchange
@@ -36,7 +36,7 @@ def cluster(context: Context) -> StageResult:
     """Neighbours, edges, groups; replaces the `groups` table. Skipped when faces and settings are unchanged."""
     table, config = context.lake["faces"], context.config
     snapshot = table.snapshot()
-    files = tuple(file.path for file in snapshot.files if file.path.startswith(context.model_digest[:8]))
+    files = tuple(file.path for file in snapshot.files if is_of_model(file.path, context.model_digest))
     total = sum(file.rows for file in snapshot.files if file.path in set(files))
     state = digest_of(snapshot.digest_paths(), config.digest("cluster"), context.model_digest)
     spoken = corrections_digest(context.lake)

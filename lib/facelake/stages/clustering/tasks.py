@@ -57,6 +57,7 @@ from facelake.stages.clustering.blocks import (
     unpack_found,
 )
 from facelake.stages.clustering.source import Source
+from facelake.vectors import unit_rows
 
 CHUNK = 4096  # groups per file of sums
 _ROWS = 20_000
@@ -366,8 +367,7 @@ class Work:
         held = self.shared(self.labels)
         labels = held["labels"][faces]
         near, place = np.unique(labels, return_inverse=True)
-        sums = self._sums(held["row"][near])
-        sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+        sums = unit_rows(self._sums(held["row"][near]), least=1e-9)
         score = np.ones(len(faces), np.float32)
         for first in range(0, len(faces), _ROWS):
             mine = slice(first, first + _ROWS)

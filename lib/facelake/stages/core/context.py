@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.errors import Corrupt, LedgerMoved
-from facelake.events import Listener, StageFinished, StageStarted, nobody
+from facelake.events import Listener, StageFinished, StageStarted, ignore_events
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 
@@ -30,7 +30,7 @@ class Context:
     config: Config
     lake: Lake
     run_id: str
-    emit: Listener = nobody
+    emit: Listener = ignore_events
     lease: Lease | None = None
     pack: Pack | None = None
     model_digest: str = ""

@@ -1,7 +1,7 @@
-"""What embed will take: seconds per photo from a short calibration, node-hours, money; and the budget that it must fit.
+"""Projects the cost of embed: seconds per photo from a short calibration, node-hours and price; checks the budget.
 
-The calibration needs no photo of anybody: it decodes and searches noise of the corpus's mean size and encodes noise in
-the shape of faces.
+The calibration uses no real photos: it decodes noise images of the corpus's mean size, runs the detector on them and
+encodes noise of the shape of faces.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from facelake.errors import Refused
 from facelake.lake.lake import Lake
 from facelake.stages.models.registry import pipeline_options
 
-_ROUNDS_S = 1.0
-_BYTES_PER_PIXEL = 0.25  # of photos at usual quality
-_FACES_PER_PHOTO = 1.0  # where no photo was embedded yet
+_ROUNDS_S = 1.0  # least duration of each measurement
+_BYTES_PER_PIXEL = 0.25  # of JPEG photos at usual quality
+_FACES_PER_PHOTO = 1.0  # assumed before any photo is embedded
 _MOST_SIDE_PX = 6000
-# Reading, aligning, writing and Ray itself, over decoding and the networks (docs/benchmarks.md).
+# Factor for reading, aligning, writing and Ray, relative to decoding and the networks (docs/benchmarks.md).
 _OVERHEAD = 1.2
-# Measured (docs/benchmarks.md): libraries and models of a worker; then a batch of 16 photos, encoded and decoded.
+# Measured (docs/benchmarks.md): libraries and models of a worker, and one decoded photo.
 _WORKER_BASE_BYTES = 330 << 20
 _DECODED_PHOTO_BYTES = 1280 * 960 * 3 * 2
 
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Time and money for the photos that are open."""
+    """Projected time and price for the photos that are to be embedded."""
 
     seconds_per_photo: float
-    """of one worker"""
+    """seconds of one worker"""
     hours: float
-    """of the whole job, with the configured workers"""
+    """hours of the whole job, with the configured workers"""
     node_hours: float
     cost: float | None
-    """None without a price in the config"""
+    """None if the config has no price"""
 
     def figures(self) -> dict[str, Any]:
-        """As `facelake plan` shows them."""
+        """The figures that `facelake plan` shows, rounded."""
         return {
             "worker_seconds_per_photo": round(self.seconds_per_photo, 4),
             "hours": round(self.hours, 3),
@@ -59,7 +59,7 @@ class Projection:
 
 
 def project(config: Config, pack: Pack, photos: int, mean_bytes: float, faces_per_photo: float) -> Projection:
-    """Calibrate for a few seconds on this machine and multiply."""
+    """Calibrate for a few seconds on this machine and extrapolate to `photos` photos."""
     seconds = _seconds_per_photo(config, pack, mean_bytes, faces_per_photo) * _OVERHEAD
     workers = config.plan.nodes * config.plan.cores_per_node
     hours = photos * seconds / workers / 3600
@@ -68,31 +68,31 @@ def project(config: Config, pack: Pack, photos: int, mean_bytes: float, faces_pe
     return Projection(seconds, hours, node_hours, None if price is None else node_hours * price)
 
 
-def must_fit_budget(config: Config, projection: Projection) -> None:
-    """Refuse work that would cost more than the config allows.
+def check_budget(config: Config, projection: Projection) -> None:
+    """Check that the projected cost is within plan.budget.
 
     Raises:
-        Refused: it would, or the config names a budget and no price.
+        Refused: it is higher, or the config has a budget but no price.
     """
     budget = config.plan.budget
     if budget is None:
         return
     if projection.cost is None:
         next_step = "set plan.price_per_node_hour"
-        raise Refused("a budget without a price cannot be kept", where="plan.budget", next_step=next_step)
+        raise Refused("a budget without a price cannot be checked", where="plan.budget", next_step=next_step)
     if projection.cost > budget:
         hours, cost = projection.node_hours, projection.cost
-        what = f"embed would take {hours:.2f} node-hours and cost {cost:.2f}, allowed {budget:.2f}"
+        what = f"embed would take {hours:.2f} node-hours and cost {cost:.2f}, the budget is {budget:.2f}"
         raise Refused(what, where="plan.budget", next_step="raise the budget, or admit fewer photos")
 
 
 def worker_memory_bytes(mean_bytes: float, batch_photos: int = 16) -> int:
-    """What one embed worker needs for photos of that many bytes."""
+    """Memory that one embed worker needs for photos of a mean encoded size."""
     return int(_WORKER_BASE_BYTES + batch_photos * (_DECODED_PHOTO_BYTES + 2 * mean_bytes))
 
 
 def faces_per_photo(lake: Lake | None) -> float:
-    """As found so far in the lake; one where nothing was embedded yet."""
+    """Mean number of faces per photo so far in the lake; 1 if nothing was embedded yet."""
     if lake is None or lake["chunks"].version() < 0:
         return _FACES_PER_PHOTO
     done = lake["chunks"].read(["faces", "embedded", "rejected"])
@@ -109,16 +109,16 @@ def _seconds_per_photo(config: Config, pack: Pack, mean_bytes: float, faces: flo
     assert isinstance(photo, Photo)
     crops = np.random.default_rng(0).integers(0, 255, (options.batch_faces, 112, 112, 3), dtype=np.uint8)
 
-    def see() -> None:
+    def decode_and_detect() -> None:
         decoded = decode(data, options.limits)
         assert isinstance(decoded, Photo)
         detector.locate([Levels(decoded.pixels)])
 
-    return _seconds(see) + faces * _seconds(lambda: encoder.raw(crops)) / len(crops)
+    return _seconds(decode_and_detect) + faces * _seconds(lambda: encoder.raw(crops)) / len(crops)
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Median of repetitions; the first is left out."""
+    """Median duration of repeated calls, without the first."""
     work()
     taken: list[float] = []
     while sum(taken) < _ROUNDS_S:
@@ -129,7 +129,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _noise(mean_bytes: float) -> bytes:
-    """A JPEG without a face, of about as many pixels as photos of that many bytes have."""
+    """A JPEG of noise with about as many pixels as photos of this many bytes."""
     side = int(min(max(math.sqrt(mean_bytes / _BYTES_PER_PIXEL), 64), _MOST_SIDE_PX))
     coarse = np.random.default_rng(0).integers(0, 255, (side // 8 + 1, side // 8 + 1, 3), dtype=np.uint8)
     sink = io.BytesIO()

@@ -1,8 +1,8 @@
-"""embed: which rows are open, their receipts into one Delta commit per batch, and the sweep of what lost its basis.
+"""The stage `embed`: embeds admitted rows without an outcome, and sweeps outcomes of rows that lost their basis.
 
-Progress is keyed on corpus rows. A chunk is closed by a row in `chunks` that names the admitted rows it was closed
-for; it is committed after `faces` and `rejects`. A crash between the three leaves the chunk open, and its rows that
-have an outcome already are read from the tables themselves, so nothing is lost and nothing doubled.
+Progress is recorded per chunk of corpus rows. A chunk is closed by a row in `chunks` with the digest of its admitted
+rows, committed after `faces` and `rejects`. A crash between the three commits leaves the chunk open; the rows that have
+an outcome already are then read from the tables themselves, so that no outcome is lost or duplicated.
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import Chunk, ChunkReceipt, Covers, file_key
+from facelake.contracts import Chunk, ChunkReceipt, Covers, DataFileName, corpus_key, is_of_model
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus
 from facelake.lake.tables import DataFile, read_file
 from facelake.stages.admission.withdrawn_datasets import retracted_contents
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
-from facelake.stages.embedding.cost_projection import faces_per_photo, must_fit_budget, project, worker_memory_bytes
+from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
 from facelake.stages.gallery.purge import ask_for_purge
 from facelake.stages.models.registry import pipeline_options
 
-_CHUNKS_PER_TASK = 8  # at most: neighbours are read in one pass
-_TASKS_PER_WORKER = 4  # at least, so that the last ones end at about the same time
-
-
+_CHUNKS_PER_TASK = 8  # at most; adjacent chunks are read in one pass
+_TASKS_PER_WORKER = 4  # at least, so that all workers end at about the same time
 _OUTCOMES = ("faces", "rejects")
 _KEYS = ("corpus_file", "corpus_row", "image_id", "covers")
 _DECISION = ["image_id", "corpus_file", "admitted", "covers"]
@@ -38,13 +36,13 @@ _DECISION = ["image_id", "corpus_file", "admitted", "covers"]
 
 @dataclass(frozen=True, slots=True)
 class EmbedPlan:
-    """What lies ahead, before any work."""
+    """The work that embed would do."""
 
     chunks: int
     images: int
     done_images: int
     to_close: tuple[Chunk, ...]
-    """open chunks all of whose rows have their outcome: only the note is missing"""
+    """open chunks whose rows all have an outcome, so that only their row in `chunks` is missing"""
 
 
 def embed(context: Context) -> StageResult:
@@ -60,10 +58,12 @@ def embed(context: Context) -> StageResult:
         return run.skip({"admitted": plan.done_images, "embedded": 0, "rejected": 0, "faces": 0})
     if context.lineage:
         lineage = ", ".join(context.lineage)
-        context.emit(Notice("embed", f"the model {pack.card.name} is said to descend from withdrawn sets: {lineage}"))
+        context.emit(
+            Notice("embed", f"the reported training lineage of {pack.card.name} includes withdrawn sets: {lineage}")
+        )
     planned: dict[str, float] = {}
     if plan.images and context.config.plan.budget is not None:
-        planned = _keep_budget(context, plan.images)
+        planned = _check_budget(context, plan.images)
     _commit(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     done: Counter[str] = Counter(admitted=plan.images, embedded=0, rejected=0, faces=0, swept=swept)
     reasons: Counter[str] = Counter()
@@ -75,14 +75,14 @@ def embed(context: Context) -> StageResult:
     return run.finish(counts, digest_of(progress.state()))
 
 
-def _keep_budget(context: Context, images: int) -> dict[str, float]:
-    """Before any photo is read: would this cost more than allowed? What was planned, for the run's row."""
+def _check_budget(context: Context, images: int) -> dict[str, float]:
+    """Check the budget before any photo is read; returns the projected figures for the row in `runs`."""
     assert context.pack is not None
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     files = [corpus.inspect(path) for path in corpus.paths()]
     mean_bytes = sum(file.image_bytes for file in files) / max(sum(file.rows for file in files), 1)
     projection = project(context.config, context.pack, images, mean_bytes, faces_per_photo(context.lake))
-    must_fit_budget(context.config, projection)
+    check_budget(context.config, projection)
     return {
         "planned_s": round(projection.hours * 3600, 1),
         "planned_worker_bytes": worker_memory_bytes(mean_bytes, context.config.embed.batch_photos),
@@ -91,7 +91,7 @@ def _keep_budget(context: Context, images: int) -> dict[str, float]:
 
 def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:
     """Run the open chunks on Ray and commit their receipts."""
-    # Ray takes long to import and is not needed to find nothing to do
+    # Ray takes long to import and is not needed when there is nothing to embed
     from facelake.engines.ray_embed import RayEmbedder
 
     assert context.pack is not None
@@ -100,31 +100,31 @@ def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str]
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
     spec = replace(spec, retracted=retracted_contents(config))
     engine = RayEmbedder(spec, config.embed, config.ray)
-    held: list[ChunkReceipt] = []
+    pending: list[ChunkReceipt] = []
     per_task = max(1, min(_CHUNKS_PER_TASK, chunks // (_TASKS_PER_WORKER * engine.size)))
     try:
         for receipt in engine.run(tasks_of(progress.open_chunks(), per_task)):
-            held.append(receipt)
+            pending.append(receipt)
             done.update(embedded=receipt.embedded, rejected=receipt.rejected, faces=receipt.face_rows)
             reasons.update(receipt.reasons)
             context.emit(
-                StageProgress("embed", done["embedded"] + done["rejected"], dict(done) | {"workers": engine.up})
+                StageProgress("embed", done["embedded"] + done["rejected"], dict(done) | {"workers": engine.running})
             )
-            if len(held) >= config.embed.commit_every_chunks:
-                _commit(context, held)
-                held = []
-        _commit(context, held)
+            if len(pending) >= config.embed.commit_every_chunks:
+                _commit(context, pending)
+                pending = []
+        _commit(context, pending)
     finally:
         engine.close()
 
 
 def plan_embed(context: Context) -> EmbedPlan:
-    """What embed would do now."""
+    """The work that embed would do now."""
     return _Progress(context).plan()
 
 
 def _commit(context: Context, receipts: list[ChunkReceipt]) -> None:
-    """Three transactions, progress last: see the module's head."""
+    """Commit faces, rejects and then progress; the module docstring explains the order."""
     if not receipts:
         return
     context.check_lease()
@@ -150,11 +150,11 @@ def _commit(context: Context, receipts: list[ChunkReceipt]) -> None:
 
 
 def _drop_superseded(context: Context) -> int:
-    """Once every image has its outcome under the current model, outcomes under another one go; returns their files."""
+    """Remove outcomes of other models, once every image has one of the current model; returns the number of files."""
     dropped = 0
     for name in _OUTCOMES:
         table = context.lake[name]
-        old = [f for f in table.snapshot().files if not f.path.startswith(context.model_digest[:8])]
+        old = [f for f in table.snapshot().files if not is_of_model(f.path, context.model_digest)]
         if old:
             context.check_lease()
             ask_for_purge(context)
@@ -164,9 +164,12 @@ def _drop_superseded(context: Context) -> int:
 
 
 def sweep(context: Context) -> int:
-    """Remove outcomes of images that are not admitted now, or for others in them; returns how many images lost theirs.
+    """Remove outcomes of images that are no longer admitted, or whose grant covers other people now.
 
-    The notes of the corpus files concerned go first, so that an image that is admitted again one day is found open.
+    Returns the number of images whose outcomes were removed.
+
+    Progress rows of the corpus files concerned are removed first, so that an image that is admitted again is embedded
+    again.
     """
     progress = _Progress(context)
     swept: set[tuple[str, int]] = set()
@@ -174,33 +177,33 @@ def sweep(context: Context) -> int:
     def keep(rows: pa.Table) -> pa.Array:
         keys = list(zip(rows["corpus_file"].to_pylist(), rows["corpus_row"].to_pylist(), strict=True))
         covers = (value or Covers.EVERYONE for value in rows["covers"].to_pylist())
-        made = zip(rows["image_id"].to_pylist(), covers, strict=True)
-        stays = [progress.allowed(*key) == found for key, found in zip(keys, made, strict=True)]
-        swept.update(key for key, stay in zip(keys, stays, strict=True) if not stay)
-        return pa.array(stays, pa.bool_())
+        recorded = zip(rows["image_id"].to_pylist(), covers, strict=True)
+        kept = [progress.allowed(*key) == outcome for key, outcome in zip(keys, recorded, strict=True)]
+        swept.update(key for key, keep_row in zip(keys, kept, strict=True) if not keep_row)
+        return pa.array(kept, pa.bool_())
 
-    doomed: dict[str, list[DataFile]] = {}
+    to_rewrite: dict[str, list[DataFile]] = {}
     for name in _OUTCOMES:
         suspects = progress.suspects(name)
-        doomed[name] = [f for f in suspects if not pc.all(keep(context.lake[name].file(f, _KEYS))).as_py()]
+        to_rewrite[name] = [f for f in suspects if not pc.all(keep(context.lake[name].file(f, _KEYS))).as_py()]
     if swept:
         context.check_lease()
         ask_for_purge(context)
         reopen(context, {path for path, _ in swept})
-        for name, files in doomed.items():
+        for name, files in to_rewrite.items():
             context.lake[name].rewrite(files, _KEYS, keep)
     return len(swept)
 
 
 def reopen(context: Context, corpus_files: set[str]) -> None:
-    """Drop the notes that say that chunks of these corpus files are done; their outcomes are looked up again."""
+    """Remove the progress rows of these corpus files, so that their chunks are compared with the tables again."""
     table = context.lake["chunks"]
-    gone = pa.array(sorted(corpus_files), pa.string())
-    table.rewrite(table.snapshot().files, ["corpus_file"], lambda rows: pc.invert(pc.is_in(rows["corpus_file"], gone)))
+    files = pa.array(sorted(corpus_files), pa.string())
+    table.rewrite(table.snapshot().files, ["corpus_file"], lambda rows: pc.invert(pc.is_in(rows["corpus_file"], files)))
 
 
 class _Progress:
-    """The state of embedding as the tables tell it."""
+    """The state of embedding, read from the tables."""
 
     def __init__(self, context: Context) -> None:
         self._context, self._lake = context, context.lake
@@ -209,54 +212,58 @@ class _Progress:
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
         self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
         self._files = {name: self._by_corpus_file(name, context.model_digest) for name in _OUTCOMES}
-        self._allowed: tuple[str, dict[int, tuple[str, str]]] = ("", {})  # of one file: all would take 250 B a photo
+        # of one corpus file; all of them would take 250 bytes per photo
+        self._allowed: tuple[str, dict[int, tuple[str, str]]] = (
+            "",
+            {},
+        )
 
     def _by_corpus_file(self, table: str, digest: str | None = None) -> dict[str, list[DataFile]]:
-        """Data files of one model (or all) by the corpus file that their name tells."""
-        found: dict[str, list[DataFile]] = defaultdict(list)
+        """Data files of one model (None: of all) by the corpus key in their names."""
+        files: dict[str, list[DataFile]] = defaultdict(list)
         for file in self._lake[table].snapshot().files:
-            model, key, *_ = file.path.split("-")
-            if digest is None or digest.startswith(model):
-                found[key].append(file)
-        return found
+            name = DataFileName.parse(file.path)
+            if digest is None or name.is_of_model(digest):
+                files[name.corpus].append(file)
+        return files
 
     def state(self) -> list[object]:
-        """What the stage's result depends on."""
+        """The inputs on which the stage's result depends."""
         return [self._admissions.digest_paths(), self._context.model_digest]
 
     def _corpus_files(self) -> Iterator[tuple[str, list[tuple[str, str] | None]]]:
-        """Per corpus file: path, and of every row the image id and what the grant covers; None where not admitted."""
+        """Yield (path, decisions) per corpus file: per row (image_id, covers), or None where it is not admitted."""
         for _, rows in self._lake["admissions"].parts(_DECISION, self._admissions):
             if rows.num_rows:
                 yield rows["corpus_file"][0].as_py(), _decided(rows)
 
     def _chunks(self, decided: list[tuple[str, str] | None]) -> Iterator[tuple[int, int, list[int], str]]:
-        """(first row, end, admitted rows, their digest) along the grid of one corpus file."""
+        """Yield (first row, end, admitted rows, their digest) for each chunk of one corpus file."""
         size = self._context.config.embed.chunk_rows
         for start in range(0, len(decided), size):
             end = min(start + size, len(decided))
-            rows = {row: found for row in range(start, end) if (found := decided[row])}
+            rows = {row: decision for row in range(start, end) if (decision := decided[row])}
             marks = {Covers.NAMED: "\tnamed"}
             body = "\n".join(f"{row}\t{ident}{marks.get(Covers(covers), '')}" for row, (ident, covers) in rows.items())
             yield start, end, list(rows), hashlib.sha256(body.encode()).hexdigest()[:24]
 
     def _open(self) -> Iterator[Chunk]:
-        """Chunks that are not closed for the rows admitted now, with the rows that have no outcome yet."""
+        """Yield chunks that are not closed for the rows admitted now, with the rows that have no outcome yet."""
         for path, decided in self._corpus_files():
             landed: set[int] | None = None
             for start, end, rows, digest in self._chunks(decided):
                 if (path, start, end, digest) in self._closed:
                     continue
                 landed = self._landed(path) if landed is None else landed
-                left = tuple(row for row in rows if row not in landed)
-                named = frozenset(row for row in left if (found := decided[row]) and found[1] == Covers.NAMED)
-                yield Chunk(path, start, end, left, len(rows), digest, named)
+                missing = tuple(row for row in rows if row not in landed)
+                named = frozenset(row for row in missing if (decision := decided[row]) and decision[1] == Covers.NAMED)
+                yield Chunk(path, start, end, missing, len(rows), digest, named)
 
     def _landed(self, path: str) -> set[int]:
         """Rows of a corpus file that have an outcome."""
         rows: set[int] = set()
         for table, files in self._files.items():
-            for file in files.get(file_key(path), ()):
+            for file in files.get(corpus_key(path), ()):
                 rows.update(read_file(self._lake.store, table, file.path, ["corpus_row"])["corpus_row"].to_pylist())
         return rows
 
@@ -265,7 +272,7 @@ class _Progress:
         return (chunk for chunk in self._open() if chunk.rows)
 
     def plan(self) -> EmbedPlan:
-        """Count what lies ahead."""
+        """Count the open work."""
         chunks = images = 0
         to_close = []
         for chunk in self._open():
@@ -273,40 +280,42 @@ class _Progress:
                 chunks, images = chunks + 1, images + len(chunk.rows)
             else:
                 to_close.append(chunk)
-        admitted = sum(found is not None for _, decided in self._corpus_files() for found in decided)
+        admitted = sum(decision is not None for _, decided in self._corpus_files() for decision in decided)
         return EmbedPlan(chunks, images, admitted - images, tuple(to_close))
 
     def suspects(self, table: str) -> list[DataFile]:
-        """Data files that may hold rows that are not admitted now: of corpus files with open chunks, or gone."""
-        settled = set()
+        """Data files that may contain rows that are no longer admitted: of corpus files with open chunks, or of
+        removed ones.
+        """
+        unchanged = set()
         for path, decided in self._corpus_files():
             grid = self._chunks(decided)
             if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
-                settled.add(file_key(path))
-        ours = {file for files in self._files[table].values() for file in files}
-        every = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
-        return [file for key, files in every for file in files if key not in settled or file not in ours]
+                unchanged.add(corpus_key(path))
+        current = {file for files in self._files[table].values() for file in files}
+        all_models = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
+        return [file for key, files in all_models for file in files if key not in unchanged or file not in current]
 
     @cached_property
     def _decisions(self) -> dict[str, list[DataFile]]:
-        """Files of decisions by corpus file; only a sweep asks."""
-        found: dict[str, list[DataFile]] = defaultdict(list)
+        """Files of decisions by corpus key; only a sweep needs them."""
+        files: dict[str, list[DataFile]] = defaultdict(list)
         for file in self._admissions.files:
-            found[file.path.partition("-")[0]].append(file)
-        return found
+            files[DataFileName.parse(file.path).corpus].append(file)
+        return files
 
     def allowed(self, path: str, row: int) -> tuple[str, str] | None:
-        """The image id admitted at a corpus row, and what its grant covers, if any."""
+        """(image_id, covers) of the image admitted at a corpus row; None if none is."""
         if self._allowed[0] != path:
-            found: dict[int, tuple[str, str]] = {}
-            for file in self._decisions[file_key(path)]:
+            admitted: dict[int, tuple[str, str]] = {}
+            for file in self._decisions[corpus_key(path)]:
                 decided = _decided(self._lake["admissions"].file(file, _DECISION))
-                found.update({at: one for at, one in enumerate(decided) if one})
-            self._allowed = (path, found)
+                admitted.update({number: decision for number, decision in enumerate(decided) if decision})
+            self._allowed = (path, admitted)
         return self._allowed[1].get(row)
 
 
 def _decided(rows: pa.Table) -> list[tuple[str, str] | None]:
-    """Of every row of a corpus file's decisions the image id and what the grant covers; None where not admitted."""
+    """(image_id, covers) of every row of a corpus file's decisions; None where it is not admitted."""
     idents, admitted, covers = (rows[name].to_pylist() for name in ("image_id", "admitted", "covers"))
     return [(i, c or Covers.EVERYONE) if a else None for i, a, c in zip(idents, admitted, covers, strict=True)]

@@ -1,4 +1,4 @@
-"""plan: what a night would have to do, from footers and tables alone."""
+"""The command `plan`: the work of the next nightly run, from footers and tables alone."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from facelake.errors import ConfigError
 from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.stages.core.context import Context
-from facelake.stages.embedding.cost_projection import faces_per_photo, must_fit_budget, project, worker_memory_bytes
+from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.models.registry import config_model_digest, find_card, load_pack
 
 
-def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
-    """Figures of the corpus and of what is open; a lake that does not exist yet counts as empty.
+def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
+    """Figures of the corpus and of the work to do; a lake that does not exist yet counts as empty.
 
     Args:
-        calibrate: run the models for a few seconds, and project time and cost.
+        calibrate: run the models for a few seconds to project time and cost.
 
     Raises:
-        Refused: calibrated, and over the configured budget; or the terms of the model are not accepted.
+        Refused: with `calibrate`, the projected cost exceeds the budget, or the terms of the model are not accepted.
     """
     corpus = Corpus(config.corpus_uri, config.s3)
     files = [corpus.inspect(path) for path in corpus.paths()]
@@ -35,13 +35,13 @@ def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
         lake = None
     if lake is not None and lake["admissions"].version() >= 0:
         digest = config_model_digest(config, find_card(config.model.card))
-        ahead = plan_embed(Context(config, lake, "plan", model_digest=digest))
+        to_do = plan_embed(Context(config, lake, "plan", model_digest=digest))
         figures |= {
             "decided": lake["admissions"].snapshot().rows,
-            "to_embed": ahead.images,
-            "chunks": ahead.chunks,
+            "to_embed": to_do.images,
+            "chunks": to_do.chunks,
         }
-        figures["have_outcome"] = ahead.done_images
+        figures["have_outcome"] = to_do.done_images
     else:
         figures |= {
             "decided": 0,
@@ -52,8 +52,8 @@ def plan(config: Config, calibrate: bool = False) -> dict[str, Any]:
     mean = size / max(images, 1)
     figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
     if calibrate:
-        ahead_photos = int(figures["to_embed"])
-        projection = project(config, load_pack(config), ahead_photos, mean, faces_per_photo(lake))
+        photos = int(figures["to_embed"])
+        projection = project(config, load_pack(config), photos, mean, faces_per_photo(lake))
         figures |= projection.figures()
-        must_fit_budget(config, projection)
+        check_budget(config, projection)
     return figures

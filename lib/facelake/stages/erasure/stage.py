@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import CHANGES, IDENTITIES, TABLES, Change, EventKind, Refusal, Scope, embedding_matrix
+from facelake.contracts import CHANGES, IDENTITIES, TABLES, Change, DataFileName, EventKind, Refusal, Scope
 from facelake.erase import Needles, Signer, certificate
 from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
@@ -42,6 +42,7 @@ from facelake.stages.gallery.range_tasks import tombstone
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import recipients_that_owe
+from facelake.vectors import embedding_matrix
 
 _STEPS = 8
 
@@ -140,9 +141,9 @@ def _certify(context: Context, request: Request, removed: Counter[str], scanned:
         datetime.now(UTC),
         [context.lake.keyed_hash(label) for label in request.labels()],
         removed,
-        gallery.version if gallery else 0,
-        scanned,
-        0,
+        gallery_version=gallery.version if gallery else 0,
+        objects_scanned=scanned,
+        residual_hits=0,
         versions={name: context.lake[name].version() for name in TABLES},
         purpose=request.purpose,
         recipients_pending=recipients_that_owe(context.lake, context.now),
@@ -304,7 +305,7 @@ def _blank_admissions(context: Context, targets: Targets) -> None:
             column = pc.if_else(mask, pa.scalar(value, rows.schema.field(name).type), rows[name].combine_chunks())
             rows = rows.set_column(at, name, column)
         # another digest in the name, so that the next admit writes its own file
-        adds.append(table.stage(rows, file.path.split("-")[0] + "-erased"))
+        adds.append(table.stage(rows, DataFileName(corpus=DataFileName.parse(file.path).corpus, part="erased")))
         removes.append(file)
     if adds:
         context.check_lease()

@@ -17,13 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import F32, I64, embedding_matrix
+from facelake.contracts import F32, I64
 from facelake.errors import ConfigError
 from facelake.publish.thresholds import interval, thresholds
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.labels import labelled, read_labels
 from facelake.stages.evaluation.operating_points import operating_points
 from facelake.stages.gallery.versions import current_gallery
+from facelake.vectors import embedding_matrix
 
 _MOST_PHOTOS, _MOST_LABELLED = 50_000, 4_000
 

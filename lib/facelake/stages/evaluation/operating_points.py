@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.cluster.labels import add_sums
-from facelake.contracts import F32, I64, embedding_matrix
+from facelake.contracts import F32, I64
 from facelake.publish.thresholds import thresholds
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery
+from facelake.vectors import embedding_matrix
 
 _IDENTITIES, _FACES, _PROTOTYPES = 2_000, 4_000, 5_000
 

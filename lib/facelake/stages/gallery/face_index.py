@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import F32, I64, file_key
+from facelake.contracts import F32, I64, DataFileName, corpus_key
 from facelake.lake.lake import Lake
 from facelake.lake.row_reader import pick_scattered
 from facelake.lake.tables import Snapshot
@@ -140,8 +140,8 @@ def admitted_rows(lake: Lake, admissions: Snapshot, faces: pa.Table) -> pa.Table
 
     An admissions file holds the rows of one corpus file, in its order, and is named by it.
     """
-    stems = {item.path.split("-", 1)[0]: number for number, item in enumerate(admissions.files)}
-    file = np.array([stems.get(file_key(name or ""), -1) for name in faces["corpus_file"].to_pylist()], np.int64)
+    keys = {DataFileName.parse(item.path).corpus: number for number, item in enumerate(admissions.files)}
+    file = np.array([keys.get(corpus_key(name or ""), -1) for name in faces["corpus_file"].to_pylist()], np.int64)
     row = faces["corpus_row"].to_numpy().astype(np.int64)
     rows_of = np.array([item.rows for item in admissions.files] or [0], np.int64)
     known = np.flatnonzero((file >= 0) & (row >= 0) & (row < rows_of[np.maximum(file, 0)]))

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from facelake.cluster import columns
 from facelake.cluster.array_codec import unpack
 from facelake.config import S3Section
-from facelake.contracts import F32, I64, IDENTITIES, MEMBERSHIPS, Bool, Receipt
+from facelake.contracts import F32, I64, IDENTITIES, MEMBERSHIPS, Bool, DataFileName, Receipt
 from facelake.engines.exchange import Block
 from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
@@ -154,7 +154,7 @@ class RangeWork:
         receipts: list[Receipt] = []
         for table, rows in (("identities", writer.identities()), ("memberships", writer.memberships())):
             if rows.num_rows:
-                receipts.append(stage(store, table, rows, stem_of(self.bits, number)))
+                receipts.append(stage(store, table, rows, DataFileName(part=stem_of(self.bits, number))))
         yield number, json.dumps([asdict(receipt) for receipt in receipts]).encode()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.cluster.array_codec import pack
-from facelake.contracts import I64, U8, Bool, Receipt
+from facelake.contracts import I64, U8, Bool, Receipt, is_of_model
 from facelake.engines.exchange import Exchange
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
@@ -167,8 +167,8 @@ def _dim(new: NewVersion) -> int:
 
 
 def _face_files(new: NewVersion) -> tuple[str, ...]:
-    digest = new.context.model_digest[:8]
-    return tuple(f.path for f in new.context.lake["faces"].snapshot().files if f.path.startswith(digest))
+    files = new.context.lake["faces"].snapshot().files
+    return tuple(file.path for file in files if is_of_model(file.path, new.context.model_digest))
 
 
 def _files(new: NewVersion) -> dict[str, list[tuple[DataFile, tuple[int, int] | None]]]:

@@ -1,4 +1,4 @@
-"""An int8 pack out of the configured one: files and a card in a folder of their own."""
+"""Creates an int8 version of the configured model pack: model files and a card in a new folder."""
 
 from __future__ import annotations
 
@@ -23,16 +23,19 @@ _LEAST_FACES, _MOST_FACES = 8, 256
 
 
 def write_int8_pack(config: Config, images: str, out: str) -> dict[str, Any]:
-    """Quantise the configured pack's encoder by the faces of a folder of photos, at most 256 of them.
+    """Quantise the encoder of the configured pack, calibrated on at most 256 faces of a folder of photos.
+
+    Returns:
+        card (path), faces (used for calibration), bytes and float_bytes (size of the encoder after and before).
 
     Raises:
-        ConfigError: fewer than eight faces there; `out` cannot be written or holds a card already.
+        ConfigError: fewer than eight faces in the photos; `out` cannot be written or already contains the card.
         Refused: the pack's terms are not accepted.
     """
     pack, folder = load_pack(config), Path(out).expanduser().absolute()
     faces = list(aligned_faces(config, pack, photos_of(images)))[:_MOST_FACES]
     if len(faces) < _LEAST_FACES:
-        next_step = "give photos of many people, such as those that it will see"
+        next_step = "give photos of many people, similar to those that the model will process"
         raise ConfigError(f"{len(faces)} faces found, {_LEAST_FACES} needed", where=images, next_step=next_step)
     encoder = in_int8(pack.encoder, pack.card.encoder, np.stack([face for _, face in faces]))
     try:
@@ -48,7 +51,7 @@ def write_int8_pack(config: Config, images: str, out: str) -> dict[str, Any]:
 
 
 def _card(card: ModelCard, encoder: bytes, folder: Path) -> ModelCard:
-    """Another file, another digest: rows of the two are never taken for each other's."""
+    """The card of the quantised pack. Its digest differs, so that rows of the two packs are never mixed."""
     part = card.encoder
     name = f"{Path(part.file).stem}.int8.onnx"
     update = {"file": name, "sha256": hashlib.sha256(encoder).hexdigest()}
@@ -63,7 +66,9 @@ def _card(card: ModelCard, encoder: bytes, folder: Path) -> ModelCard:
 
 
 def aligned_faces(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Path, U8]]:
-    """Faces (112, 112, 3) as the pipeline hands them to the encoder, best detection first within a photo."""
+    """Yield (path, face), faces (112, 112, 3) uint8 as the encoder receives them, best detection first within a
+    photo.
+    """
     pipeline = Pipeline(pack, pipeline_options(config, pack.card))
     for path in paths:
         for face in pipeline.aligned((0, path.name, path.read_bytes())):

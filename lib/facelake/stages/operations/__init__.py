@@ -1,1 +1,1 @@
-"""Running a lake: status, metrics, vacuum, verification."""
+"""Operating a lake: status, metrics, vacuum and verification."""

@@ -1,8 +1,8 @@
 """A lake's status as Prometheus metrics (text exposition format 0.0.4).
 
-Read off the lake and not out of the job: a nightly job is gone when it is scraped, its pods have no address that lasts,
-and Ray's and Spark's processes would each need a port. Whoever can read the lake can export: a text file for
-node_exporter's collector, or `facelake status --serve PORT` as a small deployment.
+The metrics are read from the lake, not from the job: a nightly job may have ended when it is scraped, its pods have no
+stable address, and each Ray and Spark process would need a port. Any host that can read the lake can export them: as a
+text file for node_exporter's collector, or with `facelake status --serve PORT` as a small deployment.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-# name: help; all are gauges
+# help text by metric name; all are gauges
 METRICS = {
-    "facelake_writer_active": "1 while a live process holds the lake's lease",
-    "facelake_writer_dead": "1 when the lease's holder died without giving it back",
+    "facelake_writer_active": "1 while a running process holds the lake's lease",
+    "facelake_writer_dead": "1 if the lease's holder ended without releasing it",
     "facelake_lease_age_seconds": "seconds since the holder renewed its lease",
-    "facelake_work_done": "units that the stage at work has done",
-    "facelake_work_total": "units that the stage at work has before it in all; 0: not known",
-    "facelake_work_eta_seconds": "seconds that the stage at work will need still, at its rate so far",
+    "facelake_work_done": "units processed by the current stage",
+    "facelake_work_total": "units that the current stage will process in total; 0: not known",
+    "facelake_work_eta_seconds": "estimated seconds until the current stage ends, at its rate so far",
     "facelake_run_timestamp_seconds": "start of a stage's last recorded run, Unix time",
     "facelake_run_duration_seconds": "seconds of a stage's last recorded run",
     "facelake_run_peak_rss_bytes": "peak memory of the driver in a stage's last recorded run",
@@ -28,19 +28,19 @@ METRICS = {
     "facelake_table_bytes": "bytes of a table's data files",
     "facelake_table_version": "Delta version of a table",
     "facelake_gallery_version": "version of the gallery that readers see; 0: none",
-    "facelake_gallery_identities": "identities in it",
-    "facelake_gallery_faces": "faces in it",
+    "facelake_gallery_identities": "identities in that gallery",
+    "facelake_gallery_faces": "faces in that gallery",
     "facelake_last_commit_timestamp_seconds": "newest commit to any table, Unix time",
 }
 _Sample = tuple[str, dict[str, str], float]
 
 
 def exposition(status: dict[str, Any]) -> str:
-    """The text that Prometheus scrapes, of what `status` found."""
+    """The text that Prometheus scrapes, from the result of `status`."""
     by_name: dict[str, list[str]] = {name: [] for name in METRICS}
     for name, labels, value in _samples(status):
-        inside = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
-        by_name[name].append(f"{name}{{{inside}}} {value!r}" if inside else f"{name} {value!r}")
+        label_list = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
+        by_name[name].append(f"{name}{{{label_list}}} {value!r}" if label_list else f"{name} {value!r}")
     lines = []
     for name, samples in by_name.items():
         if samples:

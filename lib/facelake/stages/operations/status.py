@@ -1,4 +1,4 @@
-"""status: what is going on in a lake, read off the lake alone, from any host that can read it. Writes nothing."""
+"""The state of a lake, read from the lake alone by any host that can read it. Writes nothing."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from facelake.stages.gallery.versions import current_gallery
 
 
 def status(config: Config) -> dict[str, Any]:
-    """Who writes, the stage at work with its rate and ETA, the last run of each stage, tables, gallery.
+    """The writer, the current stage with its ETA, the last run of each stage, the tables and the gallery.
 
-    Progress is as old as the last renewal of the writer's lease: up to 20 s.
+    Progress dates from the last renewal of the writer's lease, up to 20 s ago.
     """
     lake = Lake.open(config.lake, config.s3)
     gallery = current_gallery(lake)
-    found: dict[str, Any] = {"lake": lake.uri, "holder": None, "work": None}
-    held = _lease(lake)
-    if held:
-        found["holder"] = _holder(held)
-        if found["holder"]["state"] == "alive":
-            found["work"] = _work(held.get("progress") or {}, float(held.get("renewed", 0)))
-    found["gallery"] = {"version": 0, "identities": 0, "faces": 0}
+    state: dict[str, Any] = {"lake": lake.uri, "holder": None, "work": None}
+    lease = _lease(lake)
+    if lease:
+        state["holder"] = _holder(lease)
+        if state["holder"]["state"] == "alive":
+            state["work"] = _work(lease.get("progress") or {}, float(lease.get("renewed", 0)))
+    state["gallery"] = {"version": 0, "identities": 0, "faces": 0}
     if gallery:
         sizes = {name: gallery.row[name] for name in ("identities", "faces")}
-        found["gallery"] = {"version": gallery.version, **sizes, "created_at": gallery.row["created_at"].isoformat()}
-    found["stages"] = _last_runs(lake)
-    found["tables"] = {name: _table(lake, name) for name in TABLES}
-    stamps = [table["committed_at"] for table in found["tables"].values() if table["committed_at"]]
-    found["last_commit"] = max(stamps, default=None)
-    return found
+        state["gallery"] = {"version": gallery.version, **sizes, "created_at": gallery.row["created_at"].isoformat()}
+    state["stages"] = _last_runs(lake)
+    state["tables"] = {name: _table(lake, name) for name in TABLES}
+    stamps = [table["committed_at"] for table in state["tables"].values() if table["committed_at"]]
+    state["last_commit"] = max(stamps, default=None)
+    return state
 
 
 def _lease(lake: Lake) -> dict[str, Any]:
@@ -45,11 +45,13 @@ def _lease(lake: Lake) -> dict[str, Any]:
         return {}
 
 
-def _holder(held: dict[str, Any]) -> dict[str, Any]:
-    """Alive; silent (has not renewed in time, nobody may take over yet); dead (the next writer takes over)."""
-    silent_s = time.time() - float(held.get("renewed", 0))
-    state = "dead" if is_dead(held) else "silent" if silent_s > float(held.get("ttl_s", 0)) else "alive"
-    holder = {"host": str(held.get("host", "?")).split(":")[0], "pid": held.get("pid"), "for": held.get("for")}
+def _holder(lease: dict[str, Any]) -> dict[str, Any]:
+    """The holder with its state: alive, silent (not renewed in time, not yet free for takeover) or dead (the next
+    writer
+    takes over)."""
+    silent_s = time.time() - float(lease.get("renewed", 0))
+    state = "dead" if is_dead(lease) else "silent" if silent_s > float(lease.get("ttl_s", 0)) else "alive"
+    holder = {"host": str(lease.get("host", "?")).split(":")[0], "pid": lease.get("pid"), "for": lease.get("for")}
     return {**holder, "state": state, "renewed_s_ago": round(max(silent_s, 0.0), 1)}
 
 

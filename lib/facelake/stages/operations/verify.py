@@ -1,4 +1,4 @@
-"""verify: does the lake agree with itself? Counters, files, ids, vectors, the audit chain. Writes nothing."""
+"""The command `verify`: checks the lake for consistency of counters, files, ids, vectors and the audit chain."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facelake.contracts import TABLES, embedding_matrix
+from facelake.contracts import TABLES
 from facelake.erase import Needles
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
@@ -22,18 +22,21 @@ from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.vectors import embedding_matrix
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong."""
+    """One inconsistency and the check that reported it."""
 
     check: str
     problem: str
 
 
 def verify(context: Context, only: str | None = None) -> tuple[list[Finding], dict[str, int]]:
-    """Run every check, or one; returns what is wrong (empty: nothing) and the counts seen."""
+    """Run every check, or the one named `only`; returns the findings (empty if consistent) and counts. Writes
+    nothing.
+    """
     checks = {name: check for name, check in _CHECKS.items() if only in (None, name)}
     run = StageRun(context, "verify", len(checks), "checks")
     findings: list[Finding] = []
@@ -49,12 +52,12 @@ def verify(context: Context, only: str | None = None) -> tuple[list[Finding], di
 
 
 def verify_residual(context: Context, texts: list[str]) -> tuple[int, dict[str, int]]:
-    """Look for identifiers in every byte of the lake: objects scanned, hits by key."""
+    """Search every byte of the lake for identifiers; returns the number of objects scanned and the hits by key."""
     return residual(context, Needles.of(texts))
 
 
 def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """Every data file that a log names is there, whole, with the rows the log says."""
+    """Every data file that a log names exists with the size and row count of the log."""
 
     for name in TABLES:
         stored = {item.key: item.size_bytes for item in context.lake.store.list(name)}
@@ -74,7 +77,7 @@ def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:
 
 
 def _admissions(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """read = admitted + refused, and each corpus row has one decision."""
+    """read = admitted + refused, and each corpus row has exactly one decision."""
     decided: Counter[str] = Counter()
     admitted = 0
     for _, rows in context.lake["admissions"].parts(["corpus_file", "corpus_row", "admitted", "reason"]):
@@ -100,7 +103,7 @@ def _admissions(context: Context, counts: dict[str, int]) -> Iterator[str]:
 
 
 def _outcomes(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """admitted = embedded + rejected; no image has two outcomes; nobody refused has one."""
+    """admitted = embedded + rejected; no image has two outcomes, and no refused image has one."""
     seen: dict[str, set[tuple[str, int]]] = {}
     for name in ("faces", "rejects"):
         rows = context.lake[name].read(["corpus_file", "corpus_row"])
@@ -135,11 +138,11 @@ def _faces(context: Context, counts: dict[str, int]) -> Iterator[str]:
         bad_vectors += int((~embedding_matrix(rows["embedding"])[1]).sum())
         boxes = np.array(rows["box"].to_pylist(), np.float32).reshape(-1, 4)
         bad_boxes += int((~((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))).sum())
-    everything = pa.chunked_array(ids, pa.string())
-    counts["faces"] = len(everything)
-    twice = len(everything) - pc.count_distinct(everything).as_py()
-    if twice:
-        yield f"{twice} face ids occur twice"
+    face_ids = pa.chunked_array(ids, pa.string())
+    counts["faces"] = len(face_ids)
+    repeated = len(face_ids) - pc.count_distinct(face_ids).as_py()
+    if repeated:
+        yield f"{repeated} face ids occur twice"
     if bad_vectors:
         yield f"{bad_vectors} embeddings are not finite unit vectors"
     if bad_boxes:
@@ -147,7 +150,7 @@ def _faces(context: Context, counts: dict[str, int]) -> Iterator[str]:
 
 
 def _chain(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """faces = grouped = members; sizes agree; no id dangles."""
+    """faces = grouped = members; sizes agree; every referenced identity exists."""
     faces = set(context.lake["faces"].read(["face_id"])["face_id"].to_pylist())
     grouped = context.lake["groups"].read(["face_id"])["face_id"].to_pylist()
     gallery = current_gallery(context.lake)
@@ -161,7 +164,7 @@ def _chain(context: Context, counts: dict[str, int]) -> Iterator[str]:
 
 def _same(left_name: str, left: list[str], right_name: str, right: set[str]) -> Iterator[str]:
     if len(left) != len(set(left)):
-        yield f"{left_name} holds {len(left) - len(set(left))} faces twice"
+        yield f"{left_name} contains {len(left) - len(set(left))} faces twice"
     if set(left) - right:
         yield f"{left_name} names {len(set(left) - right)} faces that {right_name} lacks, e.g. {min(set(left) - right)}"
     if right - set(left):
@@ -177,26 +180,26 @@ def _gallery(gallery: Gallery, members: pa.Table, counts: dict[str, int]) -> Ite
         yield f"{len(set(sizes) - set(active))} memberships name an identity that is not active"
     wrong = [name for name, row in active.items() if row["size"] != sizes[name]]
     if wrong:
-        yield f"{len(wrong)} identities have another size than members, e.g. {min(wrong)}"
+        yield f"{len(wrong)} identities have a size that differs from their members, e.g. {min(wrong)}"
     norms = [np.linalg.norm(row["prototype"]) for row in active.values()]
     if any(not abs(norm - 1) < 1e-3 for norm in norms):
-        yield "a prototype is not a finite unit vector"
+        yield "a template is not a finite unit vector"
     for name, row in identities.items():
         if row["merged_into"] and row["merged_into"] not in identities:
             yield f"{name} was merged into an identity that does not exist"
     events = gallery.read("changes", ["gallery_version", "identity_id"])
-    twice = events.num_rows - events.group_by(events.column_names).aggregate([]).num_rows
-    if twice:
-        yield f"{twice} change events are recorded twice"
+    repeated = events.num_rows - events.group_by(events.column_names).aggregate([]).num_rows
+    if repeated:
+        yield f"{repeated} change events are recorded twice"
     changed = set(events["identity_id"].to_pylist())
     if changed - set(identities):
         yield f"{len(changed - set(identities))} change events name an identity that does not exist"
     if (gallery.row["identities"], gallery.row["faces"]) != (len(active), members.num_rows):
-        yield "the gallery's own counts are not those of its tables"
+        yield "the gallery's recorded counts differ from its tables"
 
 
 def _audit(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """The audit chain holds."""
+    """The hash chain of the audit records is intact."""
     yield from audit_faults(context.lake)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.cluster import columns
-from facelake.contracts import I64, Change
+from facelake.contracts import I64, Change, is_of_model
 from facelake.lake.sampling import batches
 from facelake.report import (
     Bar,
@@ -179,14 +179,14 @@ def _facts(
 
 def _faces(context: Context) -> _Faces:
     """Rows from the log, photos by 64-bit keys of their ids (8 bytes a face), rejects by reason."""
-    table, model = context.lake["faces"], context.model_digest[:8]
+    table = context.lake["faces"]
     snapshot = table.snapshot()
     keys = [columns.keys(part["image_id"]) for part in batches(table, ["image_id"], snapshot)]
     photos = len(np.unique(np.concatenate(keys))) if keys else 0
     rejected: Counter[str] = Counter()
     for part in batches(context.lake["rejects"], ["reason"]):
         rejected.update(part["reason"].to_pylist())
-    mine = sum(file.rows for file in snapshot.files if file.path.startswith(model))
+    mine = sum(file.rows for file in snapshot.files if is_of_model(file.path, context.model_digest))
     return _Faces(snapshot.rows, photos, mine, rejected)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import F32, I64, embedding_matrix
+from facelake.contracts import F32, I64, is_of_model
 from facelake.lake.sampling import batches, slices
 from facelake.report import (
     BINS,
@@ -26,6 +26,7 @@ from facelake.report import (
 from facelake.stages.clustering.calibration_store import read_since
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.versions import Gallery
+from facelake.vectors import embedding_matrix
 
 _FACES = 40_000
 _PAIRS = 100_000
@@ -79,11 +80,11 @@ def _marks(context: Context) -> list[Mark]:
 
 
 def _sample(context: Context, gallery: Gallery | None) -> _Sample:
-    model = str(gallery.row["model_digest"] if gallery else context.model_digest)[:8]  # what the identities are made of
+    model = str(gallery.row["model_digest"] if gallery else context.model_digest)  # what the identities are made of
     columns = ["face_id", "image_id", "embedding"]
     # the same faces whoever draws the same lake again: the report of one state is one page
     found = slices(
-        context.lake["faces"], columns, _FACES, np.random.default_rng(0), lambda file: file.path.startswith(model)
+        context.lake["faces"], columns, _FACES, np.random.default_rng(0), lambda file: is_of_model(file.path, model)
     )
     vectors, sound = embedding_matrix(found.rows["embedding"])
     table, kept = found.rows.select(["face_id", "image_id"]), np.flatnonzero(sound)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from facelake.contracts import F32, I64, embedding_matrix
+from facelake.contracts import F32, I64
 from facelake.errors import Busy, ConfigError, Corrupt, FacelakeError, Refused
 from facelake.lake.corpus import Corpus
 from facelake.lake.lease import Lease
@@ -30,6 +30,7 @@ from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.stages.governance.processing_register import must_be_assessed
 from facelake.stages.models.registry import limits_of
 from facelake.stages.review.visibility import Standing
+from facelake.vectors import embedding_matrix
 
 MOST_COMPARED = 2_000
 """faces of one identity that are read; of larger ones so many, spread evenly over their likeness"""

@@ -18,6 +18,7 @@ from facelake.publish.leases import FeedLease, LeaseEvent, debts, standing
 from facelake.publish.transform import rotated, rotation
 from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.vectors import decode_embeddings, encode_embeddings
 
 
 def leases(lake: Lake) -> list[FeedLease]:
@@ -144,8 +145,8 @@ def under_key(lake: Lake, rows: pa.Table, key: bytes, purpose: str) -> pa.Table:
 
 
 def _turned(exemplars: list[bytes], dim: int, turn: F64) -> list[bytes]:
-    vectors = np.frombuffer(b"".join(exemplars), "<f2").reshape(-1, dim).astype(np.float32)
-    return [row.astype("<f2").tobytes() for row in rotated(vectors, turn)]
+    vectors = decode_embeddings(exemplars, dim).astype(np.float32)
+    return encode_embeddings(rotated(vectors, turn))
 
 
 def _speak(lake: Lake, lease_id: str, event: LeaseEvent, version: int = 0) -> FeedLease:

@@ -1,4 +1,4 @@
-"""Recording events: what is refused, what is computed, what a file brings in."""
+"""Recording ledger events: validation, computed dates, import from files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def day(text: str) -> datetime:
         (None, "2024-02-29", None, "2027-02-28"),
     ],
 )
-def test_data_is_gone_when_the_purpose_ends_or_three_years_after_the_last_contact(
+def test_data_is_deleted_at_the_end_of_the_purpose_or_three_years_after_contact(
     until: str | None, contact: str, destroy: str | None, wanted: str
 ) -> None:
     moments = [day(text) if text else None for text in (until, contact, destroy)]
@@ -63,7 +63,7 @@ def test_a_grant_ends_three_years_after_the_last_contact(lake: Lake) -> None:
     assert read_ledger(lake).standing(Scope.SOURCE, "s", P, day("2025-01-01")).admitted
 
 
-def test_all_or_none(lake: Lake) -> None:
+def test_entries_are_recorded_all_or_none(lake: Lake) -> None:
     good = Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b")
     for bad in (Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), " "), Entry(EventKind.WITHDRAW, Scope.SUBJECT, "")):
         with pytest.raises(ConfigError):
@@ -71,7 +71,7 @@ def test_all_or_none(lake: Lake) -> None:
     assert rows(lake) == []
 
 
-def test_two_at_once_never_share_a_number(lake: Lake) -> None:
+def test_concurrent_records_get_different_sequence_numbers(lake: Lake) -> None:
     def work(name: str) -> None:
         for i in range(4):
             record(Lake.open(lake.uri), [Entry(EventKind.GRANT, Scope.SOURCE, f"{name}{i}", (P,), "b")])
@@ -137,9 +137,7 @@ def test_a_parquet_file_of_events(lake: Lake, tmp_path: Path) -> None:
     ("text", "said"),
     [("person,basis\na,b\n", "unknown column"), ("basis,purposes\na,b\n", "no column"), ("", "no column")],
 )
-def test_a_file_with_columns_that_mean_nothing_records_nothing(
-    lake: Lake, tmp_path: Path, text: str, said: str
-) -> None:
+def test_a_file_with_unknown_columns_records_nothing(lake: Lake, tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "events.csv"
     path.write_text(text)
     with pytest.raises(ConfigError, match=said):

@@ -1,4 +1,4 @@
-"""Withdrawn data sets at the lake's doors: corpora, folders, rows, photos, model cards."""
+"""Withdrawn data sets are refused in corpora, folders, rows, photos and model cards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_ordinary_corpus_passes(tmp_path: Path) -> None:
     refuse_retracted_corpus(found, found.paths(), LINEAGES)
 
 
-def test_it_says_so_itself(tmp_path: Path) -> None:
+def test_a_corpus_that_declares_a_withdrawn_set_is_refused(tmp_path: Path) -> None:
     assert "MS-Celeb-1M" in refused(corpus(tmp_path / "a", {"lineage": "cleaned from MS-Celeb-1M"}))
     assert "Brainwash" in refused(corpus(tmp_path / "b", {"dataset": "brainwash"}))
     assert "location" in refused(corpus(tmp_path / "faces_emore" / "images"))
@@ -65,16 +65,16 @@ def test_it_says_so_itself(tmp_path: Path) -> None:
         assert name in refused(found)
 
 
-def test_its_files_give_it_away(tmp_path: Path) -> None:
+def test_a_corpus_is_recognised_by_its_file_names(tmp_path: Path) -> None:
     found = corpus(tmp_path / "neutral")
     for name in ("train.rec", "train.idx"):
         (tmp_path / "neutral" / name).write_bytes(b"")
-    assert "lineage cannot be told" in refused(found)
+    assert "unknown lineage" in refused(found)
     (tmp_path / "neutral" / "property").write_text("85742,112,112")
     assert "MS1MV2" in refused(found)
 
 
-def test_single_rows_are_told_by_ids_and_sources() -> None:
+def test_rows_are_recognised_by_ids_and_sources() -> None:
     ids = [f"class-{i % 9}/IMG_{i:04d}.jpg" for i in range(3000)] + ["x/m.0107_f/10-FaceId-0.jpg", None]
     sources = ["school"] * 2999 + ["ms1m-retinaface-t1", "school", "school"]
     found = retracted_rows(LINEAGES, ids, sources)

@@ -1,4 +1,4 @@
-"""plan --at: the arithmetic adds up, grows with the work, and counts files and commits as the code makes them."""
+"""plan --at: costs add up, grow with the work, and count files and commits as the code creates them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from facelake.lake.lake import Lake
 from facelake.stages.capacity.cost_model import STAGES, Cost, Workload, appends, estimate
 from facelake.stages.capacity.forecast import outlook, workload
 from facelake.stages.capacity.measured_costs import COSTS
-from facelake.stages.capacity.scaling_limits import walls
+from facelake.stages.capacity.scaling_limits import scaling_limits
 
 _SIZES = st.integers(1, 10**9)
 # Up to 64 chunks (2 workers, 4 tasks each of up to 8 chunks) more photos may make larger tasks, and so fewer reads.
@@ -37,9 +37,9 @@ def test_more_photos_never_cost_less(images: int, more: int, chunk_rows: int, ev
             assert getattr(small[stage], one.name) <= getattr(large[stage], one.name), (stage, one.name)
 
 
-def test_stages_add_up_to_the_night() -> None:
+def test_stages_add_up_to_the_nightly_run() -> None:
     found = estimate(Workload(10**6))
-    night, parts = found.night(), [found.stages[name] for name in STAGES if name != "scan"]
+    night, parts = found.nightly_run(), [found.stages[name] for name in STAGES if name != "scan"]
     for one in fields(Cost):
         values = [getattr(part, one.name) for part in parts]
         whole = max(values) if one.name == "driver_bytes" else sum(values)
@@ -78,21 +78,25 @@ def test_bytes_of_a_log_entry_are_about_as_measured(tmp_path: Path) -> None:
     assert appends(1, 1000).written_bytes == pytest.approx(size, rel=0.05)
 
 
-def test_walls_are_where_the_limit_is_met() -> None:
+def test_scaling_limits_are_reached_at_the_reported_size() -> None:
     work = Workload(10**6, dim=512)
-    found = walls(work)
+    found = scaling_limits(work)
     assert [wall.at_images for wall in found] == sorted(wall.at_images for wall in found)
     for wall in found:
-        assert not wall.broken, wall
-        there = {w.what: w for w in walls(replace(work, images=wall.at_images)) if w.stage == wall.stage}[wall.what]
-        assert there.broken
-        before = {w.what: w for w in walls(replace(work, images=int(wall.at_images * 0.99))) if w.stage == wall.stage}
-        assert not before[wall.what].broken
+        assert not wall.exceeded, wall
+        there = {w.what: w for w in scaling_limits(replace(work, images=wall.at_images)) if w.stage == wall.stage}[
+            wall.what
+        ]
+        assert there.exceeded
+        before = {
+            w.what: w for w in scaling_limits(replace(work, images=int(wall.at_images * 0.99))) if w.stage == wall.stage
+        }
+        assert not before[wall.what].exceeded
 
 
-def test_text_of_face_ids_breaks_where_the_wall_says() -> None:
+def test_arrow_strings_of_face_ids_overflow_at_the_reported_limit() -> None:
     """Arrow's strings end at 2^31 bytes in one array: publish joins all face ids into one."""
-    (wall,) = (wall for wall in walls(Workload(1000)) if "Arrow" in wall.what)
+    (wall,) = (wall for wall in scaling_limits(Workload(1000)) if "Arrow" in wall.what)
     half = wall.at_images // 2
     body = pa.py_buffer(bytes(32 * half))
     offsets = pa.array(range(0, 32 * half + 1, 32 * half), pa.int32()).buffers()[1]
@@ -102,7 +106,7 @@ def test_text_of_face_ids_breaks_where_the_wall_says() -> None:
         pa.chunked_array([one, one, one.slice(0, 1)]).combine_chunks()
 
 
-def test_the_config_decides_and_nonsense_is_refused() -> None:
+def test_the_workload_follows_the_config_and_invalid_numbers_are_refused() -> None:
     config = load_config(overrides={"embed.chunk_rows": 512, "plan.nodes": 4, "plan.price_per_node_hour": 2.0})
     work = workload(config, 1e9)
     assert (work.images, work.chunk_rows, work.nodes) == (10**9, 512, 4)
@@ -114,5 +118,5 @@ def test_the_config_decides_and_nonsense_is_refused() -> None:
             workload(config, bad)
 
 
-def test_every_cost_says_where_it_was_measured() -> None:
+def test_every_cost_has_a_source() -> None:
     assert all(one.unit and one.where and one.value > 0 for one in COSTS.values())

@@ -46,7 +46,7 @@ def test_an_int8_pack_is_another_model(samples: Path, tmp_path: Path) -> None:
         write_int8_pack(Config(), str(samples), str(tmp_path / "int8"))
 
 
-def test_few_faces_are_no_ranges(tmp_path: Path) -> None:
+def test_too_few_faces_for_calibration_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no photos"):
         write_int8_pack(Config(), str(tmp_path), str(tmp_path / "int8"))
 
