@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,16 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facelake.contracts import TABLES
+from facelake.cluster import columns
+from facelake.contracts import I64, TABLES, Bool
 from facelake.erase import Needles
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
 from facelake.lake.corpus import Corpus
+from facelake.lake.lake import Lake
 from facelake.lake.store import read_input
 from facelake.stages.core.audit import audit_faults
 from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
+from facelake.stages.gallery.face_keys import FaceKeys
+from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.vectors import embedding_matrix
 
@@ -104,44 +108,69 @@ def _admissions(context: Context, counts: dict[str, int]) -> Iterator[str]:
 
 def _outcomes(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """admitted = embedded + rejected; no image has two outcomes, and no refused image has one."""
-    seen: dict[str, set[tuple[str, int]]] = {}
-    for name in ("faces", "rejects"):
-        rows = context.lake[name].read(["corpus_file", "corpus_row"])
-        pairs = list(zip(rows["corpus_file"].to_pylist(), rows["corpus_row"].to_pylist(), strict=True))
-        seen[name] = set(pairs)
-        if name == "rejects" and len(pairs) != len(seen[name]):
-            yield f"{len(pairs) - len(seen[name])} images are rejected twice"
-    both = seen["faces"] & seen["rejects"]
-    if both:
-        yield f"{len(both)} images have faces and a reject row, e.g. {min(both)}"
-    admitted: set[tuple[str, int]] = set()
-    for _, rows in context.lake["admissions"].parts(["corpus_file", "corpus_row", "admitted"]):
-        rows = rows.filter(rows["admitted"])
-        admitted.update(zip(rows["corpus_file"].to_pylist(), rows["corpus_row"].to_pylist(), strict=True))
-    counts["embedded"], counts["rejected"] = len(seen["faces"]), len(seen["rejects"])
-    outcomes = seen["faces"] | seen["rejects"]
-    if outcomes - admitted:
-        yield f"{len(outcomes - admitted)} images have an outcome but are not admitted, e.g. {min(outcomes - admitted)}"
-    if admitted - outcomes:
-        yield f"{len(admitted - outcomes)} admitted images have no outcome (run `facelake nightly`)"
+    numbers: dict[str, int] = {}  # of corpus files: a row is then one integer
+    faces = np.unique(_corpus_rows(context, "faces", numbers))
+    rejects = _corpus_rows(context, "rejects", numbers)
+    admitted = np.unique(_corpus_rows(context, "admissions", numbers, only="admitted"))
+    repeated = len(rejects) - len(np.unique(rejects))
+    if repeated:
+        yield f"{repeated} images are rejected twice"
+    rejects = np.unique(rejects)
+    both = np.intersect1d(faces, rejects, assume_unique=True)
+    if len(both):
+        yield f"{len(both)} images have faces and a reject row, e.g. {_row_name(both[0], numbers)}"
+    counts["embedded"], counts["rejected"] = len(faces), len(rejects)
+    outcomes = np.union1d(faces, rejects)
+    stray = np.setdiff1d(outcomes, admitted, assume_unique=True)
+    missing = np.setdiff1d(admitted, outcomes, assume_unique=True)
+    if len(stray):
+        yield f"{len(stray)} images have an outcome but are not admitted, e.g. {_row_name(stray[0], numbers)}"
+    if len(missing):
+        yield f"{len(missing)} admitted images have no outcome (run `facelake nightly`)"
     plan = plan_embed(context)
-    if plan.images and not admitted - outcomes:
+    if plan.images and not len(missing):
         yield f"{plan.images} images have outcomes of another model only (run `facelake nightly`)"
+
+
+_ROW_BITS = 40
+
+
+def _corpus_rows(context: Context, table: str, numbers: dict[str, int], only: str | None = None) -> I64:
+    """Return the corpus rows (n,) that a table names, each as file number and row in one integer.
+
+    Args:
+        context: of the run.
+        table: a table with corpus_file and corpus_row.
+        numbers: numbers of corpus files; new files are added.
+        only: a boolean column; rows where it is false are left out.
+    """
+    out = [np.zeros(0, np.int64)]
+    for _, rows in context.lake[table].parts(["corpus_file", "corpus_row", *([only] if only else [])]):
+        if only:
+            rows = rows.filter(rows[only])
+        files = rows["corpus_file"].combine_chunks().dictionary_encode()
+        number = np.array([numbers.setdefault(name, len(numbers)) for name in files.dictionary.to_pylist()], np.int64)
+        if rows.num_rows:
+            out.append((number[files.indices.to_numpy()] << _ROW_BITS) | rows["corpus_row"].to_numpy())
+    return np.concatenate(out)
+
+
+def _row_name(value: int, numbers: dict[str, int]) -> str:
+    name = next(name for name, number in numbers.items() if number == value >> _ROW_BITS)
+    return f"row {value & ((1 << _ROW_BITS) - 1)} of {name}"
 
 
 def _faces(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """Face ids are unique; embeddings are finite and of unit norm; boxes have an area."""
-    ids: list[pa.ChunkedArray] = []
     bad_vectors = bad_boxes = 0
+    keys = [np.zeros(0, np.int64)]
     for _, rows in context.lake["faces"].parts(["face_id", "embedding", "box"]):
-        ids += rows["face_id"].chunks
+        keys.append(columns.keys(rows["face_id"]))
         bad_vectors += int((~embedding_matrix(rows["embedding"])[1]).sum())
-        boxes = np.array(rows["box"].to_pylist(), np.float32).reshape(-1, 4)
-        bad_boxes += int((~((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))).sum())
-    face_ids = pa.chunked_array(ids, pa.string())
-    counts["faces"] = len(face_ids)
-    repeated = len(face_ids) - pc.count_distinct(face_ids).as_py()
-    if repeated:
+        bad_boxes += rows.num_rows - _boxes_with_area(rows["box"])
+    face_ids = _Ids(context.lake, "faces", np.concatenate(keys))
+    counts["faces"] = len(face_ids.keys)
+    if repeated := face_ids.repeated():
         yield f"{repeated} face ids occur twice"
     if bad_vectors:
         yield f"{bad_vectors} embeddings are not finite unit vectors"
@@ -149,53 +178,167 @@ def _faces(context: Context, counts: dict[str, int]) -> Iterator[str]:
         yield f"{bad_boxes} boxes have no area"
 
 
+def _boxes_with_area(column: pa.ChunkedArray) -> int:
+    """Return how many boxes (x0, y0, x1, y1) have a positive width and height."""
+    four = column.filter(pc.fill_null(pc.equal(pc.list_value_length(column), 4), False))
+    boxes = pc.list_flatten(four).to_numpy().reshape(-1, 4)
+    return int(((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).sum())
+
+
+# ---- faces, groups and gallery: ids as 64-bit keys, so that ten million take 80 MB
+
+
+@dataclass(frozen=True, slots=True)
+class _Ids:
+    """The face ids of a table.
+
+    Attributes:
+        lake: the lake.
+        table: its table; a gallery table is read as of the newest version.
+        keys: (n,) their keys, in any order.
+    """
+
+    lake: Lake
+    table: str
+    keys: I64
+
+    @classmethod
+    def of(cls, lake: Lake, table: str, parts: Iterable[pa.Table]) -> _Ids:
+        """Read the ids of a table's parts."""
+        return cls(lake, table, np.concatenate([np.zeros(0, np.int64), *(columns.keys(p["face_id"]) for p in parts)]))
+
+    def repeated(self) -> int:
+        """Return how many rows hold an id that another row holds too."""
+        extra = len(self.keys) - len(np.unique(self.keys))
+        if not extra:
+            return 0
+        unique, count = np.unique(self.keys, return_counts=True)
+        names = self._with_keys(unique[count > 1])  # a key may stand for two ids
+        return len(names) - len(set(names))
+
+    def missing_in(self, other: _Ids) -> tuple[int, str]:
+        """Return how many ids the other table lacks, and an example."""
+        missing = np.setdiff1d(self.keys, other.keys)
+        return len(missing), min(self._with_keys(missing[:1])) if len(missing) else ""
+
+    def _with_keys(self, keys: I64) -> list[str]:
+        """Return the ids that have one of some keys; reads the table again."""
+        snapshot = None
+        gallery = current_gallery(self.lake)
+        if self.table == "memberships" and gallery:
+            snapshot = gallery.snapshot(self.table)
+        ids: list[str] = []
+        for _, rows in self.lake[self.table].parts(["face_id"], snapshot):
+            ids += rows["face_id"].filter(pa.array(np.isin(columns.keys(rows["face_id"]), keys))).to_pylist()
+        return ids
+
+
 def _chain(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """faces = grouped = members; sizes agree; every referenced identity exists."""
-    faces = set(context.lake["faces"].read(["face_id"])["face_id"].to_pylist())
-    grouped = context.lake["groups"].read(["face_id"])["face_id"].to_pylist()
-    gallery = current_gallery(context.lake)
-    if context.lake["groups"].version() >= 0:
-        yield from _same("groups", grouped, "faces", faces)
+    lake, gallery = context.lake, current_gallery(context.lake)
+    faces = _Ids.of(lake, "faces", (rows for _, rows in lake["faces"].parts(["face_id"])))
+    groups = _Ids.of(lake, "groups", (rows for _, rows in lake["groups"].parts(["face_id"])))
+    if lake["groups"].version() >= 0:
+        yield from _same(groups, faces)
     if gallery is not None:
-        members = gallery.read("memberships", ["face_id", "identity_id"])
-        yield from _same("memberships", members["face_id"].to_pylist(), "groups", set(grouped))
-        yield from _gallery(gallery, members, counts)
+        yield from _same(_Ids.of(lake, "memberships", gallery.parts("memberships", ["face_id"])), groups)
+        yield from _gallery(gallery, counts)
 
 
-def _same(left_name: str, left: list[str], right_name: str, right: set[str]) -> Iterator[str]:
-    if len(left) != len(set(left)):
-        yield f"{left_name} contains {len(left) - len(set(left))} faces twice"
-    if set(left) - right:
-        yield f"{left_name} names {len(set(left) - right)} faces that {right_name} lacks, e.g. {min(set(left) - right)}"
-    if right - set(left):
-        yield f"{right_name} has {len(right - set(left))} faces that {left_name} lacks (run `facelake nightly`)"
+def _same(left: _Ids, right: _Ids) -> Iterator[str]:
+    if repeated := left.repeated():
+        yield f"{left.table} contains {repeated} faces twice"
+    stray, example = left.missing_in(right)
+    if stray:
+        yield f"{left.table} names {stray} faces that {right.table} lacks, e.g. {example}"
+    missing, _ = right.missing_in(left)
+    if missing:
+        yield f"{right.table} has {missing} faces that {left.table} lacks (run `facelake nightly`)"
 
 
-def _gallery(gallery: Gallery, members: pa.Table, counts: dict[str, int]) -> Iterator[str]:
-    identities = {row["identity_id"]: row for row in gallery.read("identities").to_pylist()}
-    active = {name: row for name, row in identities.items() if row["status"] == "active"}
-    counts["identities"], counts["gallery"] = len(active), gallery.version
-    sizes = Counter(members["identity_id"].to_pylist())
-    if set(sizes) - set(active):
-        yield f"{len(set(sizes) - set(active))} memberships name an identity that is not active"
-    wrong = [name for name, row in active.items() if row["size"] != sizes[name]]
+@dataclass(slots=True)
+class _Identities:
+    """The identities of a gallery version as arrays, ordered by the key of the id."""
+
+    keys: I64
+    active: Bool
+    size: I64
+    merged_into: I64
+    """key of the winner; 0 for none"""
+    bad_templates: int
+
+    @classmethod
+    def of(cls, gallery: Gallery) -> _Identities:
+        """Read them file by file."""
+        parts: list[tuple[I64, Bool, I64, I64]] = []
+        bad = 0
+        for rows in gallery.parts("identities", ["identity_id", "status", "size", "merged_into", "prototype"]):
+            active = np.asarray(pc.equal(rows["status"], "active"))
+            winner = np.where(
+                np.asarray(pc.is_valid(rows["merged_into"])), columns.keys(pc.fill_null(rows["merged_into"], "")), 0
+            )
+            parts.append((columns.keys(rows["identity_id"]), active, rows["size"].to_numpy(), winner))
+            bad += _bad_templates(rows["prototype"].filter(pa.array(active)))
+        nothing = (np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        keys, active, size, merged = (np.concatenate(part) for part in zip(nothing, *parts, strict=True))
+        order = np.argsort(keys, kind="stable")
+        return cls(keys[order], active[order], size[order], merged[order], bad)
+
+    def find(self, keys: I64) -> I64:
+        """Return the position (m,) of each key, -1 where it is not an identity's."""
+        return FaceKeys(self.keys).find_keys(keys)
+
+
+def _bad_templates(column: pa.ChunkedArray) -> int:
+    """Return how many templates are not finite unit vectors."""
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
+    if not len(lengths):
+        return 0
+    if (lengths != lengths[0]).any() or not lengths[0]:
+        return int((lengths != np.bincount(lengths).argmax()).sum()) or len(lengths)
+    norm = np.linalg.norm(matrix_of(column, int(lengths[0])), axis=1)
+    return int((~(np.abs(norm - 1) < 1e-3)).sum())
+
+
+def _gallery(gallery: Gallery, counts: dict[str, int]) -> Iterator[str]:
+    identities = _Identities.of(gallery)
+    active = int(identities.active.sum())
+    counts["identities"], counts["gallery"] = active, gallery.version
+    members, stray = 0, np.zeros(0, np.int64)
+    sizes = np.zeros(len(identities.keys) + 1, np.int64)
+    for rows in gallery.parts("memberships", ["identity_id"]):
+        keys = columns.keys(rows["identity_id"])
+        at = identities.find(keys)
+        known = (at >= 0) & identities.active[at] if len(identities.active) else at >= 0
+        stray = np.union1d(stray, keys[~known])
+        sizes += np.bincount(at[known], minlength=len(sizes))
+        members += rows.num_rows
+    if len(stray):
+        yield f"{len(stray)} memberships name an identity that is not active"
+    wrong = int((identities.active & (identities.size != sizes[:-1])).sum())
     if wrong:
-        yield f"{len(wrong)} identities have a size that differs from their members, e.g. {min(wrong)}"
-    norms = [np.linalg.norm(row["prototype"]) for row in active.values()]
-    if any(not abs(norm - 1) < 1e-3 for norm in norms):
-        yield "a template is not a finite unit vector"
-    for name, row in identities.items():
-        if row["merged_into"] and row["merged_into"] not in identities:
-            yield f"{name} was merged into an identity that does not exist"
-    events = gallery.read("changes", ["gallery_version", "identity_id"])
-    repeated = events.num_rows - events.group_by(events.column_names).aggregate([]).num_rows
-    if repeated:
-        yield f"{repeated} change events are recorded twice"
-    changed = set(events["identity_id"].to_pylist())
-    if changed - set(identities):
-        yield f"{len(changed - set(identities))} change events name an identity that does not exist"
-    if (gallery.row["identities"], gallery.row["faces"]) != (len(active), members.num_rows):
+        yield f"{wrong} identities have a size that differs from their members"
+    if identities.bad_templates:
+        yield f"{identities.bad_templates} templates are not finite unit vectors"
+    lost = int((identities.find(identities.merged_into[identities.merged_into != 0]) < 0).sum())
+    if lost:
+        yield f"{lost} identities were merged into an identity that does not exist"
+    yield from _change_events(gallery, identities)
+    if (gallery.row["identities"], gallery.row["faces"]) != (active, members):
         yield "the gallery's recorded counts differ from its tables"
+
+
+def _change_events(gallery: Gallery, identities: _Identities) -> Iterator[str]:
+    events, unknown = [np.zeros(0, np.uint64)], np.zeros(0, np.int64)
+    for rows in gallery.parts("changes", ["gallery_version", "identity_id"]):
+        keys = columns.keys(rows["identity_id"])
+        events.append(columns.mix(keys, 1) ^ columns.mix(rows["gallery_version"].to_numpy(), 2))
+        unknown = np.union1d(unknown, keys[identities.find(keys) < 0])
+    every = np.concatenate(events)
+    if repeated := len(every) - len(np.unique(every)):
+        yield f"{repeated} change events are recorded twice"
+    if len(unknown):
+        yield f"{len(unknown)} change events name an identity that does not exist"
 
 
 def _audit(context: Context, counts: dict[str, int]) -> Iterator[str]:
