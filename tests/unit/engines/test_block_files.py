@@ -41,8 +41,8 @@ def test_every_block_is_read_once_by_the_part_of_its_key(
 
 
 def test_a_file_that_was_cut_is_an_error(tmp_path: Path) -> None:
-    name = write_blocks(str(tmp_path), [(1, b"whole"), (1, b"cut short")])
+    name = write_blocks(str(tmp_path), [(1, b"whole"), (1, b"truncated")])
     with (tmp_path / name).open("r+b") as file:
         file.truncate(9)
-    with pytest.raises(OSError, match="cut short"):
+    with pytest.raises(OSError, match="truncated"):
         list(read_blocks(str(tmp_path), [name], 0, 1))
