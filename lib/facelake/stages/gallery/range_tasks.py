@@ -336,9 +336,8 @@ class _RangeWriter:
         faces = FaceKeys(self._key, self._work.salt)
         old = self._old_members.select(_MEMBER)
         in_old = faces.find(old["face_id"])
-        unread = np.ones(len(self._key), bool)
-        unread[at] = False
-        here = (in_old >= 0) & unread[np.maximum(in_old, 0)] if len(unread) else np.zeros(len(in_old), bool)
+        must_read = np.asarray(self._faces["read"])  # such a face counts only if the faces table still has it
+        here = (in_old >= 0) & ~must_read[in_old] if len(must_read) else np.zeros(len(in_old), bool)
         parts.append(old.filter(pa.array(here)))
         positions.append(in_old[here])
         if "members" in self._routed:

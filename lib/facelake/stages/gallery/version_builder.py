@@ -255,6 +255,7 @@ class _Describer:
                 {
                     "key": pa.array(new.grouped.faces.keys[faces]),
                     "group": numbered(new.standing.groups[faces]),
+                    "read": pa.array(plan.read[faces]),
                     "how": pa.array(self._how[faces]),
                     "score": pa.array(new.previous.score[faces]),
                     "core": pa.array(new.previous.core[faces]),

@@ -144,6 +144,15 @@ def test_a_grouped_face_without_a_vector_is_an_error(tmp_path: Path) -> None:
             publish(context)
 
 
+def test_a_face_that_left_the_faces_table_does_not_come_back_from_the_previous_version(tmp_path: Path) -> None:
+    config = runs(tmp_path / "lake", extra=())
+    lake = reading(config).lake
+    lake["faces"].commit([], lake["faces"].snapshot().files)
+    other = load_config(lake=config.lake, overrides={"purpose": "another"})
+    with writing(other, "test") as context, pytest.raises(Corrupt, match="not in the faces table"):
+        publish(context)
+
+
 def test_tables_travel_as_bytes() -> None:
     tables_ = {"a": pa.table({"x": [1, 2], "y": ["", "é"]}), "b": pa.table({"z": pa.array([], pa.binary())})}
     back = unpack_tables(pack_tables(**tables_))
