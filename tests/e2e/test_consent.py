@@ -96,7 +96,7 @@ def test_a_ledger_that_is_gone_fails_the_night_and_moves_nothing(demo_lake: Path
     shutil.rmtree(demo_lake / "ledger")
     failed = run_cli("nightly", "--lake", str(demo_lake))
     assert failed.returncode == 1
-    assert "the ledger is gone" in failed.stderr
+    assert "the ledger was lost or reset" in failed.stderr
     assert {p.name: p.stat().st_mtime_ns for p in (demo_lake / "galleries").iterdir() if p.is_file()} == before
     assert Lake.open(str(demo_lake))["faces"].snapshot().rows > 0
 

@@ -102,7 +102,7 @@ def test_the_head_lost_and_back(site: Site, single: dict[str, Any], note: Note) 
     assert night.wait(900) != 0
     said = [line for line in site.driver.log("night").splitlines() if line.startswith("error: ")]
     assert len(said) == 1, site.driver.log("night")[-3000:]
-    assert "Ray's head does not answer" in said[0]
+    assert "Ray's head does not respond" in said[0]
     for name in ("head", "ray1", "ray2", "driver"):
         site.net.restart(name)
         for log in site.net[name].folder.glob("*.log"):

@@ -11,12 +11,15 @@ from facelake.cli.run import app
 from facelake.config import Config
 from facelake.terminal import Terminal
 
+_CLIENT_TIMEOUT_S = 10
+
 
 @command(app)
 def status(
     call: Invocation,
     prometheus: Annotated[bool, typer.Option("--prometheus", help="print Prometheus metrics instead")] = False,
     serve: Annotated[int | None, typer.Option(help="serve the metrics on this port until stopped")] = None,
+    host: Annotated[str, typer.Option(help="with --serve: address to listen on; 0.0.0.0 for all")] = "127.0.0.1",
 ) -> None:
     """Print who writes the lake, the current stage with its ETA, the last runs and commits. Only reads the lake."""
     from facelake.stages.operations.prometheus import exposition
@@ -24,7 +27,7 @@ def status(
 
     settings = call.config()
     if serve is not None:
-        _serve_metrics(call.terminal, settings, serve)
+        _serve_metrics(call.terminal, settings, host, serve)
         return
     state = read_status(settings)
     if prometheus:
@@ -57,19 +60,20 @@ def _show(terminal: Terminal, state: dict[str, Any]) -> None:
     terminal.table("tables", ["table", "version", "rows", "files", "last commit (UTC)"], tables)
 
 
-def _serve_metrics(terminal: Terminal, settings: Config, port: int) -> None:
-    from http.server import BaseHTTPRequestHandler, HTTPServer
+def _serve_metrics(terminal: Terminal, settings: Config, host: str, port: int) -> None:
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     from facelake.errors import FacelakeError
     from facelake.stages.operations.prometheus import exposition
     from facelake.stages.operations.status import status as read_status
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = _CLIENT_TIMEOUT_S  # a client that sends nothing does not keep its thread
+
         def do_GET(self) -> None:
             try:
-                code, body = (
-                    (200, exposition(read_status(settings))) if self.path == "/metrics" else (404, "see /metrics\n")
-                )
+                found = self.path == "/metrics"
+                code, body = (200, exposition(read_status(settings))) if found else (404, "see /metrics\n")
             except FacelakeError as err:
                 code, body = 503, f"{err}\n"
             self.send_response(code)
@@ -80,8 +84,8 @@ def _serve_metrics(terminal: Terminal, settings: Config, port: int) -> None:
         def log_message(self, format: str, *args: Any) -> None:
             """Write no line per scrape."""
 
-    with HTTPServer(("", port), Handler) as server:
-        terminal.say(f"metrics of {settings.lake} on port {server.server_port}, path /metrics")
+    with ThreadingHTTPServer((host, port), Handler) as server:
+        terminal.say(f"metrics of {settings.lake} on {host} port {server.server_port}, path /metrics")
         server.serve_forever()
 
 

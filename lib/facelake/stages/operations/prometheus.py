@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 # help text by metric name; all are gauges
 METRICS = {
     "facelake_writer_active": "1 while a running process holds the lake's lease",
@@ -36,20 +40,28 @@ _Sample = tuple[str, dict[str, str], float]
 
 
 def exposition(status: dict[str, Any]) -> str:
-    """The text that Prometheus scrapes, from the result of `status`."""
-    by_name: dict[str, list[str]] = {name: [] for name in METRICS}
-    for name, labels, value in _samples(status):
-        label_list = ",".join(f'{key}="{_escaped(label)}"' for key, label in labels.items())
-        by_name[name].append(f"{name}{{{label_list}}} {value!r}" if label_list else f"{name} {value!r}")
-    lines = []
-    for name, samples in by_name.items():
-        if samples:
-            lines += [f"# HELP {name} {METRICS[name]}", f"# TYPE {name} gauge", *samples]
-    return "\n".join(lines) + "\n"
+    """Return the text that Prometheus scrapes, from the result of `status`."""
+    registry = CollectorRegistry()
+    registry.register(_StatusCollector(status))
+    return generate_latest(registry).decode()
 
 
-def _escaped(label: str) -> str:
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+class _StatusCollector(Collector):
+    """Presents a status as gauges."""
+
+    def __init__(self, status: dict[str, Any]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield every metric that has samples, in the order of METRICS."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for name, labels, value in _samples(self._status):
+            if name not in families:
+                families[name] = GaugeMetricFamily(name, METRICS[name], labels=list(labels))
+            families[name].add_metric(list(labels.values()), value)
+        for name in METRICS:
+            if name in families:
+                yield families[name]
 
 
 def _samples(status: dict[str, Any]) -> Iterator[_Sample]:
