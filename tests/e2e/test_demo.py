@@ -275,7 +275,7 @@ def test_the_erase_job(demo_lake: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1])["images"] == 28
     nothing = subprocess.run(command[:-2], capture_output=True, text=True, check=False, timeout=300)
     assert nothing.returncode == 2
-    assert nothing.stderr.splitlines()[-1].startswith("error: nothing to erase is named")
+    assert nothing.stderr.splitlines()[-1].startswith("error: the request names nothing to erase")
     assert "Traceback" not in nothing.stderr
 
 

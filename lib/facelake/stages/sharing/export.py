@@ -139,14 +139,14 @@ def export_gallery(
         what += f"; the gallery was made for {export.gallery.row['purpose']!r}"
         next_step = "record grants for that purpose and publish a gallery for it"
         raise Refused(what, where=context.lake.uri, next_step=next_step)
-    rows = pa.concat_tables(parts)
+    manifest = _manifest(export, pa.concat_tables(parts), recipient, days)  # refuses before anything is written
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f"{_PARTIAL}*"):
         shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
         digests = _write_files(export, Path(partial))
-        manifest = _manifest(export, rows, recipient, days) | {"files": digests}
+        manifest |= {"files": digests}
         append_audit(context.lake, "export", manifest)  # before the data leaves, so that no export is unrecorded
         (Path(partial) / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for name in [*digests, "manifest.json"]:
