@@ -27,7 +27,9 @@ from facelake.stages.clustering.steps import STEPS, Steps
 from facelake.stages.clustering.tasks import Work
 from facelake.stages.core.context import digest_of
 
-# Impostor similarity assumed for a corpus that is too small to tell; larger ones are measured.
+# Similarities assumed for a corpus that is too small to tell, by dimension: those of the default pack's card, and of
+# ArcFace encoders of 512 dimensions. Larger corpora are measured.
+PRIORS = {128: Prior(impostor_mean=0.12, impostor_sd=0.09, genuine_mean=0.80)}
 PRIOR = Prior(impostor_mean=0.05, impostor_sd=0.09, genuine_mean=0.65)
 _COLUMNS = ("face_id", "image_id", "quality", "embedding")
 
@@ -102,7 +104,7 @@ def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, exchang
     stamp = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
     state = digest_of(stamp, config.digest("cluster"), dim)
     job = Work(LocalFiles(paths), store.uri, s3, state, dim, config.cluster.min_quality)
-    return Steps(job, exchange, config.cluster, PRIOR, say, config.spark.scratch_bytes)
+    return Steps(job, exchange, config.cluster, PRIORS.get(dim, PRIOR), say, config.spark.scratch_bytes)
 
 
 def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:

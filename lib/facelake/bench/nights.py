@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facelake.bench.cluster import PRIOR
+from facelake.bench.cluster import PRIOR, PRIORS
 from facelake.bench.memory import PeakMemory
 from facelake.cluster import columns
 from facelake.config import Config
@@ -72,7 +72,7 @@ def _pack_of(context: Context, folder: Path) -> Pack:
     dim = columns.dimension(next(first.iter_batches(1000, columns=["embedding"])).column(0))
     pack = load_pack(context.config)
     encoder = pack.card.encoder.model_copy(update={"dim": dim})
-    return replace(pack, card=pack.card.model_copy(update={"encoder": encoder} | asdict(PRIOR)))
+    return replace(pack, card=pack.card.model_copy(update={"encoder": encoder} | asdict(PRIORS.get(dim, PRIOR))))
 
 
 def _night(context: Context, out: str) -> dict[str, Any]:

@@ -18,19 +18,26 @@ from facelake.contracts import F32, I64
 
 _ENOUGH_FACES = 2_000
 _PAIRS = 200_000
-# Expected false links per face at the cut. Real tails are heavier than the fitted normal's, hence not .1 but .01.
+# Expected false links per face at `chance`. Real tails are heavier than the fitted normal's, hence not .1 but .01.
 _FALSE_LINKS_PER_FACE = 0.01
 # Mean similarity between two groups of one person, relative to inside them: the same in expectation, less for modes
 # (age, glasses); of two people it stays clearly lower. Lower than .75 joins siblings (docs/clustering.md).
-_RATIO, _RATIO_SINGLE = 0.75, 0.90
-# The graph's cut and the scale of its weights, in units of (one person's level - different people's mean), so that
-# encoders of other dimension and spread need no other numbers.
-_GRAPH_CUT, _WEIGHT_SCALE = 0.66, 0.12
+_RATIO, _RATIO_SINGLE = 0.75, 0.75
+# An edge of the graph is of two people with at most this probability: among the neighbours of a width of cosines, the
+# share that the impostors' distribution accounts for. Many photos per person allow a lower cut than one or two do.
+_FALSE_SHARE, _WINDOW = 0.02, 0.04
+# Where so few false links are expected in the whole corpus, no genuine ones are needed as evidence.
+_NO_FALSE_LINKS = 0.01
+# The graph's cut is no lower than this, and the weights fall by e per this much, in units of (one person's level -
+# different people's mean), so that encoders of other dimension and spread need no other numbers.
+_LEAST_CUT, _WEIGHT_SCALE = 0.55, 0.25
 # Impostors of a 128-d encoder scatter so widely that a cut by chance alone would lie among genuine pairs; joins have
 # the relative cut besides, so their absolute one need not lie higher than this (same units).
 _EDGE_CAP, _FLOOR = 0.54, 0.45
-# A poor face joins the group it suits best from this many impostor sds on, if no other comes within one sd.
-_ATTACH_POOR, _LEAD = 3.5, 1.0
+# How much nearer (in impostor sds) the best group must be than the next one for a singleton to be attached.
+_LEAD = 1.0
+# Frames of one burst, copies cut or encoded again: they say nothing of how alike two photos of one person are.
+_NEAR_COPY = 0.93
 # Random pairs more alike than the card's different people by this many sds are of one person, who fills the corpus.
 _TOO_ALIKE = 3.0
 _STEPS = 1000  # of the histograms of cosines over 0..1
@@ -62,6 +69,10 @@ class Calibration:
     evidence: str
     by_hand: bool = False
     """`edge` was set in the config: nothing moves it"""
+    chance: float = 0.0
+    """cosine above which chance makes 0.01 false links per face"""
+    cut: float = 0.0
+    """cosine from which neighbours are mostly of one person, measured"""
 
     @property
     def gap(self) -> float:
@@ -71,8 +82,9 @@ class Calibration:
     @property
     def graph_cut(self) -> float:
         """Discounted cosine from which a pair is an edge of the graph."""
-        cut = self.impostor_mean + _GRAPH_CUT * self.gap
-        return max(cut, self.edge) if self.by_hand else cut
+        if self.by_hand:
+            return max(self.cut, self.edge)
+        return max(self.cut, self.impostor_mean + _LEAST_CUT * self.gap)
 
     @property
     def floor(self) -> float:
@@ -92,9 +104,9 @@ class Calibration:
         return _WEIGHT_SCALE * self.gap
 
     @property
-    def attach_poor(self) -> float:
-        """Cosine to a group's centroid from which a poor face joins it; for others it is `edge`."""
-        return self.edge if self.by_hand else min(self.edge, self.impostor_mean + _ATTACH_POOR * self.impostor_sd)
+    def attach(self) -> float:
+        """Cosine to a group's centroid from which a singleton joins it."""
+        return self.edge if self.by_hand else max(self.edge, min(self.chance, self.graph_cut))
 
     @property
     def lead(self) -> float:
@@ -103,13 +115,13 @@ class Calibration:
 
     def manifest(self) -> dict[str, object]:
         """For the run's record."""
-        names = ("graph_cut", "weight_scale", "floor", "deep_floor", "attach_poor", "lead")
+        names = ("graph_cut", "weight_scale", "floor", "deep_floor", "attach", "lead")
         return asdict(self) | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class Similarities:
-    """Histograms of cosines of neighbours over 0..1 (steps,): of all of them, and of each face's best."""
+    """Histograms of cosines of neighbours over 0..1 (steps,): of all, and of each face's best that is no near copy."""
 
     every: I64
     best: I64
@@ -117,7 +129,9 @@ class Similarities:
     @classmethod
     def of(cls, found: Ragged) -> Similarities:
         """Count the neighbours of some faces."""
-        first = found.start[:-1][np.diff(found.start) > 0]
+        copies = np.concatenate([[0], np.cumsum(found.cosine >= _NEAR_COPY)])
+        first = found.start[:-1] + copies[found.start[1:]] - copies[found.start[:-1]]
+        first = first[first < found.start[1:]]
         return cls(_histogram(found.cosine), _histogram(found.cosine[first]))
 
 
@@ -141,22 +155,45 @@ def calibrate(
     if fixed is not None:
         edge, evidence = fixed, "set by hand"
     numbers = (edge, _RATIO, _RATIO_SINGLE, prior.genuine_mean, float(mean), float(sd))
-    return Calibration(*numbers, evidence, by_hand=fixed is not None)
+    return Calibration(*numbers, evidence, by_hand=fixed is not None, chance=edge)
 
 
-def with_level(cuts: Calibration, seen: Similarities) -> Calibration:
-    """The cuts with the level taken from the corpus's neighbours above the edge."""
+def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration:
+    """The cuts with the graph's cut, and from 2,000 faces on the level, taken from the corpus's neighbours.
+
+    Args:
+        faces: how many faces the corpus has.
+    """
+    cuts = replace(cuts, cut=_crossing(cuts, seen.every, faces))
     first = int(np.ceil(cuts.edge * _STEPS))
-    faces = int(seen.best[first:].sum())
-    if faces < _ENOUGH_FACES:
+    near = int(seen.best[first:].sum())
+    if near < _ENOUGH_FACES:
         return cuts
     # the best of many neighbours flatters: pairs of one person lie lower, by as much as the median pair above the edge
-    level = (_median(seen.best, first) + _median(seen.every, first)) / 2
+    every = seen.every[: int(_NEAR_COPY * _STEPS)]
+    level = (_median(seen.best, first) + _median(every, first)) / 2
     edge = cuts.edge
     if not cuts.by_hand:
         edge = max(cuts.floor, min(edge, cuts.impostor_mean + _EDGE_CAP * (level - cuts.impostor_mean)))
-    evidence = f"{cuts.evidence}; level from {faces} faces with a neighbour above {cuts.edge:.3f}"
+    evidence = f"{cuts.evidence}; level from {near} faces with a neighbour above {cuts.edge:.3f}"
     return replace(cuts, level=level, edge=edge, evidence=evidence)
+
+
+def _crossing(cuts: Calibration, every: I64, faces: int) -> float:
+    """The least cosine from which on different people account for hardly any of the neighbours.
+
+    Of the neighbours within a window of cosines, so many are expected between different people as the normal
+    distribution of impostors says of `faces` squared pairs; the rest are genuine.
+    """
+    above = NormalDist(-cuts.impostor_mean, cuts.impostor_sd)  # mirrored: its lower tail keeps its digits
+    total = np.concatenate([[0], np.cumsum(every)])
+    width, pairs = int(_WINDOW * _STEPS), float(faces) * faces
+    for step in range(int(np.ceil(cuts.floor * _STEPS)), _STEPS - width):
+        at = step / _STEPS
+        false = pairs * (above.cdf(-at) - above.cdf(-at - _WINDOW))
+        if false <= max(_FALSE_SHARE * (total[step + width] - total[step]), 2 * _NO_FALSE_LINKS):
+            return at
+    return 1 - _WINDOW
 
 
 def _histogram(cosine: np.ndarray) -> I64:

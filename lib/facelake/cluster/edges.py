@@ -22,11 +22,6 @@ class Known:
     gate: Gate
     cuts: Calibration
 
-    @property
-    def poor(self) -> Bool:
-        """(n,) faces that found no groups."""
-        return self.gate.poor[self.bins]
-
     def value(self, a: I32, b: I32, cosine: F16) -> F32:
         """Discounted cosine (m,) of pairs of faces."""
         return np.asarray(cosine.astype(np.float32) - self.gate.discount(self.bins[a], self.bins[b]), np.float32)
@@ -47,9 +42,6 @@ def graph_block(found: Found, other: I32, here: I32, cosine: F16, known: Known) 
     """
     a, b = np.concatenate([found.sources(), here]), np.concatenate([found.near.index, other])
     cosine = np.concatenate([found.near.cosine, cosine])
-    poor = known.poor
-    apart = ~(poor[a] | poor[b])
-    a, b, cosine = a[apart], b[apart], cosine[apart]
     return _block(found.faces, a, b, known.value(a, b, cosine), len(known.bins), known.cuts)
 
 
@@ -67,10 +59,9 @@ def _block(faces: I32, a: I32, b: I32, value: F32, n: int, cuts: Calibration) ->
 
 
 def group_pairs(found: Found, labels: I32, known: Known) -> Pairs:
-    """Pairs of groups with an edge between them, among the edges of one part; poor faces lead nowhere."""
+    """Pairs of groups with an edge between them, among the edges of one part."""
     a, b = found.sources(), found.near.index
-    poor = known.poor
-    across = (labels[a] != labels[b]) & ~(poor[a] | poor[b])
+    across = labels[a] != labels[b]
     a, b, value = a[across], b[across], known.value(a[across], b[across], found.near.cosine[across])
     strong = value >= known.cuts.edge
     at, to = labels[a[strong]], labels[b[strong]]

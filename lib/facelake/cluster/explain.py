@@ -24,8 +24,6 @@ class FacePair:
     graph_cut: float
     """similarity less discount from which they are an edge of the graph"""
     edge: bool
-    poor: tuple[bool, bool]
-    """such a face joins groups but founds none"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +51,14 @@ class GroupPair:
     wanted_ratio: float
     strongest: float
     """the best discounted cosine of a pair across; groups without an edge are not compared"""
+    reference: float
+    """what `wanted_ratio` is a share of: the similarity inside, but no more than the corpus's level"""
 
     @property
     def joins(self) -> bool:
         """Whether the figures say that the two are one person."""
         near = self.strongest >= self.wanted_between and self.between >= self.wanted_between
-        return near and self.ratio >= self.wanted_ratio
+        return near and self.between >= self.wanted_ratio * self.reference
 
 
 def face_pair(vectors: F32, quality: F32, gate: Gate, cuts: Calibration) -> FacePair:
@@ -66,9 +66,7 @@ def face_pair(vectors: F32, quality: F32, gate: Gate, cuts: Calibration) -> Face
     bins = gate.bins(quality)
     similarity = float(vectors[0] @ vectors[1])
     discount = float(gate.discount(bins[:1], bins[1:])[0])
-    poor = bool(gate.poor[bins[0]]), bool(gate.poor[bins[1]])
-    edge = similarity - discount >= cuts.graph_cut and not any(poor)
-    return FacePair(similarity, discount, cuts.graph_cut, edge, poor)
+    return FacePair(similarity, discount, cuts.graph_cut, edge=similarity - discount >= cuts.graph_cut)
 
 
 def widest_path(vectors: F32, quality: F32, gate: Gate, first: int, last: int) -> Path:
@@ -106,11 +104,11 @@ def group_pair(vectors: F32, quality: F32, second: I64, gate: Gate, cuts: Calibr
     size = np.array([a.sum(), b.sum()], np.int64)
     between = float(sums[0] @ sums[1]) / float(size[0] * size[1])
     inside = inside_similarity(sums, size, cuts.level)
-    ratio = between / float(np.sqrt(inside[0] * inside[1]))
+    within = float(np.sqrt(inside[0] * inside[1]))
     strongest = float(discounted(vectors, quality, gate)[np.ix_(a, b)].max())
     wanted = wanted_ratio(int(size.min()), cuts)
     sizes, both = (int(size[0]), int(size[1])), (float(inside[0]), float(inside[1]))
-    return GroupPair(sizes, between, both, ratio, cuts.edge, wanted, strongest)
+    return GroupPair(sizes, between, both, between / within, cuts.edge, wanted, strongest, min(within, cuts.level))
 
 
 def as_dict(item: FacePair | Path | GroupPair) -> dict[str, Any]:

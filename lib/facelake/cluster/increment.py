@@ -26,7 +26,7 @@ from facelake.cluster.lists import nearest, spherical_kmeans
 from facelake.cluster.mapequation import map_equation, whole_graph
 from facelake.cluster.neighbours import exact_join
 from facelake.cluster.quality_norm import Gate
-from facelake.contracts import F32, I32, I64, U8, Bool
+from facelake.contracts import F32, I32, I64, U8
 from facelake.vectors import unit_rows
 
 _NEAR_GROUPS = 16
@@ -80,14 +80,11 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     into = np.arange(groups, dtype=np.int64)
     if not faces:
         return Placed(np.zeros(0, np.int64), into)
-    poor = gate.poor[new.bins]
     means = unit_rows(standing.sums, least=1e-9)
     near, _ = near_groups(means, new.vectors, seed)
     face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
     a, b, pair = _new_edges(new, gate, cuts)
-    sound = ~(poor[a] | poor[b])
-    strong = (value >= cuts.graph_cut) & ~poor[face]
-    fine = sound & (pair >= cuts.graph_cut)
+    strong, fine = value >= cuts.graph_cut, pair >= cuts.graph_cut
     labels = _group(
         standing,
         faces,
@@ -97,8 +94,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
         seed,
     )
     sums, size = _sums(standing, new.vectors, labels)
-    close, firm = value >= cuts.edge, sound & (pair >= cuts.edge)
-    close &= ~poor[face]
+    close, firm = value >= cuts.edge, pair >= cuts.edge
     one = np.concatenate([labels[face[close]], labels[a[firm]]])
     other = np.concatenate([group[close], labels[b[firm]]])
     across = one != other
@@ -106,7 +102,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     pairs = Pairs.of(low, high, np.concatenate([value[close], pair[firm]]).astype(np.float32)[across])
     number = _linked(sums, size, pairs, groups, cuts)
     into, labels = number[:groups].astype(np.int64), number[labels]
-    labels = _settled(new, labels, into, number, near, (a, b), poor, sums, size, cuts)
+    labels = _settled(new, labels, into, number, near, (a, b), sums, size, cuts)
     return Placed(_leftovers(labels, into, groups, (face, group, value), (a, b, pair), size, cuts, seed), into)
 
 
@@ -277,8 +273,8 @@ def _linked(sums: F32, size: I64, pairs: Pairs, groups: int, cuts: Calibration) 
 
 
 def _settled(
-    new: Arrived, labels: I64, into: I64, number: I64, near: I32, pairs: tuple[I64, I64], poor: Bool, sums: F32,
-    size: I64, cuts: Calibration,
+    new: Arrived, labels: I64, into: I64, number: I64, near: I32, pairs: tuple[I64, I64], sums: F32, size: I64,
+    cuts: Calibration,
 ) -> I64:  # fmt: skip
     """New labels of new faces that are alone or sit in the wrong group."""
     faces = len(labels)
@@ -290,7 +286,7 @@ def _settled(
     start = np.searchsorted(at[order], np.arange(faces + 1)).astype(np.int64)
     size = np.maximum(size, 1)
     own, here = labels.astype(np.int32), around[order].astype(np.int32)
-    return settle(new.vectors, own, start, here, poor, sums, size, cuts).astype(np.int64)
+    return settle(new.vectors, own, start, here, sums, size, cuts).astype(np.int64)
 
 
 def _leftovers(

@@ -5,7 +5,8 @@ Two groups are joined when the mean similarity of all their pairs is above two c
 * `edge`, under which chance and look-alikes live (absolute, from impostors);
 * a ratio of how alike the faces inside the two groups are (relative): people who look alike may well reach .5 with
   each other, but not while each of them reaches .9 with himself. Inside similarity is the mean over a group's pairs,
-  shrunk towards the corpus's level for small groups; the ratio is stricter for them too. A joined group is held to
+  shrunk towards the corpus's level for small groups, and no higher than it, so that bursts raise no bar; the ratio
+  is stricter for small groups too. A joined group is held to
   the inside similarity of the parts it was made of, not to that of the whole, which is looser: else the bar falls
   with every join, and a family of look-alikes fuses one after the other.
 
@@ -84,7 +85,7 @@ def wanted_ratio(smaller: int, cuts: Calibration) -> float:
     return float(_wanted(smaller, cuts.ratio, cuts.ratio_single))
 
 
-def settle(vectors: F32, own: I32, start: I64, around: I32, poor: Bool, sums: F32, size: I64, cuts: Calibration) -> I32:
+def settle(vectors: F32, own: I32, start: I64, around: I32, sums: F32, size: I64, cuts: Calibration) -> I32:
     """New labels of faces that belong elsewhere.
 
     A face alone joins the group whose centroid it suits best, if that is like enough and leads over the next one. A
@@ -93,15 +94,14 @@ def settle(vectors: F32, own: I32, start: I64, around: I32, poor: Bool, sums: F3
     Args:
         vectors: (m, dim) unit; own: (m,) group of each face.
         start, around: (m + 1,), where each face's neighbours begin in `around`, best first, as their groups.
-        poor: (m,) faces that may be attached on less evidence.
         sums, size: of all groups.
 
     Returns:
         (m,) labels.
     """
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
-    numbers = np.array([cuts.level, cuts.edge, cuts.attach_poor, cuts.lead])
-    return np.asarray(_settle(vectors, own, start, around, poor, sums, size, square, numbers), np.int32)
+    numbers = np.array([cuts.level, cuts.attach, cuts.lead])
+    return np.asarray(_settle(vectors, own, start, around, sums, size, square, numbers), np.int32)
 
 
 @numba.njit(cache=True)
@@ -155,7 +155,9 @@ def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, cuts: F64) -> 
             for d in range(dim):
                 total += sums[i, d] * sums[j, d]
             between = total / (size[i] * size[j])
-            wanted, both = _wanted(min(size[i], size[j]), ratio, ratio_single), np.sqrt(inside[i] * inside[j])
+            # near copies make the inside of a group more alike than two photos of the person are: the level bounds it
+            wanted = _wanted(min(size[i], size[j]), ratio, ratio_single)
+            both = min(np.sqrt(inside[i] * inside[j]), level)
             if between < edge or between < _bar(wanted, both, level, apart[i] and apart[j]):
                 continue
             if size[i] < size[j]:
@@ -185,10 +187,8 @@ def _dot(a: F32, b: F32) -> float:
 
 
 @numba.njit(cache=True)
-def _settle(
-    vectors: F32, groups: I32, start: I64, around: I32, poor: Bool, sums: F32, size: I64, square: F64, numbers: F64
-) -> I32:
-    level, edge, edge_poor, lead = numbers[0], numbers[1], numbers[2], numbers[3]
+def _settle(vectors: F32, groups: I32, start: I64, around: I32, sums: F32, size: I64, square: F64, numbers: F64) -> I32:
+    level, attach, lead = numbers[0], numbers[1], numbers[2]
     out = groups.copy()
     length, inside = np.sqrt(square), np.empty(len(size))
     for m in range(len(size)):
@@ -198,7 +198,7 @@ def _settle(
         near = around[start[i] : start[i + 1]]
         if size[own] == 1:
             best, score, second = _nearest_group(vectors[i], own, near, 2, sums, size, length)
-            if score >= (edge_poor if poor[i] else edge) and score - second >= lead:
+            if score >= attach and score - second >= lead:
                 out[i] = best
         elif size[own] > 2:
             mine = (_dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]

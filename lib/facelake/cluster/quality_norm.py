@@ -1,8 +1,10 @@
-"""How much a pair's similarity must be discounted because its faces are poor, and which faces found no groups.
+"""Quality-based score normalisation: how much a pair's similarity is discounted because its faces are poor.
 
 Blurred, turned and covered faces look like each other whoever they are. How far is measured in the corpus itself:
-faces are binned by quality, and for each pair of bins the 99th percentile of the similarity of random pairs (nearly
-all of different people) is compared with that of the best bin. Where quality says nothing, nothing is discounted.
+faces are binned by quality, and for each pair of bins a high percentile of the similarity of different people is
+compared with that of the best bin. It is read off the median and the lower half of random pairs: the upper half also
+holds pairs of one person, and in a narrow bin (the profiles of few people, the frames of a burst) far more of them
+than in the corpus. Where quality says nothing, nothing is discounted.
 """
 
 from __future__ import annotations
@@ -12,16 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from facelake.contracts import F32, I32, U8, Bool
+from facelake.contracts import F32, I32, U8
 
 # Upper quantiles of quality of the bins: fine where faces are poor.
 _QUANTILES = np.array([0.01, 0.02, 0.04, 0.06, 0.08, 0.10, 0.14, 0.20, 0.30, 0.50])
-_PAIRS = 4_000
-_PERCENTILE = 99.0
-_NOISE = 0.02  # an inflation below this is the percentile's own scatter
+_PAIRS = 8_000
+_DEVIATIONS = 2.326  # of a normal distribution's 99th percentile
+_NOISE = 0.02  # an inflation below this is the estimate's own scatter
 _WEIGHT = 2.0  # similarity above the cut must be worth the inflation twice: once to be level, once to be evidence
-_POOR = 0.1  # inflation of a bin, before nuisances are taken out, from which its faces found no groups
-_ENOUGH_FACES = 2_000
+_ENOUGH_FACES, _ENOUGH_IN_BIN = 500, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,6 @@ class Gate:
     """(bins - 1,) ascending: a face is in the first bin whose bound is not below its quality"""
     inflation: F32
     """(bins, bins) cosine"""
-    poor: Bool
-    """(bins,) faces of these bins join groups but found none"""
 
     def bins(self, quality: F32) -> U8:
         """The bin (n,) of each quality."""
@@ -49,7 +48,6 @@ class Gate:
         return {
             "bounds": [round(float(v), 4) for v in self.bounds],
             "inflation": [round(float(v), 3) for v in np.diag(self.inflation)],
-            "poor_bins": int(self.poor.sum()),
         }
 
 
@@ -60,17 +58,13 @@ def bin_bounds(quality: F32) -> F32:
     return np.asarray(np.quantile(quality, _QUANTILES, method="inverted_cdf"), np.float32)
 
 
-def poor_bins(vectors: F32, quality: F32, bounds: F32, seed: int) -> Bool:
-    """Bins (bins,) whose faces look like each other for being poor, before nuisances are taken out."""
-    return np.asarray(np.diag(_inflation(vectors, quality, bounds, seed)) > _POOR, bool)
-
-
-def make_gate(vectors: F32, quality: F32, bounds: F32, poor: Bool, seed: int) -> Gate:
+def make_gate(vectors: F32, quality: F32, bounds: F32, seed: int) -> Gate:
     """Measure the inflation for a sample of unit vectors (n, dim) with quality (n,)."""
-    return Gate(bounds, _inflation(vectors, quality, bounds, seed), poor)
+    return Gate(bounds, _inflation(vectors, quality, bounds, seed))
 
 
 def _inflation(vectors: F32, quality: F32, bounds: F32, seed: int) -> F32:
+    """How far the 99th percentile (bins, bins) of different people's similarity lies above the best bin's."""
     count = len(bounds) + 1
     if len(vectors) < _ENOUGH_FACES or count == 1:
         return np.zeros((count, count), np.float32)
@@ -80,12 +74,13 @@ def _inflation(vectors: F32, quality: F32, bounds: F32, seed: int) -> F32:
     level = np.full((count, count), np.nan, np.float32)
     for i in range(count):
         for j in range(i, count):
-            if len(members[i]) < 2 or len(members[j]) < 2:
+            if min(len(members[i]), len(members[j])) < _ENOUGH_IN_BIN:
                 continue
             a, b = generator.choice(members[i], _PAIRS), generator.choice(members[j], _PAIRS)
             similarity = np.einsum("ij,ij->i", vectors[a], vectors[b])
-            level[i, j] = level[j, i] = np.percentile(similarity[a != b], _PERCENTILE)
-    best = int(np.flatnonzero([len(m) > 1 for m in members])[-1])
+            low, middle, high = np.quantile(similarity[a != b], [0.1587, 0.5, 0.99])
+            level[i, j] = level[j, i] = min(middle + _DEVIATIONS * (middle - low), high)
+    best = int(np.flatnonzero([len(m) >= _ENOUGH_IN_BIN for m in members])[-1])
     inflation = np.nan_to_num(np.maximum(level - level[best, best], 0))
     inflation[inflation <= _NOISE] = 0
     return np.asarray(inflation, np.float32)

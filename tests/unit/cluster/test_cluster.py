@@ -153,7 +153,7 @@ def test_calibration_reads_impostors_off_a_corpus_and_falls_back_on_the_card() -
     assert "random pairs" in cuts.evidence
     assert calibrate(large, np.arange(5000), 5000, prior, 0, fixed=0.33).edge == 0.33
     seen = Similarities.of(exact_join(large, 9, cuts.edge).ragged())
-    assert abs(with_level(cuts, seen).level - 0.8) < 0.05
+    assert abs(with_level(cuts, seen, 5000).level - 0.8) < 0.05
 
 
 def with_nuisance(generator: np.random.Generator, poor_share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

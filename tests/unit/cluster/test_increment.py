@@ -11,9 +11,16 @@ from facelake.cluster.quality_norm import Gate
 
 _DIM = 128
 _CUTS = Calibration(
-    edge=0.33, ratio=0.75, ratio_single=0.9, level=0.64, impostor_mean=0.0, impostor_sd=0.09, evidence="by construction"
+    edge=0.33,
+    ratio=0.75,
+    ratio_single=0.9,
+    level=0.64,
+    impostor_mean=0.0,
+    impostor_sd=0.09,
+    evidence="by construction",
+    cut=0.42,
 )
-_GATE = Gate(np.array([0.3], np.float32), np.zeros((2, 2), np.float32), np.array([True, False]))
+_GATE = Gate(np.array([0.3], np.float32), np.zeros((2, 2), np.float32))
 
 
 class People:
@@ -36,11 +43,8 @@ class People:
         return Standing(sums, np.array(sizes, np.int64), bins, exemplars, first)
 
 
-def put(
-    standing: Standing, vectors: np.ndarray, poor: list[int] | None = None, photos: list[int] | None = None
-) -> Placed:
+def put(standing: Standing, vectors: np.ndarray, photos: list[int] | None = None) -> Placed:
     bins = np.ones(len(vectors), np.uint8)
-    bins[poor or []] = 0
     return place(standing, Arrived(vectors, bins, np.array(photos or range(len(vectors)), np.int64)), _GATE, _CUTS, 0)
 
 
@@ -68,15 +72,6 @@ def test_nobody_came() -> None:
     placed = put(People(3).standing([4, 4, 4]), np.zeros((0, _DIM), np.float32))
     assert placed.into.tolist() == [0, 1, 2]
     assert not len(placed.labels)
-
-
-def test_poor_faces_found_no_groups_but_join_them() -> None:
-    people = People(30)
-    standing = people.standing([10] * 10)
-    placed = put(standing, people.faces([2, 2, 20, 21]), poor=[0, 1, 2, 3])
-    assert placed.labels[:2].tolist() == [2, 2]
-    assert placed.labels[2] != placed.labels[3]
-    assert placed.labels[2:].min() >= 10
 
 
 def test_new_faces_bring_two_halves_of_one_person_together() -> None:

@@ -12,7 +12,7 @@ from facelake.cluster.calibrate import Calibration
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import Pairs, join_groups, settle
 from facelake.cluster.mapequation import Block, map_equation, whole_graph
-from facelake.cluster.quality_norm import Gate, bin_bounds, make_gate, poor_bins
+from facelake.cluster.quality_norm import Gate, bin_bounds, make_gate
 
 
 def code_length(weights: np.ndarray, labels: np.ndarray) -> float:
@@ -118,7 +118,7 @@ def test_the_inner_graph_of_a_block_is_the_submatrix() -> None:
 
 def gated(x: np.ndarray, quality: np.ndarray) -> Gate:
     bounds = bin_bounds(quality)
-    return make_gate(x, quality, bounds, poor_bins(x, quality, bounds, 0), 0)
+    return make_gate(x, quality, bounds, 0)
 
 
 def test_gate_finds_planted_inflation_and_none_where_quality_says_nothing() -> None:
@@ -131,14 +131,14 @@ def test_gate_finds_planted_inflation_and_none_where_quality_says_nothing() -> N
     informed[poor] = generator.uniform(0, 0.1, 300)
     gate = gated(x, informed)
     bins = gate.bins(informed)
-    assert gate.discount(bins[poor[:-1]], bins[poor[1:]]).min() > 0.8
+    discount = gate.discount(bins[poor[:-1]], bins[poor[1:]])
+    assert np.median(discount) > 0.8
+    assert discount.min() > 0.2  # in the bin that poor faces share with good ones
     assert gate.discount(bins[4000:5000], bins[5000:6000]).max() < 0.2
-    assert gate.poor[bins[poor]].all()
-    assert gate.poor[bins[1000:]].mean() < 0.03  # they share the bin that poor faces end in
     shuffled = generator.permutation(informed)
     blind = gated(x, shuffled)
     assert np.median(blind.discount(blind.bins(shuffled)[poor[:-1]], blind.bins(shuffled)[poor[1:]])) < 0.1
-    assert not gated(x[:500], informed[:500]).inflation.any()
+    assert not gated(x[:400], informed[:400]).inflation.any()
     equal = np.full(6000, 0.7, np.float32)
     assert not gated(x, equal).inflation.any()
 
@@ -182,8 +182,7 @@ def test_a_misplaced_face_moves_home_and_one_alone_is_attached() -> None:
     wrong = truth.copy()
     wrong[3], wrong[15] = 1, 2
     around = wrong[np.argsort(-(x @ x.T), axis=1)[:, 1:9].ravel()]
-    poor = np.zeros(20, bool)
-    arguments = (wrong, np.arange(0, 168, 8), around, poor, sums_of(x, wrong), np.bincount(wrong).astype(np.int64))
+    arguments = (wrong, np.arange(0, 168, 8), around, sums_of(x, wrong), np.bincount(wrong).astype(np.int64))
     np.testing.assert_array_equal(settle(x, *arguments, CUTS), truth)
     strict = settle(x, *arguments, replace(CUTS, edge=0.999))
     assert strict[15] == 2
@@ -195,5 +194,4 @@ def test_a_face_between_two_people_stays_alone() -> None:
     labels = np.array([0, 0, 1, 1, 2], np.int32)
     start = np.array([0, 0, 0, 0, 0, 2])
     around = np.array([0, 1], np.int32)
-    poor = np.ones(5, bool)
-    assert settle(x, labels, start, around, poor, sums_of(x, labels), np.bincount(labels), CUTS)[4] == 2
+    assert settle(x, labels, start, around, sums_of(x, labels), np.bincount(labels), CUTS)[4] == 2

@@ -80,5 +80,5 @@ def read_measures(lake: Lake) -> Measures:
     except FileNotFoundError as err:
         next_step = "run `facelake nightly --rebase` once"
         raise ConfigError("the last clustering left no measures", where=lake.uri, next_step=next_step) from err
-    cuts = Calibration(**{name: since.cuts[name] for name in Calibration.__dataclass_fields__})  # type: ignore[arg-type]
-    return Measures(Gate(held["bounds"], held["inflation"], held["poor"].astype(bool)), cuts, held["directions"])
+    fields = {name: since.cuts[name] for name in Calibration.__dataclass_fields__ if name in since.cuts}
+    return Measures(Gate(held["bounds"], held["inflation"]), Calibration(**fields), held["directions"])  # type: ignore[arg-type]

@@ -63,8 +63,7 @@ def _said_pair(pair: FacePair) -> str:
     if pair.discount:
         text += f", less {pair.discount:.3f} because poor faces look alike"
     side = "an edge" if pair.edge else "no edge"
-    poor = "; a poor face founds no group" if any(pair.poor) else ""
-    return f"{text}; from {pair.graph_cut:.3f} on it would be an edge of the graph, it is {side}{poor}"
+    return f"{text}; from {pair.graph_cut:.3f} on it would be an edge of the graph, it is {side}"
 
 
 def _said_path(path: Path, cuts: Calibration) -> str:
@@ -76,7 +75,9 @@ def _said_path(path: Path, cuts: Calibration) -> str:
 
 def _said_groups(both: GroupPair) -> str:
     text = f"the groups of {both.sizes[0]} and {both.sizes[1]} faces score {both.between:.3f} on the mean"
-    text += f" (joined from {both.wanted_between:.3f} on) and {both.ratio:.2f} of what is inside them"
+    text += (
+        f" (joined from {both.wanted_between:.3f} on) and {both.between / both.reference:.2f} of what is inside them"
+    )
     text += f" (joined from {both.wanted_ratio:.2f} on); their best pair scores {both.strongest:.3f}"
     return f"{text}: {'one person by these figures' if both.joins else 'two people'}"
 

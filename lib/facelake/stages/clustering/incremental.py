@@ -179,7 +179,7 @@ def _retried(night: Increment, means: F32, size: I64, measures: Measures) -> Boo
     single = np.setdiff1d(np.flatnonzero((size == 1) & (night.gone == 0)), changed)
     if len(changed):
         close = means[single] @ means[changed].T
-        out[single[close.max(axis=1, initial=-1) >= measures.cuts.attach_poor]] = True
+        out[single[close.max(axis=1, initial=-1) >= measures.cuts.attach]] = True
     return out
 
 

@@ -37,7 +37,7 @@ from facelake.cluster.mapequation import map_equation
 from facelake.cluster.mode_merging import connected, mode_pairs
 from facelake.cluster.neighbours import Search
 from facelake.cluster.nuisance import nuisance_directions, without
-from facelake.cluster.quality_norm import Gate, bin_bounds, make_gate, poor_bins
+from facelake.cluster.quality_norm import Gate, bin_bounds, make_gate
 from facelake.config import ClusterSection
 from facelake.contracts import F32, I32, I64, U8
 from facelake.engines.exchange import Exchange
@@ -96,8 +96,7 @@ class Steps:
         if self.work.known:
             gate = self.work.known.gate
             directions = self.work.read("nuisance")["directions"]
-            poor = gate.poor.astype(np.uint8)
-            store.write(key, pack(directions=directions, bounds=gate.bounds, inflation=gate.inflation, poor=poor))
+            store.write(key, pack(directions=directions, bounds=gate.bounds, inflation=gate.inflation))
 
     def clear(self) -> None:
         """Drop all that the steps left; the state first: what is half dropped is not taken for something done."""
@@ -171,7 +170,7 @@ class Steps:
 
     def _sampled(self) -> U8:
         held = self._step("sample", self._sample)
-        gate = Gate(held["bounds"], held["inflation"], held["poor"].astype(bool))
+        gate = Gate(held["bounds"], held["inflation"])
         cuts = Calibration(**self.notes["calibration"])
         bins = gate.bins(self._done("scan")["quality"])
         self.work = replace(self.work, known=Known(bins, gate, cuts), search=self._search(cuts))
@@ -190,14 +189,13 @@ class Steps:
         vectors, numbers = self._sample_vectors()
         quality, photos = scan["quality"][numbers], scan["photo"][numbers]
         bounds = bin_bounds(scan["quality"])
-        poor = poor_bins(vectors, quality, bounds, seed)
         directions, said = nuisance_directions(vectors, quality)
         self.work.write("nuisance", directions=directions)
         vectors = without(vectors, directions)
-        gate = make_gate(vectors, quality, bounds, poor, seed)
+        gate = make_gate(vectors, quality, bounds, seed)
         cuts = calibrate(vectors, photos, faces, self.prior, seed, self.settings.threshold)
         self.notes |= {"nuisance": said, "gate": gate.manifest(), "calibration": _numbers(cuts)}
-        return {"bounds": bounds, "inflation": gate.inflation, "poor": poor.astype(np.uint8)}
+        return {"bounds": bounds, "inflation": gate.inflation}
 
     def _sample_vectors(self) -> tuple[F32, I32]:
         held = [self.work.read(item.key) for item in self.store.list("sample/")]
@@ -239,7 +237,8 @@ class Steps:
 
     def _joined(self, bins: U8) -> None:
         held = self._step("join", self._join)
-        cuts = with_level(Calibration(**self.notes["calibration"]), Similarities(held["every"], held["best"]))
+        seen = Similarities(held["every"], held["best"])
+        cuts = with_level(Calibration(**self.notes["calibration"]), seen, self.work.faces)
         self.notes["calibration"] = _numbers(cuts)
         self.work = replace(self.work, known=Known(bins, self.work.facts.gate, cuts))
 

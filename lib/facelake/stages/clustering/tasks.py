@@ -348,7 +348,7 @@ class Work:
             out[first:last] = near[
                 settle(
                     vectors[first:last].astype(np.float32), mine, start[first : last + 1] - start[first], around,
-                    known.poor[found.faces[first:last]], sums, held["size"][near], known.cuts,
+                    sums, held["size"][near], known.cuts,
                 )
             ]  # fmt: skip
         moved = out != labels[faces]

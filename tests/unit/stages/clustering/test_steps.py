@@ -288,10 +288,10 @@ def test_a_doubled_face_id_is_corrupt(crowd: World, tmp_path: Path) -> None:
 
 
 def families(generator: np.random.Generator, count: int, members: int, faces: int) -> World:
-    """Siblings with cosine .6 of each other and few faces each, of which two have .65 on average."""
+    """Siblings with cosine .35 of each other and few faces each, of which two have .65 on average."""
     dim, many = 256, count * members
     shared = np.repeat(unit(generator, count, dim), members, axis=0)
-    centres = np.sqrt(0.6) * shared + np.sqrt(0.4) * unit(generator, many, dim)
+    centres = np.sqrt(0.35) * shared + np.sqrt(0.65) * unit(generator, many, dim)
     truth = np.repeat(np.arange(many), faces)
     x = np.sqrt(0.65) * centres[truth] + np.sqrt(0.35) * unit(generator, len(truth), dim)
     return World((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), truth)
