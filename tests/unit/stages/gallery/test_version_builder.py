@@ -39,9 +39,11 @@ class Shuffled(LocalExchange):
         return super().run(rng.permutation(np.array(items)).tolist(), first, *(mixed(r) for r in then), keys=keys)
 
 
-def runs(folder: Path, extra: Sequence[int] = (60, 35)) -> Config:
+def runs(folder: Path, extra: Sequence[int] = (60, 35), **overrides: object) -> Config:
     """A lake after a full run and, for each extra number of faces, an incremental one."""
-    config = load_config(lake=str(folder))
+    config = load_config(
+        lake=str(folder), overrides={key.replace("__", "."): value for key, value in overrides.items()}
+    )
     count = PEOPLE.faces
     with writing(config, "test") as context:
         add_faces(context, PEOPLE, 0, count)
