@@ -10,14 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from facelake.contracts import F32, F64, U8
+from facelake.contracts import F32, F64, I64, U8
 from facelake.embed.detectors import NOTHING, Detections, Detector
-from facelake.embed.geometry import crops_around, letterbox, nms, warp
+from facelake.embed.geometry import letterbox, nms, warp
 from facelake.embed.graphs import batchable, batches_alike
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.resample import Levels, to_blob
 from facelake.embed.runtime import Graph, Runtime, open_graph
 from facelake.embed.scrfd import Scrfd
+from facelake.embed.upright import refined
 
 STRIDES = (8, 16, 32)
 NMS_IOU = 0.3  # OpenCV's FaceDetectorYN default
@@ -27,7 +28,6 @@ _DETECT_BATCH = 1
 # A face that fills its frame is too large for YuNet at full size: photos without a face get a second look.
 SECOND_LOOK = 0.5
 CROP_SHARE = 1.8  # side of the crop in which landmarks are found again, in longer sides of the face's box
-_SAME_FACE = 0.4  # share of the known box that a face found in the crop must cover
 _KEPT_FACES = 4096  # embeddings of the last faces, for exact duplicates among them; 8 MB at 512 dimensions
 
 _CPU = Runtime()
@@ -49,10 +49,12 @@ class YuNet:
         return [self._seen(photo, 1.0) or self._seen(photo, SECOND_LOOK) or NOTHING for photo in photos]
 
     def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """Landmarks (n, 5, 2) found again in a crop of each face."""
-        matrices, corners, scales = crops_around(boxes, CROP_SHARE, self.crop_side)
-        again = self.relocate(np.stack([warp(photo, one, self.crop_side) for one in matrices]))
-        return relocated(boxes, landmarks, again, corners, scales)
+        """Landmarks (n, 5, 2) found again in a crop of each face that is turned upright with it."""
+
+        def sample(_: I64, matrices: F64) -> list[Detections]:
+            return self.relocate(np.stack([warp(photo, one, self.crop_side) for one in matrices]))
+
+        return refined(boxes, landmarks, CROP_SHARE, self.crop_side, sample)
 
     def _seen(self, photo: Levels, fill: float) -> Detections | None:
         square, scale = letterbox(photo, self.side, fill)
@@ -184,21 +186,3 @@ def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
 def yunet_order(graph: Graph) -> list[int]:
     """Where YuNet's outputs are, level by level: class, objectness, box, landmarks."""
     return [graph.outputs.index(f"{head}_{stride}") for stride in STRIDES for head in ("cls", "obj", "bbox", "kps")]
-
-
-def relocated(boxes: F32, known: F32, again: Sequence[Detections], corners: F64, scales: F64) -> F32:
-    """Landmarks (n, 5, 2) of each crop's face that covers the one known; the known ones where none does."""
-    rows = zip(boxes, known, again, corners, scales, strict=True)
-    return np.stack([_relocated(*one) for one in rows]).astype(np.float32)
-
-
-def _relocated(box: F32, known: F32, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:
-    """The landmarks of the crop's face that covers the one known; the old ones where none does."""
-    low = np.maximum(candidates.boxes[:, :2] / scale + corner, box[:2])
-    high = np.minimum(candidates.boxes[:, 2:] / scale + corner, box[2:])
-    covered = np.prod(np.maximum(high - low, 0), axis=1) / max(float(np.prod(box[2:] - box[:2])), 1e-9)
-    if not (covered > _SAME_FACE).any():
-        return known
-    best = int(np.argmax(np.where(covered > _SAME_FACE, covered * candidates.scores, 0)))
-    moved: np.ndarray = candidates.landmarks[best] / scale + corner
-    return moved

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from facelake.errors import ConfigError
 
 # Raised whenever the same photo could give other rows: part of the digest that every face row carries.
-PIPELINE_VERSION = 4
+PIPELINE_VERSION = 5
 Terms = Literal["permissive", "non-commercial"]
 
 
