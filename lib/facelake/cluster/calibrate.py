@@ -26,8 +26,9 @@ _RATIO, _RATIO_SINGLE = 0.75, 0.75
 # An edge of the graph is of two people with at most this probability: among the neighbours of a width of cosines, the
 # share that the impostors' distribution accounts for. Many photos per person allow a lower cut than one or two do.
 _FALSE_SHARE, _WINDOW = 0.02, 0.04
-# Where so few false links are expected in the whole corpus, no genuine ones are needed as evidence.
-_NO_FALSE_LINKS = 0.01
+# So many neighbours (from both sides) in the window are evidence; without them a cut must let hardly any false link
+# of the whole corpus be expected, since real tails are heavier than a normal's.
+_ENOUGH_NEIGHBOURS, _NO_FALSE_LINKS = 20, 0.0005
 # The graph's cut is no lower than this, and the weights fall by e per this much, in units of (one person's level -
 # different people's mean), so that encoders of other dimension and spread need no other numbers. Relatives are no
 # random pairs: the share keeps them out where an encoder of 512 dimensions puts strangers far away. In a small corpus,
@@ -193,7 +194,8 @@ def _crossing(cuts: Calibration, every: I64, faces: int) -> float:
     for step in range(int(np.ceil(cuts.floor * _STEPS)), _STEPS - width):
         at = step / _STEPS
         false = pairs * (above.cdf(-at) - above.cdf(-at - _WINDOW))
-        if false <= max(_FALSE_SHARE * (total[step + width] - total[step]), 2 * _NO_FALSE_LINKS):
+        near = total[step + width] - total[step]
+        if false <= (_FALSE_SHARE * near if near >= _ENOUGH_NEIGHBOURS else 2 * _NO_FALSE_LINKS):
             return at
     return 1 - _WINDOW
 
