@@ -26,11 +26,14 @@ _RATIO, _RATIO_SINGLE = 0.75, 0.75
 # An edge of the graph is of two people with at most this probability: among the neighbours of a width of cosines, the
 # share that the impostors' distribution accounts for. Many photos per person allow a lower cut than one or two do.
 _FALSE_SHARE, _WINDOW = 0.02, 0.04
-# Where so few false links are expected in the whole corpus, no genuine ones are needed as evidence.
-_NO_FALSE_LINKS = 0.01
+# So many neighbours (from both sides) in the window are evidence; without them a cut must let hardly any false link
+# of the whole corpus be expected, since real tails are heavier than a normal's.
+_ENOUGH_NEIGHBOURS, _NO_FALSE_LINKS = 20, 0.0005
 # The graph's cut is no lower than this, and the weights fall by e per this much, in units of (one person's level -
-# different people's mean), so that encoders of other dimension and spread need no other numbers.
-_LEAST_CUT, _WEIGHT_SCALE = 0.55, 0.25
+# different people's mean), so that encoders of other dimension and spread need no other numbers. Relatives are no
+# random pairs: the share keeps them out where an encoder of 512 dimensions puts strangers far away. In a small corpus,
+# whose level is the card's, there are few of them.
+_LEAST_CUT, _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.66, 0.55, 0.25
 # Impostors of a 128-d encoder scatter so widely that a cut by chance alone would lie among genuine pairs; joins have
 # the relative cut besides, so their absolute one need not lie higher than this (same units).
 _EDGE_CAP, _FLOOR = 0.54, 0.45
@@ -82,9 +85,8 @@ class Calibration:
     @property
     def graph_cut(self) -> float:
         """Discounted cosine from which a pair is an edge of the graph."""
-        if self.by_hand:
-            return max(self.cut, self.edge)
-        return max(self.cut, self.impostor_mean + _LEAST_CUT * self.gap)
+        cut = self.cut or self.impostor_mean + _LEAST_CUT * self.gap
+        return max(cut, self.edge) if self.by_hand else cut
 
     @property
     def floor(self) -> float:
@@ -164,11 +166,11 @@ def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration
     Args:
         faces: how many faces the corpus has.
     """
-    cuts = replace(cuts, cut=_crossing(cuts, seen.every, faces))
+    crossing = _crossing(cuts, seen.every, faces)
     first = int(np.ceil(cuts.edge * _STEPS))
     near = int(seen.best[first:].sum())
     if near < _ENOUGH_FACES:
-        return cuts
+        return replace(cuts, cut=max(crossing, cuts.impostor_mean + _LEAST_CUT_SMALL * cuts.gap))
     # the best of many neighbours flatters: pairs of one person lie lower, by as much as the median pair above the edge
     every = seen.every[: int(_NEAR_COPY * _STEPS)]
     level = (_median(seen.best, first) + _median(every, first)) / 2
@@ -176,7 +178,8 @@ def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration
     if not cuts.by_hand:
         edge = max(cuts.floor, min(edge, cuts.impostor_mean + _EDGE_CAP * (level - cuts.impostor_mean)))
     evidence = f"{cuts.evidence}; level from {near} faces with a neighbour above {cuts.edge:.3f}"
-    return replace(cuts, level=level, edge=edge, evidence=evidence)
+    cuts = replace(cuts, level=level, edge=edge, evidence=evidence)
+    return replace(cuts, cut=max(crossing, cuts.impostor_mean + _LEAST_CUT * cuts.gap))
 
 
 def _crossing(cuts: Calibration, every: I64, faces: int) -> float:
@@ -191,7 +194,8 @@ def _crossing(cuts: Calibration, every: I64, faces: int) -> float:
     for step in range(int(np.ceil(cuts.floor * _STEPS)), _STEPS - width):
         at = step / _STEPS
         false = pairs * (above.cdf(-at) - above.cdf(-at - _WINDOW))
-        if false <= max(_FALSE_SHARE * (total[step + width] - total[step]), 2 * _NO_FALSE_LINKS):
+        near = total[step + width] - total[step]
+        if false <= (_FALSE_SHARE * near if near >= _ENOUGH_NEIGHBOURS else 2 * _NO_FALSE_LINKS):
             return at
     return 1 - _WINDOW
 

@@ -13,17 +13,18 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from facelake.contracts import F32, I64
+from facelake.contracts import F32, F64, I64
 from facelake.embed import device_ops, device_sampling
 from facelake.embed.detectors import NOTHING, Detections
-from facelake.embed.geometry import crops_around, fitted_smoothly
+from facelake.embed.geometry import fitted_smoothly
 from facelake.embed.graphs import batchable, is_batch_invariant
-from facelake.embed.models import CROP_SCORE, CROP_SHARE, SECOND_PASS_FILL, STRIDES, relocated, yunet_order
+from facelake.embed.models import CROP_SCORE, CROP_SHARE, SECOND_PASS_FILL, STRIDES, yunet_order
 from facelake.embed.models import NMS_IOU as YUNET_IOU
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.runtime import Runtime, open_torch
 from facelake.embed.scrfd import MEAN, NMS_IOU, SCALE, layout_of
 from facelake.embed.torch_runtime import TorchGraph
+from facelake.embed.upright import refined
 
 _LOG = logging.getLogger(__name__)
 _Candidates = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -131,15 +132,18 @@ class DeviceYuNet:
         return detections
 
     def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
-        """Implements DeviceDetector. Landmarks are detected again in a crop of each face."""
-        matrices, corners, scales = crops_around(faces.boxes, CROP_SHARE, self._crop_side)
-        entry, inverse = device_sampling.smoothly(canvas, photo, photos, matrices)
-        again: list[Detections] = []
-        for start in range(0, len(entry), self.batch):
-            part = slice(start, start + self.batch)
-            crops = device_sampling.warp(canvas, entry[part], inverse[part], self._crop_side)
-            again += best(self._candidates(crops), CROP_SCORE, YUNET_IOU, border=0.0)
-        return relocated(faces.boxes, faces.landmarks, again, corners, scales)
+        """Implements DeviceDetector. Landmarks are detected again in a crop that is turned upright with the face."""
+
+        def sample(rows: I64, matrices: F64) -> list[Detections]:
+            entry, inverse = device_sampling.smoothly(canvas, photo[rows], photos, matrices)
+            again: list[Detections] = []
+            for start in range(0, len(entry), self.batch):
+                part = slice(start, start + self.batch)
+                crops = device_sampling.warp(canvas, entry[part], inverse[part], self._crop_side)
+                again += best(self._candidates(crops), CROP_SCORE, YUNET_IOU, border=0.0)
+            return again
+
+        return refined(faces.boxes, faces.landmarks, CROP_SHARE, self._crop_side, sample)
 
     def _detect(self, photos: Sequence[torch.Tensor], fill: float) -> list[Detections]:
         side = self.sides[0]

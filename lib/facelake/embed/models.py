@@ -10,14 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from facelake.contracts import F32, F64, U8
+from facelake.contracts import F32, F64, I64, U8
 from facelake.embed.detectors import NOTHING, Detections, Detector
-from facelake.embed.geometry import crops_around, letterbox, nms, warp
+from facelake.embed.geometry import letterbox, nms, warp
 from facelake.embed.graphs import batchable, is_batch_invariant
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.resample import Levels, to_blob
 from facelake.embed.runtime import Graph, Runtime, open_graph
 from facelake.embed.scrfd import Scrfd
+from facelake.embed.upright import refined
 
 STRIDES = (8, 16, 32)
 NMS_IOU = 0.3  # OpenCV's FaceDetectorYN default
@@ -27,7 +28,6 @@ _DETECT_BATCH = 1
 # YuNet misses faces that fill the frame: photos without a face are searched again at this share of the size.
 SECOND_PASS_FILL = 0.5
 CROP_SHARE = 1.8  # side of the crop for landmark refinement, relative to the longer side of the face's box
-_SAME_FACE = 0.4  # share of the known box that a face detected in the crop must cover
 _KEPT_FACES = 4096  # size of the cache of embeddings, for exact duplicates; 8 MB at 512 dimensions
 
 _CPU = Runtime()
@@ -49,10 +49,12 @@ class YuNet:
         return [self._search(photo, 1.0) or self._search(photo, SECOND_PASS_FILL) or NOTHING for photo in photos]
 
     def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """Landmarks (n, 5, 2) detected again in a crop of each face."""
-        matrices, corners, scales = crops_around(boxes, CROP_SHARE, self.crop_side)
-        again = self.relocate(np.stack([warp(photo, matrix, self.crop_side) for matrix in matrices]))
-        return relocated(boxes, landmarks, again, corners, scales)
+        """Return landmarks (n, 5, 2) detected again in a crop of each face that is turned upright with it."""
+
+        def sample(_: I64, matrices: F64) -> list[Detections]:
+            return self.relocate(np.stack([warp(photo, matrix, self.crop_side) for matrix in matrices]))
+
+        return refined(boxes, landmarks, CROP_SHARE, self.crop_side, sample)
 
     def _search(self, photo: Levels, fill: float) -> Detections | None:
         square, scale = letterbox(photo, self.side, fill)
@@ -185,21 +187,3 @@ def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
 def yunet_order(graph: Graph) -> list[int]:
     """Indices of YuNet's outputs, level by level: class, objectness, box, landmarks."""
     return [graph.outputs.index(f"{head}_{stride}") for stride in STRIDES for head in ("cls", "obj", "bbox", "kps")]
-
-
-def relocated(boxes: F32, known: F32, again: Sequence[Detections], corners: F64, scales: F64) -> F32:
-    """Landmarks (n, 5, 2) of the face in each crop that covers the known one; the known landmarks where none does."""
-    rows = zip(boxes, known, again, corners, scales, strict=True)
-    return np.stack([_relocated(*row) for row in rows]).astype(np.float32)
-
-
-def _relocated(box: F32, known: F32, candidates: Detections, corner: np.ndarray, scale: float) -> np.ndarray:
-    """The landmarks (5, 2) of the face in a crop that covers the known one; the known landmarks if none does."""
-    low = np.maximum(candidates.boxes[:, :2] / scale + corner, box[:2])
-    high = np.minimum(candidates.boxes[:, 2:] / scale + corner, box[2:])
-    covered = np.prod(np.maximum(high - low, 0), axis=1) / max(float(np.prod(box[2:] - box[:2])), 1e-9)
-    if not (covered > _SAME_FACE).any():
-        return known
-    best = int(np.argmax(np.where(covered > _SAME_FACE, covered * candidates.scores, 0)))
-    moved: np.ndarray = candidates.landmarks[best] / scale + corner
-    return moved

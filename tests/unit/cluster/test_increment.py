@@ -18,7 +18,6 @@ _CUTS = Calibration(
     impostor_mean=0.0,
     impostor_sd=0.09,
     evidence="by construction",
-    cut=0.42,
 )
 _GATE = Gate(np.array([0.3], np.float32), np.zeros((2, 2), np.float32))
 
