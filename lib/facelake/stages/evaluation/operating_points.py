@@ -1,8 +1,8 @@
-"""At which similarity a matcher of this gallery errs how often: measured on the gallery's own faces, without labels.
+"""Operating points of a gallery for a matcher, measured without labels on the gallery's own faces.
 
-Impostors are faces against the prototypes of other identities; genuine comparisons are faces against the prototype of
-their own identity made without them. The identities are those that clustering found: a person who is two identities
-counts as an impostor of himself, which makes the similarities told here too high rather than too low.
+Impostor comparisons are faces against the templates of other identities. Genuine comparisons are faces against the
+template of their own identity, computed without the face. The identities are those of the clustering: if a person has
+two identities, their faces count as impostors of each other. The thresholds are therefore rather too high than too low.
 """
 
 from __future__ import annotations
@@ -22,43 +22,49 @@ from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery
 from facelake.vectors import embedding_matrix
 
-_IDENTITIES, _FACES, _PROTOTYPES = 2_000, 4_000, 5_000
+_MAX_IDENTITIES, _MAX_FACES, _MAX_TEMPLATES = 2_000, 4_000, 5_000
 
 
 def operating_points(context: Context, gallery: Gallery, rows: pa.Table) -> list[dict[str, Any]]:
-    """Thresholds of a gallery's rows (identities with prototypes) at the usual false match rates."""
+    """Return the thresholds of a gallery at the standard false match rates.
+
+    Args:
+        context: gives the lake.
+        gallery: the gallery version.
+        rows: its active identities, with their templates.
+    """
     generator = np.random.default_rng(gallery.version)
     sizes = rows["size"].to_numpy()
-    several = np.flatnonzero(sizes > 1)
-    chosen = np.sort(generator.permutation(several)[:_IDENTITIES])
+    with_several_faces = np.flatnonzero(sizes > 1)
+    chosen = np.sort(generator.permutation(with_several_faces)[:_MAX_IDENTITIES])
     members = gallery.read("memberships", ["face_id", "identity_id"])
     names = rows["identity_id"].take(pa.array(chosen)).combine_chunks()
     members = members.filter(pc.is_in(members["identity_id"], names))
-    members = members.take(pa.array(np.sort(generator.permutation(members.num_rows)[: 4 * _FACES])))
+    members = members.take(pa.array(np.sort(generator.permutation(members.num_rows)[: 4 * _MAX_FACES])))
     faces = context.lake["faces"].where("face_id", members["face_id"], ["face_id", "embedding", "quality"])
     faces = faces.join(members, "face_id", join_type="inner").sort_by("face_id")
-    vectors, sound = embedding_matrix(faces["embedding"])
+    vectors, is_valid = embedding_matrix(faces["embedding"])
     label = pc.index_in(faces["identity_id"], names).to_numpy()
-    prototypes = matrix_of(rows["prototype"], vectors.shape[1])
+    templates = matrix_of(rows["prototype"], vectors.shape[1])
     impostor, genuine = _comparisons(
-        vectors[sound], faces["quality"].to_numpy()[sound], chosen[label[sound]], prototypes, generator
+        vectors[is_valid], faces["quality"].to_numpy()[is_valid], chosen[label[is_valid]], templates, generator
     )
     return [asdict(point) for point in thresholds(impostor, genuine)]
 
 
 def _comparisons(
-    vectors: F32, quality: F32, identity: I64, prototypes: F32, generator: np.random.Generator
+    vectors: F32, quality: F32, identity: I64, templates: F32, generator: np.random.Generator
 ) -> tuple[F32, F32]:
-    """Similarities of impostors and of genuine pairs; `identity` (n,) is each face's row of `prototypes`."""
+    """Return the similarities of impostor and of genuine comparisons; `identity` (n,) indexes `templates`."""
     weights = np.maximum(quality, 1e-3)[:, None].astype(np.float32)
-    sums = np.zeros((len(prototypes), vectors.shape[1]), np.float32)
+    sums = np.zeros((len(templates), vectors.shape[1]), np.float32)
     add_sums(weights * vectors, identity.astype(np.int32), sums)
     rest = sums[identity] - weights * vectors
     norm = np.linalg.norm(rest, axis=1)
-    alone = norm > 1e-3
-    genuine = np.einsum("ij,ij->i", vectors[alone], rest[alone] / norm[alone, None])
-    probes = np.sort(generator.permutation(len(vectors))[:_FACES])
-    against = np.sort(generator.permutation(len(prototypes))[:_PROTOTYPES])
-    similarity = vectors[probes] @ prototypes[against].T
+    has_others = norm > 1e-3
+    genuine = np.einsum("ij,ij->i", vectors[has_others], rest[has_others] / norm[has_others, None])
+    probes = np.sort(generator.permutation(len(vectors))[:_MAX_FACES])
+    against = np.sort(generator.permutation(len(templates))[:_MAX_TEMPLATES])
+    similarity = vectors[probes] @ templates[against].T
     impostor = similarity[identity[probes][:, None] != against[None, :]]
     return impostor.astype(np.float32), genuine.astype(np.float32)

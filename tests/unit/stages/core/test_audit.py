@@ -173,7 +173,7 @@ def test_a_head_that_lags_by_two_is_no_crash(chain: Lake) -> None:
     assert audit_faults(chain) == []
     append_audit(chain, "export", {})
     put(chain, files_of(chain) | {HEAD: files[HEAD]})
-    assert any("says 6 records, there are 8" in fault for fault in audit_faults(chain))
+    assert any("names 6 records, but there are 8" in fault for fault in audit_faults(chain))
 
 
 def test_a_chain_may_be_signed_from_some_record_on(lake: Lake, signer: Signer) -> None:
@@ -199,7 +199,7 @@ def test_a_signature_that_is_taken_off_the_head_is_missed(lake: Lake, signer: Si
     lake.store.delete(key(3))
     forged = {"count": 2, "digest": audit._digest(lake.store.read(key(2)))}
     tamper(lake, HEAD, json.dumps(forged, sort_keys=True).encode())
-    assert audit_faults(lake) == [f"{HEAD} is not signed, as the record it names is"]
+    assert audit_faults(lake) == [f"{HEAD} is not signed, although the record that it names is"]
     append_audit(lake, "erasure", {}, signer.sign)
     assert audit_faults(lake)
 
