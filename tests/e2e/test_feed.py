@@ -156,7 +156,7 @@ def test_recalled_and_ended_leases(demo_lake: Path, tmp_path: Path) -> None:
         assert "ended" in str(lease.owes(0, lease.expires_at))
         assert export_gallery(context, str(tmp_path / "c"), P, "x", days=999)["expires_at"] < "2200"
         assert (leases(context.lake)[-1].expires_at - leases(context.lake)[-1].issued_at).days == 90
-        with pytest.raises(ConfigError, match="nothing is out"):
+        with pytest.raises(ConfigError, match="no active lease"):
             recall(context.lake, recipient="nobody")
 
 
