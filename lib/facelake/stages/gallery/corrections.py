@@ -186,8 +186,18 @@ def _pair(lake: Lake, members: pa.Table, identity: str | None, faces: Sequence[s
 def _faces_of(lake: Lake, members: pa.Table, identity: str | None) -> list[str]:
     faces: list[str] = _where(members, "identity_id", [identity or ""])["face_id"].to_pylist()
     if not faces:
-        raise ConfigError(f"no active identity {identity!r}", where=lake.uri, next_step="see `facelake gallery show`")
+        raise _not_active(lake, identity)
     return faces
+
+
+def _not_active(lake: Lake, identity: str | None) -> ConfigError:
+    """Return the error for an identity without faces; of a merged one, it names the identity that replaces it."""
+    rows = require_gallery(lake).read("identities", ["identity_id", "merged_into"])
+    [merged_into] = _where(rows, "identity_id", [identity or ""])["merged_into"].to_pylist() or [None]
+    what = f"no active identity {identity!r}"
+    if merged_into:
+        return ConfigError(f"{what}: merged into {merged_into}", where=lake.uri, next_step=f"use {merged_into}")
+    return ConfigError(what, where=lake.uri, next_step="see `facelake gallery show`")
 
 
 def _where(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
