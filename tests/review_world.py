@@ -1,4 +1,4 @@
-"""A demo lake with a wrong merge and a near-duplicate, and nights over it: what a reviewer finds on his page."""
+"""A demo lake with a wrong merge and a duplicate identity, and simulated runs over it, for tests of the review page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PORTRAIT = re.compile(r"album/(person-\d)-\d\d\.jpg")
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Who is who in the lake."""
+    """The true identities in the lake."""
 
     merged: str
     """the identity that holds person-1 and person-2"""
@@ -34,15 +34,15 @@ class World:
 
 
 def spoil(lake: Path) -> World:
-    """Group person-1 with person-2, tear person-3 in two, and publish that as a bad night would."""
+    """Merge person-1 with person-2, split person-3 in two, and publish that."""
     with writing(load_config(lake=str(lake)), "test") as context:
         faces = context.lake["faces"].read(["face_id", "image_id"]).to_pylist()
         of_person: dict[str, list[str]] = {}
         for row in faces:
-            if found := _PORTRAIT.fullmatch(row["image_id"]):
-                of_person.setdefault(found[1], []).append(row["face_id"])
-        night(context, of_person)
-        home = homes(context)
+            if match := _PORTRAIT.fullmatch(row["image_id"]):
+                of_person.setdefault(match[1], []).append(row["face_id"])
+        simulate_run(context, of_person)
+        home = identity_of_face(context)
         merged = {home[face] for name in ("person-1", "person-2") for face in of_person[name]}
         assert len(merged) == 1
         twins = sorted({home[face] for face in of_person["person-3"]})
@@ -50,16 +50,16 @@ def spoil(lake: Path) -> World:
         return World(merged.pop(), (twins[0], twins[1]), of_person)
 
 
-def night(context: Context, of_person: dict[str, list[str]], shift: int = 0, without: str = "") -> None:
-    """Grouping as wrong as ever, with other numbers, and perhaps without a face; then publish and analyse."""
+def simulate_run(context: Context, of_person: dict[str, list[str]], shift: int = 0, without: str = "") -> None:
+    """Simulate a run with the same wrong groups under other numbers, perhaps without one face; publish and analyse."""
     table = context.lake["groups"]
     rows = table.read()
     group = dict(zip(rows["face_id"].to_pylist(), rows["group_id"].to_pylist(), strict=True))
-    mine = {name: [face for face in faces if face in group] for name, faces in of_person.items()}
-    number = {name: Counter(group[face] for face in faces).most_common(1)[0][0] for name, faces in mine.items()}
+    portraits = {name: [face for face in faces if face in group] for name, faces in of_person.items()}
+    number = {name: Counter(group[face] for face in faces).most_common(1)[0][0] for name, faces in portraits.items()}
     for face, home in group.items():
         group[face] = number["person-1"] if home == number["person-2"] else home
-    for face in sorted(mine["person-3"])[::2]:
+    for face in sorted(portraits["person-3"])[::2]:
         group[face] = 900
     column = pa.array([group[face] + shift for face in rows["face_id"].to_pylist()])
     rows = rows.set_column(rows.schema.get_field_index("group_id"), "group_id", column)
@@ -68,8 +68,8 @@ def night(context: Context, of_person: dict[str, list[str]], shift: int = 0, wit
     assert analyse(context)
 
 
-def homes(context: Context) -> dict[str, str]:
-    """The identity of each face in the newest gallery."""
+def identity_of_face(context: Context) -> dict[str, str]:
+    """Return the identity of each face in the newest gallery."""
     gallery = current_gallery(context.lake)
     assert gallery is not None
     columns = gallery.read("memberships", ["face_id", "identity_id"]).columns

@@ -1,5 +1,5 @@
-# The lake's bucket and one role per duty, with no right that the duty does not use. `terraform fmt` and a parser check
-# it here; it has not been applied by this project (no provider can be fetched where it is tested).
+# The lake's bucket and one role per duty, each with the least permissions that the duty needs. Checked by
+# `terraform fmt` and a parser only; this project has not applied it (its test machines cannot fetch a provider).
 terraform {
   required_version = ">= 1.6"
   required_providers {
@@ -77,7 +77,7 @@ resource "aws_s3_bucket_server_side_encryption_configuration" "lake" {
   }
 }
 
-# Old versions help against a mishap for some days; an erasure deletes those of its own at once.
+# Old versions allow recovery from mistakes for some days; an erasure deletes the old versions of erased data at once.
 resource "aws_s3_bucket_lifecycle_configuration" "lake" {
   bucket = aws_s3_bucket.lake.id
   rule {

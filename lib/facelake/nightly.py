@@ -121,7 +121,7 @@ def run_night(
     """
     from facelake.stages.admission.withdrawn_datasets import accepted_lineage
     from facelake.stages.erasure.stage import finish_erasures
-    from facelake.stages.governance.processing_register import must_be_assessed, record_processing
+    from facelake.stages.governance.processing_register import record_processing, require_assessment
 
     unknown = [name for name in only if name not in STAGES]
     if unknown:
@@ -132,7 +132,7 @@ def run_night(
     lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
     if "admit" in chosen:
         Corpus(config.corpus_uri, config.s3).paths()  # fails before anything is written if there is no corpus
-    must_be_assessed(config)
+    require_assessment(config)
     with writing(config, "nightly", emit, wait_s=wait_s) as context:
         context.lineage, context.rebase = lineage, rebase
         finished = finish_erasures(context)

@@ -25,7 +25,7 @@ from facelake.stages.erasure.stage import erase
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
 from facelake.stages.sharing.export import export_gallery
-from facelake.stages.sharing.leases import acknowledge, changes_since, hand_back, leases, recall, what_is_owed
+from facelake.stages.sharing.leases import acknowledge, changes_since, leases, mark_returned, recall, what_is_owed
 from facelake.vectors import embedding_matrix
 from tests.conftest import run_cli, run_json
 
@@ -67,7 +67,7 @@ def test_an_erasure_is_owed_until_it_is_acknowledged(demo_lake: Path, tmp_path: 
         acknowledge(context.lake, first["lease_id"])
         assert set(what_is_owed(context.lake, context.now)) == {other["lease_id"]}
         export_gallery(context, str(tmp_path / "e"), P, "gate-7")
-        hand_back(context.lake, other["lease_id"])
+        mark_returned(context.lake, other["lease_id"])
         assert what_is_owed(context.lake, context.now) == {}
         with pytest.raises(ConfigError):
             acknowledge(context.lake, "lease-none")
@@ -156,7 +156,7 @@ def test_recalled_and_ended_leases(demo_lake: Path, tmp_path: Path) -> None:
         assert "ended" in str(lease.owes(0, lease.expires_at))
         assert export_gallery(context, str(tmp_path / "c"), P, "x", days=999)["expires_at"] < "2200"
         assert (leases(context.lake)[-1].expires_at - leases(context.lake)[-1].issued_at).days == 90
-        with pytest.raises(ConfigError, match="nothing is out"):
+        with pytest.raises(ConfigError, match="no active lease"):
             recall(context.lake, recipient="nobody")
 
 

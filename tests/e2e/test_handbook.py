@@ -82,7 +82,7 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     assert "erased; certificate: my-lake/audit/" in follow(leave, checkout)
     assert _of(checkout, "0042") == 0
 
-    page = (DOCS / "consent.md").read_text().split("# What the words mean")[0]
+    page = (DOCS / "consent.md").read_text().split("## Reference")[0]
     scripts = [block for block in blocks(page) if block.startswith(".venv/bin/facelake")]
     assert len(scripts) == 6
     grant, listing, withdraw, erase, check, monthly = scripts

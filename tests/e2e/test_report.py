@@ -1,4 +1,4 @@
-"""The report in a real browser: it shows, asks nothing of the network, complains of nothing, and forgets who is erased."""
+"""The report in a real browser: no network requests, no console messages, accessible, and no faces of erased people."""
 
 from __future__ import annotations
 
@@ -46,37 +46,37 @@ def browser() -> Iterator[Browser]:
 
 
 class Watched:
-    """A page, with what it asked for and complained of."""
+    """A page that records its requests and its console messages."""
 
     def __init__(
         self, browser: Browser, lake: Path, scheme: str = "light", width: int = 1200, height: int = 900
     ) -> None:
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.messages: list[str] = []
         self.page: Page = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": height})  # type: ignore[arg-type]
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.goto(f"file://{lake}/reports/latest.html")
 
-    def must_be_quiet(self) -> None:
-        assert self.complaints == []
-        assert [url for url in self.asked if not url.startswith(("file:///", "data:"))] == []
+    def assert_no_requests_or_messages(self) -> None:
+        assert self.messages == []
+        assert [url for url in self.requests if not url.startswith(("file:///", "data:"))] == []
 
 
 @pytest.fixture(scope="module")
-def storied_lake(demo_template: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three nights: a demo, then a person split in two by a correction, then two people made one."""
-    lake = Path(shutil.copytree(demo_template[0], tmp_path_factory.mktemp("storied") / "lake"))
+def corrected_lake(demo_template: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs: the demo, then an identity split by a correction, then two identities merged by a correction."""
+    lake = Path(shutil.copytree(demo_template[0], tmp_path_factory.mktemp("corrected") / "lake"))
     config = load_config(lake=str(lake))
     identities = sorted(set(members(lake).values()))
-    one = [face for face, identity in sorted(members(lake).items()) if identity == identities[0]]
-    for said in (
-        CorrectionRequest(Verdict.SPLIT, identities[0], None, tuple(one[:9]), "another person"),
+    faces = [face for face, identity in sorted(members(lake).items()) if identity == identities[0]]
+    for request in (
+        CorrectionRequest(Verdict.SPLIT, identities[0], None, tuple(faces[:9]), "another person"),
         CorrectionRequest(Verdict.MERGE, identities[1], identities[2], (), "one person"),
     ):
         with writing(config, "correct") as context:
-            record_correction(context, said)
+            record_correction(context, request)
         run_night(config, only=["publish", "report"])
     gallery = current_gallery(Lake.open(str(lake)))
     assert gallery is not None
@@ -91,24 +91,24 @@ def test_report_in_chromium(
     watched = Watched(browser, demo_template[0], scheme, width, height)
     page = watched.page
     assert page.title() == "facelake: gallery 1"
-    assert page.locator(".head .big").all_inner_texts()[:4] == ["280", "248", "255", "8"]
+    assert page.locator(".figure .big").all_inner_texts()[:4] == ["280", "248", "255", "8"]
     text = page.inner_text("body")
     for word in ("no basis", "other purpose", "withdrawn", "expired", "no face", "unreadable", "empty"):
         assert word in text
     assert page.locator("svg.histogram").count() == 1
-    assert page.locator(".verdict").inner_text() == "Not quite: 1 to act on first."
-    assert "past the date of destruction; 8 photos" in page.locator("#night").inner_text()
+    assert page.locator("p.summary").inner_text() == "1 alert with action required."
+    assert "past the date of destruction; 8 photos" in page.locator("#alerts").inner_text()
     sizes = page.eval_on_selector_all(".sheets img", "all => all.map(i => i.naturalWidth)")
     assert len(sizes) == 64
     assert set(sizes) == {96}
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    found = Axe().run(page)
-    assert found.violations_count == 0, found.generate_report()
+    audit = Axe().run(page)
+    assert audit.violations_count == 0, audit.generate_report()
     page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
-    watched.must_be_quiet()
+    watched.assert_no_requests_or_messages()
 
 
-def test_the_page_answers_to_mouse_and_keyboard(demo_template: tuple[Path, dict[str, Any]], browser: Browser) -> None:
+def test_the_page_works_with_mouse_and_keyboard(demo_template: tuple[Path, dict[str, Any]], browser: Browser) -> None:
     watched = Watched(browser, demo_template[0])
     page = watched.page
     legend = page.locator(".legend button")
@@ -121,7 +121,7 @@ def test_the_page_answers_to_mouse_and_keyboard(demo_template: tuple[Path, dict[
     assert page.locator('[data-layer="0"]').is_visible()
     assert not page.locator("#tip").is_visible()
     page.locator(".hit").nth(40).hover()
-    assert re.fullmatch(r"0\.40 to 0\.42: same photo [\d,]+; one identity [\d,]+; nearest other identity [\d,]+", page.locator("#tip").inner_text())  # fmt: skip
+    assert re.fullmatch(r"0\.40 to 0\.42: same photo [\d,]+; same identity [\d,]+; nearest other identity [\d,]+", page.locator("#tip").inner_text())  # fmt: skip
     page.keyboard.press("Escape")
     assert not page.locator("#tip").is_visible()
     stages = page.locator("table.sortable", has=page.get_by_text("Stages: time"))
@@ -135,10 +135,10 @@ def test_the_page_answers_to_mouse_and_keyboard(demo_template: tuple[Path, dict[
     details.locator("summary").click()
     assert details.locator("tbody tr").count() == 14
     assert Axe().run(page).violations_count == 0
-    watched.must_be_quiet()
+    watched.assert_no_requests_or_messages()
 
 
-def test_without_a_script_everything_is_there(demo_template: tuple[Path, dict[str, Any]], browser: Browser) -> None:
+def test_the_page_is_complete_without_javascript(demo_template: tuple[Path, dict[str, Any]], browser: Browser) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"file://{demo_template[0]}/reports/latest.html")
@@ -148,58 +148,58 @@ def test_without_a_script_everything_is_there(demo_template: tuple[Path, dict[st
     context.close()
 
 
-def test_merges_and_splits_are_shown_before_and_after(storied_lake: Path, browser: Browser, tmp_path: Path) -> None:
-    watched = Watched(browser, storied_lake)
+def test_merges_and_splits_are_shown_before_and_after(corrected_lake: Path, browser: Browser, tmp_path: Path) -> None:
+    watched = Watched(browser, corrected_lake)
     page = watched.page
-    turn = page.locator("article.turn")
-    assert turn.count() == 1  # of this night; the split was the night before
-    assert re.search(r"was joined to id-", turn.locator("h3").inner_text())
-    before, after = turn.locator(".two > div").all()
+    event = page.locator("article.event")
+    assert event.count() == 1  # of this run; the split happened in the run before
+    assert re.search(r"was merged into id-", event.locator("h3").inner_text())
+    before, after = event.locator(".two > div").all()
     assert [before.locator("figure").count(), after.locator("figure").count()] == [2, 1]
     assert all(figure.locator("img").count() == 8 for figure in before.locator("figure").all())
-    pages = sorted((storied_lake / "reports").glob("2*.html"))
+    pages = sorted((corrected_lake / "reports").glob("2*.html"))
     assert len(pages) == 3
     assert "was split off" in pages[1].read_text()
-    assert pages[1].read_text().count('class="turn split"') == 1
-    assert page.locator(".multiple").count() == 11  # drift in sds is not measured in full nights
-    assert "3 nights" not in page.inner_text("#nights")
-    assert "2 fewer than last night" not in page.inner_text("#numbers")
-    assert "1 fewer than last night" in page.inner_text("#numbers")
+    assert pages[1].read_text().count('class="event split"') == 1
+    assert page.locator(".multiple").count() == 11  # drift in sds is not measured by full clusterings
+    assert "3 runs" not in page.inner_text("#runs")
+    assert "2 fewer than in the previous run" not in page.inner_text("#numbers")
+    assert "1 fewer than in the previous run" in page.inner_text("#numbers")
     assert Axe().run(page).violations_count == 0
-    page.screenshot(path=tmp_path / "storied.png", full_page=True)
-    watched.must_be_quiet()
+    page.screenshot(path=tmp_path / "corrected.png", full_page=True)
+    watched.assert_no_requests_or_messages()
 
 
-def test_faces_can_be_left_out_of_every_page(storied_lake: Path, tmp_path: Path) -> None:
-    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+def test_faces_can_be_left_out_of_every_page(corrected_lake: Path, tmp_path: Path) -> None:
+    lake = Path(shutil.copytree(corrected_lake, tmp_path / "lake"))
     assert sum(bool(CROP.search(page.read_bytes())) for page in (lake / "reports").iterdir()) == 4
     config = tmp_path / "c.yaml"
     config.write_text("report: {contact_sheets: false}\n")
     run_json("report", "-c", str(config), "--lake", str(lake))
     pages = list((lake / "reports").iterdir())
-    assert len(pages) == 2  # the new one and latest; earlier ones with faces are gone
+    assert len(pages) == 2  # the new page and latest.html; earlier pages with faces were deleted
     assert not [page for page in pages if b"data:image/jpeg" in page.read_bytes()]
-    assert "was joined to" not in (lake / "reports/latest.html").read_text()
+    assert "was merged into" not in (lake / "reports/latest.html").read_text()
 
 
-def test_old_pages_go(storied_lake: Path, tmp_path: Path) -> None:
-    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+def test_old_pages_are_deleted(corrected_lake: Path, tmp_path: Path) -> None:
+    lake = Path(shutil.copytree(corrected_lake, tmp_path / "lake"))
     newest = sorted(page.name for page in (lake / "reports").glob("2*.html"))[-1]
     config = tmp_path / "c.yaml"
     config.write_text("report: {keep: 2}\n")
     run_json("report", "-c", str(config), "--lake", str(lake))
-    left = sorted(page.name for page in (lake / "reports").glob("2*.html"))
-    assert len(left) == 2
-    assert left[0] == newest
+    remaining = sorted(page.name for page in (lake / "reports").glob("2*.html"))
+    assert len(remaining) == 2
+    assert remaining[0] == newest
 
 
-def test_who_is_erased_is_on_no_page(storied_lake: Path, tmp_path: Path) -> None:
-    """No crop of hers in any byte of the lake, though pages showed her; everybody else is shown again."""
-    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+def test_an_erased_person_is_on_no_page(corrected_lake: Path, tmp_path: Path) -> None:
+    """No file of the lake contains a crop of the erased person, who was on every page; the others are shown again."""
+    lake = Path(shutil.copytree(corrected_lake, tmp_path / "lake"))
     config = load_config(lake=str(lake))
     faces = reading(config).lake["faces"].read(["face_id", "image_id"]).to_pylist()
-    hers = {row["face_id"] for row in faces if "/person-1-" in row["image_id"]}
-    crops = {face: base64.b64encode(crop) for face, crop in crops_of(reading(config), hers).items()}
+    erased = {row["face_id"] for row in faces if "/person-1-" in row["image_id"]}
+    crops = {face: base64.b64encode(crop) for face, crop in crops_of(reading(config), erased).items()}
     assert len(crops) == 23
     before = {path: path.read_bytes() for path in (lake / "reports").iterdir()}
     assert len(before) == 4
@@ -210,22 +210,22 @@ def test_who_is_erased_is_on_no_page(storied_lake: Path, tmp_path: Path) -> None
     run_json("report", "--lake", str(lake))
     page = (lake / "reports/latest.html").read_bytes()
     assert len(set(CROP.findall(page)) & set(CROP.findall(before[lake / "reports/latest.html"]))) >= 40
-    everything = b"".join(path.read_bytes() for path in lake.rglob("*") if path.is_file())
-    assert page in everything
-    assert not [face for face, crop in crops.items() if crop in everything]
+    all_bytes = b"".join(path.read_bytes() for path in lake.rglob("*") if path.is_file())
+    assert page in all_bytes
+    assert not [face for face, crop in crops.items() if crop in all_bytes]
     assert run_json("verify", "--lake", str(lake))["ok"]
 
 
-def test_a_page_has_no_more_faces_than_it_may(
-    storied_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_crops_of_a_page_stay_under_the_byte_limit(
+    corrected_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake = Path(shutil.copytree(storied_lake, tmp_path / "lake"))
+    lake = Path(shutil.copytree(corrected_lake, tmp_path / "lake"))
     (lake / "reports/latest.html").unlink()
-    monkeypatch.setattr(sheets, "_MOST_BYTES", 40_000)
+    monkeypatch.setattr(sheets, "_MAX_CROP_BYTES", 40_000)
     run_night(load_config(lake=str(lake)), only=["report"])
     page = (lake / "reports/latest.html").read_bytes()
     crops = CROP.findall(page)
     assert 5 < len(crops) < 40
     assert sum(len(base64.b64decode(crop)) for crop in crops) <= 40_000
     (left_out,) = re.findall(rb"(\d+) faces are left out", page)
-    assert len(crops) + int(left_out) == 64 + 24  # on the sheets and, of the merge, before and after
+    assert len(crops) + int(left_out) == 64 + 24  # on the sheets, and before and after the merge

@@ -1,4 +1,4 @@
-"""A reviewer's session in a real browser: a wrong merge is found and split, and stays split in the next nights."""
+"""A review session in a real browser: a wrong merge is split, and stays split in the next runs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from facelake.nightly import writing
 from facelake.stages.core.audit import audit_faults
 from tests.conftest import FACELAKE
 from tests.e2e.test_report import FLAGS
-from tests.review_world import PURPOSE, World, homes, night, spoil
+from tests.review_world import PURPOSE, World, identity_of_face, simulate_run, spoil
 
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
-SAID_409 = "Failed to load resource: the server responded with a status of 409 (Conflict)"
+CONFLICT_MESSAGE = "Failed to load resource: the server responded with a status of 409 (Conflict)"
 
 
 @contextmanager
 def served(lake: Path) -> Iterator[str]:
-    """The link that the command prints."""
+    """Serve the page and yield the link that the command prints."""
     command = [*FACELAKE, "review", "--purpose", PURPOSE, "--reviewer", "eve", "--json", "--lake", str(lake)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -44,55 +44,55 @@ def corrections(lake: Path) -> list[dict[str, Any]]:
     return sorted(Lake.open(str(lake))["corrections"].read().to_pylist(), key=lambda row: row["seq"])
 
 
-def accessible(page: Page, where: str) -> None:
-    found = Axe().run(page)
-    assert found.violations_count == 0, f"{where}\n{found.generate_report()}"
+def assert_accessible(page: Page, where: str) -> None:
+    audit = Axe().run(page)
+    assert audit.violations_count == 0, f"{where}\n{audit.generate_report()}"
 
 
-def said(page: Page, text: str) -> None:
-    expect(page.locator("#said")).to_contain_text(text, timeout=20_000)
+def expect_status(page: Page, text: str) -> None:
+    expect(page.locator("#status")).to_contain_text(text, timeout=20_000)
 
 
-def pictures(page: Page) -> None:
+def wait_for_crops(page: Page) -> None:
     expect(page.locator("#work")).to_be_visible(timeout=20_000)
     loaded = "[...document.querySelectorAll('.faces img')].filter(i => !(i.complete && i.naturalWidth === 192)).length"
     for _ in range(300):
         for item in page.locator(".faces li:last-child").all():
-            item.scroll_into_view_if_needed()  # (pictures are asked for when they come near)
+            item.scroll_into_view_if_needed()  # images load lazily
         if page.evaluate(loaded) == 0:
             page.evaluate("document.getElementById('desk').scrollTo(0, 0)")
             return
         page.wait_for_timeout(100)
-    raise AssertionError("some faces have no picture")
+    raise AssertionError("some faces have no image")
 
 
-def by_keyboard(page: Page, lake: Path, world: World) -> None:
-    """The wrong merge is split without a mouse, and that is taken back."""
+def split_by_keyboard(page: Page, lake: Path, world: World) -> None:
+    """Split the wrong merge by keyboard, and undo it."""
     parts = [set(world.of_person["person-1"]), set(world.of_person["person-2"])]
     page.keyboard.press("2")
     page.keyboard.press("Space")
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Shift+ArrowDown")
-    said(page, "3 selected")
+    expect_status(page, "3 selected")
     page.keyboard.press("Escape")
     page.keyboard.press("a")
-    said(page, "23 selected")
+    expect_status(page, "23 selected")
     page.keyboard.press("/")
     page.keyboard.type("two sisters?")
     page.keyboard.press("Enter")
     page.keyboard.press("s")
-    said(page, "Correction 1: 23 faces split off")
+    expect_status(page, "Correction 1: 23 faces split off")
     [row] = corrections(lake)
     assert (row["kind"], row["reviewer"], row["reason"]) == ("split", "eve", "two sisters?")
     assert set(row["faces_b"]) in parts
     expect(page.locator("#queue-count")).to_contain_text("1 open of 2")
     page.keyboard.press("u")
-    said(page, "Correction 1 no longer counts")
+    expect_status(page, "Correction 1 no longer counts")
     expect(page.locator("#queue-count")).to_contain_text("2 open of 2")
 
 
-def by_mouse(page: Page, lake: Path) -> None:
-    """Selected by a range and by a line drawn around faces; split for good."""
+def split_by_mouse(page: Page, lake: Path) -> None:
+    """Select faces with the lasso and as a range, and split them off."""
     tiles = page.locator("#faces-1 li")
     boxes = [tiles.nth(i).bounding_box() for i in (0, 1)]
     assert boxes[0]
@@ -104,87 +104,87 @@ def by_mouse(page: Page, lake: Path) -> None:
     for x, y in ((right, top), (right, bottom), (left, bottom), (left, top)):
         page.mouse.move(x, y, steps=4)
     page.mouse.up()
-    said(page, "2 selected")
+    expect_status(page, "2 selected")
     page.keyboard.press("Escape")
     tiles.first.click()
     tiles.last.click(modifiers=["Shift"])
-    said(page, "23 selected")
+    expect_status(page, "23 selected")
     page.get_by_role("button", name="Split selected off").click()
-    said(page, "Correction 3: 23 faces split off")
-    assert corrections(lake)[2]["reason"] == "these faces look like somebody else"
+    expect_status(page, "Correction 3: 23 faces split off")
+    assert corrections(lake)[2]["reason"] == "these faces show another person"
 
 
-def different_people(page: Page, lake: Path, world: World, folder: Path) -> None:
-    """An answer, one that contradicts it, and one while a night runs."""
+def contradict(page: Page, lake: Path, world: World, folder: Path) -> None:
+    """Answer during a run, answer, and contradict the answer."""
     page.keyboard.press("n")
-    expect(page.locator("#question")).to_contain_text("one person, or two")
+    expect(page.locator("#question")).to_contain_text("one person or two")
     assert page.evaluate("location.hash") == "#same_person/" + "/".join(world.twins)
-    pictures(page)
-    accessible(page, "pair")
+    wait_for_crops(page)
+    assert_accessible(page, "pair")
     page.screenshot(path=folder / "review-pair.png")
     with Lease(Lake.open(str(lake)).store, "nightly"):
         page.keyboard.press("d")
         expect(page.locator("#alert")).to_contain_text("the lake is being written by process", timeout=20_000)
     assert len(corrections(lake)) == 3
     page.keyboard.press("d")
-    said(page, "Correction 4: different people")
+    expect_status(page, "Correction 4: different people")
     page.keyboard.press("m")
     dialog = page.locator("#contradiction")
     expect(dialog).to_be_visible(timeout=20_000)
     expect(dialog).to_contain_text("4: different people")
     expect(dialog).to_contain_text("“two different people” — eve")
-    accessible(page, "contradiction")
+    assert_accessible(page, "contradiction")
     page.screenshot(path=folder / "review-contradiction.png")
-    page.get_by_role("button", name="Leave it as it was").click()
-    said(page, "nothing was recorded")
+    page.get_by_role("button", name="Keep the earlier answer").click()
+    expect_status(page, "nothing was recorded")
     assert [row["kind"] for row in corrections(lake)] == ["split", "undo", "split", "distinct"]
 
 
-def looks(page: Page, folder: Path) -> None:
-    """Pictures for who wants to look, and what can be measured of them."""
+def check_layouts(page: Page, folder: Path) -> None:
+    """Check accessibility and width in light and dark mode, wide and narrow; save screenshots."""
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         for name, size in (("wide", WIDE), ("phone", PHONE)):
             page.set_viewport_size(size)  # type: ignore[arg-type]
-            accessible(page, f"{scheme} {name}")
+            assert_accessible(page, f"{scheme} {name}")
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
             page.screenshot(path=folder / f"review-{scheme}-{name}.png")
     page.set_viewport_size(WIDE)  # type: ignore[arg-type]
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
-    accessible(page, "help")
+    assert_accessible(page, "help")
     page.keyboard.press("Escape")
 
 
-def test_a_session(demo_lake: Path, tmp_path: Path) -> None:
+def test_a_review_session(demo_lake: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     assert chromium, "Chromium is missing: bash infra/test.sh installs it"
     world = spoil(demo_lake)
     requests: list[str] = []
-    complaints: list[str] = []
+    messages: list[str] = []
     with served(demo_lake) as link, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_context(viewport=WIDE).new_page()  # type: ignore[arg-type]
         page.on("request", lambda request: requests.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
         page.goto(link)
-        pictures(page)
+        wait_for_crops(page)
         assert page.evaluate("location.hash") == f"#two_people/{world.merged}"
         assert page.evaluate("document.cookie") == ""
-        looks(page, tmp_path)
-        by_keyboard(page, demo_lake, world)
-        by_mouse(page, demo_lake)
-        different_people(page, demo_lake, world, tmp_path)
+        check_layouts(page, tmp_path)
+        split_by_keyboard(page, demo_lake, world)
+        split_by_mouse(page, demo_lake)
+        contradict(page, demo_lake, world, tmp_path)
         assert_split_holds(demo_lake, world)
         page.keyboard.press("m")
         expect(page.locator("#banner")).to_contain_text("Gallery 4 was published", timeout=20_000)
         expect(page.locator("#who")).to_contain_text("gallery 4")
         page.reload()
-        pictures(page)
+        wait_for_crops(page)
         page.keyboard.press("m")
         page.get_by_role("button", name="Overrule it").click()
-        said(page, "It overrules 4.")
+        expect_status(page, "It overrules 4.")
         assert [(row["kind"], row["undoes"]) for row in corrections(demo_lake)][3:] == [
             ("distinct", []),
             ("merge", [4]),
@@ -196,17 +196,17 @@ def test_a_session(demo_lake: Path, tmp_path: Path) -> None:
     ours = urlsplit(link).netloc
     assert {urlsplit(url).netloc for url in requests} == {ours}
     assert "ticket" not in "".join(requests)
-    assert complaints == [SAID_409] * 4
+    assert messages == [CONFLICT_MESSAGE] * 4
     assert audit_faults(Lake.open(str(demo_lake))) == []
 
 
 def assert_split_holds(lake: Path, world: World) -> None:
-    """Two nights that group as wrongly as the first one."""
-    for shift, gone in ((10, "person-8"), (20, "person-7")):
+    """Simulate two runs with the same wrong groups as the first."""
+    for shift, person in ((10, "person-8"), (20, "person-7")):
         with writing(load_config(lake=str(lake)), "test") as context:
-            night(context, world.of_person, shift, world.of_person[gone][0])
-            home = homes(context)
-        who = {name: {home[face] for face in mine if face in home} for name, mine in world.of_person.items()}
-        assert len(who["person-1"]) == len(who["person-2"]) == 1
-        assert who["person-1"] != who["person-2"]
-        assert len(who["person-3"]) == 2
+            simulate_run(context, world.of_person, shift, world.of_person[person][0])
+            home = identity_of_face(context)
+        identities = {name: {home[face] for face in faces if face in home} for name, faces in world.of_person.items()}
+        assert len(identities["person-1"]) == len(identities["person-2"]) == 1
+        assert identities["person-1"] != identities["person-2"]
+        assert len(identities["person-3"]) == 2

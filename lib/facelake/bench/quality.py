@@ -7,8 +7,8 @@ from typing import Any
 from facelake.bench.scores import cluster_scores
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.evaluation.labels import labelled, read_labels
-from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.evaluation.labels import label_faces, read_labels
+from facelake.stages.gallery.versions import require_gallery
 
 
 def quality(lake: Lake, labels: str) -> dict[str, Any]:
@@ -21,11 +21,9 @@ def quality(lake: Lake, labels: str) -> dict[str, Any]:
         faces, identities (predicted, among labelled faces), people, images_without_face, pairwise, bcubed.
     """
     person_of = read_labels(labels)
-    gallery = current_gallery(lake)
-    if gallery is None:
-        raise ConfigError("no gallery was published yet", where=lake.uri, next_step="run `facelake nightly`")
+    gallery = require_gallery(lake)
     members = gallery.read("memberships", ["face_id", "identity_id"])
-    found = labelled(lake["faces"].read(["face_id", "image_id", "box"]), person_of)
+    found = label_faces(lake["faces"].read(["face_id", "image_id", "box"]), person_of)
     home = dict(zip(*(column.to_pylist() for column in members.columns), strict=True))
     pairs = [(person, home[face]) for face, person in zip(found.faces, found.people, strict=True) if face in home]
     truth, groups = [person for person, _ in pairs], [identity for _, identity in pairs]

@@ -66,10 +66,10 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
     pairs = [(n["identity_id"], n["nearest_id"]) for n in names[1:] if n["nearest_id"]]
     figures["pair_s"] = _median([partial(views.view_pair, session, a, b) for a, b in pairs])
     figures["queue_s"] = _median([partial(views.queue, session)] * 5)
-    version, (a, b) = session.moment().gallery.version, pairs[0]
+    version, (a, b) = session.state().gallery.version, pairs[0]
     request = CorrectionRequest(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
     correction = timed("answer_s", lambda: views.answer(session, request, version))
-    timed("undo_s", lambda: views.take_back(session, correction.seq, "a benchmark"))
+    timed("undo_s", lambda: views.undo_correction(session, correction.seq, "a benchmark"))
     session.close()
     lake = session.context.lake
     return figures | {

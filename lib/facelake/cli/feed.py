@@ -60,10 +60,10 @@ def feed_ack(
 def feed_return(call: Invocation, lease: _Lease) -> None:
     """Record that the recipient has deleted their copy."""
     from facelake.nightly import writing
-    from facelake.stages.sharing.leases import hand_back
+    from facelake.stages.sharing.leases import mark_returned
 
     with writing(call.config(), "feed", call.terminal.listen) as context:
-        updated = hand_back(context.lake, lease)
+        updated = mark_returned(context.lake, lease)
     call.terminal.say(f"{updated.lease_id}: returned")
     call.terminal.result({"ok": True, "lease_id": updated.lease_id})
 

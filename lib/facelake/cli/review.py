@@ -50,7 +50,7 @@ def review(
         if not call.as_json:
             typer.echo(link)  # with --quiet too: without the link the page cannot be opened
         terminal.say("the link works once; Ctrl-C ends the session")
-        terminal.result({"ok": True, "url": link, "gallery": session.moment().gallery.version})
+        terminal.result({"ok": True, "url": link, "gallery": session.state().gallery.version})
         if not no_open and not call.as_json:
             webbrowser.open(link)
 

@@ -1,20 +1,20 @@
-"""What people said of faces and identities, made true of every later grouping. Pure.
+"""Corrections by reviewers, applied to every later grouping.
 
-A correction names faces, not groups: groups have no memory. It is kept with all faces of the identities that the
-reviewer saw:
+A correction names faces and not groups, because group numbers change with every run. It is stored with all faces of the
+identities that the reviewer saw:
 
     merge A B        the faces of A and B are together
     split A FACES    the faces are together, and apart from the rest of A
     reject FACE      the face is with no face of the identity that it was in
-    confirm A FACES  the faces are where A mostly is
+    confirm A FACES  the faces are where most of A is
     distinct A B     no group holds faces of both
 
-Corrections are met in two steps. First, among the faces that were ever spoken of, from the identities in which they
-were last seen, a partition is made in which every correction holds (`agreement`); one that cannot be met with the
-others is found then, which is when it is recorded. That partition does not depend on any night. Then a night's groups
-are brought to it (`enforce`): faces that belong together are gathered, with the groups that are mostly made of them;
-and a group that holds parts between which something was said is taken apart along them. Faces that nobody spoke of go
-to the side that they are more alike to.
+Corrections are applied in two steps. First, `agreement` partitions the faces that any correction names so that every
+correction holds, starting from the identities in which the faces were when they were corrected. Contradictions appear
+in this step, and so already when a correction is recorded. The partition does not depend on a run. Second, `enforce`
+adapts the groups of a run to the partition: faces that belong together are joined, along with the groups that mostly
+consist of them, and a group that holds parts which a correction separates is split along them. Faces that no correction
+names go to the side to which they are more similar.
 """
 
 from __future__ import annotations
@@ -33,120 +33,120 @@ from facelake.contracts import I64, Bool, Verdict
 _ROUNDS = 8
 
 Nearer = Callable[[I64, list[I64]], I64]
-"""(others, sides) as positions: which of the sides each of the others (m,) is most alike to"""
+"""(others, sides) as face positions -> for each of the others (m,), the most similar side"""
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """One correction that counts, with its faces as positions among today's; faces that are gone are left out."""
+    """A correction in force, with its faces as positions in the present face list; missing faces are left out."""
 
     seq: int
     kind: Verdict
     a: I64
     b: I64
     name_a: str = "a"
-    """the identity in which faces a were"""
+    """identity of the faces a when the correction was recorded"""
     name_b: str = "b"
-    """the one in which faces b were; of a confirm unknown"""
+    """identity of the faces b; unknown for a confirmation"""
 
 
 def in_force(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of the `corrections` table that count, oldest first: not undone, not superseded."""
+    """Return the rows of table `corrections` that are neither undone nor superseded, oldest first."""
     ordered = sorted(rows, key=lambda row: row["seq"])
-    alive: dict[int, Mapping[str, Any]] = {}
+    active: dict[int, Mapping[str, Any]] = {}
     for row in ordered:
         for seq in row["undoes"] or ():
-            alive.pop(seq, None)
+            active.pop(seq, None)
         if row["kind"] != Verdict.UNDO:
-            alive[row["seq"]] = row
-    return list(alive.values())
+            active[row["seq"]] = row
+    return list(active.values())
 
 
-def holds(one: Correction, labels: I64) -> bool:
-    """Whether labels (n,) are as the correction says; one whose faces are gone holds.
+def holds(correction: Correction, labels: I64) -> bool:
+    """Return whether labels (n,) satisfy a correction; one without remaining faces is satisfied.
 
-    Of a merge, later corrections may have taken faces out: it holds when most of A is where most of B is.
+    Later corrections may take faces out of a merge: it is satisfied if most of A is where most of B is.
     """
-    if not len(one.a) or not len(one.b):
+    if not len(correction.a) or not len(correction.b):
         return True
-    if one.kind is Verdict.MERGE:
-        return _main(labels, one.a) == _main(labels, one.b)
-    if one.kind is Verdict.CONFIRM:
-        return bool((labels[one.b] == _main(labels, one.a)).all())
-    return not np.isin(labels[one.b], labels[one.a]).any()
+    if correction.kind is Verdict.MERGE:
+        return _main(labels, correction.a) == _main(labels, correction.b)
+    if correction.kind is Verdict.CONFIRM:
+        return bool((labels[correction.b] == _main(labels, correction.a)).all())
+    return not np.isin(labels[correction.b], labels[correction.a]).any()
 
 
 # ---- agreement
 
 
 def agreement(corrections: Sequence[Correction], count: int) -> I64:
-    """A part (count,) for each face spoken of, -1 for others, so that corrections hold.
+    """Return a part (count,) for each face that a correction names, -1 for other faces, so that corrections hold.
 
-    Of those that contradict each other the later ones do.
+    Of corrections that contradict each other, the later ones hold.
     """
-    seen: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     labels = np.full(count, -1, np.int64)
-    for one in corrections:
-        labels[one.a] = seen.setdefault(one.name_a, len(seen))
-        if one.kind in (Verdict.MERGE, Verdict.DISTINCT):
-            labels[one.b] = seen.setdefault(one.name_b, len(seen))
-        elif one.kind is not Verdict.CONFIRM:
-            labels[one.b] = seen.setdefault(one.name_a, len(seen))
-    spoken = np.zeros(count, bool)
-    for one in corrections:
-        spoken[one.a] = spoken[one.b] = True
-    lone = np.flatnonzero(spoken & (labels < 0))
-    labels[lone] = len(seen) + np.arange(len(lone))
-    todo = list(corrections)
-    for _ in range(_ROUNDS):  # a later one may undo what an earlier one did, though both can be met
-        for one in todo:
-            _APPLY[one.kind](labels, one)
-        todo = [one for one in corrections if not holds(one, labels)]
-        if not todo:
+    for correction in corrections:
+        labels[correction.a] = numbers.setdefault(correction.name_a, len(numbers))
+        if correction.kind in (Verdict.MERGE, Verdict.DISTINCT):
+            labels[correction.b] = numbers.setdefault(correction.name_b, len(numbers))
+        elif correction.kind is not Verdict.CONFIRM:
+            labels[correction.b] = numbers.setdefault(correction.name_a, len(numbers))
+    named = np.zeros(count, bool)
+    for correction in corrections:
+        named[correction.a] = named[correction.b] = True
+    without_part = np.flatnonzero(named & (labels < 0))
+    labels[without_part] = len(numbers) + np.arange(len(without_part))
+    violated = list(corrections)
+    for _ in range(_ROUNDS):  # applying one correction may break another one, although both can hold
+        for correction in violated:
+            _APPLY[correction.kind](labels, correction)
+        violated = [correction for correction in corrections if not holds(correction, labels)]
+        if not violated:
             return labels
-    for one in corrections:
-        _APPLY[one.kind](labels, one)
+    for correction in corrections:
+        _APPLY[correction.kind](labels, correction)
     return labels
 
 
 def _main(labels: I64, faces: I64) -> int:
-    """The label that most of the faces have; of equal ones that of the first face, whatever labels are called."""
+    """Return the most frequent label of the faces; ties go to the label of the earliest face."""
     values, first, counts = np.unique(labels[faces], return_index=True, return_counts=True)
     return int(values[np.lexsort((first, -counts))[0]])
 
 
-def _merge(labels: I64, one: Correction) -> None:
-    if len(one.a) and len(one.b):
-        into, other = _main(labels, one.a), _main(labels, one.b)
+def _merge(labels: I64, correction: Correction) -> None:
+    if len(correction.a) and len(correction.b):
+        into, other = _main(labels, correction.a), _main(labels, correction.b)
         labels[labels == other] = into
 
 
-def _home(labels: I64, one: Correction) -> int:
-    """The part of most of the faces b that has none of a; a new one if there is none."""
-    free = one.b[~np.isin(labels[one.b], labels[one.a])]
+def _target_part(labels: I64, correction: Correction) -> int:
+    """Return the most frequent part of faces b among the parts without faces a; a new part if there is none."""
+    free = correction.b[~np.isin(labels[correction.b], labels[correction.a])]
     return _main(labels, free) if len(free) else int(labels.max()) + 1
 
 
-def _split(labels: I64, one: Correction) -> None:
-    if len(one.b):
-        labels[one.b] = _home(labels, one)
+def _split(labels: I64, correction: Correction) -> None:
+    if len(correction.b):
+        labels[correction.b] = _target_part(labels, correction)
 
 
-def _distinct(labels: I64, one: Correction) -> None:
-    if len(one.a) and len(one.b):
-        target = _home(labels, one)
-        labels[one.b[np.isin(labels[one.b], labels[one.a])]] = target
+def _distinct(labels: I64, correction: Correction) -> None:
+    if len(correction.a) and len(correction.b):
+        target = _target_part(labels, correction)
+        labels[correction.b[np.isin(labels[correction.b], labels[correction.a])]] = target
 
 
-def _reject(labels: I64, one: Correction) -> None:
-    for face in one.b:
-        if np.isin(labels[face], labels[one.a]).any():
+def _reject(labels: I64, correction: Correction) -> None:
+    for face in correction.b:
+        if np.isin(labels[face], labels[correction.a]).any():
             labels[face] = labels.max() + 1
 
 
-def _confirm(labels: I64, one: Correction) -> None:
-    if len(one.a):
-        labels[one.b] = _main(labels, one.a)
+def _confirm(labels: I64, correction: Correction) -> None:
+    if len(correction.a):
+        labels[correction.b] = _main(labels, correction.a)
 
 
 _APPLY: dict[Verdict, Callable[[I64, Correction], None]] = {
@@ -158,36 +158,39 @@ _APPLY: dict[Verdict, Callable[[I64, Correction], None]] = {
 }
 
 
-# ---- a night's groups
+# ---- the groups of a run
 
 
-def met(one: Correction, parts: I64, labels: I64) -> bool:
-    """Whether a night's labels (n,) are as the correction says, of the faces that are bound by it in the agreement."""
-    if one.kind in (Verdict.MERGE, Verdict.CONFIRM):
-        return len(np.unique(labels[_bound(one, parts)])) <= 1
-    return not np.isin(labels[one.b], labels[one.a]).any()
+def met(correction: Correction, parts: I64, labels: I64) -> bool:
+    """Return whether a run's labels (n,) satisfy a correction, for the faces that it still joins in the agreement."""
+    if correction.kind in (Verdict.MERGE, Verdict.CONFIRM):
+        return len(np.unique(labels[_bound_faces(correction, parts)])) <= 1
+    return not np.isin(labels[correction.b], labels[correction.a]).any()
 
 
 def enforce(corrections: Sequence[Correction], parts: I64, labels: I64, nearer: Nearer) -> tuple[I64, Bool]:
-    """Labels (n,) 0.. without gaps that agree with the parts, and the faces that were put where they are by them.
+    """Return labels (n,) 0.. without gaps that agree with the parts, and the faces (n,) that a correction placed.
 
     Args:
-        parts: (n,) the agreement.
+        corrections: the corrections in force.
+        parts: (n,) their agreement.
+        labels: (n,) the groups of a run.
+        nearer: compares faces with the sides of a group that is split.
     """
     out = labels.copy()
     moved = np.zeros(len(out), bool)
-    for faces in _together(corrections, parts):
+    for faces in _joined_sets(corrections, parts):
         values, counts = np.unique(out[faces], return_counts=True)
         into = int(values[np.argmax(counts)])
         size = np.bincount(out)[values]
         out[np.isin(out, values[2 * counts > size])] = into
         out[faces] = into
         moved[faces] = True
-    apart = _said_apart(corrections, parts)
-    for label in _mixed(out, parts, apart):
-        here = np.flatnonzero(out == label)
-        sides = _sides(here, parts, apart)
-        others = here[~np.isin(here, np.concatenate(sides))]
+    separated = _separated_parts(corrections, parts)
+    for label in _violating_labels(out, parts, separated):
+        members = np.flatnonzero(out == label)
+        sides = _sides(members, parts, separated)
+        others = members[~np.isin(members, np.concatenate(sides))]
         side_of = nearer(others, sides) if len(others) else np.zeros(0, np.int64)
         for number, side in enumerate(sides):
             if number:
@@ -198,11 +201,11 @@ def enforce(corrections: Sequence[Correction], parts: I64, labels: I64, nearer: 
     return np.unique(out, return_inverse=True)[1].astype(np.int64), moved
 
 
-def _together(corrections: Sequence[Correction], parts: I64) -> list[I64]:
-    """Sets of faces that must be together, none of which shares a face with another one."""
+def _joined_sets(corrections: Sequence[Correction], parts: I64) -> list[I64]:
+    """Return disjoint sets of faces that must be together."""
     sets = []
-    for one in corrections:
-        if len(bound := _bound(one, parts)):
+    for correction in corrections:
+        if len(bound := _bound_faces(correction, parts)):
             sets.append(bound)
     if not sets:
         return []
@@ -214,47 +217,46 @@ def _together(corrections: Sequence[Correction], parts: I64) -> list[I64]:
     return [faces[of_face == number] for number in np.unique(of_face)]
 
 
-def _bound(one: Correction, parts: I64) -> I64:
-    """The faces that a correction wants together, as far as later ones left them so."""
-    if one.kind in (Verdict.MERGE, Verdict.CONFIRM) and len(one.a) and len(one.b):
-        both = np.union1d(one.a, one.b)
-        return np.asarray(both[parts[both] == _main(parts, one.a)], np.int64)
-    if one.kind is Verdict.SPLIT and len(one.b):
-        return np.asarray(one.b[parts[one.b] == _main(parts, one.b)], np.int64)
+def _bound_faces(correction: Correction, parts: I64) -> I64:
+    """Return the faces that a correction joins, without those that later corrections took out."""
+    if correction.kind in (Verdict.MERGE, Verdict.CONFIRM) and len(correction.a) and len(correction.b):
+        both = np.union1d(correction.a, correction.b)
+        return np.asarray(both[parts[both] == _main(parts, correction.a)], np.int64)
+    if correction.kind is Verdict.SPLIT and len(correction.b):
+        return np.asarray(correction.b[parts[correction.b] == _main(parts, correction.b)], np.int64)
     return np.zeros(0, np.int64)
 
 
-def _said_apart(corrections: Sequence[Correction], parts: I64) -> dict[int, set[int]]:
-    """Parts between which something was said, both ways."""
-    found: dict[int, set[int]] = defaultdict(set)
-    for one in corrections:
-        if one.kind in (Verdict.SPLIT, Verdict.REJECT, Verdict.DISTINCT):
-            left, right = np.unique(parts[one.a]).tolist(), np.unique(parts[one.b]).tolist()
-            for a in left:
-                for b in right:
+def _separated_parts(corrections: Sequence[Correction], parts: I64) -> dict[int, set[int]]:
+    """Return, for each part, the parts from which a correction separates it."""
+    separated: dict[int, set[int]] = defaultdict(set)
+    for correction in corrections:
+        if correction.kind in (Verdict.SPLIT, Verdict.REJECT, Verdict.DISTINCT):
+            for a in np.unique(parts[correction.a]).tolist():
+                for b in np.unique(parts[correction.b]).tolist():
                     if a != b:
-                        found[a].add(b)
-                        found[b].add(a)
-    return found
+                        separated[a].add(b)
+                        separated[b].add(a)
+    return separated
 
 
-def _mixed(labels: I64, parts: I64, apart: Mapping[int, set[int]]) -> list[int]:
-    """Labels that hold two parts between which something was said, ascending."""
-    spoken = np.flatnonzero(np.isin(parts, np.array(sorted(apart), np.int64)))
-    held: dict[int, set[int]] = defaultdict(set)
-    for label, part in np.unique(np.stack([labels[spoken], parts[spoken]], axis=1), axis=0).tolist():
-        held[label].add(part)
-    return sorted(label for label, inside in held.items() if any(apart[part] & inside for part in inside))
+def _violating_labels(labels: I64, parts: I64, separated: Mapping[int, set[int]]) -> list[int]:
+    """Return the labels, ascending, that hold two parts which a correction separates."""
+    named = np.flatnonzero(np.isin(parts, np.array(sorted(separated), np.int64)))
+    parts_of: dict[int, set[int]] = defaultdict(set)
+    for label, part in np.unique(np.stack([labels[named], parts[named]], axis=1), axis=0).tolist():
+        parts_of[label].add(part)
+    return sorted(label for label, members in parts_of.items() if any(separated[part] & members for part in members))
 
 
-def _sides(here: I64, parts: I64, apart: Mapping[int, set[int]]) -> list[I64]:
-    """The spoken faces of a group in sides without contradiction, the largest first; parts are not torn."""
-    values, counts = np.unique(parts[here][parts[here] >= 0], return_counts=True)
+def _sides(members: I64, parts: I64, separated: Mapping[int, set[int]]) -> list[I64]:
+    """Distribute the parts in a group over sides without a contradiction, the largest part first."""
+    values, counts = np.unique(parts[members][parts[members] >= 0], return_counts=True)
     sides: list[list[int]] = []
     for part in values[np.lexsort((values, -counts))].tolist():
-        free = next((side for side in sides if not apart.get(part, set()) & set(side)), None)
-        if free is None:
+        compatible = next((side for side in sides if not separated.get(part, set()) & set(side)), None)
+        if compatible is None:
             sides.append([part])
         else:
-            free.append(part)
-    return [here[np.isin(parts[here], side)] for side in sides]
+            compatible.append(part)
+    return [members[np.isin(parts[members], side)] for side in sides]

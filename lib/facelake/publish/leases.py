@@ -1,8 +1,8 @@
-"""Leases: what left the lake, to whom, for what and until when; and what its recipient still has to confirm. Pure.
+"""Leases: what was exported, to whom, for which purpose and until when; and what the recipients owe. Pure.
 
-A lease is a run of events: issued with an export, acknowledged up to a gallery version, recalled, returned. A recipient
-owes an answer when identities that he holds were erased, or his lease was recalled, after the version that he last
-acknowledged; and when his lease has ended without being returned. Who owes an answer gets no further export.
+The events of a lease are: issued with an export, acknowledged up to a gallery version, recalled, returned. A recipient
+owes an action if the lease was recalled or has ended and was not returned, or if identities were erased after the
+version that the recipient last acknowledged. A recipient that owes an action gets no further export.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class LeaseEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FeedLease:
-    """One export as it stands."""
+    """The present state of a lease."""
 
     lease_id: str
     recipient: str
@@ -35,18 +35,19 @@ class FeedLease:
     issued_at: datetime
     expires_at: datetime
     gallery_version: int
-    """of the export"""
+    """gallery version of the export"""
     identities: int
     acknowledged: int
-    """gallery version up to which the recipient has applied every change; at first that of the export"""
+    """gallery version up to which the recipient has applied all changes; initially that of the export"""
     recalled: bool = False
     returned: bool = False
 
     def owes(self, erased_version: int, now: datetime) -> str | None:
-        """What its recipient still has to do, if anything.
+        """Return what the recipient owes; None if nothing.
 
         Args:
             erased_version: newest gallery version in which an identity was erased; 0 for none.
+            now: the present time.
         """
         if self.returned:
             return None
@@ -59,8 +60,8 @@ class FeedLease:
         return None
 
 
-def standing(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
-    """Every lease as its events left it, in the order of issue.
+def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
+    """Return the present state of every lease, in the order of issue.
 
     Args:
         events: rows of the `leases` table.
@@ -80,7 +81,7 @@ def standing(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
     return list(leases.values())
 
 
-def debts(leases: Sequence[FeedLease], erased_version: int, now: datetime) -> dict[str, str]:
-    """What each lease's recipient owes, by lease; leases that owe nothing are left out."""
-    found = {lease.lease_id: lease.owes(erased_version, now) for lease in leases}
-    return {name: debt for name, debt in found.items() if debt}
+def duties(leases: Sequence[FeedLease], erased_version: int, now: datetime) -> dict[str, str]:
+    """Return what recipients owe, by lease id; leases without a duty are left out."""
+    owed = {lease.lease_id: lease.owes(erased_version, now) for lease in leases}
+    return {name: duty for name, duty in owed.items() if duty}

@@ -1,4 +1,4 @@
-"""What stands for an identity: the quality-weighted mean of its faces, and a few faces that cover its modes."""
+"""The representation of identities: templates (quality-weighted means) and exemplars that cover their modes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import numpy as np
 
 from facelake.contracts import F32, F64, I64, Bool
 
-_LEAST_WEIGHT = 1e-3
-_OUTLIER = 0.6  # a face less alike to the prototype than this share of the cohesion is no mode but a doubt
+_MIN_WEIGHT = 1e-3
+_MIN_SIMILARITY = 0.6  # of an exemplar to the template, as a share of the cohesion; others may be wrong members
 
 
 def weight_of(quality: F32) -> F32:
-    """Weights (n,) of faces in a mean, from their quality."""
-    return np.maximum(quality, np.float32(_LEAST_WEIGHT)).astype(np.float32)
+    """Return the weights (n,) of faces in a template, from their quality."""
+    return np.maximum(quality, np.float32(_MIN_WEIGHT)).astype(np.float32)
 
 
 @numba.njit(cache=True)
 def add_weighted(vectors: F32, weights: F32, labels: I64, sums: F64, total: F64) -> None:
-    """Add weighted vectors (n, dim) to the sums (count, dim) and weights (count,) of their labels, in order."""
+    """Add weighted vectors (n, dim) to the sums (count, dim) and total weights (count,) of their labels, in order.
+
+    Negative labels are skipped.
+    """
     for i in range(len(labels)):
         m = labels[i]
         if m >= 0:
@@ -28,9 +31,10 @@ def add_weighted(vectors: F32, weights: F32, labels: I64, sums: F64, total: F64)
 
 
 def means_of(sums: F64, total: F64) -> tuple[F32, F32]:
-    """Unit means (count, dim) of sums of weighted unit vectors, and the cohesion (count,): their length by weight.
+    """Return unit means (count, dim) of sums of weighted unit vectors, and the cohesion (count,).
 
-    The length of the mean of unit vectors is their (weighted) mean cosine to its direction. Zero where nothing is.
+    The cohesion is the length of the weighted mean, which equals the weighted mean cosine of the vectors to its
+    direction. Both are zero for labels without vectors.
     """
     length = np.linalg.norm(sums, axis=1)
     unit = np.divide(sums, length[:, None], out=np.zeros_like(sums), where=length[:, None] > 1e-9)
@@ -39,26 +43,29 @@ def means_of(sums: F64, total: F64) -> tuple[F32, F32]:
 
 
 def weighted_means(vectors: F32, weights: F32, labels: I64, count: int) -> tuple[F32, F32, F64]:
-    """Means and cohesion as `means_of`, and weights (count,), of unit vectors (n, dim) by label 0..count-1."""
+    """Return means and cohesion as `means_of`, and total weights (count,), of unit vectors (n, dim) by label."""
     sums, total = np.zeros((count, vectors.shape[1])), np.zeros(count)
     add_weighted(vectors, weights, labels, sums, total)
     return *means_of(sums, total), total
 
 
 def exemplars(vectors: F32, weights: F32, labels: I64, means: F32, cohesion: F32, most: int) -> Bool:
-    """Choose up to `most` faces of each identity that together lie near all of it.
+    """Choose up to `most` faces of each identity that cover its modes.
 
-    The first is the one nearest to the prototype, the next ones are each time the one farthest from those chosen
-    (Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985), weighted by quality; what is hardly
-    like the prototype is a doubt and not a mode, and left out.
+    The first exemplar is the face nearest to the template. Each further one is the face farthest from those chosen
+    (Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985), weighted by quality. Faces with a low
+    similarity to the template are left out, as they may be wrong members.
 
     Args:
-        vectors: (n, dim) unit candidates, in an order that does not depend on how they were stored;
-        labels: (n,) ascending.
-        means, cohesion: of every label.
+        vectors: (n, dim) unit vectors of the candidates, in an order that does not depend on the storage.
+        weights: (n,) weights of the candidates.
+        labels: (n,) ascending labels.
+        means: (count, dim) template of every label.
+        cohesion: (count,) cohesion of every label.
+        most: exemplars per label.
 
     Returns:
-        (n,) the chosen ones.
+        (n,) True for exemplars.
     """
     bounds = np.searchsorted(labels, np.arange(len(means) + 1)).astype(np.int64)
     return np.asarray(_exemplars(vectors, weights, bounds, means, cohesion, most), bool)
@@ -72,29 +79,30 @@ def _exemplars(vectors: F32, weights: F32, bounds: I64, means: F32, cohesion: F3
         if last - first <= most:
             chosen[first:last] = True
             continue
-        near, far = np.empty(last - first), np.ones(last - first)
+        to_template, distance = np.empty(last - first), np.ones(last - first)
         for i in range(first, last):
-            near[i - first] = (vectors[i] * means[m]).sum()
-        pick = int(np.argmax(near))
+            to_template[i - first] = (vectors[i] * means[m]).sum()
+        pick = int(np.argmax(to_template))
         for _ in range(most):
             chosen[first + pick] = True
             for i in range(first, last):
-                apart = 1.0 - (vectors[i] * vectors[first + pick]).sum()
-                far[i - first] = min(far[i - first], apart)
+                to_pick = 1.0 - (vectors[i] * vectors[first + pick]).sum()
+                distance[i - first] = min(distance[i - first], to_pick)
             best, pick = 1e-3, -1
             for k in range(last - first):
-                if near[k] >= _OUTLIER * cohesion[m] and far[k] * weights[first + k] > best:
-                    best, pick = far[k] * weights[first + k], k
+                weighted = distance[k] * weights[first + k]
+                if to_template[k] >= _MIN_SIMILARITY * cohesion[m] and weighted > best:
+                    best, pick = weighted, k
             if pick < 0:
                 break
     return chosen
 
 
 def core_faces(labels: I64, score: F32, most: int) -> Bool:
-    """The `most` faces (n,) of each label with the highest score; of equal ones those that come first."""
+    """Return the `most` faces (n,) of each label with the highest score; ties are broken by position."""
     order = np.lexsort((np.arange(len(labels)), -score, labels))
     start = np.r_[True, labels[order][1:] != labels[order][:-1]] if len(order) else np.zeros(0, bool)
-    begin = np.maximum.accumulate(np.where(start, np.arange(len(order)), 0))
+    group_start = np.maximum.accumulate(np.where(start, np.arange(len(order)), 0))
     out = np.zeros(len(labels), bool)
-    out[order[np.arange(len(order)) - begin < most]] = True
+    out[order[np.arange(len(order)) - group_start < most]] = True
     return out

@@ -1,4 +1,4 @@
-"""How alike faces are, for people who compare them: two sides of one identity, the nearest pairs of two. Pure."""
+"""Similarity of sets of faces for the review page: splitting a set in two, mean cosines, most similar pairs. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from facelake.contracts import F32, I64, Bool
 _ROUNDS = 20
 
 
-def two_sides(vectors: F32) -> Bool:
-    """The smaller of two sides (n,) into which unit vectors (n, dim) fall best: 2-means on the sphere.
+def split_in_two(vectors: F32) -> Bool:
+    """Split unit vectors (n, dim) in two by spherical 2-means; return the members (n,) of the smaller part.
 
-    It begins with the vector that is least like the mean and the one that is least like that one, so that it does not
-    depend on chance. All false for fewer than two. After Dhillon and Modha, 2001 (spherical k-means).
+    The start is deterministic: the vector least similar to the mean, and the vector least similar to that one. All
+    false for fewer than two vectors. Algorithm: Dhillon and Modha, 2001 (spherical k-means).
     """
     if len(vectors) < 2:
         return np.zeros(len(vectors), bool)
@@ -22,8 +22,8 @@ def two_sides(vectors: F32) -> Bool:
     centres = vectors[[second, first]]
     side = np.zeros(len(vectors), bool)
     for _ in range(_ROUNDS):
-        like = vectors @ centres.T
-        now = like[:, 1] > like[:, 0]
+        cosine = vectors @ centres.T
+        now = cosine[:, 1] > cosine[:, 0]
         if not now.any() or now.all() or (now == side).all():
             break
         side = now
@@ -32,40 +32,40 @@ def two_sides(vectors: F32) -> Bool:
 
 
 def unit_mean(vectors: F32) -> F32:
-    """The mean (dim,) of vectors (n, dim), of unit length; zero for none."""
+    """Return the mean (dim,) of vectors (n, dim), scaled to unit length; zero for no vectors."""
     total = vectors.sum(axis=0)
     return np.asarray(total / max(float(np.linalg.norm(total)), 1e-9), np.float32)
 
 
-def inside(vectors: F32) -> float | None:
-    """Mean cosine of pairs of unit vectors (n, dim); None for fewer than two."""
+def mean_within(vectors: F32) -> float | None:
+    """Return the mean cosine of the pairs of unit vectors (n, dim); None for fewer than two."""
     n = len(vectors)
     return float((np.square(vectors.sum(axis=0)).sum() - n) / (n * (n - 1))) if n > 1 else None
 
 
-def between(a: F32, b: F32) -> float | None:
-    """Mean cosine of the pairs of unit vectors (n, dim) with (m, dim); None when one side is empty."""
+def mean_between(a: F32, b: F32) -> float | None:
+    """Return the mean cosine of the pairs of unit vectors (n, dim) with (m, dim); None if either set is empty."""
     return float(a.sum(axis=0) @ b.sum(axis=0) / (len(a) * len(b))) if len(a) and len(b) else None
 
 
 def nearest_links(a: F32, b: F32, most: int) -> list[tuple[int, int, float]]:
-    """The most alike pairs of unit vectors (n, dim) with (m, dim), the best first: positions and cosine.
+    """Return the most similar pairs of unit vectors (n, dim) with (m, dim) by falling cosine: positions and cosine.
 
-    Each vector stands in one pair only, so that one odd face does not fill the list.
+    Each vector is in one pair only, so that a single unusual face cannot fill the list.
     """
     if not len(a) or not len(b):
         return []
-    like = a @ b.T
-    found = []
+    cosine = a @ b.T
+    pairs = []
     for _ in range(min(most, len(a), len(b))):
-        i, j = np.unravel_index(int(np.argmax(like)), like.shape)
-        found.append((int(i), int(j), float(like[i, j])))
-        like[i, :] = like[:, j] = -np.inf
-    return found
+        i, j = np.unravel_index(int(np.argmax(cosine)), cosine.shape)
+        pairs.append((int(i), int(j), float(cosine[i, j])))
+        cosine[i, :] = cosine[:, j] = -np.inf
+    return pairs
 
 
-def evenly(count: int, most: int) -> I64:
-    """Positions of at most `most` of `count` things, spread evenly, ascending."""
+def evenly_spaced(count: int, most: int) -> I64:
+    """Return at most `most` of the positions 0..count-1, evenly spaced and ascending."""
     if count <= most:
         return np.arange(count)
     return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))

@@ -1,11 +1,11 @@
-"""Templates that can be revoked: a keyed rotation of embeddings, one per gallery and purpose. Pure.
+"""Cancelable templates: a keyed rotation of embeddings, one per gallery and purpose. Pure.
 
-A rotation leaves every cosine inside a gallery as it is, so rankings are the same; across galleries with different keys
-cosines say nothing. A key that leaked is replaced by another one and the templates are rotated on, without the photos.
-(Cancelable biometrics by random orthonormal projection: Teoh, Goh, Ngo, PAMI 2006, here without losing dimensions.)
+A rotation preserves every cosine inside a gallery, and so the rankings. Cosines across galleries with different keys
+carry no information. A leaked key is replaced by rotating the templates again, without the photos. (Cancelable
+biometrics by random orthonormal projection: Teoh, Goh, Ngo, PAMI 2006; here all dimensions are kept.)
 
-What it does not protect against: who holds `dim` templates in both forms has the rotation (a linear system); who has
-the key has raw templates, and from raw templates faces can be reconstructed (Mai et al., PAMI 2019).
+Limits: a party that has `dim` templates in both forms can compute the rotation (a linear system). A party that has the
+key has the raw templates, and faces can be reconstructed from raw templates (Mai et al., PAMI 2019).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from facelake.contracts import F32, F64
 from facelake.errors import ConfigError
 from facelake.vectors import unit_rows
 
-_LEAST_KEY_BYTES = 16
+_MIN_KEY_BYTES = 16
 
 
 def rotation(key: bytes, gallery: str, purpose: str, dim: int) -> F64:
-    """An orthogonal matrix (dim, dim), uniformly distributed, that key, gallery and purpose determine.
+    """Return the orthogonal matrix (dim, dim) of a key, gallery and purpose; uniformly distributed over keys.
 
-    Products of Householder reflections of normal vectors (Stewart, SIAM J. Numer. Anal. 1980). The normal numbers come
-    from SHAKE-256 keyed by HMAC, not from a generator that was made for simulations.
+    It is a product of Householder reflections of normal vectors (Stewart, SIAM J. Numer. Anal. 1980). The normal
+    numbers come from SHAKE-256 keyed by HMAC and not from a simulation generator, which would be predictable.
 
     Raises:
-        ConfigError: a key of less than 16 bytes.
+        ConfigError: the key has fewer than 16 bytes.
     """
-    if len(key) < _LEAST_KEY_BYTES:
-        what = f"the template key has {len(key)} bytes, it must have {_LEAST_KEY_BYTES} or more"
-        raise ConfigError(what, where="template key", next_step="make one with `openssl rand -hex 32`")
+    if len(key) < _MIN_KEY_BYTES:
+        what = f"the template key has {len(key)} bytes, it must have {_MIN_KEY_BYTES} or more"
+        raise ConfigError(what, where="template key", next_step="create one with `openssl rand -hex 32`")
     seed = hmac.new(key, f"facelake template\0{gallery}\0{purpose}\0{dim}".encode(), hashlib.sha512).digest()
     normal = _normal(seed, dim * dim).reshape(dim, dim)
     matrix, sign = np.eye(dim), np.ones(dim)
-    for k in range(dim - 1):
+    for k in range(dim - 1):  # apply the reflection that maps the k-th normal vector to the k-th axis
         v = normal[k, : dim - k].copy()
         sign[k] = 1.0 if v[0] >= 0 else -1.0
         v[0] += sign[k] * np.linalg.norm(v)
@@ -49,31 +49,31 @@ def rotation(key: bytes, gallery: str, purpose: str, dim: int) -> F64:
 
 
 def rotated(vectors: F32, matrix: F64) -> F32:
-    """Unit vectors (n, dim) under the rotation, of unit norm again."""
-    turned = vectors.astype(np.float64) @ matrix.T
-    return np.asarray(unit_rows(turned), np.float32)
+    """Return unit vectors (n, dim) rotated by the matrix and normalised again."""
+    product = vectors.astype(np.float64) @ matrix.T
+    return np.asarray(unit_rows(product), np.float32)
 
 
 def key_name(key: bytes) -> str:
-    """16 hex digits by which a key can be told from another one; they do not help to guess it."""
+    """Return 16 hex digits that identify a key without revealing it."""
     return hmac.new(key, b"facelake template key name", hashlib.sha256).hexdigest()[:16]
 
 
 def read_key(text: str) -> bytes:
-    """A key as hex digits.
+    """Return a key from its hex digits.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: the text is not hexadecimal.
     """
     try:
         return bytes.fromhex(text.strip())
-    except ValueError:  # (the text itself is a secret and is not repeated)
-        what = "the template key is not written in hex digits"
-        raise ConfigError(what, where="template key", next_step="make one with `openssl rand -hex 32`") from None
+    except ValueError:  # the message must not repeat the text, which is a secret
+        what = "the template key is not hexadecimal"
+        raise ConfigError(what, where="template key", next_step="create one with `openssl rand -hex 32`") from None
 
 
 def _normal(seed: bytes, count: int) -> F64:
-    """Standard normal numbers (count,) by Box and Muller."""
+    """Return standard normal numbers (count,) by the Box-Muller transform."""
     raw = hashlib.shake_256(seed).digest(16 * count)
     uniform = (np.frombuffer(raw, "<u8").reshape(2, count).astype(np.float64) + 1.0) / 2.0**64
     return np.asarray(

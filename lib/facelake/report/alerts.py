@@ -1,7 +1,7 @@
-"""Was last night good? Rules in plain words, each with what to do next. Pure.
+"""Rules that turn the figures of a run into alerts, each with a next step. Pure functions.
 
-A rule compares with the median of the nights before where there are at least two; on the first nights only what is
-wrong by itself is said. Numbers behind the rules are few and stand here, to be argued about.
+A rule that needs a usual value compares with the median of the earlier runs, and is silent while there are fewer than
+two of them. The thresholds of all rules are the constants below.
 """
 
 from __future__ import annotations
@@ -9,53 +9,53 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from facelake.report.histograms import median, several, share
-from facelake.report.model import Concern, Night, StageCost
+from facelake.report.histograms import counted, format_share, median
+from facelake.report.model import Alert, RunFigures, StageCost
 
 ACT, LOOK, KNOW = "act", "look", "know"
-_NIGHTS = 2  # before this one, from which on "usual" means something
-_MORE, _TIMES = 0.05, 2.0  # a share has jumped when it is so much higher than usual, and so many times
-_FEW = 20  # photos or faces under which a share says nothing
-_SHRUNK = 0.1  # of the faces gone in one night
-_UPSET = 0.02  # of the identities merged or split in one night
-_UPSET_LEAST = 5
-_REVIEWS = 0.05  # questions per identity
-_REVIEWS_LEAST = 50
-_SLOW = 2.0  # times the expected seconds
-_SLOW_LEAST_S = 60.0
-_FAT = 1.5  # times the usual memory
+_MIN_EARLIER_RUNS = 2  # needed to know what is usual
+_RISE_ABSOLUTE, _RISE_FACTOR = 0.05, 2.0  # a share is unusual when it exceeds the usual one by both
+_MIN_COUNT = 20  # photos or faces below which a share is not significant
+_MAX_LOST_SHARE = 0.1  # of the faces, from one run to the next
+_MAX_CHANGED_SHARE = 0.02  # of the identities merged or split in one run
+_MIN_CHANGED = 5
+_MAX_REVIEWS_PER_IDENTITY = 0.05
+_MIN_REVIEWS = 50
+_SLOW_FACTOR = 2.0  # times the expected seconds
+_SLOW_MIN_S = 60.0
+_MEMORY_FACTOR = 1.5  # times the usual memory
 _SOON_DAYS = 30
-_CLOSE = 0.8  # of the drift at which all faces are grouped anew
+_DRIFT_WARNING_SHARE = 0.8  # of the drift at which a full clustering becomes due
 
 
 @dataclass(frozen=True, slots=True)
-class NightFacts:
-    """What the rules look at."""
+class RunFacts:
+    """The figures that the rules examine."""
 
     read: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
     refused_before: Sequence[float] = ()
-    """shares of photos refused in earlier nights"""
+    """shares of photos refused in earlier runs"""
     tried: int = 0
-    """photos embedded or rejected this night"""
+    """photos embedded or rejected in this run"""
     rejected: Mapping[str, int] = field(default_factory=dict)
-    """this night"""
+    """rejects of this run by reason"""
     rejected_before: Sequence[float] = ()
-    """shares in earlier nights"""
-    nights: Sequence[Night] = ()
-    """oldest first, this one last; figures: see stages/reporting/history.py"""
+    """shares of photos rejected in earlier runs"""
+    history: Sequence[RunFigures] = ()
+    """oldest first, this run last; for the keys see stages/reporting/history.py"""
     full_at_drift: float = 0.5
     conflicts: int = 0
-    """corrections that no longer hold"""
+    """corrections that are no longer satisfied"""
     overdue: int = 0
     """grants past their date of destruction whose photos are still in the corpus"""
     overdue_photos: int = 0
     due_soon: int = 0
-    """grants that reach it within 30 days"""
+    """grants that reach their date of destruction within 30 days"""
     owed: Mapping[str, str] = field(default_factory=dict)
-    """by lease, what its recipient owes"""
+    """by recipient and lease, what the recipient has not done yet"""
     leases_ending: int = 0
-    """within 30 days"""
+    """leases that end within 30 days"""
     ungrouped: int = 0
     """faces that are in no identity of the gallery"""
     stages: Sequence[StageCost] = ()
@@ -64,149 +64,160 @@ class NightFacts:
     spent: float | None = None
 
 
-def concerns(facts: NightFacts) -> list[Concern]:
-    """All that apply, the gravest first."""
-    found = [concern for rule in _RULES for concern in rule(facts)]
-    return sorted(found, key=lambda concern: (ACT, LOOK, KNOW).index(concern.level))
+def find_alerts(facts: RunFacts) -> list[Alert]:
+    """Return all alerts that apply, the most severe first."""
+    alerts = [alert for rule in _RULES for alert in rule(facts)]
+    return sorted(alerts, key=lambda alert: (ACT, LOOK, KNOW).index(alert.level))
 
 
-def _admitted(facts: NightFacts) -> Iterator[Concern]:
+def _admission_alerts(facts: RunFacts) -> Iterator[Alert]:
     refused = sum(facts.refused.values())
     if not facts.read:
-        yield Concern(
-            LOOK, "No photo is in the corpus.", "Check `corpus` in the config, or `facelake import` a folder."
+        yield Alert(
+            LOOK, "The corpus contains no photo.", "Check `corpus` in the config, or `facelake import` a folder."
         )
     elif refused == facts.read:
-        said = "Every photo was refused: nothing may be processed."
-        yield Concern(ACT, said, "Look at the reasons below and at `facelake ledger list`; record grants.")
-    elif _jumped(refused / facts.read, facts.refused_before) and refused >= _FEW:
-        usual = share(median(facts.refused_before) or 0, 1)
-        said = f"{share(refused, facts.read)} of the photos were refused; usual is {usual}."
-        next_step = "Look at the reasons below: a grant may have run out or a source be missing in the ledger."
-        yield Concern(ACT, said, next_step)
+        message = "Every photo was refused; no photo may be processed."
+        yield Alert(ACT, message, "Check the reasons below and `facelake ledger list`; record grants.")
+    elif _is_unusually_high(refused / facts.read, facts.refused_before) and refused >= _MIN_COUNT:
+        usual = format_share(median(facts.refused_before) or 0, 1)
+        message = f"{format_share(refused, facts.read)} of the photos were refused; usual is {usual}."
+        next_step = "Check the reasons below: a grant may have expired, or a source may be missing in the ledger."
+        yield Alert(ACT, message, next_step)
     elif refused > facts.read / 2:
-        said = f"More than half of the photos ({share(refused, facts.read)}) were refused."
-        yield Concern(LOOK, said, "If that is not meant, see `facelake ledger list`.")
-    if nobody := facts.refused.get("no_basis", 0):
-        said = f"{several(nobody, 'photo')} without a recorded legal basis, not opened."
-        yield Concern(KNOW, said, "Record one with `facelake ledger grant`, or leave them out of the corpus.")
+        message = f"More than half of the photos ({format_share(refused, facts.read)}) were refused."
+        yield Alert(LOOK, message, "If this is not intended, check `facelake ledger list`.")
+    if without_basis := facts.refused.get("no_basis", 0):
+        message = f"{counted(without_basis, 'photo')} without a recorded legal basis; not opened."
+        yield Alert(KNOW, message, "Record a basis with `facelake ledger grant`, or leave them out of the corpus.")
 
 
-def _rejected(facts: NightFacts) -> Iterator[Concern]:
+def _reject_alerts(facts: RunFacts) -> Iterator[Alert]:
     rejected = sum(facts.rejected.values())
-    if facts.tried >= _FEW and _jumped(rejected / facts.tried, facts.rejected_before):
-        usual = share(median(facts.rejected_before) or 0, 1)
-        worst = max(facts.rejected, key=lambda reason: facts.rejected[reason]).replace("_", " ")
-        said = f"{share(rejected, facts.tried)} of the new photos gave no face; usual is {usual}. Most: {worst}."
-        yield Concern(ACT, said, "Look at `rejects` by reason and corpus file; a source may have sent broken files.")
-    if died := facts.rejected.get("worker_died", 0):
-        said = f"{several(died, 'photo')} killed the worker that decoded them."
-        yield Concern(LOOK, said, "They were left out. Look at them apart from the rest; keep them for a bug report.")
-
-
-def _gallery(facts: NightFacts) -> Iterator[Concern]:
-    if facts.ungrouped:
-        said = f"{several(facts.ungrouped, 'face')} in no identity yet."
-        yield Concern(LOOK, said, "A night ended early: run `facelake nightly` again, it goes on where it was.")
-    if facts.conflicts:
-        said = f"{several(facts.conflicts, 'correction')} no longer met: later ones contradict them."
-        yield Concern(LOOK, said, "See `facelake correct list`; undo the one that is wrong.")
-    if len(facts.nights) < 2:
-        return
-    now, before = facts.nights[-1].figures, facts.nights[-2].figures
-    was, is_ = before.get("faces") or 0, now.get("faces") or 0
-    if was >= _FEW and is_ < (1 - _SHRUNK) * was:
-        said = f"The gallery lost {share(was - is_, was)} of its faces in one night."
-        yield Concern(ACT, said, "Withdrawn grants do that; if there were none, check `corpus` and the ledger's dates.")
-    identities = now.get("identities") or 0
-    for kind, why in (("merged", "joined to others"), ("split", "split off others")):
-        count = now.get(kind) or 0
-        usual = median([night.figures.get(kind) or 0 for night in facts.nights[:-1]]) or 0
-        if count >= max(_UPSET_LEAST, _UPSET * identities, _TIMES * usual):
-            said = f"{several(count, 'identity', 'identities')} {why} in one night ({share(count, identities)} of all)."
-            yield Concern(
-                LOOK, said, "Look at them below; a wrong one is mended with `facelake review` or `facelake correct`."
-            )
-
-
-def _shape(facts: NightFacts) -> Iterator[Concern]:
-    if not facts.nights or (facts.nights[-1].figures.get("identities") or 0) < _FEW:
-        return
-    now = facts.nights[-1].figures
-    for key, what, next_step in (
-        ("single_share", "identities of a single face", "Many strangers, or poor photos: look at the newest source."),
-        ("largest_share", "faces in the largest identity", "Look at its faces: many people may have become one."),
-    ):
-        value, earlier = now.get(key), _earlier(facts, key)
-        if value is not None and _jumped(value, earlier):
-            said = f"The share of {what} jumped to {share(value, 1)}; usual is {share(median(earlier) or 0, 1)}."
-            yield Concern(ACT, said, next_step)
-    drift = now.get("drift_sds")
-    if drift is not None and drift >= _CLOSE * facts.full_at_drift:
-        said = (
-            f"New faces differ from those that were grouped: drift {drift:.2f} sds, {facts.full_at_drift:.2f} allowed."
+    if facts.tried >= _MIN_COUNT and _is_unusually_high(rejected / facts.tried, facts.rejected_before):
+        usual = format_share(median(facts.rejected_before) or 0, 1)
+        reason = max(facts.rejected, key=lambda reason: facts.rejected[reason]).replace("_", " ")
+        message = (
+            f"{format_share(rejected, facts.tried)} of the new photos were rejected; usual is {usual}. "
+            f"Most frequent reason: {reason}."
         )
-        next_step = "If cameras or sources changed, group all anew: `facelake nightly --rebase`."
-        yield Concern(LOOK, said, next_step)
-    reviews, identities = now.get("reviews") or 0, now.get("identities") or 1
-    earlier = _earlier(facts, "reviews")
-    many = max(_REVIEWS_LEAST, _REVIEWS * identities, _TIMES * (median(earlier) or 0))
-    if reviews >= many:
-        said = f"{several(reviews, 'question')} for a person to answer."
-        yield Concern(LOOK, said, "`facelake review` shows them in a browser, the most valuable first.")
+        next_step = "Check `rejects` by reason and corpus file; a source may have delivered damaged files."
+        yield Alert(ACT, message, next_step)
+    if crashed := facts.rejected.get("worker_died", 0):
+        message = f"{counted(crashed, 'photo')} crashed the worker that decoded them."
+        yield Alert(
+            LOOK, message, "They were left out. Inspect them on an isolated machine; keep them for a bug report."
+        )
 
 
-def _promises(facts: NightFacts) -> Iterator[Concern]:
+def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
+    if facts.ungrouped:
+        message = f"{counted(facts.ungrouped, 'face')} in no identity yet."
+        yield Alert(LOOK, message, "A run ended early: run `facelake nightly` again; it continues where it stopped.")
+    if facts.conflicts:
+        message = f"{counted(facts.conflicts, 'correction')} no longer satisfied: later corrections contradict them."
+        yield Alert(LOOK, message, "Check `facelake correct list`; undo the wrong correction.")
+    if len(facts.history) < 2:
+        return
+    figures, figures_before = facts.history[-1].figures, facts.history[-2].figures
+    faces, faces_before = figures.get("faces") or 0, figures_before.get("faces") or 0
+    if faces_before >= _MIN_COUNT and faces < (1 - _MAX_LOST_SHARE) * faces_before:
+        message = f"The gallery lost {format_share(faces_before - faces, faces_before)} of its faces in one run."
+        next_step = "Withdrawn grants cause this; if there were none, check `corpus` and the dates in the ledger."
+        yield Alert(ACT, message, next_step)
+    identities = figures.get("identities") or 0
+    for kind, event in (("merged", "merged into others"), ("split", "split off others")):
+        count = figures.get(kind) or 0
+        usual = median([run.figures.get(kind) or 0 for run in facts.history[:-1]]) or 0
+        if count >= max(_MIN_CHANGED, _MAX_CHANGED_SHARE * identities, _RISE_FACTOR * usual):
+            changed = counted(count, "identity", "identities")
+            message = f"{changed} {event} in one run ({format_share(count, identities)} of all)."
+            next_step = "Check them below; correct a wrong one with `facelake review` or `facelake correct`."
+            yield Alert(LOOK, message, next_step)
+
+
+def _distribution_alerts(facts: RunFacts) -> Iterator[Alert]:
+    if not facts.history or (facts.history[-1].figures.get("identities") or 0) < _MIN_COUNT:
+        return
+    figures = facts.history[-1].figures
+    for key, subject, next_step in (
+        ("single_share", "identities of a single face", "Many strangers or poor photos: check the newest source."),
+        ("largest_share", "faces in the largest identity", "Check its faces: several people may have been merged."),
+    ):
+        value, earlier = figures.get(key), _earlier_values(facts, key)
+        if value is not None and _is_unusually_high(value, earlier):
+            usual = format_share(median(earlier) or 0, 1)
+            message = f"The share of {subject} rose to {format_share(value, 1)}; usual is {usual}."
+            yield Alert(ACT, message, next_step)
+    drift = figures.get("drift_sds")
+    if drift is not None and drift >= _DRIFT_WARNING_SHARE * facts.full_at_drift:
+        message = (
+            f"New faces differ from those of the last full clustering: drift {drift:.2f} sds, "
+            f"{facts.full_at_drift:.2f} allowed."
+        )
+        next_step = "If cameras or sources changed, run a full clustering: `facelake nightly --rebase`."
+        yield Alert(LOOK, message, next_step)
+    reviews, identities = figures.get("reviews") or 0, figures.get("identities") or 1
+    usual_reviews = median(_earlier_values(facts, "reviews")) or 0
+    if reviews >= max(_MIN_REVIEWS, _MAX_REVIEWS_PER_IDENTITY * identities, _RISE_FACTOR * usual_reviews):
+        message = f"{counted(reviews, 'question')} in the review queue."
+        yield Alert(LOOK, message, "`facelake review` shows them in a browser, the most valuable first.")
+
+
+def _governance_alerts(facts: RunFacts) -> Iterator[Alert]:
     if facts.overdue:
-        there = several(facts.overdue_photos, "photo")
-        said = f"{several(facts.overdue, 'grant')} past the date of destruction; {there} still in the corpus."
-        yield Concern(ACT, said, "Faces are gone already; delete the photos: `facelake erase`, or in your own store.")
+        photos = counted(facts.overdue_photos, "photo")
+        message = f"{counted(facts.overdue, 'grant')} past the date of destruction; {photos} still in the corpus."
+        next_step = "The faces are already deleted. Delete the photos: `facelake erase`, or in your own store."
+        yield Alert(ACT, message, next_step)
     if facts.due_soon:
-        said = f"{several(facts.due_soon, 'grant')} near the date of destruction, {_SOON_DAYS} days at most."
-        yield Concern(KNOW, said, "Renew them (a new grant with a later contact), or plan the deletion.")
+        message = f"{counted(facts.due_soon, 'grant')} within {_SOON_DAYS} days of the date of destruction."
+        yield Alert(KNOW, message, "Renew them (a new grant with a later contact), or plan the deletion.")
     if facts.owed:
-        first = "; ".join(f"{lease} {debt}" for lease, debt in sorted(facts.owed.items())[:3])
-        said = f"{several(len(facts.owed), 'export')} without the answer that is owed: {first}."
-        yield Concern(ACT, said, "Remind the recipients; see `facelake feed leases`.")
+        first = "; ".join(f"{lease} {duty}" for lease, duty in sorted(facts.owed.items())[:3])
+        message = f"{counted(len(facts.owed), 'export')} with an overdue answer: {first}."
+        yield Alert(ACT, message, "Remind the recipients; see `facelake feed leases`.")
     if facts.leases_ending:
-        said = f"{several(facts.leases_ending, 'export')} within {_SOON_DAYS} days of the end."
-        yield Concern(KNOW, said, "Export again, or have the copies returned; see `facelake feed leases`.")
+        message = f"{counted(facts.leases_ending, 'export')} within {_SOON_DAYS} days of the end of the lease."
+        yield Alert(KNOW, message, "Export again, or have the copies returned; see `facelake feed leases`.")
     if facts.lineage:
-        said = f"The model is said to descend from withdrawn data sets: {', '.join(facts.lineage)}."
-        yield Concern(KNOW, said, "See its card (`facelake models show`) and the docs' page on models.")
+        message = f"The model's reported training lineage contains withdrawn data sets: {', '.join(facts.lineage)}."
+        yield Alert(KNOW, message, "See its card (`facelake models show`) and the page on models in the documentation.")
 
 
-def _effort(facts: NightFacts) -> Iterator[Concern]:
+def _cost_alerts(facts: RunFacts) -> Iterator[Alert]:
     for stage in facts.stages:
-        if stage.expected_s and stage.seconds > max(_SLOW * stage.expected_s, _SLOW_LEAST_S):
-            said = f"{stage.stage} took {stage.seconds:,.0f} s; {stage.expected_s:,.0f} s were expected."
-            yield Concern(LOOK, said, "See whether other work ran on the machines, and the store's latency.")
-        if stage.usual_bytes and stage.memory_bytes > _FAT * stage.usual_bytes:
-            now, usual = stage.memory_bytes / 2**20, stage.usual_bytes / 2**20
-            said = f"{stage.stage} needed {now:,.0f} MiB in its driver; usual is {usual:,.0f}."
-            yield Concern(LOOK, said, "Growing with the corpus is usual; give the driver room before it needs it.")
+        if stage.expected_s and stage.seconds > max(_SLOW_FACTOR * stage.expected_s, _SLOW_MIN_S):
+            message = f"{stage.stage} took {stage.seconds:,.0f} s; {stage.expected_s:,.0f} s were expected."
+            yield Alert(LOOK, message, "Check for other load on the machines, and the latency of the store.")
+        if stage.usual_bytes and stage.memory_bytes > _MEMORY_FACTOR * stage.usual_bytes:
+            mib, usual_mib = stage.memory_bytes / 2**20, stage.usual_bytes / 2**20
+            message = f"The driver of {stage.stage} used {mib:,.0f} MiB; usual is {usual_mib:,.0f}."
+            next_step = "Memory grows with the corpus; give the driver more before it runs out."
+            yield Alert(LOOK, message, next_step)
     if facts.budget is not None and facts.spent is not None and facts.spent > facts.budget:
-        said = f"Embedding cost {facts.spent:,.2f}; the budget is {facts.budget:,.2f}."
-        yield Concern(LOOK, said, "Calibrate anew with `facelake plan --calibrate`; raise `plan.budget` or embed less.")
+        message = f"Embedding cost {facts.spent:,.2f}; the budget is {facts.budget:,.2f}."
+        next_step = "Calibrate again with `facelake plan --calibrate`; raise `plan.budget` or embed less."
+        yield Alert(LOOK, message, next_step)
 
 
-_RULES: tuple[Callable[[NightFacts], Iterator[Concern]], ...] = (
-    _admitted,
-    _rejected,
-    _gallery,
-    _shape,
-    _promises,
-    _effort,
+_RULES: tuple[Callable[[RunFacts], Iterator[Alert]], ...] = (
+    _admission_alerts,
+    _reject_alerts,
+    _gallery_alerts,
+    _distribution_alerts,
+    _governance_alerts,
+    _cost_alerts,
 )
 
 
-def _earlier(facts: NightFacts, key: str) -> list[float]:
-    values = (night.figures.get(key) for night in facts.nights[:-1])
+def _earlier_values(facts: RunFacts, key: str) -> list[float]:
+    values = (run.figures.get(key) for run in facts.history[:-1])
     return [value for value in values if value is not None]
 
 
-def _jumped(value: float, earlier: Sequence[float]) -> bool:
-    if len(earlier) < _NIGHTS:
+def _is_unusually_high(value: float, earlier: Sequence[float]) -> bool:
+    if len(earlier) < _MIN_EARLIER_RUNS:
         return False
     usual = median(earlier) or 0.0
-    return value >= usual + _MORE and value >= _TIMES * usual
+    return value >= usual + _RISE_ABSOLUTE and value >= _RISE_FACTOR * usual

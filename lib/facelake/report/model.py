@@ -1,22 +1,22 @@
-"""What a night's page shows: values, gathered by the report stage and laid out by page.py."""
+"""The values that a report page shows: gathered by the report stage, laid out by page.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NIGHTS_COMPARED = 10
-"""nights before this one that a page compares with"""
+RUNS_COMPARED = 10
+"""earlier runs that a page compares with"""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """One headline number."""
+class KeyFigure:
+    """One figure of the summary."""
 
     label: str
     value: str
     change: str
-    """against the night before, in words; empty when there is none"""
+    """difference from the previous run, in words; empty when there is no previous run"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,14 @@ class Series:
 
     name: str
     bins: Sequence[int]
-    """equal bins over the range of the chart"""
+    """counts in equal bins over the range of the chart"""
     pairs: int
-    """pairs behind it"""
+    """number of pairs that were counted"""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A threshold on the axis of similarity."""
+    """A threshold on the similarity axis."""
 
     name: str
     at: float
@@ -50,7 +50,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How alike faces are: cosines, as stored."""
+    """Histograms of the cosine similarity of stored embeddings."""
 
     series: Sequence[Series]
     low: float
@@ -71,22 +71,22 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A merge or a split: who was there before, who is there after."""
+class MergeOrSplit:
+    """A merge or a split, with the identities before and after it."""
 
     kind: str
-    said: str
+    title: str
     before: tuple[Sheet, ...]
     after: tuple[Sheet, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """What a stage took, against what was to be expected."""
+    """What a stage took, compared with what was expected."""
 
     stage: str
     when: str
-    """this night, or when it last had work"""
+    """`this run`, or the day on which the stage last had work"""
     seconds: float
     expected_s: float | None
     expected_by: str
@@ -95,12 +95,12 @@ class StageCost:
     usual_bytes: int | None
     cost: float | None
     """None without a price in the config"""
-    did: str
+    counts: str
 
 
 @dataclass(frozen=True, slots=True)
-class Night:
-    """One night's figures, for comparison; None where it was not measured."""
+class RunFigures:
+    """The figures of one run that published a gallery; None where a figure was not measured."""
 
     version: int
     day: str
@@ -110,7 +110,7 @@ class Night:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure that nights are compared by."""
+    """A figure by which runs are compared."""
 
     key: str
     name: str
@@ -119,26 +119,26 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class Concern:
-    """Something an operator should know, and what to do about it."""
+class Alert:
+    """Something that an operator should look at, and the next step."""
 
     level: str
-    """act: look before the gallery is used; look: look today; know: nothing to do"""
-    said: str
+    """act: act before the gallery is used; look: check today; know: for information"""
+    message: str
     next_step: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """Everything on the page."""
+    """Everything that is on the page."""
 
     title: str
     purpose: str
     run_id: str
     lake: str
-    made_at: str
-    heads: Sequence[Head]
-    concerns: Sequence[Concern]
+    created_at: str
+    key_figures: Sequence[KeyFigure]
+    alerts: Sequence[Alert]
     funnel: Sequence[Bar]
     refused: Sequence[Bar]
     rejected: Sequence[Bar]
@@ -147,12 +147,12 @@ class ReportData:
     sizes: Sequence[Bar]
     sizes_note: str
     changes: Sequence[Bar]
-    turns: Sequence[Turn]
-    turns_note: str
+    events: Sequence[MergeOrSplit]
+    events_note: str
     stages: Sequence[StageCost]
     stages_note: str
-    nights: Sequence[Night]
-    """oldest first; the last one is this one"""
+    history: Sequence[RunFigures]
+    """oldest first, this run last"""
     measures: Sequence[Measure]
     sheets: Sequence[Sheet]
     sheets_note: str

@@ -1,5 +1,5 @@
-"""The report's page: one file. Whatever comes from outside is escaped; a policy forbids every request and every script
-but the page's own, which it names by its digest."""
+"""The report page: one HTML file. All values are escaped, and a content security policy forbids every request and every
+script except the inline one, which it names by its digest."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ _SCRIPT = files("facelake.report").joinpath("script.js").read_text("utf-8")
 
 
 def render(data: ReportData) -> str:
-    """The page as HTML text."""
-    shown = list(sections(data))
-    links = [el("li", el("a", heading, href=f"#{anchor}")) for anchor, heading, _ in shown]
-    where = join("purpose ", named(data.purpose), " · run ", named(data.run_id), " · lake ", named(data.lake))
+    """Return the page as HTML text."""
+    parts = list(sections(data))
+    links = [el("li", el("a", heading, href=f"#{anchor}")) for anchor, heading, _ in parts]
+    origin = join("purpose ", named(data.purpose), " · run ", named(data.run_id), " · lake ", named(data.lake))
     header = el(
         "header",
         el("h1", data.title),
-        el("p", where, f" · {data.made_at}", class_="dim"),
+        el("p", origin, f" · {data.created_at}", class_="dim"),
         el("nav", el("ul", *links), aria_label="Sections"),
     )
     body = [
         el("section", el("h2", heading, id=f"{anchor}-title"), content, id=anchor, aria_labelledby=f"{anchor}-title")
-        for anchor, heading, content in shown
+        for anchor, heading, content in parts
     ]
     footer = el(
         "footer",
-        el("p", "Made by facelake out of the lake's tables alone. This page asks nothing of any network. Its faces "
-           "are personal data: it lies in the lake, an erasure deletes it, and ", el("code", "report.contact_sheets"),
-           " in the config leaves faces out."),
+        el("p", "Created by facelake from the tables of the lake. This page makes no network request. The faces on it "
+           "are personal data: the page is stored in the lake, an erasure deletes it, and ",
+           el("code", "report.contact_sheets: false"), " in the config leaves faces out."),
         class_="dim",
     )  # fmt: skip
     tip = el("div", id="tip", hidden=True, aria_hidden="true")
-    skip = el("a", "To the content", href="#content", class_="skip")
-    whole = el("body", skip, header, el("main", *body, id="content"), footer, tip, el("script", Markup(_SCRIPT)))
-    return f'<!doctype html><html lang="en">{_head(data.title)}{whole}</html>'
+    skip = el("a", "Skip to the content", href="#content", class_="skip")
+    content = el("body", skip, header, el("main", *body, id="content"), footer, tip, el("script", Markup(_SCRIPT)))
+    return f'<!doctype html><html lang="en">{_head(data.title)}{content}</html>'
 
 
 def _head(title: str) -> Markup:
-    allowed = f"style-src {_digest(_CSS)}; script-src {_digest(_SCRIPT)}; img-src data:"
-    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    sources = f"style-src {_digest(_CSS)}; script-src {_digest(_SCRIPT)}; img-src data:"
+    policy = f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
     return el(
         "head",
         el("meta", charset="utf-8"),

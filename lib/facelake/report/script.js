@@ -1,5 +1,5 @@
 "use strict";
-/* What the page can do besides being read; without this script everything is there all the same. */
+/* Tooltips, histogram toggles and sortable tables. The page is complete without this script. */
 (() => {
   const tip = document.getElementById("tip");
   const place = (event) => {
@@ -8,10 +8,10 @@
     tip.style.top = Math.max(4, Math.min(event.clientY + 16, innerHeight - box.height - 8)) + "px";
   };
   document.addEventListener("pointermove", (event) => {
-    const said = event.target instanceof Element ? event.target.getAttribute("data-tip") : null;
-    tip.hidden = !said;
-    if (said) {
-      tip.textContent = said;
+    const tipText = event.target instanceof Element ? event.target.getAttribute("data-tip") : null;
+    tip.hidden = !tipText;
+    if (tipText) {
+      tip.textContent = tipText;
       place(event);
     }
   });
@@ -27,8 +27,8 @@
     button.append(...item.childNodes);
     item.append(button);
     button.addEventListener("click", () => {
-      const shown = layer.classList.toggle("off");
-      button.setAttribute("aria-pressed", String(!shown));
+      const hidden = layer.classList.toggle("off");
+      button.setAttribute("aria-pressed", String(!hidden));
     });
   }
 

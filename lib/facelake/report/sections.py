@@ -1,4 +1,4 @@
-"""The page's sections, each a heading and what belongs under it."""
+"""The sections of the page, each with an anchor, a heading and its content."""
 
 from __future__ import annotations
 
@@ -7,115 +7,129 @@ from collections.abc import Iterator, Sequence
 
 from facelake.report.alerts import ACT, KNOW, LOOK
 from facelake.report.charts import similarity_chart, sparkline
-from facelake.report.histograms import share
+from facelake.report.histograms import counted, format_share
 from facelake.report.markup import Markup, el, join, prose
-from facelake.report.model import Concern, Measure, Night, ReportData, Sheet, Similarity, StageCost, Turn
+from facelake.report.model import (
+    Alert,
+    Measure,
+    MergeOrSplit,
+    ReportData,
+    RunFigures,
+    Sheet,
+    Similarity,
+    StageCost,
+)
 from facelake.report.tables import bar_table, folded, table
 
-_TITLES = {ACT: "Act on this first", LOOK: "Look at this today", KNOW: "Good to know"}
-_COARSE = 14  # rows of the table behind the histograms
+_TITLES = {ACT: "Action required", LOOK: "To check", KNOW: "For information"}
+_TABLE_ROWS = 14  # of the table that goes with the histograms
 _MIB = 1 << 20
 
 
 def sections(data: ReportData) -> Iterator[tuple[str, str, Markup]]:
-    """(anchor, heading, content) of every section, in the page's order."""
-    yield "night", "Was it a good night?", _verdict(data.concerns)
-    yield "numbers", "In numbers", _heads(data)
-    yield "funnel", "From photos to groups", _funnel(data)
-    yield "similarity", "How alike faces are", _similarity(data.similarity)
+    """Yield (anchor, heading, content) of every section, in the order of the page."""
+    yield "alerts", "Alerts", _alerts(data.alerts)
+    yield "numbers", "Key figures", _key_figures(data)
+    yield "funnel", "From photos to identities", _funnel(data)
+    yield "similarity", "Similarity of faces", _similarity(data.similarity)
     sizes = bar_table(
         "Identities by number of faces", "size", data.sizes, "There are no identities.", note="share of faces"
     )
     yield "sizes", "Faces per identity", join(el("p", data.sizes_note, class_="dim"), sizes)
-    yield "changes", "What changed", _changes(data)
-    yield "effort", "Time, memory, cost", _effort(data.stages, data.stages_note)
-    yield "nights", "The last nights", _nights(data.nights, data.measures)
-    shown = el("div", *(_sheet(sheet) for sheet in data.sheets), class_="sheets") if data.sheets else None
-    yield "identities", "Identities", join(el("p", prose(data.sheets_note), class_="dim"), shown)
+    yield "changes", "Changes", _changes(data)
+    yield "effort", "Time, memory and cost", _effort(data.stages, data.stages_note)
+    yield "runs", "Recent runs", _history(data.history, data.measures)
+    images = el("div", *(_sheet(sheet) for sheet in data.sheets), class_="sheets") if data.sheets else None
+    yield "identities", "Identities", join(el("p", prose(data.sheets_note), class_="dim"), images)
 
 
-def _verdict(concerns: Sequence[Concern]) -> Markup:
-    grave = sum(concern.level == ACT for concern in concerns)
-    slight = sum(concern.level == LOOK for concern in concerns)
-    if grave:
-        line, kind = f"Not quite: {grave} to act on first" + (f", {slight} to look at." if slight else "."), ACT
-    elif slight:
-        line, kind = f"Mostly: {slight} to look at.", LOOK
+def _alerts(alerts: Sequence[Alert]) -> Markup:
+    to_act_on = sum(alert.level == ACT for alert in alerts)
+    to_check = sum(alert.level == LOOK for alert in alerts)
+    if to_act_on:
+        summary = f"{counted(to_act_on, 'alert')} with action required"
+        summary, kind = summary + (f", {to_check} to check." if to_check else "."), ACT
+    elif to_check:
+        summary, kind = f"{counted(to_check, 'alert')} to check.", LOOK
     else:
-        line, kind = "Yes: nothing out of the ordinary.", "good"
+        summary, kind = "Nothing to act on or to check.", "good"
     lists = []
     for level, title in _TITLES.items():
-        mine = [concern for concern in concerns if concern.level == level]
         items = [
-            el("li", el("strong", prose(c.said)), " ", el("span", prose(c.next_step), class_="next")) for c in mine
+            el("li", el("strong", prose(alert.message)), " ", el("span", prose(alert.next_step), class_="next"))
+            for alert in alerts
+            if alert.level == level
         ]
-        lists += [el("h3", title), el("ul", *items)] if mine else []
-    return join(el("p", line, class_=f"verdict {kind}"), *lists)
+        lists += [el("h3", title), el("ul", *items)] if items else []
+    return join(el("p", summary, class_=f"summary {kind}"), *lists)
 
 
-def _heads(data: ReportData) -> Markup:
+def _key_figures(data: ReportData) -> Markup:
     cards = [
-        el("div", el("dt", head.label), el("dd", head.value, class_="big"),
-           el("dd", head.change, class_="dim") if head.change else None, class_="head")
-        for head in data.heads
+        el("div", el("dt", item.label), el("dd", item.value, class_="big"),
+           el("dd", item.change, class_="dim") if item.change else None, class_="figure")
+        for item in data.key_figures
     ]  # fmt: skip
-    return el("dl", *cards, class_="heads")
+    return el("dl", *cards, class_="figures")
 
 
 def _funnel(data: ReportData) -> Markup:
-    whole = data.funnel[0].count if data.funnel else 0
-    refused = bar_table("Refused before a pixel was decoded, by reason", "reason", data.refused, "Nothing was refused.")
+    read = data.funnel[0].count if data.funnel else 0
+    refused = bar_table("Photos refused at admission, by reason", "reason", data.refused, "No photo was refused.")
     rejected = bar_table(
-        "Admitted, but no face came of it, by reason", "reason", data.rejected, "Nothing was rejected."
+        "Photos rejected (admitted, but without an embedded face), by reason",
+        "reason",
+        data.rejected,
+        "No photo was rejected.",
     )
     return join(
-        bar_table("Photos and faces, step by step", "step", data.funnel, "Nothing was read.", whole, "of them"),
+        bar_table(
+            "Photos and faces, step by step", "step", data.funnel, "No photo was read.", total=read, note="of these"
+        ),
         el("div", el("div", refused), el("div", rejected, el("p", data.rejected_note, class_="dim")), class_="two"),
     )
 
 
-def _similarity(found: Similarity) -> Markup:
-    if not any(series.pairs for series in found.series):
-        return el("p", found.note or "Too few faces to compare.", class_="dim")
+def _similarity(similarity: Similarity) -> Markup:
+    if not any(series.pairs for series in similarity.series):
+        return el("p", similarity.note or "Too few faces to compare.", class_="dim")
     legend = [
         el("li", el("span", class_=f"key k{i}", aria_hidden="true"), f"{s.name} ({s.pairs:,} pairs)", data_toggle=i)
-        for i, s in enumerate(found.series)
+        for i, s in enumerate(similarity.series)
     ]
-    marks = [el("li", el("strong", f"{m.name} {m.at:.3f}"), f": {m.meaning}") for m in found.marks]
+    marks = [el("li", el("strong", f"{m.name} {m.at:.3f}"), f": {m.meaning}") for m in similarity.marks]
     figure = el(
         "figure",
         el("ul", *legend, class_="legend"),
-        similarity_chart(found),
-        el("figcaption", found.note, " Each histogram is scaled to its highest bar."),
+        similarity_chart(similarity),
+        el("figcaption", similarity.note, " Each histogram is scaled to its highest bar."),
     )
-    heads = ["cosine", *(series.name for series in found.series)]
-    numbers = table("Pairs by similarity", heads, list(_coarse(found)), range(1, len(heads)))
-    return join(
-        figure, el("ul", *marks, class_="dim") if marks else None, folded("These histograms as a table", numbers)
-    )
+    heads = ["cosine", *(series.name for series in similarity.series)]
+    numbers = table("Pairs by cosine similarity", heads, list(_table_rows(similarity)), range(1, len(heads)))
+    return join(figure, el("ul", *marks, class_="dim") if marks else None, folded("The histograms as a table", numbers))
 
 
-def _coarse(found: Similarity) -> Iterator[list[str]]:
-    bins = len(found.series[0].bins)
-    step = max(bins // _COARSE, 1)
-    width = (found.high - found.low) / bins
+def _table_rows(similarity: Similarity) -> Iterator[list[str]]:
+    bins = len(similarity.series[0].bins)
+    step = max(bins // _TABLE_ROWS, 1)
+    width = (similarity.high - similarity.low) / bins
     for start in range(0, bins, step):
         end = min(start + step, bins)
-        label = f"{found.low + start * width:.2f} to {found.low + end * width:.2f}"
-        yield [label, *(f"{sum(series.bins[start:end]):,}" for series in found.series)]
+        label = f"{similarity.low + start * width:.2f} to {similarity.low + end * width:.2f}"
+        yield [label, *(f"{sum(series.bins[start:end]):,}" for series in similarity.series)]
 
 
 def _changes(data: ReportData) -> Markup:
-    counts = bar_table("Identities by what happened to them", "change", data.changes, "Nothing changed.")
-    return join(counts, el("p", prose(data.turns_note), class_="dim"), *(_turn(turn) for turn in data.turns))
+    counts = bar_table("Identities by kind of change", "change", data.changes, "Nothing changed.")
+    return join(counts, el("p", prose(data.events_note), class_="dim"), *(_event(event) for event in data.events))
 
 
-def _turn(turn: Turn) -> Markup:
+def _event(event: MergeOrSplit) -> Markup:
     parts = [
         el("div", el("h4", title), el("div", *(_sheet(sheet) for sheet in sheets), class_="sheets"))
-        for title, sheets in (("before", turn.before), ("after", turn.after))
+        for title, sheets in (("before", event.before), ("after", event.after))
     ]
-    return el("article", el("h3", turn.said), el("div", *parts, class_="two"), class_=f"turn {turn.kind}")
+    return el("article", el("h3", event.title), el("div", *parts, class_="two"), class_=f"event {event.kind}")
 
 
 def _effort(stages: Sequence[StageCost], note: str) -> Markup:
@@ -128,59 +142,64 @@ def _effort(stages: Sequence[StageCost], note: str) -> Markup:
             f"{cost.memory_bytes / _MIB:,.0f}",
             f"{cost.usual_bytes / _MIB:,.0f}" if cost.usual_bytes else "–",
             f"{cost.cost:,.3f}" if cost.cost is not None else "–",
-            cost.did,
+            cost.counts,
         ]
         for cost in stages
     ]  # fmt: skip
-    heads = ["stage", "when", "seconds", "expected", "MiB, driver", "usual MiB", "cost", "did"]
+    heads = ["stage", "when", "seconds", "expected", "MiB, driver", "usual MiB", "cost", "counts"]
     return join(
-        table("Stages: time, memory and cost against what was expected", heads, rows, (2, 3, 4, 5, 6)),
+        table("Stages: time, memory and cost, with the expected values", heads, rows, (2, 3, 4, 5, 6)),
         el("p", prose(note), class_="dim"),
     )
 
 
-def _nights(nights: Sequence[Night], measures: Sequence[Measure]) -> Markup:
-    if not nights:
-        return el("p", "No night is recorded yet.", class_="dim")
-    if len(nights) < 2:
-        return join(el("p", "This is the first night; there is nothing to compare with yet.", class_="dim"),
-                    _nights_table(nights, measures))  # fmt: skip
+def _history(history: Sequence[RunFigures], measures: Sequence[Measure]) -> Markup:
+    if not history:
+        return el("p", "No run is recorded yet.", class_="dim")
+    if len(history) < 2:
+        return join(
+            el("p", "This is the first run; there is no earlier run to compare with.", class_="dim"),
+            _history_table(history, measures),
+        )
     charts = []
     for measure in measures:
-        values = [night.figures.get(measure.key) for night in nights]
-        if all(value is None for value in values):
-            continue
-        said = [
-            f"gallery {n.version}, {n.day}: {_figure(v, measure.unit)}" for n, v in zip(nights, values, strict=True)
-        ]
+        values = [run.figures.get(measure.key) for run in history]
         known = [value for value in values if value is not None]
+        if not known:
+            continue
+        tips = [
+            f"gallery {run.version}, {run.day}: {_figure(value, measure.unit)}"
+            for run, value in zip(history, values, strict=True)
+        ]
         span = " to ".join(dict.fromkeys(_figure(value, measure.unit) for value in (min(known), max(known))))
-        now = _figure(values[-1], measure.unit)
-        label = el("figcaption", measure.name, ": ", el("strong", now), el("span", f" (nights shown: {span})"))
-        charts.append(el("figure", label, sparkline(values, said), class_="multiple"))
+        latest = _figure(values[-1], measure.unit)
+        label = el(
+            "figcaption", measure.name, ": ", el("strong", latest), el("span", f" (range of these runs: {span})")
+        )
+        charts.append(el("figure", label, sparkline(values, tips), class_="multiple"))
     grid = el("div", *charts, class_="multiples")
-    return join(grid, folded("These nights as a table", _nights_table(nights, measures)))
+    return join(grid, folded("These runs as a table", _history_table(history, measures)))
 
 
-def _nights_table(nights: Sequence[Night], measures: Sequence[Measure]) -> Markup:
+def _history_table(history: Sequence[RunFigures], measures: Sequence[Measure]) -> Markup:
     rows = [
         [
-            f"gallery {night.version}",
-            night.day,
-            night.mode,
-            *(_figure(night.figures.get(m.key), m.unit) for m in measures),
+            f"gallery {run.version}",
+            run.day,
+            run.mode,
+            *(_figure(run.figures.get(measure.key), measure.unit) for measure in measures),
         ]
-        for night in reversed(nights)
+        for run in reversed(history)
     ]
-    heads = ["night", "day", "mode", *(measure.name for measure in measures)]
-    return table("Nights, the newest first", heads, rows, range(3, len(heads)))
+    heads = ["run", "day", "mode", *(measure.name for measure in measures)]
+    return table("Runs, the newest first", heads, rows, range(3, len(heads)))
 
 
 def _figure(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     if unit == "share":
-        return share(value, 1)
+        return format_share(value, 1)
     if unit in ("cosine", "sds"):
         return f"{value:.3f}"
     return f"{value:,.1f} s" if unit == "seconds" else f"{value:,.0f}"
@@ -192,5 +211,6 @@ def _sheet(sheet: Sheet) -> Markup:
            width=64, height=64)
         for i, crop in enumerate(sheet.crops, start=1)
     ]  # fmt: skip
-    line = el("figcaption", el("bdi", sheet.title), " ", el("span", sheet.note, class_="dim"))
-    return el("figure", line, el("div", *images) if images else el("p", "not shown", class_="dim"), class_="who")
+    caption = el("figcaption", el("bdi", sheet.title), " ", el("span", sheet.note, class_="dim"))
+    content = el("div", *images) if images else el("p", "not shown", class_="dim")
+    return el("figure", caption, content, class_="sheet")

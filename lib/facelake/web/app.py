@@ -74,7 +74,7 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
         return answers.SessionOut(
             purpose=session.purpose,
             reviewer=session.reviewer,
-            gallery_version=session.moment().gallery.version,
+            gallery_version=session.state().gallery.version,
             lake=session.context.lake.uri,
         )
 
@@ -120,7 +120,7 @@ def _write_routes(app: FastAPI, session: ReviewSession) -> None:
 
     @app.post("/api/undo")
     def undo(body: answers.UndoIn) -> views.Recorded:
-        return views.take_back(session, body.seq, body.reason.strip())
+        return views.undo_correction(session, body.seq, body.reason.strip())
 
     @app.post("/api/skip", status_code=204)
     def skip(body: answers.SkipIn) -> None:

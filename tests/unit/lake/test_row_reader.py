@@ -16,7 +16,7 @@ from facelake.lake import tables
 from facelake.lake.lake import Lake
 from facelake.lake.row_reader import pick_rows, pick_scattered
 from facelake.lake.tables import plain
-from facelake.stages.gallery.face_index import _lists_with, admitted_rows
+from facelake.stages.gallery.face_index import _lists_with, admissions_of_faces
 
 _SIZES = (7, 1, 12)
 
@@ -63,9 +63,9 @@ def test_an_admission_applies_to_its_own_photo_only(tmp_path: Path) -> None:
     asked = [("image-3", "a.parquet", 3), ("image-3", "a.parquet", 2), ("image-1", "a.parquet", 1),
              ("image-1", "b.parquet", 1), ("image-9", "a.parquet", 9), ("image-0", "a.parquet", -1)]  # fmt: skip
     faces = pa.table(dict(zip(("image_id", "corpus_file", "corpus_row"), zip(*asked, strict=True), strict=True)))
-    found = admitted_rows(lake, lake["admissions"].snapshot(), faces)
+    found = admissions_of_faces(lake, lake["admissions"].snapshot(), faces)
     assert found["source_id"].to_pylist() == ["s3", None, "s1", None, None, None]
-    assert admitted_rows(lake, lake["rejects"].snapshot(), faces)["admitted"].to_pylist() == [None] * 6
+    assert admissions_of_faces(lake, lake["rejects"].snapshot(), faces)["admitted"].to_pylist() == [None] * 6
 
 
 def test_purposes() -> None:

@@ -1,4 +1,4 @@
-"""Identity ids: optimal, stable, complete."""
+"""Assignment of identity ids: optimal, stable and complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facelake.publish.prototypes import add_weighted, core_faces, exemplars, mea
 def standing_of(
     faces: list[str], groups: np.ndarray, before: pa.Table | None, tombstone_of_face: dict[str, str] | None = None
 ) -> Standing:
-    """Look up every face's previous identity, core flag and tombstone row by row: the slow, obvious way."""
+    """Look up every face's previous identity, core flag and tombstone row by row, as a simple reference implementation."""
     rows = {row["face_id"]: row for row in before.to_pylist()} if before else {}
     names = sorted({row["identity_id"] for row in rows.values()})
     former = [rows[face].get("former_id") if face in rows else (tombstone_of_face or {}).get(face) for face in faces]
@@ -50,7 +50,7 @@ small = st.integers(1, 14).flatmap(
 
 @given(small)
 @settings(deadline=None)
-def test_matching_keeps_as_many_faces_as_any(case: tuple[list[int], list[int]]) -> None:
+def test_matching_is_optimal(case: tuple[list[int], list[int]]) -> None:
     groups, identities = (np.array(v, np.int64) for v in case)
     matched = match_groups(groups, identities, 4, 4)
     used = matched[matched >= 0]
@@ -81,7 +81,7 @@ def test_changes_replay_to_the_new_gallery(labels: list[int], before: dict[str, 
     assert sizes == {name: int((groups == i).sum()) for i, name in enumerate(result.identity_of_group)}
 
 
-def test_kinds() -> None:
+def test_kinds_of_changes() -> None:
     faces = list("abcdefgh")
     before = dict(zip("abcdef", ["id-1"] * 3 + ["id-2"] * 2 + ["id-3"], strict=True)) | {"z": "id-4"}
     # id-1 splits in ab and c; id-2 and id-3 join, g comes to them; h is new; id-4 lost its only face
@@ -99,7 +99,7 @@ def test_kinds() -> None:
     assert (result.merged_into, result.retired) == ({"id-3": "id-2"}, ["id-4"])
 
 
-def test_same_input_same_ids_and_no_change() -> None:
+def test_the_same_input_gives_the_same_ids_and_no_changes() -> None:
     faces, groups = list("abcd"), np.array([0, 1, 0, 2])
     first = publish_groups(faces, groups, {}, 1)
     assert first.identity_of_group == publish_groups(faces, groups, {}, 1).identity_of_group
@@ -110,13 +110,13 @@ def test_same_input_same_ids_and_no_change() -> None:
     assert [again.identity_of_group[g] for g in (2, 0, 2, 1)] == [before[f] for f in faces]
 
 
-def test_prototype_is_the_weighted_mean() -> None:
+def test_the_template_is_the_weighted_mean() -> None:
     x = np.eye(3, dtype=np.float32)
     means, *_ = weighted_means(x, np.array([3, 4, 1], np.float32), np.array([1, 1, 0]), 3)
     np.testing.assert_allclose(means, [[0, 0, 1], [0.6, 0.8, 0], [0, 0, 0]], atol=1e-6)
 
 
-def test_the_id_goes_with_the_core_not_with_the_larger_part() -> None:
+def test_the_id_stays_with_the_core_and_not_with_the_larger_part() -> None:
     faces = pa.array([f"f{i}" for i in range(10)])
     core = [i in (0, 1, 2) for i in range(10)]
     before = pa.table(
@@ -131,7 +131,7 @@ def test_the_id_goes_with_the_core_not_with_the_larger_part() -> None:
     }
 
 
-def test_a_merged_identity_comes_back_when_its_faces_are_parted_again() -> None:
+def test_a_merged_identity_returns_when_its_faces_are_separated() -> None:
     faces = pa.array([f"f{i}" for i in range(8)])
     former = pa.array([None] * 5 + ["id-0"] * 3, pa.string())
     before = pa.table(
@@ -143,7 +143,7 @@ def test_a_merged_identity_comes_back_when_its_faces_are_parted_again() -> None:
     assert [(e.kind, e.other_id) for e in result.changes if e.identity_id == "id-0"] == [(Change.RESURRECTED, "id-1")]
 
 
-def test_a_retired_identity_comes_back_with_its_faces() -> None:
+def test_a_retired_identity_returns_with_its_faces() -> None:
     before = pa.table(
         {"face_id": ["a"], "identity_id": ["id-1"], "core": [True], "former_id": pa.nulls(1, pa.string())}
     )
@@ -165,7 +165,7 @@ def test_the_same_groups_change_nothing(labels: list[int]) -> None:
     assert [again.identity_of_group[g] for g in renumbered] == [first.identity_of_group[g] for g in groups]
 
 
-def test_exemplars_cover_modes_and_leave_doubts_out() -> None:
+def test_exemplars_cover_modes_and_leave_outliers_out() -> None:
     rng = np.random.default_rng(3)
     person = np.eye(1, 64)[0]
     modes = [person + 0.5 * np.eye(1, 64, k)[0] for k in (5, 6, 7)]

@@ -1,4 +1,4 @@
-"""Similarity at a false match rate: kept to, with an interval that holds, and not told where it cannot be."""
+"""Thresholds do not exceed their false match rate; intervals cover it; too few comparisons give no threshold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from facelake.publish.thresholds import FALSE_MATCH_RATES, thresholds
 
 
 @given(st.integers(0, 1000), st.integers(1, 6))
-def test_the_rate_is_kept_to(seed: int, decimals: int) -> None:
+def test_the_false_match_rate_is_not_exceeded(seed: int, decimals: int) -> None:
     generator = np.random.default_rng(seed)
     impostor = np.round(generator.normal(0, 0.1, 150_000), decimals).astype(np.float32)  # with ties
     first, second, third = thresholds(impostor, generator.normal(0.7, 0.1, 500).astype(np.float32))
@@ -18,7 +18,7 @@ def test_the_rate_is_kept_to(seed: int, decimals: int) -> None:
     matched = (impostor >= np.float32(first.similarity)).sum()
     assert matched <= 1e-4 * len(impostor)
     below = impostor[impostor < np.float32(first.similarity)].max()
-    assert (impostor >= below).sum() > 1e-4 * len(impostor)  # any lower one would match too many
+    assert (impostor >= below).sum() > 1e-4 * len(impostor)  # any lower threshold would match too many
     assert first.fmr_low <= matched / len(impostor) <= first.fmr_high  # type: ignore[operator]
     assert (second.similarity, third.similarity) == (None, None)
 
@@ -34,7 +34,7 @@ def test_the_interval_covers_the_truth() -> None:
     assert hits >= 85
 
 
-def test_counts_and_nothing_at_all() -> None:
+def test_counts_without_and_with_comparisons() -> None:
     points = thresholds(np.zeros(0, np.float32), np.zeros(0, np.float32))
     assert [point.fmr for point in points] == list(FALSE_MATCH_RATES)
     assert {point.similarity for point in points} == {None}

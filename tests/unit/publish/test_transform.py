@@ -1,4 +1,4 @@
-"""Keyed rotation: nothing changes inside a gallery, nothing links two of them, and a key can be replaced."""
+"""Keyed rotation: rankings inside a gallery are unchanged, galleries cannot be linked, and keys can be replaced."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ def unit(rows: int, dim: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dim", [2, 3, 128, 512])
-def test_it_is_a_rotation_and_always_the_same(dim: int) -> None:
+def test_the_matrix_is_orthogonal_and_deterministic(dim: int) -> None:
     matrix = rotation(ONE, "lake", "p", dim)
     assert np.allclose(matrix @ matrix.T, np.eye(dim), atol=1e-10)
     assert np.array_equal(matrix, rotation(ONE, "lake", "p", dim))
 
 
-def test_it_is_uniform() -> None:
+def test_matrices_are_uniformly_distributed() -> None:
     """Entries of a uniform orthogonal matrix have mean 0 and variance 1/dim; both determinants occur."""
-    found = np.array([rotation(bytes([i]) * 32, "g", "p", 8) for i in range(256)])
-    assert np.abs(found.mean(0)).max() < 5 / np.sqrt(256 * 8)
-    assert np.abs(found.var(0) - 1 / 8).max() < 5 * np.sqrt(2 / 256) / 8
-    determinants = np.sign(np.linalg.det(found))
+    matrices = np.array([rotation(bytes([i]) * 32, "g", "p", 8) for i in range(256)])
+    assert np.abs(matrices.mean(0)).max() < 5 / np.sqrt(256 * 8)
+    assert np.abs(matrices.var(0) - 1 / 8).max() < 5 * np.sqrt(2 / 256) / 8
+    determinants = np.sign(np.linalg.det(matrices))
     assert 80 < (determinants > 0).sum() < 176
 
 
 def test_rankings_inside_a_gallery_are_identical() -> None:
     x = unit(2000, 128)
-    turned = rotated(x, rotation(ONE, "g", "p", 128))
-    before, after = x[:200] @ x.T, turned[:200] @ turned.T
+    y = rotated(x, rotation(ONE, "g", "p", 128))
+    before, after = x[:200] @ x.T, y[:200] @ y.T
     assert np.abs(before - after).max() < 1e-6
     ranked = np.take_along_axis(before, np.argsort(-after, 1), 1)
-    assert (np.diff(ranked, axis=1) <= 1e-6).all()  # in the same order, but for ties that rounding can turn
+    assert (np.diff(ranked, axis=1) <= 1e-6).all()  # same order, except for ties that rounding can swap
 
 
 @pytest.mark.parametrize("other", [(TWO, "g", "p"), (ONE, "h", "p"), (ONE, "g", "q")])
-def test_across_keys_galleries_and_purposes_linkage_is_at_chance(other: tuple[bytes, str, str]) -> None:
+def test_linkage_across_keys_galleries_and_purposes_is_at_chance(other: tuple[bytes, str, str]) -> None:
     x = unit(4000, 128)
     a, b = rotated(x, rotation(ONE, "g", "p", 128)), rotated(x, rotation(*other, 128))
     similarity = a @ b.T
@@ -59,14 +59,14 @@ def test_a_key_is_replaced_without_the_photos() -> None:
     assert np.abs(rotated(rotated(x, old), new @ old.T) - rotated(x, new)).max() < 1e-6
 
 
-def test_what_it_does_not_protect_against() -> None:
-    """Who holds dim templates in both forms has the rotation: the docs say so, and it is so."""
+def test_dim_templates_in_both_forms_reveal_the_rotation() -> None:
+    """The documented limit of the protection."""
     x, matrix = unit(200, 128), rotation(ONE, "g", "p", 128)
     recovered, *_ = np.linalg.lstsq(x.astype(float), rotated(x, matrix).astype(float), rcond=None)
     assert np.abs(recovered.T - matrix).max() < 1e-3
 
 
-def test_keys() -> None:
+def test_keys_are_parsed_and_not_repeated_in_messages() -> None:
     assert read_key(" " + ONE.hex() + "\n") == ONE
     assert key_name(ONE) != key_name(TWO)
     for text in ("secret words", "abc"):

@@ -1,4 +1,4 @@
-"""The report's page: charts, histograms, and that nothing from outside becomes markup."""
+"""The report page: charts, histograms, and escaping of external text."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from facelake.report import (
     BINS,
     HIGH,
     LOW,
+    Alert,
     Bar,
-    Concern,
-    Head,
+    KeyFigure,
     Mark,
     Measure,
-    Night,
+    MergeOrSplit,
     Pairs,
     ReportData,
+    RunFigures,
     Series,
     Sheet,
     Similarity,
     StageCost,
-    Turn,
     cosine_bins,
+    format_share,
     pairs_across,
     pairs_within,
     render,
-    share,
     size_bars,
 )
 from facelake.report.charts import bar, similarity_chart, sparkline
@@ -42,25 +42,25 @@ from facelake.report.markup import el, prose, text
 PLAIN = "x"
 
 
-def page_data(name: str = PLAIN, nights: int = 3) -> ReportData:
-    """A page with something in every part, and `name` wherever text comes from outside."""
+def page_data(name: str = PLAIN, runs: int = 3) -> ReportData:
+    """Return data for every part of the page, with `name` in place of all external text."""
     sheet = Sheet(name, name, (b"\xff\xd8crop",))
-    found = Similarity([Series(name, [1, 2, 0, 4], 7)], -1.0, 1.0, [Mark(name, 0.4, name)], name)
-    night = Night(1, "2026-01-01", "full", {"faces": 10.0, "identities": None})
+    similarity = Similarity([Series(name, [1, 2, 0, 4], 7)], -1.0, 1.0, [Mark(name, 0.4, name)], name)
+    run = RunFigures(1, "2026-01-01", "full", {"faces": 10.0, "identities": None})
     return ReportData(
-        title=name, purpose=name, run_id=name, lake=name, made_at="now",
-        heads=[Head("faces", "10", name)], concerns=[Concern("act", name, name), Concern("look", name, name)],
+        title=name, purpose=name, run_id=name, lake=name, created_at="now",
+        key_figures=[KeyFigure("faces", "10", name)], alerts=[Alert("act", name, name), Alert("look", name, name)],
         funnel=[Bar("read", 10), Bar(name, 4, name)], refused=[Bar(name, 3, name)], rejected=[Bar(name, 3)],
-        rejected_note=name, similarity=found, sizes=[Bar("1 face", 3)], sizes_note=name, changes=[Bar(name, 1)],
-        turns=[Turn("merged", name, (sheet, sheet), (sheet,))], turns_note=name,
+        rejected_note=name, similarity=similarity, sizes=[Bar("1 face", 3)], sizes_note=name, changes=[Bar(name, 1)],
+        events=[MergeOrSplit("merged", name, (sheet, sheet), (sheet,))], events_note=name,
         stages=[StageCost(name, name, 1.0, 2.0, name, 1 << 20, None, None, name)], stages_note=name,
-        nights=[night] * nights, measures=[Measure("faces", "faces", "count"), Measure("identities", name, "count")],
+        history=[run] * runs, measures=[Measure("faces", "faces", "count"), Measure("identities", name, "count")],
         sheets=[sheet], sheets_note=name,
     )  # fmt: skip
 
 
 class Shape(HTMLParser):
-    """Tags with the names of their attributes, in order, and the text."""
+    """The tags of a page with the names of their attributes, in order, and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -95,7 +95,7 @@ HOSTILE = st.one_of(
 
 @given(HOSTILE)
 def test_no_name_becomes_markup(name: str) -> None:
-    """Whatever sources, subjects, purposes and identities are called, the page has the same elements."""
+    """The page has the same elements for every name of sources, subjects, purposes and identities."""
     assert Shape(render(page_data(name))).tags == Shape(render(page_data())).tags
 
 
@@ -103,57 +103,57 @@ def test_backticks_become_code_and_nothing_else() -> None:
     assert prose("see `a <b>` now") == "see <code>a &lt;b&gt;</code> now"
 
 
-def test_markup_escapes_what_it_is_given() -> None:
+def test_markup_escapes_text_and_attributes() -> None:
     assert el("p", '<b>"', title='"><i>') == '<p title="&quot;&gt;&lt;i&gt;">&lt;b&gt;&quot;</p>'
     assert el("p", el("b", "x"), None, hidden=True, id=None) == "<p hidden><b>x</b></p>"
     assert text("\ud800") == "?"
 
 
-def test_the_page_names_its_own_script_and_style_and_allows_nothing_else() -> None:
+def test_the_content_security_policy_allows_only_the_inline_script_and_style() -> None:
     page = render(page_data())
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy
-    said = policy[1].replace("&#x27;", "'")
+    sources = policy[1].replace("&#x27;", "'")
     inside = {kind: re.search(f"<{kind}>(.*?)</{kind}>", page, re.S) for kind in ("style", "script")}
-    for kind, found in inside.items():
-        assert found
-        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-        assert f"{kind}-src 'sha256-{digest}'" in said
-    assert said.startswith("default-src 'none';")
+    for kind, match in inside.items():
+        assert match
+        digest = base64.b64encode(hashlib.sha256(match[1].encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in sources
+    assert sources.startswith("default-src 'none';")
     assert page.count("<script") == page.count("<style") == 1
     assert " style=" not in page
     assert not re.search(r"https?://", page)
 
 
 def test_every_part_is_on_the_page() -> None:
-    found = Shape(render(page_data("Ömer & Zoë")))
-    said = " ".join(found.text)
+    page = Shape(render(page_data("Ömer & Zoë")))
+    page_text = " ".join(page.text)
     for heading in (
-        "Was it a good night?",
-        "How alike faces are",
-        "What changed",
-        "Time, memory, cost",
-        "The last nights",
+        "Alerts",
+        "Similarity of faces",
+        "Changes",
+        "Time, memory and cost",
+        "Recent runs",
     ):
-        assert heading in said
-    assert said.count("Ömer & Zoë") > 20
-    assert [tag for tag, _ in found.tags].count("caption") == 8
+        assert heading in page_text
+    assert page_text.count("Ömer & Zoë") > 20
+    assert [tag for tag, _ in page.tags].count("caption") == 8
 
 
-def test_one_night_has_nothing_to_compare_with() -> None:
-    assert "first night" in render(page_data(nights=1))
-    assert '<svg viewBox="0 0 220 64"' not in render(page_data(nights=1))
-    assert render(page_data(nights=3)).count('<svg viewBox="0 0 220 64"') == 1  # of the figure that was measured
+def test_the_first_run_has_no_comparison() -> None:
+    assert "first run" in render(page_data(runs=1))
+    assert '<svg viewBox="0 0 220 64"' not in render(page_data(runs=1))
+    assert render(page_data(runs=3)).count('<svg viewBox="0 0 220 64"') == 1  # only one of the two figures was measured
 
 
-@pytest.mark.parametrize(("part", "whole", "width"), [(0, 10, "0.00"), (1, 10_000, "0.70"), (5, 10, "50.00"), (20, 10, "100.00"), (3, 0, "0.70")])  # fmt: skip
-def test_bars(part: int, whole: int, width: str) -> None:
-    assert f'width="{width}"' in bar(part, whole)
+@pytest.mark.parametrize(("part", "total", "width"), [(0, 10, "0.00"), (1, 10_000, "0.70"), (5, 10, "50.00"), (20, 10, "100.00"), (3, 0, "0.70")])  # fmt: skip
+def test_bar_widths(part: int, total: int, width: str) -> None:
+    assert f'width="{width}"' in bar(part, total)
 
 
 def test_histograms_are_drawn_to_scale() -> None:
-    found = Similarity([Series("a", [0, 2, 4, 0], 6)], 0.0, 1.0, [Mark("edge", 0.5, "")], "")
-    drawn = similarity_chart(found)
+    similarity = Similarity([Series("a", [0, 2, 4, 0], 6)], 0.0, 1.0, [Mark("edge", 0.5, "")], "")
+    drawn = similarity_chart(similarity)
     points = re.search(r'points="([^"]+)"', drawn)
     assert points
     heights = [float(p.split(",")[1]) for p in points[1].split(" ")]
@@ -165,12 +165,12 @@ def test_histograms_are_drawn_to_scale() -> None:
     assert 'role="img"' in drawn
 
 
-def test_marks_outside_of_the_axis_stay_on_the_chart() -> None:
+def test_marks_outside_the_axis_are_drawn_at_its_end() -> None:
     drawn = similarity_chart(Similarity([Series("a", [1], 1)], 0.0, 1.0, [Mark("far", 7.0, "")], ""))
     assert 'x1="708.0"' in drawn
 
 
-def test_sparklines_leave_gaps_where_nothing_was_measured() -> None:
+def test_sparklines_have_no_dot_where_nothing_was_measured() -> None:
     drawn = sparkline([1.0, None, 3.0], ["a", "b", "c"])
     assert drawn.count("<circle") == 2
     assert 'points="10.0,52.0 210.0,12.0"' in drawn
@@ -178,8 +178,8 @@ def test_sparklines_leave_gaps_where_nothing_was_measured() -> None:
     assert "<circle" not in sparkline([], [])
 
 
-def test_shares_in_words() -> None:
-    assert [share(*pair) for pair in ((0, 5), (1, 0), (1, 100_000), (1, 30), (1, 3))] == ["0 %", "0 %", "under 0.1 %", "3.3 %", "33 %"]  # fmt: skip
+def test_shares_as_text() -> None:
+    assert [format_share(*pair) for pair in ((0, 5), (1, 0), (1, 100_000), (1, 30), (1, 3))] == ["0 %", "0 %", "under 0.1 %", "3.3 %", "33 %"]  # fmt: skip
 
 
 def test_cosines_fall_into_bins() -> None:
@@ -191,19 +191,19 @@ def test_cosines_fall_into_bins() -> None:
     assert bins[int((0 - LOW) / (HIGH - LOW) * BINS)] == 1
 
 
-def test_all_pairs_within_where_they_are_few() -> None:
+def test_few_pairs_within_labels_are_all_returned() -> None:
     labels = np.array([3, 1, 3, -1, 3, 1, 0, -1])
-    found = pairs_within(labels, 100, np.random.default_rng(0))
-    assert {tuple(sorted(p)) for p in zip(found.first.tolist(), found.second.tolist(), strict=True)} == {(0, 2), (0, 4), (2, 4), (1, 5)}  # fmt: skip
-    assert len(found) == 4
+    pairs = pairs_within(labels, 100, np.random.default_rng(0))
+    assert {tuple(sorted(p)) for p in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)} == {(0, 2), (0, 4), (2, 4), (1, 5)}  # fmt: skip
+    assert len(pairs) == 4
     assert len(pairs_within(np.zeros(0, np.int64), 5, np.random.default_rng(0))) == 0
 
 
 @given(st.lists(st.integers(-1, 6), min_size=2, max_size=60), st.integers(1, 40))
-def test_sampled_pairs_are_of_one_label_and_none_is_taken_twice(labels: list[int], most: int) -> None:
+def test_sampled_pairs_share_a_label_and_are_distinct(labels: list[int], most: int) -> None:
     number = np.array(labels)
-    found = pairs_within(number, most, np.random.default_rng(0))
-    pairs = [tuple(sorted(p)) for p in zip(found.first.tolist(), found.second.tolist(), strict=True)]
+    sampled = pairs_within(number, most, np.random.default_rng(0))
+    pairs = [tuple(sorted(p)) for p in zip(sampled.first.tolist(), sampled.second.tolist(), strict=True)]
     assert len(set(pairs)) == len(pairs) <= most
     assert all(a != b and labels[a] == labels[b] >= 0 for a, b in pairs)
     possible = sum(
@@ -213,21 +213,21 @@ def test_sampled_pairs_are_of_one_label_and_none_is_taken_twice(labels: list[int
 
 
 @given(st.lists(st.integers(-1, 5), min_size=1, max_size=50))
-def test_pairs_across_are_of_a_face_and_one_of_the_nearest_identity(labels: list[int]) -> None:
+def test_pairs_across_join_a_face_with_a_face_of_the_nearest_identity(labels: list[int]) -> None:
     number = np.array(labels)
     nearest = np.where(number >= 0, (number + 1) % 6, -1)
-    found = pairs_across(number, nearest, 1000, np.random.default_rng(0))
-    assert all(number[b] == nearest[a] for a, b in zip(found.first, found.second, strict=True))
-    assert len(found) == sum(1 for label in labels if label >= 0 and (label + 1) % 6 in labels)
+    pairs = pairs_across(number, nearest, 1000, np.random.default_rng(0))
+    assert all(number[b] == nearest[a] for a, b in zip(pairs.first, pairs.second, strict=True))
+    assert len(pairs) == sum(1 for label in labels if label >= 0 and (label + 1) % 6 in labels)
 
 
 @given(st.lists(st.integers(1, 5000), max_size=80))
 def test_size_classes_hold_every_identity(sizes: list[int]) -> None:
     bars = size_bars(np.array(sizes, np.int64))
-    assert sum(one.count for one in bars) == len(sizes)
+    assert sum(bar.count for bar in bars) == len(sizes)
     assert not bars or bars[-1].count > 0
 
 
 def test_size_classes_double() -> None:
     bars = size_bars(np.array([1, 1, 2, 3, 4, 5, 8, 9], np.int64))
-    assert [(one.label, one.count) for one in bars] == [("1 face", 2), ("2 faces", 1), ("3 to 4 faces", 2), ("5 to 8 faces", 2), ("9 to 16 faces", 1)]  # fmt: skip
+    assert [(bar.label, bar.count) for bar in bars] == [("1 face", 2), ("2 faces", 1), ("3 to 4 faces", 2), ("5 to 8 faces", 2), ("9 to 16 faces", 1)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The review page's server over a real lake: who may ask, what is shown, what is recorded, what the audit says."""
+"""The review page's server over a real lake: access, views, answers and audit records."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.nightly import reading, writing
-from facelake.publish.similarity import between, evenly, inside, nearest_links, two_sides
+from facelake.publish.similarity import evenly_spaced, mean_between, mean_within, nearest_links, split_in_two
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.audit import audit_faults
-from facelake.stages.core.face_crops import Cutter, cut_face
+from facelake.stages.core.face_crops import CropWorkers, cut_face
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase, residual
 from facelake.stages.models.registry import limits_of
@@ -43,40 +43,40 @@ from facelake.web.app import build_app
 from facelake.web.guard import HEADERS, Guard, Keys
 from facelake.web.server import bind
 from tests.conftest import run_cli
-from tests.review_world import PURPOSE, World, homes, night, spoil
+from tests.review_world import PURPOSE, World, identity_of_face, simulate_run, spoil
 
 OWN = "http://127.0.0.1:7777"
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page that is open on a lake of its own."""
+    """A signed-in review page on its own lake."""
 
     lake: Path
     world: World
     session: ReviewSession
     keys: Keys
     client: TestClient
-    """signed in"""
+    """a client with the session cookie"""
 
     def get(self, path: str, code: int = 200, **values: Any) -> Any:
-        found = self.client.get(path, params=values)
-        assert found.status_code == code, found.text
-        return found.json() if "json" in found.headers["content-type"] else found.content
+        response = self.client.get(path, params=values)
+        assert response.status_code == code, response.text
+        return response.json() if "json" in response.headers["content-type"] else response.content
 
     def post(self, path: str, body: dict[str, Any], code: int = 200) -> Any:
-        found = self.client.post(path, json=body, headers={"origin": OWN})
-        assert found.status_code == code, found.text
-        return found.json() if found.content else None
+        response = self.client.post(path, json=body, headers={"origin": OWN})
+        assert response.status_code == code, response.text
+        return response.json() if response.content else None
 
-    def answer(self, kind: str, code: int = 200, **said: Any) -> Any:
+    def answer(self, kind: str, code: int = 200, **fields: Any) -> Any:
         version = self.get("/api/session")["gallery_version"]
-        return self.post("/api/answer", {"kind": kind, "gallery_version": version} | said, code)
+        return self.post("/api/answer", {"kind": kind, "gallery_version": version} | fields, code)
 
     def audit(self) -> list[dict[str, Any]]:
         files = sorted((self.lake / "audit").glob("*.json"))
         records = [json.loads(file.read_text()) for file in files]
-        return [one["body"] for one in records if one["kind"] == "review"]
+        return [record["body"] for record in records if record["kind"] == "review"]
 
     def corrections(self) -> list[dict[str, Any]]:
         return Lake.open(str(self.lake))["corrections"].read().to_pylist()
@@ -88,45 +88,45 @@ def spoiled(demo_template: tuple[Path, dict[str, Any]], tmp_path_factory: pytest
     return lake, spoil(lake)
 
 
-def opened(lake: Path, reviewer: str = "eve") -> ReviewSession:
+def open_session(lake: Path, reviewer: str = "eve") -> ReviewSession:
     return ReviewSession.open(reading(load_config(lake=str(lake))), PURPOSE, reviewer)
 
 
-def stranger(session: ReviewSession, keys: Keys, **client: Any) -> TestClient:
+def signed_out_client(session: ReviewSession, keys: Keys, **client: Any) -> TestClient:
     return TestClient(Guard(build_app(session, keys), keys), base_url=OWN, **client)
 
 
 @contextmanager
-def on(lake: Path, world: World) -> Iterator[Page]:
+def open_page(lake: Path, world: World) -> Iterator[Page]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(review_session, "_FRESH_S", 0.0)
-        session, keys = opened(lake), Keys(7777)
-        client = stranger(session, keys)
-        signed = client.post("/api/session", json={"ticket": keys.ticket}, headers={"origin": OWN})
-        assert signed.status_code == 204
+        patch.setattr(review_session, "_STATE_MAX_AGE_S", 0.0)
+        session, keys = open_session(lake), Keys(7777)
+        client = signed_out_client(session, keys)
+        response = client.post("/api/session", json={"ticket": keys.ticket}, headers={"origin": OWN})
+        assert response.status_code == 204
         yield Page(lake, world, session, keys, client)
         session.close()
 
 
 @pytest.fixture(scope="module")
 def shared_page(spoiled: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """For tests that only look."""
-    lake = Path(shutil.copytree(spoiled[0], tmp_path_factory.mktemp("looked-at") / "lake"))
-    with on(lake, spoiled[1]) as page:
+    """A page for tests that do not change the lake."""
+    lake = Path(shutil.copytree(spoiled[0], tmp_path_factory.mktemp("read-only") / "lake"))
+    with open_page(lake, spoiled[1]) as page:
         yield page
 
 
 @pytest.fixture
 def page(spoiled: tuple[Path, World], tmp_path: Path) -> Iterator[Page]:
-    """For tests that change the lake."""
-    with on(Path(shutil.copytree(spoiled[0], tmp_path / "lake")), spoiled[1]) as page:
+    """A page for tests that change the lake."""
+    with open_page(Path(shutil.copytree(spoiled[0], tmp_path / "lake")), spoiled[1]) as page:
         yield page
 
 
-# ---- who may ask
+# ---- access
 
 
-def test_every_answer_has_its_headers(shared_page: Page) -> None:
+def test_every_response_has_the_security_headers(shared_page: Page) -> None:
     paths = ["/", "/main.js", "/style.css", "/api/queue", "/api/face/none", "/nowhere"]
     for path in paths:
         headers = shared_page.client.get(path).headers
@@ -139,24 +139,26 @@ def test_every_answer_has_its_headers(shared_page: Page) -> None:
 
 def test_the_ticket_works_once_and_becomes_a_cookie(shared_page: Page) -> None:
     fresh = Keys(7777)
-    client = stranger(shared_page.session, fresh)
+    client = signed_out_client(shared_page.session, fresh)
     ticket = fresh.ticket
     wrong = client.post("/api/session", json={"ticket": "x" * 43}, headers={"origin": OWN})
     assert wrong.status_code == 401
     signed = client.post("/api/session", json={"ticket": ticket}, headers={"origin": OWN})
-    said = signed.headers["set-cookie"]
-    assert "HttpOnly" in said
-    assert "SameSite=Strict" in said
+    cookie = signed.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
     assert client.get("/api/session").json()["reviewer"] == "eve"
-    again = stranger(shared_page.session, fresh).post("/api/session", json={"ticket": ticket}, headers={"origin": OWN})
+    again = signed_out_client(shared_page.session, fresh).post(
+        "/api/session", json={"ticket": ticket}, headers={"origin": OWN}
+    )
     assert again.status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/api/session", "/api/queue", "/api/identity?a=x", "/api/face/x", "/api/corrections"])
-def test_nothing_without_the_cookie(shared_page: Page, path: str) -> None:
-    assert stranger(shared_page.session, shared_page.keys).get(path).status_code == 401
+def test_requests_without_the_cookie_are_refused(shared_page: Page, path: str) -> None:
+    assert signed_out_client(shared_page.session, shared_page.keys).get(path).status_code == 401
     wrong = {"cookie": f"{shared_page.keys.name}={'x' * 43}"}
-    assert stranger(shared_page.session, shared_page.keys).get(path, headers=wrong).status_code == 401
+    assert signed_out_client(shared_page.session, shared_page.keys).get(path, headers=wrong).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -174,10 +176,10 @@ def test_nothing_without_the_cookie(shared_page: Page, path: str) -> None:
         ({"sec-fetch-site": "same-origin"}, 200),
     ],
 )
-def test_who_asks_under_which_name(shared_page: Page, headers: dict[str, str], code: int) -> None:
+def test_host_names_and_fetch_sites_are_checked(shared_page: Page, headers: dict[str, str], code: int) -> None:
     cookie = {"cookie": f"{shared_page.keys.name}={shared_page.keys.cookie}"}
-    found = stranger(shared_page.session, shared_page.keys).get("/api/session", headers=cookie | headers)
-    assert found.status_code == code
+    client = signed_out_client(shared_page.session, shared_page.keys)
+    assert client.get("/api/session", headers=cookie | headers).status_code == code
 
 
 @pytest.mark.parametrize(
@@ -192,23 +194,21 @@ def test_who_asks_under_which_name(shared_page: Page, headers: dict[str, str], c
         ({"origin": OWN, "content-type": "application/json"}, b"{}", 422),
     ],
 )
-def test_a_post_of_another_page_does_nothing(
-    shared_page: Page, headers: dict[str, str], body: bytes, code: int
-) -> None:
+def test_posts_of_other_origins_are_refused(shared_page: Page, headers: dict[str, str], body: bytes, code: int) -> None:
     for path in ("/api/answer", "/api/undo", "/api/skip"):
         assert shared_page.client.post(path, content=body, headers=headers).status_code == code
     assert shared_page.corrections() == []
 
 
-def test_two_hosts_or_cookies_are_none() -> None:
+def test_duplicate_host_headers_are_refused() -> None:
     guard = Guard(lambda *_: None, Keys(1))  # type: ignore[arg-type,return-value]
     scope = {"path": "/", "method": "GET", "headers": [(b"host", b"localhost"), (b"host", b"evil.example")]}
     assert guard._refusal(scope) == (400, "unknown host name")
 
 
-def test_an_exposed_page_answers_to_its_name_and_to_numbers() -> None:
+def test_an_exposed_page_accepts_its_name_and_ip_addresses() -> None:
     exposed = Guard(lambda *_: None, Keys(1), ["Lake-Host"], exposed=True)  # type: ignore[arg-type,return-value]
-    asked = [
+    hosts = [
         "lake-host:80",
         "192.168.1.4:80",
         "[2001:db8::1]:80",
@@ -216,10 +216,10 @@ def test_an_exposed_page_answers_to_its_name_and_to_numbers() -> None:
         "evil.example",
         "192.168.1.4.evil.example",
     ]
-    assert [exposed._host_is_ours(host) for host in asked] == [True, True, True, True, False, False]
+    assert [exposed._host_is_ours(host) for host in hosts] == [True, True, True, True, False, False]
 
 
-def test_others_than_this_machine_are_kept_out() -> None:
+def test_binding_beyond_loopback_must_be_requested() -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
         with pytest.raises(ConfigError, match="without encryption"):
             bind(host, 0, exposed=False)
@@ -229,42 +229,42 @@ def test_others_than_this_machine_are_kept_out() -> None:
         assert listener.getsockname()[1] > 0
 
 
-def test_only_this_command_needs_the_extra(tmp_path: Path) -> None:
+def test_only_the_review_command_needs_the_review_extra(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         without = (
             "import sys; sys.modules['fastapi'] = sys.modules['uvicorn'] = None; from facelake.cli import main; main()"
         )
         return subprocess.run([sys.executable, "-c", without, *arguments], capture_output=True, text=True, check=False)
 
-    said = run("review", "--purpose", PURPOSE, "--lake", str(tmp_path))
-    assert said.returncode == 2
-    assert "pip install 'facelake[review]'" in said.stderr
+    result = run("review", "--purpose", PURPOSE, "--lake", str(tmp_path))
+    assert result.returncode == 2
+    assert "pip install 'facelake[review]'" in result.stderr
     assert run("correct", "list", "--help").returncode == 0
 
 
-# ---- for what
+# ---- purpose and legal basis
 
 
-def test_a_purpose_that_nothing_is_in_force_for_is_refused(shared_page: Page) -> None:
+def test_a_purpose_without_identities_in_force_is_refused(shared_page: Page) -> None:
     with pytest.raises(Refused, match="no identity is in force for the purpose 'marketing'"):
         ReviewSession.open(reading(load_config(lake=str(shared_page.lake))), "marketing", "eve")
-    said = run_cli("review", "--purpose", "marketing", "--lake", str(shared_page.lake), "--no-open")
-    assert said.returncode == 1
-    assert "no identity is in force" in said.stderr
+    result = run_cli("review", "--purpose", "marketing", "--lake", str(shared_page.lake), "--no-open")
+    assert result.returncode == 1
+    assert "no identity is in force" in result.stderr
     assert run_cli("review", "--lake", str(shared_page.lake)).returncode == 2
 
 
-def test_without_an_assessment_nobody_looks(page: Page) -> None:
+def test_review_requires_an_assessment(page: Page) -> None:
     (page.lake / "demo.txt").unlink()
     with pytest.raises(ConfigError, match="impact assessment"):
-        opened(page.lake)
+        open_session(page.lake)
 
 
 def withdraw(lake: Path, source: str) -> None:
     record(Lake.open(str(lake)), [Entry(EventKind.WITHDRAW, Scope.SOURCE, source)])
 
 
-def test_what_is_withdrawn_meanwhile_is_not_shown(page: Page) -> None:
+def test_photos_withdrawn_during_the_session_are_not_shown(page: Page) -> None:
     view = page.get("/api/identity", a=page.world.merged)
     assert [side["total"] for side in view["sides"]] == [23, 23]
     face = view["sides"][0]["faces"][0]["face_id"]
@@ -276,32 +276,32 @@ def test_what_is_withdrawn_meanwhile_is_not_shown(page: Page) -> None:
     assert view["links"] == []
 
 
-def test_who_is_on_the_suppression_list_is_not_shown(page: Page) -> None:
+def test_suppressed_photos_are_not_shown(page: Page) -> None:
     before = page.get("/api/identity", a=page.world.merged)
     images = [face["image_id"] for face in before["sides"][0]["faces"][:3]]
     Lake.open(str(page.lake)).suppress([f"image:{images[0]}", f"for:{PURPOSE}:image:{images[1]}"])
     after = page.get("/api/identity", a=page.world.merged)
-    left = {face["image_id"] for side in after["sides"] for face in side["faces"]}
-    assert len(left) == 44
-    assert not left & set(images[:2])
-    assert images[2] in left
+    shown = {face["image_id"] for side in after["sides"] for face in side["faces"]}
+    assert len(shown) == 44
+    assert not shown & set(images[:2])
+    assert images[2] in shown
 
 
-# ---- what is shown
+# ---- views
 
 
-def test_the_queue_has_the_wrong_merge_and_the_twins(shared_page: Page) -> None:
-    found = shared_page.get("/api/queue")
-    assert found["total"] == found["open"] == 2
-    assert {one["kind"]: (one["identity"], one["other"]) for one in found["questions"]} == {
+def test_the_queue_has_the_wrong_merge_and_the_duplicate_identities(shared_page: Page) -> None:
+    page = shared_page.get("/api/queue")
+    questions = page["questions"]
+    assert page["total"] == page["open"] == 2
+    assert {question["kind"]: (question["identity"], question["other"]) for question in questions} == {
         "two_people": (shared_page.world.merged, None),
         "same_person": shared_page.world.twins,
     }
-    scores = [one["score"] for one in found["questions"]]
+    scores = [question["score"] for question in questions]
     assert scores == sorted(scores, reverse=True)
-    assert [one["kind"] for one in shared_page.get("/api/queue", offset=1)["questions"]] == [
-        found["questions"][1]["kind"]
-    ]
+    second_page = shared_page.get("/api/queue", offset=1)["questions"]
+    assert [question["kind"] for question in second_page] == [questions[1]["kind"]]
 
 
 def test_the_two_parts_are_the_two_people(shared_page: Page) -> None:
@@ -310,13 +310,13 @@ def test_the_two_parts_are_the_two_people(shared_page: Page) -> None:
     people = [set(shared_page.world.of_person[name]) for name in ("person-1", "person-2")]
     assert parts in (people, people[::-1])
     assert view["between"] < 0.4 < min(side["inside"] for side in view["sides"])
-    likeness = [face["similarity"] for face in view["sides"][0]["faces"]]
-    assert likeness == sorted(likeness, reverse=True)
+    similarity = [face["similarity"] for face in view["sides"][0]["faces"]]
+    assert similarity == sorted(similarity, reverse=True)
 
 
-def test_pages_of_a_column(shared_page: Page) -> None:
-    whole = shared_page.get("/api/pair", a=shared_page.world.twins[0], b=shared_page.world.twins[1])
-    ids = [face["face_id"] for face in whole["sides"][0]["faces"]]
+def test_a_column_can_be_read_in_pages(shared_page: Page) -> None:
+    view = shared_page.get("/api/pair", a=shared_page.world.twins[0], b=shared_page.world.twins[1])
+    ids = [face["face_id"] for face in view["sides"][0]["faces"]]
     pages = [
         shared_page.get("/api/pair", a=shared_page.world.twins[0], b=shared_page.world.twins[1], at_a=start, limit=10)[
             "sides"
@@ -324,12 +324,12 @@ def test_pages_of_a_column(shared_page: Page) -> None:
         for start in (0, 10, 20, 30)
     ]
     assert [face["face_id"] for part in pages for face in part["faces"]] == ids
-    assert whole["prototypes"] > 0.9
-    assert len(whole["links"]) == 6
+    assert view["prototypes"] > 0.9
+    assert len(view["links"]) == 6
 
 
-def test_of_a_large_identity_a_part_is_read_and_that_is_said(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(review_session, "MOST_COMPARED", 10)
+def test_large_identities_are_sampled_and_the_view_states_it(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(review_session, "MAX_COMPARED", 10)
     view = page.get("/api/identity", a=page.world.merged)
     assert {(side["size"], side["compared"], side["hidden"]) for side in view["sides"]} == {(46, 10, 0)}
     faces = [face["face_id"] for side in view["sides"] for face in side["faces"]]
@@ -338,7 +338,7 @@ def test_of_a_large_identity_a_part_is_read_and_that_is_said(page: Page, monkeyp
     assert [(len(row["faces_a"]), len(row["faces_b"])) for row in page.corrections()] == [(43, 3)]
 
 
-def test_a_face_is_cut_out_of_its_photo_and_no_other(shared_page: Page) -> None:
+def test_only_faces_that_were_shown_are_cropped(shared_page: Page) -> None:
     view = shared_page.get("/api/identity", a=shared_page.world.merged)
     face = view["sides"][0]["faces"][0]["face_id"]
     with Image.open(io.BytesIO(shared_page.get(f"/api/face/{face}"))) as image:
@@ -349,7 +349,7 @@ def test_a_face_is_cut_out_of_its_photo_and_no_other(shared_page: Page) -> None:
     shared_page.get("/api/face/..%2f..%2flake.json", 404)
 
 
-def test_a_photo_that_is_another_one_or_hostile_gives_no_picture() -> None:
+def test_replaced_or_broken_photos_give_no_crop() -> None:
     sink = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(sink, "PNG")
     data, broken = sink.getvalue(), b"\xff\xd8 no photo"
@@ -357,51 +357,53 @@ def test_a_photo_that_is_another_one_or_hostile_gives_no_picture() -> None:
     limits, box = limits_of(load_config().embed), [0.0, 0.0, 9.0, 9.0]
     assert cut_face(data, digests[1], box, 32, limits) is None
     assert cut_face(broken, digests[1], box, 32, limits) is None
-    cutter = Cutter(1)
-    cut = cutter.cut(data, digests[0], box, 32, limits)
+    workers = CropWorkers(1)
+    cut = workers.cut(data, digests[0], box, 32, limits)
     assert cut is not None
     assert Image.open(io.BytesIO(cut)).size == (32, 32)
-    cutter.close()
+    workers.close()
 
 
-def test_an_identity_that_is_not_there(shared_page: Page) -> None:
+def test_unknown_identities_are_reported(shared_page: Page) -> None:
     assert "no identity 'id-none'" in shared_page.get("/api/identity", 404, a="id-none")["what"]
     assert "no identity 'id-none'" in shared_page.get("/api/pair", 404, a=shared_page.world.merged, b="id-none")["what"]
     assert "same identity twice" in shared_page.get("/api/pair", 404, a="x", b="x")["what"]
 
 
-# ---- what is recorded
+# ---- answers
 
 
-def test_an_answer_becomes_a_correction_and_undo_takes_it_back(page: Page) -> None:
-    mine = page.world.of_person["person-2"]
+def test_an_answer_becomes_a_correction_that_can_be_undone(page: Page) -> None:
+    faces = page.world.of_person["person-2"]
     page.get("/api/identity", a=page.world.merged)
-    done = page.answer("split", identity=page.world.merged, faces=mine, reason="  two people  ")
+    recorded = page.answer("split", identity=page.world.merged, faces=faces, reason="  two people  ")
     [row] = page.corrections()
-    assert (row["seq"], row["kind"], row["identity_a"]) == (done["seq"], "split", page.world.merged)
-    assert (row["reviewer"], row["reason"], sorted(row["faces_b"])) == ("eve", "two people", sorted(mine))
-    one = next(one for one in page.get("/api/queue")["questions"] if one["kind"] == "two_people")
-    assert (one["settled_by"], one["settled_how"], one["settled_who"]) == (done["seq"], "split", "eve")
-    page.post("/api/undo", {"seq": done["seq"], "reason": "my mistake"})
+    assert (row["seq"], row["kind"], row["identity_a"]) == (recorded["seq"], "split", page.world.merged)
+    assert (row["reviewer"], row["reason"], sorted(row["faces_b"])) == ("eve", "two people", sorted(faces))
+    questions = page.get("/api/queue")["questions"]
+    question = next(question for question in questions if question["kind"] == "two_people")
+    settled = (question["settled_by"], question["settled_how"], question["settled_who"])
+    assert settled == (recorded["seq"], "split", "eve")
+    page.post("/api/undo", {"seq": recorded["seq"], "reason": "my mistake"})
     assert page.get("/api/queue")["open"] == 2
-    told = [(row["kind"], row["counts"], row["undoes"]) for row in page.get("/api/corrections")]
-    assert told == [("undo", False, [done["seq"]]), ("split", False, [])]
-    page.post("/api/undo", {"seq": done["seq"]}, 409)
+    rows = [(row["kind"], row["counts"], row["undoes"]) for row in page.get("/api/corrections")]
+    assert rows == [("undo", False, [recorded["seq"]]), ("split", False, [])]
+    page.post("/api/undo", {"seq": recorded["seq"]}, 409)
 
 
-def test_a_contradiction_names_what_it_contradicts_and_may_overrule_it(page: Page) -> None:
+def test_a_contradiction_names_the_earlier_correction_and_can_overrule_it(page: Page) -> None:
     a, b = page.world.twins
     page.get("/api/pair", a=a, b=b)
     first = page.answer("distinct", identity=a, other=b, reason="brothers")
-    told = page.answer("merge", 409, identity=a, other=b)
-    assert told["kind"] == "Contradiction"
-    assert [(row["seq"], row["reason"]) for row in told["contradicts"]] == [(first["seq"], "brothers")]
+    error = page.answer("merge", 409, identity=a, other=b)
+    assert error["kind"] == "Contradiction"
+    assert [(row["seq"], row["reason"]) for row in error["contradicts"]] == [(first["seq"], "brothers")]
     assert len(page.corrections()) == 1
     second = page.answer("merge", identity=a, other=b, supersede=True)
     assert second["supersedes"] == [first["seq"]]
 
 
-def test_all_one_person_binds_its_faces(page: Page) -> None:
+def test_confirming_all_faces_binds_them_to_one_face(page: Page) -> None:
     view = page.get("/api/identity", a=page.world.merged)
     faces = [face["face_id"] for side in view["sides"] for face in side["faces"]]
     page.answer("confirm", identity=page.world.merged, faces=faces)
@@ -410,7 +412,7 @@ def test_all_one_person_binds_its_faces(page: Page) -> None:
     assert page.answer("split", 409, identity=page.world.merged, faces=faces[:5])["kind"] == "Contradiction"
 
 
-def test_one_person_stays_said_in_the_next_night(page: Page) -> None:
+def test_a_confirmation_holds_in_the_next_run(page: Page) -> None:
     view = page.get("/api/identity", a=page.world.merged)
     faces = [face["face_id"] for side in view["sides"] for face in side["faces"]]
     page.answer("confirm", identity=page.world.merged, faces=faces[:5])
@@ -418,12 +420,13 @@ def test_one_person_stays_said_in_the_next_night(page: Page) -> None:
     page.answer("confirm", identity=page.world.merged, faces=faces)
     assert page.get("/api/queue")["open"] == 1
     with writing(load_config(lake=str(page.lake)), "test") as context:
-        night(context, page.world.of_person, 10, page.world.of_person["person-8"][0])
-    [one] = [one for one in page.get("/api/queue")["questions"] if one["kind"] == "two_people"]
-    assert one["settled_how"] == "confirm"
+        simulate_run(context, page.world.of_person, 10, page.world.of_person["person-8"][0])
+    questions = page.get("/api/queue")["questions"]
+    [question] = [question for question in questions if question["kind"] == "two_people"]
+    assert question["settled_how"] == "confirm"
 
 
-def test_nobody_decides_of_what_he_has_not_seen(page: Page) -> None:
+def test_answers_about_unseen_faces_are_refused(page: Page) -> None:
     unseen = page.world.of_person["person-4"][0]
     page.get("/api/identity", a=page.world.merged)
     assert "not shown" in page.answer("reject", 409, identity=page.world.merged, faces=[unseen])["what"]
@@ -431,110 +434,122 @@ def test_nobody_decides_of_what_he_has_not_seen(page: Page) -> None:
     assert page.corrections() == []
 
 
-def test_a_running_night_is_told_and_not_waited_for(page: Page) -> None:
+def test_an_answer_during_a_run_is_refused_at_once(page: Page) -> None:
     page.get("/api/pair", a=page.world.twins[0], b=page.world.twins[1])
     with Lease(Lake.open(str(page.lake)).store, "nightly"):
-        told = page.answer("merge", 409, identity=page.world.twins[0], other=page.world.twins[1])
-    assert told["kind"] == "Busy"
-    assert "for nightly" in told["what"]
+        error = page.answer("merge", 409, identity=page.world.twins[0], other=page.world.twins[1])
+    assert error["kind"] == "Busy"
+    assert "for nightly" in error["what"]
     assert page.corrections() == []
     assert page.answer("merge", identity=page.world.twins[0], other=page.world.twins[1])["seq"] == 1
 
 
-def test_a_new_gallery_is_noticed(page: Page) -> None:
+def test_an_answer_to_an_older_gallery_is_refused(page: Page) -> None:
     before = page.get("/api/identity", a=page.world.merged)
     with writing(load_config(lake=str(page.lake)), "test") as context:
-        night(context, page.world.of_person, 10, page.world.of_person["person-8"][0])
+        simulate_run(context, page.world.of_person, 10, page.world.of_person["person-8"][0])
     body = {"kind": "reject", "identity": page.world.merged, "faces": [before["sides"][0]["faces"][0]["face_id"]]}
-    told = page.post("/api/answer", body | {"gallery_version": before["gallery_version"]}, 409)
-    assert "was published since" in told["what"]
+    error = page.post("/api/answer", body | {"gallery_version": before["gallery_version"]}, 409)
+    assert "was published since" in error["what"]
     assert page.get("/api/session")["gallery_version"] == before["gallery_version"] + 1
     assert page.get("/api/queue")["gallery_version"] == before["gallery_version"] + 1
 
 
-def test_answers_hold_in_later_nights(page: Page) -> None:
+def test_corrections_hold_in_later_runs(page: Page) -> None:
     page.get("/api/identity", a=page.world.merged)
     page.get("/api/pair", a=page.world.twins[0], b=page.world.twins[1])
     page.answer("split", identity=page.world.merged, faces=page.world.of_person["person-2"])
     page.answer("merge", identity=page.world.twins[0], other=page.world.twins[1])
     for shift, without in ((10, page.world.of_person["person-8"][0]), (20, page.world.of_person["person-7"][0])):
         with writing(load_config(lake=str(page.lake)), "test") as context:
-            night(context, page.world.of_person, shift, without)
-            home = homes(context)
-        who = {name: {home[face] for face in mine if face in home} for name, mine in page.world.of_person.items()}
-        assert all(len(who[name]) == 1 for name in ("person-1", "person-2", "person-3")), who
-        assert who["person-1"] != who["person-2"]
+            simulate_run(context, page.world.of_person, shift, without)
+            home = identity_of_face(context)
+        identities = {
+            name: {home[face] for face in faces if face in home} for name, faces in page.world.of_person.items()
+        }
+        assert all(len(identities[name]) == 1 for name in ("person-1", "person-2", "person-3")), identities
+        assert identities["person-1"] != identities["person-2"]
 
 
-# ---- what the audit says
+# ---- audit trail
 
 
-def test_every_view_and_answer_is_in_the_audit_without_names(page: Page) -> None:
+def test_views_and_answers_are_in_the_audit_trail_without_face_ids(page: Page) -> None:
     view = page.get("/api/identity", a=page.world.merged)
     page.get("/api/queue")
     face = view["sides"][1]["faces"][0]["face_id"]
     page.answer("reject", identity=page.world.merged, faces=[face], reason="album/person-1")
     page.post("/api/skip", {"identity": page.world.merged, "other": None}, 204)
     page.post("/api/undo", {"seq": 1})
-    told = page.audit()
-    assert [one["event"] for one in told] == ["opened", "view", "queue", "answer", "answer recorded", "skip", "undo"]
-    assert {(one["reviewer"], one["purpose"], one["session"]) for one in told} == {("eve", PURPOSE, page.session.name)}
-    assert told[1]["identities"] == [page.world.merged]
-    assert len(told[1]["faces"]) == 46
-    assert told[3]["faces"] == page.session.hashes([face])
-    assert told[3]["faces"][0] in told[1]["faces"]
+    records = page.audit()
+    assert [record["event"] for record in records] == [
+        "opened",
+        "view",
+        "queue",
+        "answer",
+        "answer recorded",
+        "skip",
+        "undo",
+    ]
+    assert {(record["reviewer"], record["purpose"], record["session"]) for record in records} == {
+        ("eve", PURPOSE, page.session.name)
+    }
+    assert records[1]["identities"] == [page.world.merged]
+    assert len(records[1]["faces"]) == 46
+    assert records[3]["faces"] == page.session.hashes([face])
+    assert records[3]["faces"][0] in records[1]["faces"]
     text = "".join(file.read_text() for file in (page.lake / "audit").glob("*.json"))
     assert face not in text
     assert "album/" not in text
     assert audit_faults(Lake.open(str(page.lake))) == []
 
 
-def test_many_at_once_leave_one_chain(page: Page) -> None:
+def test_concurrent_requests_leave_an_intact_audit_trail(page: Page) -> None:
     a, b = page.world.twins
-    asked = [("/api/identity", {"a": page.world.merged}), ("/api/pair", {"a": a, "b": b}), ("/api/queue", {})] * 4
+    requests = [("/api/identity", {"a": page.world.merged}), ("/api/pair", {"a": a, "b": b}), ("/api/queue", {})] * 4
     with ThreadPoolExecutor(6) as pool:
-        codes = list(pool.map(lambda one: page.client.get(one[0], params=one[1]).status_code, asked))
+        codes = list(pool.map(lambda request: page.client.get(request[0], params=request[1]).status_code, requests))
     assert codes == [200] * 12
-    assert Counter(one["event"] for one in page.audit()) == {"opened": 1, "view": 8, "queue": 4}
+    assert Counter(record["event"] for record in page.audit()) == {"opened": 1, "view": 8, "queue": 4}
     assert audit_faults(Lake.open(str(page.lake))) == []
 
 
-def test_nothing_is_shown_when_the_audit_cannot_be_written(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_shown_if_the_audit_trail_cannot_be_written(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> str:
         raise Refused("the disk is full", where="audit", next_step="make room")
 
     monkeypatch.setattr(review_session, "append_audit", broken)
     page.get("/api/identity", 403, a=page.world.merged)
     page.get("/api/queue", 403)
-    assert not page.session.met
+    assert not page.session.viewed
     page.get(f"/api/face/{page.world.of_person['person-1'][0]}", 404)
     monkeypatch.undo()
 
 
-def test_an_erasure_finds_nothing_of_the_review_and_the_page_goes_on(page: Page) -> None:
+def test_the_page_works_on_after_an_erasure_and_keeps_nothing_erased(page: Page) -> None:
     view = page.get("/api/identity", a=page.world.merged)
-    gone = view["sides"][0]["faces"][0]
+    erased = view["sides"][0]["faces"][0]
     page.answer("split", identity=page.world.merged, faces=page.world.of_person["person-2"])
     with writing(load_config(lake=str(page.lake)), "erase") as context:
-        erase(context, Request.of(images=[gone["image_id"]]))
-        needles = Needles.of([gone["image_id"], gone["face_id"]])
+        erase(context, Request.of(images=[erased["image_id"]]))
+        needles = Needles.of([erased["image_id"], erased["face_id"]])
         assert sum(residual(context, needles)[1].values()) == 0
     after = page.get("/api/identity", a=page.world.merged)
-    left = {face["face_id"] for side in after["sides"] for face in side["faces"]}
-    assert len(left) == 45
-    assert gone["face_id"] not in left
-    page.get(f"/api/face/{gone['face_id']}", 403)
-    assert page.get(f"/api/face/{left.pop()}")[:2] == b"\xff\xd8"
+    shown = {face["face_id"] for side in after["sides"] for face in side["faces"]}
+    assert len(shown) == 45
+    assert erased["face_id"] not in shown
+    page.get(f"/api/face/{erased['face_id']}", 403)
+    assert page.get(f"/api/face/{shown.pop()}")[:2] == b"\xff\xd8"
 
 
-# ---- likeness
+# ---- similarity
 
 
 unit = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed))
 
 
 @given(unit, st.integers(2, 30), st.integers(2, 30))
-def test_two_clear_sides_are_found_whatever_the_order(generator: np.random.Generator, many: int, few: int) -> None:
+def test_two_distinct_sets_are_separated_in_any_order(generator: np.random.Generator, many: int, few: int) -> None:
     if many == few:
         many += 1
     many, few = max(many, few), min(many, few)
@@ -542,19 +557,19 @@ def test_two_clear_sides_are_found_whatever_the_order(generator: np.random.Gener
     truth = generator.permutation(np.arange(many + few) < few)
     vectors = centres[truth.astype(int)] + generator.normal(0, 0.05, (many + few, 8))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    assert (two_sides(vectors) == truth).all()
-    assert (two_sides(vectors[::-1]) == truth[::-1]).all()
+    assert (split_in_two(vectors) == truth).all()
+    assert (split_in_two(vectors[::-1]) == truth[::-1]).all()
 
 
-def test_means_are_those_of_all_pairs() -> None:
+def test_mean_cosines_are_those_of_all_pairs() -> None:
     generator = np.random.default_rng(1)
     a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (generator.normal(size=(n, 5)) for n in (6, 4)))
     pairs = [float(a[i] @ a[j]) for i in range(6) for j in range(6) if i != j]
-    assert inside(a.astype(np.float32)) == pytest.approx(np.mean(pairs), abs=1e-6)
-    assert between(a.astype(np.float32), b.astype(np.float32)) == pytest.approx((a @ b.T).mean(), abs=1e-6)
-    assert inside(a[:1].astype(np.float32)) is None
+    assert mean_within(a.astype(np.float32)) == pytest.approx(np.mean(pairs), abs=1e-6)
+    assert mean_between(a.astype(np.float32), b.astype(np.float32)) == pytest.approx((a @ b.T).mean(), abs=1e-6)
+    assert mean_within(a[:1].astype(np.float32)) is None
     links = nearest_links(a.astype(np.float32), b.astype(np.float32), 3)
     assert links[0][2] == pytest.approx((a @ b.T).max(), abs=1e-6)
     assert len({i for i, _, _ in links}) == len({j for _, j, _ in links}) == 3
-    assert evenly(10, 4).tolist() == [0, 3, 6, 9]
-    assert two_sides(np.ones((1, 4), np.float32)).tolist() == [False]
+    assert evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
+    assert split_in_two(np.ones((1, 4), np.float32)).tolist() == [False]

@@ -1,1 +1,1 @@
-"""What every stage uses: the opened lake with its config, the audit trail, face crops."""
+"""What every stage uses: the run context, the audit trail and face crops."""

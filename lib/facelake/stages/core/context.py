@@ -1,4 +1,4 @@
-"""What every stage is given, and how a stage proves its counters and records its run."""
+"""The context of a run, the record of each stage in table `runs`, and the check that counters add up."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from facelake.events import Listener, StageFinished, StageStarted, ignore_events
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 
-if TYPE_CHECKING:  # (what decodes and encodes is not needed by who only reads)
+if TYPE_CHECKING:  # commands that only read need no decoder or encoder
     from facelake.embed import Pack
 
 
 @dataclass(slots=True)
 class Context:
-    """One run over one lake."""
+    """The configuration and state of one run over one lake."""
 
     config: Config
     lake: Lake
@@ -35,28 +35,28 @@ class Context:
     pack: Pack | None = None
     model_digest: str = ""
     lineage: tuple[str, ...] = ()
-    """withdrawn data sets that the model is said to descend from, as the config accepts them"""
+    """withdrawn data sets in the model's reported training lineage, as accepted by the config"""
     ledger_version: int | None = None
-    """Delta version of the ledger under which images were decided in this run; None before admission"""
+    """Delta version of the ledger that this run's admission read; None before admission"""
     rebase: bool = False
-    """all faces are to be grouped anew, whatever was done before"""
+    """run a full clustering even if an incremental one would do"""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def check_ledger(self) -> None:
-        """Call before something is made of the decisions; raises LedgerMoved when they are out of date."""
+        """Raise LedgerMoved if the ledger changed since admission; call before results of the decisions are written."""
         if self.ledger_version is not None and self.lake["ledger"].version() != self.ledger_version:
             what = "the ledger changed while this ran"
             raise LedgerMoved(what, where=f"{self.lake.uri}/ledger", next_step="run again; nothing was published")
 
     def check_lease(self) -> None:
-        """Call before a commit; raises Refused when another process writes the lake."""
+        """Raise Refused if another process took over the write lease; call before a commit."""
         if self.lease:
             self.lease.check()
 
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage did."""
+    """The outcome of a stage: its counts, its duration and whether it was skipped."""
 
     stage: str
     counts: Mapping[str, Any]
@@ -65,22 +65,22 @@ class StageResult:
 
 
 class StageRun:
-    """Times a stage and writes its row in `runs`, but only if it did something."""
+    """Times a stage, reports its events and writes its row in `runs`; a skipped stage gets no row."""
 
     def __init__(self, context: Context, stage: str, total: int = 0, unit: str = "") -> None:
         self._context, self._stage = context, stage
-        self._began, self._started_at = time.monotonic(), datetime.now(UTC)
+        self._start, self._started_at = time.monotonic(), datetime.now(UTC)
         context.emit(StageStarted(stage, total, unit))
 
     def skip(self, counts: Mapping[str, int | float]) -> StageResult:
-        """The input was unchanged: nothing is written."""
-        seconds = time.monotonic() - self._began
+        """Report that the input was unchanged; nothing is written."""
+        seconds = time.monotonic() - self._start
         self._context.emit(StageFinished(self._stage, seconds, counts, skipped=True))
         return StageResult(self._stage, counts, seconds, skipped=True)
 
     def finish(self, counts: Mapping[str, int | float], input_digest: str) -> StageResult:
-        """Record the run."""
-        seconds = time.monotonic() - self._began
+        """Write the row in `runs` and report the end of the stage."""
+        seconds = time.monotonic() - self._start
         context = self._context
         row: dict[str, Any] = {
             "run_id": context.run_id,
@@ -101,26 +101,26 @@ class StageRun:
 
 
 def last_run(lake: Lake, stage: str) -> dict[str, Any] | None:
-    """The newest recorded run of a stage."""
+    """Return the newest row in `runs` of a stage; None if there is none."""
     runs = lake["runs"].read()
     runs = runs.filter(pc.equal(runs["stage"], stage)).sort_by([("started_at", "descending")])
     return dict(runs.slice(0, 1).to_pylist()[0]) if runs.num_rows else None
 
 
 def digest_of(*parts: object) -> str:
-    """Short digest of anything with a faithful JSON form."""
+    """Return 24 hex digits of the SHA-256 of the values' JSON form."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def must_add_up(stage: str, whole: tuple[str, int], *parts: tuple[str, int]) -> None:
-    """Counters prove themselves or the run fails.
+def must_add_up(stage: str, total: tuple[str, int], *parts: tuple[str, int]) -> None:
+    """Check that counters add up: the total must be the sum of the parts.
 
     Raises:
-        Corrupt: the parts do not sum to the whole.
+        Corrupt: it is not.
     """
-    if whole[1] != sum(count for _, count in parts):
-        said = " + ".join(f"{name} {count}" for name, count in parts)
-        what = f"counters do not add up: {whole[0]} {whole[1]} is not {said}"
+    if total[1] != sum(count for _, count in parts):
+        terms = " + ".join(f"{name} {count}" for name, count in parts)
+        what = f"counters do not add up: {total[0]} {total[1]} is not {terms}"
         raise Corrupt(
             what,
             where=stage,

@@ -1,4 +1,4 @@
-"""A face cut out of its photo, on demand, in a process of its own: a hostile photo costs that process and no more."""
+"""Face crops cut from photos on demand, in worker processes: a malicious photo can crash only its worker."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from PIL import Image
 
 from facelake.embed.decode import DecodeLimits, Photo, decode
 
-_MARGIN = 0.65  # of the box's longer side, from its middle to each edge of the crop
+_MARGIN = 0.65  # distance from the centre of the box to each edge of the crop, in units of its longer side
 _QUALITY = 82
 
 
 def cut_face(data: bytes, sha256: str, box: list[float], size_px: int, limits: DecodeLimits) -> bytes | None:
-    """A square JPEG of a face and a little around it; None when the photo cannot be decoded or is another one.
+    """Return a square JPEG of a face with a margin; None if the photo was replaced or cannot be decoded.
 
     Args:
-        sha256: of the photo in which the face was found.
+        data: the encoded photo.
+        sha256: digest of the photo in which the face was detected.
         box: x0, y0, x1, y1 in pixels of the upright photo.
+        size_px: side of the crop.
+        limits: limits of decoding.
     """
     if hashlib.sha256(data).hexdigest() != sha256:
         return None
@@ -32,9 +35,9 @@ def cut_face(data: bytes, sha256: str, box: list[float], size_px: int, limits: D
 
 
 def crop_of(photo: Photo, box: list[float], size_px: int) -> bytes:
-    """A square JPEG of a face of a decoded photo; box as for `cut_face`."""
-    shrink = photo.pixels.shape[1] / photo.width
-    x0, y0, x1, y1 = (value * shrink for value in box)
+    """Return a square JPEG of a face of a decoded photo; `box` and `size_px` as for `cut_face`."""
+    scale = photo.pixels.shape[1] / photo.width
+    x0, y0, x1, y1 = (value * scale for value in box)
     half = max(_MARGIN * max(x1 - x0, y1 - y0), 1.0)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     edges = tuple(round(value) for value in (x - half, y - half, x + half, y + half))
@@ -45,20 +48,20 @@ def crop_of(photo: Photo, box: list[float], size_px: int) -> bytes:
 
 
 def _ignore_interrupt() -> None:
-    """Ctrl-C is for the server, which ends these processes."""
+    """Ignore Ctrl-C in the workers: the server handles it and stops them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class Cutter:
-    """Processes that cut; in each, decoding runs in the main thread, where it can be interrupted by the clock."""
+class CropWorkers:
+    """Worker processes that cut crops; decoding runs in their main threads, where a timer signal can interrupt it."""
 
     def __init__(self, workers: int = 2) -> None:
         self._workers, self._lock = workers, threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
 
     def cut(self, data: bytes, sha256: str, box: list[float], size_px: int, limits: DecodeLimits) -> bytes | None:
-        """`cut_face` elsewhere; None too when the process died of the photo."""
-        pool = self._ready()
+        """Run `cut_face` in a worker; None also if the worker crashed."""
+        pool = self._running_pool()
         try:
             return pool.submit(cut_face, data, sha256, box, size_px, limits).result()
         except BrokenProcessPool:
@@ -68,11 +71,11 @@ class Cutter:
             return None
 
     def start(self) -> None:
-        """Have the processes begin now: they take a second or two."""
+        """Start the workers in advance, as this takes a second or two."""
         if self._pool is None:
-            self._ready().submit(int)
+            self._running_pool().submit(int)
 
-    def _ready(self) -> ProcessPoolExecutor:
+    def _running_pool(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
                 spawn = multiprocessing.get_context("spawn")
@@ -80,7 +83,7 @@ class Cutter:
             return self._pool
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the workers."""
         with self._lock:
             if self._pool is not None:
                 self._pool.shutdown(cancel_futures=True)

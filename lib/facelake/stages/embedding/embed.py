@@ -24,7 +24,7 @@ from facelake.lake.tables import DataFile, read_file
 from facelake.stages.admission.withdrawn_datasets import retracted_contents
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
-from facelake.stages.gallery.purge import ask_for_purge
+from facelake.stages.gallery.purge import request_purge
 from facelake.stages.models.registry import pipeline_options
 
 _CHUNKS_PER_TASK = 8  # at most; adjacent chunks are read in one pass
@@ -157,7 +157,7 @@ def _drop_superseded(context: Context) -> int:
         old = [f for f in table.snapshot().files if not is_of_model(f.path, context.model_digest)]
         if old:
             context.check_lease()
-            ask_for_purge(context)
+            request_purge(context)
             table.commit([], old)
             dropped += len(old)
     return dropped
@@ -188,7 +188,7 @@ def sweep(context: Context) -> int:
         to_rewrite[name] = [f for f in suspects if not pc.all(keep(context.lake[name].file(f, _KEYS))).as_py()]
     if swept:
         context.check_lease()
-        ask_for_purge(context)
+        request_purge(context)
         reopen(context, {path for path, _ in swept})
         for name, files in to_rewrite.items():
             context.lake[name].rewrite(files, _KEYS, keep)

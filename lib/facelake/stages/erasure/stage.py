@@ -37,7 +37,7 @@ from facelake.stages.erasure.request import (
 )
 from facelake.stages.erasure.scanning import scan_objects
 from facelake.stages.gallery.corrections import forget_faces
-from facelake.stages.gallery.purge import ask_for_purge, purge_all
+from facelake.stages.gallery.purge import purge_all, request_purge
 from facelake.stages.gallery.range_tasks import tombstone
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 from facelake.stages.governance.processing_register import redact_register
@@ -62,7 +62,7 @@ def erase(context: Context, request: Request) -> StageResult:
         context.emit(Notice("erase", "the lake holds nothing of it; it is now on the suppression list"))
     note(context, targets)
     _suppress(context, targets)
-    ask_for_purge(context)
+    request_purge(context)
     _step(context, 1)
     removed = _remove_all(context, targets)
     purge_all(context)

@@ -1,1 +1,1 @@
-"""How good a gallery is: labels, accuracy, operating points."""
+"""Evaluation of a gallery: labels, accuracy and operating points."""

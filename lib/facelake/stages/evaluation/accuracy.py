@@ -1,10 +1,10 @@
-"""How well faces of this lake are told apart, in the words of ISO/IEC 19795-1: FMR, FNMR, failure to enrol.
+"""Recognition accuracy on the faces of a lake, in the terms of ISO/IEC 19795-1: FMR, FNMR, failure to enrol.
 
-Three kinds of evidence, each told with its counts, none mixed with another:
+Three kinds of evidence are reported separately, each with its counts:
 
-    same photo   faces of one photo are nearly always different people: impostors that nobody had to label
-    gallery      faces against prototypes; who is who is what clustering found, so errors of clustering count in
-    labels       faces against faces, when somebody says who is who: the only evidence from outside
+    same photo   pairs of faces in one photo, nearly always different people: impostors without labels
+    gallery      faces against templates; the identities are those of the clustering, so that its errors are included
+    labels       faces against faces, with given labels: the only independent evidence
 """
 
 from __future__ import annotations
@@ -21,90 +21,88 @@ from facelake.contracts import F32, I64
 from facelake.errors import ConfigError
 from facelake.publish.thresholds import interval, thresholds
 from facelake.stages.core.context import Context
-from facelake.stages.evaluation.labels import labelled, read_labels
+from facelake.stages.evaluation.labels import label_faces, read_labels
 from facelake.stages.evaluation.operating_points import operating_points
-from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.gallery.versions import require_gallery
 from facelake.vectors import embedding_matrix
 
 _MOST_PHOTOS, _MOST_LABELLED = 50_000, 4_000
 
 
 def accuracy(context: Context, labels: str | None = None) -> dict[str, Any]:
-    """The report.
+    """Return the accuracy report.
 
     Args:
         labels: CSV with the columns image and person.
 
     Raises:
-        ConfigError: no gallery yet; labels that cannot be read or name no face here.
+        ConfigError: no gallery was published; the labels cannot be read, or none belongs to a face of this lake.
     """
-    gallery = current_gallery(context.lake)
-    if gallery is None:
-        raise ConfigError("no gallery was published yet", where=context.lake.uri, next_step="run `facelake nightly`")
+    gallery = require_gallery(context.lake)
     rows = gallery.read("identities").filter(pc.field("status") == "active").sort_by("identity_id")
     report: dict[str, Any] = {
         "model_digest": gallery.row["model_digest"],
         "gallery_version": gallery.version,
         "enrolment": _enrolment(context),
-        "same_photo": _told(thresholds(_same_photo(context), np.zeros(0, np.float32))),
+        "same_photo": _as_dicts(thresholds(_same_photo(context), np.zeros(0, np.float32))),
         "gallery": operating_points(context, gallery, rows),
     }
     if labels:
         impostor, genuine, counts = _labelled(context, labels)
-        report["labels"] = counts | {"points": _told(thresholds(impostor, genuine))}
+        report["labels"] = counts | {"points": _as_dicts(thresholds(impostor, genuine))}
     return report
 
 
-def _told(points: list[Any]) -> list[dict[str, Any]]:
+def _as_dicts(points: list[Any]) -> list[dict[str, Any]]:
     return [asdict(point) for point in points]
 
 
 def _enrolment(context: Context) -> dict[str, Any]:
-    """Admitted images that gave no face, by reason: failure to enrol, with its 95 % interval."""
+    """Return the failure-to-enrol rate with its 95 % interval, and the rejects by reason."""
     reasons = Counter(context.lake["rejects"].read(["reason"])["reason"].to_pylist())
     enrolled = pc.count_distinct(context.lake["faces"].read(["image_id"])["image_id"]).as_py()
     failed = reasons.total()
-    tried = enrolled + failed
-    low, high = interval(failed, tried)
-    rate = failed / tried if tried else None
-    counts = {"images": tried, "failed": failed, "rate": rate, "rate_low": low, "rate_high": high}
+    attempts = enrolled + failed
+    low, high = interval(failed, attempts)
+    rate = failed / attempts if attempts else None
+    counts = {"images": attempts, "failed": failed, "rate": rate, "rate_low": low, "rate_high": high}
     return counts | {"reasons": dict(sorted(reasons.items()))}
 
 
 def _same_photo(context: Context) -> F32:
-    """Similarities of pairs of faces of one photo."""
+    """Return the similarities of neighbouring faces in the same photo."""
     rows = (
         context.lake["faces"]
         .read(["face_id", "image_id"])
         .sort_by([("image_id", "ascending"), ("face_id", "ascending")])
     )
     images = pc.dictionary_encode(rows["image_id"].combine_chunks()).indices.to_numpy()
-    together = np.flatnonzero(images[1:] == images[:-1])[:_MOST_PHOTOS]
-    if not len(together):
+    first = np.flatnonzero(images[1:] == images[:-1])[:_MOST_PHOTOS]
+    if not len(first):
         return np.zeros(0, np.float32)
-    wanted = np.unique(np.concatenate([together, together + 1]))
-    ids = rows["face_id"].combine_chunks().take(pa.array(wanted))
+    rows_needed = np.unique(np.concatenate([first, first + 1]))
+    ids = rows["face_id"].combine_chunks().take(pa.array(rows_needed))
     vectors = _vectors(context, ids)
-    a, b = (np.searchsorted(wanted, side) for side in (together, together + 1))
+    a, b = (np.searchsorted(rows_needed, side) for side in (first, first + 1))
     return np.asarray(np.einsum("ij,ij->i", vectors[a], vectors[b]), np.float32)
 
 
 def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
-    """Similarities of impostor and genuine pairs of labelled faces."""
-    found = labelled(context.lake["faces"].read(["face_id", "image_id", "box"]), read_labels(path))
-    if not found.faces:
-        what = "no labelled image has a face here"
-        raise ConfigError(what, where=path, next_step="compare the image column with image_id")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(found.faces))[:_MOST_LABELLED])
-    ids = pa.array([found.faces[i] for i in chosen], pa.string())
-    person: I64 = np.unique([found.people[i] for i in chosen], return_inverse=True)[1].astype(np.int64)
+    """Return the similarities of impostor and of genuine pairs of labelled faces, and their counts."""
+    labelled = label_faces(context.lake["faces"].read(["face_id", "image_id", "box"]), read_labels(path))
+    if not labelled.faces:
+        what = "no labelled image has a face in this lake"
+        raise ConfigError(what, where=path, next_step="check that column image holds image ids or file names")
+    chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.faces))[:_MOST_LABELLED])
+    ids = pa.array([labelled.faces[i] for i in chosen], pa.string())
+    person: I64 = np.unique([labelled.people[i] for i in chosen], return_inverse=True)[1].astype(np.int64)
     vectors = _vectors(context, ids)
     upper = np.triu_indices(len(chosen), 1)
     similarity, same = (vectors @ vectors.T)[upper], person[upper[0]] == person[upper[1]]
     counts = {
         "faces": len(chosen),
         "people": len(np.unique(person)),
-        "images_without_face": found.missing,
+        "images_without_face": labelled.missing,
         "genuine_pairs": int(same.sum()),
         "impostor_pairs": int((~same).sum()),
     }
@@ -112,7 +110,7 @@ def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
 
 
 def _vectors(context: Context, ids: pa.Array) -> F32:
-    """Unit vectors (n, dim) of faces, in the order of their ids."""
+    """Return the unit vectors (n, dim) of faces in the order of `ids`."""
     rows = context.lake["faces"].where("face_id", pa.chunked_array([ids]), ["face_id", "embedding"])
     vectors, _ = embedding_matrix(rows["embedding"])
     order = pc.index_in(ids, rows["face_id"].combine_chunks()).to_numpy(zero_copy_only=False)

@@ -1,4 +1,4 @@
-"""Corrections: recording them, and making groups agree with them."""
+"""Corrections in table `corrections`: recording, undoing and listing them, and applying them to groups."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from facelake.publish.similarity import unit_mean
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.face_keys import FaceKeys, Grouped, faces_of_ids
 from facelake.stages.gallery.face_vectors import Faces
-from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.stages.gallery.versions import Gallery, current_gallery, require_gallery
 
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """Groups that agree with the corrections.
+    """Groups after the corrections were applied.
 
     Attributes:
         labels: (n,) group of each face.
         moved: (n,) faces that a correction placed.
-        in_force: how many corrections are met.
-        conflicts: for each that is not, a message.
+        in_force: number of corrections that are satisfied.
+        conflicts: a message for each other correction.
     """
 
     labels: I64
@@ -55,62 +55,60 @@ class CorrectionRequest:
 
 
 def corrections_digest(lake: Lake) -> list[int]:
-    """Return the numbers of the corrections in force: other numbers, other groups."""
+    """Return the numbers of the corrections in force; if they change, the groups must be published again."""
     return [row["seq"] for row in in_force(lake["corrections"].read(["seq", "kind", "undoes"]).to_pylist())]
 
 
 def correct_groups(context: Context, grouped: Grouped, gallery: Gallery | None) -> Corrected:
-    """Make groups agree with every correction in force."""
+    """Apply the corrections in force to the groups of a run."""
     labels, faces = grouped.labels, grouped.faces
     stored = in_force(context.lake["corrections"].read().to_pylist())
     if not stored:
         return Corrected(labels, np.zeros(len(labels), bool), 0, [])
     corrections = _numbered(stored, faces)
     parts = agreement(corrections, len(faces))
-    corrected, moved = enforce(corrections, parts, labels, _Nearer(context, faces))
-    broken = [c for c in corrections if not (holds(c, parts) and met(c, parts, corrected))]
-    lines = [f"correction {c.seq} ({c.kind}) is not in effect: a later one contradicts it" for c in broken]
-    return Corrected(corrected, moved, len(corrections) - len(broken), lines)
+    corrected, moved = enforce(corrections, parts, labels, _NearerSide(context, faces))
+    violated = [c for c in corrections if not (holds(c, parts) and met(c, parts, corrected))]
+    lines = [f"correction {c.seq} ({c.kind}) is not in effect: a later one contradicts it" for c in violated]
+    return Corrected(corrected, moved, len(corrections) - len(violated), lines)
 
 
-def record_correction(context: Context, said: CorrectionRequest) -> dict[str, Any]:
-    """Keep a correction; it takes effect with the next publish.
+def record_correction(context: Context, request: CorrectionRequest) -> dict[str, Any]:
+    """Record a correction and return its row; it takes effect with the next publish.
 
     Raises:
-        ConfigError: an identity or face that is not in the gallery; faces that are not of the identity.
-        Contradiction: it contradicts earlier corrections and is not said to supersede them.
+        ConfigError: an identity or face is not in the gallery, or a face is not in the identity.
+        Contradiction: it contradicts earlier corrections, and `supersede` is not set.
     """
-    gallery = current_gallery(context.lake)
-    if gallery is None:
-        raise ConfigError("no gallery was published yet", where=context.lake.uri, next_step="run `facelake nightly`")
+    gallery = require_gallery(context.lake)
     members = gallery.read("memberships", ["face_id", "identity_id"])
     members = members if _ascending(members["face_id"].combine_chunks()) else members.sort_by("face_id")
     table, stored = context.lake["corrections"], context.lake["corrections"].read().to_pylist()
     seq = 1 + max((row["seq"] for row in stored), default=0)
-    row = dict.fromkeys(CORRECTIONS.names) | _spoken_of(context.lake, said, members)
-    row |= {"seq": seq, "kind": str(said.kind), "undoes": [], "reason": said.reason}
-    row |= {"reviewer": said.reviewer or getpass.getuser(), "gallery_version": gallery.version}
+    row = dict.fromkeys(CORRECTIONS.names) | _identities_and_faces(context.lake, request, members)
+    row |= {"seq": seq, "kind": str(request.kind), "undoes": [], "reason": request.reason}
+    row |= {"reviewer": request.reviewer or getpass.getuser(), "gallery_version": gallery.version}
     row["recorded_at"] = datetime.now(UTC)
-    broken = _contradicted(members, [*in_force(stored), row])
-    if broken and not said.supersede:
-        what = f"it contradicts correction {', '.join(map(str, broken))}"
+    contradicted = _contradicted(members, [*in_force(stored), row])
+    if contradicted and not request.supersede:
+        what = f"it contradicts correction {', '.join(map(str, contradicted))}"
         next_step = "see `facelake correct list`; give --supersede to overrule it"
-        raise Contradiction(what, where=said.kind, next_step=next_step, seqs=tuple(broken))
-    row["undoes"] = broken
+        raise Contradiction(what, where=request.kind, next_step=next_step, seqs=tuple(contradicted))
+    row["undoes"] = contradicted
     context.check_lease()
     table.append([row])
     return row
 
 
 def undo(context: Context, seq: int, reason: str = "", reviewer: str = "") -> dict[str, Any]:
-    """Take a correction back.
+    """Record that a correction no longer counts, and return the row of the undo.
 
     Raises:
-        ConfigError: there is no such correction that counts.
+        ConfigError: no such correction is in force.
     """
     stored = context.lake["corrections"].read().to_pylist()
     if seq not in [row["seq"] for row in in_force(stored)]:
-        what = f"no correction {seq} counts"
+        what = f"no correction {seq} in force"
         raise ConfigError(what, where=context.lake.uri, next_step="see `facelake correct list`")
     row = dict.fromkeys(CORRECTIONS.names) | {"seq": 1 + max(r["seq"] for r in stored), "kind": str(Verdict.UNDO)}
     row |= {"undoes": [seq], "reason": reason, "reviewer": reviewer or getpass.getuser()}
@@ -122,7 +120,7 @@ def undo(context: Context, seq: int, reason: str = "", reviewer: str = "") -> di
 
 
 def forget_faces(lake: Lake, faces: set[str]) -> int:
-    """Take faces that are erased out of the corrections, and the words that were said of them; rows changed."""
+    """Remove erased faces from the corrections, with the reasons given; return the number of changed rows."""
     table, changed = lake["corrections"], 0
     stored = table.read().to_pylist()
     for row in stored:
@@ -136,42 +134,47 @@ def forget_faces(lake: Lake, faces: set[str]) -> int:
 
 
 def list_corrections(lake: Lake) -> list[dict[str, Any]]:
-    """Every correction, oldest first, and whether it counts."""
+    """Return every correction, oldest first, with column `counts`: whether it is in force."""
     stored = sorted(lake["corrections"].read().to_pylist(), key=lambda row: row["seq"])
-    alive = {row["seq"] for row in in_force(stored)}
-    return [row | {"counts": row["seq"] in alive} for row in stored]
+    active = {row["seq"] for row in in_force(stored)}
+    return [row | {"counts": row["seq"] in active} for row in stored]
 
 
-def _spoken_of(lake: Lake, said: CorrectionRequest, members: pa.Table) -> dict[str, Any]:
-    """Identities and faces of a correction, from the gallery that the reviewer sees."""
-    faces = list(dict.fromkeys(said.faces))
-    home = dict(zip(*(c.to_pylist() for c in _of(members, "face_id", faces).columns), strict=True)) if faces else {}
-    if missing := [face for face in faces if face not in home]:
+def _identities_and_faces(lake: Lake, request: CorrectionRequest, members: pa.Table) -> dict[str, Any]:
+    """Return the identity and face columns of a correction, checked against the gallery that the reviewer sees."""
+    faces = list(dict.fromkeys(request.faces))
+    rows = _where(members, "face_id", faces)
+    identity_of = dict(zip(*(column.to_pylist() for column in rows.columns), strict=True)) if faces else {}
+    if missing := [face for face in faces if face not in identity_of]:
         what = f"no face {missing[0]!r}"
-        raise ConfigError(what, where=lake.uri, next_step="see `facelake gallery show --identity ID`")
-    if said.kind is Verdict.REJECT:
-        if len({home[face] for face in faces}) != 1:
-            raise ConfigError("faces of several identities", where="reject", next_step="reject them one by one")
-        return _pair(lake, members, home[faces[0]], faces)
-    if said.kind in (Verdict.SPLIT, Verdict.CONFIRM):
+        raise ConfigError(what, where=lake.uri, next_step="see `facelake gallery show ID`")
+    if request.kind is Verdict.REJECT:
+        if len({identity_of[face] for face in faces}) != 1:
+            raise ConfigError(
+                "the faces belong to several identities", where="reject", next_step="reject them one by one"
+            )
+        return _pair(lake, members, identity_of[faces[0]], faces)
+    if request.kind in (Verdict.SPLIT, Verdict.CONFIRM):
         if not faces:
-            raise ConfigError("no face is named", where=said.kind, next_step="name the faces")
-        wrong = [face for face in faces if home[face] != said.identity] if said.kind is Verdict.SPLIT else []
-        if wrong:
-            what = f"face {wrong[0]!r} is not in {said.identity!r}"
-            raise ConfigError(what, where="split", next_step="see `facelake gallery show --identity ID`")
-        row = _pair(lake, members, said.identity, faces)
-        if said.kind is Verdict.SPLIT and not row["faces_a"]:
-            raise ConfigError("nothing of the identity would stay", where="split", next_step="name fewer faces")
+            raise ConfigError("no face is named", where=request.kind, next_step="name the faces")
+        elsewhere = (
+            [face for face in faces if identity_of[face] != request.identity] if request.kind is Verdict.SPLIT else []
+        )
+        if elsewhere:
+            what = f"face {elsewhere[0]!r} is not in {request.identity!r}"
+            raise ConfigError(what, where="split", next_step="see `facelake gallery show ID`")
+        row = _pair(lake, members, request.identity, faces)
+        if request.kind is Verdict.SPLIT and not row["faces_a"]:
+            raise ConfigError("the identity would keep no face", where="split", next_step="name fewer faces")
         return row
-    if said.identity == said.other:
-        raise ConfigError("it is the same identity twice", where=said.kind, next_step="name two")
-    a, b = (_faces_of(lake, members, name) for name in (said.identity, said.other))
-    return {"identity_a": said.identity, "identity_b": said.other, "faces_a": a, "faces_b": b}
+    if request.identity == request.other:
+        raise ConfigError("it is the same identity twice", where=request.kind, next_step="name two")
+    a, b = (_faces_of(lake, members, name) for name in (request.identity, request.other))
+    return {"identity_a": request.identity, "identity_b": request.other, "faces_a": a, "faces_b": b}
 
 
 def _ascending(ids: pa.Array) -> bool:
-    """As publish writes them; an erasure may leave them so in several files."""
+    """Return whether ids ascend, as publish writes them; after an erasure they may do so only within each file."""
     return bool(pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py()) if len(ids) > 1 else True
 
 
@@ -181,18 +184,28 @@ def _pair(lake: Lake, members: pa.Table, identity: str | None, faces: Sequence[s
 
 
 def _faces_of(lake: Lake, members: pa.Table, identity: str | None) -> list[str]:
-    found: list[str] = _of(members, "identity_id", [identity or ""])["face_id"].to_pylist()
-    if not found:
-        raise ConfigError(f"no active identity {identity!r}", where=lake.uri, next_step="see `facelake gallery show`")
-    return found
+    faces: list[str] = _where(members, "identity_id", [identity or ""])["face_id"].to_pylist()
+    if not faces:
+        raise _not_active(lake, identity)
+    return faces
 
 
-def _of(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
+def _not_active(lake: Lake, identity: str | None) -> ConfigError:
+    """Return the error for an identity without faces; of a merged one, it names the identity that replaces it."""
+    rows = require_gallery(lake).read("identities", ["identity_id", "merged_into"])
+    [merged_into] = _where(rows, "identity_id", [identity or ""])["merged_into"].to_pylist() or [None]
+    what = f"no active identity {identity!r}"
+    if merged_into:
+        return ConfigError(f"{what}: merged into {merged_into}", where=lake.uri, next_step=f"use {merged_into}")
+    return ConfigError(what, where=lake.uri, next_step="see `facelake gallery show`")
+
+
+def _where(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
     return members.filter(pc.is_in(members[column], pa.array(list(values), pa.string())))
 
 
 def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
-    """Return the corrections that cannot be met once the last one is."""
+    """Return the numbers of the earlier corrections that cannot hold together with the last one."""
     faces, _ = faces_of_ids(lambda: [members["face_id"]], "memberships")
     corrections = _numbered(stored, faces)
     *earlier, last = corrections
@@ -203,7 +216,7 @@ def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
 
 
 def _numbered(stored: Sequence[Any], faces: FaceKeys) -> list[Correction]:
-    """Return corrections with face numbers in place of face ids; faces that are gone are left out."""
+    """Return corrections with face numbers in place of face ids; faces that no longer exist are left out."""
 
     def numbers(ids: list[str] | None) -> I64:
         at = faces.find(pa.array(ids or [], pa.string()))
@@ -223,18 +236,18 @@ def _numbered(stored: Sequence[Any], faces: FaceKeys) -> list[Correction]:
 
 
 @dataclass(slots=True)
-class _Nearer:
-    """Compares faces with two sides of a correction by the means of the sides' vectors."""
+class _NearerSide:
+    """Assigns faces to the side of a correction whose mean vector is most similar."""
 
     context: Context
     faces: FaceKeys
 
     def __call__(self, others: I64, sides: list[I64]) -> I64:
-        wanted = np.zeros(len(self.faces), bool)
-        wanted[np.concatenate([others, *sides])] = True
+        needed = np.zeros(len(self.faces), bool)
+        needed[np.concatenate([others, *sides])] = True
         files = tuple(file.path for file in self.context.lake["faces"].snapshot().files)
         faces = Faces.of(self.context.lake, self.faces, files)
-        vector = {int(p): v for at, vectors, _ in faces.vectors(wanted) for p, v in zip(at, vectors, strict=True)}
+        vector = {int(p): v for at, vectors, _ in faces.vectors(needed) for p, v in zip(at, vectors, strict=True)}
         means = np.array([unit_mean(np.array([vector[int(p)] for p in side])) for side in sides])
         similarity = np.array([vector[int(p)] for p in others]) @ means.T
         return np.asarray(np.argmax(similarity, axis=1), np.int64)

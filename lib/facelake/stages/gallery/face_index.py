@@ -1,7 +1,7 @@
-"""Where the faces of a gallery version lie: read once per version, so that one identity is read without the tables.
+"""Row positions of a gallery version's faces, so that the faces of one identity are read without scanning tables.
 
-Data files carry no statistics of identifying columns (lake/tables.py says why), so no filter could skip any. What is
-kept instead are row numbers: about 60 bytes per face, read from four columns.
+Data files have no statistics of identifying columns (see lake/tables.py), so a filter cannot skip files. The index is
+read once per gallery version from four columns and holds about 60 bytes per face.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ _ADMITTED = ("image_id", "source_id", "subject_ref", "corpus_file", "admitted", 
 
 
 @dataclass(frozen=True, slots=True)
-class Positions:
-    """Faces by identity: those of identity i are starts[i]..starts[i+1]."""
+class FaceIndex:
+    """Faces sorted by identity: those of identity i are at starts[i]..starts[i+1]."""
 
     names: pa.Array
-    """(identities,) ids"""
+    """(identities,) identity ids"""
     starts: I64
     face_ids: pa.Array
     """(n,)"""
     score: F32
-    """(n,) likeness to the identity's prototype when the face came to it"""
+    """(n,) similarity to the identity's template when the face was assigned to it"""
     file: I64
-    """(n,) number among `files`, -1 where the face is gone from the table"""
+    """(n,) number in `files`; -1 where the face is no longer in the table"""
     row: I64
     files: tuple[str, ...]
 
     @classmethod
-    def of(cls, lake: Lake, gallery: Gallery) -> Positions:
-        """Read who is in which identity, and where the faces lie."""
+    def of(cls, lake: Lake, gallery: Gallery) -> FaceIndex:
+        """Read the memberships of a gallery and the row positions of its faces."""
         members = gallery.read("memberships", ["face_id", "identity_id", "score"])
-        named = members["identity_id"].combine_chunks().dictionary_encode()
-        code = named.indices.to_numpy()
+        identities = members["identity_id"].combine_chunks().dictionary_encode()
+        code = identities.indices.to_numpy()
         order = np.argsort(code, kind="stable")
         ids = members["face_id"].combine_chunks().take(pa.array(order))
-        starts = np.searchsorted(code[order], np.arange(len(named.dictionary) + 1)).astype(np.int64)
-        found = list(lake["faces"].parts(["face_id"]))
+        starts = np.searchsorted(code[order], np.arange(len(identities.dictionary) + 1)).astype(np.int64)
+        parts = list(lake["faces"].parts(["face_id"]))
         column = pa.chunked_array(
-            [pa.array([], pa.string()), *(chunk for _, rows in found for chunk in rows[0].chunks)]
+            [pa.array([], pa.string()), *(chunk for _, rows in parts for chunk in rows[0].chunks)]
         )
-        counts = [rows.num_rows for _, rows in found]
-        file = np.repeat(np.arange(len(found)), counts)
+        counts = [rows.num_rows for _, rows in parts]
+        file = np.repeat(np.arange(len(parts)), counts)
         row = np.concatenate([np.zeros(0, np.int64), *(np.arange(count) for count in counts)])
         at = places(ids, column)
-        there = at >= 0
-        at = np.where(there, at, 0)[: len(at) if len(row) else 0]
-        nowhere = np.full(len(ids), -1, np.int64)
+        exists = at >= 0
+        at = np.where(exists, at, 0)[: len(at) if len(row) else 0]
+        no_row = np.full(len(ids), -1, np.int64)
         return cls(
-            named.dictionary,
+            identities.dictionary,
             starts,
             ids,
             members["score"].to_numpy()[order],
-            np.where(there, file[at], -1) if len(at) else nowhere,
-            row[at] if len(at) else nowhere,
-            tuple(item.path for item, _ in found),
+            np.where(exists, file[at], -1) if len(at) else no_row,
+            row[at] if len(at) else no_row,
+            tuple(item.path for item, _ in parts),
         )
 
     def of_identity(self, identity: str) -> I64 | None:
-        """Positions (m,) of an identity's faces, the most like its prototype first; None when it is not there."""
+        """Return the positions (m,) of an identity's faces by falling score; None for an unknown identity."""
         number = pc.index(self.names, identity).as_py()
         if number < 0:
             return None
@@ -79,25 +79,25 @@ class Positions:
         return at[np.argsort(-self.score[at], kind="stable")]
 
     def faces(self, lake: Lake, at: I64) -> pa.Table:
-        """Rows of the faces table at positions (m,), in that order, without those that are gone."""
+        """Return the rows of the faces table at positions (m,), in that order, without faces that no longer exist."""
         at = at[self.file[at] >= 0]
         return pick_scattered(lake.store, "faces", self.files, self.file[at], self.row[at], _FACE)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """The active identities of a gallery version that are in force for one purpose, and where their rows lie."""
+class ReviewableIdentities:
+    """The active identities of a gallery version that may be used for one purpose, and the positions of their rows."""
 
     place: dict[str, int]
     file: I64
     row: I64
     files: tuple[str, ...]
     merged: dict[str, str]
-    """of identities that are no more: who took over"""
+    """identities that were merged: the identity that each was merged into"""
 
     @classmethod
-    def of(cls, gallery: Gallery, purpose: str) -> Known:
-        """Read names, states and purposes."""
+    def of(cls, gallery: Gallery, purpose: str) -> ReviewableIdentities:
+        """Read the ids, states and purposes of the identities."""
         table = gallery.lake["identities"]
         snapshot = table.snapshot(gallery.row["identities_version"])
         place: dict[str, int] = {}
@@ -108,26 +108,26 @@ class Known:
         for number, (_, rows) in enumerate(table.parts(columns, snapshot)):
             active = np.asarray(pc.equal(rows["status"], "active"))
             allowed = _lists_with(rows["purposes"], purpose)
-            mine = np.flatnonzero(active & allowed)
-            names = rows["identity_id"].take(pa.array(mine)).to_pylist()
+            reviewable = np.flatnonzero(active & allowed)
+            names = rows["identity_id"].take(pa.array(reviewable)).to_pylist()
             place.update(zip(names, range(base, base + len(names)), strict=True))
-            file.append(np.full(len(mine), number))
-            row.append(mine)
-            base += len(mine)
+            file.append(np.full(len(reviewable), number))
+            row.append(reviewable)
+            base += len(reviewable)
             gone = rows.filter(pc.is_valid(rows["merged_into"])).select(["identity_id", "merged_into"])
             merged.update(zip(*(column.to_pylist() for column in gone.columns), strict=True))
         files = tuple(item.path for item in snapshot.files)
         return cls(place, np.concatenate(file), np.concatenate(row), files, merged)
 
-    def prototypes(self, lake: Lake, names: list[str]) -> F32:
-        """Prototypes (n, dim) of identities that are in force."""
+    def templates(self, lake: Lake, names: list[str]) -> F32:
+        """Return the templates (n, dim) of reviewable identities."""
         at = np.array([self.place[name] for name in names], np.int64)
         rows = pick_scattered(lake.store, "identities", self.files, self.file[at], self.row[at], ["prototype"])
         return matrix_of(rows["prototype"], len(rows["prototype"][0]))
 
 
 def _lists_with(column: pa.ChunkedArray, value: str) -> np.ndarray:
-    """Whether each list (n,) holds a value; a null does not."""
+    """Return whether each list (n,) contains a value; a null does not."""
     lists = column.combine_chunks()
     hit = np.asarray(pc.equal(pc.list_flatten(lists), value).fill_null(False))
     out = np.zeros(len(lists), bool)
@@ -135,10 +135,10 @@ def _lists_with(column: pa.ChunkedArray, value: str) -> np.ndarray:
     return out
 
 
-def admitted_rows(lake: Lake, admissions: Snapshot, faces: pa.Table) -> pa.Table:
-    """Per face (n,) the admission of its photo, in that order: nulls where there is none for the very photo.
+def admissions_of_faces(lake: Lake, admissions: Snapshot, faces: pa.Table) -> pa.Table:
+    """Return per face (n,) the admission of its photo, in the order of the faces; nulls where there is none.
 
-    An admissions file holds the rows of one corpus file, in its order, and is named by it.
+    A data file of admissions holds the rows of one corpus file in its order, and its name contains that file's key.
     """
     keys = {DataFileName.parse(item.path).corpus: number for number, item in enumerate(admissions.files)}
     file = np.array([keys.get(corpus_key(name or ""), -1) for name in faces["corpus_file"].to_pylist()], np.int64)
@@ -146,10 +146,10 @@ def admitted_rows(lake: Lake, admissions: Snapshot, faces: pa.Table) -> pa.Table
     rows_of = np.array([item.rows for item in admissions.files] or [0], np.int64)
     known = np.flatnonzero((file >= 0) & (row >= 0) & (row < rows_of[np.maximum(file, 0)]))
     paths = [item.path for item in admissions.files]
-    found = pick_scattered(lake.store, "admissions", paths, file[known], row[known], _ADMITTED)
+    rows = pick_scattered(lake.store, "admissions", paths, file[known], row[known], _ADMITTED)
     back = np.full(len(file), -1, np.int64)
     back[known] = np.arange(len(known))
-    found = found.take(pa.array(back, mask=back < 0))
-    same = pc.and_(pc.equal(found["image_id"], faces["image_id"]), pc.equal(found["corpus_file"], faces["corpus_file"]))
+    rows = rows.take(pa.array(back, mask=back < 0))
+    same = pc.and_(pc.equal(rows["image_id"], faces["image_id"]), pc.equal(rows["corpus_file"], faces["corpus_file"]))
     at = np.arange(len(file))
-    return found.take(pa.array(at, mask=~np.asarray(pc.fill_null(same, False))))
+    return rows.take(pa.array(at, mask=~np.asarray(pc.fill_null(same, False))))

@@ -1,4 +1,4 @@
-"""Making a removal real: no earlier version, staged leftover or log entry that still holds what was removed."""
+"""Final removal of deleted rows: from earlier table versions, staged leftovers and log entries."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from facelake.stages.gallery.versions import current_gallery, pin, settle
 _PENDING = "purge-pending"
 
 
-def ask_for_purge(context: Context) -> None:
-    """Leave a mark before rows are removed, so that a crash cannot leave their history behind unnoticed."""
+def request_purge(context: Context) -> None:
+    """Write a marker before rows are removed, so that a crash before the purge is noticed by the next run."""
     context.lake.store.write(_PENDING, context.run_id.encode())
 
 
 def purge_after_sweep(context: Context) -> None:
-    """Purge if a sweep asked for it."""
+    """Purge if a sweep or an interrupted run requested it."""
     if context.lake.store.tag(_PENDING) is not None:
         purge_all(context)
 
@@ -27,9 +27,9 @@ def purge_after_sweep(context: Context) -> None:
 def purge_all(context: Context) -> None:
     """Purge the history of every table, then pin the gallery to versions that still exist."""
     settle(context.lake)
-    for item in list(context.lake.store.list("reports")):  # they show faces; the report stage writes a new one
+    for item in list(context.lake.store.list("reports")):  # reports show faces; the next report stage writes a new one
         context.lake.store.delete(item.key)
-    for item in list(context.lake.store.list("_work")):  # vectors that clustering left when it was killed
+    for item in list(context.lake.store.list("_work")):  # vectors left by a clustering that was killed
         context.lake.store.delete(item.key)
     clear_scratch(context.lake.uri)
     context.lake.store.clear_leftovers()

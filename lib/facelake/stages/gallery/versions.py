@@ -65,6 +65,18 @@ def current_gallery(lake: Lake, version: int | None = None) -> Gallery | None:
     return Gallery(rows[-1]["gallery_version"], rows[-1], lake) if rows else None
 
 
+def require_gallery(lake: Lake) -> Gallery:
+    """Return the newest gallery.
+
+    Raises:
+        ConfigError: nothing was published.
+    """
+    gallery = current_gallery(lake)
+    if gallery is None:
+        raise ConfigError("no gallery was published yet", where=lake.uri, next_step="run `facelake nightly`")
+    return gallery
+
+
 def settle(lake: Lake) -> None:
     """Restore the gallery tables to what readers see, after a crash in the middle of a publish or a purge.
 

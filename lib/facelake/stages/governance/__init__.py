@@ -1,1 +1,1 @@
-"""The record of processing activities."""
+"""Governance of a lake: the required assessment and the record of processing activities."""

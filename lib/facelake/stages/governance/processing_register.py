@@ -1,7 +1,7 @@
-"""Who answers for a lake: no night without an assessment, a record of processing for every night that did something.
+"""Governance of a lake: no run without an impact assessment, and a record of processing for every run with work.
 
-The record is what a register under Art. 30 GDPR wants. It lies in `register/`, where an erasure can still reach words
-that somebody wrote into a basis; the audit trail keeps its digest.
+The record has the contents of a register under Art. 30 GDPR. It is in `register/` and not in the audit trail, so that
+an erasure can still redact free text of operators; the audit trail keeps its digest.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.leases import leases
 
 REGISTER = "register"
-_MAKING = {"admit", "embed", "cluster", "publish", "erase"}
+_PROCESSING_STAGES = {"admit", "embed", "cluster", "publish", "erase"}
 
 
-def must_be_assessed(config: Config) -> None:
-    """Faces of real people are special-category data: outside a demo lake somebody must have assessed what is done.
+def require_assessment(config: Config) -> None:
+    """Require a data-protection impact assessment outside demo lakes: faces are special-category data.
 
     Raises:
-        ConfigError: the config names no assessment.
+        ConfigError: the config names none.
     """
     if not config.governance.dpia and not is_demo(open_store(config.lake, config.s3)):
         what = "the config names no data-protection impact assessment (Art. 35 GDPR)"
@@ -42,8 +42,8 @@ def must_be_assessed(config: Config) -> None:
 
 
 def record_processing(context: Context, results: Sequence[StageResult]) -> str | None:
-    """Write the night's record and its digest into the audit trail; nothing for a night that did nothing."""
-    done = [result for result in results if result.stage in _MAKING and not result.skipped]
+    """Write the record of a run and its digest into the audit trail; return its key, or None if no stage had work."""
+    done = [result for result in results if result.stage in _PROCESSING_STAGES and not result.skipped]
     if not done:
         return None
     body = json.dumps(_record(context, done), indent=1, sort_keys=True, default=str).encode()
@@ -56,7 +56,7 @@ def record_processing(context: Context, results: Sequence[StageResult]) -> str |
 
 
 def redact_register(context: Context, needles: Needles) -> int:
-    """Take what operators wrote out of the records that name somebody who is being erased; returns how many."""
+    """Remove free text from the records that name an erased person; return the number of redacted records."""
     redacted = 0
     for item in list(context.lake.store.list(REGISTER)):
         body = context.lake.store.read(item.key)
@@ -100,13 +100,13 @@ def _numbers(result: StageResult) -> dict[str, int | float]:
 
 
 def _bases(context: Context) -> list[dict[str, Any]]:
-    """Each basis that was recorded, with how many sources and subjects rest on it; nobody is named."""
-    found: Counter[tuple[str | None, ...]] = Counter()
+    """Return each recorded legal basis with the number of its grants, without names."""
+    grants: Counter[tuple[str | None, ...]] = Counter()
     for row in context.lake["ledger"].read().to_pylist():
         if row["kind"] == EventKind.GRANT and context.config.purpose in (row["purposes"] or ()):
-            found[tuple(row[name] for name in ("scope", "basis", "exemption", "covers", "source_class"))] += 1
+            grants[tuple(row[name] for name in ("scope", "basis", "exemption", "covers", "source_class"))] += 1
     names = ("scope", "basis", "exemption", "covers", "source_class")
-    return [dict(zip(names, key, strict=True)) | {"grants": count} for key, count in sorted(found.items(), key=str)]
+    return [dict(zip(names, key, strict=True)) | {"grants": count} for key, count in sorted(grants.items(), key=str)]
 
 
 def _retention(context: Context) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""report: gather a night's numbers from the tables and write the page into the lake.
+"""Stage `report`: gather the figures of a run from the tables and write the page into the lake.
 
-Nothing is read whole but small tables: admissions, identities, memberships and ids in batches, embeddings by a sample.
+Only small tables are read at once. Admissions, identities, memberships and ids are read in batches, embeddings as a
+sample.
 """
 
 from __future__ import annotations
@@ -20,28 +21,36 @@ from facelake.contracts import I64, Change, is_of_model
 from facelake.lake.sampling import batches
 from facelake.report import (
     Bar,
-    Head,
-    Night,
-    NightFacts,
+    KeyFigure,
+    MergeOrSplit,
     ReportData,
+    RunFacts,
+    RunFigures,
     Sheet,
-    Turn,
-    concerns,
+    find_alerts,
+    format_share,
     render,
-    share,
     size_bars,
 )
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run
 from facelake.stages.gallery.versions import Gallery, current_gallery
-from facelake.stages.reporting.history import MEASURES, Run, last_night, nights, read_runs, shares_before, stage_costs
-from facelake.stages.reporting.promises import Decisions, decisions, exports
-from facelake.stages.reporting.sheets import Shown, sheets
+from facelake.stages.reporting.history import (
+    MEASURES,
+    RecordedStage,
+    last_run_id,
+    read_runs,
+    run_history,
+    shares_before,
+    stage_costs,
+)
+from facelake.stages.reporting.promises import AdmissionCounts, count_admissions, lease_duties
+from facelake.stages.reporting.sheets import ShownIdentity, sheets
 from facelake.stages.reporting.similarity import similarity
 
 PAGES = "reports"
 LATEST = f"{PAGES}/latest.html"
-_SHOWS_FACES = b"data:image/jpeg"
-_TURNS = (Change.MERGED, Change.SPLIT)
+_FACE_MARKER = b"data:image/jpeg"
+_EVENTS = (Change.MERGED, Change.SPLIT)
 
 
 @dataclass(slots=True)
@@ -49,15 +58,15 @@ class _Identities:
     """The active identities of the gallery."""
 
     sizes: I64
-    largest: list[Shown]
+    largest: list[ShownIdentity]
     changes: Counter[str] = field(default_factory=Counter)
-    turns: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     """merges and splits, those of most faces first"""
 
 
 @dataclass(frozen=True, slots=True)
 class _Faces:
-    """Faces and rejects of the lake, counted."""
+    """Counts of the faces and rejects in the lake."""
 
     rows: int
     photos: int
@@ -66,7 +75,7 @@ class _Faces:
 
 
 def report(context: Context) -> StageResult:
-    """Write reports/<run>.html and reports/latest.html. Skipped when nothing was done since the last one."""
+    """Write reports/<run>.html and reports/latest.html; skip when no stage had work since the last report."""
     lake = context.lake
     run = StageRun(context, "report", 1, "page")
     gallery = current_gallery(lake)
@@ -84,32 +93,32 @@ def report(context: Context) -> StageResult:
     context.check_lease()
     lake.store.write(f"{PAGES}/{context.run_id}.html", page)
     lake.store.write(LATEST, page)
-    _tidy(context)
-    levels = Counter(concern.level for concern in data.concerns)
+    _delete_old_pages(context)
+    levels = Counter(alert.level for alert in data.alerts)
     return run.finish({"pages": 1, "bytes": len(page), "to_act_on": levels["act"], "to_look_at": levels["look"]}, state)
 
 
-def _tidy(context: Context) -> None:
-    """Pages beyond those that are kept go; and where faces are not to be shown, earlier pages that show some."""
+def _delete_old_pages(context: Context) -> None:
+    """Delete all but the newest `report.keep` pages, and pages with faces when contact sheets are switched off."""
     settings, store = context.config.report, context.lake.store
     pages = sorted(item.key for item in store.list(PAGES) if item.key != LATEST)
-    doomed = pages[: -settings.keep]
+    obsolete = pages[: -settings.keep]
     if not settings.contact_sheets:
-        doomed += [key for key in pages[-settings.keep :] if _SHOWS_FACES in store.read(key)]
-    for key in doomed:
+        obsolete += [key for key in pages[-settings.keep :] if _FACE_MARKER in store.read(key)]
+    for key in obsolete:
         store.delete(key)
 
 
 def _gather(context: Context, gallery: Gallery | None) -> ReportData:
     config, lake = context.config, context.lake
     runs = read_runs(lake)
-    tonight = last_night(runs)
-    decided, faces, people = decisions(context), _faces(context), _identities(context, gallery)
+    run_id = last_run_id(runs)
+    admissions, faces, people = count_admissions(context), _faces(context), _identities(context, gallery)
     history = _history(context, gallery, runs, people)
-    costs = stage_costs(config, runs, tonight)
-    shown, turns, turns_note, sheets_note = _sheets(context, gallery, people)
-    facts = _facts(context, gallery, decided, faces, runs, tonight)
-    embed = next((cost for cost in costs if cost.stage == "embed" and cost.when == "this night"), None)
+    costs = stage_costs(config, runs, run_id)
+    shown, events, events_note, sheets_note = _sheets(context, gallery, people)
+    facts = _facts(context, gallery, admissions, faces, runs, run_id=run_id)
+    embed = next((cost for cost in costs if cost.stage == "embed" and cost.when == "this run"), None)
     spent = embed.cost if embed else None
     rejected = _bars(faces.rejected)
     return ReportData(
@@ -117,28 +126,28 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
         purpose=config.purpose,
         run_id=context.run_id,
         lake=lake.uri,
-        made_at=f"{context.now:%Y-%m-%d %H:%M} UTC",
-        heads=_heads(decided, faces, people, history, runs["admit"]),
-        concerns=concerns(NightFacts(**facts, nights=history, stages=costs, budget=config.plan.budget, spent=spent)),
+        created_at=f"{context.now:%Y-%m-%d %H:%M} UTC",
+        key_figures=_key_figures(admissions, faces, people, history, runs["admit"]),
+        alerts=find_alerts(RunFacts(**facts, history=history, stages=costs, budget=config.plan.budget, spent=spent)),
         funnel=[
-            Bar("photos read", decided.read),
-            Bar("photos admitted", decided.admitted, f"{decided.refused.total():,} refused"),
+            Bar("photos read", admissions.read),
+            Bar("photos admitted", admissions.admitted, f"{admissions.refused.total():,} refused"),
             Bar("photos with a face", faces.photos, f"{sum(faces.rejected.values()):,} rejected"),
             Bar("faces", faces.rows),
             Bar("faces in identities", int(people.sizes.sum()), f"{len(people.sizes):,} identities"),
         ],
-        refused=_bars(decided.refused),
+        refused=_bars(admissions.refused),
         rejected=rejected,
-        rejected_note="All photos that are in the lake now; what this night tried is in the table of stages.",
+        rejected_note="Counts all photos in the lake; the table of stages has those of this run.",
         similarity=similarity(context, gallery),
         sizes=size_bars(people.sizes),
         sizes_note=_sizes_note(people.sizes),
         changes=_bars(people.changes),
-        turns=turns,
-        turns_note=turns_note,
+        events=events,
+        events_note=events_note,
         stages=costs,
         stages_note=_stages_note(context, runs["embed"]),
-        nights=history,
+        history=history,
         measures=MEASURES,
         sheets=shown,
         sheets_note=sheets_note,
@@ -148,28 +157,29 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
 def _facts(
     context: Context,
     gallery: Gallery | None,
-    decided: Decisions,
+    admissions: AdmissionCounts,
     faces: _Faces,
-    runs: Mapping[str, Sequence[Run]],
-    tonight: str,
+    runs: Mapping[str, Sequence[RecordedStage]],
+    *,
+    run_id: str,
 ) -> dict[str, Any]:
-    """What the rules look at, but nights, stages and money."""
-    embed = runs["embed"][-1] if runs["embed"] and runs["embed"][-1].run_id == tonight else None
+    """Return the fields of RunFacts except history, stages, budget and spent."""
+    embed = runs["embed"][-1] if runs["embed"] and runs["embed"][-1].run_id == run_id else None
     earlier = runs["embed"] if embed else [*runs["embed"], *runs["embed"][-1:]]
     publish = runs["publish"][-1] if runs["publish"] else None
-    owed, ending = exports(context)
+    owed, ending = lease_duties(context)
     return {
-        "read": decided.read,
-        "refused": decided.refused,
+        "read": admissions.read,
+        "refused": admissions.refused,
         "refused_before": shares_before(runs["admit"], "refused", "read"),
         "tried": int(embed.number("admitted")) if embed else 0,
         "rejected": embed.reasons("rejected_") if embed else {},
         "rejected_before": shares_before(earlier, "rejected", "admitted", least=20),
         "full_at_drift": context.config.gallery.full_at_drift,
         "conflicts": int(publish.number("corrections_in_conflict")) if publish else 0,
-        "overdue": decided.overdue_grants,
-        "overdue_photos": decided.overdue_photos,
-        "due_soon": decided.due_soon,
+        "overdue": admissions.overdue_grants,
+        "overdue_photos": admissions.overdue_photos,
+        "due_soon": admissions.due_soon,
         "owed": owed,
         "leases_ending": ending,
         "ungrouped": max(0, faces.of_model - (gallery.row["faces"] if gallery else 0)),
@@ -178,7 +188,7 @@ def _facts(
 
 
 def _faces(context: Context) -> _Faces:
-    """Rows from the log, photos by 64-bit keys of their ids (8 bytes a face), rejects by reason."""
+    """Count faces, photos with a face (by 64-bit keys of their ids, 8 bytes per face) and rejects by reason."""
     table = context.lake["faces"]
     snapshot = table.snapshot()
     keys = [columns.keys(part["image_id"]) for part in batches(table, ["image_id"], snapshot)]
@@ -186,8 +196,8 @@ def _faces(context: Context) -> _Faces:
     rejected: Counter[str] = Counter()
     for part in batches(context.lake["rejects"], ["reason"]):
         rejected.update(part["reason"].to_pylist())
-    mine = sum(file.rows for file in snapshot.files if is_of_model(file.path, context.model_digest))
-    return _Faces(snapshot.rows, photos, mine, rejected)
+    of_model = sum(file.rows for file in snapshot.files if is_of_model(file.path, context.model_digest))
+    return _Faces(snapshot.rows, photos, of_model, rejected)
 
 
 def _identities(context: Context, gallery: Gallery | None) -> _Identities:
@@ -204,23 +214,23 @@ def _identities(context: Context, gallery: Gallery | None) -> _Identities:
         part = part.sort_by([("size", "descending"), ("identity_id", "ascending")]).slice(0, most)
         rows = zip(*(part[name].to_pylist() for name in ("size", "identity_id", "cohesion")), strict=True)
         best = heapq.nsmallest(most, [*best, *rows], key=lambda row: (-row[0], row[1]))
-    found = _Identities(np.concatenate(sizes) if sizes else np.zeros(0, np.int64), [])
-    found.largest = [Shown(name, size, cohesion or 0.0) for size, name, cohesion in best]
-    _changes(context, gallery, found)
-    return found
+    people = _Identities(np.concatenate(sizes) if sizes else np.zeros(0, np.int64), [])
+    people.largest = [ShownIdentity(name, size, cohesion or 0.0) for size, name, cohesion in best]
+    _count_changes(context, gallery, people)
+    return people
 
 
-def _changes(context: Context, gallery: Gallery, found: _Identities) -> None:
-    """Counts of this version's events, and its largest merges and splits."""
+def _count_changes(context: Context, gallery: Gallery, people: _Identities) -> None:
+    """Fill in the counts of this version's changes and its largest merges and splits."""
     table, most = context.lake["changes"], context.config.report.max_events
     columns = ["gallery_version", "kind", "identity_id", "other_id", "size_before", "size_after"]
-    turns: list[dict[str, Any]] = []
+    events: list[dict[str, Any]] = []
     for part in batches(table, columns, table.snapshot(gallery.row["changes_version"])):
         part = part.filter(pc.equal(part["gallery_version"], gallery.version))
-        found.changes.update(part["kind"].to_pylist())
-        kinds = pc.is_in(part["kind"], pa.array([str(kind) for kind in _TURNS]))
-        turns = _largest([*turns, *part.filter(kinds).to_pylist()], most)
-    found.turns = turns
+        people.changes.update(part["kind"].to_pylist())
+        kinds = pc.is_in(part["kind"], pa.array([str(kind) for kind in _EVENTS]))
+        events = _largest([*events, *part.filter(kinds).to_pylist()], most)
+    people.events = events
 
 
 def _largest(events: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -231,92 +241,101 @@ def _largest(events: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]
 
 
 def _history(
-    context: Context, gallery: Gallery | None, runs: Mapping[str, Sequence[Run]], people: _Identities
-) -> list[Night]:
-    """Nights as recorded; the gallery of now is added where nothing was recorded of it, as after an erasure."""
-    found = nights(context.lake, runs)
-    if gallery is None or (found and found[-1].version >= gallery.version):
-        return found
+    context: Context, gallery: Gallery | None, runs: Mapping[str, Sequence[RecordedStage]], people: _Identities
+) -> list[RunFigures]:
+    """Return the recorded runs; the current gallery is added if it has no record, as after an erasure."""
+    history = run_history(context.lake, runs)
+    if gallery is None or (history and history[-1].version >= gallery.version):
+        return history
     sizes = people.sizes
     figures: dict[str, float | None] = {"faces": int(sizes.sum()), "identities": len(sizes)}
     if len(sizes):
         figures |= {"single_share": float((sizes == 1).mean()), "largest_share": float(sizes.max() / sizes.sum())}
-    turned = {str(kind): people.changes[str(kind)] for kind in _TURNS}
-    figures |= turned | {"changed": sum(turned.values())}
+    events = {str(kind): people.changes[str(kind)] for kind in _EVENTS}
+    figures |= events | {"changed": sum(events.values())}
     cluster = runs["cluster"][-1].counts if runs["cluster"] else {}
     day = f"{gallery.row['created_at']:%Y-%m-%d}"
-    return [*found, Night(gallery.version, day, str(cluster.get("mode", "full")), figures)]
+    return [*history, RunFigures(gallery.version, day, str(cluster.get("mode", "full")), figures)]
 
 
-def _heads(
-    decided: Decisions, faces: _Faces, people: _Identities, history: Sequence[Night], admits: Sequence[Run]
-) -> list[Head]:
-    before = history[-2].figures if len(history) > 1 else {}
+def _key_figures(
+    admissions: AdmissionCounts,
+    faces: _Faces,
+    people: _Identities,
+    history: Sequence[RunFigures],
+    admits: Sequence[RecordedStage],
+) -> list[KeyFigure]:
     now = history[-1].figures if history else {}
-    last = admits[-2] if len(admits) > 1 else None
+    before = history[-2].figures if len(history) > 1 else {}
+    admit_before = admits[-2] if len(admits) > 1 else None
+    read_before = admit_before.number("read") if admit_before else None
+    admitted_before = admit_before.number("admitted") if admit_before else None
+    identities = len(people.sizes)
     single = int((people.sizes == 1).sum())
     reviews = now.get("reviews")
+    single_before = before.get("single_share")
     return [
-        Head("photos read", f"{decided.read:,}", _than(decided.read, last.number("read") if last else None)),
-        Head("admitted", f"{decided.admitted:,}", _than(decided.admitted, last.number("admitted") if last else None)),
-        Head("faces", f"{faces.rows:,}", _than(faces.rows, before.get("faces"))),
-        Head("identities", f"{len(people.sizes):,}", _than(len(people.sizes), before.get("identities"))),
-        Head("of a single face", share(single, len(people.sizes)), _was(before.get("single_share"))),
-        Head("questions for review", "–" if reviews is None else f"{reviews:,.0f}",
-             _than(reviews or 0, before.get("reviews"))),
+        KeyFigure("photos read", f"{admissions.read:,}", _difference(admissions.read, read_before)),
+        KeyFigure("admitted", f"{admissions.admitted:,}", _difference(admissions.admitted, admitted_before)),
+        KeyFigure("faces", f"{faces.rows:,}", _difference(faces.rows, before.get("faces"))),
+        KeyFigure("identities", f"{identities:,}", _difference(identities, before.get("identities"))),
+        KeyFigure("of a single face", format_share(single, identities),
+                  "" if single_before is None else f"{format_share(single_before, 1)} in the previous run"),
+        KeyFigure("questions for review", "–" if reviews is None else f"{reviews:,.0f}",
+                  _difference(reviews or 0, before.get("reviews"))),
     ]  # fmt: skip
 
 
-def _than(now: float, before: float | None) -> str:
+def _difference(now: float, before: float | None) -> str:
     if before is None:
         return ""
     more = now - before
-    return "as last night" if not more else f"{abs(more):,.0f} {'more' if more > 0 else 'fewer'} than last night"
-
-
-def _was(before: float | None) -> str:
-    return "" if before is None else f"{share(before, 1)} last night"
+    if not more:
+        return "as in the previous run"
+    return f"{abs(more):,.0f} {'more' if more > 0 else 'fewer'} than in the previous run"
 
 
 def _bars(counts: Mapping[str, int]) -> list[Bar]:
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [Bar(name.replace("_", " "), count, share(count, total)) for name, count in ordered]
+    return [Bar(name.replace("_", " "), count, format_share(count, total)) for name, count in ordered]
 
 
 def _sizes_note(sizes: I64) -> str:
     if not len(sizes):
         return ""
-    return f"Classes double. The median identity has {np.median(sizes):,.0f}, the largest {sizes.max():,} faces."
+    return f"The median identity has {np.median(sizes):,.0f}, the largest {sizes.max():,} faces. Class widths double."
 
 
-def _stages_note(context: Context, embeds: Sequence[Run]) -> str:
+def _stages_note(context: Context, embeds: Sequence[RecordedStage]) -> str:
     plan = context.config.plan
     price = plan.price_per_node_hour
-    said = [
-        "Expected: by the calibrated plan where a budget had one made, else by what earlier runs took for as much.",
-        "Memory is that of the driver; workers' is not recorded.",
+    sentences = [
+        "Expected: from the calibrated plan if there is one, else from earlier runs, scaled to the amount of work.",
+        "Memory is the peak of the driver; that of the workers is not recorded.",
     ]
     if embeds and (planned := embeds[-1].number("planned_worker_bytes")):
-        said.append(f"The plan counts on {planned / 2**20:,.0f} MiB for each embed worker.")
+        sentences.append(f"The plan allows {planned / 2**20:,.0f} MiB for each embed worker.")
     if price is None:
-        said.append("For cost set `plan.price_per_node_hour`.")
+        sentences.append("Set `plan.price_per_node_hour` to see the cost.")
     else:
-        said.append(f"Cost: {price:g} per node-hour, {plan.nodes} node(s) in embed and one elsewhere.")
-    return " ".join(said)
+        sentences.append(f"Cost: {price:g} per node-hour, {plan.nodes} node(s) for embed and one for the other stages.")
+    return " ".join(sentences)
 
 
-def _sheets(context: Context, gallery: Gallery | None, people: _Identities) -> tuple[list[Sheet], list[Turn], str, str]:
-    count, settings = len(people.sizes), context.config.report
-    happened = sum(people.changes[str(kind)] for kind in _TURNS)
+def _sheets(
+    context: Context, gallery: Gallery | None, people: _Identities
+) -> tuple[list[Sheet], list[MergeOrSplit], str, str]:
+    """Return the sheets of identities, the merges and splits, and a note on each of the two."""
+    identities, settings = len(people.sizes), context.config.report
+    changed = sum(people.changes[str(kind)] for kind in _EVENTS)
     if gallery is None or not settings.contact_sheets:
-        off = "Faces are not shown: `report.contact_sheets` is off." if not settings.contact_sheets else ""
-        return [], [], f"{happened:,} merges and splits. {off}" if happened else "", off
-    shown, turns, missing = sheets(context, gallery, people.largest, people.turns)
-    turns_note = (
-        f"{len(turns):,} of {happened:,} merges and splits are shown, those of most faces first." if happened else ""
-    )
-    said = f"{len(shown):,} of {count:,} identities, the largest first, up to {settings.faces_per_identity} faces each."
+        off = "" if settings.contact_sheets else "Faces are not shown: `report.contact_sheets` is off."
+        return [], [], f"{changed:,} merges and splits. {off}" if changed else "", off
+    shown, events, missing = sheets(context, gallery, people.largest, people.events)
+    events_note = f"Shown are {len(events):,} of {changed:,} merges and splits, the largest first." if changed else ""
+    shown_of_all = f"{len(shown):,} of {identities:,} identities"
+    sheets_note = f"{shown_of_all}, the largest first, up to {settings.faces_per_identity} faces each."
     if missing:
-        said += f" {missing:,} faces are left out: the photo is gone, or the page would be too large."
-    return shown, turns, turns_note, said
+        sheets_note += f" {missing:,} faces are left out: the photo is missing, or the page would be too large."
+    return shown, events, events_note, sheets_note

@@ -1,7 +1,7 @@
-"""Contact sheets for the report: whose faces to show, and their crops out of the corpus. Personal data, all of it.
+"""Contact sheets for the report: which faces to show, and their crops from the corpus. All of it is personal data.
 
-Read are: the identities and memberships in batches, the rows of the few faces that are shown, and their photos, each
-corpus file once.
+Identities and memberships are read in batches. Of the faces that are shown, their rows and their photos are read; each
+corpus file is read once.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from facelake.embed.decode import DecodeLimits, Photo, decode
 from facelake.errors import FacelakeError
 from facelake.lake.corpus import Corpus
 from facelake.lake.sampling import batches
-from facelake.report import Sheet, Turn, several
+from facelake.report import MergeOrSplit, Sheet, counted
 from facelake.stages.core.context import Context
 from facelake.stages.core.face_crops import crop_of
 from facelake.stages.gallery.versions import Gallery
 from facelake.stages.models.registry import limits_of
 
 _CROP_PX = 96
-_MOST_BYTES = 3 << 20
-"""of crops on one page, so that with everything else it stays under 5 MB"""
+_MAX_CROP_BYTES = 3 << 20
+"""of all crops of a page; keeps a page under 5 MB"""
 _FACE = ["face_id", "box", "corpus_file", "corpus_row"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """An identity that is shown: its id, size and cohesion."""
+class ShownIdentity:
+    """An identity that is shown, with its size and cohesion."""
 
     identity_id: str
     size: int
@@ -41,148 +41,155 @@ class Shown:
 
 
 @dataclass(slots=True)
-class Chosen:
-    """Faces of one identity, the best first, apart by the identity that they were in before a merge."""
+class BestFaces:
+    """The faces of one identity that are nearest to its template, by the identity that they were in before a merge."""
 
     by_former: dict[str | None, list[tuple[float, str]]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, former: str | None, score: float, face: str, most: int) -> None:
-        """Keep the faces nearest to the prototype."""
-        held = self.by_former[former]
-        held.append((-score, face))
-        if len(held) > 8 * most:
-            held[:] = sorted(held)[:most]
+        """Add a face; the list is cut to the `most` best faces whenever it is eight times as long."""
+        faces = self.by_former[former]
+        faces.append((-score, face))
+        if len(faces) > 8 * most:
+            faces[:] = sorted(faces)[:most]
 
     def faces(self, most: int) -> list[str]:
-        """The best ones."""
+        """Return the best faces of the identity."""
         return _best(self.by_former.values(), most)
 
-    def came_from(self, former: str, most: int) -> list[str]:
-        """The best ones of those who were `former` before."""
+    def from_former(self, former: str, most: int) -> list[str]:
+        """Return the best faces that were in identity `former` before."""
         return _best([self.by_former.get(former, [])], most)
 
     def not_from(self, former: str, most: int) -> list[str]:
-        """The best ones of the others."""
-        return _best([held for name, held in self.by_former.items() if name != former], most)
+        """Return the best faces that were not in identity `former` before."""
+        return _best([faces for name, faces in self.by_former.items() if name != former], most)
 
 
 def _best(groups: Iterable[Sequence[tuple[float, str]]], most: int) -> list[str]:
-    return [face for _, face in sorted(one for group in groups for one in group)[:most]]
+    return [face for _, face in sorted(item for group in groups for item in group)[:most]]
 
 
 def sheets(
-    context: Context, gallery: Gallery, largest: Sequence[Shown], events: Sequence[Mapping[str, Any]]
-) -> tuple[list[Sheet], list[Turn], int]:
-    """Sheets of the largest identities, before and after of the merges and splits, and how many crops are missing.
+    context: Context, gallery: Gallery, largest: Sequence[ShownIdentity], events: Sequence[Mapping[str, Any]]
+) -> tuple[list[Sheet], list[MergeOrSplit], int]:
+    """Return sheets of the largest identities, merges and splits before and after, and how many crops are missing.
 
     Args:
-        events: rows of `changes` of this gallery version, merges and splits, the most telling first.
+        events: rows of `changes` of this gallery version: merges and splits, the largest first.
     """
     most = context.config.report.faces_per_identity
-    named = {one.identity_id for one in largest}
-    named |= {event[key] for event in events for key in ("identity_id", "other_id") if event[key]}
-    chosen = _choose(context, gallery, named, most)
+    names = {identity.identity_id for identity in largest}
+    names |= {event[key] for event in events for key in ("identity_id", "other_id") if event[key]}
+    best = _best_faces(context, gallery, names, most)
     merges = [(event["identity_id"], event["other_id"]) for event in events if event["kind"] == Change.MERGED]
-    wanted = {face for one in chosen.values() for face in one.faces(most)}
-    for gone, kept in merges:
-        if kept in chosen:
-            wanted |= {*chosen[kept].came_from(gone, most), *chosen[kept].not_from(gone, most)}
-    crops = _Crops(context, wanted)
-    turns = [_turn(event, chosen, crops, most) for event in events]
+    needed = {face for faces in best.values() for face in faces.faces(most)}
+    for merged, kept in merges:
+        if kept in best:
+            needed |= {*best[kept].from_former(merged, most), *best[kept].not_from(merged, most)}
+    crops = _Crops(context, needed)
+    shown_events = [_event(event, best, crops, most) for event in events]
     shown = [
-        Sheet(one.identity_id, f"{several(one.size, 'face')}, cohesion {one.cohesion:.2f}", crops.of(chosen, one, most))
-        for one in largest
+        Sheet(
+            identity.identity_id,
+            f"{counted(identity.size, 'face')}, cohesion {identity.cohesion:.2f}",
+            crops.of_identity(best, identity, most),
+        )
+        for identity in largest
     ]
-    return shown, turns, crops.left_out
+    return shown, shown_events, crops.missing
 
 
-def _choose(context: Context, gallery: Gallery, named: set[str], most: int) -> dict[str, Chosen]:
-    found: dict[str, Chosen] = defaultdict(Chosen)
-    wanted = pa.array(sorted(named), pa.string())
+def _best_faces(context: Context, gallery: Gallery, names: set[str], most: int) -> dict[str, BestFaces]:
+    best: dict[str, BestFaces] = defaultdict(BestFaces)
+    wanted = pa.array(sorted(names), pa.string())
     snapshot = context.lake["memberships"].snapshot(gallery.row["memberships_version"])
     columns = ["face_id", "identity_id", "former_id", "score"]
     for part in batches(context.lake["memberships"], columns, snapshot):
         for row in part.filter(pc.is_in(part["identity_id"], wanted)).to_pylist():
-            found[row["identity_id"]].add(row["former_id"], row["score"] or 0.0, row["face_id"], most)
-    return found
+            best[row["identity_id"]].add(row["former_id"], row["score"] or 0.0, row["face_id"], most)
+    return best
 
 
 class _Crops:
-    """Crops by face; no more bytes than a page may have, in the order in which they are asked for."""
+    """Crops by face id, handed out until the byte limit of a page is reached."""
 
-    def __init__(self, context: Context, wanted: set[str]) -> None:
-        self._made = crops_of(context, wanted)
+    def __init__(self, context: Context, faces: set[str]) -> None:
+        self._crops = crops_of(context, faces)
         self._bytes = 0
-        self.left_out = 0
+        self.missing = 0
 
     def take(self, faces: Sequence[str]) -> tuple[bytes, ...]:
-        """Those that there are."""
+        """Return the crops that exist and still fit on the page; count the others as missing."""
         out = []
         for face in faces:
-            crop = self._made.get(face)
-            if crop is None or self._bytes + len(crop) > _MOST_BYTES:
-                self.left_out += 1
+            crop = self._crops.get(face)
+            if crop is None or self._bytes + len(crop) > _MAX_CROP_BYTES:
+                self.missing += 1
                 continue
             self._bytes += len(crop)
             out.append(crop)
         return tuple(out)
 
-    def of(self, chosen: Mapping[str, Chosen], one: Shown, most: int) -> tuple[bytes, ...]:
-        """Those of an identity."""
-        return self.take(chosen[one.identity_id].faces(most)) if one.identity_id in chosen else ()
+    def of_identity(self, best: Mapping[str, BestFaces], identity: ShownIdentity, most: int) -> tuple[bytes, ...]:
+        """Return the crops of an identity's best faces."""
+        return self.take(best[identity.identity_id].faces(most)) if identity.identity_id in best else ()
 
 
-def _turn(event: Mapping[str, Any], chosen: Mapping[str, Chosen], crops: _Crops, most: int) -> Turn:
-    """Before and after of a merge or a split, made of who is where now and where each face was before it."""
-    mine, other = event["identity_id"], event["other_id"] or ""
-    now, left = chosen.get(other, Chosen()), chosen.get(mine, Chosen())
+def _event(event: Mapping[str, Any], best: Mapping[str, BestFaces], crops: _Crops, most: int) -> MergeOrSplit:
+    """Return a merge or split with faces before and after it, from the present and the former identity of each face."""
+    name, other = event["identity_id"], event["other_id"] or ""
+    faces, other_faces = best.get(name, BestFaces()), best.get(other, BestFaces())
     half = most // 2
     if event["kind"] == Change.MERGED:
-        came, stood = now.came_from(mine, most), now.not_from(mine, most)
-        said = f"{mine} ({several(event['size_before'], 'face')}) was joined to {other}"
-        before = (Sheet(mine, "no longer there", crops.take(came)), Sheet(other, "kept its id", crops.take(stood)))
-        both = crops.take(came[:half] + stood[: most - half])
-        return Turn("merged", said, before, (Sheet(other, "both", both),))
-    new, stayed = left.faces(most), now.faces(most)
-    said = f"{mine} ({several(event['size_after'], 'face')}) was split off {other}"
-    both = crops.take(new[:half] + stayed[: most - half])
-    after = (Sheet(mine, "new", crops.take(new)), Sheet(other, "kept its id", crops.take(stayed)))
-    return Turn("split", said, (Sheet(other, "both", both),), after)
+        joined, kept = other_faces.from_former(name, most), other_faces.not_from(name, most)
+        title = f"{name} ({counted(event['size_before'], 'face')}) was merged into {other}"
+        before = (
+            Sheet(name, "no longer exists", crops.take(joined)),
+            Sheet(other, "keeps its id", crops.take(kept)),
+        )
+        combined = crops.take(joined[:half] + kept[: most - half])
+        return MergeOrSplit("merged", title, before, (Sheet(other, "merged", combined),))
+    split_off, kept = faces.faces(most), other_faces.faces(most)
+    title = f"{name} ({counted(event['size_after'], 'face')}) was split off {other}"
+    combined = crops.take(split_off[:half] + kept[: most - half])
+    after = (Sheet(name, "new", crops.take(split_off)), Sheet(other, "keeps its id", crops.take(kept)))
+    return MergeOrSplit("split", title, (Sheet(other, "before the split", combined),), after)
 
 
-def crops_of(context: Context, wanted: set[str]) -> dict[str, bytes]:
-    """A JPEG of each face whose photo can still be had."""
+def crops_of(context: Context, face_ids: set[str]) -> dict[str, bytes]:
+    """Return a JPEG crop of each face whose photo can still be read, by face id."""
     places: dict[str, dict[int, list[tuple[str, list[float]]]]] = defaultdict(lambda: defaultdict(list))
-    for row in _rows(context, wanted):
+    for row in _rows(context, face_ids):
         if row["box"]:
             places[row["corpus_file"]][row["corpus_row"]].append((row["face_id"], row["box"]))
     try:
         corpus = Corpus(context.config.corpus_uri, context.config.s3)
     except FacelakeError:
         return {}
-    found: dict[str, bytes] = {}
+    crops: dict[str, bytes] = {}
     for path, by_row in sorted(places.items()):
         try:
             for number, _, data in corpus.images(path, min(by_row), max(by_row) + 1):
                 if number in by_row:
-                    found |= _cut(data, by_row[number], limits_of(context.config.embed))
-        except FacelakeError:  # the photos are gone or cannot be read: the page says how many faces are missing
+                    crops |= _cut(data, by_row[number], limits_of(context.config.embed))
+        except FacelakeError:  # missing or unreadable photos: the page states how many faces are left out
             continue
-    return found
+    return crops
 
 
-def _rows(context: Context, wanted: set[str]) -> Iterator[dict[str, Any]]:
-    """Rows of the faces; files are looked through until all are found, and only hits are read further."""
-    table, left = context.lake["faces"], set(wanted)
+def _rows(context: Context, face_ids: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the faces; reading stops with the data file that holds the last of them."""
+    table, missing = context.lake["faces"], set(face_ids)
     for file in table.snapshot().files:
-        if not left:
+        if not missing:
             return
-        names = pa.array(sorted(left), pa.string())
+        names = pa.array(sorted(missing), pa.string())
         if not pc.any(pc.is_in(table.file(file, ["face_id"])["face_id"], names)).as_py():
             continue
         rows = table.file(file, _FACE)
         for row in rows.filter(pc.is_in(rows["face_id"], names)).to_pylist():
-            left.discard(row["face_id"])
+            missing.discard(row["face_id"])
             yield row
 
 

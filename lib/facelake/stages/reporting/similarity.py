@@ -1,4 +1,4 @@
-"""How alike faces are, for the report: cosines of a sample of faces, whatever the size of the lake."""
+"""Similarity histograms for the report, from a sample of faces of bounded size."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ from facelake.vectors import embedding_matrix
 _FACES = 40_000
 _PAIRS = 100_000
 _MEANINGS = {
-    "impostor_mean": ("different people", "what two faces of different people usually have"),
-    "edge": ("edge", "from here on two single faces may be joined"),
-    "level": ("one person", "what two faces of one person usually have"),
+    "impostor_mean": ("different people", "mean similarity of two faces of different people"),
+    "edge": ("edge", "least similarity at which two single faces are linked"),
+    "level": ("one person", "typical similarity of two faces of one person"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Faces that are compared."""
+    """The sampled faces."""
 
     vectors: F32
     photo: I64
     label: I64
-    """(n,) identity, -1: none"""
+    """(n,) identity; -1: none"""
     nearest: I64
-    """(n,) identity nearest to the face's, -1: not known"""
+    """(n,) the identity nearest to that of the face; -1: unknown"""
     note: str
 
 
 def similarity(context: Context, gallery: Gallery | None) -> Similarity:
-    """Histograms of three kinds of pairs in a sample of faces, and the thresholds of the last clustering of all."""
+    """Return histograms of three kinds of pairs of sampled faces, and the thresholds of the last full clustering."""
     sample = _sample(context, gallery)
     generator = np.random.default_rng(1)
-    photo = pairs_within(sample.photo, _PAIRS, generator)
-    within = pairs_within(sample.label, _PAIRS, generator)
-    nearest = pairs_across(sample.label, sample.nearest, _PAIRS, generator)
+    same_photo = pairs_within(sample.photo, _PAIRS, generator)
+    same_identity = pairs_within(sample.label, _PAIRS, generator)
+    nearest_identity = pairs_across(sample.label, sample.nearest, _PAIRS, generator)
     series = [
-        _series("same photo", sample.vectors, photo),
-        _series("one identity", sample.vectors, within),
-        _series("nearest other identity", sample.vectors, nearest),
+        _series("same photo", sample.vectors, same_photo),
+        _series("same identity", sample.vectors, same_identity),
+        _series("nearest other identity", sample.vectors, nearest_identity),
     ]
     return Similarity(series, LOW, HIGH, _marks(context), sample.note)
 
@@ -72,65 +72,66 @@ def _series(name: str, vectors: F32, pairs: Pairs) -> Series:
 def _marks(context: Context) -> list[Mark]:
     since = read_since(context.lake)
     cuts: dict[str, Any] = dict(since.cuts) if since else {}
-    found = []
-    for key, (name, meaning) in _MEANINGS.items():
-        if isinstance(cuts.get(key), int | float):
-            found.append(Mark(name, float(cuts[key]), meaning))
-    return found
+    return [
+        Mark(name, float(cuts[key]), meaning)
+        for key, (name, meaning) in _MEANINGS.items()
+        if isinstance(cuts.get(key), int | float)
+    ]
 
 
 def _sample(context: Context, gallery: Gallery | None) -> _Sample:
-    model = str(gallery.row["model_digest"] if gallery else context.model_digest)  # what the identities are made of
+    model = str(gallery.row["model_digest"] if gallery else context.model_digest)  # identities are of one model
     columns = ["face_id", "image_id", "embedding"]
-    # the same faces whoever draws the same lake again: the report of one state is one page
-    found = slices(
+    # a constant seed: the same state of the lake gives the same report
+    sample = slices(
         context.lake["faces"], columns, _FACES, np.random.default_rng(0), lambda file: is_of_model(file.path, model)
     )
-    vectors, sound = embedding_matrix(found.rows["embedding"])
-    table, kept = found.rows.select(["face_id", "image_id"]), np.flatnonzero(sound)
-    if len(kept) < len(sound):
+    vectors, is_valid = embedding_matrix(sample.rows["embedding"])
+    table, kept = sample.rows.select(["face_id", "image_id"]), np.flatnonzero(is_valid)
+    if len(kept) < len(is_valid):
         table, vectors = table.take(pa.array(kept)), vectors[kept]
     photo = _numbers(table["image_id"])
     label, nearest = _identities(gallery, table["face_id"], context)
-    said = f"{len(kept):,} of {found.of_rows:,} faces"
-    how = "all of them" if len(kept) == found.of_rows else f"{found.slices} slices of data files, chosen by chance"
-    note = f"Cosines of embeddings as stored, of {said} ({how}); up to {_PAIRS:,} pairs of each kind."
+    extent = f"{len(kept):,} of {sample.of_rows:,} faces"
+    how = "all of them" if len(kept) == sample.of_rows else f"{sample.slices} slices of data files, chosen at random"
+    note = f"Cosines of embeddings as stored, of {extent} ({how}); up to {_PAIRS:,} pairs of each kind."
     return _Sample(vectors, photo, label, nearest, note)
 
 
 def _numbers(names: pa.ChunkedArray) -> I64:
+    """Number (n,) the distinct names in order of their first appearance; -1 for null."""
     values = names.combine_chunks()
     if not len(values):
         return np.zeros(0, np.int64)
-    found = values.dictionary_encode()
-    found = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-    return np.asarray(found.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+    encoded = values.dictionary_encode()
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    return np.asarray(encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _identities(gallery: Gallery | None, ids: pa.ChunkedArray, context: Context) -> tuple[I64, I64]:
-    """Per face (n,) the number of its identity and of the one nearest to that; memberships are read in batches."""
-    nobody = np.full(len(ids), -1, np.int64)
+    """Return per face (n,) the number of its identity and of the identity nearest to that; -1 where there is none."""
+    unknown = np.full(len(ids), -1, np.int64)
     if gallery is None or not len(ids):
-        return nobody, nobody
-    wanted, names = ids.combine_chunks(), [None] * len(ids)
+        return unknown, unknown
+    sampled, names = ids.combine_chunks(), [None] * len(ids)
     snapshot = context.lake["memberships"].snapshot(gallery.row["memberships_version"])
     for part in batches(context.lake["memberships"], ["face_id", "identity_id"], snapshot):
-        at = pc.index_in(part["face_id"], wanted)
+        at = pc.index_in(part["face_id"], sampled)
         hit = pc.is_valid(at)
         for place, name in zip(at.filter(hit).to_pylist(), part["identity_id"].filter(hit).to_pylist(), strict=True):
             names[place] = name
-    label_names = pc.unique(pa.array(names, pa.string()).drop_null())
-    label = np.asarray(pc.fill_null(pc.index_in(pa.array(names, pa.string()), label_names), -1), np.int64)
-    return label, _nearest(context, label_names)[label] if len(label_names) else nobody
+    distinct = pc.unique(pa.array(names, pa.string()).drop_null())
+    label = np.asarray(pc.fill_null(pc.index_in(pa.array(names, pa.string()), distinct), -1), np.int64)
+    return label, _nearest(context, distinct)[label] if len(distinct) else unknown
 
 
 def _nearest(context: Context, names: pa.Array) -> I64:
-    """Number (names + 1,) of the identity nearest to each; the last one, where -1 points to, is -1."""
+    """Return (names + 1,) the number of the identity nearest to each; the last entry, which index -1 reads, is -1."""
     out = np.full(len(names) + 1, -1, np.int64)
     for part in batches(context.lake["identity_stats"], ["identity_id", "nearest_id"]):
-        mine = pc.index_in(part["identity_id"], names)
-        theirs = pc.index_in(part["nearest_id"], names)
-        both = pc.and_(pc.is_valid(mine), pc.is_valid(theirs)).combine_chunks()
-        at = mine.filter(both).to_numpy().astype(np.int64)
-        out[at] = theirs.filter(both).to_numpy().astype(np.int64)
+        identity = pc.index_in(part["identity_id"], names)
+        nearest = pc.index_in(part["nearest_id"], names)
+        both_sampled = pc.and_(pc.is_valid(identity), pc.is_valid(nearest)).combine_chunks()
+        at = identity.filter(both_sampled).to_numpy().astype(np.int64)
+        out[at] = nearest.filter(both_sampled).to_numpy().astype(np.int64)
     return out

@@ -1,1 +1,1 @@
-"""What the review page shows and records."""
+"""The review page's views of the lake, and the answers of reviewers."""

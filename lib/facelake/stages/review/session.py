@@ -1,4 +1,4 @@
-"""A reviewer's session over a lake: for one purpose, with every view in the audit trail before it is given away."""
+"""A reviewer's session over a lake, for one purpose. Every view is in the audit trail before its faces are sent."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from facelake.lake.corpus import Corpus
 from facelake.lake.lease import Lease
 from facelake.lake.store import probe
 from facelake.lake.tables import Snapshot
-from facelake.publish.similarity import evenly
+from facelake.publish.similarity import evenly_spaced
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
-from facelake.stages.core.face_crops import Cutter
-from facelake.stages.gallery.face_index import Known, Positions, admitted_rows
-from facelake.stages.gallery.versions import Gallery, current_gallery
-from facelake.stages.governance.processing_register import must_be_assessed
+from facelake.stages.core.face_crops import CropWorkers
+from facelake.stages.gallery.face_index import FaceIndex, ReviewableIdentities, admissions_of_faces
+from facelake.stages.gallery.versions import Gallery, require_gallery
+from facelake.stages.governance.processing_register import require_assessment
 from facelake.stages.models.registry import limits_of
-from facelake.stages.review.visibility import Standing
+from facelake.stages.review.visibility import DisplayRights
 from facelake.vectors import embedding_matrix
 
-MOST_COMPARED = 2_000
-"""faces of one identity that are read; of larger ones so many, spread evenly over their likeness"""
-_FRESH_S = 1.0  # so long what the ledger said is taken for what it says
+MAX_COMPARED = 2_000
+"""faces of one identity that are read; of larger identities a sample, spread evenly over the similarity"""
+_STATE_MAX_AGE_S = 1.0  # gallery and ledger are read again after this time
 _CROP_PX = 192
-_CROPS, _SHEETS = 2_000, 8  # kept in memory
+_CACHED_CROPS, _CACHED_SHEETS = 2_000, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """The faces of one identity as the lake has them, the most like its prototype first."""
+    """The faces of one identity, by falling similarity to its template."""
 
     identity: str
     size: int
-    """faces of the identity; more than rows when it is very large"""
+    """faces of the identity; more than rows if the identity was sampled"""
     faces: pa.Table
     admitted: pa.Table
     """the admissions of their photos, in the same order"""
@@ -53,178 +53,180 @@ class Sheet:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """What one answer is made of."""
+class ReviewState:
+    """The state of the lake on which a response is based."""
 
     gallery: Gallery
-    known: Known
-    standing: Standing
+    identities: ReviewableIdentities
+    rights: DisplayRights
     admissions: Snapshot
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Other sheets belong to another key."""
+        """Key of cached sheets: sheets of another gallery or other admissions have another key."""
         return self.gallery.version, self.gallery.row["created_at"], self.admissions.version
 
 
 class ReviewSession:
-    """Open it with `ReviewSession.open`; safe to use from several threads."""
+    """A session, opened by `ReviewSession.open`; safe to use from several threads."""
 
     def __init__(self, context: Context, purpose: str, reviewer: str) -> None:
         self.context, self.purpose, self.reviewer = context, purpose, reviewer
         self.name = secrets.token_hex(6)
         self.skipped: set[tuple[str, str | None]] = set()
-        self.met: dict[str, int] = {}
-        """identities that were shown, and in which gallery last"""
+        self.viewed: dict[str, int] = {}
+        """identities that were shown, with the gallery version of the last view"""
         self._corpus = Corpus(context.config.corpus_uri, context.config.s3)
-        self._cutter = Cutter()
-        self._lock, self._making, self._noting = threading.Lock(), threading.Lock(), threading.Lock()
-        self._moment: Moment | None = None
-        self._read_s = 0.0
-        self._positions: tuple[tuple[Any, ...], Positions] | None = None
+        self._crop_workers = CropWorkers()
+        self._lock, self._index_lock, self._audit_lock = threading.Lock(), threading.Lock(), threading.Lock()
+        self._state: ReviewState | None = None
+        self._state_read_at = 0.0
+        self._index: tuple[tuple[Any, ...], FaceIndex] | None = None
         self._sheets: OrderedDict[tuple[Any, ...], Sheet] = OrderedDict()
         self._shown: dict[str, tuple[Sheet, int]] = {}
         self._crops: OrderedDict[str, bytes] = OrderedDict()
 
     @classmethod
     def open(cls, context: Context, purpose: str, reviewer: str) -> ReviewSession:
-        """Begin, if the lake's governance allows to look at faces for the purpose.
+        """Open a session if the governance of the lake permits viewing faces for the purpose.
 
         Raises:
-            ConfigError: no assessment is named, or nothing was published.
-            Refused: no identity is in force for the purpose; the store ignores conditional writes.
+            ConfigError: the config names no assessment, or no gallery was published.
+            Refused: no identity may be used for the purpose; the store ignores conditional writes.
         """
-        must_be_assessed(context.config)
+        require_assessment(context.config)
         probe(context.lake.store)
         session = cls(context, purpose, reviewer)
-        moment = session.moment()
-        session.note("opened", gallery_version=moment.gallery.version)
+        state = session.state()
+        session.audit("opened", gallery_version=state.gallery.version)
         threading.Thread(target=session._warm, daemon=True, name="facelake-review-warm").start()
         return session
 
     def _warm(self) -> None:
-        with contextlib.suppress(FacelakeError):  # (whoever asks next is told)
-            self._located(self.moment())
+        with contextlib.suppress(FacelakeError):  # the next request meets the same error and reports it
+            self._face_index(self.state())
 
     def close(self) -> None:
-        """End."""
-        self._cutter.close()
-        self.note("closed")
+        """Stop the worker processes and record the end of the session."""
+        self._crop_workers.close()
+        self.audit("closed")
 
-    # ---- what is so now
+    # ---- state of the lake
 
-    def moment(self, anew: bool = False) -> Moment:
-        """The newest gallery and what may be shown of it, at most a second old.
+    def state(self, *, fresh: bool = False) -> ReviewState:
+        """Return the newest gallery and the faces that may be shown; at most a second old.
 
         Args:
-            anew: not even that old.
+            fresh: read the lake again in any case.
 
         Raises:
-            ConfigError: nothing was published.
-            Refused: no identity is in force for the purpose any more.
+            ConfigError: no gallery was published.
+            Refused: no identity may be used for the purpose any more.
         """
         with self._lock:
-            before = self._moment
-            if before and not anew and time.monotonic() - self._read_s < _FRESH_S:
+            before = self._state
+            if before and not fresh and time.monotonic() - self._state_read_at < _STATE_MAX_AGE_S:
                 return before
-            self._moment = None  # (what cannot be read anew is not taken from before)
-            began, lake = time.monotonic(), self.context.lake
-            gallery = current_gallery(lake)
-            if gallery is None:
-                raise ConfigError("no gallery was published yet", where=lake.uri, next_step="run `facelake nightly`")
-            standing = Standing.of(lake, self.purpose, before.standing if before else None)
+            self._state = None  # an outdated state must not be used if reading the new one fails
+            read_at, lake = time.monotonic(), self.context.lake
+            gallery = require_gallery(lake)
+            rights = DisplayRights.of(lake, self.purpose, before.rights if before else None)
             same = before is not None and before.gallery.row == gallery.row
-            known = before.known if before and same else Known.of(gallery, self.purpose)
-            if not known.place:
-                made = gallery.row["purpose"]
-                what = f"no identity is in force for the purpose {self.purpose!r}; the gallery was made for {made!r}"
-                next_step = "name the purpose it was made for, or record grants for yours and publish a gallery for it"
+            identities = before.identities if before and same else ReviewableIdentities.of(gallery, self.purpose)
+            if not identities.place:
+                published_for = gallery.row["purpose"]
+                what = (
+                    f"no identity is in force for the purpose {self.purpose!r}; "
+                    f"the gallery was published for {published_for!r}"
+                )
+                next_step = "give that purpose, or record grants for yours and publish a gallery for it"
                 raise Refused(what, where=lake.uri, next_step=next_step)
-            if before and (not same or before.standing is not standing):
+            if before and (not same or before.rights is not rights):
                 self._crops.clear()
-            self._moment, self._read_s = Moment(gallery, known, standing, lake["admissions"].snapshot()), began
-            return self._moment
+            self._state = ReviewState(gallery, identities, rights, lake["admissions"].snapshot())
+            self._state_read_at = read_at
+            return self._state
 
-    def _located(self, moment: Moment) -> Positions:
-        """Made once per gallery version."""
-        key = moment.key[:2]
-        with self._making:
-            if self._positions is None or self._positions[0] != key:
-                self._positions = key, Positions.of(self.context.lake, moment.gallery)
-            return self._positions[1]
+    def _face_index(self, state: ReviewState) -> FaceIndex:
+        """Return the face index of the gallery; it is built once per gallery version."""
+        key = state.key[:2]
+        with self._index_lock:
+            if self._index is None or self._index[0] != key:
+                self._index = key, FaceIndex.of(self.context.lake, state.gallery)
+            return self._index[1]
 
-    def sheet(self, moment: Moment, identity: str) -> Sheet:
-        """Read an identity's faces; not yet what may be shown.
+    def sheet(self, state: ReviewState, identity: str) -> Sheet:
+        """Return an identity's faces, including those that may not be shown.
 
         Raises:
-            ConfigError: it is not in this gallery, or not in force for the purpose.
+            ConfigError: the identity is not in this gallery, or may not be used for the purpose.
         """
-        if identity not in moment.known.place:
-            winner = moment.known.merged.get(identity)
-            what = f"{identity} is part of {winner} now" if winner else f"there is no identity {identity!r} to review"
-            raise ConfigError(what, where=f"gallery {moment.gallery.version}", next_step="take the next question")
-        key = (identity, *moment.key)
+        if identity not in state.identities.place:
+            merged_into = state.identities.merged.get(identity)
+            what = f"{identity} was merged into {merged_into}" if merged_into else f"no identity {identity!r} to review"
+            raise ConfigError(what, where=f"gallery {state.gallery.version}", next_step="go to the next question")
+        key = (identity, *state.key)
         with self._lock:
             if key in self._sheets:
                 self._sheets.move_to_end(key)
                 return self._sheets[key]
         try:
-            made = self._read(moment, identity)
-        except Corrupt:  # files were rewritten (an erasure, a sweep) since their rows were counted
-            with self._making:
-                self._positions = None
-            made = self._read(moment, identity)
+            sheet = self._read(state, identity)
+        except Corrupt:  # an erasure or a sweep rewrote data files since the index was built
+            with self._index_lock:
+                self._index = None
+            sheet = self._read(state, identity)
         with self._lock:
-            self._sheets[key] = made
-            while len(self._sheets) > _SHEETS:
+            self._sheets[key] = sheet
+            while len(self._sheets) > _CACHED_SHEETS:
                 self._sheets.popitem(last=False)
-        return made
+        return sheet
 
-    def _read(self, moment: Moment, identity: str) -> Sheet:
-        lake, located = self.context.lake, self._located(moment)
-        at = located.of_identity(identity)
+    def _read(self, state: ReviewState, identity: str) -> Sheet:
+        lake, index = self.context.lake, self._face_index(state)
+        at = index.of_identity(identity)
         at = np.zeros(0, np.int64) if at is None else at
-        faces = located.faces(lake, at[evenly(len(at), MOST_COMPARED)])
-        vectors, sound = embedding_matrix(faces["embedding"])
-        faces, vectors = faces.filter(pa.array(sound)).drop_columns(["embedding"]), vectors[sound]
-        return Sheet(identity, len(at), faces, admitted_rows(lake, moment.admissions, faces), vectors)
+        faces = index.faces(lake, at[evenly_spaced(len(at), MAX_COMPARED)])
+        vectors, is_valid = embedding_matrix(faces["embedding"])
+        faces, vectors = faces.filter(pa.array(is_valid)).drop_columns(["embedding"]), vectors[is_valid]
+        return Sheet(identity, len(at), faces, admissions_of_faces(lake, state.admissions, faces), vectors)
 
-    # ---- what leaves
+    # ---- audit trail and crops
 
-    def note(self, event: str, **facts: Any) -> str:
-        """Into the audit trail, before what it tells of happens. Faces are named by their keyed hashes there."""
-        who = {"event": event, "session": self.name, "purpose": self.purpose, "reviewer": self.reviewer}
-        with self._noting:
-            return append_audit(self.context.lake, "review", who | facts)
+    def audit(self, event: str, **facts: Any) -> str:
+        """Append an event to the audit trail, before it takes effect. Faces are named by their keyed hashes."""
+        session = {"event": event, "session": self.name, "purpose": self.purpose, "reviewer": self.reviewer}
+        with self._audit_lock:
+            return append_audit(self.context.lake, "review", session | facts)
 
     def hashes(self, faces: Sequence[str]) -> list[str]:
-        """Keyed hashes of face ids: an erased face's id may be nowhere in the lake."""
+        """Return keyed hashes of face ids; the lake may not contain the id of an erased face in clear."""
         return [self.context.lake.keyed_hash(f"face:{face}")[:32] for face in faces]
 
-    def reveal(self, sheet: Sheet, rows: I64) -> None:
-        """Call when a view is in the audit: from now on crops of these faces are given out."""
-        self._cutter.start()
+    def mark_shown(self, sheet: Sheet, rows: I64) -> None:
+        """Permit crops of these faces; call after the view was written to the audit trail."""
+        self._crop_workers.start()
         names = sheet.faces["face_id"].take(pa.array(rows)).to_pylist()
         with self._lock:
             self._shown.update(zip(names, ((sheet, row) for row in rows.tolist()), strict=True))
 
     def was_shown(self, face: str) -> bool:
-        """Has this session shown the face?"""
+        """Return whether this session has shown the face."""
         return face in self._shown
 
     def crop(self, face: str) -> bytes | None:
-        """A JPEG of a face that was shown; None when the photo cannot be had any more.
+        """Return a JPEG of a face that was shown; None when its photo cannot be read any more.
 
         Raises:
             ConfigError: this session has not shown the face.
-            Refused: it may not be shown any more.
+            Refused: the face may not be shown any more.
         """
         if face not in self._shown:
             raise ConfigError("this face was not shown", where=face, next_step="open its identity")
         sheet, number = self._shown[face]
         rows = sheet.faces.slice(number, 1)
-        if not self.moment().standing.may_show(rows, sheet.admitted.slice(number, 1))[0]:
-            raise Refused("this face may not be shown any more", where=face, next_step="take the next question")
+        if not self.state().rights.may_show(rows, sheet.admitted.slice(number, 1))[0]:
+            raise Refused("this face may not be shown any more", where=face, next_step="go to the next question")
         with self._lock:
             if face in self._crops:
                 self._crops.move_to_end(face)
@@ -235,29 +237,30 @@ class ReviewSession:
         except (Refused, ConfigError, StopIteration, FileNotFoundError):
             return None
         limits = limits_of(self.context.config.embed)
-        made = self._cutter.cut(data, row["content_sha256"] or "", list(row["box"]), _CROP_PX, limits)
-        if made is not None:
+        crop = self._crop_workers.cut(data, row["content_sha256"] or "", list(row["box"]), _CROP_PX, limits)
+        if crop is not None:
             with self._lock:
-                self._crops[face] = made
-                while len(self._crops) > _CROPS:
+                self._crops[face] = crop
+                while len(self._crops) > _CACHED_CROPS:
                     self._crops.popitem(last=False)
-        return made
+        return crop
 
-    # ---- what is written
+    # ---- writing
 
     @contextmanager
     def writing(self) -> Iterator[Context]:
-        """The right to write, for a moment.
+        """Hold the lake's write lease.
 
         Raises:
-            Busy: a night or somebody else holds it.
+            Busy: a run or another process holds it.
         """
         lease = Lease(self.context.lake.store, "review")
         try:
             lease.__enter__()
         except Refused as err:
             what = f"nothing was recorded, because {err.what}"
-            raise Busy(what, where=err.where, next_step="try again when it has ended; what you selected stays") from err
+            next_step = "try again when it has ended; your selection is kept"
+            raise Busy(what, where=err.where, next_step=next_step) from err
         try:
             yield replace(self.context, lease=lease)
         finally:

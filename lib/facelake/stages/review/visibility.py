@@ -1,4 +1,4 @@
-"""Which faces may be shown to a person for a purpose, at this moment: what the ledger says now, not last night."""
+"""Which faces may be shown to a reviewer for a purpose, by the present ledger and not by that of the last run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from facelake.stages.admission.ledger import read_ledger
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The ledger and the suppression list as they were read at one moment."""
+class DisplayRights:
+    """The ledger and the suppression list, as read at one time."""
 
     lake: Lake
     purpose: str
@@ -27,8 +27,8 @@ class Standing:
     suppressed: frozenset[str]
 
     @classmethod
-    def of(cls, lake: Lake, purpose: str, before: Standing | None = None) -> Standing:
-        """Read both anew; the ledger only if it moved."""
+    def of(cls, lake: Lake, purpose: str, before: DisplayRights | None = None) -> DisplayRights:
+        """Read both; the ledger only if it changed since `before`."""
         snapshot, suppressed = lake["ledger"].snapshot(), lake.suppressed()
         if before and before.version == snapshot.version:
             if before.suppressed == suppressed:
@@ -37,33 +37,34 @@ class Standing:
         return cls(lake, purpose, read_ledger(lake, snapshot), snapshot.version, suppressed)
 
     def may_show(self, faces: pa.Table, admitted: pa.Table) -> Bool:
-        """Per face (n,) whether it may be shown. Fails closed.
+        """Return per face (n,) whether it may be shown; faces without an admission may not.
 
-        A face is shown if its photo was admitted for the very purpose, a basis for it is in force now, neither the
-        photo nor its subject or source was erased, and the basis speaks of everybody in the photo or did not when the
-        face was encoded either.
+        All of these must hold: the photo was admitted for this purpose; a legal basis is in force now; photo, subject
+        and source were not erased; and the basis now covers everybody in the photo, or already covered only the named
+        subject when the face was encoded.
 
         Args:
-            faces: image_id, covers; admitted: the photos' admissions in the same order, nulls where there is none.
+            faces: columns image_id and covers.
+            admitted: the admissions of the photos in the same order, nulls where there is none.
         """
         now = datetime.now(UTC)
-        verdicts: dict[tuple[str | None, str | None], Decision] = {}
+        decisions: dict[tuple[str | None, str | None], Decision] = {}
         out = np.zeros(faces.num_rows, bool)
         columns = [admitted[name].to_pylist() for name in ("admitted", "purpose", "source_id", "subject_ref")]
-        known = zip(faces["image_id"].to_pylist(), faces["covers"].to_pylist(), *columns, strict=True)
-        for i, (image, covers, was, purpose, source, subject) in enumerate(known):
-            if not was or purpose != self.purpose:
+        rows = zip(faces["image_id"].to_pylist(), faces["covers"].to_pylist(), *columns, strict=True)
+        for i, (image, covers, was_admitted, purpose, source, subject) in enumerate(rows):
+            if not was_admitted or purpose != self.purpose:
                 continue
             pair = source, subject
-            if pair not in verdicts:
-                verdicts[pair] = decide(self.ledger, source, subject, self.purpose, now)
-            verdict = verdicts[pair]
-            narrower = verdict.covers is Covers.NAMED and covers != Covers.NAMED
-            out[i] = verdict.admitted and not narrower and not self._erased(image, source, subject)
+            if pair not in decisions:
+                decisions[pair] = decide(self.ledger, source, subject, self.purpose, now)
+            decision = decisions[pair]
+            narrower = decision.covers is Covers.NAMED and covers != Covers.NAMED
+            out[i] = decision.admitted and not narrower and not self._erased(image, source, subject)
         return out
 
     def _erased(self, image: str, source: str | None, subject: str | None) -> bool:
-        """For every purpose, or for this one."""
+        """Return whether photo, source or subject was erased for every purpose, or for this purpose."""
         if not self.suppressed:
             return False
         named = (("image", image), ("source", source), ("subject", subject))

@@ -1,4 +1,4 @@
-"""feed: what was handed to whom, what they still owe, and the changes that they replay."""
+"""Leases of exports: issue, acknowledgement, recall and return; what recipients owe; changes since an export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from facelake.contracts import F64, LEASES, Change
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
-from facelake.publish.leases import FeedLease, LeaseEvent, debts, standing
+from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events
 from facelake.publish.transform import rotated, rotation
 from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
@@ -22,32 +22,32 @@ from facelake.vectors import decode_embeddings, encode_embeddings
 
 
 def leases(lake: Lake) -> list[FeedLease]:
-    """Every lease as it stands, in the order of issue."""
-    return standing(lake["leases"].read().to_pylist())
+    """Return the present state of every lease, in the order of issue."""
+    return leases_from_events(lake["leases"].read().to_pylist())
 
 
 def erased_version(lake: Lake) -> int:
-    """The newest gallery version in which an identity was erased; 0 for none."""
+    """Return the newest gallery version in which an identity was erased; 0 for none."""
     rows = lake["changes"].read(["gallery_version", "kind"])
     return pc.max(rows["gallery_version"].filter(pc.equal(rows["kind"], str(Change.ERASED)))).as_py() or 0
 
 
 def what_is_owed(lake: Lake, now: datetime) -> dict[str, str]:
-    """What recipients owe, by lease."""
-    return debts(leases(lake), erased_version(lake), now)
+    """Return what recipients owe, by lease id."""
+    return duties(leases(lake), erased_version(lake), now)
 
 
 def recipients_that_owe(lake: Lake, now: datetime) -> list[str]:
-    """Recipients with a lease that is recalled, ended or behind an erasure, each once."""
+    """Return the recipients with a lease that was recalled, has ended or is behind an erasure; sorted, distinct."""
     owed = what_is_owed(lake, now)
     return sorted({lease.recipient for lease in leases(lake) if lease.lease_id in owed})
 
 
 def issue(lake: Lake, gallery: Gallery, recipient: str, purpose: str, days: int, identities: int) -> FeedLease:
-    """Record a lease; before the data leaves, so that nothing can be out without one.
+    """Record a lease. Call before data is exported, so that no export exists without a lease.
 
     Raises:
-        Refused: the recipient still owes an answer.
+        Refused: the recipient owes an action on an earlier lease.
     """
     now = datetime.now(UTC)
     owed = what_is_owed(lake, now)
@@ -70,57 +70,66 @@ def issue(lake: Lake, gallery: Gallery, recipient: str, purpose: str, days: int,
 
 
 def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLease:
-    """The recipient has applied every change up to a gallery version (default: the newest).
+    """Record that the recipient has applied all changes up to a gallery version (default: the newest).
 
     Raises:
-        ConfigError: no such lease or version.
+        ConfigError: there is no such lease or version.
     """
     gallery = current_gallery(lake, version)
-    return _speak(lake, lease_id, LeaseEvent.ACKNOWLEDGED, gallery.version if gallery else 0)
+    return _record_event(lake, lease_id, LeaseEvent.ACKNOWLEDGED, gallery.version if gallery else 0)
 
 
-def hand_back(lake: Lake, lease_id: str) -> FeedLease:
-    """The recipient has deleted what he held."""
-    return _speak(lake, lease_id, LeaseEvent.RETURNED)
+def mark_returned(lake: Lake, lease_id: str) -> FeedLease:
+    """Record that the recipient has deleted the exported data.
+
+    Raises:
+        ConfigError: there is no such lease.
+    """
+    return _record_event(lake, lease_id, LeaseEvent.RETURNED)
 
 
 def recall(lake: Lake, lease_id: str | None = None, recipient: str | None = None) -> list[FeedLease]:
-    """Call leases back: one, or all of a recipient that are not returned.
+    """Recall one lease, or all leases of a recipient that were not returned.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such active lease.
     """
-    found = [
+    active = [
         lease
         for lease in leases(lake)
         if not lease.returned and (lease.lease_id == lease_id or lease.recipient == recipient)
     ]
-    if not found:
-        what = f"no lease {lease_id or ''} is out" if lease_id else f"nothing is out to {recipient!r}"
+    if not active:
+        what = f"no active lease {lease_id!r}" if lease_id else f"no active lease for recipient {recipient!r}"
         raise ConfigError(what, where=lake.uri, next_step="see `facelake feed leases`")
-    return [_speak(lake, lease.lease_id, LeaseEvent.RECALLED) for lease in found]
+    return [_record_event(lake, lease.lease_id, LeaseEvent.RECALLED) for lease in active]
 
 
 def changes_since(lake: Lake, version: int, key: bytes | None = None, purpose: str = "") -> pa.Table:
-    """What to replay on a copy of gallery `version`: per identity that changed since, its row now, oldest change first.
+    """Return the changes since gallery `version`: the present row of each changed identity, the oldest change first.
 
-    Replaying twice does no harm: `status` active means put the row, anything else means drop the identity (and, when
-    merged, take `merged_into`).
+    Applying the changes is idempotent. Status `active`: insert or replace the row. Any other status: remove the
+    identity; if it was merged, `merged_into` names the identity that replaces it.
 
     Args:
-        key: of the export that they are replayed on, if its templates are under one; `purpose`: that of the export.
+        lake: the lake.
+        version: gallery version of the export.
+        key: template key of the export; None if its templates are not rotated.
+        purpose: purpose of the export.
 
     Raises:
-        ConfigError: no such version.
+        ConfigError: there is no such version.
     """
     gallery = current_gallery(lake)
     if gallery is None or version > gallery.version or version < 0:
-        raise ConfigError(f"there is no gallery version {version}", where=lake.uri, next_step="see `gallery list`")
+        raise ConfigError(
+            f"there is no gallery version {version}", where=lake.uri, next_step="see `facelake gallery list`"
+        )
     events = gallery.read("changes", ["gallery_version", "kind", "identity_id"])
     events = events.filter(pc.greater(events["gallery_version"], version))
     changed = events.group_by("identity_id").aggregate([("gallery_version", "max")])
     rows = gallery.read("identities")
-    newer = pc.greater(rows["last_version"], version)  # a prototype may move without an event
+    newer = pc.greater(rows["last_version"], version)  # a template can change without an event
     rows = rows.filter(pc.or_(newer, pc.is_in(rows["identity_id"], changed["identity_id"])))
     names = ["identity_id", "status", "merged_into", "size", "prototype", "exemplars", "cohesion", "model_digest"]
     rows = rows.select([*names, "last_version"]).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
@@ -128,32 +137,32 @@ def changes_since(lake: Lake, version: int, key: bytes | None = None, purpose: s
 
 
 def under_key(lake: Lake, rows: pa.Table, key: bytes, purpose: str) -> pa.Table:
-    """Rows with prototypes and exemplars (some may be null) rotated by the key of this lake and purpose."""
-    there = rows.filter(pc.is_valid(rows["prototype"]))
-    if not there.num_rows:
+    """Return rows with templates and exemplars (nulls are kept) rotated by the key for this lake and purpose."""
+    with_template = rows.filter(pc.is_valid(rows["prototype"]))
+    if not with_template.num_rows:
         return rows
-    dim = len(there["prototype"][0])
-    turn = rotation(key, lake.name, purpose, dim)
-    turned = iter(rotated(matrix_of(there["prototype"], dim), turn).tolist())
-    full = pc.is_valid(rows["prototype"]).to_pylist()
-    shown = [_turned(item, dim, turn) if item else item for item in rows["exemplars"].to_pylist()]
-    values = {"prototype": [next(turned) if is_full else None for is_full in full], "exemplars": shown}
+    dim = len(with_template["prototype"][0])
+    matrix = rotation(key, lake.name, purpose, dim)
+    templates = iter(rotated(matrix_of(with_template["prototype"], dim), matrix).tolist())
+    has_template = pc.is_valid(rows["prototype"]).to_pylist()
+    exemplars = [_rotated_exemplars(item, dim, matrix) if item else item for item in rows["exemplars"].to_pylist()]
+    values = {"prototype": [next(templates) if has else None for has in has_template], "exemplars": exemplars}
     for name, column in values.items():
         at = rows.schema.get_field_index(name)
         rows = rows.set_column(at, name, pa.array(column, rows.schema.field(name).type))
     return rows
 
 
-def _turned(exemplars: list[bytes], dim: int, turn: F64) -> list[bytes]:
+def _rotated_exemplars(exemplars: list[bytes], dim: int, matrix: F64) -> list[bytes]:
     vectors = decode_embeddings(exemplars, dim).astype(np.float32)
-    return encode_embeddings(rotated(vectors, turn))
+    return encode_embeddings(rotated(vectors, matrix))
 
 
-def _speak(lake: Lake, lease_id: str, event: LeaseEvent, version: int = 0) -> FeedLease:
-    found = {lease.lease_id: lease for lease in leases(lake)}
-    if lease_id not in found:
+def _record_event(lake: Lake, lease_id: str, event: LeaseEvent, version: int = 0) -> FeedLease:
+    by_id = {lease.lease_id: lease for lease in leases(lake)}
+    if lease_id not in by_id:
         raise ConfigError(f"no lease {lease_id!r}", where=lake.uri, next_step="see `facelake feed leases`")
-    lease = found[lease_id]
+    lease = by_id[lease_id]
     _append(lake, event, {"lease_id": lease_id, "recipient": lease.recipient, "gallery_version": version})
     return next(lease for lease in leases(lake) if lease.lease_id == lease_id)
 

@@ -1,6 +1,6 @@
-// Requests to the server, and errors as it tells them.
+// Requests to the server, and the errors that it reports.
 
-export class Told extends Error {
+export class ApiError extends Error {
   constructor(status, body) {
     super(body.what || `error ${status}`);
     this.status = status;
@@ -14,12 +14,12 @@ export class Told extends Error {
   }
 }
 
-async function ask(path, options) {
+async function send(path, options) {
   let response;
   try {
     response = await fetch(path, { credentials: "same-origin", cache: "no-store", ...options });
   } catch {
-    throw new Told(0, { what: "the server does not answer", next: "run `facelake review` again" });
+    throw new ApiError(0, { what: "the server does not answer", next: "run `facelake review` again" });
   }
   if (response.ok) return response.status === 204 ? null : response.json();
   const text = await response.text();
@@ -29,12 +29,12 @@ async function ask(path, options) {
   } catch {
     body = { what: text };
   }
-  throw new Told(response.status, body);
+  throw new ApiError(response.status, body);
 }
 
 const query = (values) => new URLSearchParams(values).toString();
 
-export const get = (path, values = {}) => ask(`${path}?${query(values)}`, {});
+export const get = (path, values = {}) => send(`${path}?${query(values)}`, {});
 
 export const post = (path, body) =>
-  ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+  send(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });

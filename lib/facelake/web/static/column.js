@@ -1,26 +1,26 @@
-// One column of faces: a list box with a selection, used by mouse, touch and keyboard.
+// A column of faces: a list box with multiple selection by mouse, touch and keyboard.
 
-const figure = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+const format = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
 
 export class Column {
-  constructor(number, changed) {
+  constructor(number, onChange) {
     this.list = document.getElementById(`faces-${number}`);
     this.title = document.getElementById(`title-${number}`);
     this.note = document.getElementById(`note-${number}`);
     this.more = document.getElementById(`more-${number}`);
     this.number = number;
-    this.changed = changed;
+    this.onChange = onChange;
     this.clear();
-    this.list.addEventListener("click", (event) => this.clicked(event));
-    this.list.addEventListener("keydown", (event) => this.pressed(event));
-    this.list.addEventListener("focus", () => this.mark(this.here));
+    this.list.addEventListener("click", (event) => this.onClick(event));
+    this.list.addEventListener("keydown", (event) => this.onKey(event));
+    this.list.addEventListener("focus", () => this.activate(this.active));
     this.list.addEventListener("blur", () => this.list.removeAttribute("aria-activedescendant"));
   }
 
   clear() {
     this.faces = [];
-    this.chosen = new Set();
-    this.here = 0;
+    this.selection = new Set();
+    this.active = 0;
     this.anchor = 0;
     this.side = null;
     this.list.replaceChildren();
@@ -38,12 +38,12 @@ export class Column {
       this.list.append(this.tile(face, this.faces.length));
       this.faces.push(face);
     }
-    const hidden = side.hidden ? `; ${side.hidden} may not be shown` : "";
-    const sampled = side.compared < side.size ? `; only ${side.compared} of ${side.size} faces were read` : "";
-    const inside = side.inside === null ? "" : `, ${figure(side.inside)} alike among themselves`;
+    const hidden = side.hidden ? `; ${side.hidden} more may not be shown` : "";
+    const sampled = side.compared < side.size ? `; a sample of ${side.compared} of ${side.size} faces` : "";
+    const inside = side.inside === null ? "" : `, mean similarity ${format(side.inside)}`;
     this.note.textContent = `${side.total} faces${inside}${hidden}${sampled}`;
     this.more.hidden = this.faces.length >= side.total;
-    this.mark(this.here);
+    this.activate(this.active);
   }
 
   tile(face, index) {
@@ -52,23 +52,23 @@ export class Column {
     item.setAttribute("role", "option");
     item.setAttribute("aria-selected", "false");
     item.dataset.index = index;
-    const like = `${figure(face.similarity)} → ${figure(face.other)}`;
-    item.title = `${face.image_id}, quality ${figure(face.quality)}`;
+    const similarity = `${format(face.similarity)} → ${format(face.other)}`;
+    item.title = `${face.image_id}, quality ${format(face.quality)}`;
     const image = document.createElement("img");
     image.src = `/api/face/${encodeURIComponent(face.face_id)}`;
     image.alt = `face of ${face.image_id}`;
     image.loading = "lazy";
     image.draggable = false;
-    image.addEventListener("error", () => { image.alt = "no picture"; });
-    const said = document.createElement("span");
-    said.className = "like";
-    said.textContent = like;
-    item.append(image, said);
+    image.addEventListener("error", () => { image.alt = "image not available"; });
+    const caption = document.createElement("span");
+    caption.className = "similarity";
+    caption.textContent = similarity;
+    item.append(image, caption);
     if (face.shared) {
-      const mark = document.createElement("span");
-      mark.className = "shared";
-      mark.textContent = "same photo";
-      item.append(mark);
+      const badge = document.createElement("span");
+      badge.className = "shared";
+      badge.textContent = "same photo";
+      item.append(badge);
     }
     return item;
   }
@@ -76,72 +76,72 @@ export class Column {
   // ---- selection
 
   get selected() {
-    return this.faces.filter((_, index) => this.chosen.has(index)).map((face) => face.face_id);
+    return this.faces.filter((_, index) => this.selection.has(index)).map((face) => face.face_id);
   }
 
-  set(index, on) {
+  select(index, on) {
     if (index < 0 || index >= this.faces.length) return;
-    if (on) this.chosen.add(index);
-    else this.chosen.delete(index);
+    if (on) this.selection.add(index);
+    else this.selection.delete(index);
     this.list.children[index].setAttribute("aria-selected", String(on));
   }
 
   toggle(index) {
-    this.set(index, !this.chosen.has(index));
+    this.select(index, !this.selection.has(index));
     this.anchor = index;
-    this.changed();
+    this.onChange();
   }
 
-  range(to) {
+  selectRange(to) {
     const [low, high] = [Math.min(this.anchor, to), Math.max(this.anchor, to)];
-    for (let index = low; index <= high; index += 1) this.set(index, true);
-    this.changed();
+    for (let index = low; index <= high; index += 1) this.select(index, true);
+    this.onChange();
   }
 
-  all(on) {
-    this.faces.forEach((_, index) => this.set(index, on));
-    this.changed();
+  selectAll(on) {
+    this.faces.forEach((_, index) => this.select(index, on));
+    this.onChange();
   }
 
-  mark(index) {
-    this.list.querySelector(".here")?.classList.remove("here");
+  activate(index) {
+    this.list.querySelector(".active")?.classList.remove("active");
     const item = this.list.children[index];
     if (!item) {
       this.list.removeAttribute("aria-activedescendant");
       return;
     }
-    this.here = index;
-    item.classList.add("here");
-    if (document.activeElement === this.list) document.getElementById("about").textContent = item.title;
+    this.active = index;
+    item.classList.add("active");
     if (document.activeElement === this.list) {
+      document.getElementById("about").textContent = item.title;
       this.list.setAttribute("aria-activedescendant", item.id);
       item.scrollIntoView({ block: "nearest" });
     }
   }
 
-  clicked(event) {
+  onClick(event) {
     const item = event.target.closest("li");
     if (!item) return;
     const index = Number(item.dataset.index);
-    this.mark(index);
-    if (event.shiftKey) this.range(index);
+    this.activate(index);
+    if (event.shiftKey) this.selectRange(index);
     else this.toggle(index);
   }
 
-  pressed(event) {
-    const across = Math.max(1, getComputedStyle(this.list).gridTemplateColumns.split(" ").length);
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: across, ArrowUp: -across };
+  onKey(event) {
+    const perRow = Math.max(1, getComputedStyle(this.list).gridTemplateColumns.split(" ").length);
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: perRow, ArrowUp: -perRow };
     if (event.key in steps) {
-      const to = Math.min(Math.max(this.here + steps[event.key], 0), this.faces.length - 1);
+      const to = Math.min(Math.max(this.active + steps[event.key], 0), this.faces.length - 1);
       if (event.shiftKey) {
-        this.set(this.here, true);
-        this.set(to, true);
-        this.changed();
+        this.select(this.active, true);
+        this.select(to, true);
+        this.onChange();
       }
-      this.mark(to);
-    } else if (event.key === "Home") this.mark(0);
-    else if (event.key === "End") this.mark(this.faces.length - 1);
-    else if (event.key === " " || event.key === "x" || event.key === "Enter") this.toggle(this.here);
+      this.activate(to);
+    } else if (event.key === "Home") this.activate(0);
+    else if (event.key === "End") this.activate(this.faces.length - 1);
+    else if (event.key === " " || event.key === "x" || event.key === "Enter") this.toggle(this.active);
     else return;
     event.preventDefault();
     event.stopPropagation();

@@ -1,6 +1,6 @@
-// A line drawn around faces selects those whose middle lies inside. Not by touch: there a drag scrolls.
+// Lasso: a line drawn around faces selects those whose centre is inside. Not by touch, where dragging scrolls.
 
-const FAR = 8; // pixels from which a press is a drag
+const DRAG_PX = 8; // a press becomes a drag after this distance
 const SVG = "http://www.w3.org/2000/svg";
 
 export function inside(point, corners) {
@@ -30,7 +30,7 @@ export function lasso(area, columns) {
   window.addEventListener("pointermove", (event) => {
     if (!corners) return;
     const first = corners[0];
-    if (!drawing && Math.hypot(event.clientX - first.x, event.clientY - first.y) < FAR) return;
+    if (!drawing && Math.hypot(event.clientX - first.x, event.clientY - first.y) < DRAG_PX) return;
     if (!drawing) {
       drawing = document.createElementNS(SVG, "svg");
       drawing.classList.add("lasso");
@@ -49,14 +49,14 @@ export function lasso(area, columns) {
     for (const column of columns) {
       [...column.list.children].forEach((item, index) => {
         const box = item.getBoundingClientRect();
-        if (inside({ x: box.x + box.width / 2, y: box.y + box.height / 2 }, corners)) column.set(index, true);
+        if (inside({ x: box.x + box.width / 2, y: box.y + box.height / 2 }, corners)) column.select(index, true);
       });
-      column.changed();
+      column.onChange();
     }
-    // the click that follows a drag is no click
-    const swallow = (event) => { event.stopPropagation(); event.preventDefault(); };
-    window.addEventListener("click", swallow, { capture: true, once: true });
-    setTimeout(() => window.removeEventListener("click", swallow, { capture: true }), 0);
+    // ignore the click event that follows a drag
+    const ignore = (event) => { event.stopPropagation(); event.preventDefault(); };
+    window.addEventListener("click", ignore, { capture: true, once: true });
+    setTimeout(() => window.removeEventListener("click", ignore, { capture: true }), 0);
     end();
   });
 

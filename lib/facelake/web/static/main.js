@@ -1,25 +1,25 @@
 // The page: signs in, shows a question, takes answers. Its state is in the address: #kind/identity[/other].
 
 import { get, post } from "./api.js";
-import { record, requestFor, sentence, told } from "./answers.js";
+import { describe, record, requestFor, summary } from "./answers.js";
 import { Column } from "./column.js";
 import { lasso } from "./lasso.js";
 import { Queue, fromHash, hashOf } from "./queue.js";
 
 const PAGE = 60;
-const LOOK_AGAIN_MS = 30000;
+const REFRESH_MS = 30000;
 const KEYS = [
-  ["n, p", "next and previous question without an answer"],
-  ["1, 2", "go to the left, to the right column"],
-  ["arrows", "move among the faces; with shift, select on the way"],
-  ["space, x", "select the face, or not"],
+  ["n, p", "next and previous unanswered question"],
+  ["1, 2", "go to the left or right column"],
+  ["arrows", "move between the faces; with shift, select them"],
+  ["space, x", "select or deselect the face"],
   ["a", "select all faces of the right column"],
-  ["escape", "select nothing"],
-  ["s", "split: the selected faces are another person, one and the same"],
-  ["r", "reject: each selected face is not this person"],
-  ["m", "same person: of two identities, merge them; of one, all faces shown are one person"],
+  ["escape", "clear the selection"],
+  ["s", "split: the selected faces are all of one other person"],
+  ["r", "reject: none of the selected faces is this person"],
+  ["m", "same person: merge two identities; for one identity, all faces shown are one person"],
   ["d", "different people: the two identities stay apart"],
-  ["c", "confirm: the selected faces are this identity's"],
+  ["c", "confirm: the selected faces are this person"],
   ["u", "undo the last answer"],
   ["k", "skip: leave the question for later"],
   ["/", "write a reason"],
@@ -27,90 +27,90 @@ const KEYS = [
 ];
 
 const $ = (id) => document.getElementById(id);
-const figure = (value) => (value === null ? "–" : value.toFixed(2));
-const state = { view: null, question: null, version: 0, mine: [], loading: 0 };
+const format = (value) => (value === null ? "–" : value.toFixed(2));
+const state = { view: null, question: null, version: 0, recorded: [], loading: 0 };
 const columns = [0, 1].map((number) => new Column(number, selectionChanged));
-const queue = new Queue((one) => go(one));
+const queue = new Queue((question) => go(question));
 
-// ---- what is said
+// ---- messages
 
-function say(text) {
+function showStatus(text) {
   $("alert").textContent = "";
-  $("said").textContent = text;
+  $("status").textContent = text;
 }
 
-function complain(error) {
-  $("said").textContent = "";
+function showError(error) {
+  $("status").textContent = "";
   $("alert").textContent = error.text || String(error.message || error);
 }
 
 function selectionChanged() {
-  const count = columns.reduce((sum, column) => sum + column.chosen.size, 0);
-  say(count ? `${count} selected` : "");
-  buttons();
+  const count = columns.reduce((sum, column) => sum + column.selection.size, 0);
+  showStatus(count ? `${count} selected` : "");
+  updateButtons();
 }
 
-function buttons() {
+function updateButtons() {
   const busy = state.loading > 0 || !state.view;
-  const chosen = columns.some((column) => column.chosen.size > 0);
-  const needs = { split: chosen, reject: chosen, confirm: chosen, different: state.view?.kind === "pair" };
+  const selected = columns.some((column) => column.selection.size > 0);
+  const enabled = { split: selected, reject: selected, confirm: selected, different: state.view?.kind === "pair" };
   for (const button of document.querySelectorAll("[data-do]")) {
     const name = button.dataset.do;
-    button.disabled = (busy && !["undo", "next", "previous"].includes(name)) || needs[name] === false;
+    button.disabled = (busy && !["undo", "next", "previous"].includes(name)) || enabled[name] === false;
   }
 }
 
-async function working(task) {
+async function withBusy(task) {
   state.loading += 1;
-  buttons();
+  updateButtons();
   try {
     return await task();
   } catch (error) {
-    complain(error);
-    if (error.status === 409 && error.kind === "ConfigError") await lookAgain();
+    showError(error);
+    if (error.status === 409 && error.kind === "ConfigError") await refreshSession();
     return null;
   } finally {
     state.loading -= 1;
-    buttons();
+    updateButtons();
   }
 }
 
-// ---- what is shown
+// ---- views
 
-function go(one) {
+function go(question) {
   $("queue").classList.remove("open");
   $("open-queue").setAttribute("aria-expanded", "false");
-  if (location.hash === hashOf(one)) show();
-  else location.hash = hashOf(one);
+  if (location.hash === hashOf(question)) show();
+  else location.hash = hashOf(question);
 }
 
-function nothing(text) {
+function showEmpty(text) {
   state.view = null;
   $("work").hidden = true;
   $("empty").hidden = false;
   $("empty").firstElementChild.textContent = text;
 }
 
-const ask = (one, at = [0, 0]) => {
-  const where = { at_a: at[0], at_b: at[1], limit: PAGE };
-  return one.other
-    ? get("/api/pair", { a: one.identity, b: one.other, ...where })
-    : get("/api/identity", { a: one.identity, ...where });
+const fetchView = (question, at = [0, 0]) => {
+  const page = { at_a: at[0], at_b: at[1], limit: PAGE };
+  return question.other
+    ? get("/api/pair", { a: question.identity, b: question.other, ...page })
+    : get("/api/identity", { a: question.identity, ...page });
 };
 
 async function show() {
-  const one = fromHash(location.hash) || queue.first();
-  if (!one) {
-    nothing("There is nothing to review: no identity of this gallery is in doubt.");
+  const question = fromHash(location.hash) || queue.first();
+  if (!question) {
+    showEmpty("There is nothing to review: this gallery has no doubtful identity.");
     return;
   }
-  state.question = queue.find(one) || one;
-  history.replaceState(null, "", hashOf(one));
+  state.question = queue.find(question) || question;
+  history.replaceState(null, "", hashOf(question));
   queue.draw(state.question);
-  await working(async () => {
-    nothing("Loading…");
-    const view = await ask(one);
-    if (hashOf(state.question) !== hashOf(one)) return;
+  await withBusy(async () => {
+    showEmpty("Loading…");
+    const view = await fetchView(question);
+    if (hashOf(state.question) !== hashOf(question)) return;
     draw(view);
   });
   if (!state.view) $("empty").firstElementChild.textContent = "This question cannot be shown.";
@@ -122,20 +122,20 @@ function draw(view) {
   state.view = view;
   $("empty").hidden = true;
   $("work").hidden = false;
-  $("question").textContent = pair ? "Are these one person, or two?" : "Is this one person, or are there two?";
+  $("question").textContent = pair ? "Are these identities one person or two?" : "Is this identity one person or two?";
   $("why").textContent = state.question.reason || "";
-  const across = `faces of one column are ${figure(view.between)} alike with those of the other`;
-  const likeness = pair ? `${across}, the two prototypes ${figure(view.prototypes)}` : across;
-  const photos = view.shared_photos ? `; ${view.shared_photos} photos show both: seldom one person` : "";
-  $("figures").textContent = likeness + photos;
+  const between = `Mean similarity between the columns ${format(view.between)}`;
+  const similarity = pair ? `${between}, similarity of the templates ${format(view.prototypes)}` : between;
+  const photos = view.shared_photos ? `; ${view.shared_photos} photos show both, which is rare for one person` : "";
+  $("figures").textContent = similarity + photos;
   $("about").textContent = "";
   columns[0].show(a, pair ? a.identity : `${a.identity}: main part`);
-  columns[1].show(b, pair ? b.identity : "The rest: may be somebody else");
+  columns[1].show(b, pair ? b.identity : "The rest: possibly another person");
   $("link-list").replaceChildren(...view.links.map(linkItem));
   $("links").hidden = !view.links.length;
   const same = document.querySelector("[data-do=same] span");
   same.textContent = pair ? "Same person" : "All one person";
-  notice(view.gallery_version);
+  noticeVersion(view.gallery_version);
   selectionChanged();
 }
 
@@ -148,33 +148,33 @@ function linkItem(link) {
     image.loading = "lazy";
     item.append(image);
   }
-  const like = document.createElement("div");
-  like.textContent = figure(link.similarity);
-  item.append(like);
+  const caption = document.createElement("div");
+  caption.textContent = format(link.similarity);
+  item.append(caption);
   return item;
 }
 
 async function moreFaces(number) {
   const at = columns.map((column, i) => (i === number ? column.faces.length : column.side.total));
-  await working(async () => columns[number].append((await ask(state.question, at)).sides[number]));
+  await withBusy(async () => columns[number].append((await fetchView(state.question, at)).sides[number]));
 }
 
-// ---- a new gallery
+// ---- new gallery versions
 
-function notice(version) {
+function noticeVersion(version) {
   if (state.version && version !== state.version) {
     $("banner").hidden = false;
-    $("banner").textContent = `Gallery ${version} was published: the questions are new, your answers are in it.`;
+    $("banner").textContent = `Gallery ${version} was published. It contains your answers; the questions were updated.`;
     state.version = version;
-    queue.load().then(show).catch(complain);
+    queue.load().then(show).catch(showError);
   }
   state.version = version;
 }
 
-async function lookAgain() {
+async function refreshSession() {
   const session = await get("/api/session");
   $("who").textContent = `gallery ${session.gallery_version} · purpose ${session.purpose} · ${session.reviewer}`;
-  notice(session.gallery_version);
+  noticeVersion(session.gallery_version);
   return session;
 }
 
@@ -184,33 +184,33 @@ async function answer(action) {
   if (!state.view) return;
   const request = requestFor(action, state.view, columns);
   if (typeof request === "string") {
-    complain({ text: request });
+    showError({ text: request });
     return;
   }
-  await working(() => send(request, false));
+  await withBusy(() => recordAnswer(request, false));
 }
 
-async function send(request, supersede) {
+async function recordAnswer(request, supersede) {
   const reason = $("reason");
-  say("Recording…");
+  showStatus("Recording…");
   try {
     const recorded = await record(request, reason.value, state.view.gallery_version, supersede);
-    state.mine.push(recorded.seq);
+    state.recorded.push(recorded.seq);
     reason.value = "";
-    for (const column of columns) column.all(false);
+    for (const column of columns) column.selectAll(false);
     await queue.load();
-    say(sentence(request, recorded));
+    showStatus(summary(request, recorded));
   } catch (error) {
     if (error.kind !== "Contradiction") throw error;
-    say("");
-    if (await overrules(error)) await send(request, true);
-    else say("Left as it was; nothing was recorded.");
+    showStatus("");
+    if (await confirmOverrule(error)) await recordAnswer(request, true);
+    else showStatus("The earlier answer stays; nothing was recorded.");
   }
 }
 
-function overrules(error) {
+function confirmOverrule(error) {
   const dialog = $("contradiction");
-  $("contradiction-list").replaceChildren(...error.contradicts.map((row) => entry(told(row))));
+  $("contradiction-list").replaceChildren(...error.contradicts.map((row) => entry(describe(row))));
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {
@@ -223,18 +223,18 @@ async function undo(seq) {
     await openLog();
     return;
   }
-  await working(async () => {
+  await withBusy(async () => {
     await post("/api/undo", { seq, reason: $("reason").value.trim() });
-    state.mine = state.mine.filter((one) => one !== seq);
+    state.recorded = state.recorded.filter((number) => number !== seq);
     await queue.load();
-    say(`Correction ${seq} no longer counts.`);
+    showStatus(`Correction ${seq} no longer counts.`);
   });
 }
 
 async function skip() {
   if (!state.question) return;
   const { identity, other } = state.question;
-  await working(async () => {
+  await withBusy(async () => {
     await post("/api/skip", { identity, other: other || null });
     await queue.load();
     step(1);
@@ -242,9 +242,9 @@ async function skip() {
 }
 
 function step(by) {
-  const one = queue.step(by);
-  if (one) go(one);
-  else say(by > 0 ? "That was the last question." : "That is the first question.");
+  const question = queue.step(by);
+  if (question) go(question);
+  else showStatus(by > 0 ? "That was the last question." : "That is the first question.");
 }
 
 // ---- dialogs
@@ -259,7 +259,7 @@ async function openLog() {
   const rows = await get("/api/corrections", { limit: 50 });
   $("log-list").replaceChildren(
     ...rows.map((row) => {
-      const item = entry(`${told(row)} `);
+      const item = entry(`${describe(row)} `);
       if (row.counts) {
         const button = document.createElement("button");
         button.type = "button";
@@ -280,26 +280,26 @@ function openHelp() {
 
 // ---- keys and buttons
 
-const DO = {
+const ACTIONS = {
   split: () => answer("split"),
   reject: () => answer("reject"),
   same: () => answer("same"),
   different: () => answer("different"),
   confirm: () => answer("confirm"),
-  undo: () => undo(state.mine.at(-1)),
+  undo: () => undo(state.recorded.at(-1)),
   skip,
   next: () => step(1),
   previous: () => step(-1),
 };
 
-const BY_KEY = {
-  s: DO.split, r: DO.reject, m: DO.same, d: DO.different, c: DO.confirm, u: DO.undo, k: DO.skip, n: DO.next, p: DO.previous,
+const KEY_ACTIONS = {
+  s: ACTIONS.split, r: ACTIONS.reject, m: ACTIONS.same, d: ACTIONS.different, c: ACTIONS.confirm, u: ACTIONS.undo, k: ACTIONS.skip, n: ACTIONS.next, p: ACTIONS.previous,
   1: () => columns[0].list.focus(),
   2: () => columns[1].list.focus(),
-  a: () => columns[1].all(true),
+  a: () => columns[1].selectAll(true),
   "/": () => $("reason").focus(),
   "?": openHelp,
-  Escape: () => columns.forEach((column) => column.all(false)),
+  Escape: () => columns.forEach((column) => column.selectAll(false)),
 };
 
 document.addEventListener("keydown", (event) => {
@@ -308,15 +308,15 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" || event.key === "Enter") columns[0].list.focus();
     return;
   }
-  const act = BY_KEY[event.key];
-  if (!act || (state.loading && !["?", "/"].includes(event.key))) return;
+  const action = KEY_ACTIONS[event.key];
+  if (!action || (state.loading && !["?", "/"].includes(event.key))) return;
   event.preventDefault();
-  act();
+  action();
 });
 
-for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => DO[button.dataset.do]());
+for (const button of document.querySelectorAll("[data-do]")) button.addEventListener("click", () => ACTIONS[button.dataset.do]());
 $("open-help").addEventListener("click", openHelp);
-$("open-log").addEventListener("click", () => openLog().catch(complain));
+$("open-log").addEventListener("click", () => openLog().catch(showError));
 $("open-queue").addEventListener("click", () => {
   const open = $("queue").classList.toggle("open");
   $("open-queue").setAttribute("aria-expanded", String(open));
@@ -326,37 +326,37 @@ lasso($("columns"), columns);
 window.addEventListener("hashchange", show);
 
 function drawKeys() {
-  const rows = KEYS.map(([keys, what]) => {
+  const rows = KEYS.map(([keys, meaning]) => {
     const row = document.createElement("tr");
     const name = document.createElement("th");
     name.scope = "row";
     name.textContent = keys;
     const text = document.createElement("td");
-    text.textContent = what;
+    text.textContent = meaning;
     row.append(name, text);
     return row;
   });
   $("key-list").replaceChildren(...rows);
 }
 
-async function begin() {
+async function start() {
   drawKeys();
-  buttons();
+  updateButtons();
   const ticket = location.hash.match(/^#ticket=([\w-]+)$/);
   try {
     if (ticket) {
-      history.replaceState(null, "", "/"); // out of the address before anything else
+      history.replaceState(null, "", "/"); // remove the ticket from the address before anything else
       await post("/api/session", { ticket: ticket[1] });
     }
-    await lookAgain();
+    await refreshSession();
     await queue.load();
   } catch (error) {
-    nothing("The page cannot be shown.");
-    complain(error);
+    showEmpty("The page cannot be shown.");
+    showError(error);
     return;
   }
   await show();
-  setInterval(() => lookAgain().catch(complain), LOOK_AGAIN_MS);
+  setInterval(() => refreshSession().catch(showError), REFRESH_MS);
 }
 
-begin();
+start();

@@ -1,12 +1,12 @@
-// The list of questions, and which of them is on the desk.
+// The list of questions, and the current question.
 
-import { WORDS } from "./answers.js";
+import { LABELS } from "./answers.js";
 import { get } from "./api.js";
 
 const PAGE = 50;
-const KINDS = { same_person: "One person or two?", two_people: "Two people in one?" };
+const KINDS = { same_person: "Same person?", two_people: "Two people?" };
 
-export const hashOf = (one) => `#${[one.kind, one.identity, one.other].filter(Boolean).map(encodeURIComponent).join("/")}`;
+export const hashOf = (question) => `#${[question.kind, question.identity, question.other].filter(Boolean).map(encodeURIComponent).join("/")}`;
 
 export function fromHash(hash) {
   const [kind, identity, other] = hash.replace(/^#/, "").split("/").map(decodeURIComponent);
@@ -15,7 +15,7 @@ export function fromHash(hash) {
   return null;
 }
 
-const same = (a, b) => a && b && a.identity === b.identity && (a.other || null) === (b.other || null);
+const isSame = (a, b) => a && b && a.identity === b.identity && (a.other || null) === (b.other || null);
 
 export class Queue {
   constructor(open) {
@@ -28,13 +28,13 @@ export class Queue {
     this.more.addEventListener("click", () => this.load(this.questions.length));
   }
 
-  // From the start, or the next page.
+  // Loads the list from its start, or the page at an offset.
   async load(offset = 0) {
-    const known = offset ? this.questions : [];
-    const wanted = offset ? PAGE : Math.min(200, Math.max(PAGE, this.questions.length));
-    const page = await get("/api/queue", { offset, limit: wanted });
+    const loaded = offset ? this.questions : [];
+    const limit = offset ? PAGE : Math.min(200, Math.max(PAGE, this.questions.length));
+    const page = await get("/api/queue", { offset, limit });
     this.version = page.gallery_version;
-    this.questions = [...known, ...page.questions];
+    this.questions = [...loaded, ...page.questions];
     this.more.hidden = this.questions.length >= page.total;
     this.count.textContent = `${page.open} open of ${page.total}, the most valuable first`;
     this.draw();
@@ -43,45 +43,45 @@ export class Queue {
 
   draw(current = this.current) {
     this.current = current;
-    this.list.replaceChildren(...this.questions.map((one) => this.item(one)));
+    this.list.replaceChildren(...this.questions.map((question) => this.item(question)));
   }
 
-  item(one) {
+  item(question) {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
     const title = document.createElement("b");
-    title.textContent = KINDS[one.kind] || one.kind;
+    title.textContent = KINDS[question.kind] || question.kind;
     const about = document.createElement("span");
     about.className = "dim";
-    about.textContent = `${one.faces} faces, doubt ${Math.round(one.doubt * 100)} %`;
+    about.textContent = `${question.faces} faces, doubt ${Math.round(question.doubt * 100)} %`;
     button.append(title, about);
-    if (one.settled_by !== null || one.skipped) {
+    if (question.settled_by !== null || question.skipped) {
       const done = document.createElement("span");
-      done.className = one.settled_by !== null ? "done dim" : "dim";
-      done.textContent = one.settled_by !== null ? ` ✓ ${WORDS[one.settled_how]}, ${one.settled_who}` : " skipped";
+      done.className = question.settled_by !== null ? "done dim" : "dim";
+      done.textContent = question.settled_by !== null ? ` ✓ ${LABELS[question.settled_how]}, ${question.settled_who}` : " skipped";
       button.append(done);
     }
-    if (same(one, this.current)) button.setAttribute("aria-current", "true");
-    button.addEventListener("click", () => this.open(one));
+    if (isSame(question, this.current)) button.setAttribute("aria-current", "true");
+    button.addEventListener("click", () => this.open(question));
     item.append(button);
     return item;
   }
 
-  find(one) {
-    return this.questions.find((other) => same(one, other));
+  find(question) {
+    return this.questions.find((other) => isSame(question, other));
   }
 
-  // The next (or previous) question that nobody has answered; any one, when all are.
+  // Returns the next (or previous) unanswered question; if all are answered, the next one.
   step(by) {
-    const at = this.questions.findIndex((one) => same(one, this.current));
-    const many = this.questions.length;
-    const order = Array.from({ length: many }, (_, i) => (at < 0 && by < 0 ? many : at) + by * (i + 1));
-    const inList = order.filter((index) => index >= 0 && index < many).map((index) => this.questions[index]);
-    return inList.find((one) => one.settled_by === null) || inList[0] || null;
+    const at = this.questions.findIndex((question) => isSame(question, this.current));
+    const total = this.questions.length;
+    const order = Array.from({ length: total }, (_, i) => (at < 0 && by < 0 ? total : at) + by * (i + 1));
+    const inList = order.filter((index) => index >= 0 && index < total).map((index) => this.questions[index]);
+    return inList.find((question) => question.settled_by === null) || inList[0] || null;
   }
 
   first() {
-    return this.questions.find((one) => one.settled_by === null && !one.skipped) || this.questions[0] || null;
+    return this.questions.find((question) => question.settled_by === null && !question.skipped) || this.questions[0] || null;
   }
 }

@@ -1,4 +1,4 @@
-"""The audit chain: everything that can be done to a record or to the head is found, and a crash is not taken for it."""
+"""The audit trail: every manipulation of records or head is detected, and a crash is not reported as one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture(params=["unsigned", "signed"])
 def chain(request: pytest.FixtureRequest, lake: Lake, signer: Signer) -> Lake:
-    """A lake with six records."""
+    """A lake whose audit trail has six records."""
     for number in range(COUNT):
         append_audit(lake, "erasure", {"n": number, "ü": [1, None]}, signer.sign if request.param == "signed" else None)
     assert audit_faults(lake) == []
@@ -63,7 +63,7 @@ def tamper(lake: Lake, name: str, data: bytes) -> None:
 
 
 def edited(data: bytes, step: int = 1) -> Iterator[bytes]:
-    """Every byte (or every so many) changed, some dropped and doubled; and worse."""
+    """Yield a record with single bytes changed, removed and duplicated, and with other content."""
     for at in range(0, len(data), step):
         yield data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
     for at in range(0, len(data), 7 * step):
@@ -73,7 +73,7 @@ def edited(data: bytes, step: int = 1) -> Iterator[bytes]:
 
 
 def drops(files: Files) -> Iterator[Files]:
-    """Each record, any number of them at the end, all; with and without their numbers closed up; the head."""
+    """Yield the files without a record, without the last records, and without all; renumbered and not; without the head."""
     numbers = range(1, COUNT + 1)
     for number in numbers:
         kept = [n for n in numbers if n != number]
@@ -90,7 +90,7 @@ def swaps(files: Files) -> Iterator[Files]:
 
 
 def insertions(files: Files) -> Iterator[Files]:
-    """Each record once more: over each other one, after the last, between any two, under a name of its own."""
+    """Yield the files with a record copied over another one, appended, inserted, or under another name."""
     numbers = range(1, COUNT + 1)
     for number, at in itertools.product(numbers, range(1, COUNT + 2)):
         order = [*numbers]
@@ -103,7 +103,9 @@ def insertions(files: Files) -> Iterator[Files]:
 
 
 @pytest.mark.parametrize("mutations", [drops, swaps, insertions])
-def test_every_mutation_is_found_and_stays_found(chain: Lake, mutations: Callable[[Files], Iterator[Files]]) -> None:
+def test_every_mutation_is_detected_and_stays_detected(
+    chain: Lake, mutations: Callable[[Files], Iterator[Files]]
+) -> None:
     files, seen = files_of(chain), 0
     for mutated in mutations(files):
         put(chain, mutated)
@@ -117,7 +119,7 @@ def test_every_mutation_is_found_and_stays_found(chain: Lake, mutations: Callabl
 
 
 @pytest.mark.parametrize("number", range(1, COUNT + 1))
-def test_every_edit_of_a_record_is_found(chain: Lake, number: int) -> None:
+def test_every_edit_of_a_record_is_detected(chain: Lake, number: int) -> None:
     files = files_of(chain)
     for data in edited(files[key(number)], 7 if b'"signature"' in files[HEAD] else 1):
         if data != files[key(number)]:
@@ -127,7 +129,7 @@ def test_every_edit_of_a_record_is_found(chain: Lake, number: int) -> None:
     assert audit_faults(chain)
 
 
-def test_every_edit_of_the_head_is_found(chain: Lake) -> None:
+def test_every_edit_of_the_head_is_detected(chain: Lake) -> None:
     head = chain.store.read(HEAD)
     for data in edited(head):
         if data != head:
@@ -135,7 +137,7 @@ def test_every_edit_of_the_head_is_found(chain: Lake) -> None:
             assert audit_faults(chain), data
 
 
-def test_the_form_of_a_record(chain: Lake) -> None:
+def test_the_format_of_a_record(chain: Lake) -> None:
     records = [json.loads(chain.store.read(key(number))) for number in range(1, COUNT + 1)]
     signed = {"signature"} & set(records[0])
     assert all(set(record) == {"kind", "at", "previous", "body"} | signed for record in records)
@@ -165,7 +167,7 @@ def _die(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_head_that_lags_by_two_is_no_crash(chain: Lake) -> None:
+def test_a_head_two_records_behind_is_a_fault(chain: Lake) -> None:
     files = files_of(chain)
     append_audit(chain, "export", {})
     newer = files_of(chain)
@@ -173,10 +175,10 @@ def test_a_head_that_lags_by_two_is_no_crash(chain: Lake) -> None:
     assert audit_faults(chain) == []
     append_audit(chain, "export", {})
     put(chain, files_of(chain) | {HEAD: files[HEAD]})
-    assert any("says 6 records, there are 8" in fault for fault in audit_faults(chain))
+    assert any("names 6 records, but there are 8" in fault for fault in audit_faults(chain))
 
 
-def test_a_chain_may_be_signed_from_some_record_on(lake: Lake, signer: Signer) -> None:
+def test_signing_may_start_at_a_later_record(lake: Lake, signer: Signer) -> None:
     append_audit(lake, "export", {})
     append_audit(lake, "erasure", {}, signer.sign)
     append_audit(lake, "export", {})
@@ -184,8 +186,8 @@ def test_a_chain_may_be_signed_from_some_record_on(lake: Lake, signer: Signer) -
     assert any("is not signed" in fault for fault in audit_faults(lake, [signer.fingerprint]))
 
 
-def test_signatures_by_a_key_of_ones_own_do_not_pass(lake: Lake, signer: Signer, tmp_path: Path) -> None:
-    """Whoever may write can make a whole chain anew; not with the controller's key."""
+def test_signatures_by_another_key_are_faults(lake: Lake, signer: Signer, tmp_path: Path) -> None:
+    """A party with write access can rewrite the chain, but not sign it with the controller's key."""
     forger = Signer.load_or_create(tmp_path / "forger.pem")
     for _ in range(3):
         append_audit(lake, "erasure", {}, forger.sign)
@@ -193,18 +195,18 @@ def test_signatures_by_a_key_of_ones_own_do_not_pass(lake: Lake, signer: Signer,
     assert len(audit_faults(lake, [signer.fingerprint])) == 4
 
 
-def test_a_signature_that_is_taken_off_the_head_is_missed(lake: Lake, signer: Signer) -> None:
+def test_a_head_without_its_signature_is_a_fault(lake: Lake, signer: Signer) -> None:
     for _ in range(3):
         append_audit(lake, "erasure", {}, signer.sign)
     lake.store.delete(key(3))
     forged = {"count": 2, "digest": audit._digest(lake.store.read(key(2)))}
     tamper(lake, HEAD, json.dumps(forged, sort_keys=True).encode())
-    assert audit_faults(lake) == [f"{HEAD} is not signed, as the record it names is"]
+    assert audit_faults(lake) == [f"{HEAD} is not signed, although the record that it names is"]
     append_audit(lake, "erasure", {}, signer.sign)
     assert audit_faults(lake)
 
 
-def test_many_at_once(lake: Lake) -> None:
+def test_concurrent_appends_leave_an_intact_chain(lake: Lake) -> None:
     def append(number: int) -> str:
         while True:
             try:
@@ -220,7 +222,7 @@ def test_many_at_once(lake: Lake) -> None:
 
 @pytest.mark.parametrize("meanwhile", [1, 2, 5])
 @pytest.mark.parametrize("act", [audit_faults, lambda lake: append_audit(lake, "export", {})])
-def test_records_that_others_append_meanwhile_are_no_fault(
+def test_records_appended_during_the_check_are_no_fault(
     chain: Lake, monkeypatch: pytest.MonkeyPatch, meanwhile: int, act: Callable[[Lake], object]
 ) -> None:
     read_head, waiting = audit._read_head, [{"n": n} for n in range(meanwhile)]
@@ -235,5 +237,5 @@ def test_records_that_others_append_meanwhile_are_no_fault(
     assert audit_faults(chain) == []
 
 
-def test_an_empty_trail_holds(lake: Lake) -> None:
+def test_an_empty_trail_has_no_faults(lake: Lake) -> None:
     assert audit_faults(lake) == []
