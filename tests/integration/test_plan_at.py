@@ -58,7 +58,7 @@ def test_the_command_says_what_the_arithmetic_says(tmp_path: Path) -> None:
     assert not any(wall["broken"] for wall in found["walls"])
     shown = run_cli("plan", "--at", "1e9", "--sources", "-c", str(config))
     assert shown.returncode == 0, shown.stderr
-    assert "BROKEN" in shown.stdout
+    assert "EXCEEDED" in shown.stdout
     assert "log_entry_get" in shown.stdout
     refused = run_json("plan", "--at", "-3", code=2)
     assert refused["error"]["where"] == "--at"
