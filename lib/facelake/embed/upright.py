@@ -1,10 +1,9 @@
-"""Landmarks found again in a crop of each face that is turned upright with the face.
+"""Detects landmarks again in a crop of each face that is rotated with the face.
 
-A detector places landmarks well on faces that stand upright; on a tilted one it pulls them towards an upright face, and
-the encoder then sees a stranger (turned by 30 degrees: cosine .49 to the same face upright). So a face that is tilted,
-or of which the detector is not sure in an upright crop, is looked for in crops turned by eighths of a circle, of which
-the right one scores best, and then in crops turned as its own landmarks say. An upright face of which the detector is
-sure costs what it always did: one crop.
+A detector places landmarks well on upright faces. On a tilted face it pulls them towards an upright one, and the
+embedding is then that of a stranger (rotated by 30 degrees: cosine .49 to the same face upright). So a face that is
+tilted, or that scores low in an upright crop, is searched for in crops rotated in steps of 45 degrees, then in crops
+rotated by the roll that scores and landmarks indicate. An upright face with a high score costs one crop.
 """
 
 from __future__ import annotations
@@ -19,71 +18,76 @@ from facelake.embed.detectors import Detections
 from facelake.embed.geometry import similarity_transforms
 from facelake.embed.quality import frontality
 
-_TILTED = np.deg2rad(8.0)  # roll from which a face is looked at again in a crop that is turned with it
-_SURE = 0.92  # score in the upright crop from which an upright face is taken to be upright
-_TURNED = 0.85  # least score of a face in a turned crop: profiles and poor faces, which score less, stay as they were
-_LEAD, _LOSS = 0.01, 0.02  # how much better a crop turned far must score, and how much worse one turned on may
+_TILTED = np.deg2rad(8.0)  # roll from which a face is searched again in a crop that is rotated with it
+_SURE = 0.92  # score in the upright crop from which no rotated crops are tried
+_TURNED = 0.85  # least score in a rotated crop; profiles and poor faces score less and keep their landmarks
+_LEAD, _LOSS = (
+    0.01,
+    0.02,
+)  # a coarse rotation must score better by the first; a refinement may score worse by the second
 _DIRECTIONS = 8
-_FRONTAL = 0.25  # least frontality of a face whose roll is believed: the landmarks of profiles lie nearly on a line
+_FRONTAL = 0.25  # least frontality at which landmarks give the roll: those of profiles lie nearly on a line
 _ASIDE = np.deg2rad(15.0)  # roll from scores alone that is believed: hair and glasses shift it by some degrees
-_NO_FACE = 0.6  # score that a crop turned far from the face reaches by chance
-_TURNS = 2  # how often a crop is turned on with the face
-_SAME_FACE = 0.4  # share of the known box, or of its side, that a face found in the crop must cover, or lie within
+_NO_FACE = 0.6  # score that a crop rotated far from the face reaches by chance
+_TURNS = 2  # refinements of the rotation
+_SAME_FACE = 0.4  # share of the known box that a face detected in the crop must cover
 
 Sample = Callable[[I64, F64], list[Detections]]
-"""Detections in crops of some faces (m,), given matrices (m, 2, 3) from pixels of the crops to those of the photo"""
+"""Returns detections in crops of faces (m,), given matrices (m, 2, 3) from crop pixels to photo pixels."""
 
 
 class _Best(NamedTuple):
-    """What a crop says of the face in its middle."""
+    """The face in the middle of a crop."""
 
     landmarks: F32
     """(5, 2) in the photo"""
     score: float
-    """0 where the crop shows no face that covers the known one"""
+    """0 where no face in the crop covers the known one"""
 
 
 def refined(boxes: F32, known: F32, share: float, side: int, sample: Sample) -> F32:
-    """Landmarks (n, 5, 2) found again in crops of each face; the known ones where none shows the face.
+    """Return landmarks (n, 5, 2) detected again in crops of each face; the known ones where no crop shows the face.
 
     Args:
-        boxes, known: (n, 4) and (n, 5, 2) as the detector found them in the photo.
-        share: side of a crop in longer sides of the face's box.
-        side: pixels of a crop's side.
+        boxes: (n, 4) boxes as detected in the photo.
+        known: (n, 5, 2) landmarks as detected in the photo.
+        share: side of a crop relative to the longer side of the face's box.
+        side: side of a crop in pixels.
+        sample: detects faces in crops.
     """
     crop = share, side
-    best = _look(boxes, known, np.zeros(len(boxes)), crop, sample, np.arange(len(boxes)))
+    best = _detect_rotated(boxes, known, np.zeros(len(boxes)), crop, sample, np.arange(len(boxes)))
     score = np.array([one.score for one in best])
     tilt = np.maximum(np.abs(rolls(known)), np.abs(rolls(np.stack([one.landmarks for one in best]))))
-    doubted = np.flatnonzero((score < _SURE) | (tilt > _TILTED))
+    uncertain = np.flatnonzero((score < _SURE) | (tilt > _TILTED))
     steps = [k * 2 * np.pi / _DIRECTIONS for k in range(_DIRECTIONS)]
-    seen = [[best[i] for i in doubted]]
+    seen = [[best[i] for i in uncertain]]
     for step in steps[1:]:
-        seen.append(_look(boxes, known, np.full(len(boxes), step), crop, sample, doubted))
-        _replace(best, doubted, seen[-1], _LEAD)
-    _replace(best, doubted, _look(boxes, known, rolls(known), crop, sample, doubted), _LEAD)
+        seen.append(_detect_rotated(boxes, known, np.full(len(boxes), step), crop, sample, uncertain))
+        _replace(best, uncertain, seen[-1], _LEAD)
+    _replace(best, uncertain, _detect_rotated(boxes, known, rolls(known), crop, sample, uncertain), _LEAD)
     middle = np.zeros(len(boxes))
-    middle[doubted] = _middle(np.array([[look.score for look in looks] for looks in seen]), np.array(steps))
-    aside = doubted[np.abs(middle[doubted]) > _ASIDE]
-    for i, new in zip(aside, _look(boxes, known, middle, crop, sample, aside), strict=True):
+    middle[uncertain] = _middle(np.array([[look.score for look in looks] for looks in seen]), np.array(steps))
+    aside = uncertain[np.abs(middle[uncertain]) > _ASIDE]
+    for i, new in zip(aside, _detect_rotated(boxes, known, middle, crop, sample, aside), strict=True):
         if new.score >= max(_TURNED, best[i].score - _LOSS):
             best[i] = new
     for _ in range(_TURNS):
         roll = rolls(np.stack([one.landmarks for one in best]))
-        turned = doubted[np.abs(roll[doubted]) > _TILTED]
-        _replace(best, turned, _look(boxes, known, roll, crop, sample, turned), -_LOSS)
+        turned = uncertain[np.abs(roll[uncertain]) > _TILTED]
+        _replace(best, turned, _detect_rotated(boxes, known, roll, crop, sample, turned), -_LOSS)
     return np.stack([one.landmarks for one in best]).astype(np.float32)
 
 
-def _replace(best: list[_Best], rows: I64, again: list[_Best], lead: float) -> None:
-    """Take what a turned crop says of some faces where it is sure, and surer by a lead than the crops before."""
-    for i, new in zip(rows, again, strict=True):
+def _replace(best: list[_Best], rows: I64, candidates: list[_Best], lead: float) -> None:
+    """Take the face of a rotated crop where it scores high enough, and higher by a lead than the crops before."""
+    for i, new in zip(rows, candidates, strict=True):
         if new.score >= max(_TURNED, best[i].score + lead) and frontality(new.landmarks) >= _FRONTAL:
             best[i] = new
 
 
 def _middle(scores: F64, angles: F64) -> F64:
-    """Return the angle (n,) about which the scores (angles, n) of turned crops lie evenly.
+    """Return the angle (n,) about which the scores (angles, n) of rotated crops are symmetric: their circular mean.
 
     The best score alone does not tell the roll of a face: it hardly falls within 30 degrees of it. But it falls
     equally on both sides.
@@ -93,13 +97,15 @@ def _middle(scores: F64, angles: F64) -> F64:
 
 
 def rolls(landmarks: F32) -> F64:
-    """By how much (n,) each face is turned in the image plane, in radians, clockwise as seen; landmarks (n, 5, 2)."""
+    """Return the roll (n,) of faces in radians, clockwise in the image, from their landmarks (n, 5, 2)."""
     back = similarity_transforms(landmarks)
     return np.asarray(-np.arctan2(back[:, 1, 0], back[:, 0, 0]), np.float64)
 
 
-def _look(boxes: F32, known: F32, angle: F64, crop: tuple[float, int], sample: Sample, rows: I64) -> list[_Best]:
-    """What crops of some faces, turned by an angle (n,) each, say of them."""
+def _detect_rotated(
+    boxes: F32, known: F32, angle: F64, crop: tuple[float, int], sample: Sample, rows: I64
+) -> list[_Best]:
+    """Detect some faces (rows) again in crops rotated by each face's angle (n,)."""
     if not len(rows):
         return []
     share, side = crop
@@ -117,7 +123,7 @@ def _look(boxes: F32, known: F32, angle: F64, crop: tuple[float, int], sample: S
 
 
 def _covering(again: Detections, turn: F64, centre: F64, box: F64, known: F32, side: int) -> _Best:
-    """The face of a crop that covers the known one best, times its score; the known landmarks where none does."""
+    """Return the face of a crop that covers the known one best, weighted by score; the known landmarks if none does."""
     if not len(again):
         return _Best(known, 0.0)
     middle = (again.boxes[:, :2] + again.boxes[:, 2:]) / 2
