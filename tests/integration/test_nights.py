@@ -27,8 +27,8 @@ from facelake.stages.core.context import Context, StageResult
 from facelake.stages.gallery.analytics import analyse
 from facelake.stages.gallery.corrections import CorrectionRequest, _numbered, record_correction, undo
 from facelake.stages.gallery.face_keys import faces_of_ids
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.publish import publish
-from facelake.stages.gallery.range_tasks import matrix_of
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.export import export_gallery
 from facelake.stages.sharing.leases import changes_since

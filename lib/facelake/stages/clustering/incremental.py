@@ -26,7 +26,7 @@ from facelake.stages.clustering.calibration_store import Measures, Since, read_m
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
 from facelake.stages.gallery.face_vectors import FacesById
-from facelake.stages.gallery.range_tasks import matrix_of
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _RELEASED = 0.25  # share of its faces that an identity must lose for the rest to be placed anew

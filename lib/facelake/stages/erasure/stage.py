@@ -37,8 +37,8 @@ from facelake.stages.erasure.request import (
 )
 from facelake.stages.erasure.scanning import scan_objects
 from facelake.stages.gallery.corrections import forget_faces
+from facelake.stages.gallery.gallery_rows import tombstone
 from facelake.stages.gallery.purge import purge_all, request_purge
-from facelake.stages.gallery.range_tasks import tombstone
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import recipients_that_owe

@@ -19,7 +19,7 @@ from facelake.contracts import F32, I64
 from facelake.publish.matching import places
 from facelake.publish.thresholds import thresholds
 from facelake.stages.core.context import Context
-from facelake.stages.gallery.range_tasks import matrix_of
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery
 from facelake.vectors import embedding_matrix
 

@@ -20,7 +20,7 @@ from facelake.publish.analytics import Stats, doubts
 from facelake.publish.corrections import in_force
 from facelake.publish.matching import places
 from facelake.stages.core.context import Context, last_run
-from facelake.stages.gallery.range_tasks import matrix_of
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _MAX_REVIEWS = 1_000

@@ -17,7 +17,7 @@ from facelake.lake.lake import Lake
 from facelake.lake.row_reader import pick_scattered
 from facelake.lake.tables import Snapshot
 from facelake.publish.matching import places
-from facelake.stages.gallery.range_tasks import matrix_of
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery
 
 _FACE = ("face_id", "image_id", "content_sha256", "box", "quality", "embedding", "covers", "corpus_file", "corpus_row")

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from facelake.cluster import columns
 from facelake.cluster.array_codec import unpack
 from facelake.config import S3Section
-from facelake.contracts import F32, I64, IDENTITIES, MEMBERSHIPS, Bool, DataFileName, Receipt
+from facelake.contracts import I64, IDENTITIES, MEMBERSHIPS, Bool, DataFileName, Receipt
 from facelake.engines.exchange import Block
 from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
@@ -28,6 +28,7 @@ from facelake.lake.tables import plain, read_file, stage
 from facelake.publish.matching import places
 from facelake.publish.templates import FaceVectors, KnownTemplates, Templates, core_of, represent
 from facelake.stages.gallery.face_keys import FaceKeys
+from facelake.stages.gallery.gallery_rows import float_lists, matrix_of, tombstone
 from facelake.stages.gallery.previous import HOW
 from facelake.stages.gallery.ranges import range_of_file, ranges_of, stem_of
 from facelake.stages.gallery.table_codec import pack_tables, unpack_tables
@@ -398,35 +399,3 @@ def _by_range(kind: str, rows: pa.Table, number: I64) -> Iterator[Block]:
     ordered = rows.take(pa.array(order))
     for value, start, end in zip(numbers, starts, [*starts[1:], len(order)], strict=True):
         yield int(value), pack_tables(**{kind: ordered.slice(start, end - start)})
-
-
-def tombstone(row: dict[str, object], status: str, winner: str | None, version: int) -> dict[str, object]:
-    """Return the row that stays of an identity that ended: its id, and which identity took over."""
-    cleared: dict[str, object] = {
-        "status": status,
-        "merged_into": winner,
-        "size": 0,
-        "prototype": None,
-        "cohesion": None,
-        "weight": None,
-        "exemplars": None,
-        "exemplar_faces": None,
-        "core_hashes": None,
-        "purposes": [],
-    }
-    return row | cleared | {"last_version": version}
-
-
-def float_lists(matrix: F32) -> pa.ListArray:
-    """Return rows (n, dim) as an Arrow list column of float32."""
-    count, dim = matrix.shape
-    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * dim)
-    return pa.ListArray.from_arrays(offsets, pa.array(matrix.ravel(), pa.float32()))
-
-
-def matrix_of(column: pa.ChunkedArray | pa.Array, dim: int) -> F32:
-    """Return a list column without nulls as rows (n, dim)."""
-    flat = pc.list_flatten(column)
-    flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    out: F32 = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), dim)
-    return out

@@ -24,7 +24,7 @@ from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.face_keys import FaceKeys
-from facelake.stages.gallery.range_tasks import matrix_of
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.vectors import embedding_matrix
 

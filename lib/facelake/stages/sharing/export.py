@@ -24,7 +24,7 @@ from facelake.publish.transform import key_name
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import operating_points
-from facelake.stages.gallery.range_tasks import matrix_of
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.ranges import range_of_file
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.stages.models.registry import find_card

@@ -16,7 +16,7 @@ from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events
 from facelake.publish.transform import rotated, rotation
-from facelake.stages.gallery.range_tasks import matrix_of
+from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.vectors import decode_embeddings, encode_embeddings
 
