@@ -22,6 +22,7 @@ from facelake.cluster.labels import add_sums
 from facelake.cluster.nuisance import without
 from facelake.contracts import F32, GROUPS, I64, Bool
 from facelake.lake.tables import plain
+from facelake.publish.matching import places
 from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
@@ -32,6 +33,8 @@ from facelake.stages.gallery.versions import Gallery, current_gallery
 _RELEASED = 0.25  # share of its faces that an identity must lose for the rest to be placed anew
 _AT_ONCE = 0.1  # share of faces that may come in one night
 _DRIFT_PAIRS = 20_000
+
+_COLUMNS = ["identity_id", "status", "size", "prototype", "cohesion", "weight"]
 
 
 @dataclass(slots=True)
@@ -81,7 +84,7 @@ def _night(context: Context, gallery: Gallery, since: Since, files: tuple[str, .
     ids = pa.concat_arrays([c for f in snapshot.files if f.path in wanted for c in table.file(f, ["face_id"])[
         "face_id"].chunks] or [pa.array([], pa.string())])  # fmt: skip
     ids = ids.take(pc.sort_indices(ids))
-    identities = gallery.read("identities").filter(pc.field("status") == "active").sort_by("identity_id")
+    identities = gallery.read("identities", _COLUMNS).filter(pc.field("status") == "active").sort_by("identity_id")
     members = gallery.read("memberships", ["face_id", "identity_id"])
     names = identities["identity_id"].combine_chunks()
     who = pc.index_in(members["identity_id"], names).to_numpy().astype(np.int64)
@@ -158,18 +161,31 @@ def _standing(night: Increment, home: I64, measures: Measures) -> tuple[Standing
     sums[lost] = 0
     for at, vectors, _ in night.faces.vectors(wanted) if wanted.any() else ():
         add_sums(without(vectors, measures.directions), home[at].astype(np.int32), sums)
-    shown = table["exemplars"].combine_chunks()
-    here = pc.list_flatten(shown)
-    count = pc.list_value_length(shown).to_numpy(zero_copy_only=False).astype(np.int64)
-    exemplars, _ = columns.vectors(here, dim)
-    known = night.faces.find(pc.list_flatten(table["exemplar_faces"])) >= 0
-    kept = known & np.repeat(left, count)
-    owner = np.repeat(np.cumsum(left) - 1, count)[kept]
+    exemplars, owner = _exemplars(night, left, measures)
     first = np.searchsorted(owner, np.arange(int(left.sum()) + 1)).astype(np.int64)
     bins = measures.gate.bins((weight / np.maximum(size + night.gone, 1))[left])
-    projected = without(exemplars[kept], measures.directions)
-    standing = Standing(sums[left].astype(np.float32), size[left], bins, projected, first)
+    standing = Standing(sums[left].astype(np.float32), size[left], bins, exemplars, first)
     return standing, means[left], left, int(near.sum())
+
+
+def _exemplars(night: Increment, left: Bool, measures: Measures) -> tuple[F32, I64]:
+    """Return exemplars (m, dim) of the identities that remain, and the number (m,) of each one's identity among them.
+
+    Read file by file: the exemplars of 300,000 identities pass what one Arrow array can hold.
+    """
+    names, number = night.identities["identity_id"].combine_chunks(), np.cumsum(left) - 1
+    vectors, owners = [np.zeros((0, night.faces.dim), np.float32)], [np.zeros(0, np.int64)]
+    for rows in night.gallery.parts("identities", ["identity_id", "status", "exemplars", "exemplar_faces"]):
+        active = rows.filter(pc.equal(rows["status"], "active"))
+        count = pc.list_value_length(active["exemplars"]).to_numpy().astype(np.int64)
+        owner = np.repeat(places(active["identity_id"], names), count)
+        kept = left[owner] & (night.faces.find(pc.list_flatten(active["exemplar_faces"])) >= 0)
+        found, _ = columns.vectors(pc.list_flatten(active["exemplars"]).filter(pa.array(kept)), night.faces.dim)
+        vectors.append(without(found, measures.directions))
+        owners.append(number[owner[kept]])
+    owner = np.concatenate(owners)
+    order = np.argsort(owner, kind="stable")
+    return np.concatenate(vectors)[order], owner[order]
 
 
 def _retried(night: Increment, means: F32, size: I64, measures: Measures) -> Bool:

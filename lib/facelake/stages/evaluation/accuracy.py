@@ -39,7 +39,8 @@ def accuracy(context: Context, labels: str | None = None) -> dict[str, Any]:
         ConfigError: no gallery was published; the labels cannot be read, or none belongs to a face of this lake.
     """
     gallery = require_gallery(context.lake)
-    rows = gallery.read("identities").filter(pc.field("status") == "active").sort_by("identity_id")
+    rows = gallery.read("identities", ["identity_id", "status", "size"])
+    rows = rows.filter(pc.field("status") == "active").sort_by("identity_id")
     report: dict[str, Any] = {
         "model_digest": gallery.row["model_digest"],
         "gallery_version": gallery.version,

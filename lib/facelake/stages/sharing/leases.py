@@ -128,11 +128,13 @@ def changes_since(lake: Lake, version: int, key: bytes | None = None, purpose: s
     events = gallery.read("changes", ["gallery_version", "kind", "identity_id"])
     events = events.filter(pc.greater(events["gallery_version"], version))
     changed = events.group_by("identity_id").aggregate([("gallery_version", "max")])
-    rows = gallery.read("identities")
-    newer = pc.greater(rows["last_version"], version)  # a template can change without an event
-    rows = rows.filter(pc.or_(newer, pc.is_in(rows["identity_id"], changed["identity_id"])))
+    ids = changed["identity_id"].combine_chunks()
     names = ["identity_id", "status", "merged_into", "size", "prototype", "exemplars", "cohesion", "model_digest"]
-    rows = rows.select([*names, "last_version"]).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
+    parts = []
+    for part in gallery.parts("identities", [*names, "last_version"]):
+        newer = pc.greater(part["last_version"], version)  # a template can change without an event
+        parts.append(part.filter(pc.or_(newer, pc.is_in(part["identity_id"], ids))))
+    rows = pa.concat_tables(parts).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
     return under_key(lake, rows, key, purpose) if key else rows
 
 
