@@ -191,7 +191,7 @@ def test_a_review_session(demo_lake: Path, tmp_path: Path) -> None:
         ]
         other = browser.new_page()
         other.goto(link)
-        expect(other.locator("#alert")).to_contain_text("used already", timeout=20_000)
+        expect(other.locator("#alert")).to_contain_text("already used", timeout=20_000)
         browser.close()
     ours = urlsplit(link).netloc
     assert {urlsplit(url).netloc for url in requests} == {ours}
