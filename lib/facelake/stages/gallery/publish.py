@@ -26,7 +26,7 @@ from facelake.stages.core.context import Context, StageResult, StageRun, digest_
 from facelake.stages.gallery.corrections import Corrected, correct_groups, corrections_digest
 from facelake.stages.gallery.face_keys import FaceKeys, read_groups
 from facelake.stages.gallery.previous import Previous, read_previous, read_previous_by_photo
-from facelake.stages.gallery.version_builder import WORK, NewVersion, Written, build_version, clear_work, faces_to_read
+from facelake.stages.gallery.version_builder import WORK, NewVersion, Written, build_version, clear_work, plan_version
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 
 _GALLERY_TABLES = ("identities", "memberships")
@@ -92,8 +92,9 @@ def _new_version(context: Context, gallery: Gallery | None, snapshot: Snapshot) 
 def _commit_tables(context: Context, new: NewVersion) -> None:
     """Write and commit identities, memberships and changes; readers do not see them before they are pinned."""
     lake, spark = context.lake, context.config.spark
-    exchange = open_exchange(spark, faces_to_read(new), str(scratch_dir(lake.uri)))
-    written = build_version(new, exchange)
+    plan = plan_version(new)
+    exchange = open_exchange(spark, int(plan.read.sum()), str(scratch_dir(lake.uri)))
+    written = build_version(new, plan, exchange)
     _check_counts(new, written)
     context.check_lease()
     context.check_ledger()

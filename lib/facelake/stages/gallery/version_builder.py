@@ -74,7 +74,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """Which groups and ranges are written, and which templates are taken over."""
 
     bits: int
@@ -92,9 +92,8 @@ class _Plan:
     """(n,) faces whose vectors are read"""
 
 
-def build_version(new: NewVersion, exchange: Exchange) -> Written:
+def build_version(new: NewVersion, plan: Plan, exchange: Exchange) -> Written:
     """Write the data files of a version without committing them."""
-    plan = _plan(new)
     store = open_store(f"{new.context.lake.uri}/{WORK}", new.context.lake.s3)
     clear_work(store)
     _write_shared(new, plan, store)
@@ -114,11 +113,6 @@ def build_version(new: NewVersion, exchange: Exchange) -> Written:
     return Written(adds, removes)
 
 
-def faces_to_read(new: NewVersion) -> int:
-    """Return how many faces' vectors the tasks will read."""
-    return int(_plan(new).read.sum())
-
-
 def clear_work(store: ObjectStore) -> None:
     """Delete what a run that was killed left in the work store."""
     for item in list(store.list()):
@@ -128,7 +122,8 @@ def clear_work(store: ObjectStore) -> None:
 # ---- planning
 
 
-def _plan(new: NewVersion) -> _Plan:
+def plan_version(new: NewVersion) -> Plan:
+    """Decide which identities, ranges and faces the tasks of a version read and write."""
     result, standing = new.result, new.standing
     count = len(result.identity_of_group)
     bits = bits_for(count, _dim(new), new.context.config.gallery.exemplars, _current_bits(new))
@@ -149,7 +144,7 @@ def _plan(new: NewVersion) -> _Plan:
     targets = np.unique(np.concatenate([range_of_group[touched], ranges_of(changed_ids, bits)])).astype(np.int64)
     if any(_is_stray(file, bits) for files in _files(new).values() for file, _ in files):
         targets = np.arange(1 << bits)  # rows of files that are not of one range can belong to any
-    return _Plan(bits, touched, range_of_group, known_identity, known_group, ended, targets, read)
+    return Plan(bits, touched, range_of_group, known_identity, known_group, ended, targets, read)
 
 
 def _taken_over(new: NewVersion, touched: Bool) -> tuple[I64, I64]:
@@ -192,7 +187,7 @@ def _is_stray(file: DataFile, bits: int) -> bool:
     return own is None or own[0] != bits
 
 
-def _replaced(file: DataFile, plan: _Plan) -> bool:
+def _replaced(file: DataFile, plan: Plan) -> bool:
     own = range_of_file(file.path)
     return own is None or own[0] != plan.bits or own[1] in set(plan.targets.tolist())
 
@@ -200,7 +195,7 @@ def _replaced(file: DataFile, plan: _Plan) -> bool:
 # ---- what tasks are told
 
 
-def _write_shared(new: NewVersion, plan: _Plan, store: ObjectStore) -> None:
+def _write_shared(new: NewVersion, plan: Plan, store: ObjectStore) -> None:
     range_of_face = plan.range_of_group[new.standing.groups].astype(np.int32)
     written = np.zeros(1 << plan.bits, bool)
     written[plan.targets] = True
@@ -215,7 +210,7 @@ def _write_shared(new: NewVersion, plan: _Plan, store: ObjectStore) -> None:
 class _Describer:
     """Describes ranges to the tasks that write them: their groups, faces and what ended in them."""
 
-    def __init__(self, new: NewVersion, plan: _Plan) -> None:
+    def __init__(self, new: NewVersion, plan: Plan) -> None:
         self._new, self._plan = new, plan
         range_of_face = plan.range_of_group[new.standing.groups]
         self._faces = _Partition.of(range_of_face)
@@ -328,7 +323,7 @@ def _former(new: NewVersion) -> I64:
     return former
 
 
-def _work(new: NewVersion, plan: _Plan, store: ObjectStore) -> RangeWork:
+def _work(new: NewVersion, plan: Plan, store: ObjectStore) -> RangeWork:
     context, files = new.context, _files(new)
     by_range = {
         table: {own[1]: file.path for file, own in files[table] if own and own[0] == plan.bits} for table in files
@@ -355,7 +350,7 @@ def _work(new: NewVersion, plan: _Plan, store: ObjectStore) -> RangeWork:
     )
 
 
-def _items(new: NewVersion, plan: _Plan, targets: set[int], moved: set[int]) -> Iterator[Item]:
+def _items(new: NewVersion, plan: Plan, targets: set[int], moved: set[int]) -> Iterator[Item]:
     """Yield the files to route: faces in chunks; previous rows that may belong to another range."""
     wanted = set(_face_files(new))
     paths: list[str] = []
