@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from facelake.bench.synthetic_lake import completed_rows
 from facelake.config import Config
-from facelake.contracts import ADMISSIONS, FACES, GROUPS, TABLES, Covers, DataFileName
+from facelake.contracts import ADMISSIONS, FACES, GROUPS, Covers, DataFileName
 from facelake.erase import Needles
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
 from facelake.lake.lake import Lake
-from facelake.lake.tables import plain
 from facelake.nightly import writing
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
@@ -146,16 +146,7 @@ def _tables(
     }
     groups = {"face_id": ids, "group_id": people, "score": np.ones(len(people), np.float32)}
     return {
-        "admissions": _full(admissions, ADMISSIONS),
-        "faces": _full(faces, FACES),
-        "groups": _full(groups, GROUPS),
+        "admissions": completed_rows(admissions, ADMISSIONS),
+        "faces": completed_rows(faces, FACES),
+        "groups": completed_rows(groups, GROUPS),
     }
-
-
-def _full(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
-    """Columns that are not given are null."""
-    count = len(next(iter(columns.values())))
-    nothing = {name: pa.nulls(count, schema.field(name).type) for name in schema.names if name not in columns}
-    assert schema in TABLES.values()
-    arrays = {name: pa.array(values, schema.field(name).type) for name, values in columns.items()} | nothing
-    return pa.table({name: arrays[name] for name in schema.names}, schema=plain(schema))

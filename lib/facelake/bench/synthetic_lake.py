@@ -83,7 +83,7 @@ def _group_rows(population: Population, count: int) -> Iterator[pa.Table]:
             "group_id": population.identity_of(start, size),
             "score": np.ones(size, np.float32),
         }
-        yield _completed(values, GROUPS)
+        yield completed_rows(values, GROUPS)
 
 
 def _tables(
@@ -117,7 +117,7 @@ def _tables(
         "corpus_file": [corpus_file] * count,
         "corpus_row": row,
     }
-    return {"admissions": _completed(admissions, ADMISSIONS), "faces": _completed(faces, FACES)}
+    return {"admissions": completed_rows(admissions, ADMISSIONS), "faces": completed_rows(faces, FACES)}
 
 
 def _face_ids(start: int, count: int) -> list[str]:
@@ -134,7 +134,7 @@ def _vectors(population: Population, start: int, identity: I64) -> F32:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
-def _completed(values: dict[str, object], schema: pa.Schema) -> pa.Table:
+def completed_rows(values: dict[str, object], schema: pa.Schema) -> pa.Table:
     """Return a table of the schema; columns that are not given are null."""
     count = len(values["face_id" if "face_id" in values else "image_id"])  # type: ignore[arg-type]
     arrays = {

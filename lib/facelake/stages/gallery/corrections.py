@@ -21,7 +21,7 @@ from facelake.publish.similarity import unit_mean
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.face_keys import FaceKeys, Grouped, faces_of_ids
 from facelake.stages.gallery.face_vectors import Faces
-from facelake.stages.gallery.versions import Gallery, current_gallery, require_gallery
+from facelake.stages.gallery.versions import Gallery, current_gallery, not_active, require_gallery
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +186,8 @@ def _pair(lake: Lake, members: pa.Table, identity: str | None, faces: Sequence[s
 def _faces_of(lake: Lake, members: pa.Table, identity: str | None) -> list[str]:
     faces: list[str] = _where(members, "identity_id", [identity or ""])["face_id"].to_pylist()
     if not faces:
-        raise _not_active(lake, identity)
+        raise not_active(require_gallery(lake), identity)
     return faces
-
-
-def _not_active(lake: Lake, identity: str | None) -> ConfigError:
-    """Return the error for an identity without faces; of a merged one, it names the identity that replaces it."""
-    rows = require_gallery(lake).read("identities", ["identity_id", "merged_into"])
-    [merged_into] = _where(rows, "identity_id", [identity or ""])["merged_into"].to_pylist() or [None]
-    what = f"no active identity {identity!r}"
-    if merged_into:
-        return ConfigError(f"{what}: merged into {merged_into}", where=lake.uri, next_step=f"use {merged_into}")
-    return ConfigError(what, where=lake.uri, next_step="see `facelake gallery show`")
 
 
 def _where(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:

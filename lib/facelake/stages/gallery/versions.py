@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from facelake.contracts import Receipt
 from facelake.errors import ConfigError, VersionGone
@@ -65,16 +66,27 @@ def current_gallery(lake: Lake, version: int | None = None) -> Gallery | None:
     return Gallery(rows[-1]["gallery_version"], rows[-1], lake) if rows else None
 
 
-def require_gallery(lake: Lake) -> Gallery:
-    """Return the newest gallery.
+def require_gallery(lake: Lake, version: int | None = None) -> Gallery:
+    """Return the newest gallery, or a named version.
 
     Raises:
-        ConfigError: nothing was published.
+        ConfigError: nothing was published, or no such version.
     """
-    gallery = current_gallery(lake)
+    gallery = current_gallery(lake, version)
     if gallery is None:
         raise ConfigError("no gallery was published yet", where=lake.uri, next_step="run `facelake nightly`")
     return gallery
+
+
+def not_active(gallery: Gallery, identity: str | None) -> ConfigError:
+    """Return the error for an identity without faces; of a merged one, it names the identity that replaces it."""
+    what = f"no active identity {identity!r}"
+    for rows in gallery.parts("identities", ["identity_id", "merged_into"]):
+        own = rows.filter(pc.equal(rows["identity_id"], identity or ""))
+        if merged_into := (own["merged_into"].to_pylist() or [None])[0]:
+            where, next_step = gallery.lake.uri, f"use {merged_into}"
+            return ConfigError(f"{what}: merged into {merged_into}", where=where, next_step=next_step)
+    return ConfigError(what, where=gallery.lake.uri, next_step="see `facelake gallery show`")
 
 
 def settle(lake: Lake) -> None:

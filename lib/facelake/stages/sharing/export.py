@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facelake.errors import ConfigError, Refused
+from facelake.errors import Refused
 from facelake.lake.lake import Lake
 from facelake.publish.transform import key_name
 from facelake.stages.core.audit import append_audit
@@ -26,7 +26,7 @@ from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import operating_points
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.ranges import range_of_file
-from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.stages.gallery.versions import Gallery, not_active, require_gallery
 from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.leases import issue, under_key
 
@@ -38,20 +38,13 @@ _ROW_GROUP = 2_048
 _HASHED_BYTES = 1 << 20
 
 
-def _gallery(lake: Lake, version: int | None = None) -> Gallery:
-    gallery = current_gallery(lake, version)
-    if gallery is None:
-        raise ConfigError("no gallery was published yet", where=lake.uri, next_step="run `facelake nightly`")
-    return gallery
-
-
 def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[str], list[dict[str, Any]]]:
     """Return column names and rows: the identities, the largest first; or the faces of one identity.
 
     Raises:
         ConfigError: nothing was published, or the identity is not active; a merged one is named with its winner.
     """
-    gallery = _gallery(lake, version)
+    gallery = require_gallery(lake, version)
     if identity is None:
         rows = gallery.read("identities", _SHOWN).sort_by([("size", "descending"), ("identity_id", "ascending")])
         return _SHOWN, rows.to_pylist()
@@ -62,18 +55,8 @@ def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[st
     ]
     faces = pa.concat_tables(own).sort_by("face_id") if own else pa.table({})
     if not faces.num_rows:
-        raise _not_active(gallery, identity)
+        raise not_active(gallery, identity)
     return columns, faces.to_pylist()
-
-
-def _not_active(gallery: Gallery, identity: str) -> ConfigError:
-    for rows in gallery.parts("identities", ["identity_id", "merged_into"]):
-        winner = rows.filter(pc.equal(rows["identity_id"], identity))["merged_into"].to_pylist()
-        if winner and winner[0]:
-            what = f"{identity} was merged into {winner[0]}"
-            return ConfigError(what, where=gallery.lake.uri, next_step=f"see `facelake gallery show {winner[0]}`")
-    what = f"no active identity {identity!r}"
-    return ConfigError(what, where=gallery.lake.uri, next_step="see `facelake gallery show`")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +115,7 @@ def export_gallery(
     Raises:
         Refused: the gallery is not in force for the purpose, or the recipient has not acknowledged an earlier recall.
     """
-    export = _Export(context, _gallery(context.lake), purpose, key)
+    export = _Export(context, require_gallery(context.lake), purpose, key)
     parts = list(export.parts(["identity_id", "size"]))
     if not parts:
         what = f"no identity is in force for the purpose {purpose!r}"
