@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from facelake.config import SparkSection
+from facelake.engines.spark_session import start_spark
+from facelake.errors import ConfigError
 from facelake.stages.gallery import version_builder
 from tests.unit.stages.gallery.test_version_builder import runs, tables
 
@@ -17,3 +20,15 @@ def test_a_local_master_and_this_process_publish_equal_rows(tmp_path: Path, monk
     spark = tables(runs(tmp_path / "spark", spark__in_process_below=0, spark__master="local[2]"))
     for name, rows in alone.items():
         assert spark[name].equals(rows), name
+
+
+def test_a_session_on_another_master_is_not_used_silently() -> None:
+    first = start_spark(SparkSection(master="local[2]"))
+    second = start_spark(SparkSection(master="local[1]"))
+    try:
+        assert first.sparkContext._jsc is None, "facelake's own session was stopped"
+        assert second.sparkContext.master == "local[1]"
+        with pytest.raises(ConfigError, match=r"a Spark session on local\[1\] is active"):
+            start_spark(SparkSection(master="local[2]"), app="another")
+    finally:
+        second.stop()

@@ -9,7 +9,7 @@ from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from facelake.config import SparkSection, package_dir
-from facelake.errors import Retryable
+from facelake.errors import ConfigError, Retryable
 
 # The JVM only moves blocks; its optimising compiler took half of its CPU time.
 _SIMPLE_COMPILER = "-XX:TieredStopAtLevel=1"
@@ -23,9 +23,13 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
     Args:
         scratch: folder for shuffles of a local master; a cluster's workers have their own.
 
+    A session on the same master that is already active is used again; one of facelake's on another master is stopped.
+
     Raises:
+        ConfigError: somebody else's session on another master is active in this process.
         Retryable: the master does not respond, or Java is missing.
     """
+    _stop_other_master(section.master, app)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     local = section.master.startswith("local")
@@ -66,6 +70,24 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
         raise Retryable(
             what, where=section.master, next_step="check spark.master, JAVA_HOME (Java 17+) and memory"
         ) from err
+
+
+def _stop_other_master(master: str, app: str) -> None:
+    """Stop an active session on another master, to which a new session would otherwise connect silently.
+
+    Raises:
+        ConfigError: the session is not facelake's.
+    """
+    active = SparkContext._active_spark_context
+    if active is None or active.master == master or "PYSPARK_GATEWAY_PORT" in os.environ:
+        return
+    if active.appName != app:
+        raise ConfigError(
+            f"a Spark session on {active.master} is active in this process",
+            where="spark.master",
+            next_step=f"stop it, or set spark.master to {active.master}",
+        )
+    SparkSession.builder.getOrCreate().stop()
 
 
 def _submitted() -> frozenset[str]:
