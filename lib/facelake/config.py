@@ -91,6 +91,11 @@ class EmbedSection(_Section):
     max_attempts: int = Field(
         2, ge=1, description="attempts of a chunk before it is split to isolate the failing image"
     )
+    further_looks: bool = Field(
+        True,
+        description="search photos again where one look is not enough: tiles of crowds and panoramas, photos turned "
+        "by a quarter, dark photos brightened; changes the model digest, because more faces are found",
+    )
     runtime: Literal["onnxruntime", "torch"] = Field("onnxruntime", description="inference runtime")
     device: str = Field(
         "cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="device of the torch runtime: cpu, cuda, cuda:1"

@@ -29,6 +29,7 @@ from facelake.bench.embed import Sizes, pack_and_photos, resolve_pack
 from facelake.config import Config
 from facelake.embed import Pack, Pipeline, PipelineOptions, open_opener
 from facelake.embed.decode import Photo
+from facelake.embed.detectors import Detections
 from facelake.embed.device_vision import DeviceVision
 from facelake.embed.pipeline import open_vision
 from facelake.embed.torch_runtime import TorchGraph, replayed
@@ -120,7 +121,7 @@ class _Photos:
         batches = [open_opener(options).open_all(data[start : start + size]) for start in range(0, len(data), size)]
         pixels = [[item.photo.pixels for item in batch if isinstance(item.photo, Photo)] for batch in batches]
         self._placed = [vision.place(batch) for batch in pixels]
-        self.faces = sum(len(faces) for photos in self._placed for faces in vision.locate(photos)) / len(data)
+        self.faces = sum(len(faces) for photos in self._placed for faces in self._faces(vision, photos)) / len(data)
         self._device = torch.device(options.runtime.device)
         detector = vision.detector
         squares = [(detector.graph, torch.rand(size, 3, side, side, device=self._device)) for side in detector.sides]
@@ -154,11 +155,14 @@ class _Photos:
 
     def _see(self, vision: DeviceVision, batches: list[list[torch.Tensor]]) -> None:
         for photos in batches:
-            detected = [
-                (photo, faces) for photo, faces in zip(photos, vision.locate(photos), strict=True) if len(faces)
-            ]
+            found = zip(photos, self._faces(vision, photos), strict=True)
+            detected = [(photo, faces) for photo, faces in found if len(faces)]
             if detected:
                 vision.encode([photo for photo, _ in detected], [faces for _, faces in detected])
+
+    def _faces(self, vision: DeviceVision, photos: list[torch.Tensor]) -> list[Detections]:
+        """The faces of one look at each photo, without candidates."""
+        return [found.where(found.scores >= self._options.min_det_score) for found in vision.locate(photos)]
 
     def _per_photo(self, parts: Sequence[tuple[Callable[[], object], int, float]]) -> float:
         """Photos per second if each photo needs `share` inputs of every part, and a call of a part processes `count`

@@ -97,7 +97,7 @@ def face_analysis(pack: str, min_score: float) -> Any:
 
 
 def _ours(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Face, ...]]:
-    options = replace(pipeline_options(config, pack.card), min_face_px=1)
+    options = replace(pipeline_options(config, pack.card), min_face_px=1, further_looks=False)
     photos = ((i, path.name, path.read_bytes()) for i, path in enumerate(paths))
     return (outcome.faces for outcome in Pipeline(pack, options).run(photos))
 

@@ -19,6 +19,7 @@ from facelake.contracts.enums import (
     Scope,
     SourceClass,
     Verdict,
+    View,
 )
 from facelake.contracts.file_names import DataFileName, corpus_key, is_of_model
 from facelake.contracts.schemas import (
@@ -89,6 +90,7 @@ __all__ = [
     "Scope",
     "SourceClass",
     "Verdict",
+    "View",
     "corpus_key",
     "is_of_model",
 ]

@@ -37,6 +37,15 @@ class Reject(StrEnum):
     WORKER_DIED = "worker_died"
 
 
+class View(StrEnum):
+    """How the faces of a photo were found."""
+
+    WHOLE = "whole"
+    TILED = "tiles"
+    TURNED = "turned"
+    BRIGHTENED = "brightened"
+
+
 class EventKind(StrEnum):
     """Kinds of ledger events."""
 

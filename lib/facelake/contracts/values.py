@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from facelake.contracts.arrays import F16, F32
-from facelake.contracts.enums import Covers, Reject
+from facelake.contracts.enums import Covers, Reject, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,9 @@ class Face:
     quality: float
     embedding: F16
     """(dim,) unit norm"""
+    landmark_score: float = 1.0
+    """the detector's score of the face in a crop that is turned upright with it"""
+    view: str = View.WHOLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +80,5 @@ class Outcome:
     reject: Reject | None
     detail: str = ""
     covers: str = Covers.EVERYONE
+    damaged: bool = False
+    """whether the file is damaged; most of the photo is intact"""

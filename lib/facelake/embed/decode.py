@@ -16,7 +16,9 @@ import simplejpeg
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
 from facelake.contracts import U8, Reject
-from facelake.embed.headers import MOST_METADATA, MeteredFile, TooCostly, check_bytes, check_image, in_large_passes
+from facelake.embed.containers import JpegExtent, TooCostly, is_raw, jpeg_extent, without_video
+from facelake.embed.headers import MOST_METADATA, MeteredFile, check_bytes, check_image, in_large_passes
+from facelake.embed.relight import relighting
 
 
 def _set_up_pillow() -> list[str]:
@@ -25,6 +27,7 @@ def _set_up_pillow() -> list[str]:
     The formats are those whose decoders are maintained against malicious input; all others are rejected. Decoders get
     one thread, because there is a worker per core.
     """
+    Image.MAX_IMAGE_PIXELS = None  # headers.py limits pixels by format
     Image.init()  # loads the plugins that the `formats` argument of Image.open refers to
     formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -40,6 +43,8 @@ def _set_up_pillow() -> list[str]:
 FORMATS = _set_up_pillow()
 _EXIF_ORIENTATION = 0x0112
 _STRIP = 512  # rows that are converted at once
+_MOST_MISSING = 0.1  # share of a photo that may be missing
+_NO_DATA = 128  # grey level that the decoder fills in where data are missing
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -52,6 +57,8 @@ class DecodeLimits:
     max_seconds: float = 10.0
     target_px: int = 1280
     """JPEGs are decoded at 1/2, 1/4 or 1/8 scale if the longer side keeps this many pixels; 0: always at full size"""
+    brighten: bool = True
+    """whether dark and flat photos are brightened"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,10 @@ class Photo:
     """a numpy array, or a tensor if a device decodes or detects"""
     width: int
     height: int
+    damaged: bool = False
+    """whether the file is damaged in a way that leaves most of the photo intact"""
+    brightened: bool = False
+    """whether grey levels were stretched because the photo is dark or flat"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +151,45 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Photo:
+    """Decode a photo.
+
+    Raises:
+        TooCostly: the photo exceeds a limit, or most of it is missing, or it is a raw file.
+        Exception: whatever the decoders raise.
+    """
+    data, jpeg = _photo_alone(data)
     check_bytes(data)
+    damaged = False
     with Image.open(MeteredFile(data), formats=FORMATS) as image:
-        check_image(image, data, limits.max_pixels)
+        check_image(image, data, limits.max_pixels, jpeg, limits.target_px)
         width, height = image.size
         orientation = _orientation(image)
-        if image.format in ("JPEG", "MPO") and image.mode == "RGB":
-            pixels = _decode_jpeg(data, width, height, limits.target_px)
+        if jpeg and image.mode in ("RGB", "L"):
+            divisor = _divisor_for(jpeg, width, height, limits)
+            pixels, damaged = _decode_jpeg(data, jpeg, width, height, divisor)
         else:
             pixels = _to_rgb(image, limits.target_px)
     if orientation >= 5:
         width, height = height, width
-    return Photo(np.ascontiguousarray(upright(pixels, orientation)), width, height)
+    table = relighting(pixels) if limits.brighten else None
+    pixels = np.ascontiguousarray(upright(pixels if table is None else table[pixels], orientation))
+    return Photo(pixels, width, height, damaged, brightened=table is not None)
+
+
+def _photo_alone(data: bytes) -> tuple[bytes, JpegExtent | None]:
+    """The bytes of the first image without what phones append to it, and the extent of a JPEG.
+
+    Raises:
+        TooCostly: a camera's raw file, of which only previews could be decoded.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        jpeg = jpeg_extent(data)
+        return data[: jpeg.end], jpeg
+    if data[4:8] == b"ftyp":
+        return without_video(data), None
+    if data[:2] in (b"II", b"MM") and is_raw(data):
+        raise TooCostly(Reject.FORMAT, "a raw file of a camera or a reduced image: convert it to JPEG or TIFF")
+    return data, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +210,11 @@ def plain_jpeg(data: bytes, limits: DecodeLimits) -> JpegHeader | None:
     if not 0 < len(data) <= limits.max_bytes or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         return None
     try:
+        jpeg = jpeg_extent(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(MeteredFile(data), formats=["JPEG"]) as image:
-                check_image(image, data, limits.max_pixels)
+                check_image(image, data, limits.max_pixels, jpeg, target_px=0)
                 plain = image.format == "JPEG" and image.mode == "RGB" and not image.info.get("progressive")
                 if not plain or _stored_as_rgb(image):
                     return None
@@ -190,18 +229,51 @@ def _stored_as_rgb(image: Image.Image) -> bool:
     return image.info.get("adobe_transform") == 0 or names == b"RGB"
 
 
-def _decode_jpeg(data: bytes, width: int, height: int, target_px: int) -> U8:
-    """Decode at a reduced scale if possible: libjpeg scales in the DCT domain, far cheaper than decoding at full size.
+def _divisor_for(jpeg: JpegExtent, width: int, height: int, limits: DecodeLimits) -> int:
+    """The scale divisor for a JPEG, 1, 2, 4 or 8.
 
     Only powers of two are used: libjpeg has vector code for these; other eighths take longer despite fewer pixels.
     """
-    divisor = divisor_of(width, height, target_px)
-    if target_px and divisor == 1 and in_large_passes(data, width, height):
+    divisor = divisor_of(width, height, limits.target_px)
+    if limits.target_px and divisor == 1 and in_large_passes(jpeg, width, height):
         divisor = 2
-    pixels: U8 = simplejpeg.decode_jpeg(
-        data, "RGB", fastdct=False, fastupsample=False, min_height=height // divisor, min_width=width // divisor
-    )
-    return pixels
+    while divisor < 8 and width * height > limits.max_pixels * divisor**2:
+        divisor *= 2
+    return divisor
+
+
+def _decode_jpeg(data: bytes, jpeg: JpegExtent, width: int, height: int, divisor: int) -> tuple[U8, bool]:
+    """Decode at a reduced scale: libjpeg scales in the DCT domain, far cheaper than decoding at full size.
+
+    Returns:
+        Pixels (h, w, 3) RGB, and whether the file is damaged.
+
+    Raises:
+        TooCostly: more than a tenth of the photo is missing.
+        Exception: the decoder cannot decode it at all.
+    """
+    sizes = {"min_height": height // divisor, "min_width": width // divisor}
+    try:
+        pixels: U8 = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, **sizes)
+    except ValueError as err:
+        pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=False, **sizes)
+        if "remature" in str(err) or not jpeg.complete:
+            _check_missing(pixels, jpeg)
+        return pixels, True
+    return pixels, False
+
+
+def _check_missing(pixels: U8, jpeg: JpegExtent) -> None:
+    """Check how much of a truncated JPEG is there. Missing rows have one grey level, missing scans cannot be seen.
+
+    Raises:
+        TooCostly: more than a tenth is missing.
+    """
+    rows = (pixels == _NO_DATA).all((1, 2))
+    missing = int(rows[::-1].argmin()) if not rows.all() else len(rows)
+    if missing > _MOST_MISSING * len(rows) or not jpeg.detailed:
+        share = f"{missing / len(rows):.0%}" if jpeg.detailed else "the finer part"
+        raise TooCostly(Reject.UNREADABLE, f"{share} of the photo is missing: the file is truncated")
 
 
 def divisor_of(width: int, height: int, target_px: int) -> int:
@@ -254,6 +326,8 @@ def _small_rgb(image: Image.Image, shrink: int, levels: int) -> U8:
 def _orientation(image: Image.Image) -> int:
     if any(len(image.info.get(name) or b"") > MOST_METADATA for name in ("exif", "Raw profile type exif")):
         return 1
+    if image.format == "TIFF":
+        return 1  # Pillow applies it to a TIFF's pixels and size itself
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # noqa: BLE001  a photo with a damaged EXIF block is still usable

@@ -32,6 +32,8 @@ class Detections:
         return Detections(self.boxes * ratio, self.landmarks * ratio, self.scores)
 
 
+CANDIDATE = 0.3
+"""least score of a detection that may be a face; further looks decide"""
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
 
 
@@ -44,13 +46,21 @@ def joined(faces: Sequence[Detections]) -> Detections:
 class Detector(Protocol):
     """Finds faces in photos."""
 
+    side: int
+    """side in pixels of the square in which a photo is searched"""
+    confirmed: float
+    """least score of landmarks, refined if possible, that confirms a face of a further look"""
     smooth: bool
     """whether a large face is smoothed before it is sampled at 112 pixels"""
 
-    def locate(self, photos: Sequence[Levels]) -> list[Detections]:
-        """Faces of RGB photos of any size, in photo pixels."""
+    def locate(self, photos: Sequence[Levels], *, once: bool = False) -> list[Detections]:
+        """Faces and weaker candidates of RGB photos of any size, in photo pixels, best first.
+
+        Args:
+            once: without a second look at photos that show no face.
+        """
         ...
 
-    def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """Refined landmarks (n, 5, 2) of located faces; unchanged if the detector cannot refine them."""
+    def refine(self, photo: Levels, faces: Detections) -> Detections:
+        """Located faces with refined landmarks, and scores of these; unchanged if the detector cannot refine them."""
         ...

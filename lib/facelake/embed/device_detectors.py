@@ -15,13 +15,14 @@ import torch
 
 from facelake.contracts import F32, F64, I64
 from facelake.embed import device_ops, device_sampling
-from facelake.embed.detectors import NOTHING, Detections
+from facelake.embed.detectors import CANDIDATE, NOTHING, Detections
 from facelake.embed.geometry import fitted_smoothly
 from facelake.embed.graphs import batchable, is_batch_invariant
-from facelake.embed.models import CROP_SCORE, CROP_SHARE, SECOND_PASS_FILL, STRIDES, yunet_order
+from facelake.embed.models import CONFIRMED, CROP_SCORE, CROP_SHARE, SECOND_PASS_FILL, STRIDES, yunet_order
 from facelake.embed.models import NMS_IOU as YUNET_IOU
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.runtime import Runtime, open_torch
+from facelake.embed.scrfd import CONFIRMED as SCRFD_CONFIRMED
 from facelake.embed.scrfd import MEAN, NMS_IOU, SCALE, layout_of
 from facelake.embed.torch_runtime import TorchGraph
 from facelake.embed.upright import refined
@@ -37,15 +38,16 @@ class DeviceDetector(Protocol):
     graph: TorchGraph
     sides: tuple[int, ...]
     """sides of the square inputs in which each photo is searched, pixels"""
+    confirmed: float
     smooth: bool
     batch: int
 
-    def detect(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
-        """The faces of at most `batch` photos, in photo pixels, best first."""
+    def detect(self, photos: Sequence[torch.Tensor], *, once: bool) -> list[Detections]:
+        """The faces and candidates of at most `batch` photos, in photo pixels, best first; `once` as in Vision."""
         ...
 
-    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
-        """Refined landmarks (f, 5, 2) float32 of faces (f,).
+    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> Detections:
+        """Faces (f,) with refined landmarks and the scores of these.
 
         Args:
             photo: (f,) index of each face's photo in the canvas.
@@ -73,26 +75,30 @@ def batch_of(model: bytes, runtime: Runtime, shape: tuple[int, int, int], wanted
 class DeviceScrfd:
     """SCRFD on a device; the counterpart of scrfd.Scrfd."""
 
-    smooth = False
+    smooth, confirmed = False, SCRFD_CONFIRMED
 
     def __init__(self, pack: Pack, card: ScrfdCard, min_score: float, runtime: Runtime, batch: int) -> None:
         model = batchable(pack.detector, any_size=card.any_size, blocks=False)
-        self.graph, self.sides, self._min_score = open_torch(model, runtime), tuple(card.sides), min_score
+        self.graph, self.sides, self._candidate = (
+            open_torch(model, runtime),
+            tuple(card.sides),
+            min(min_score, CANDIDATE),
+        )
         self._layout = layout_of(self.graph)
         self._dtype = torch.float16 if runtime.half else torch.float32
         side = min(self.sides)
         self.batch = batch_of(model, runtime, (3, side, side), batch, "detector")
 
-    def detect(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
+    def detect(self, photos: Sequence[torch.Tensor], *, once: bool) -> list[Detections]:
         """Implements DeviceDetector."""
         canvas = device_sampling.Canvas.of(photos)
         searches = [self.candidates(canvas, side) for side in self.sides]
         scores, boxes, points = (torch.cat(column, 1) for column in zip(*searches, strict=True))
-        return best((scores, boxes, points), self._min_score, NMS_IOU, border=1.0)
+        return best((scores, boxes, points), self._candidate, NMS_IOU, border=1.0)
 
-    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
-        """The landmarks unchanged, as insightface uses them."""
-        return faces.landmarks
+    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> Detections:
+        """The faces unchanged, as insightface uses them."""
+        return faces
 
     def candidates(self, canvas: device_sampling.Canvas, side: int) -> _Candidates:
         """Scores, boxes and landmarks of every anchor of one square input, in photo pixels."""
@@ -113,7 +119,7 @@ class DeviceScrfd:
 class DeviceYuNet:
     """YuNet on a device; the counterpart of models.YuNet. In half precision its landmarks would move by pixels."""
 
-    smooth = True
+    smooth, confirmed = True, CONFIRMED
 
     def __init__(self, pack: Pack, card: YuNetCard, min_score: float, runtime: Runtime, batch: int) -> None:
         model, full_precision = batchable(pack.detector, any_size=True, blocks=False), replace(runtime, half=False)
@@ -122,16 +128,17 @@ class DeviceYuNet:
         self._crop_side, self._order = card.refine_px, yunet_order(self.graph)
         self.batch = batch_of(model, full_precision, (3, card.refine_px, card.refine_px), batch, "detector")
 
-    def detect(self, photos: Sequence[torch.Tensor]) -> list[Detections]:
-        """Implements DeviceDetector. Photos without a face are searched again at half size."""
+    def detect(self, photos: Sequence[torch.Tensor], *, once: bool) -> list[Detections]:
+        """Implements DeviceDetector. Photos without a face are searched again at half size, unless `once`."""
         detections = self._detect(photos, 1.0)
-        empty = [i for i, faces in enumerate(detections) if not len(faces)]
+        empty = [i for i, found in enumerate(detections) if not once and not (found.scores >= self._min_score).any()]
         if empty:
-            for i, faces in zip(empty, self._detect([photos[i] for i in empty], SECOND_PASS_FILL), strict=True):
-                detections[i] = faces
+            for i, found in zip(empty, self._detect([photos[i] for i in empty], SECOND_PASS_FILL), strict=True):
+                if (found.scores >= self._min_score).any():
+                    detections[i] = found
         return detections
 
-    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> F32:
+    def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> Detections:
         """Implements DeviceDetector. Landmarks are detected again in a crop that is turned upright with the face."""
 
         def sample(rows: I64, matrices: F64) -> list[Detections]:
@@ -143,14 +150,14 @@ class DeviceYuNet:
                 again += best(self._candidates(crops), CROP_SCORE, YUNET_IOU, border=0.0)
             return again
 
-        return refined(faces.boxes, faces.landmarks, CROP_SHARE, self._crop_side, sample)
+        return refined(faces, CROP_SHARE, self._crop_side, sample)
 
     def _detect(self, photos: Sequence[torch.Tensor], fill: float) -> list[Detections]:
         side = self.sides[0]
         fits = [fitted_smoothly(int(photo.shape[0]), int(photo.shape[1]), side, fill) for photo in photos]
         canvas = device_sampling.Canvas.of(photos, max(fit.level for fit in fits))
         candidates = self._candidates(device_sampling.letterbox_smoothly(canvas, fits, side))
-        faces = best(candidates, self._min_score, YUNET_IOU, border=0.0)
+        faces = best(candidates, min(self._min_score, CANDIDATE), YUNET_IOU, border=0.0)
         return [found.scaled(1 / fit.scale) if len(found) else found for found, fit in zip(faces, fits, strict=True)]
 
     def _candidates(self, squares: torch.Tensor) -> _Candidates:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from facelake.embed import relight
 from facelake.embed.quality import SHARP_HALF
 
 _MOST_OVERLAPS = 1 << 24  # pairs of candidates compared at once
@@ -93,6 +94,16 @@ class PixelKeys:
         """Keys (f, 2) int64 of crops (f, ...) uint8."""
         flat = crops.reshape(len(crops), -1).long()
         return torch.stack([(flat * weights).sum(1) for weights in self._weights], 1)
+
+
+def brightened(pixels: torch.Tensor) -> torch.Tensor | None:
+    """A photo (h, w, 3) with its grey levels stretched; None if that changes little; as relight.relighting."""
+    rows, columns = (max(1, int(length) // relight.SAMPLES) for length in pixels.shape[:2])
+    table = relight.relighting(pixels[::rows, ::columns].cpu().numpy(), always=True)
+    if table is None:
+        return None
+    levels = torch.from_numpy(table).to(pixels.device)
+    return levels[pixels.int()]
 
 
 def upright(pixels: torch.Tensor, orientation: int) -> torch.Tensor:

@@ -39,6 +39,7 @@ class DeviceVision:
         self.detector = open_detector(pack, min_score, runtime, batch_photos)
         model = batchable(pack.encoder, encoder.input_name, blocks=False)
         self.encoder = open_torch(model, runtime)
+        self.side, self.confirmed = max(self.detector.sides), self.detector.confirmed
         self._dtype = torch.float16 if runtime.half else torch.float32
         self._mean, self._scale = encoder.mean, encoder.scale
         self.batch_faces = batch_of(model, runtime, (3, FACE_PX, FACE_PX), batch_faces, "encoder")
@@ -53,10 +54,23 @@ class DeviceVision:
         return torch.from_numpy(writable).to(self._device, non_blocking=True)
 
     @torch.inference_mode()
-    def locate(self, photos: Sequence[Pixels]) -> list[Detections]:
+    def locate(self, photos: Sequence[Pixels], *, once: bool = False) -> list[Detections]:
         """Implements Vision."""
         parts = device_ops.bounded(_areas(photos), self.detector.batch, _CANVAS_PIXELS)
-        return [faces for part in parts for faces in self.detector.detect(photos[part])]
+        return [faces for part in parts for faces in self.detector.detect(photos[part], once=once)]
+
+    def window(self, photo: Pixels, corner: tuple[int, int], size: tuple[int, int]) -> Pixels:
+        """Implements Vision."""
+        (left, top), (width, height) = corner, size
+        return photo[top : top + height, left : left + width].contiguous()
+
+    def turned(self, photo: Pixels, quarters: int) -> Pixels:
+        """Implements Vision."""
+        return torch.rot90(photo, quarters, (0, 1)).contiguous()
+
+    def brightened(self, photo: Pixels) -> Pixels | None:
+        """Implements Vision."""
+        return device_ops.brightened(photo)
 
     @torch.inference_mode()
     def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
@@ -71,14 +85,14 @@ class DeviceVision:
         canvas = device_sampling.Canvas.of(
             photos, int(np.log2(max(min(image.shape[:2]) for image in photos))) if smooth else 0
         )
-        landmarks = self.detector.refine(canvas, photo, len(photos), known)
-        back = inverses(similarity_transforms(landmarks))
+        again = self.detector.refine(canvas, photo, len(photos), known)
+        back = inverses(similarity_transforms(again.landmarks))
         if smooth:
             photo, back = device_sampling.smoothly(canvas, photo, len(photos), back)
         parts = list(self._seen(canvas, photo, back))
         units, sharp = (np.concatenate(column) for column in zip(*parts, strict=True))
         ends = np.cumsum(counts)[:-1]
-        split = (np.split(column, ends) for column in (landmarks, units, sharp))
+        split = (np.split(column, ends) for column in (again.landmarks, again.scores, units, sharp))
         return [Seen(*columns) for columns in zip(*split, strict=True)]
 
     def _seen(self, canvas: device_sampling.Canvas, photo: I64, back: F64) -> Iterator[tuple[F32, F64]]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from facelake.contracts import Reject
+from facelake.embed.containers import JpegExtent, TooCostly, tiff_entries
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,10 +24,11 @@ _MOST_ISO_BYTES = (
 )  # metadata of AVIF and HEIC cannot be measured without decoding, so the whole file is limited
 _PIECES, _BYTES_A_PIECE = 20_000, 256
 _MOST_RUNS = 2_000_000  # runs of a run-length encoded BMP, which Pillow reads one by one
-_MOST_SCANS, _SCAN = 100, b"\xff\xda"
+_MOST_SCANS = 100
+_SCALED = 0.32  # cost per pixel of a sequential JPEG of which only every eighth pixel of a side is computed
 _LARGE_IN_PASSES = 40_000_000  # the decoder keeps six bytes of coefficients per pixel, besides pixels
 _SCANS_OF_LARGEST = 20  # progressive photos have about ten scans, each of which visits all coefficients
-_MOST_TIFF_ENTRIES, _MOST_TIFF_STRIPS, _LEAST_TIFF_TILE = 4096, 1 << 16, 2048
+_MOST_TIFF_STRIPS, _LEAST_TIFF_TILE = 1 << 16, 2048
 _TIFF_SIZES = {
     3: 2,
     4: 4,
@@ -45,14 +46,6 @@ _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _STRIPS = (273, 279, 324, 325)
 _FULL_SIZE = 1.25  # cost factor of decoders that cannot scale while decoding
 _HIGH_DEPTH = 0x40  # bit in the third byte of an AV1 configuration
-
-
-class TooCostly(BaseException):
-    """The photo would take too much time or memory to decode. A BaseException, so that decoders do not catch it."""
-
-    def __init__(self, reason: Reject, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 class MeteredFile(io.BytesIO):
@@ -91,32 +84,44 @@ def check_bytes(data: bytes) -> None:
         _check_tiff(data)
 
 
-def check_image(image: Image.Image, data: bytes, most_pixels: int) -> None:
+def check_image(image: Image.Image, data: bytes, most_pixels: int, jpeg: JpegExtent | None, target_px: int) -> None:
     """Check the image after Pillow has read the header.
+
+    Args:
+        image: as opened, not loaded.
+        data: its encoded bytes.
+        most_pixels: most pixels of a JPEG that is decoded at full size.
+        jpeg: what the markers of a JPEG say.
+        target_px: as in DecodeLimits.
 
     Raises:
         TooCostly: too many pixels or scans, or a side is too long.
     """
     width, height = image.size
-    pixels, weight = width * height, _weight(image, data)
+    scaled = jpeg is not None and not jpeg.progressive and bool(target_px)
+    pixels, weight = width * height, _weight(image, data, scaled=scaled)
     if pixels * weight > most_pixels or max(width, height) > MOST_SIDE:
         counted = f", which count as {round(pixels * weight)} in {image.format} {image.mode}" if weight > 1 else ""
         raise TooCostly(Reject.PIXELS, f"{width}x{height}{counted}, allowed {most_pixels} pixels, {MOST_SIDE} a side")
-    if image.format in ("JPEG", "MPO"):
-        scans = data.count(_SCAN)
-        if scans > _MOST_SCANS or scans * pixels > _SCANS_OF_LARGEST * most_pixels:
-            raise TooCostly(Reject.TIMEOUT, f"{scans} passes over {width}x{height} pixels")
+    if jpeg and (jpeg.scans > _MOST_SCANS or jpeg.scans * pixels > _SCANS_OF_LARGEST * most_pixels):
+        raise TooCostly(Reject.TIMEOUT, f"{jpeg.scans} passes over {width}x{height} pixels")
 
 
-def in_large_passes(data: bytes, width: int, height: int) -> bool:
+def in_large_passes(jpeg: JpegExtent, width: int, height: int) -> bool:
     """Whether a JPEG is so large and has several scans that it should be decoded at a reduced scale."""
-    return width * height > _LARGE_IN_PASSES and data.count(_SCAN) > 1
+    return width * height > _LARGE_IN_PASSES and jpeg.scans > 1
 
 
-def _weight(image: Image.Image, data: bytes) -> float:
-    """Decoding cost per pixel, relative to an RGB JPEG, by time or memory."""
+def _weight(image: Image.Image, data: bytes, *, scaled: bool) -> float:
+    """Decoding cost per pixel, relative to an RGB JPEG at full size, by time or memory.
+
+    Args:
+        scaled: whether the decoder computes fewer pixels of larger photos and keeps no coefficients.
+    """
     if image.format in ("JPEG", "MPO"):
-        return _FULL_SIZE if image.mode == "CMYK" else 1.0
+        if image.mode == "CMYK":
+            return _FULL_SIZE
+        return _SCALED if scaled else 1.0
     if image.format == "WEBP":  # the decoder allocates four canvases of four channels
         return 2.0
     if image.format == "AVIF":
@@ -134,7 +139,7 @@ def _check_tiff(data: bytes) -> None:
     largest: dict[int, int] = {_WIDTH: 0, _HEIGHT: 0, _TILE_WIDTH: 0, _TILE_HEIGHT: 0}
     numbers = 0
     try:
-        for tag, kind, count, value in _tiff_entries(data):
+        for tag, kind, count, value in tiff_entries(data):
             numbers += count * _TIFF_SIZES.get(kind, 0)
             if tag in _STRIPS and count > _MOST_TIFF_STRIPS:
                 raise TooCostly(Reject.TIMEOUT, f"{count} strips or tiles")
@@ -147,28 +152,3 @@ def _check_tiff(data: bytes) -> None:
     tile = largest[_TILE_WIDTH] * largest[_TILE_HEIGHT]
     if tile > (largest[_WIDTH] + 16) * (largest[_HEIGHT] + 16) + _LEAST_TIFF_TILE**2:
         raise TooCostly(Reject.PIXELS, f"a tile of {largest[_TILE_WIDTH]}x{largest[_TILE_HEIGHT]} pixels")
-
-
-def _tiff_entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (tag, type, count, value) of the first directory's entries; the value is meaningful for single integers.
-
-    Raises:
-        struct.error: the file is truncated.
-    """
-    # Pillow reads version 43 as BigTIFF in this byte only
-    order, big = (
-        ("<" if data[:2] == b"II" else ">"),
-        data[2:3] == b"\x2b",
-    )
-    (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
-    (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
-    if entries > _MOST_TIFF_ENTRIES:
-        raise TooCostly(Reject.TIMEOUT, f"{entries} entries in a TIFF directory")
-    at += 8 if big else 2
-    for _ in range(entries):
-        tag, kind, count = struct.unpack_from(order + ("HHQ" if big else "HHL"), data, at)
-        at += 12 if big else 8
-        field = {1: "B", 3: "H", 4: "L", 16: "Q"}.get(kind, "Q" if big else "L")
-        (value,) = struct.unpack_from(order + field, data, at)
-        yield tag, kind, count, value
-        at += 8 if big else 4

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from facelake.contracts import F32, F64, I64, U8
-from facelake.embed.detectors import NOTHING, Detections, Detector
+from facelake.embed.detectors import CANDIDATE, Detections, Detector
 from facelake.embed.geometry import letterbox, nms, warp
 from facelake.embed.graphs import batchable, is_batch_invariant
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
@@ -27,6 +27,8 @@ CROP_SCORE = 0.3
 _DETECT_BATCH = 1
 # YuNet misses faces that fill the frame: photos without a face are searched again at this share of the size.
 SECOND_PASS_FILL = 0.5
+CONFIRMED = 0.85  # faces of five sets had .86 and more in a crop of their own, false faces at most .82
+_CROPS = 16  # crops at once: the activations of hundreds would take a gigabyte
 CROP_SHARE = 1.8  # side of the crop for landmark refinement, relative to the longer side of the face's box
 _KEPT_FACES = 4096  # size of the cache of embeddings, for exact duplicates; 8 MB at 512 dimensions
 
@@ -37,38 +39,46 @@ _LOG = logging.getLogger(__name__)
 class YuNet:
     """YuNet (Wu et al., "YuNet: A Tiny Millisecond-level Face Detector", MIR 2023), as OpenCV decodes it."""
 
-    smooth = True
+    smooth, confirmed = True, CONFIRMED
 
     def __init__(self, graph: Graph, card: YuNetCard, min_score: float) -> None:
         self.side, self.crop_side = card.input_px, card.refine_px
-        self._min_score, self._graph = min_score, graph
+        self._min_score, self._candidate, self._graph = min_score, min(min_score, CANDIDATE), graph
         self._order = yunet_order(graph)
 
-    def locate(self, photos: Sequence[Levels]) -> list[Detections]:
-        """Faces of RGB photos, in photo pixels; a photo without any is searched again at half size."""
-        return [self._search(photo, 1.0) or self._search(photo, SECOND_PASS_FILL) or NOTHING for photo in photos]
+    def locate(self, photos: Sequence[Levels], *, once: bool = False) -> list[Detections]:
+        """Faces and candidates of RGB photos, in photo pixels; a photo without a face is searched again at half
+        size, unless `once`.
+        """
+        return [self._locate(photo, once=once) for photo in photos]
 
-    def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """Return landmarks (n, 5, 2) detected again in a crop of each face that is turned upright with it."""
+    def refine(self, photo: Levels, faces: Detections) -> Detections:
+        """Return landmarks detected again in a crop of each face that is turned upright with it."""
 
         def sample(_: I64, matrices: F64) -> list[Detections]:
-            return self.relocate(np.stack([warp(photo, matrix, self.crop_side) for matrix in matrices]))
+            parts = (matrices[start : start + _CROPS] for start in range(0, len(matrices), _CROPS))
+            crops = (np.stack([warp(photo, matrix, self.crop_side) for matrix in part]) for part in parts)
+            return [found for part in crops for found in self.relocate(part)]
 
-        return refined(boxes, landmarks, CROP_SHARE, self.crop_side, sample)
+        return refined(faces, CROP_SHARE, self.crop_side, sample)
 
-    def _search(self, photo: Levels, fill: float) -> Detections | None:
+    def _locate(self, photo: Levels, *, once: bool) -> Detections:
+        first = self._search(photo, 1.0)
+        if once or (first.scores >= self._min_score).any():
+            return first
+        second = self._search(photo, SECOND_PASS_FILL)
+        return second if (second.scores >= self._min_score).any() else first
+
+    def _search(self, photo: Levels, fill: float) -> Detections:
         square, scale = letterbox(photo, self.side, fill)
-        faces = self.detect(square[None])[0]
-        if not len(faces.scores):
-            return None
-        return Detections(faces.boxes / scale, faces.landmarks / scale, faces.scores)
+        return self.detect(square[None])[0].scaled(1 / scale)
 
     def detect(self, squares: U8) -> list[Detections]:
         """The faces of (n, side, side, 3) RGB squares."""
         detections: list[Detections] = []
         for start in range(0, len(squares), _DETECT_BATCH):
             heads = self._heads(squares[start : start + _DETECT_BATCH])
-            detections += [self._decode(outputs, self.side, self._min_score) for outputs in heads]
+            detections += [self._decode(outputs, self.side, self._candidate) for outputs in heads]
         return detections
 
     def relocate(self, crops: U8) -> list[Detections]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from facelake.errors import ConfigError
 
 # Raised whenever the same photo could give other rows; part of the model digest of every face row.
-PIPELINE_VERSION = 5
+PIPELINE_VERSION = 6
 Terms = Literal["permissive", "non-commercial"]
 
 

@@ -10,15 +10,19 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from facelake.contracts import FACES, REJECTS, U8, Covers, Face, Outcome, Reject
+from facelake.contracts import FACES, REJECTS, U8, Bool, Covers, Face, Outcome, Reject, View
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Photo, Undecoded, decode
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import similarity_transforms
 from facelake.embed.packs import Pack
-from facelake.embed.quality import quality
+from facelake.embed.quality import quality, yaw
 from facelake.embed.runtime import Runtime, must_have_torch
+from facelake.embed.search import Looked, Search
+from facelake.embed.upright import rolls
 from facelake.embed.vision import HostVision, Pixels, Seen, Vision
 from facelake.errors import ConfigError
+
+_TRUSTED = 0.5  # score in a crop of its own below which a face's landmarks, and so its embedding, mean nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class PipelineOptions:
     batch_faces: int = 8
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     runtime: Runtime = field(default_factory=Runtime)
+    further_looks: bool = True
+    """whether photos are searched again where one look is not enough (search.py)"""
 
     def shaping(self) -> dict[str, float]:
         """The options on which the rows depend; batch sizes and the runtime in full precision do not change them."""
@@ -39,7 +45,7 @@ class PipelineOptions:
             "min_face_px": self.min_face_px,
             "target_px": self.limits.target_px,
         }
-        marks = {"half": self.runtime.half, "nvjpeg": self.runtime.nvjpeg}
+        marks = {"one_look": not self.further_looks, "half": self.runtime.half, "nvjpeg": self.runtime.nvjpeg}
         return shaping | {name: 1 for name, on in marks.items() if on}
 
 
@@ -53,6 +59,7 @@ class _Found:
     sha256: str
     photo: Photo | Undecoded
     faces: Detections = NOTHING
+    view: View = View.WHOLE
     seen: Seen | None = None
     too_small: int = 0
     bystanders: int = 0
@@ -66,6 +73,7 @@ class Pipeline:
         self._options = options
         self._opener = open_opener(options, retracted)
         self._vision = open_vision(pack, options)
+        self._search = Search(self._vision, options.min_det_score, options.min_face_px)
 
     def run(
         self,
@@ -96,10 +104,10 @@ class Pipeline:
         with_faces = [item for item in found if len(item.faces)]
         if with_faces:
             seen = self._vision.encode([_pixels_of(item) for item in with_faces], [item.faces for item in with_faces])
-            for item, one in zip(with_faces, seen, strict=True):
-                item.seen = one
+            for item, encoded in zip(with_faces, seen, strict=True):
+                item.seen = encoded
         outcomes = (self._outcome(item) for item in found)
-        return [replace(one, covers=Covers.NAMED) if one.row in named_only else one for one in outcomes]
+        return [replace(o, covers=Covers.NAMED) if o.row in named_only else o for o in outcomes]
 
     def aligned(self, photo: tuple[int, str, bytes]) -> list[U8]:
         """The aligned faces of one photo as the encoder receives them, best detection first; none if the photo is
@@ -123,14 +131,15 @@ class Pipeline:
         grant covers.
         """
         pairs = zip(batch, opened, strict=True)
-        items = [_Found(row, ident, data, one.sha256, one.photo) for (row, ident, data), one in pairs]
+        items = [_Found(row, ident, data, bytes_.sha256, bytes_.photo) for (row, ident, data), bytes_ in pairs]
         decoded = [(item, item.photo) for item in items if isinstance(item.photo, Photo)]
         placed = self._vision.place([photo.pixels for _, photo in decoded])
-        decoded = [(item, replace(photo, pixels=mine)) for (item, photo), mine in zip(decoded, placed, strict=True)]
-        for item, photo in decoded:
-            item.photo = photo
-        found = self._vision.locate([photo.pixels for _, photo in decoded])
-        for (item, photo), faces in zip(decoded, found, strict=True):
+        decoded = [(item, replace(photo, pixels=pixels)) for (item, photo), pixels in zip(decoded, placed, strict=True)]
+        found = self._vision.locate(placed)
+        for (item, photo), first in zip(decoded, found, strict=True):
+            looked = self._look(item, photo, first)
+            faces, photo = looked.faces, looked.photo
+            item.photo, item.view = photo, looked.view
             least = self._options.min_face_px * photo.pixels.shape[1] / photo.width
             small = (faces.boxes[:, 2:] - faces.boxes[:, :2]).min(axis=1, initial=np.inf) < least
             item.faces, item.too_small = faces.where(~small), int(small.sum())
@@ -140,31 +149,58 @@ class Pipeline:
                 self._decode_finer(item)
         return items
 
+    def _look(self, item: _Found, photo: Photo, first: Detections) -> Looked:
+        """The faces of a photo, after further looks where the first was not enough."""
+        if not self._options.further_looks:
+            return Looked(photo, first.where(first.scores >= self._options.min_det_score), View.WHOLE)
+
+        def finer(photo: Photo, least: float) -> Photo:
+            return self._finer(item, photo, int(np.ceil(least * max(photo.width, photo.height))))
+
+        looked = self._search.look_again(photo, first, finer)
+        return replace(looked, view=View.BRIGHTENED) if photo.brightened else looked
+
+    def _finer(self, item: _Found, photo: Photo, wanted_px: int) -> Photo:
+        """Decode a photo again to have more pixels on its longer side; the same photo if that gives no more."""
+        if max(photo.pixels.shape[:2]) >= min(wanted_px, max(photo.width, photo.height)):
+            return photo
+        finer = decode(item.data, replace(self._options.limits, target_px=wanted_px))
+        if not isinstance(finer, Photo) or finer.pixels.shape[1] <= photo.pixels.shape[1]:
+            return photo
+        return replace(finer, pixels=self._vision.place([finer.pixels])[0])
+
     def _decode_finer(self, item: _Found) -> None:
         """Decode a photo again at a larger scale if its smallest face has too few pixels for the encoder."""
         photo = item.photo
         assert isinstance(photo, Photo)
-        if photo.pixels.shape[1] >= photo.width:
+        if photo.pixels.shape[1] >= photo.width or (item.view == View.BRIGHTENED) != photo.brightened:
             return
         enlarge = float(np.linalg.norm(similarity_transforms(item.faces.landmarks)[:, :, 0], axis=1).max())
         if not 1 < enlarge < np.inf:
             return
         wanted_px = int(min(max(photo.width, photo.height), max(photo.pixels.shape[:2]) * enlarge))
-        finer = decode(item.data, replace(self._options.limits, target_px=wanted_px))
-        if isinstance(finer, Photo) and finer.pixels.shape[1] > photo.pixels.shape[1]:
-            item.faces = item.faces.scaled(finer.pixels.shape[1] / photo.pixels.shape[1])
-            item.photo = replace(finer, pixels=self._vision.place([finer.pixels])[0])
+        finer = self._finer(item, photo, wanted_px)
+        item.faces, item.photo = item.faces.scaled(finer.pixels.shape[1] / photo.pixels.shape[1]), finer
+
+    def _confirmed(self, item: _Found) -> Bool:
+        """Which faces (n,) are kept: those of further looks only if a crop of their own shows the landmarks."""
+        assert item.seen
+        confirmed: Bool = item.seen.scores >= self._vision.confirmed
+        return confirmed if item.view != View.WHOLE else np.ones(len(confirmed), bool)
 
     def _outcome(self, item: _Found) -> Outcome:
         if isinstance(item.photo, Undecoded):
             return Outcome(item.row, item.image_id, item.sha256, 0, 0, (), item.photo.reason, item.photo.detail)
         enlarge = item.photo.width / item.photo.pixels.shape[1]  # decoded pixels to full-photo pixels
-        faces = tuple(_faces(item.faces, item.seen, enlarge)) if item.seen else ()
+        kept = self._confirmed(item) if item.seen else np.zeros(0, bool)
+        faces = tuple(_faces(item, item.seen, kept, enlarge)) if item.seen else ()
         reject, detail = None, ""
         if not faces:
             if item.bystanders:
                 detail = f"{item.bystanders + 1} faces, and the grant covers the named subject only"
                 reject = Reject.BYSTANDERS
+            elif len(kept) and not kept.any():
+                reject, detail = Reject.NO_FACE, f"{len(kept)} candidate(s) without the landmarks of a face"
             elif len(item.faces):
                 reject, detail = Reject.BAD_EMBEDDING, "the encoder gave no finite embedding"
             elif item.too_small:
@@ -175,7 +211,8 @@ class Pipeline:
             else:
                 reject, detail = Reject.NO_FACE, f"no face scored {self._options.min_det_score:g}"
         width, height = item.photo.width, item.photo.height
-        return Outcome(item.row, item.image_id, item.sha256, width, height, faces, reject, detail)
+        outcome = Outcome(item.row, item.image_id, item.sha256, width, height, faces, reject, detail)
+        return replace(outcome, damaged=item.photo.damaged)
 
 
 def open_opener(options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> Opener:
@@ -219,14 +256,15 @@ def _leave_out_bystanders(item: _Found) -> None:
         item.bystanders, item.faces = people - 1, NOTHING
 
 
-def _faces(found: Detections, seen: Seen, enlarge: float) -> Iterator[Face]:
-    """Faces in pixels of the full photo; those without a finite embedding are left out."""
+def _faces(item: _Found, seen: Seen, kept: Bool, enlarge: float) -> Iterator[Face]:
+    """The kept faces in pixels of the full photo; those without a finite embedding are left out."""
+    found = item.faces
     boxes, landmarks = (found.boxes * enlarge).astype(np.float32), (seen.landmarks * enlarge).astype(np.float32)
     for i, unit in enumerate(seen.units):
-        if np.isfinite(unit).all():
-            score = float(found.scores[i])
-            value = quality(float(seen.sharpness[i]), landmarks[i], boxes[i], score)
-            yield Face(boxes[i], landmarks[i], score, value, unit.astype(np.float16))
+        if kept[i] and np.isfinite(unit).all():
+            score, trust = float(found.scores[i]), float(seen.scores[i])
+            value = quality(float(seen.sharpness[i]), landmarks[i], boxes[i], score) if trust >= _TRUSTED else 0.0
+            yield Face(boxes[i], landmarks[i], score, value, unit.astype(np.float16), trust, item.view)
 
 
 def face_id(image_id: str, content_sha256: str, box: np.ndarray, digest: str) -> str:
@@ -249,6 +287,11 @@ def faces_table(outcomes: Iterable[Outcome], digest: str, corpus_file: str) -> p
             "image_height": o.height,
             "det_score": face.det_score,
             "quality": face.quality,
+            "landmark_score": face.landmark_score,
+            "roll": float(np.rad2deg(rolls(face.landmarks[None])[0])),
+            "yaw": yaw(face.landmarks),
+            "view": str(face.view),
+            "damaged": o.damaged,
             "embedding": face.embedding.astype("<f2").tobytes(),
             "covers": o.covers,
             "model_digest": digest,

@@ -18,15 +18,21 @@ def sharpness(aligned: U8) -> float:
     return variance / (variance + SHARP_HALF)
 
 
-def frontality(landmarks: F32) -> float:
-    """0..1: 1 if the nose lies midway between the eyes and the mouth corners; landmarks (5, 2)."""
+def yaw(landmarks: F32) -> float:
+    """-1..1: how far the nose is from the middle of the eyes towards one of them, along their line; 0 is frontal.
+
+    Positive values are faces turned to the right of the image. Landmarks (5, 2).
+    """
     left, right, nose = landmarks[0], landmarks[1], landmarks[2]
     span = float(np.linalg.norm(right - left))
     if span < 1e-6:
-        return 0.0
-    axis = (right - left) / span
-    sideways = abs(float((nose - (left + right) / 2) @ axis)) / span
-    return max(0.0, 1.0 - 2.0 * sideways)
+        return 1.0
+    return float(np.clip(2 * (nose - (left + right) / 2) @ (right - left) / span**2, -1, 1))
+
+
+def frontality(landmarks: F32) -> float:
+    """0..1: 1 if the nose lies midway between the eyes and the mouth corners; landmarks (5, 2)."""
+    return 1.0 - abs(yaw(landmarks))
 
 
 def quality(sharp: float, landmarks: F32, box: F32, det_score: float) -> float:

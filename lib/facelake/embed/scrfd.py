@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.contracts import F32, U8
-from facelake.embed.detectors import NOTHING, Detections
+from facelake.embed.detectors import CANDIDATE, NOTHING, Detections
 from facelake.embed.geometry import nms
 from facelake.embed.graphs import is_batch_invariant
 from facelake.embed.resample import Levels, fitted, resize_into, to_blob
@@ -23,6 +23,7 @@ from facelake.embed.runtime import Graph
 
 _LOG = logging.getLogger(__name__)
 NMS_IOU = 0.4
+CONFIRMED = 0.6  # least score of a face of a further look, which sees many more squares
 MEAN, SCALE = 127.5, 1 / 128
 # Measured on CPU: a 640x640 photo's activations fill the cache, so a bigger batch gains nothing (docs/benchmarks.md).
 _BATCH = 1
@@ -60,7 +61,7 @@ def layout_of(graph: Graph) -> Layout:
 class Scrfd:
     """The SCRFD detector on the host."""
 
-    smooth = False
+    smooth, confirmed = False, CONFIRMED
 
     def __init__(self, graph: Graph, sides: Sequence[int], min_score: float) -> None:
         """`sides`: sides of the square inputs to search, pixels.
@@ -68,14 +69,15 @@ class Scrfd:
         Raises:
             ValueError: the number of outputs is not that of an SCRFD with landmarks.
         """
-        self._graph, self._layout, self._sides, self._min_score = graph, layout_of(graph), tuple(sides), min_score
+        self._graph, self._layout, self._sides = graph, layout_of(graph), tuple(sides)
+        self._candidate, self.side = min(min_score, CANDIDATE), max(self._sides)
         side = min(self._sides)
         self.batched = is_batch_invariant(graph.run, (3, side, side))
         if not self.batched:
             _LOG.warning("the detector's graph could not be made batchable: it runs photo by photo")
 
-    def locate(self, photos: Sequence[Levels]) -> list[Detections]:
-        """Faces of RGB photos, in photo pixels, best first."""
+    def locate(self, photos: Sequence[Levels], *, once: bool = False) -> list[Detections]:
+        """Faces and candidates of RGB photos, in photo pixels, best first; `once` changes nothing."""
         candidates: list[list[Detections]] = [[] for _ in photos]
         size = _BATCH if self.batched else 1
         for side in self._sides:
@@ -83,9 +85,9 @@ class Scrfd:
                 self._search(photos[start : start + size], side, candidates[start : start + size])
         return [_suppressed(of_photo) for of_photo in candidates]
 
-    def refine(self, photo: Levels, boxes: F32, landmarks: F32) -> F32:
-        """The landmarks unchanged, as insightface uses them."""
-        return landmarks
+    def refine(self, photo: Levels, faces: Detections) -> Detections:
+        """The faces unchanged, as insightface uses them."""
+        return faces
 
     def _search(self, photos: Sequence[Levels], side: int, candidates: Sequence[list[Detections]]) -> None:
         """Append the candidates in one square input to the lists of the photos."""
@@ -101,7 +103,7 @@ class Scrfd:
         boxes, landmarks, scores = [], [], []
         for level, stride in enumerate(self._layout.strides):
             score = heads[level][:, 0]
-            hit = np.flatnonzero(score >= self._min_score)
+            hit = np.flatnonzero(score >= self._candidate)
             if not len(hit):
                 continue
             cell, columns = hit // self._layout.anchors, side // stride

@@ -22,6 +22,10 @@ def face_at(degrees: float) -> tuple[F32, F32]:
     return box[None].astype(np.float32), points[None].astype(np.float32)
 
 
+def faces(box: F32, landmarks: F32) -> Detections:
+    return Detections(box, landmarks, np.array([0.9], np.float32))
+
+
 class Camera:
     """Shows the crops of one face as a detector does: surest where it stands upright, and flattened elsewhere."""
 
@@ -48,19 +52,20 @@ class Camera:
 def test_landmarks_follow_the_face_at_any_angle(degrees: int) -> None:
     box, landmarks = face_at(degrees)
     _, flattened = face_at(0)
-    again = refined(box, flattened, 1.8, 192, Camera(landmarks))
-    off = rolls(again)[0] - np.deg2rad(degrees)
+    again = refined(faces(box, flattened), 1.8, 192, Camera(landmarks))
+    off = rolls(again.landmarks)[0] - np.deg2rad(degrees)
     assert abs((off + np.pi) % (2 * np.pi) - np.pi) < np.deg2rad(8)
 
 
 def test_an_upright_face_costs_one_crop() -> None:
     box, landmarks = face_at(2)
     camera = Camera(landmarks)
-    refined(box, landmarks, 1.8, 192, camera)
+    refined(faces(box, landmarks), 1.8, 192, camera)
     assert camera.crops == 1
 
 
 def test_known_landmarks_stay_where_no_crop_shows_the_face() -> None:
     box, landmarks = face_at(20)
-    again = refined(box, landmarks, 1.8, 192, lambda rows, matrices: [NOTHING] * len(rows))
-    np.testing.assert_array_equal(again, landmarks)
+    again = refined(faces(box, landmarks), 1.8, 192, lambda rows, matrices: [NOTHING] * len(rows))
+    np.testing.assert_array_equal(again.landmarks, landmarks)
+    assert again.scores == 0, "they cannot be trusted"

@@ -220,7 +220,8 @@ def _arrived(night: Increment, new: I64, measures: Measures) -> tuple[Arrived, B
     for at, found, good in night.faces.vectors(wanted) if len(new) else ():
         place_ = np.searchsorted(new, at)
         vectors[place_], quality[place_] = found, good
-    sound = (np.linalg.norm(vectors, axis=1) > 0.5) & (quality >= night.context.config.cluster.min_quality)
+    poor = (quality == 0) | (quality < night.context.config.cluster.min_quality)  # 0: landmarks not confirmed
+    sound = (np.linalg.norm(vectors, axis=1) > 0.5) & ~poor
     images = _photos(night, new[sound])
     raw = vectors[sound]
     projected = without(raw, measures.directions)

@@ -147,8 +147,9 @@ class Work:
         for batch in self.source.batches(item, ["face_id", "image_id", "quality", "embedding"]):
             found, state = columns.vectors(batch.column("embedding"), self.dim)
             quality = batch.column("quality").to_numpy(zero_copy_only=False).astype(np.float32)
+            poor = (quality == 0) | (quality < self.min_quality)  # 0: embed could not confirm the landmarks
             quality = np.nan_to_num(quality)
-            state[(state == columns.State.SOUND) & (quality < self.min_quality)] = columns.State.TOO_POOR
+            state[(state == columns.State.SOUND) & poor] = columns.State.TOO_POOR
             ids = columns.keys(batch.column("face_id")), columns.keys(batch.column("image_id"))
             parts.append((*ids, quality, columns.vector_keys(found), state))
         if not parts:

@@ -115,6 +115,7 @@ def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
         batch_faces=embed.batch_faces,
         limits=limits_of(embed),
         runtime=Runtime(embed.runtime, embed.device, embed.half_precision, nvjpeg=embed.nvjpeg),
+        further_looks=embed.further_looks,
     )
 
 
