@@ -97,7 +97,9 @@ def face_analysis(pack: str, min_score: float) -> Any:
 
 
 def _ours(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Face, ...]]:
-    options = replace(pipeline_options(config, pack.card), min_face_px=1, further_looks=False)
+    options = pipeline_options(config, pack.card)
+    limits = replace(options.limits, brighten=False)
+    options = replace(options, min_face_px=1, further_looks=False, limits=limits)
     photos = ((i, path.name, path.read_bytes()) for i, path in enumerate(paths))
     return (outcome.faces for outcome in Pipeline(pack, options).run(photos))
 

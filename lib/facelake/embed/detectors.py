@@ -32,7 +32,7 @@ class Detections:
         return Detections(self.boxes * ratio, self.landmarks * ratio, self.scores)
 
 
-CANDIDATE = 0.3
+CANDIDATE = 0.1
 """least score of a detection that may be a face; further looks decide"""
 NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, np.float32))
 

@@ -186,8 +186,8 @@ def best(candidates: _Candidates, min_score: float, max_iou: float, border: floa
     scores, order = scores[:, :most], order[:, :most]
     boxes, points = (item.gather(1, order[..., None].expand(-1, -1, item.shape[2])) for item in (boxes, points))
     stays = device_ops.kept(boxes, scores, max_iou, border)
-    rows = torch.cat([scores[..., None], stays[..., None].float(), boxes, points], 2).cpu().numpy()
-    return [_detections(photo_rows[photo_rows[:, 1] > 0]) for photo_rows in rows]
+    rows = torch.cat([scores[..., None], boxes, points], 2)[stays].cpu().numpy()
+    return [_detections(of_photo) for of_photo in np.split(rows, np.cumsum(stays.sum(1).cpu().numpy())[:-1])]
 
 
 def _cells(head: torch.Tensor, columns: int, anchors: int) -> torch.Tensor:
@@ -197,5 +197,5 @@ def _cells(head: torch.Tensor, columns: int, anchors: int) -> torch.Tensor:
 
 
 def _detections(row: F32) -> Detections:
-    """Detections from rows (n, 16): score, kept, box, landmarks."""
-    return Detections(row[:, 2:6].copy(), row[:, 6:].reshape(-1, 5, 2).copy(), row[:, 0].copy())
+    """Detections from rows (n, 15): score, box, landmarks."""
+    return Detections(row[:, 1:5].copy(), row[:, 5:].reshape(-1, 5, 2).copy(), row[:, 0].copy())

@@ -98,8 +98,10 @@ class PixelKeys:
 
 def brightened(pixels: torch.Tensor) -> torch.Tensor | None:
     """A photo (h, w, 3) with its grey levels stretched; None if that changes little; as relight.relighting."""
-    rows, columns = (max(1, int(length) // relight.SAMPLES) for length in pixels.shape[:2])
-    table = relight.relighting(pixels[::rows, ::columns].cpu().numpy(), always=True)
+    gray = pixels[relight.sampled(pixels.shape)].double() @ torch.tensor(relight.GRAY, device=pixels.device).double()
+    shares = torch.tensor(relight.PERCENTILES, device=pixels.device).double() / 100
+    black, middle, white = torch.quantile(gray.flatten(), shares).tolist()
+    table = relight.table_of(black, middle, white, always=True)
     if table is None:
         return None
     levels = torch.from_numpy(table).to(pixels.device)

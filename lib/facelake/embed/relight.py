@@ -7,13 +7,15 @@ median, on faces lit from one side from .67 to .93; histogram equalisation and C
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from facelake.contracts import U8
 
-SAMPLES = 128  # rows and columns that are looked at, at most
-_GRAY = np.array([0.299, 0.587, 0.114])
-_BLACK, _WHITE, _MIDDLE = 1.0, 99.5, 50.0  # percentiles of grey that are mapped to black, to white, and to _MEDIAN
+_SAMPLES = 128  # rows and columns that are looked at, at most
+GRAY = (0.299, 0.587, 0.114)
+PERCENTILES = (1.0, 50.0, 99.5)  # of grey levels, which are mapped to black, to _MEDIAN and to white
 _MEDIAN = 110 / 255
 _LEAST_POWER = 0.3
 _DARK, _FLAT = 40.0, 96.0  # median, and range of grey levels, below which a photo is always brightened
@@ -26,9 +28,18 @@ def relighting(pixels: U8, *, always: bool = False) -> U8 | None:
     Args:
         always: also for photos that are only somewhat dark or flat: for a second look where no face was found.
     """
-    steps = (max(1, pixels.shape[0] // SAMPLES), max(1, pixels.shape[1] // SAMPLES))
-    gray = pixels[:: steps[0], :: steps[1]] @ _GRAY
-    black, middle, white = np.percentile(gray, [_BLACK, _MIDDLE, _WHITE])
+    rows, columns = sampled(pixels.shape)
+    return table_of(*np.percentile(pixels[rows, columns] @ np.array(GRAY), PERCENTILES), always=always)
+
+
+def sampled(shape: Sequence[int]) -> tuple[slice, slice]:
+    """The rows and columns of a photo that are looked at."""
+    rows, columns = (slice(None, None, max(1, int(length) // _SAMPLES)) for length in shape[:2])
+    return rows, columns
+
+
+def table_of(black: float, middle: float, white: float, *, always: bool) -> U8 | None:
+    """The table for a photo whose grey levels have these percentiles; see `relighting`."""
     if not always and middle >= _DARK and white - black >= _FLAT:
         return None
     if white - black < 4:  # one colour: there is nothing to see

@@ -5,7 +5,7 @@ faces that lie on their side score low, and dark photos show none. Further looks
 shows, so that an ordinary photo costs one look:
 
 - tiles at twice the scale, and again at twice that, around candidates that are too small to be sure of; over the whole
-  photo if it is long, or once if it has no face at all;
+  photo if it is long, or once if it has no face at all, and again if that shows faint candidates;
 - turned by 90, 180 and 270 degrees if there is no face, but something that resembles one;
 - brightened if there is no face and the photo is dark or flat.
 
@@ -32,7 +32,8 @@ _EDGE_PX = 3.0  # a face nearer to a tile's inner edge may be cut
 _LONG, _LEAST_SIDE = 2.5, 320  # a photo so much longer than high is searched until its shorter side has these pixels
 _MOST_TILES = 128
 _IOU, _WITHIN = 0.3, 0.6  # overlap, and share inside a larger face, from which two detections are one face
-_TURNED = 0.3  # least score of a candidate for which a photo is turned
+_HINT = 0.3  # least score of a candidate for which a photo is turned, or searched in tiles around it
+_FAINT = 0.1  # the same where no face was found so far: a photo without faces rarely has one (docs/embedding.md)
 _SAME_SCALE = 1.1
 
 
@@ -68,7 +69,7 @@ class Search:
         faces = first.where(first.scores >= self.min_score)
         large = _sides(first) * self._square_px(photo) >= _SURE_PX
         if not len(faces):
-            lying = (large & (first.scores >= _TURNED)).any()
+            lying = (large & (first.scores >= _HINT)).any()
             looked = (self._turned(photo) if lying else None) or self._brightened(photo)
             if looked:
                 return looked
@@ -108,9 +109,10 @@ class Search:
         needed = min(finest, _LEAST_SIDE / short) if long > _LONG * short else 0.0
         view = View.WHOLE
         while scale * _SAME_SCALE < finest:
+            nothing = not (known.scores >= self.min_score).any()
+            known = known.where(known.scores >= (_FAINT if nothing else _HINT))
             unsure = _sides(known) * scale < _SURE_PX
-            nothing = view == View.WHOLE and not (known.scores >= self.min_score).any()
-            everywhere = nothing or scale < needed
+            everywhere = scale < needed or (nothing and (view == View.WHOLE or bool(unsure.any())))
             if not everywhere and not unsure.any():
                 break
             sure, accepted = known.where(~unsure), known.where(unsure & (known.scores >= self.min_score))

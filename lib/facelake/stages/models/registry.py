@@ -102,7 +102,8 @@ def _from_lake(card: ModelCard, config: Config) -> bool:
 
 def limits_of(settings: EmbedSection) -> DecodeLimits:
     """The limits for decoding photos, for embedding and for display."""
-    return DecodeLimits(settings.max_bytes, settings.max_pixels, settings.max_decode_s, settings.decode_px)
+    caps = settings.max_bytes, settings.max_pixels, settings.max_decode_s, settings.decode_px
+    return DecodeLimits(*caps, brighten=settings.further_looks)
 
 
 def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
