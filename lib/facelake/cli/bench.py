@@ -113,15 +113,27 @@ def bench_precision(
 def bench_quality(
     call: Invocation,
     labels: Annotated[str, typer.Option(help="CSV with columns image, person; image is a file name or image_id")],
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="also score simple methods on the same vectors")
+    ] = False,
 ) -> None:
     """Score the gallery against labels: pairwise and BCubed precision, recall, F."""
     from facelake.bench.quality import quality
     from facelake.nightly import reading
 
-    scores = quality(reading(call.config()).lake, labels)
+    scores = quality(reading(call.config()).lake, labels, baselines=baselines)
     rows = [[key, value] for key, value in scores.items() if not isinstance(value, dict)]
     rows += [[f"{key} {k}", f"{v:.4f}"] for key in ("pairwise", "bcubed") for k, v in scores[key].items()]
     call.terminal.table("quality", ["figure", "value"], rows)
+    if baselines:
+        methods = scores["compared"]["methods"].items()
+        lines = [
+            [name, kind, f"{s.get('cut', '')}", f"{s['pairwise']['f']:.4f}", f"{s['bcubed']['f']:.4f}"]
+            for name, kinds in methods
+            for kind, s in kinds.items()
+        ]
+        lines.sort(key=lambda line: line[-1], reverse=True)
+        call.terminal.table("methods", ["method", "cut by", "cosine", "pairwise F", "BCubed F"], lines)
     call.terminal.result({"ok": True, **scores})
 
 
