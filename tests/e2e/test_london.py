@@ -21,10 +21,17 @@ def test_london_is_perfect(shared: Path, tmp_path: Path) -> None:
     assert imported["imported"] == 204
     night = run_json("nightly", "-c", assessed(tmp_path), "--lake", lake)
     assert (night["faces"], night["identities"]) == (204, 102)
-    scores = run_json("bench", "quality", "--lake", lake, "--labels", str(shared / "data/london/people.csv"))
+    scores = run_json(
+        "bench", "quality", "--lake", lake, "--labels", str(shared / "data/london/people.csv"), "--baselines"
+    )
     assert (scores["faces"], scores["identities"]) == (204, 102)
     assert scores["pairwise"] == {"precision": 1.0, "recall": 1.0, "f": 1.0}
     assert scores["bcubed"] == {"precision": 1.0, "recall": 1.0, "f": 1.0}
+    compared = scores["compared"]
+    assert (compared["faces"], compared["people"], compared["tar"]) == (204, 102, 1.0)
+    methods = compared["methods"]
+    ours = methods.pop("facelake")["fixed"]["bcubed"]["f"]
+    assert all(ours >= score["bcubed"]["f"] for kinds in methods.values() for score in kinds.values())
     erased = run_json("erase", "--lake", lake, "--subject", "042", "--yes")
     assert (erased["images"], erased["faces"], erased["identities_retired"]) == (2, 2, 1)
     assert run_json("verify", "--lake", lake)["ok"]

@@ -35,7 +35,9 @@ Method = Callable[[F32, float], I64]
 
 def components(similarity: F32, cut: float) -> I64:
     """Connected components of the pairs at least as similar as the cut."""
-    return np.asarray(connected_components(sp.csr_matrix(similarity >= cut), directed=False)[1], np.int64)
+    return np.asarray(
+        connected_components(sp.csr_array((similarity >= cut).astype(np.int8)), directed=False)[1], np.int64
+    )
 
 
 def dbscan(similarity: F32, cut: float) -> I64:
