@@ -21,7 +21,7 @@ from facelake.admit import decide
 from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.tables import plain
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
@@ -199,11 +199,18 @@ def write_corpus_file(context: Context, rows: list[dict[str, object]], name: str
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     name = name or f"part-{sum(1 for _ in corpus.store.list()):06d}-{secrets.token_hex(4)}.parquet"
     sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(rows, schema=plain(CORPUS))
+    table = pa.Table.from_pylist([_with_digest(row) for row in rows], schema=plain(CORPUS))
     # encoded photos do not compress, and statistics would repeat identifiers in the footer
     pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, compression="none", write_statistics=False)
     corpus.store.write(name, sink.getvalue().to_pybytes())
     return name
+
+
+def _with_digest(row: dict[str, object]) -> dict[str, object]:
+    image = row.get("image")
+    if not isinstance(image, bytes) or "content_sha256" in row:
+        return row
+    return row | {"content_sha256": hashlib.sha256(image).hexdigest()}
 
 
 def _write(context: Context, part: _Part) -> _Part:

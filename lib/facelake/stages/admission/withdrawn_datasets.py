@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from facelake.admit.lineage import Lineages, RetractedList
 from facelake.config import Config, conf_dir, read_yaml_as
 from facelake.embed import ModelCard
 from facelake.errors import Refused
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.opening import OpenedCorpus
 
 _DEFAULT_ACCEPTED = {
     "opencv": dict.fromkeys(
@@ -23,7 +24,8 @@ _DEFAULT_ACCEPTED = {
 }
 _DECLARING = ("name", "dataset", "dataset_name", "pretty_name", "title", "lineage", "derived_from", "source_datasets")
 _SIDECAR_BYTES = 256 << 10
-_SCHEMA_METADATA = (b"pandas", b"ARROW:schema")
+_SCHEMA_METADATA = ("pandas", "ARROW:schema")
+_MOST_NAMES = 200_000  # file names looked at; the ids of all photos are checked as well
 
 
 def retracted_lists(config: Config) -> list[RetractedList]:
@@ -66,7 +68,7 @@ def accepted_lineage(config: Config, card: ModelCard) -> dict[str, str]:
     return {name: accepted[name] for name in lineage}
 
 
-def refuse_retracted_corpus(corpus: Corpus, paths: Sequence[str], lineages: Lineages) -> None:
+def refuse_retracted_corpus(corpus: OpenedCorpus, lineages: Lineages) -> None:
     """Check whether a corpus is a withdrawn set, by its location, file names, metadata and sidecar files.
 
     Raises:
@@ -74,12 +76,12 @@ def refuse_retracted_corpus(corpus: Corpus, paths: Sequence[str], lineages: Line
     """
     if match := lineages.in_name(corpus.uri):
         raise _refused(lineages, match, corpus.uri, "its location contains the name")
-    sizes: dict[str, int] = {item.key: item.size_bytes for item in corpus.store.list()}
+    sizes = {item.key: item.size_bytes for item in islice(corpus.store.list(), _MOST_NAMES)}
     notes = [key for key in sizes if key.rpartition("/")[2] == "property" and sizes[key] < 256]
     match = lineages.in_folder(sizes, corpus.store.read(notes[0]).decode("ascii", "replace") if notes else None)
     if match:
         raise _refused(lineages, match, corpus.uri, "its file names match")
-    for where, text in _declarations(corpus, paths, sizes):
+    for where, text in _declarations(corpus, sizes):
         match = lineages.declared(text)
         if match:
             raise _refused(lineages, match, where, f"it declares {text[:80]!r}")
@@ -117,12 +119,11 @@ def _refused(lineages: Lineages, match: str, where: str, how: str) -> Refused:
     )
 
 
-def _declarations(corpus: Corpus, paths: Sequence[str], sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _declarations(corpus: OpenedCorpus, sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
     """(location, text) of self-descriptions: metadata of the Parquet files, and name fields of JSON and YAML files."""
-    for path in paths:
-        for name, value in corpus.metadata(path).items():
-            if name not in _SCHEMA_METADATA:
-                yield f"{corpus.uri}/{path}", " ".join(part.decode("utf-8", "replace") for part in (name, value))
+    for where, name, value in corpus.declared():
+        if name not in _SCHEMA_METADATA:
+            yield where, f"{name} {value}"
     for key, size in sizes.items():
         if key.lower().endswith((".json", ".yaml", ".yml")) and size <= _SIDECAR_BYTES:
             for text in _declared_names(_parsed(corpus.store.read(key))):

@@ -23,7 +23,7 @@ from facelake.config import Config
 from facelake.contracts import Bool
 from facelake.erase import Needles
 from facelake.errors import ConfigError
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.lake import Lake
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.core.context import Context
