@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -132,11 +133,12 @@ def delta_of_uris(folder: Path, photos: Photos) -> str:
     return ""
 
 
-def iceberg(folder: Path, photos: Photos) -> str:
+def iceberg(folder: Path, photos: Photos, location: str | None = None) -> str:
     """With a row that was deleted."""
     from pyiceberg.catalog.sql import SqlCatalog
 
-    catalog = SqlCatalog("c", uri=f"sqlite:///{folder.parent}/{folder.name}.db", warehouse=f"file://{folder.parent}")
+    s3 = {"s3.endpoint": os.environ["AWS_ENDPOINT_URL"], "s3.region": "us-east-1"} if location else {}
+    catalog = SqlCatalog("c", uri="sqlite:///:memory:", warehouse=f"file://{folder.parent}", **s3)
     catalog.create_namespace("n")
     table = pa.table(
         {
@@ -145,7 +147,7 @@ def iceberg(folder: Path, photos: Photos) -> str:
             "source_id": ["s"] * (len(photos) + 1),
         }
     )
-    made = catalog.create_table("n.t", table.schema, location=f"file://{folder}")
+    made = catalog.create_table("n.t", table.schema, location=location or f"file://{folder}")
     made.append(table)
     made.delete("image_id = 'deleted.jpg'")
     return ""

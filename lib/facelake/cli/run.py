@@ -179,6 +179,12 @@ def erase(
         terminal.say(
             f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
         )
+    if left := result.counts["left_to_delete"]:
+        terminal.say(
+            f"{len(left)} photos are still in your own store and are never processed again; delete them there:"
+        )
+        for place in left:
+            terminal.say(f"  {place}")
     certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
     terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
     terminal.result({"ok": True, "lake": settings.lake, **result.counts})

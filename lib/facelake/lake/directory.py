@@ -110,6 +110,9 @@ class DirectoryStore:
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
+    def purge(self, key: str) -> None:
+        self.delete(key)
+
     def clear_leftovers(self) -> None:
         for path in (self.root / _TEMPORARY).glob("*"):
             if not path.name.startswith(f"{os.getpid()}-"):  # the lease is renewed while we clear

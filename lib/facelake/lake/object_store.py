@@ -57,6 +57,10 @@ class ObjectStore(Protocol):
         """Delete; a missing key is no error."""
         ...
 
+    def purge(self, key: str) -> None:
+        """Delete an object with every version of it that the bucket keeps; Refused without the rights."""
+        ...
+
     def clear_leftovers(self) -> None:
         """Delete what writers that died left half written; needs exclusive use."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -159,14 +159,31 @@ class S3Store:
     def delete(self, key: str) -> None:
         self._call("delete_object", key, Key=self._key(key))
 
+    def purge(self, key: str) -> None:
+        self.delete(key)
+        self._without_versions(key, lambda: self._versions_of(key))
+
     def clear_leftovers(self) -> None:
         """A put is whole or not at all."""
 
     def drop_old_versions(self, prefix: str = "") -> int:
+        return self._without_versions(prefix, lambda: self._old_versions(prefix))
+
+    def _versions_of(self, key: str) -> _Versions:
+        """All versions of one object, its delete markers last."""
+        pages = list(
+            self._client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=self._key(key))
+        )
+        kinds = ("Versions", "DeleteMarkers")
+        return [
+            item for kind in kinds for page in pages for item in page.get(kind, []) if item["Key"] == self._key(key)
+        ]
+
+    def _without_versions(self, prefix: str, versions: Callable[[], _Versions]) -> int:
         try:
             if not self._client.get_bucket_versioning(Bucket=self.bucket).get("Status"):
                 return 0
-            return self._delete_versions(self._old_versions(prefix))
+            return self._delete_versions(versions())
         except (BotoCoreError, ClientError) as err:
             code = _code(err)
             if code in _LACKING and getattr(err, "operation_name", "") == "GetBucketVersioning":

@@ -20,6 +20,7 @@ from facelake.lake.corpora.rules import COLUMNS
 from facelake.lake.corpora.selection import LeftOut, Selection, is_photo_name
 from facelake.lake.corpora.tables import TableFile, delta_files, iceberg_files
 from facelake.lake.object_store import ObjectStore
+from facelake.lake.retries import first_line
 from facelake.lake.store import open_store, read_input
 
 _SAMPLE = 20_000  # objects looked at to tell the kind
@@ -201,7 +202,7 @@ def _schema(store: ObjectStore, path: str) -> pa.Schema:
         with read_input(store, path) as source, pq.ParquetFile(source) as file:
             return file.schema_arrow
     except (pa.ArrowInvalid, OSError) as err:
-        what = f"not a readable Parquet file (truncated or damaged): {str(err).splitlines()[0]}"
+        what = f"not a readable Parquet file (truncated or damaged): {first_line(err)}"
         raise ConfigError(what, where=f"{store.uri}/{path}", next_step="replace the file or move it out") from err
 
 

@@ -4,6 +4,7 @@ table.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter, OrderedDict
@@ -24,6 +25,7 @@ from facelake.lake.corpora.rules import Rules, apply_rules, column_at
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.corpora.tables import TableFile
 from facelake.lake.object_store import ObjectStore, StoredObject
+from facelake.lake.retries import first_line
 from facelake.lake.store import read_input
 
 MANIFEST_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
@@ -113,7 +115,7 @@ def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = Non
     except FileNotFoundError as err:
         raise Retryable("a manifest was removed while it was read", where=where, next_step="run again") from err
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, ValueError) as err:
-        what = f"the manifest cannot be read: {str(err).splitlines()[0]}"
+        what = f"the manifest cannot be read: {first_line(err)}"
         raise ConfigError(what, where=where, next_step="write Parquet, CSV with a header, or JSON lines") from err
 
 
@@ -132,7 +134,7 @@ def _csv(store: ObjectStore, path: str) -> Iterator[pa.Table]:
 def _json_lines(store: ObjectStore, path: str) -> Iterator[pa.Table]:
     rows: list[dict[str, object]] = []
     with read_input(store, path) as source:
-        for line in iter(source.readline, b""):
+        for line in io.BufferedReader(source):
             if line.strip():
                 body = json.loads(line)
                 if not isinstance(body, dict):

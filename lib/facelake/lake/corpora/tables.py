@@ -13,6 +13,7 @@ from facelake.config import S3Section
 from facelake.errors import ConfigError, Retryable
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.open_delta import open_table
+from facelake.lake.retries import first_line
 
 _DELTA_FEATURES = frozenset(
     ("timestampNtz", "v2Checkpoint", "vacuumProtocolCheck", "checkpointConstraints", "typeWidening-preview")
@@ -82,7 +83,7 @@ def iceberg_files(store: ObjectStore, s3: S3Section) -> list[TableFile]:
         tasks = list(table.scan().plan_files())
         root = table.metadata.location
     except (OSError, ValueError, KeyError, RESTError, ValidationError) as err:
-        what = f"the Iceberg table cannot be read: {str(err).splitlines()[0]}"
+        what = f"the Iceberg table cannot be read: {first_line(err)}"
         raise Retryable(what, where=location, next_step="check the table's metadata and run again") from err
     files = []
     for task in tasks:

@@ -112,6 +112,7 @@ class TarLayout:
                     yield sample
                     sample = _Sample(key)
                 self._take(tar, member, sample, path, ending)
+            _check_end(tar, described.size_bytes)
         yield sample
 
     def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, path: str, ending: str) -> None:
@@ -126,6 +127,15 @@ class TarLayout:
             sample.fields |= _fields(ending, _content(tar, member))
         else:
             self.left_out.add("not photos", f"{path}/{member.name}")
+
+
+def _check_end(tar: tarfile.TarFile, size: int) -> None:
+    """Raise ReadError unless the file ends with a member or a block of zeros: tarfile stops at damage silently."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    rest = tar.fileobj.read(tarfile.BLOCKSIZE) if tar.offset < size else b""
+    if rest.strip(b"\0") or 0 < len(rest) < tarfile.BLOCKSIZE or tar.offset > size:
+        raise tarfile.ReadError(f"no header at byte {tar.offset}")
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_r
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
 
 _SHRINK_SHARE = 0.2
+_FEW = 10  # photos that may vanish from a small corpus
 
 
 _IDS = ["image_id", "source_id", "subject_ref", "source_class", "content_sha256", "erased"]
@@ -143,7 +144,8 @@ def _check_corpus_size(context: Context, before: Snapshot, removes: list[DataFil
     """
     table = context.lake["admissions"]
     missing = sum(present.missing(table.file(file, ["image_id", "content_sha256"])) for file in removes)
-    if missing and missing >= _SHRINK_SHARE * before.rows and not context.config.corpus_may_shrink:
+    many = missing >= _SHRINK_SHARE * before.rows and (missing > _FEW or missing >= before.rows)
+    if missing and many and not context.config.corpus_may_shrink:
         what = f"{missing} of {before.rows} photos decided before are no longer in the corpus"
         next_step = "check `corpus`; to remove these photos and their faces, set corpus_may_shrink: true"
         raise Refused(what, where=context.config.corpus_uri, next_step=next_step)
