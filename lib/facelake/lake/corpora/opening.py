@@ -88,18 +88,18 @@ class OpenedCorpus:
         if not self.spec.listed:
             self.parts()
 
-    def check(self, part: CorpusPart) -> int:
-        """Check a corpus file without reading its photos; returns its rows, or -1 for a tar file.
+    def check(self, part: CorpusPart) -> pa.Table:
+        """Check a corpus file without reading its photos; returns the ids that can be told so, without digests.
 
         Raises:
             ConfigError: it is damaged or lacks columns.
         """
-        if self.spec.kind == "webdataset":
-            return -1
-        corpus = self._bound(part)
-        rows = corpus.inspect(part.name).rows
-        corpus.ids(part.name)
-        return rows
+        ids = pa.nulls(0, pa.string())
+        if self.spec.kind != "webdataset":
+            corpus = self._bound(part)
+            corpus.inspect(part.name)
+            ids = corpus.ids(part.name)["image_id"]
+        return pa.table({"image_id": ids, "content_sha256": pa.nulls(len(ids), pa.string())})
 
     def _bound(self, part: CorpusPart) -> Corpus:
         constants = self._files()[part.name].constants if self.spec.kind in ("delta", "iceberg") else {}

@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.admit import Decisions, decide_rows
 from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal
-from facelake.errors import Corrupt, Refused
+from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
 from facelake.lake.tables import DataFile, Snapshot, plain
 from facelake.stages.admission.index import CorpusIndex, update_index
 from facelake.stages.admission.ledger import read_ledger
+from facelake.stages.admission.shrinking import PRESENCE, Present, hashed, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus, retracted_rows
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
-
-_SHRINK_SHARE = 0.2
-_FEW = 10  # photos that may vanish from a small corpus
-
 
 _IDS = ["image_id", "source_id", "subject_ref", "source_class", "content_sha256", "erased"]
 
@@ -56,14 +51,14 @@ def admit(context: Context) -> StageResult:
         return any(lake.keyed_hash(name) in suppressed for name in (label, f"for:{config.purpose}:{label}"))
 
     erased = is_erased if suppressed else None
-    present = _Present.of(context, index)
+    duplicates = _duplicates(context, index)
     table = lake["admissions"]
     before = table.snapshot()
     known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
     adds: list[Receipt] = []
     kept: set[DataFileName] = set()
     totals: Counter[str] = Counter()
-    for (path, file), duplicate in zip(index.parts, present.duplicates, strict=True):
+    for (path, file), duplicate in zip(index.parts, duplicates, strict=True):
         rows = lake[INDEX].file(file, _IDS)
         retracted = retracted_rows(lineages, *(rows[name].to_pylist() for name in ("image_id", "source_id")))
         decisions = decide_rows(
@@ -85,7 +80,7 @@ def admit(context: Context) -> StageResult:
     must_add_up("admit", ("read", counts["read"]), ("admitted", admitted), ("refused", counts["refused"]))
     counts |= {"hashed": index.hashed, "left_out": index.left_out.counts.total(), "left_out_erased": index.erased}
     removes = [file for name, file in known.items() if name not in kept]
-    _check_corpus_size(context, before, removes, present)
+    _check_corpus_size(context, before, removes, index)
     if not adds and not removes:
         return run.skip(counts)
     context.check_lease()
@@ -106,54 +101,24 @@ def _check_ledger_present(context: Context, version: int) -> None:
             raise Corrupt(what, where=f"{context.lake.uri}/ledger", next_step="restore the ledger; nothing was changed")
 
 
-@dataclass(frozen=True, slots=True)
-class _Present:
-    """Hashes of the ids and contents of all photos in the corpus, sorted, and per part which rows repeat an id."""
-
-    ids: np.ndarray
-    contents: np.ndarray
-    duplicates: list[np.ndarray]
-
-    @classmethod
-    def of(cls, context: Context, index: CorpusIndex) -> _Present:
-        """Read them from the index: 16 bytes per photo are kept."""
-        ids, contents = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
-        for _, file in index.parts:
-            rows = context.lake[INDEX].file(file, ["image_id", "content_sha256"])
-            ids.append(_hash(rows["image_id"]))
-            contents.append(_hash(rows["content_sha256"]))
-        hashes = np.concatenate(ids)
-        unique, first = np.unique(hashes, return_index=True)
-        repeated = np.ones(len(hashes), bool)
-        repeated[first] = False
-        parts = np.split(repeated, np.cumsum([len(part) for part in ids[1:]])[:-1]) if len(ids) > 1 else []
-        return cls(unique, np.unique(np.concatenate(contents)), parts)
-
-    def missing(self, rows: pa.Table) -> int:
-        """How many decided photos are gone: neither their id nor their content is in the corpus any more."""
-        rows = rows.filter(pc.is_valid(rows["image_id"]))
-        known = np.isin(_hash(rows["image_id"]), self.ids) | np.isin(_hash(rows["content_sha256"]), self.contents)
-        return int((~known).sum())
+def _duplicates(context: Context, index: CorpusIndex) -> list[np.ndarray]:
+    """Per part, which rows repeat an image_id of an earlier row of the corpus."""
+    parts = [hashed(context.lake[INDEX].file(file, ["image_id"])["image_id"]) for _, file in index.parts]
+    if not parts:
+        return []
+    hashes = np.concatenate(parts)
+    repeated = np.ones(len(hashes), bool)
+    repeated[np.unique(hashes, return_index=True)[1]] = False
+    return np.split(repeated, np.cumsum([len(part) for part in parts])[:-1])
 
 
-def _check_corpus_size(context: Context, before: Snapshot, removes: list[DataFile], present: _Present) -> None:
-    """Fail if much of the corpus is missing: a wrong `corpus` setting would remove every face and identity.
-
-    Raises:
-        Refused: a fifth or more of the decided photos are missing and the config does not allow it.
-    """
-    table = context.lake["admissions"]
-    missing = sum(present.missing(table.file(file, ["image_id", "content_sha256"])) for file in removes)
-    many = missing >= _SHRINK_SHARE * before.rows and (missing > _FEW or missing >= before.rows)
-    if missing and many and not context.config.corpus_may_shrink:
-        what = f"{missing} of {before.rows} photos decided before are no longer in the corpus"
-        next_step = "check `corpus`; to remove these photos and their faces, set corpus_may_shrink: true"
-        raise Refused(what, where=context.config.corpus_uri, next_step=next_step)
-
-
-def _hash(column: pa.ChunkedArray) -> np.ndarray:
-    texts = column.to_pandas().fillna("").to_numpy(dtype=object)
-    return pd.util.hash_array(texts, categorize=False)
+def _check_corpus_size(context: Context, before: Snapshot, removes: list[DataFile], index: CorpusIndex) -> None:
+    """Raise Refused if a fifth or more of the decided photos are missing and the config does not allow it."""
+    admissions, images = context.lake["admissions"], context.lake[INDEX]
+    gone = [admissions.file(file, PRESENCE) for file in removes]
+    if sum(rows.num_rows for rows in gone) and not context.config.corpus_may_shrink:
+        present = Present.of(images.file(file, PRESENCE) for _, file in index.parts)
+        refuse_if_much(context.config, present.missing(gone), before.rows)
 
 
 def _with_erased(decisions: Decisions, erased: pa.ChunkedArray) -> Decisions:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from facelake.contracts import DataFileName, corpus_key
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import CorpusSpec
-from facelake.lake.corpora.opening import INDEX, OpenedCorpus
+from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.tables import DataFile, Snapshot
 from facelake.stages.admission.corpus_rewrite import owns_corpus
@@ -29,6 +29,7 @@ from facelake.stages.admission.index_tasks import (
     run_index_task,
     suppression_check,
 )
+from facelake.stages.admission.shrinking import PRESENCE, Present, is_much, refuse_if_much
 from facelake.stages.core.context import Context
 
 _FORMAT = 1  # of the index; raised when parts must be indexed again
@@ -102,10 +103,27 @@ class _Update:
             else:
                 tasks.append(IndexTask(spec, self._context.lake.uri, part.name, name, part=part, trusted=trusted))
         self._order = [part.name for part in parts]
-        for task in tasks:
-            assert task.part is not None
-            self._corpus.check(task.part)
+        todo = [task.part for task in tasks if task.part]
+        checked = [self._corpus.check(part) for part in todo]
+        self._refuse_shrinking(parts, todo, checked, list(removes.values()))
         self._run(tasks, removes.values())
+
+    def _refuse_shrinking(
+        self, parts: list[CorpusPart], todo: list[CorpusPart], checked: list[pa.Table], removes: list[DataFile]
+    ) -> None:
+        """Raise Refused before anything is written if much of the corpus is missing. Contents are looked at only if
+        ids alone say so.
+        """
+        names = {corpus_key(part.name) for part in parts}
+        gone = [self._table.file(f, PRESENCE) for f in removes if DataFileName.parse(f.path).corpus not in names]
+        config, before = self._context.config, self._before.rows
+        if not gone or config.corpus_may_shrink:
+            return
+        kept = {file.path for file in self._before.files} - {file.path for file in removes}
+        kept_rows = [self._table.file(file, PRESENCE) for file in self._before.files if file.path in kept]
+        if is_much(config, Present.of([*kept_rows, *checked]).missing(gone), before):
+            new = (self._corpus.index(part, trusted=owns_corpus(config)).select(PRESENCE) for part in todo)
+            refuse_if_much(config, Present.of([*kept_rows, *new]).missing(gone), before)
 
     # ---- listed photos
 
@@ -114,10 +132,28 @@ class _Update:
         ours = [file for file in self._before.files if _is_listed(file)]
         known = _Known.of([self._table.file(file, _ENTRY) for file in ours], self._corpus.spec.root)
         foreign = [file for file in self._before.files if not _is_listed(file)]
-        self._run(self._new_parts(known), foreign)
+        self._run(self._new_parts(known), ())
+        self._refuse_vanishing(known, ours, foreign)
+        self._run((), foreign)
         rewritten, removes = self._rewritten(known, ours)
         self._run(rewritten, removes)
         self._left_out.merge(self._corpus.left_out)
+
+    def _refuse_vanishing(self, known: _Known, ours: list[DataFile], foreign: list[DataFile]) -> None:
+        """Raise Refused if much of the corpus vanished; the index then names more photos than there are."""
+        config = self._context.config
+        if config.corpus_may_shrink or not is_much(
+            config, known.vanished() + sum(f.rows for f in foreign), self._before.rows
+        ):
+            return
+        gone = [self._table.file(file, PRESENCE) for file in foreign]
+        former = {file.path for file in self._before.files}
+        present = [self._table.file(file, PRESENCE) for file in self._table.snapshot().files if file.path not in former]
+        for number, file in enumerate(ours):
+            vanished, rows = pa.array(known.of_part(number)[0]), self._table.file(file, PRESENCE)
+            gone.append(rows.filter(vanished))
+            present.append(rows.filter(pc.invert(vanished)))
+        refuse_if_much(config, Present.of(present).missing(gone), self._before.rows)
 
     def _new_parts(self, known: _Known) -> Iterator[IndexTask]:
         """Yield tasks for photos that are not in the index; marks in `known` what is there and what changed."""
@@ -285,6 +321,10 @@ class _Known:
         if len(self._keys):
             self._seen[inside[known]] = True
         return batch.filter(pa.array(~known & first))
+
+    def vanished(self) -> int:
+        """The number of photos that were not listed."""
+        return int((~self._seen).sum())
 
     def of_part(self, number: int) -> tuple[np.ndarray, dict[int, dict[str, object]]]:
         """Of one part: which rows (n,) vanished, and the listed values of the rows that changed."""
