@@ -22,6 +22,7 @@ CORPUS = _schema(
     ("captured_at", _T, "optional"),
     ("source_class", _S, "optional: see SourceClass; web-scrape, cctv, unknown and anything else are refused"),
     ("content_sha256", _S, "of the encoded photo; written by `import`, so that known photos need not be read"),
+    ("source_tag", _S, "size and modification time or ETag of the imported file, by which it is known again"),
 )
 CORPUS_REQUIRED = ("image_id", "image", "source_id")
 

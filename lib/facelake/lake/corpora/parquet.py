@@ -186,6 +186,12 @@ class Corpus:
         made = ids.append_column("size_bytes", pa.array(sizes, pa.int64()))
         return made.append_column("content_sha256", pa.array(digests, pa.string()))
 
+    def columns(self, path: str, names: Sequence[str]) -> pa.Table:
+        """Those of the columns that a file has."""
+        with self._open(path) as file:
+            present = [name for name in names if name in file.schema_arrow.names]
+            return self._guard(path, lambda: file.read(columns=present))
+
     def _known_digests(self, path: str) -> list[str | None] | None:
         with self._open(path) as file:
             if "content_sha256" not in file.schema_arrow.names:

@@ -30,8 +30,8 @@ class Present:
         """Read them from tables with the columns PRESENCE."""
         ids, contents = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
         for rows in tables:
-            ids.append(hashed(rows["image_id"]))
-            contents.append(hashed(rows["content_sha256"]))
+            ids.append(hashed(rows["image_id"].drop_null()))
+            contents.append(hashed(rows["content_sha256"].drop_null()))
         return cls(np.unique(np.concatenate(ids)), np.unique(np.concatenate(contents)))
 
     def missing(self, tables: Iterable[pa.Table]) -> int:

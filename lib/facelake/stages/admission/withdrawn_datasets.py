@@ -25,7 +25,7 @@ _DEFAULT_ACCEPTED = {
 _DECLARING = ("name", "dataset", "dataset_name", "pretty_name", "title", "lineage", "derived_from", "source_datasets")
 _SIDECAR_BYTES = 256 << 10
 _SCHEMA_METADATA = ("pandas", "ARROW:schema")
-_MOST_NAMES = 200_000  # file names looked at; the ids of all photos are checked as well
+MOST_NAMES = 200_000  # file names looked at; the ids of all photos are checked as well
 
 
 def retracted_lists(config: Config) -> list[RetractedList]:
@@ -76,7 +76,7 @@ def refuse_retracted_corpus(corpus: OpenedCorpus, lineages: Lineages) -> None:
     """
     if match := lineages.in_name(corpus.uri):
         raise _refused(lineages, match, corpus.uri, "its location contains the name")
-    sizes = {item.key: item.size_bytes for item in islice(corpus.store.list(), _MOST_NAMES)}
+    sizes = {item.key: item.size_bytes for item in islice(corpus.store.list(), MOST_NAMES)}
     notes = [key for key in sizes if key.rpartition("/")[2] == "property" and sizes[key] < 256]
     match = lineages.in_folder(sizes, corpus.store.read(notes[0]).decode("ascii", "replace") if notes else None)
     if match:
@@ -88,18 +88,36 @@ def refuse_retracted_corpus(corpus: OpenedCorpus, lineages: Lineages) -> None:
 
 
 def refuse_retracted_folder(root: Path, source_id: str, files: Sequence[Path], lineages: Lineages) -> None:
-    """Check whether a folder to be imported is a withdrawn set.
+    """Check whether a folder is a withdrawn set.
 
     Raises:
         Refused: as refuse_retracted_corpus.
     """
-    for name in (source_id, root.resolve().name):
-        if match := lineages.in_name(name):
-            raise _refused(lineages, match, str(root), f"{name!r} contains the name")
     notes = [path for path in files if path.name == "property"]
     text = notes[0].read_text("ascii", "replace")[:256] if notes else None
-    if match := lineages.in_folder([path.relative_to(root).as_posix() for path in files], text):
-        raise _refused(lineages, match, str(root), "its file names match")
+    paths = [path.relative_to(root).as_posix() for path in files]
+    refuse_retracted_names((source_id, root.resolve().name), str(root), paths, text, lineages)
+
+
+def refuse_retracted_names(
+    names: Sequence[str], location: str, paths: Sequence[str], property_text: str | None, lineages: Lineages
+) -> None:
+    """Check whether photos to be imported are a withdrawn set.
+
+    Args:
+        names: the source_id, and the name of the folder.
+        location: for the error.
+        paths: of the files, relative.
+        property_text: content of a file named `property`, None if there is none.
+
+    Raises:
+        Refused: as refuse_retracted_corpus.
+    """
+    for name in names:
+        if match := lineages.in_name(name):
+            raise _refused(lineages, match, location, f"{name!r} contains the name")
+    if match := lineages.in_folder(paths, property_text):
+        raise _refused(lineages, match, location, "its file names match")
 
 
 def retracted_rows(lineages: Lineages, idents: Sequence[str | None], sources: Sequence[str | None]) -> list[str | None]:
