@@ -149,6 +149,7 @@ def without_erased(lake: Lake, rows: pa.Table) -> pa.Table:
 
 def forget(rows: pa.Table, hit: np.ndarray) -> pa.Table:
     """Rows of table `images` of which those of `hit` (n,) are blanked."""
+    hit = hit & pc.is_valid(rows["image_id"]).to_numpy()  # a row without a name was blanked in the lake's own corpus
     mask = pa.array(hit)
     for name in set(_FORGOTTEN) & set(rows.column_names):
         at = rows.schema.get_field_index(name)

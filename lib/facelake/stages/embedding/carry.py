@@ -8,6 +8,7 @@ killed leaves each table either before or after the move.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -34,11 +35,16 @@ class Carried:
 
     swept: int
     """outcomes removed"""
-    reused: int
-    """outcomes taken from a photo with the same content"""
+    reused: Counter[str]
+    """taken from a photo with the same content, as embed counts: embedded, rejected, faces, rejected_REASON"""
+
+    @property
+    def photos(self) -> int:
+        """Photos that took an outcome."""
+        return self.reused["embedded"] + self.reused["rejected"]
 
     def __bool__(self) -> bool:
-        return bool(self.swept or self.reused)
+        return bool(self.swept or self.photos)
 
 
 def carry(context: Context) -> Carried:
@@ -54,7 +60,7 @@ def carry(context: Context) -> Carried:
     for batch in _batches(progress.missing()) if len(sources) else ():
         copies.stage(batch)
     swept = doomed.lost(copies.identities())
-    if doomed.paths or copies.photos:
+    if doomed.paths or copies.counts:
         context.check_lease()
         if swept:
             request_purge(context)
@@ -62,7 +68,7 @@ def carry(context: Context) -> Carried:
         for name in OUTCOMES:
             adds, removes = doomed.rewritten(name)
             context.lake[name].commit([*copies.staged[name], *adds], removes)
-    return Carried(swept, copies.photos)
+    return Carried(swept, copies.counts)
 
 
 def reopen(context: Context, corpus_files: set[str]) -> None:
@@ -188,7 +194,7 @@ class _Copies:
     def __init__(self, context: Context, sources: _Sources) -> None:
         self._context, self._sources = context, sources
         self.staged: dict[str, list[Receipt]] = {name: [] for name in OUTCOMES}
-        self.photos = 0
+        self.counts: Counter[str] = Counter()
         self._identities: list[np.ndarray] = [np.zeros(0, np.uint64)]
 
     def identities(self) -> np.ndarray:
@@ -208,14 +214,21 @@ class _Copies:
             if not len(of_photo):
                 continue
             done.update(of_photo.tolist())
+            self._count(name, rows, len(np.unique(of_photo)))
             moved = _moved(rows, [decisions[at] for at in of_photo], [places[at] for at in of_photo])
             files = moved["corpus_file"].combine_chunks()
             for path in pc.unique(files).to_pylist():
                 part = moved.filter(pc.equal(files, path))
                 name_of = DataFileName.of_chunk(self._context.model_digest, path, first_rows[path])
                 self.staged[name].append(self._context.lake[name].stage(part, name_of))
-        self.photos += len(done)
         self._identities.append(_hashes(["\t".join(decisions[at]) for at in sorted(done)]))
+
+    def _count(self, name: str, rows: pa.Table, photos: int) -> None:
+        if name == "faces":
+            self.counts.update(embedded=photos, faces=rows.num_rows)
+            return
+        self.counts.update(rejected=photos)
+        self.counts.update(f"rejected_{reason}" for reason in rows["reason"].to_pylist())
 
     def _read(
         self, name: str, position: np.ndarray, photo: np.ndarray, decisions: list[Decision]

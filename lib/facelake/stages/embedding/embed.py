@@ -16,7 +16,7 @@ from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.stages.admission.withdrawn_datasets import retracted_contents
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
-from facelake.stages.embedding.carry import carry
+from facelake.stages.embedding.carry import Carried, carry
 from facelake.stages.embedding.corpus_size import corpus_size
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
 from facelake.stages.embedding.progress import OUTCOMES, EmbedPlan, Progress
@@ -52,24 +52,28 @@ def embed(context: Context) -> StageResult:
     reasons: Counter[str] = Counter()
     if plan.chunks:
         _work(context, progress, plan.chunks, done, reasons)
-    same, waiting = _carry_to_waiting(context, plan.waiting) if plan.waiting else (0, 0)
+    reused, waiting = carried.photos, 0
+    if plan.waiting:
+        copied = _carry_to_waiting(context)
+        done.update({name: count for name, count in copied.reused.items() if name in done})
+        reasons.update({n.removeprefix("rejected_"): c for n, c in copied.reused.items() if n.startswith("rejected_")})
+        reused, waiting = reused + copied.photos, plan.waiting - copied.photos
     outcomes = (("embedded", done["embedded"]), ("rejected", done["rejected"]))
-    must_add_up("embed", ("admitted", admitted), *outcomes, ("same content", same), ("waiting", waiting))
-    if carried.reused + same:
-        done["reused"] = carried.reused + same
+    must_add_up("embed", ("admitted", admitted), *outcomes, ("waiting", waiting))
+    if reused:
+        done["reused"] = reused
     _drop_superseded(context)
     counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())} | planned
     return run.finish(counts, digest_of(progress.state()))
 
 
-def _carry_to_waiting(context: Context, waiting: int) -> tuple[int, int]:
-    """Copy outcomes to photos with the content of one that was just embedded, and close their chunks.
-
-    Returns the number of photos, and of those that still wait: the photo changed while it was read.
+def _carry_to_waiting(context: Context) -> Carried:
+    """Copy outcomes to photos with the content of one that was just embedded, and close their chunks. A photo that
+    changed while it was read may leave others waiting for the next run.
     """
-    reused = min(carry(context).reused, waiting)
+    carried = carry(context)
     _commit(context, [ChunkReceipt(chunk) for chunk in Progress(context).plan().to_close])
-    return reused, waiting - reused
+    return carried
 
 
 def _check_budget(context: Context, images: int) -> dict[str, float]:
