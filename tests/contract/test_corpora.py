@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import textwrap
 import unicodedata
 from hashlib import sha256
 from pathlib import Path
@@ -12,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
 from deltalake import DeltaTable, write_deltalake
 
-from facelake.config import Config
+from facelake.config import Config, RaySection, load_config
 from facelake.contracts import EventKind, Scope
 from facelake.errors import ConfigError
 from facelake.lake.corpora.detect import resolve_corpus
@@ -26,6 +30,7 @@ from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.embedding.plan import plan
 from facelake.testing.servers import Server
+from tests.conftest import ROOT
 from tests.corpora import LAYOUTS, Photos, delta, files, iceberg, manifest_parquet, plain
 
 PHOTOS: Photos = {f"{name}.jpg": f"photo of {name}".encode() * 50 for name in ("ann", "bo", "cy", "dee", "ed")}
@@ -242,3 +247,73 @@ def test_a_plain_string_stays_valid(tmp_path: Path) -> None:
     config = Config.model_validate({"lake": str(tmp_path / "lake"), "corpus": str(tmp_path / "c")})
     assert resolve_corpus(config).kind == "parquet"
     assert len(admitted(config)[1]) == 5
+
+
+def test_a_long_manifest_lists_its_folders(tmp_path: Path, weed_env: Server) -> None:
+    """Photos of one folder are looked up one by one at first, then in a listing of the folder: with the same tags."""
+    store = open_store("s3://lake/long")
+    uris = [f"s3://lake/long/p/{number:03d}.jpg" for number in range(90)]
+    for number in range(89):
+        store.write(f"p/{number:03d}.jpg", b"photo %d" % number)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"uri": uris}), sink)
+    store.write("m.parquet", sink.getvalue().to_pybytes())
+    config = config_of(tmp_path, "s3://lake/long/m.parquet")
+    assert admitted(config)[0].counts["hashed"] == 89
+    store.write("p/089.jpg", b"late")
+    pq.write_table(pa.table({"uri": uris[::-1]}), sink := pa.BufferOutputStream())
+    store.write("m.parquet", sink.getvalue().to_pybytes())
+    assert admitted(config)[0].counts["hashed"] == 1
+
+
+def test_many_parts_are_indexed_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelake.stages.admission.index._PART_ROWS", 2)
+    monkeypatch.setattr("facelake.engines.index_pool._RAY_FROM_TASKS", 3)
+    folder = tmp_path / "c"
+    folder.mkdir()
+    for number in range(11):
+        (folder / f"{number}.jpg").write_bytes(b"photo %d" % number)
+    os.symlink(folder, folder / "loop")
+    config = config_of(tmp_path, str(folder)).model_copy(update={"ray": RaySection(num_cpus=2)})
+    try:
+        result, rows = admitted(config)
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
+    assert (result.counts["hashed"], result.counts["left_out"], len(rows)) == (11, 1, 11)
+    wanted = {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.jpg")}
+    assert {row["image_id"]: row["content_sha256"] for row in rows} == wanted
+
+
+RECIPES = {
+    "Files": "files",
+    "A manifest of URIs": "manifest in Parquet",
+    "WebDataset": "webdataset",
+    "Hugging Face": "huggingface",
+    "img2dataset": "img2dataset",
+    "Delta": "Delta",
+    "Iceberg": "Iceberg",
+    "Parquet": "parquet",
+}
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_the_recipes_of_the_handbook(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs/image-stores.md").read_text()
+    recipes = re.findall(r"^## (.*)\n\n((?:    .*\n)+)", page, re.M)
+    assert [name for name, block in recipes if "corpus:" in block] == list(RECIPES)
+    monkeypatch.chdir(tmp_path)
+    kind, write = LAYOUTS[RECIPES[title]]
+    Path("photos").mkdir()
+    write(tmp_path / "photos", PHOTOS)
+    Path("c.yaml").write_text(textwrap.dedent(dict(recipes)[title]))
+    config = load_config("c.yaml")
+    figures = plan(config)
+    assert figures["kind"] == kind
+    with writing(config, "test") as context:
+        assert admit(context).counts["read"] == len(PHOTOS) + (title == "img2dataset")
+        rows = context.lake["images"].read().to_pylist()
+    if title == "Files":
+        assert {(row["source_id"], row["subject_ref"]) for row in rows} >= {("album 0", "ann"), ("album 1", "bo")}
+    if title in ("WebDataset", "Hugging Face"):
+        assert all(row["subject_ref"] for row in rows)

@@ -23,7 +23,7 @@ from facelake.lake.object_store import ObjectStore
 from facelake.lake.retries import first_line
 from facelake.lake.store import open_store, read_input
 
-_SAMPLE = 20_000  # objects looked at to tell the kind
+_SAMPLE = 20_000  # objects looked at to tell the kind, or more if none is of a known one
 _BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "photo", "bytes", "image_bytes", "content", "data")
 _ENCODED = ("jpg", "jpeg", "png", "webp", "gif", "tiff", "bmp")  # column names of img2dataset
 _ID_COLUMNS = ("image_id", "id", "key", "photo_id", "uuid", "file_name", "filename", "path", "name", "uri")
@@ -143,7 +143,9 @@ def _kind_of(store: ObjectStore, only: str | None, section: CorpusSection) -> st
     if any(item.key.endswith(".metadata.json") for item in store.list("metadata")):
         return "iceberg"
     parquet, manifests, photos, tars = None, None, 0, 0
-    for item in islice(_everything(store, section), _SAMPLE):
+    for number, item in enumerate(_everything(store, section)):
+        if number >= _SAMPLE and (parquet or manifests or photos or tars):
+            break
         name = item.lower()
         parquet = parquet or (item if name.endswith(".parquet") and not _private(item) else None)
         manifests = manifests or (item if name.endswith(MANIFEST_SUFFIXES) and not _private(item) else None)

@@ -19,6 +19,7 @@ from facelake.lake.store import open_store
 
 _THREADS = 16
 _AHEAD_BYTES, _AHEAD_READS = 64 << 20, 64
+_MOST_BYTES = 512 << 20  # of one photo; a larger one counts as unreadable
 _JOIN_GAP, _JOIN_BYTES = 64 << 10, 8 << 20
 UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ConfigError, ValueError)
 """Errors of one photo; faults of the store are Retryable and end the run."""
@@ -98,7 +99,7 @@ class PhotoReader:
     def _perform(self, read: _Read) -> list[bytes | None]:
         try:
             store, key = self.locate(read.places[0].uri)
-            if not key:
+            if not key or read.length > _MOST_BYTES:
                 return [None] * len(read.places)
             if read.places[0].offset is None:
                 return [store.read(key)]
