@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from facelake.config import RaySection
 from facelake.errors import FacelakeError
 
-_RAY_FROM_TASKS = 64  # fewer are done before a local Ray has started
+_RAY_FROM_TASKS = 16  # fewer are done before a local Ray has started
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -12,6 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
+import pyarrow as pa
+import pyarrow.fs as pafs
+
 from facelake.config import S3Section
 from facelake.errors import ConfigError
 from facelake.lake.object_store import ObjectStore
@@ -51,6 +54,7 @@ class PhotoReader:
     def __init__(self, root: ObjectStore, s3: S3Section) -> None:
         self.root, self._s3 = root, s3
         self._stores: dict[str, ObjectStore] = {}
+        self._filesystems: dict[str, tuple[pafs.FileSystem, str]] = {}
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -102,11 +106,27 @@ class PhotoReader:
             if not key or read.length > _MOST_BYTES:
                 return [None] * len(read.places)
             if read.places[0].offset is None:
-                return [store.read(key)]
+                return [self._whole(store, key, read.length)]
             data = store.read_range(key, read.start, read.length)
         except UNREADABLE:
             return [None] * len(read.places)
         return [data[(place.offset or 0) - read.start :][: place.size] for place in read.places]
+
+    def _whole(self, store: ObjectStore, key: str, size: int) -> bytes:
+        """One object. Arrow's client takes a third of the CPU time of boto3, which reads what Arrow could not."""
+        if not store.uri.startswith("s3://"):
+            return store.read(key)
+        if store.uri not in self._filesystems:
+            self._filesystems[store.uri] = store.filesystem()
+        filesystem, root = self._filesystems[store.uri]
+        try:
+            with filesystem.open_input_stream(f"{root}/{key}") as stream:
+                data = bytes(stream.read())
+            if len(data) == size:
+                return data
+        except (OSError, pa.ArrowInvalid):
+            pass
+        return store.read(key)
 
 
 def _joined(places: Iterable[Place]) -> Iterator[_Read]:
