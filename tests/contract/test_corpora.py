@@ -249,6 +249,18 @@ def test_a_plain_string_stays_valid(tmp_path: Path) -> None:
     assert len(admitted(config)[1]) == 5
 
 
+def test_a_manifest_with_embeddings_is_no_corpus_of_bytes(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/a.jpg").write_bytes(b"photo")
+    table = pa.table({"uri": ["a.jpg"], "embedding": [bytes(64)]})
+    pq.write_table(table, tmp_path / "c/m.parquet")
+    assert resolve_corpus(config_of(tmp_path, str(tmp_path / "c/m.parquet"))).kind == "manifest"
+    pq.write_table(pa.table({"uri": ["a.jpg"], "scan": [b"\xff\xd8\xff photo"]}), tmp_path / "c/m.parquet")
+    spec = resolve_corpus(config_of(tmp_path, str(tmp_path / "c/m.parquet")))
+    assert spec.kind == "parquet"
+    assert spec.origins()["image"] == "scan"
+
+
 def test_a_long_manifest_lists_its_folders(tmp_path: Path, weed_env: Server) -> None:
     """Photos of one folder are looked up one by one at first, then in a listing of the folder: with the same tags."""
     store = open_store("s3://lake/long")

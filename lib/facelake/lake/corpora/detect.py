@@ -17,14 +17,14 @@ from facelake.lake.corpora.listing import list_photos
 from facelake.lake.corpora.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, read_rows, refuse_web
 from facelake.lake.corpora.parquet import ParquetForm, refuse_tables, type_at
 from facelake.lake.corpora.rules import COLUMNS
-from facelake.lake.corpora.selection import LeftOut, Selection, is_photo_name
+from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
 from facelake.lake.corpora.tables import TableFile, delta_files, iceberg_files
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.retries import first_line
 from facelake.lake.store import open_store, read_input
 
 _SAMPLE = 20_000  # objects looked at to tell the kind, or more if none is of a known one
-_BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "photo", "bytes", "image_bytes", "content", "data")
+_BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "photo", "picture", "bytes", "image_bytes")
 _ENCODED = ("jpg", "jpeg", "png", "webp", "gif", "tiff", "bmp")  # column names of img2dataset
 _ID_COLUMNS = ("image_id", "id", "key", "photo_id", "uuid", "file_name", "filename", "path", "name", "uri")
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
@@ -151,7 +151,7 @@ def _kind_of(store: ObjectStore, only: str | None, section: CorpusSection) -> st
         manifests = manifests or (item if name.endswith(MANIFEST_SUFFIXES) and not _private(item) else None)
         photos += is_photo_name(name)
         tars += name.endswith(_TAR_SUFFIXES)
-    if parquet and _bytes_column(_schema(store, parquet), section):
+    if parquet and _bytes_column(store, parquet, _schema(store, parquet), section):
         return _kind_of_file(store, parquet, section)
     if tars:
         return "webdataset"
@@ -189,7 +189,7 @@ def _kind_of_file(store: ObjectStore, path: str, section: CorpusSection) -> str:
         return "webdataset"
     if path.lower().endswith(".parquet"):
         schema = _schema(store, path)
-        column = _bytes_column(schema, section)
+        column = _bytes_column(store, path, schema, section)
         if column is not None and column.endswith(".bytes"):
             return "huggingface"
         if column in _ENCODED and "key" in schema.names:
@@ -208,17 +208,26 @@ def _schema(store: ObjectStore, path: str) -> pa.Schema:
         raise ConfigError(what, where=f"{store.uri}/{path}", next_step="replace the file or move it out") from err
 
 
-def _bytes_column(schema: pa.Schema, section: CorpusSection) -> str | None:
-    """The column, or struct field, with encoded photos; None if there is none."""
+def _bytes_column(store: ObjectStore, path: str, schema: pa.Schema, section: CorpusSection) -> str | None:
+    """The column, or struct field, with encoded photos; None if there is none.
+
+    A column of another name than the usual ones must hold the first bytes of an image format.
+    """
     given = section.columns.image
-    names = [given.column] if given and given.column else [*_BYTES_COLUMNS, *schema.names]
-    for name in names:
+    certain = [given.column] if given and given.column else list(_BYTES_COLUMNS)
+    for name in certain if given else [*certain, *schema.names]:
         kind = type_at(schema, name)
         if kind is not None and pa.types.is_struct(kind) and _is_binary(type_at(schema, f"{name}.bytes")):
             return f"{name}.bytes"
-        if _is_binary(kind):
+        if _is_binary(kind) and (name in certain or _holds_images(store, path, name)):
             return name
     return None
+
+
+def _holds_images(store: ObjectStore, path: str, name: str) -> bool:
+    rows = next(read_rows(store, path, [name]), None)
+    values = [value for value in rows[name].slice(0, 64).to_pylist() if value] if rows is not None else []
+    return any(value.startswith(MAGIC) or value[4:8] == b"ftyp" for value in values)
 
 
 def _is_binary(kind: pa.DataType | None) -> bool:
@@ -275,7 +284,7 @@ def _of_table(store: ObjectStore, spec: CorpusSpec) -> CorpusSpec:
         rows = next(read_rows(store, first.path), None)
         schema = rows.schema if rows is not None else pa.schema([])
     names = [*schema.names, *first.constants]
-    image = None if spec.kind == "manifest" else _bytes_column(schema, section)
+    image = None if spec.kind == "manifest" else _bytes_column(store, first.path, schema, section)
     rules = {name: ColumnRule(column=name) for name in COLUMNS if name in names and name != "image_id"}
     optional = frozenset(rules) | {"image_id"}
     rules |= spec.rules

@@ -16,13 +16,12 @@ from facelake.corpus_config import DEFAULT_EXCLUDE, ColumnRule
 from facelake.errors import ConfigError
 from facelake.lake.corpora.listing import list_photos
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader, Place
-from facelake.lake.corpora.selection import LeftOut, Selection, is_photo_name
+from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
 from facelake.lake.corpora.tars import TarLayout
 from facelake.lake.directory import DirectoryStore
 from facelake.lake.object_store import ObjectStore, StoredObject
 from facelake.lake.store import open_store
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _ANYTHING = Selection(("*",), DEFAULT_EXCLUDE)
 
 
@@ -101,7 +100,7 @@ class ImportSource:
         except UNREADABLE:
             self.left_out.add("unreadable", item.key)
             return False
-        if start.startswith(_MAGIC):
+        if start.startswith(MAGIC):
             return True
         self.left_out.add("not photos", item.key)
         return False

@@ -130,13 +130,13 @@ class _Update:
     def listed(self) -> None:
         """Index the photos that are new or changed, and remove those that vanished."""
         ours = [file for file in self._before.files if _is_listed(file)]
-        known = _Known.of([self._table.file(file, _ENTRY) for file in ours], self._corpus.spec.root)
+        known = _Known.of((self._table.file(file, _ENTRY) for file in ours), self._corpus.spec.root)
         foreign = [file for file in self._before.files if not _is_listed(file)]
         self._run(self._new_parts(known), ())
         self._refuse_vanishing(known, ours, foreign)
         self._run((), foreign)
-        rewritten, removes = self._rewritten(known, ours)
-        self._run(rewritten, removes)
+        rewritten = [number for number in range(len(ours)) if known.has_changed(number)]
+        self._run(self._rewritten(known, {n: ours[n] for n in rewritten}), [ours[n] for n in rewritten])
         self._left_out.merge(self._corpus.left_out)
 
     def _refuse_vanishing(self, known: _Known, ours: list[DataFile], foreign: list[DataFile]) -> None:
@@ -186,21 +186,16 @@ class _Update:
         name = DataFileName.of_corpus_file(corpus_file, _LISTED)
         return IndexTask(self._corpus.spec, self._context.lake.uri, corpus_file, name, rows=rows.combine_chunks())
 
-    def _rewritten(self, known: _Known, files: list[DataFile]) -> tuple[list[IndexTask], list[DataFile]]:
-        """Tasks for the parts of which photos changed or vanished, and the files that they replace."""
-        tasks, removes = [], []
-        for number, file in enumerate(files):
+    def _rewritten(self, known: _Known, files: dict[int, DataFile]) -> Iterator[IndexTask]:
+        """Yield tasks for parts of which photos changed or vanished, by number; none for a part that became empty."""
+        for number, file in files.items():
             vanished, changed = known.of_part(number)
-            if not vanished.any() and not changed:
-                continue
-            removes.append(file)
             rows = self._table.file(file)
             for row, entry in changed.items():
                 rows = _with_row(rows, row, entry)
             rows = compacted(rows, vanished)
             if rows.num_rows:
-                tasks.append(self._task(rows, rows["corpus_file"][0].as_py()))
-        return tasks, removes
+                yield self._task(rows, rows["corpus_file"][0].as_py())
 
     # ---- both
 
@@ -294,7 +289,7 @@ class _Known:
         self._changed: dict[int, dict[int, dict[str, object]]] = {}
 
     @classmethod
-    def of(cls, parts: list[pa.Table], seed: str) -> _Known:
+    def of(cls, parts: Iterable[pa.Table], seed: str) -> _Known:
         """Read the parts of the index."""
         keys, marks, part, row = ([np.zeros(0, kind)] for kind in (np.uint64, np.uint64, np.int32, np.int32))
         for number, rows in enumerate(parts):
@@ -325,6 +320,10 @@ class _Known:
     def vanished(self) -> int:
         """The number of photos that were not listed."""
         return int((~self._seen).sum())
+
+    def has_changed(self, number: int) -> bool:
+        """Whether a photo of a part changed or vanished."""
+        return number in self._changed or bool((~self._seen[self._part == number]).any())
 
     def of_part(self, number: int) -> tuple[np.ndarray, dict[int, dict[str, object]]]:
         """Of one part: which rows (n,) vanished, and the listed values of the rows that changed."""

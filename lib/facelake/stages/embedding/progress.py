@@ -161,18 +161,25 @@ class Progress:
                 chunks, images = chunks + 1, images + len(chunk.rows)
             elif not later:
                 to_close.append(chunk)
-        admitted = sum(decision is not None for _, decided in self._corpus_files() for decision in decided)
+        rows = self._lake["admissions"].parts(["admitted"], self._admissions)
+        admitted = sum(pc.sum(part["admitted"]).as_py() or 0 for _, part in rows)
         return EmbedPlan(chunks, images, waiting, admitted - images - waiting, tuple(to_close))
 
-    def suspects(self, table: str) -> list[DataFile]:
-        """Data files that may contain rows that are no longer admitted: of corpus files with open chunks, or of
-        removed ones.
-        """
+    @cached_property
+    def _unchanged(self) -> set[str]:
+        """Keys of the corpus files without open chunks."""
         unchanged = set()
         for path, decided in self._corpus_files():
             grid = self._chunks(decided)
             if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
                 unchanged.add(corpus_key(path))
+        return unchanged
+
+    def suspects(self, table: str) -> list[DataFile]:
+        """Data files that may contain rows that are no longer admitted: of corpus files with open chunks, or of
+        removed ones.
+        """
+        unchanged = self._unchanged
         current = {file for files in self.files[table].values() for file in files}
         all_models = self._by_corpus_file(table).items()  # another model's outcomes need a basis too
         return [file for key, files in all_models for file in files if key not in unchanged or file not in current]
