@@ -24,8 +24,10 @@ from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
+from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
 from facelake.testing.servers import Server
+from tests.corpora import LAYOUTS
 from tests.faults.test_crash_points import Crash, crash_at
 
 Photos = dict[str, bytes]
@@ -205,3 +207,39 @@ def test_an_erasure_says_what_is_left_in_the_operators_store(
         assert sorted(filter(None, lake["images"].read()["image_id"].to_pylist())) == ["bo.jpg", "cy.jpg"]
     again = erased(config, Request.of(subjects=["ann"]))
     assert again["left_to_delete"] == counts["left_to_delete"]
+
+
+def people(config: Config) -> tuple[dict[str, set[bytes]], set[frozenset[str]]]:
+    """The embeddings of each content, and the contents of each identity, after a whole run."""
+    run_night(config)
+    lake = Lake.open(config.lake)
+    faces = {row["face_id"]: row for row in lake["faces"].read().to_pylist()}
+    made: dict[str, set[bytes]] = {}
+    for row in faces.values():
+        made.setdefault(row["content_sha256"], set()).add(row["embedding"])
+    groups: dict[str, set[str]] = {}
+    gallery = current_gallery(lake)
+    assert gallery
+    for row in gallery.read("memberships", ["face_id", "identity_id"]).to_pylist():
+        groups.setdefault(row["identity_id"], set()).add(faces[row["face_id"]]["content_sha256"])
+    return made, {frozenset(group) for group in groups.values()}
+
+
+def test_tar_files_in_a_bucket_give_the_identities_of_plain_parquet(
+    photos: Photos, tmp_path: Path, weed_env: Server
+) -> None:
+    write(tmp_path / "c", photos, 3, "part")
+    (tmp_path / "tars").mkdir()
+    LAYOUTS["webdataset"][1](tmp_path / "tars", photos)
+    store = open_store("s3://lake/tars")
+    for path in (tmp_path / "tars").iterdir():
+        store.write(path.name, path.read_bytes())
+    made = []
+    for number, uri in enumerate((str(tmp_path / "c"), "s3://lake/tars")):
+        config = config_of(tmp_path, Path("/"), lake=str(tmp_path / f"lake-{number}"))
+        columns = {"source_id": {"constant": "s"}}
+        config = config.model_copy(update={"corpus": CorpusSection.model_validate({"uri": uri, "columns": columns})})
+        grant(config)
+        made.append(people(config))
+    assert made[0] == made[1]
+    assert len(made[0][0]) == 7
