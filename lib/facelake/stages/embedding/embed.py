@@ -46,15 +46,13 @@ def embed(context: Context) -> StageResult:
     planned: dict[str, float] = {}
     if plan.images and context.config.plan.budget is not None:
         planned = _check_budget(context, plan.images)
-    _commit(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
+    _record(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     admitted = plan.images + plan.waiting
     done: Counter[str] = Counter(admitted=admitted, embedded=0, rejected=0, faces=0, swept=carried.swept)
     reasons: Counter[str] = Counter()
-    if plan.chunks:
-        _work(context, progress, plan.chunks, done, reasons)
+    receipts = _work(context, progress, plan.chunks, done, reasons) if plan.chunks else []
     reused, waiting = carried.photos, 0
-    if plan.waiting:
-        copied = _carry_to_waiting(context)
+    if (copied := _finish(context, receipts, waiting=plan.waiting > 0)) is not None:
         done.update({name: count for name, count in copied.reused.items() if name in done})
         reasons.update({n.removeprefix("rejected_"): c for n, c in copied.reused.items() if n.startswith("rejected_")})
         reused, waiting = reused + copied.photos, plan.waiting - copied.photos
@@ -67,13 +65,20 @@ def embed(context: Context) -> StageResult:
     return run.finish(counts, digest_of(progress.state()))
 
 
-def _carry_to_waiting(context: Context) -> Carried:
-    """Copy outcomes to photos with the content of one that was just embedded, and close their chunks. A photo that
-    changed while it was read may leave others waiting for the next run.
+def _finish(context: Context, receipts: list[ChunkReceipt], *, waiting: bool) -> Carried | None:
+    """Record the last chunks, after outcomes were copied to photos with the content of one that was just embedded.
+
+    A chunk with a photo that changed while it was read stays open for the next run.
     """
-    carried = carry(context)
-    _commit(context, [ChunkReceipt(chunk) for chunk in Progress(context).plan().to_close])
-    return carried
+    if not waiting and all(receipt.complete for receipt in receipts):
+        _record(context, receipts)
+        return None
+    copied = carry(context)
+    counted = {(receipt.chunk.corpus_file, receipt.chunk.row_start): receipt for receipt in receipts}
+    closed = Progress(context).plan().to_close
+    former = [counted.get((chunk.corpus_file, chunk.row_start), ChunkReceipt(chunk)) for chunk in closed]
+    _record(context, [replace(receipt, chunk=chunk) for receipt, chunk in zip(former, closed, strict=True)])
+    return copied
 
 
 def _check_budget(context: Context, images: int) -> dict[str, float]:
@@ -88,8 +93,12 @@ def _check_budget(context: Context, images: int) -> dict[str, float]:
     }
 
 
-def _work(context: Context, progress: Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:
-    """Run the open chunks on Ray and commit their receipts."""
+def _work(
+    context: Context, progress: Progress, chunks: int, done: Counter[str], reasons: Counter[str]
+) -> list[ChunkReceipt]:
+    """Run the open chunks on Ray and commit their outcomes; returns the receipts of chunks that are not recorded yet:
+    the last ones, and those in which a photo waits or changed.
+    """
     # Ray takes long to import and is not needed when there is nothing to embed
     from facelake.engines.ray_embed import RayEmbedder
 
@@ -100,6 +109,7 @@ def _work(context: Context, progress: Progress, chunks: int, done: Counter[str],
     spec = replace(spec, retracted=retracted_contents(config), corpus=resolve_corpus(config))
     engine = RayEmbedder(spec, config.embed, config.ray)
     pending: list[ChunkReceipt] = []
+    unrecorded: list[ChunkReceipt] = []
     per_task = max(1, min(_CHUNKS_PER_TASK, chunks // (_TASKS_PER_WORKER * engine.size)))
     try:
         for receipt in engine.run(tasks_of(progress.open_chunks(), per_task)):
@@ -110,11 +120,15 @@ def _work(context: Context, progress: Progress, chunks: int, done: Counter[str],
                 StageProgress("embed", done["embedded"] + done["rejected"], dict(done) | {"workers": engine.running})
             )
             if len(pending) >= config.embed.commit_every_chunks:
-                _commit(context, pending)
+                _commit_outcomes(context, pending)
+                whole = [receipt.chunk.closes and receipt.complete for receipt in pending]
+                _record(context, [receipt for receipt, closes in zip(pending, whole, strict=True) if closes])
+                unrecorded += [receipt for receipt, closes in zip(pending, whole, strict=True) if not closes]
                 pending = []
-        _commit(context, pending)
+        _commit_outcomes(context, pending)
     finally:
         engine.close()
+    return [*unrecorded, *pending]
 
 
 def sweep(context: Context) -> int:
@@ -129,8 +143,8 @@ def plan_embed(context: Context) -> EmbedPlan:
     return Progress(context).plan()
 
 
-def _commit(context: Context, receipts: list[ChunkReceipt]) -> None:
-    """Commit faces, rejects and then progress; the module docstring explains the order."""
+def _commit_outcomes(context: Context, receipts: list[ChunkReceipt]) -> None:
+    """Commit faces and rejects; progress is recorded after them, see progress.py."""
     if not receipts:
         return
     context.check_lease()
@@ -138,14 +152,20 @@ def _commit(context: Context, receipts: list[ChunkReceipt]) -> None:
         staged = [getattr(receipt, table) for receipt in receipts if getattr(receipt, table)]
         if staged:
             context.lake[table].commit(staged)
+
+
+def _record(context: Context, receipts: list[ChunkReceipt]) -> None:
+    """Close chunks whose outcomes are committed."""
+    if not receipts:
+        return
+    context.check_lease()
     rows = [
         {
             "corpus_file": r.chunk.corpus_file,
             "row_start": r.chunk.row_start,
             "row_end": r.chunk.row_end,
             "model_digest": context.model_digest,
-            # a chunk with rows that still need an outcome stays open: no digest of admitted rows equals this text
-            "admitted_digest": r.chunk.digest if r.chunk.closes and r.complete else "open",
+            "admitted_digest": r.chunk.digest,
             "admitted": r.chunk.admitted,
             "embedded": r.embedded,
             "rejected": r.rejected,
