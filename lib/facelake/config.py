@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from facelake.corpus_config import CorpusSection, Section, location
 from facelake.errors import ConfigError
 
 _LOCAL_SCRATCH_BYTES = 16 * 2**30  # share of one local disk that leaves room for the corpus and intermediate files
 M = TypeVar("M", bound=BaseModel)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """Which model pack embeds the faces."""
 
     card: str = Field("opencv", description="name in conf/models, or path of a model card")
@@ -51,7 +48,7 @@ class ModelSection(_Section):
         return value
 
 
-class EmbedSection(_Section):
+class EmbedSection(Section):
     """Decoding, face detection, alignment and encoding."""
 
     actors: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
@@ -128,7 +125,7 @@ class EmbedSection(_Section):
         return self
 
 
-class PlanSection(_Section):
+class PlanSection(Section):
     """The cost limit of embed."""
 
     nodes: int = Field(1, ge=1, description="hosts that embed runs on")
@@ -139,7 +136,7 @@ class PlanSection(_Section):
     )
 
 
-class RaySection(_Section):
+class RaySection(Section):
     """The Ray cluster that embed runs on."""
 
     address: str | None = Field(
@@ -149,7 +146,7 @@ class RaySection(_Section):
     object_store_mb: int = Field(256, ge=80, description="object store of the local Ray, MiB")
 
 
-class SparkSection(_Section):
+class SparkSection(Section):
     """The Spark master that cluster runs on."""
 
     master: str = Field("local[*,3]", description="local[N] or local[N,attempts], spark://host:port, k8s://..., yarn")
@@ -177,7 +174,7 @@ class SparkSection(_Section):
         return self.scratch_gb * 2**30
 
 
-class ClusterSection(_Section):
+class ClusterSection(Section):
     """Neighbour search, edges and groups."""
 
     neighbours: int = Field(32, ge=1, le=1024, description="k of the neighbour search")
@@ -198,7 +195,7 @@ class ClusterSection(_Section):
     )
 
 
-class GallerySection(_Section):
+class GallerySection(Section):
     """Identities across nightly runs."""
 
     exemplars: int = Field(8, ge=1, le=64, description="exemplar faces per identity, chosen to cover its modes")
@@ -216,7 +213,7 @@ class GallerySection(_Section):
     )
 
 
-class ReportSection(_Section):
+class ReportSection(Section):
     """Content of the HTML report."""
 
     contact_sheets: bool = Field(True, description="show face crops, which are personal data")
@@ -226,7 +223,7 @@ class ReportSection(_Section):
     keep: int = Field(30, ge=1, description="report pages of earlier runs that are kept; older ones are deleted")
 
 
-class GovernanceSection(_Section):
+class GovernanceSection(Section):
     """Responsibility for the processing under the GDPR."""
 
     controller: str | None = Field(
@@ -246,7 +243,7 @@ class GovernanceSection(_Section):
     )
 
 
-class S3Section(_Section):
+class S3Section(Section):
     """How to reach an S3-compatible store; credentials come from the environment or the cloud's chain."""
 
     endpoint_url: str | None = Field(None, description="null: AWS_ENDPOINT_URL, else Amazon")
@@ -261,15 +258,15 @@ class S3Section(_Section):
         return value
 
 
-class Config(_Section):
+class Config(Section):
     """The complete configuration."""
 
     lake: str = Field("facelake-demo/lake", description="a directory or s3://bucket/prefix")
-    corpus: str | None = Field(None, description="directory or s3:// of the corpus; null: <lake>/corpus")
     purpose: str = Field("identity-grouping", min_length=1, description="purpose of the gallery")
     corpus_may_shrink: bool = Field(
         False, description="continue although a fifth of the admitted or refused photos are missing from the corpus"
     )
+    corpus: CorpusSection = CorpusSection()
     model: ModelSection = ModelSection()
     embed: EmbedSection = EmbedSection()
     plan: PlanSection = PlanSection()
@@ -281,17 +278,15 @@ class Config(_Section):
     governance: GovernanceSection = GovernanceSection()
     s3: S3Section = S3Section()
 
-    @field_validator("lake", "corpus")
+    @field_validator("lake")
     @classmethod
-    def _known_scheme(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value and not value.startswith(("s3://", "file://")):
-            raise ValueError("must be a directory or s3://bucket/prefix")
-        return value
+    def _known_scheme(cls, value: str) -> str:
+        return location(value) or value
 
     @property
     def corpus_uri(self) -> str:
         """The corpus root: the configured one, or the lake's own."""
-        return self.corpus or self.lake.rstrip("/") + "/corpus"
+        return self.corpus.uri or self.lake.rstrip("/") + "/corpus"
 
     def digest(self, *sections: str) -> str:
         """16 hex digits: the digest of the named sections, on which a stage's result depends."""

@@ -20,7 +20,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.events import StageProgress
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
 from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.ledger import Entry, evidence_digest, record
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up

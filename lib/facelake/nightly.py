@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from facelake.config import Config
 from facelake.errors import ConfigError, LedgerMoved
 from facelake.events import Listener, Tracker, fan_out, ignore_events, log_listener
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import OpenedCorpus
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.stages.core.context import Context, StageResult
@@ -131,7 +132,7 @@ def run_night(
         chosen.insert(0, "admit")  # later stages must not use decisions of another purpose, ledger or day
     lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
     if "admit" in chosen:
-        Corpus(config.corpus_uri, config.s3).paths()  # fails before anything is written if there is no corpus
+        OpenedCorpus(resolve_corpus(config)).check_present()  # fails before anything is written if there is no corpus
     require_assessment(config)
     with writing(config, "nightly", emit, wait_s=wait_s) as context:
         context.lineage, context.rebase = lineage, rebase

@@ -22,7 +22,7 @@ from facelake.engines.chunk_worker import WORKER_FAILED, ChunkTask, ChunkWorker,
 from facelake.engines.embed_metrics import METRICS
 from facelake.engines.ray_decoders import DecoderPool
 from facelake.engines.ray_embed import RayEmbedder, _exit_on_gpu_failure, start_ray
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
 from facelake.lake.tables import read_file

@@ -32,6 +32,7 @@ from facelake.bench.parity import face_analysis
 from facelake.bench.synthetic_packs import write_heavy_pack
 from facelake.config import Config
 from facelake.contracts import F32
+from facelake.corpus_config import CorpusSection
 from facelake.embed import ModelCard, Pack
 from facelake.embed.graphs import batchable
 from facelake.embed.packs import ScrfdCard
@@ -194,7 +195,7 @@ def _ours(
     model = config.model.model_copy(update={"card": str(folder / "card.yaml"), "cache": str(folder / "cache")})
     embedding = config.embed.model_copy(update={"chunk_rows": max(_LEAST_CHUNK, photos // (_CHUNKS * workers))})
     settings = config.model_copy(
-        update={"embed": embedding, "lake": str(folder / f"lake-{number}"), "corpus": None, "model": model}
+        update={"embed": embedding, "lake": str(folder / f"lake-{number}"), "corpus": CorpusSection(), "model": model}
     )
     marks: list[tuple[float, int]] = []
     cpu: list[float] = []

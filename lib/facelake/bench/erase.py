@@ -132,6 +132,7 @@ def _tables(
         "covers": [str(Covers.NAMED)] * len(people),
         "purpose": [context.config.purpose] * len(people),
         "ledger_version": [-1] * len(people),
+        "content_sha256": [f"{start + i:064x}" for i in range(len(people))],
     }
     faces = {
         "face_id": ids,

@@ -146,7 +146,12 @@ def write_corpus(context: Context, photos: int, per_file: int) -> list[str]:
     names = []
     for number, start in enumerate(range(0, photos, per_file)):
         rows: list[dict[str, object]] = [
-            {"image_id": f"album-{i % 997:03d}/photo-{i:09d}.jpg", "image": b"", "source_id": "bench"}
+            {
+                "image_id": f"album-{i % 997:03d}/photo-{i:09d}.jpg",
+                "image": b"",
+                "source_id": "bench",
+                "content_sha256": f"{i:064x}",
+            }
             for i in range(start, min(start + per_file, photos))
         ]
         names.append(write_corpus_file(context, rows, f"part-{number:06d}.parquet"))
@@ -195,7 +200,7 @@ def face_rows(model_digest: str, start: int, vectors: np.ndarray) -> pa.Table:
     given = {
         "face_id": [f"{generator.integers(1 << 62):016x}{i:016x}" for i in rows],
         "image_id": [f"album-{i % 997:03d}/photo-{i:09d}.jpg" for i in rows],
-        "content_sha256": [f"{generator.integers(1 << 62):064x}" for _ in rows],
+        "content_sha256": [f"{i:064x}" for i in rows],
         "box": generator.uniform(0, 600, (count, 4)).astype(np.float32).tolist(),
         "quality": generator.uniform(0.4, 0.9, count).astype(np.float32),
         "embedding": encode_embeddings(vectors),

@@ -103,6 +103,7 @@ def _tables(
         "covers": [str(Covers.NAMED)] * count,
         "purpose": [context.config.purpose] * count,
         "ledger_version": [-1] * count,
+        "content_sha256": [f"{number:064x}" for number in numbers],
     }
     vectors = _vectors(population, start, identity).astype("<f2")
     offsets = pa.py_buffer((np.arange(count + 1, dtype=np.int32) * (2 * population.dim)).tobytes())

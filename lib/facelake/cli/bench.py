@@ -59,6 +59,20 @@ def bench_embed(
     call.terminal.result({"ok": True, **figures})
 
 
+@command(bench_app, "index")
+def bench_index(
+    call: Invocation,
+    corpus: Annotated[str, typer.Option(help="directory or s3:// prefix for the objects, which are kept")],
+    photos: Annotated[int, typer.Option(min=1, help="number of small objects")] = 100_000,
+) -> None:
+    """Measure how fast photos that are objects are listed and indexed, beside the bare listing of the store."""
+    from facelake.bench.index import time_index
+
+    figures = time_index(call.config(), corpus, photos, call.terminal.listen)
+    call.terminal.figures("index", figures)
+    call.terminal.result({"ok": True, **figures})
+
+
 @command(bench_app, "device", lake=False)
 def bench_device(
     call: Invocation,

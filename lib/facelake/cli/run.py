@@ -78,7 +78,9 @@ def demo(
 @command(app, "import")
 def import_(
     call: Invocation,
-    folder: Annotated[str, typer.Argument(help="folder of photos, including its subfolders")],
+    folder: Annotated[
+        str, typer.Argument(help="folder of photos with its subfolders, s3:// prefix, or uncompressed .tar file")
+    ],
     person_from: Annotated[
         str | None, typer.Option(help="regex on the file name; its group 1 is the subject reference")
     ] = None,
@@ -96,16 +98,21 @@ def import_(
     no_grant: Annotated[
         bool, typer.Option("--no-grant", help="record no legal basis; the photos stay refused")
     ] = False,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="import what symbolic links lead to; loops are left out")
+    ] = False,
 ) -> None:
     """Copy a folder of photos into the lake's corpus and record their legal basis."""
     from facelake.nightly import writing
-    from facelake.stages.admission.import_images import Grant, check_folder, import_folder
+    from facelake.stages.admission.import_images import Grant, check_source, import_folder
 
     terminal, settings = call.terminal, call.config()
-    check_folder(folder, person_from)
+    check_source(folder, person_from, settings)
     grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence, exemption, covers, source_class)
     with writing(settings, "import", terminal.listen) as context:
-        result = import_folder(context, folder, source=source, person_from=person_from, grant=grant)
+        result = import_folder(
+            context, folder, source=source, person_from=person_from, grant=grant, follow_links=follow_links
+        )
     if result.counts["granted"]:
         purposes = ", ".join(purpose or [settings.purpose])
         terminal.say(
@@ -179,6 +186,12 @@ def erase(
         terminal.say(
             f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
         )
+    if left := result.counts["left_to_delete"]:
+        terminal.say(
+            f"{len(left)} photos are still in your own store and are never processed again; delete them there:"
+        )
+        for place in left:
+            terminal.say(f"  {place}")
     certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
     terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
     terminal.result({"ok": True, "lake": settings.lake, **result.counts})

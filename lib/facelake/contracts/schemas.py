@@ -21,8 +21,26 @@ CORPUS = _schema(
     ("subject_ref", _S, "optional: the custodian's reference for the person depicted"),
     ("captured_at", _T, "optional"),
     ("source_class", _S, "optional: see SourceClass; web-scrape, cctv, unknown and anything else are refused"),
+    ("content_sha256", _S, "of the encoded photo; written by `import`, so that known photos need not be read"),
+    ("source_tag", _S, "size and modification time or ETag of the imported file, by which it is known again"),
 )
 CORPUS_REQUIRED = ("image_id", "image", "source_id")
+
+IMAGES = _schema(
+    ("image_id", _S, "in Unicode form NFC; null when the photo has none, or was erased"),
+    ("source_id", _S, ""),
+    ("subject_ref", _S, ""),
+    ("captured_at", _T, ""),
+    ("source_class", _S, ""),
+    ("corpus_file", _S, "corpus file, or a name of its own where every photo is a file"),
+    ("corpus_row", _I, "row in it, from 0"),
+    ("uri", _S, "object with the photo: relative to the corpus, or complete; null: a row of the corpus file"),
+    ("byte_offset", _I, "of the photo in a tar file; null: the object is the photo"),
+    ("size_bytes", _I, "encoded bytes"),
+    ("tag", _S, "ETag or modification time of the object; photos are hashed again when it changes"),
+    ("content_sha256", _S, "of the encoded photo"),
+    ("erased", pa.bool_(), "on the suppression list: nothing of the photo is kept here"),
+)
 
 LEDGER = _schema(
     ("seq", _I, "order of events; a later event of the same scope and key overrides an earlier one"),
@@ -58,6 +76,7 @@ ADMISSIONS = _schema(
     ("covers", _S, "of an admitted image: see Covers; with named_subject_only no bystander may be encoded"),
     ("purpose", _S, "the purpose for which it was decided"),
     ("ledger_version", _I, "Delta version of the ledger at the decision"),
+    ("content_sha256", _S, "of the encoded photo; other content is embedded again"),
 )
 
 FACES = _schema(
@@ -270,6 +289,7 @@ RUNS = _schema(
 )
 
 TABLES: dict[str, pa.Schema] = {
+    "images": IMAGES,
     "ledger": LEDGER,
     "admissions": ADMISSIONS,
     "faces": FACES,

@@ -34,6 +34,10 @@ class Chunk:
     """digest of all admitted rows and their image ids"""
     named_only: frozenset[int] = frozenset()
     """rows whose grant covers the named subject only"""
+    contents: tuple[str, ...] = ()
+    """SHA-256 of the photos of `rows`, in their order, as the index has them"""
+    closes: bool = True
+    """False: other rows of the chunk wait for the outcome of a photo with the same content"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class ChunkReceipt:
     face_rows: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    complete: bool = True
+    """False: a photo was not the one of the index, so that the chunk must be looked at again"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, Protocol
 
 from facelake.config import S3Section
 from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Outcome, Receipt, Reject
 from facelake.embed import Opened, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.detect import CorpusSpec
+from facelake.lake.corpora.opening import ImageSource, open_images
+from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.store import open_store
 from facelake.lake.tables import stage
 
@@ -37,6 +40,8 @@ class WorkerSpec:
     s3: S3Section
     retracted: Mapping[str, str] = field(default_factory=dict)
     """names of withdrawn sets by the SHA-256 of their known photos"""
+    corpus: CorpusSpec | None = None
+    """how the photos are stored; None: Parquet files under `corpus_uri` as `import` writes them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,9 @@ class ChunkWorker:
         self._spec = spec
         self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted)
         self._decoder = decoder or open_opener(spec.options, spec.retracted)
-        self._corpus = Corpus(spec.corpus_uri, spec.s3)
+        self._corpus: ImageSource = (
+            open_images(spec.corpus, spec.lake_uri, spec.s3) if spec.corpus else Corpus(spec.corpus_uri, spec.s3)
+        )
         self._store = open_store(spec.lake_uri, spec.s3)
 
     def run(self, task: ChunkTask) -> Iterator[ChunkReceipt]:
@@ -110,7 +117,8 @@ class ChunkWorker:
         batch.
         """
         chunks, most = task.chunks, self._spec.options.batch_photos
-        photos = self._corpus.images(chunks[0].corpus_file, chunks[0].row_start, chunks[-1].row_end)
+        needed = frozenset(row for chunk in chunks for row in chunk.rows)
+        photos = self._corpus.images(chunks[0].corpus_file, chunks[0].row_start, chunks[-1].row_end, needed)
         ahead = next(photos, None)
         for chunk in chunks:
             rows: list[_Row] = []
@@ -142,7 +150,7 @@ class ChunkWorker:
         for row, ident, _ in rows:
             if row in failing:
                 done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, WORKER_FAILED)
-        return [done[row] for row, _, _ in rows]
+        return [_with_content(done[row], data) for row, _, data in rows]
 
     def _stage(self, chunk: Chunk, outcomes: Sequence[Outcome], seconds: float) -> ChunkReceipt:
         digest = self._spec.model_digest
@@ -162,7 +170,13 @@ class ChunkWorker:
             face_rows=sum(len(o.faces) for o in outcomes),
             reasons=dict(Counter(str(o.reject) for o in outcomes if o.reject)),
             seconds=seconds,
+            complete=not chunk.contents or [o.content_sha256 for o in outcomes] == list(chunk.contents),
         )
+
+
+def _with_content(outcome: Outcome, data: bytes) -> Outcome:
+    """An outcome with the digest of the photo, which one that was not decoded lacks."""
+    return outcome if outcome.content_sha256 else replace(outcome, content_sha256=sha256(data).hexdigest())
 
 
 def tasks_of(chunks: Iterable[Chunk], per_task: int) -> Iterator[ChunkTask]:

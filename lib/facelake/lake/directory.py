@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -35,6 +36,17 @@ class DirectoryStore:
 
     def read(self, key: str) -> bytes:
         return self._path(key).read_bytes()
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        with self._path(key).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), length, start)
+
+    def stat(self, key: str) -> StoredObject | None:
+        try:
+            described = self._path(key).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return _described(key, described) if stat.S_ISREG(described.st_mode) else None
 
     def tag(self, key: str) -> str | None:
         try:
@@ -93,10 +105,13 @@ class DirectoryStore:
             for name in sorted(names):
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # deleted while we listed
-                    yield StoredObject(path.relative_to(self.root).as_posix(), path.stat().st_size)
+                    yield _described(path.relative_to(self.root).as_posix(), path.stat())
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
+
+    def purge(self, key: str) -> None:
+        self.delete(key)
 
     def clear_leftovers(self) -> None:
         for path in (self.root / _TEMPORARY).glob("*"):
@@ -111,3 +126,7 @@ class DirectoryStore:
 
     def storage_options(self) -> dict[str, str]:
         return {}
+
+
+def _described(key: str, status: os.stat_result) -> StoredObject:
+    return StoredObject(key, status.st_size, f"{status.st_mtime_ns:x}")

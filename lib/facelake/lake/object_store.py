@@ -18,6 +18,8 @@ class StoredObject:
 
     key: str
     size_bytes: int
+    tag: str = ""
+    """ETag, or modification time: changes with the content"""
 
 
 class ObjectStore(Protocol):
@@ -26,6 +28,14 @@ class ObjectStore(Protocol):
     uri: str
 
     def read(self, key: str) -> bytes: ...
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        """Bytes start..start+length-1 of an object, fewer at its end."""
+        ...
+
+    def stat(self, key: str) -> StoredObject | None:
+        """Size and tag of one object, as `list` gives them; None when there is no such object."""
+        ...
+
     def tag(self, key: str) -> str | None:
         """A tag that changes with the object's content; None when there is no such object."""
         ...
@@ -45,6 +55,10 @@ class ObjectStore(Protocol):
 
     def delete(self, key: str) -> None:
         """Delete; a missing key is no error."""
+        ...
+
+    def purge(self, key: str) -> None:
+        """Delete an object with every version of it that the bucket keeps; Refused without the rights."""
         ...
 
     def clear_leftovers(self) -> None:

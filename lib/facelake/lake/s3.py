@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -18,6 +18,7 @@ from facelake.lake.object_store import StoredObject
 
 _Versions = list[dict[str, Any]]  # as S3 lists them
 _READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one request in five
+_CONNECTIONS = 32  # photos are read by that many threads at most
 _BATCH = 1000  # what S3 deletes in one call
 _DENIED = ("AccessDenied", "403")
 _LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store without this part of S3
@@ -47,7 +48,11 @@ class S3Store:
             endpoint_url=self.endpoint,
             region_name=self.region,
             config=BotoConfig(
-                s3=style, retries={"mode": "standard", "max_attempts": 6}, connect_timeout=5, read_timeout=60
+                s3=style,
+                retries={"mode": "standard", "max_attempts": 6},
+                connect_timeout=5,
+                read_timeout=60,
+                max_pool_connections=_CONNECTIONS,
             ),
         )
 
@@ -83,8 +88,21 @@ class S3Store:
             raise self._fault(err, key) from err
 
     def read(self, key: str) -> bytes:
+        return self._read(key)
+
+    def read_range(self, key: str, start: int, length: int) -> bytes:
+        return self._read(key, Range=f"bytes={start}-{start + length - 1}") if length else b""
+
+    def stat(self, key: str) -> StoredObject | None:
+        try:
+            head = self._call("head_object", key, Key=self._key(key))
+        except FileNotFoundError:
+            return None
+        return StoredObject(key, head["ContentLength"], head["ETag"].strip('"'))
+
+    def _read(self, key: str, **options: str) -> bytes:
         for attempt in range(_READ_ATTEMPTS):
-            body = self._call("get_object", key, Key=self._key(key))["Body"]
+            body = self._call("get_object", key, Key=self._key(key), **options)["Body"]
             try:
                 return bytes(body.read())
             except BotoCoreError as err:  # cut in the middle of the reply, which botocore does not try again
@@ -133,7 +151,7 @@ class S3Store:
             page = self._call("list_objects_v2", prefix, Prefix=start, **token)
             for item in page.get("Contents", []):
                 key = item["Key"][len(self.prefix) :].lstrip("/") if self.prefix else item["Key"]
-                yield StoredObject(key, item["Size"])
+                yield StoredObject(key, item["Size"], item["ETag"].strip('"'))
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
@@ -141,14 +159,31 @@ class S3Store:
     def delete(self, key: str) -> None:
         self._call("delete_object", key, Key=self._key(key))
 
+    def purge(self, key: str) -> None:
+        self.delete(key)
+        self._without_versions(key, lambda: self._versions_of(key))
+
     def clear_leftovers(self) -> None:
         """A put is whole or not at all."""
 
     def drop_old_versions(self, prefix: str = "") -> int:
+        return self._without_versions(prefix, lambda: self._old_versions(prefix))
+
+    def _versions_of(self, key: str) -> _Versions:
+        """All versions of one object, its delete markers last."""
+        pages = list(
+            self._client.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=self._key(key))
+        )
+        kinds = ("Versions", "DeleteMarkers")
+        return [
+            item for kind in kinds for page in pages for item in page.get(kind, []) if item["Key"] == self._key(key)
+        ]
+
+    def _without_versions(self, prefix: str, versions: Callable[[], _Versions]) -> int:
         try:
             if not self._client.get_bucket_versioning(Bucket=self.bucket).get("Status"):
                 return 0
-            return self._delete_versions(self._old_versions(prefix))
+            return self._delete_versions(versions())
         except (BotoCoreError, ClientError) as err:
             code = _code(err)
             if code in _LACKING and getattr(err, "operation_name", "") == "GetBucketVersioning":

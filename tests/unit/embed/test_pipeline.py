@@ -31,7 +31,7 @@ def pipeline(pack: Pack) -> Pipeline:
 @pytest.fixture(scope="module")
 def photos(demo_template: tuple[Path, object]) -> list[tuple[int, str, bytes]]:
     """The demo's own corpus: portraits, group photos, no faces, damaged files."""
-    from facelake.lake.corpus import Corpus
+    from facelake.lake.corpora.parquet import Corpus
 
     corpus = Corpus(str(demo_template[0] / "corpus"))
     return [(i, f"{i}", data) for i, (_, _, data) in enumerate(corpus.images("demo-1.parquet", 70, 140))]

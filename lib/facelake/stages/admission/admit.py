@@ -4,33 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.admit import Decisions, decide_rows
-from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal, corpus_key
-from facelake.errors import Corrupt, Refused
+from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal
+from facelake.errors import Corrupt
 from facelake.events import Notice, StageProgress
-from facelake.lake.corpus import Corpus, CorpusFile
-from facelake.lake.tables import Snapshot, plain
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import INDEX, OpenedCorpus
+from facelake.lake.tables import DataFile, Snapshot, plain
+from facelake.stages.admission.index import CorpusIndex, update_index
 from facelake.stages.admission.ledger import read_ledger
+from facelake.stages.admission.shrinking import PRESENCE, Present, hashed, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus, retracted_rows
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
 
-_SHRINK_SHARE = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _Ids:
-    """The identifying columns of one corpus file, and a hash of each image_id."""
-
-    file: CorpusFile
-    rows: pa.Table
-    hashes: np.ndarray
+_IDS = ["image_id", "source_id", "subject_ref", "source_class", "content_sha256", "erased"]
 
 
 def admit(context: Context) -> StageResult:
@@ -42,11 +34,11 @@ def admit(context: Context) -> StageResult:
         Corrupt: the ledger is missing or older than at an earlier decision.
     """
     config, lake = context.config, context.lake
-    corpus = Corpus(config.corpus_uri, config.s3)
-    files = [corpus.inspect(path) for path in corpus.paths()]  # every footer is checked before any work
+    corpus = OpenedCorpus(resolve_corpus(config))
     lineages = load_lineages(config)
-    refuse_retracted_corpus(corpus, [file.path for file in files], lineages)
-    run = StageRun(context, "admit", sum(file.rows for file in files), "images")
+    refuse_retracted_corpus(corpus, lineages)
+    run = StageRun(context, "admit", 0, "images")
+    index = update_index(context, corpus)
     snapshot = lake["ledger"].snapshot()
     _check_ledger_present(context, snapshot.version)
     ledger, context.ledger_version = read_ledger(lake, snapshot), snapshot.version
@@ -59,24 +51,23 @@ def admit(context: Context) -> StageResult:
         return any(lake.keyed_hash(name) in suppressed for name in (label, f"for:{config.purpose}:{label}"))
 
     erased = is_erased if suppressed else None
-    read = [_Ids(file, rows, _hash(rows)) for file in files for rows in [corpus.ids(file.path)]]
-    duplicates = _duplicates(read)
-
+    duplicates = _duplicates(context, index)
     table = lake["admissions"]
     before = table.snapshot()
-    _check_corpus_size(context, before, {corpus_key(file.path) for file in files})
     known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
     adds: list[Receipt] = []
     kept: set[DataFileName] = set()
     totals: Counter[str] = Counter()
-    for part, duplicate in zip(read, duplicates, strict=True):
-        retracted = retracted_rows(lineages, *(part.rows[name].to_pylist() for name in ("image_id", "source_id")))
+    for (path, file), duplicate in zip(index.parts, duplicates, strict=True):
+        rows = lake[INDEX].file(file, _IDS)
+        retracted = retracted_rows(lineages, *(rows[name].to_pylist() for name in ("image_id", "source_id")))
         decisions = decide_rows(
-            part.rows, ledger, config.purpose, context.now, duplicate=duplicate, erased=erased, retracted=retracted
+            rows, ledger, config.purpose, context.now, duplicate=duplicate, erased=erased, retracted=retracted
         )
+        decisions = _with_erased(decisions, rows["erased"])
         totals.update(value or "admitted" for value in decisions.reasons.to_pylist())
-        decided = _table(part, decisions, config.purpose, snapshot.version)
-        name = DataFileName.of_corpus_file(part.file.path, _content_digest(decided))
+        decided = _table(path, rows, decisions, config.purpose, snapshot.version)
+        name = DataFileName.of_corpus_file(path, _content_digest(decided))
         if name in known:
             kept.add(name)
         else:
@@ -84,10 +75,12 @@ def admit(context: Context) -> StageResult:
         context.emit(StageProgress("admit", sum(totals.values()), {"admitted": totals["admitted"]}))
 
     admitted = totals.pop("admitted", 0)
-    counts = {"read": sum(f.rows for f in files), "admitted": admitted, "refused": totals.total()}
+    counts = {"read": index.rows, "admitted": admitted, "refused": totals.total()}
     counts |= {f"refused_{reason}": count for reason, count in sorted(totals.items())}
     must_add_up("admit", ("read", counts["read"]), ("admitted", admitted), ("refused", counts["refused"]))
+    counts |= {"hashed": index.hashed, "left_out": index.left_out.counts.total(), "left_out_erased": index.erased}
     removes = [file for name, file in known.items() if name not in kept]
+    _check_corpus_size(context, before, removes, index)
     if not adds and not removes:
         return run.skip(counts)
     context.check_lease()
@@ -108,50 +101,52 @@ def _check_ledger_present(context: Context, version: int) -> None:
             raise Corrupt(what, where=f"{context.lake.uri}/ledger", next_step="restore the ledger; nothing was changed")
 
 
-def _check_corpus_size(context: Context, before: Snapshot, present: set[str]) -> None:
-    """Fail if much of the corpus is missing: a wrong `corpus` setting would remove every face and identity.
-
-    Raises:
-        Refused: a fifth or more of the decided photos are missing and the config does not allow it.
-    """
-    missing = sum(file.rows for file in before.files if DataFileName.parse(file.path).corpus not in present)
-    if missing >= _SHRINK_SHARE * max(before.rows, 1) and not context.config.corpus_may_shrink:
-        what = f"{missing} of {before.rows} photos decided before are no longer in the corpus"
-        next_step = "check `corpus`; to remove these photos and their faces, set corpus_may_shrink: true"
-        raise Refused(what, where=context.config.corpus_uri, next_step=next_step)
-
-
-def _hash(rows: pa.Table) -> np.ndarray:
-    ids = rows["image_id"].to_pandas().fillna("").to_numpy(dtype=object)
-    return pd.util.hash_array(ids, categorize=False)
-
-
-def _duplicates(read: list[_Ids]) -> list[np.ndarray]:
-    """Per file, which rows repeat an image_id of an earlier row of the corpus."""
-    if not read:
+def _duplicates(context: Context, index: CorpusIndex) -> list[np.ndarray]:
+    """Per part, which rows repeat an image_id of an earlier row of the corpus."""
+    parts = [hashed(context.lake[INDEX].file(file, ["image_id"])["image_id"]) for _, file in index.parts]
+    if not parts:
         return []
-    hashes = np.concatenate([part.hashes for part in read])
+    hashes = np.concatenate(parts)
     repeated = np.ones(len(hashes), bool)
     repeated[np.unique(hashes, return_index=True)[1]] = False
-    return np.split(repeated, np.cumsum([len(part.hashes) for part in read])[:-1])
+    return np.split(repeated, np.cumsum([len(part) for part in parts])[:-1])
 
 
-def _table(part: _Ids, decisions: Decisions, purpose: str, ledger_version: int) -> pa.Table:
-    rows, reasons = part.rows.num_rows, decisions.reasons
+def _check_corpus_size(context: Context, before: Snapshot, removes: list[DataFile], index: CorpusIndex) -> None:
+    """Raise Refused if a fifth or more of the decided photos are missing and the config does not allow it."""
+    admissions, images = context.lake["admissions"], context.lake[INDEX]
+    gone = [admissions.file(file, PRESENCE) for file in removes]
+    if sum(rows.num_rows for rows in gone) and not context.config.corpus_may_shrink:
+        present = Present.of(images.file(file, PRESENCE) for _, file in index.parts)
+        refuse_if_much(context.config, present.missing(gone), before.rows)
+
+
+def _with_erased(decisions: Decisions, erased: pa.ChunkedArray) -> Decisions:
+    """The decisions, with photos that the index no longer names refused as erased."""
+    if not pc.any(erased).as_py():
+        return decisions
+    mask = pc.fill_null(erased, False).combine_chunks()
+    reasons = pc.if_else(mask, pa.scalar(str(Refusal.ERASED)), decisions.reasons)
+    return Decisions(reasons, pc.if_else(mask, pa.scalar(None, pa.string()), decisions.covers))
+
+
+def _table(path: str, ids: pa.Table, decisions: Decisions, purpose: str, ledger_version: int) -> pa.Table:
+    rows, reasons = ids.num_rows, decisions.reasons
     erased = pc.fill_null(pc.equal(reasons, Refusal.ERASED), False)
     # erased identifiers are not stored again, though the corpus may still hold them
     null = pa.scalar(None, pa.string())
     columns = {
-        "image_id": pc.if_else(erased, null, part.rows["image_id"].combine_chunks()),
-        "source_id": part.rows["source_id"],
-        "subject_ref": pc.if_else(erased, null, part.rows["subject_ref"].combine_chunks()),
-        "corpus_file": pa.array([part.file.path] * rows, pa.string()),
+        "image_id": pc.if_else(erased, null, ids["image_id"].combine_chunks()),
+        "source_id": ids["source_id"],
+        "subject_ref": pc.if_else(erased, null, ids["subject_ref"].combine_chunks()),
+        "corpus_file": pa.array([path] * rows, pa.string()),
         "corpus_row": pa.array(np.arange(rows, dtype=np.int64)),
         "admitted": pc.is_null(reasons),
         "reason": reasons,
         "covers": decisions.covers,
         "purpose": pa.array([purpose] * rows, pa.string()),
         "ledger_version": pa.array([ledger_version] * rows, pa.int64()),
+        "content_sha256": pc.if_else(erased, null, ids["content_sha256"].combine_chunks()),
     }
     return pa.table(columns, schema=plain(ADMISSIONS))
 

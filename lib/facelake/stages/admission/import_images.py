@@ -1,48 +1,41 @@
-"""The stage `import`: copies a folder of photos into the lake's corpus and records the operator's grant in the
-ledger.
-"""
+"""The stage `import`: copies photos into the lake's corpus and records the operator's grant in the ledger."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.admit import decide
+from facelake.admit.lineage import Lineages
+from facelake.config import Config
 from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.corpora.photos import Place
 from facelake.lake.tables import plain
 from facelake.stages.admission.corpus_rewrite import owns_corpus
+from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
-from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_folder
+from facelake.stages.admission.withdrawn_datasets import MOST_NAMES, load_lineages, refuse_retracted_names
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
 
 _COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-_SUFFIXES |= {
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jp2",
-    ".ppm",
-    ".pgm",
-    ".tga",
-}  # not all of these can be decoded; embed rejects those
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _OUTCOMES = ("imported", "present", "changed", "skipped", "erased", "retracted")
 _PART_BYTES = 64 << 20
 _ROWS_PER_GROUP = 64
+_KNOWN = ["image_id", "source_id", "content_sha256", "source_tag"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,125 +65,179 @@ def import_folder(
     source: str | None = None,
     person_from: str | None = None,
     grant: Grant | None = None,
+    follow_links: bool = False,
 ) -> StageResult:
-    """Copy a folder's photos into the lake's own corpus and record their legal basis.
+    """Copy the photos of a folder, bucket prefix or tar file into the lake's own corpus and record their legal basis.
 
-    The image_id is `source/relative path`. Photos already in the corpus are skipped; a photo of the same name with
-    other
-    content is counted as changed and skipped, because corpus rows are never rewritten. Files are read in name order.
+    The image_id is `source/relative path`. Photos already in the corpus are skipped, without reading them if their file
+    is unchanged; a photo of the same name with other content is counted as changed and skipped, because corpus rows are
+    never rewritten. Files are read in name order, several at a time; an interrupted import is continued by running it
+    again. Everything that is left out is counted and named; no single file stops the import.
 
     Args:
         source: the source_id; default: the folder's name.
         person_from: regex on the file name; its first group (or the whole match) is the subject_ref.
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
+        follow_links: import what symbolic links lead to; loops are left out.
 
     Raises:
         ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake.
     """
-    root, pattern = check_folder(folder, person_from)
+    origin = check_source(folder, person_from, context.config, follow_links=follow_links)
     if not owns_corpus(context.config):
         raise ConfigError(
             "the configured corpus is outside the lake",
             where="corpus",
             next_step="remove `corpus` from the config to import",
         )
-    source_id = source or root.resolve().name
+    source_id = source or origin.name
     lineages = load_lineages(context.config)
-    refuse_retracted_folder(root, source_id, list(_files(root)), lineages)
-    run = StageRun(context, "import")
-    known = _known(context, source_id)
-    counts: Counter[str] = Counter(dict.fromkeys((*_OUTCOMES, "files", "unlabelled"), 0))
-    erased = context.lake.suppressed()
-    part = _Part()
-    for path in _files(root):
-        counts["files"] += 1
-        if not _is_photo(path):
-            counts["skipped"] += 1
-            continue
-        try:
-            data, image_id = path.read_bytes(), f"{source_id}/{path.relative_to(root).as_posix()}"
-            image_id.encode()
-        except (OSError, UnicodeEncodeError) as err:
-            context.emit(Notice("import", f"skipped {path.name!a}: {type(err).__name__}"))
-            counts["skipped"] += 1
-            continue
-        digest = hashlib.sha256(data).digest()
-        if lineages.by_content(digest.hex()):
-            counts["retracted"] += 1
-            continue
-        if image_id in known:
-            counts["present" if known[image_id] == digest else "changed"] += 1
-            continue
-        match = pattern.search(path.name) if pattern else None
-        counts["unlabelled"] += int(pattern is not None and match is None)
-        subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
-        names = [f"image:{image_id}", f"source:{source_id}", *([f"subject:{subject}"] if subject else [])]
-        if erased and any(context.lake.keyed_hash(name) in erased for name in names):
-            counts["erased"] += 1
-            continue
-        part.rows.append({"image_id": image_id, "image": data, "source_id": source_id, "subject_ref": subject})
-        part.size += len(data)
-        counts["imported"] += 1
-        context.emit(StageProgress("import", counts["imported"]))
-        if part.size >= _PART_BYTES:
-            part = _write(context, part)
-    if not counts["files"] - counts["skipped"]:
-        raise ConfigError("the folder holds no photos", where=str(root), next_step="give a folder with image files")
-    _write(context, part)
+    names = list(islice(origin.names(), MOST_NAMES))
+    refuse_retracted_names((source_id, origin.name), origin.location, names, origin.property_text(), lineages)
+    total = sum(1 for _ in origin.photos())
+    run = StageRun(context, "import", total, "photos")
+    copy = _Copy(context, lineages, source_id, compiled(person_from))
+    copy.run(origin)
+    counts = copy.counts
+    if not counts["files"]:
+        raise ConfigError("the folder holds no photos", where=origin.location, next_step="give one with image files")
+    for line in origin.left_out.lines():
+        context.emit(Notice("import", f"left out: {line}"))
+    counts["skipped"] += origin.left_out.counts.total()
+    counts["files"] += origin.left_out.counts.total()
     counts["granted"] = int(grant is not None and _grant(context, source_id, grant))
-    seen = [(name, counts[name]) for name in _OUTCOMES]
-    must_add_up("import", ("files", counts["files"]), *seen)
+    must_add_up("import", ("files", counts["files"]), *((name, counts[name]) for name in _OUTCOMES))
+    left_out = {f"skipped_{reason.replace(' ', '_')}": n for reason, n in sorted(origin.left_out.counts.items())}
     if not counts["imported"] and not counts["granted"]:
-        return run.skip(dict(counts))
-    return run.finish(dict(counts), "")
+        return run.skip(dict(counts) | left_out)
+    return run.finish(dict(counts) | left_out, "")
 
 
-def check_folder(folder: str, person_from: str | None) -> tuple[Path, re.Pattern[str] | None]:
-    """Check the arguments of an import: the folder and the compiled regex.
+class _Copy:
+    """One import: reads photos that are not known and writes them in parts."""
+
+    def __init__(self, context: Context, lineages: Lineages, source_id: str, pattern: re.Pattern[str] | None) -> None:
+        self._context, self._lineages = context, lineages
+        self._source_id, self._pattern = source_id, pattern
+        self._erased = context.lake.suppressed()
+        self._known = _known(context, source_id)
+        self._part = _Part()
+        self._done = 0
+        self.counts: Counter[str] = Counter(dict.fromkeys((*_OUTCOMES, "files", "unlabelled"), 0))
+
+    def run(self, origin: ImportSource) -> None:
+        """Import every photo of a source."""
+        ahead: deque[SourcePhoto] = deque()
+
+        def places() -> Iterator[Place]:
+            for photo in origin.photos():
+                self.counts["files"] += 1
+                if self._must_read(photo):
+                    ahead.append(photo)
+                    yield photo.place
+
+        for data in origin.reader(self._context.config.s3).read_all(places()):
+            photo = ahead.popleft()
+            if data is None:
+                origin.left_out.add("unreadable", photo.path)
+                self.counts["files"] -= 1  # counted with what is left out
+            else:
+                self._take(photo, data)
+            self._progress()
+        self._write()
+
+    def _progress(self) -> None:
+        counts = {"imported": self.counts["imported"]}
+        self._context.emit(StageProgress("import", self.counts["files"] - self.counts["skipped"], counts))
+
+    def _must_read(self, photo: SourcePhoto) -> bool:
+        """Whether a photo has to be read; counts it if not."""
+        known = self._known.get(_hash(self._image_id(photo)))
+        if known is None:
+            return True
+        if known.tag == _hash(photo.tag) or (photo.digest and known.digest == _hash(photo.digest)):
+            self.counts["present"] += 1
+            self._progress()
+            return False
+        return True
+
+    def _image_id(self, photo: SourcePhoto) -> str:
+        return f"{self._source_id}/{photo.path}"
+
+    def _take(self, photo: SourcePhoto, data: bytes) -> None:
+        image_id, digest = self._image_id(photo), hashlib.sha256(data).hexdigest()
+        if self._lineages.by_content(digest):
+            self.counts["retracted"] += 1
+            return
+        known = self._known.get(_hash(image_id))
+        if known is not None:
+            self.counts["present" if known.digest == _hash(digest) else "changed"] += 1
+            return
+        match = self._pattern.search(photo.path.rpartition("/")[2]) if self._pattern else None
+        self.counts["unlabelled"] += int(self._pattern is not None and match is None)
+        subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
+        names = [f"image:{image_id}", f"source:{self._source_id}", *([f"subject:{subject}"] if subject else [])]
+        if self._erased and any(self._context.lake.keyed_hash(name) in self._erased for name in names):
+            self.counts["erased"] += 1
+            return
+        row = {"image_id": image_id, "image": data, "source_id": self._source_id, "subject_ref": subject}
+        self._part.rows.append(row | {"content_sha256": digest, "source_tag": photo.tag})
+        self._part.size += len(data)
+        self._known[_hash(image_id)] = _Known(_hash(digest), _hash(photo.tag))
+        self.counts["imported"] += 1
+        if self._part.size >= _PART_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._part.rows:
+            self._context.check_lease()
+            write_corpus_file(self._context, self._part.rows)
+        self._part = _Part()
+
+
+class _Known(NamedTuple):
+    """Hashes of what is known of an imported photo."""
+
+    digest: int
+    tag: int
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+
+
+def check_source(location: str, person_from: str | None, config: Config, *, follow_links: bool = False) -> ImportSource:
+    """Check the arguments of an import and open its source.
 
     Raises:
         ConfigError: no such folder, or an invalid regex.
     """
-    root = Path(os.path.expanduser(folder))
-    if not root.is_dir():
-        raise ConfigError("no such folder", where=str(root), next_step="give the folder that holds the photos")
-    try:
-        return root, re.compile(person_from) if person_from else None
-    except re.error as err:
-        raise ConfigError(
-            f"not a regular expression: {err}", where="--person-from", next_step="correct the regular expression"
-        ) from err
+    origin = ImportSource.of(location, config.s3, follow_links=follow_links)
+    compiled(person_from)
+    return origin
 
 
-def _files(root: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
+def _known(context: Context, source_id: str) -> dict[int, _Known]:
+    """What is known of each photo of this source in the lake's corpus, by the hash of its id: about 200 bytes each.
 
-
-def _is_photo(path: Path) -> bool:
-    if path.suffix.lower() in _SUFFIXES:
-        return True
-    with path.open("rb") as file:
-        return file.read(4).startswith(_MAGIC)
-
-
-def _known(context: Context, source_id: str) -> dict[str, bytes]:
-    """SHA-256 of each photo of this source in the lake's corpus, by image_id."""
+    Only the small columns of the corpus files are read.
+    """
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     try:
         paths = corpus.paths()
     except ConfigError:
         return {}  # the corpus is empty before the first import
-    known: dict[str, bytes] = {}
+    known: dict[int, _Known] = {}
     for path in paths:
-        if not pc.any(pc.equal(corpus.ids(path)["source_id"], source_id)).as_py():
+        rows = corpus.columns(path, _KNOWN)
+        if rows["source_id"].null_count == rows.num_rows or source_id not in pc.unique(rows["source_id"]).to_pylist():
             continue
-        for _, image_id, data in corpus.images(path, 0, corpus.inspect(path).rows):
-            known[image_id] = hashlib.sha256(data).digest()
+        if "content_sha256" not in rows.column_names:
+            rows = rows.append_column("content_sha256", corpus.index(path, trusted=False)["content_sha256"])
+        columns = (rows[n].to_pylist() if n in rows.column_names else [None] * rows.num_rows for n in _KNOWN)
+        for image_id, source, digest, tag in zip(*columns, strict=True):
+            if image_id and source == source_id:
+                known[_hash(image_id)] = _Known(_hash(digest or ""), _hash(tag) if tag else -1)
     return known
 
 
@@ -199,17 +246,18 @@ def write_corpus_file(context: Context, rows: list[dict[str, object]], name: str
     corpus = Corpus(context.config.corpus_uri, context.config.s3)
     name = name or f"part-{sum(1 for _ in corpus.store.list()):06d}-{secrets.token_hex(4)}.parquet"
     sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(rows, schema=plain(CORPUS))
+    table = pa.Table.from_pylist([_with_digest(row) for row in rows], schema=plain(CORPUS))
     # encoded photos do not compress, and statistics would repeat identifiers in the footer
     pq.write_table(table, sink, row_group_size=_ROWS_PER_GROUP, compression="none", write_statistics=False)
     corpus.store.write(name, sink.getvalue().to_pybytes())
     return name
 
 
-def _write(context: Context, part: _Part) -> _Part:
-    if part.rows:
-        write_corpus_file(context, part.rows)
-    return _Part()
+def _with_digest(row: dict[str, object]) -> dict[str, object]:
+    image = row.get("image")
+    if not isinstance(image, bytes) or "content_sha256" in row:
+        return row
+    return row | {"content_sha256": hashlib.sha256(image).hexdigest()}
 
 
 def _grant(context: Context, source_id: str, grant: Grant) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from facelake.admit.lineage import Lineages, RetractedList
 from facelake.config import Config, conf_dir, read_yaml_as
 from facelake.embed import ModelCard
 from facelake.errors import Refused
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.opening import OpenedCorpus
 
 _DEFAULT_ACCEPTED = {
     "opencv": dict.fromkeys(
@@ -23,7 +24,8 @@ _DEFAULT_ACCEPTED = {
 }
 _DECLARING = ("name", "dataset", "dataset_name", "pretty_name", "title", "lineage", "derived_from", "source_datasets")
 _SIDECAR_BYTES = 256 << 10
-_SCHEMA_METADATA = (b"pandas", b"ARROW:schema")
+_SCHEMA_METADATA = ("pandas", "ARROW:schema")
+MOST_NAMES = 200_000  # file names looked at; the ids of all photos are checked as well
 
 
 def retracted_lists(config: Config) -> list[RetractedList]:
@@ -66,7 +68,7 @@ def accepted_lineage(config: Config, card: ModelCard) -> dict[str, str]:
     return {name: accepted[name] for name in lineage}
 
 
-def refuse_retracted_corpus(corpus: Corpus, paths: Sequence[str], lineages: Lineages) -> None:
+def refuse_retracted_corpus(corpus: OpenedCorpus, lineages: Lineages) -> None:
     """Check whether a corpus is a withdrawn set, by its location, file names, metadata and sidecar files.
 
     Raises:
@@ -74,30 +76,48 @@ def refuse_retracted_corpus(corpus: Corpus, paths: Sequence[str], lineages: Line
     """
     if match := lineages.in_name(corpus.uri):
         raise _refused(lineages, match, corpus.uri, "its location contains the name")
-    sizes: dict[str, int] = {item.key: item.size_bytes for item in corpus.store.list()}
+    sizes = {item.key: item.size_bytes for item in islice(corpus.store.list(), MOST_NAMES)}
     notes = [key for key in sizes if key.rpartition("/")[2] == "property" and sizes[key] < 256]
     match = lineages.in_folder(sizes, corpus.store.read(notes[0]).decode("ascii", "replace") if notes else None)
     if match:
         raise _refused(lineages, match, corpus.uri, "its file names match")
-    for where, text in _declarations(corpus, paths, sizes):
+    for where, text in _declarations(corpus, sizes):
         match = lineages.declared(text)
         if match:
             raise _refused(lineages, match, where, f"it declares {text[:80]!r}")
 
 
 def refuse_retracted_folder(root: Path, source_id: str, files: Sequence[Path], lineages: Lineages) -> None:
-    """Check whether a folder to be imported is a withdrawn set.
+    """Check whether a folder is a withdrawn set.
 
     Raises:
         Refused: as refuse_retracted_corpus.
     """
-    for name in (source_id, root.resolve().name):
-        if match := lineages.in_name(name):
-            raise _refused(lineages, match, str(root), f"{name!r} contains the name")
     notes = [path for path in files if path.name == "property"]
     text = notes[0].read_text("ascii", "replace")[:256] if notes else None
-    if match := lineages.in_folder([path.relative_to(root).as_posix() for path in files], text):
-        raise _refused(lineages, match, str(root), "its file names match")
+    paths = [path.relative_to(root).as_posix() for path in files]
+    refuse_retracted_names((source_id, root.resolve().name), str(root), paths, text, lineages)
+
+
+def refuse_retracted_names(
+    names: Sequence[str], location: str, paths: Sequence[str], property_text: str | None, lineages: Lineages
+) -> None:
+    """Check whether photos to be imported are a withdrawn set.
+
+    Args:
+        names: the source_id, and the name of the folder.
+        location: for the error.
+        paths: of the files, relative.
+        property_text: content of a file named `property`, None if there is none.
+
+    Raises:
+        Refused: as refuse_retracted_corpus.
+    """
+    for name in names:
+        if match := lineages.in_name(name):
+            raise _refused(lineages, match, location, f"{name!r} contains the name")
+    if match := lineages.in_folder(paths, property_text):
+        raise _refused(lineages, match, location, "its file names match")
 
 
 def retracted_rows(lineages: Lineages, idents: Sequence[str | None], sources: Sequence[str | None]) -> list[str | None]:
@@ -117,12 +137,11 @@ def _refused(lineages: Lineages, match: str, where: str, how: str) -> Refused:
     )
 
 
-def _declarations(corpus: Corpus, paths: Sequence[str], sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _declarations(corpus: OpenedCorpus, sizes: dict[str, int]) -> Iterator[tuple[str, str]]:
     """(location, text) of self-descriptions: metadata of the Parquet files, and name fields of JSON and YAML files."""
-    for path in paths:
-        for name, value in corpus.metadata(path).items():
-            if name not in _SCHEMA_METADATA:
-                yield f"{corpus.uri}/{path}", " ".join(part.decode("utf-8", "replace") for part in (name, value))
+    for where, name, value in corpus.declared():
+        if name not in _SCHEMA_METADATA:
+            yield where, f"{name} {value}"
     for key, size in sizes.items():
         if key.lower().endswith((".json", ".yaml", ".yml")) and size <= _SIDECAR_BYTES:
             for text in _declared_names(_parsed(corpus.store.read(key))):

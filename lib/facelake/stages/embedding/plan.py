@@ -6,9 +6,9 @@ from typing import Any
 
 from facelake.config import Config
 from facelake.errors import ConfigError
-from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.stages.core.context import Context
+from facelake.stages.embedding.corpus_size import corpus_size
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.models.registry import config_model_digest, find_card, load_pack
@@ -23,16 +23,14 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
     Raises:
         Refused: with `calibrate`, the projected cost exceeds the budget, or the terms of the model are not accepted.
     """
-    corpus = Corpus(config.corpus_uri, config.s3)
-    files = [corpus.inspect(path) for path in corpus.paths()]
-    images = sum(file.rows for file in files)
-    size = sum(file.image_bytes for file in files)
-    figures: dict[str, Any] = {"corpus_files": len(files), "images": images, "image_bytes": size}
-    figures["largest_row_group"] = max((rows for file in files for rows in file.row_groups), default=0)
     try:
         lake = Lake.open(config.lake, config.s3)
     except ConfigError:
         lake = None
+    corpus = corpus_size(config, lake)
+    images = corpus.images
+    figures: dict[str, Any] = {"corpus_files": corpus.files, "images": images, "image_bytes": corpus.image_bytes}
+    figures |= {"largest_row_group": corpus.largest_row_group, **corpus.described}
     if lake is not None and lake["admissions"].version() >= 0:
         digest = config_model_digest(config, find_card(config.model.card))
         to_do = plan_embed(Context(config, lake, "plan", model_digest=digest))
@@ -42,6 +40,7 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
             "chunks": to_do.chunks,
         }
         figures["have_outcome"] = to_do.done_images
+        figures["same_content"] = to_do.waiting
     else:
         figures |= {
             "decided": 0,
@@ -49,7 +48,7 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
             "chunks": -(-images // config.embed.chunk_rows),
             "have_outcome": 0,
         }
-    mean = size / max(images, 1)
+    mean = corpus.mean_bytes
     figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
     if calibrate:
         photos = int(figures["to_embed"])

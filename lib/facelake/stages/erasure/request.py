@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from facelake.config import Config
 from facelake.contracts import Bool
 from facelake.erase import Needles
 from facelake.errors import ConfigError
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.lake import Lake
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.core.context import Context
@@ -87,6 +87,8 @@ class Targets:
     images: set[str] = field(default_factory=set)
     faces: set[str] = field(default_factory=set)
     embeddings: set[bytes] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
+    """photos in the operator's own store"""
 
     def hits(self, rows: pa.Table) -> Bool:
         """Return which rows (n,) of a table with image_id, source_id, subject_ref are erased."""
@@ -116,8 +118,12 @@ def strings(values: Sequence[str] | set[str]) -> pa.Array:
     return pa.array(sorted(values), pa.string())
 
 
-def find_targets(context: Context, request: Request) -> Targets:
-    """Find images by admissions, corpus and gallery, faces by their images, and what an earlier attempt noted."""
+def find_targets(context: Context, request: Request, also: Callable[[Context, Targets], None] | None = None) -> Targets:
+    """Find images by admissions, corpus and gallery, faces by their images, and what an earlier attempt noted.
+
+    Args:
+        also: adds images that are known elsewhere, before their faces are looked up.
+    """
     targets = _noted(context.lake, request) or Targets(request, set(request.images))
     gallery = current_gallery(context.lake)
     if request.identities:
@@ -127,6 +133,8 @@ def find_targets(context: Context, request: Request) -> Targets:
     for corpus, path in own_corpus(context.config):
         rows = corpus.ids(path)
         targets.images.update(v for v in rows["image_id"].filter(pa.array(targets.hits(rows))).to_pylist() if v)
+    if also:
+        also(context, targets)
     wanted = strings(targets.images)
     for file, rows in context.lake["faces"].parts(["image_id"]):
         if pc.any(pc.is_in(rows["image_id"], wanted)).as_py():
@@ -184,7 +192,7 @@ def read_keys(path: str) -> dict[str, list[str]]:
 def note(context: Context, targets: Targets) -> None:
     """Write the note by which this erasure can be completed after a kill."""
     values = [
-        *((kind, value.encode()) for kind in ("images", "faces") for value in sorted(getattr(targets, kind))),
+        *((kind, value.encode()) for kind in ("images", "faces", "places") for value in sorted(getattr(targets, kind))),
         *(("embeddings", value) for value in sorted(targets.embeddings)),
     ]
     table = pa.table({"kind": [kind for kind, _ in values], "value": pa.array([v for _, v in values], pa.binary())})
@@ -199,11 +207,11 @@ def _noted(lake: Lake, request: Request) -> Targets | None:
         table = pq.read_table(pa.BufferReader(lake.store.read(request.key)))
     except FileNotFoundError:
         return None
-    noted: dict[str, set[bytes]] = {kind: set() for kind in ("images", "faces", "embeddings")}
+    noted: dict[str, set[bytes]] = {kind: set() for kind in ("images", "faces", "embeddings", "places")}
     for kind, value in zip(*(column.to_pylist() for column in table.columns), strict=True):
         noted[kind].add(value)
-    images, faces = ({value.decode() for value in noted[kind]} for kind in ("images", "faces"))
-    return Targets(request, images, faces, noted["embeddings"])
+    images, faces, places = ({value.decode() for value in noted[kind]} for kind in ("images", "faces", "places"))
+    return Targets(request, images, faces, noted["embeddings"], places)
 
 
 def unfinished(lake: Lake) -> list[Request]:

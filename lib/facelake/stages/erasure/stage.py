@@ -25,6 +25,7 @@ from facelake.stages.admission.corpus_rewrite import rewrite_corpus_file
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
+from facelake.stages.erasure.own_store import blank_index, complete_places, delete_places, find_in_index, find_places
 from facelake.stages.erasure.request import (
     PENDING,
     Request,
@@ -80,7 +81,9 @@ def erase(context: Context, request: Request) -> StageResult:
     counts: dict[str, Any] = dict(removed) | {"objects_scanned": scanned, "residual_hits": 0}
     result = run.finish(counts, "")
     owing = recipients_that_owe(context.lake, context.now)
-    return StageResult("erase", dict(result.counts) | {"certificate": key, "not_acknowledged": owing}, result.seconds)
+    left = complete_places(context, targets)  # not in the lake, which must not name them any more
+    more = {"certificate": key, "not_acknowledged": owing, "left_to_delete": left}
+    return StageResult("erase", dict(result.counts) | more, result.seconds)
 
 
 def finish_erasures(context: Context) -> list[StageResult]:
@@ -112,7 +115,9 @@ def _targets(context: Context, request: Request) -> Targets:
         text = f"this lake holds nothing for {request.purpose!r}; the purpose is now suppressed for it"
         context.emit(Notice("erase", text))
         return Targets(request)
-    return find_targets(context, request)
+    targets = find_targets(context, request, also=find_in_index)
+    find_places(context, targets)
+    return targets
 
 
 def _remove_all(context: Context, targets: Targets) -> Counter[str]:
@@ -128,6 +133,9 @@ def _remove_all(context: Context, targets: Targets) -> Counter[str]:
     _blank_admissions(context, targets)
     _step(context, 4)
     removed["corpus_rows"] = _blank_corpus(context, targets)
+    removed["own_store_deleted"] = delete_places(context, targets)
+    removed["own_store_left"] = len(targets.places)
+    blank_index(context, targets)
     removed["register"] = redact_register(context, targets.needles())
     removed["reports"] = sum(1 for _ in context.lake.store.list("reports"))  # the purge deletes them
     _step(context, 5)

@@ -16,11 +16,11 @@ from facelake.contracts import I64, TABLES, Bool
 from facelake.erase import Needles
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
-from facelake.lake.corpus import Corpus
 from facelake.lake.lake import Lake
 from facelake.lake.store import read_input
 from facelake.stages.core.audit import audit_faults
 from facelake.stages.core.context import Context, StageRun
+from facelake.stages.embedding.corpus_size import present_rows
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.face_keys import FaceKeys
@@ -93,9 +93,8 @@ def _admissions(context: Context, counts: dict[str, int]) -> Iterator[str]:
         if pc.count_distinct(rows["corpus_row"]).as_py() != rows.num_rows:
             yield f"{rows['corpus_file'][0].as_py()} has a row with two decisions"
     counts["admitted"], counts["refused"] = admitted, decided.total() - admitted
-    corpus = Corpus(context.config.corpus_uri, context.config.s3)
     try:
-        present = {path: corpus.inspect(path).rows for path in corpus.paths()}
+        present = present_rows(context.config, context.lake)
     except ConfigError as err:
         if decided:
             yield f"the corpus cannot be compared: {err.what}"
@@ -103,7 +102,7 @@ def _admissions(context: Context, counts: dict[str, int]) -> Iterator[str]:
     counts["waiting"] = sum(rows for path, rows in present.items() if path not in decided)
     for path, rows in decided.items():
         if present.get(path, rows) != rows:
-            yield f"{path} has {present[path]} rows, {rows} were decided (a corpus file must not change)"
+            yield f"{path} has {present[path]} rows, {rows} were decided (run `facelake nightly`)"
 
 
 def _outcomes(context: Context, counts: dict[str, int]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ import pyarrow.compute as pc
 from facelake.contracts import Change
 from facelake.embed.decode import DecodeLimits, Photo, decode
 from facelake.errors import FacelakeError
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import open_images
 from facelake.lake.sampling import batches
 from facelake.report import MergeOrSplit, Sheet, counted
 from facelake.stages.core.context import Context
@@ -28,7 +30,7 @@ from facelake.stages.models.registry import limits_of
 _CROP_PX = 96
 _MAX_CROP_BYTES = 3 << 20
 """of all crops of a page; keeps a page under 5 MB"""
-_FACE = ["face_id", "box", "corpus_file", "corpus_row"]
+_FACE = ["face_id", "box", "content_sha256", "corpus_file", "corpus_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,18 +162,20 @@ def _event(event: Mapping[str, Any], best: Mapping[str, BestFaces], crops: _Crop
 def crops_of(context: Context, face_ids: set[str]) -> dict[str, bytes]:
     """Return a JPEG crop of each face whose photo can still be read, by face id."""
     places: dict[str, dict[int, list[tuple[str, list[float]]]]] = defaultdict(lambda: defaultdict(list))
+    contents: dict[tuple[str, int], str] = {}  # a place may hold another photo since
     for row in _rows(context, face_ids):
         if row["box"]:
             places[row["corpus_file"]][row["corpus_row"]].append((row["face_id"], row["box"]))
+            contents[row["corpus_file"], row["corpus_row"]] = row["content_sha256"]
     try:
-        corpus = Corpus(context.config.corpus_uri, context.config.s3)
+        corpus = open_images(resolve_corpus(context.config), context.lake.uri, context.config.s3)
     except FacelakeError:
         return {}
     crops: dict[str, bytes] = {}
     for path, by_row in sorted(places.items()):
         try:
-            for number, _, data in corpus.images(path, min(by_row), max(by_row) + 1):
-                if number in by_row:
+            for number, _, data in corpus.images(path, min(by_row), max(by_row) + 1, by_row):
+                if number in by_row and sha256(data).hexdigest() == contents[path, number]:
                     crops |= _cut(data, by_row[number], limits_of(context.config.embed))
         except FacelakeError:  # missing or unreadable photos: the page states how many faces are left out
             continue

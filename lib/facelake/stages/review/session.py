@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from facelake.contracts import F32, I64
 from facelake.errors import Busy, ConfigError, Corrupt, FacelakeError, Refused
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import open_images
 from facelake.lake.lease import Lease
 from facelake.lake.store import probe
 from facelake.lake.tables import Snapshot
@@ -76,7 +77,7 @@ class ReviewSession:
         self.skipped: set[tuple[str, str | None]] = set()
         self.viewed: dict[str, int] = {}
         """identities that were shown, with the gallery version of the last view"""
-        self._corpus = Corpus(context.config.corpus_uri, context.config.s3)
+        self._corpus = open_images(resolve_corpus(context.config), context.lake.uri, context.config.s3)
         self._crop_workers = CropWorkers()
         self._lock, self._index_lock, self._audit_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._state: ReviewState | None = None
@@ -233,7 +234,8 @@ class ReviewSession:
                 return self._crops[face]
         row = rows.to_pylist()[0]
         try:
-            data = self._corpus.image(row["corpus_file"], row["corpus_row"])
+            at = row["corpus_row"]
+            data = next(self._corpus.images(row["corpus_file"], at, at + 1))[2]
         except (Refused, ConfigError, StopIteration, FileNotFoundError):
             return None
         limits = limits_of(self.context.config.embed)

@@ -14,7 +14,8 @@ from facelake.config import Config, load_config
 from facelake.contracts import Reject
 from facelake.embed import Pack, Pipeline, PipelineOptions
 from facelake.errors import ConfigError, Refused
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import OpenedCorpus
 from facelake.stages.admission.withdrawn_datasets import (
     accepted_lineage,
     load_lineages,
@@ -28,16 +29,18 @@ from facelake.stages.models.registry import find_card
 LINEAGES = load_lineages(Config())
 
 
-def corpus(root: Path, metadata: dict[str, str] | None = None, ids: tuple[str, ...] = ("a.jpg", "b.jpg")) -> Corpus:
+def corpus(
+    root: Path, metadata: dict[str, str] | None = None, ids: tuple[str, ...] = ("a.jpg", "b.jpg")
+) -> OpenedCorpus:
     root.mkdir(parents=True, exist_ok=True)
     table = pa.table({"image_id": list(ids), "image": [b"x"] * len(ids), "source_id": ["s"] * len(ids)})
     pq.write_table(table.replace_schema_metadata(metadata or {}), root / "part-0.parquet")
-    return Corpus(str(root))
+    return OpenedCorpus(resolve_corpus(Config.model_validate({"corpus": str(root)})))
 
 
-def refused(found: Corpus) -> str:
+def refused(found: OpenedCorpus) -> str:
     with pytest.raises(Refused) as caught:
-        refuse_retracted_corpus(found, found.paths(), LINEAGES)
+        refuse_retracted_corpus(found, LINEAGES)
     return str(caught.value)
 
 
@@ -46,7 +49,7 @@ def test_an_ordinary_corpus_passes(tmp_path: Path) -> None:
     (tmp_path / "school-2026" / "dataset.json").write_text(json.dumps({"name": "portraits", "photographer": "Duke"}))
     (tmp_path / "school-2026" / "broken.json").write_text("{")
     (tmp_path / "school-2026" / "notes.yaml").write_bytes(b"\xff\xfe: [")
-    refuse_retracted_corpus(found, found.paths(), LINEAGES)
+    refuse_retracted_corpus(found, LINEAGES)
 
 
 def test_a_corpus_that_declares_a_withdrawn_set_is_refused(tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.errors import ConfigError
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
 
 _ROWS, _BYTES = 400, 1 << 20
 _READ = """
 import resource, sys
-from facelake.lake.corpus import Corpus
+from facelake.lake.corpora.parquet import Corpus
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 corpus = Corpus(sys.argv[1])
 next(iter(corpus.images("one.parquet", 0, 1)))

@@ -1,0 +1,1 @@
+"""The layouts in which users keep photos, each read where it lies."""

@@ -1,0 +1,241 @@
+"""Manifests: tables whose rows name photos by URI. Read from Parquet, CSV or JSON lines, or from a Delta or Iceberg
+table.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from facelake.errors import ConfigError, Retryable
+from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
+from facelake.lake.corpora.rules import Rules, apply_rules, column_at
+from facelake.lake.corpora.selection import LeftOut
+from facelake.lake.corpora.tables import TableFile
+from facelake.lake.object_store import ObjectStore, StoredObject
+from facelake.lake.retries import first_line
+from facelake.lake.store import read_input
+
+MANIFEST_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+URI_COLUMNS = (
+    *("uri", "image_uri", "s3_uri", "file_uri", "path", "image_path", "file_path", "filepath", "file", "file_name"),
+    *("filename", "image_file", "location", "url", "image_url", "image", "img"),
+)
+_ROWS = 4096
+_LIST_AFTER = 64  # photos of one folder that are asked for one by one before the folder is listed
+_LISTED_PER_ROW = 1000  # objects listed per photo asked for before listing is given up
+_FOLDERS_KEPT = 8
+_THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestLayout:
+    """The rows of one or more files; URIs are relative to the folder of the corpus."""
+
+    photos: PhotoReader
+    files: Sequence[TableFile]
+    uri_column: str
+    rules: Rules
+
+    def entries(self, left_out: LeftOut) -> Iterator[pa.Table]:
+        """Yield the photos that exist, with size and tag.
+
+        Raises:
+            ConfigError: a row names a web address, or a file is no table.
+        """
+        sizes = _Sizes(self.photos)
+        for file in self.files:
+            for table in read_rows(self.photos.root, file.path):
+                yield from self._batch(with_constants(table, file.constants), sizes, left_out, file.path)
+
+    def _batch(self, table: pa.Table, sizes: _Sizes, left_out: LeftOut, path: str) -> Iterator[pa.Table]:
+        column = column_at(table, self.uri_column)
+        if column is None:
+            what = f"the manifest has no column {self.uri_column!r}; it has {', '.join(table.column_names[:12])}"
+            raise ConfigError(what, where=path, next_step="set corpus.columns.image to the column with the URIs")
+        uris = [None if value is None else str(value) for value in column.to_pylist()]
+        refuse_web(uris, path)
+        uris = [uri and relative_to(uri, path.rpartition("/")[0]) for uri in uris]
+        described = sizes.of([uri or "" for uri in uris])
+        exists = np.array([item is not None for item in described], bool)
+        for uri in (uri for uri, there in zip(uris, exists, strict=True) if not there):
+            left_out.add("missing", uri or f"a row of {path} without URI")
+        made = apply_rules(self.rules, table, [uri or "" for uri in uris])
+        made = made.append_column("uri", pa.array(uris, pa.string()))
+        made = made.append_column("size_bytes", pa.array([d.size_bytes if d else None for d in described], pa.int64()))
+        made = made.append_column("tag", pa.array([d.tag if d else None for d in described], pa.string()))
+        if exists.any():
+            yield made.filter(pa.array(exists))
+
+
+def refuse_web(uris: Sequence[str | None], where: str) -> None:
+    """Raise ConfigError if a URI is a web address."""
+    web = next((uri for uri in uris if uri and uri.lower().startswith(("http://", "https://", "ftp://"))), None)
+    if web:
+        next_step = "download the photos where you may, and name the copies (img2dataset writes such a corpus)"
+        raise ConfigError(f"photos are not fetched from the web: {web[:80]}", where=where, next_step=next_step)
+
+
+def with_constants(table: pa.Table, constants: Mapping[str, str | None]) -> pa.Table:
+    """A table with its partition columns."""
+    for name, value in constants.items():
+        if name not in table.column_names:
+            table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
+    return table
+
+
+def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of a Parquet, CSV or JSON-lines file in batches.
+
+    Raises:
+        ConfigError: it cannot be read as such.
+    """
+    where = f"{store.uri}/{path}"
+    try:
+        if path.endswith(".parquet"):
+            with read_input(store, path) as source, pq.ParquetFile(source) as file:
+                for batch in file.iter_batches(_ROWS, columns=columns):
+                    yield pa.table(batch)
+        elif path.endswith((".csv", ".tsv")):
+            yield from _csv(store, path)
+        else:
+            yield from _json_lines(store, path)
+    except FileNotFoundError as err:
+        raise Retryable("a manifest was removed while it was read", where=where, next_step="run again") from err
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, ValueError) as err:
+        what = f"the manifest cannot be read: {first_line(err)}"
+        raise ConfigError(what, where=where, next_step="write Parquet, CSV with a header, or JSON lines") from err
+
+
+def _csv(store: ObjectStore, path: str) -> Iterator[pa.Table]:
+    parse = pacsv.ParseOptions(delimiter="\t" if path.endswith(".tsv") else ",", newlines_in_values=True)
+    with read_input(store, path) as source:
+        names = pacsv.open_csv(source, parse_options=parse).schema.names
+    convert = pacsv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=True)
+    with read_input(store, path) as source:
+        for batch in pacsv.open_csv(source, parse_options=parse, convert_options=convert):
+            table = pa.table(batch)
+            for start in range(0, table.num_rows, _ROWS):
+                yield table.slice(start, _ROWS)
+
+
+def _json_lines(store: ObjectStore, path: str) -> Iterator[pa.Table]:
+    rows: list[dict[str, object]] = []
+    with read_input(store, path) as source:
+        for line in io.BufferedReader(source):
+            if line.strip():
+                body = json.loads(line)
+                if not isinstance(body, dict):
+                    raise ValueError("a line is no JSON object")
+                rows.append(body)
+            if len(rows) >= _ROWS:
+                yield _table(rows)
+                rows = []
+    if rows:
+        yield _table(rows)
+
+
+def _table(rows: list[dict[str, object]]) -> pa.Table:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+class _Sizes:
+    """Sizes and tags of named photos: by listing folders of which many are asked for, otherwise one by one."""
+
+    def __init__(self, photos: PhotoReader) -> None:
+        self._photos = photos
+        self._asked: Counter[tuple[str, str]] = Counter()
+        self._listings: OrderedDict[tuple[str, str], _Listing | None] = OrderedDict()
+        self._pool = ThreadPoolExecutor(_THREADS, "facelake-sizes")
+
+    def of(self, uris: Sequence[str]) -> list[StoredObject | None]:
+        """Size and tag of each; None for those that are missing or unreadable."""
+        return list(self._pool.map(self._one, zip(uris, map(self._listing, uris), strict=True)))
+
+    def _listing(self, uri: str) -> _Listing | None:
+        """The listing of a photo's folder on S3, once enough of its photos were asked for."""
+        try:
+            store, key = self._photos.locate(uri)
+        except UNREADABLE:
+            return None
+        if not store.uri.startswith("s3://"):
+            return None
+        place = (store.uri, key.rpartition("/")[0])
+        self._asked[place] += 1
+        if place not in self._listings and self._asked[place] > _LIST_AFTER:
+            self._listings[place] = _Listing.of(store, place[1], self._asked[place] * _LISTED_PER_ROW)
+            if len(self._listings) > _FOLDERS_KEPT:
+                self._listings.popitem(last=False)
+        return self._listings.get(place)
+
+    def _one(self, asked: tuple[str, _Listing | None]) -> StoredObject | None:
+        uri, listing = asked
+        try:
+            store, key = self._photos.locate(uri)
+            if not key:
+                return None
+            described = listing.find(key) if listing else store.stat(key)
+            return described and replace(described, tag=described.tag if listing else _tag_of(described.tag))
+        except UNREADABLE:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """The objects of a folder by the hash of their key: 24 bytes each."""
+
+    hashes: np.ndarray
+    sizes: np.ndarray
+    tags: np.ndarray
+
+    @classmethod
+    def of(cls, store: ObjectStore, folder: str, most: int) -> _Listing | None:
+        """List a folder; None if it holds more than `most` objects."""
+        parts, items = [], store.list(folder)
+        while batch := list(islice(items, _ROWS)):
+            parts.append(_hashed(batch))
+            if _ROWS * (len(parts) - 1) + len(batch) > most:
+                return None
+        parts.append(_hashed([]))
+        hashes, sizes, tags = (np.concatenate([part[i] for part in parts]) for i in range(3))
+        order = np.argsort(hashes)
+        return cls(hashes[order], sizes[order], tags[order])
+
+    def find(self, key: str) -> StoredObject | None:
+        wanted = _hash([key])[0]
+        at = int(np.searchsorted(self.hashes, wanted))
+        if at >= len(self.hashes) or self.hashes[at] != wanted:
+            return None
+        return StoredObject(key, int(self.sizes[at]), f"{int(self.tags[at]):016x}")  # as _tag_of
+
+
+def _hashed(items: list[StoredObject]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    sizes = np.array([item.size_bytes for item in items], np.int64)
+    return _hash([item.key for item in items]), sizes, _hash([item.tag for item in items])
+
+
+def _tag_of(tag: str) -> str:
+    """A tag in the form that a listing keeps."""
+    return f"{int(_hash([tag])[0]):016x}"
+
+
+def _hash(texts: list[str]) -> np.ndarray:
+    return pd.util.hash_array(np.array(texts, object), categorize=False)
+
+
+def relative_to(uri: str, folder: str) -> str:
+    """A relative URI of a manifest in a subfolder, relative to the corpus."""
+    return uri if "://" in uri or os.path.isabs(uri) else f"{folder}/{uri}" if folder else uri

@@ -1,0 +1,391 @@
+"""A corpus of Parquet files with encoded photos, read in bounded memory. Only `import` and erasure write such files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from facelake.config import S3Section
+from facelake.contracts import CORPUS_REQUIRED
+from facelake.corpus_config import ColumnRule
+from facelake.errors import ConfigError, Retryable
+from facelake.lake.corpora.rules import COLUMNS, Rules, apply_rules, column_at, columns_needed, normal_form
+from facelake.lake.corpora.selection import Selection
+from facelake.lake.object_store import StoredObject
+from facelake.lake.store import open_store, read_input
+
+_READ_ROWS = 2  # rows read at once: dictionary encoding can expand one large photo to any number of rows
+_MOST_INFLATED, _LEAST_INFLATED = 8, 512 << 20  # ratio and size above which the image column is refused
+_STRING = ("string", "large_string", "string_view")
+_BINARY = ("binary", "large_binary", "binary_view")
+_REPLACE = "replace the file or move it out of the corpus"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFile:
+    """One Parquet file of the corpus, described by its footer."""
+
+    path: str
+    """relative to the corpus root"""
+    rows: int
+    image_bytes: int
+    """uncompressed size of the image column"""
+    row_groups: tuple[int, ...]
+    """rows of each row group"""
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetForm:
+    """Which columns of the files hold what. The defaults are those of the files that `import` writes."""
+
+    image: str = "image"
+    """the column, or struct field, of the encoded photos"""
+    rules: Rules = field(default_factory=lambda: {name: ColumnRule(column=name) for name in COLUMNS})
+    name: str | None = None
+    """column with a name that need not be unique: ids are this name, `#` and digits of the photo's digest"""
+    strict: bool = True
+    """the columns of the rules must have the types of the tables; a column that is missing is null"""
+    blank_without_photo: bool = False
+    """rows without bytes are not photos: they have no id"""
+    optional: frozenset[str] = frozenset(COLUMNS)
+    """columns that are null where a file lacks what their rule reads"""
+
+    @property
+    def ids_by_content(self) -> bool:
+        """Whether an id can only be given to a photo that was read."""
+        return "image_id" not in self.rules
+
+
+class Corpus:
+    """Parquet files with encoded photos under one root directory or bucket prefix."""
+
+    def __init__(
+        self,
+        uri: str,
+        s3: S3Section | None = None,
+        form: ParquetForm | None = None,
+        *,
+        only: str | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        """Open the files under `uri`; nothing is read yet.
+
+        Args:
+            form: the columns; default: those of CORPUS.
+            only: the one file to read.
+            selection: patterns of what to leave out.
+        """
+        self.store = open_store(uri, s3)
+        self.uri, self.form, self._only = self.store.uri, form or ParquetForm(), only
+        self._selection = selection or Selection((), (".*",))
+
+    def bound(self, constants: Mapping[str, str | None]) -> Corpus:
+        """The same files with partition columns, whose values the log of a table gives."""
+        if not constants:
+            return self
+        rules = {}
+        for name, rule in self.form.rules.items():
+            if rule.column is None or rule.column not in constants or rule.regex:
+                rules[name] = rule
+            elif (value := constants[rule.column]) is not None:
+                rules[name] = ColumnRule(constant=value)
+        bound = copy(self)
+        bound.form = replace(self.form, rules=rules)
+        return bound
+
+    def objects(self) -> list[StoredObject]:
+        """The Parquet files in key order, without hidden ones and those whose path starts with `_`.
+
+        Raises:
+            ConfigError: there are none, or they belong to a Delta or Iceberg table, which must not be read as files.
+        """
+        if self._only is not None:
+            described = self.store.stat(self._only)
+            objects = [described] if described else []
+        else:
+            objects = [item for item in refuse_tables(self.store.list(), self.uri) if self._is_part(item.key)]
+        if not objects:
+            next_step = "create one with `facelake import DIR`, or set `corpus` in the config"
+            raise ConfigError("the corpus is missing or contains no .parquet file", where=self.uri, next_step=next_step)
+        return objects
+
+    def paths(self) -> list[str]:
+        """Paths of `objects`."""
+        return [item.key for item in self.objects()]
+
+    def _is_part(self, key: str) -> bool:
+        if not key.endswith(".parquet") or any(part.startswith("_") for part in key.split("/")):
+            return False
+        return not any(self._selection.why_not_part(part) for part in key.split("/"))
+
+    def inspect(self, path: str) -> CorpusFile:
+        """Read a file's footer and check its columns.
+
+        Raises:
+            ConfigError: truncated or not Parquet, required columns missing, or an image column without encoded images.
+        """
+        where = f"{self.uri}/{path}"
+        with self._open(path) as file:
+            self._check(file.schema_arrow, where)
+            meta = file.metadata
+            leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
+            leaf = next((i for i, name in enumerate(leaves) if name == self.form.image), -1)
+            groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+            _check_inflation([group.column(leaf) for group in groups], where)
+            size = sum(group.column(leaf).total_uncompressed_size for group in groups)
+            return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
+
+    def _check(self, schema: pa.Schema, where: str) -> None:
+        if self.form.strict:
+            _check_columns(schema, self.form.rules, where)
+        _check_image(schema, self.form.image, where)
+
+    def ids(self, path: str) -> pa.Table:
+        """image_id, source_id, subject_ref, source_class and captured_at of every row, in row order; missing columns
+        are null, and so are ids that depend on the content.
+        """
+        form = self.form
+        with self._open(path) as file:
+            present = file.schema_arrow.names
+            needed = {name: name.partition(".")[0] for name in columns_needed(form.rules)}
+            names = [name if name in present else top for name, top in needed.items() if {name, top} & set(present)]
+            table = self._guard(path, lambda: file.read(columns=sorted(set(names))))
+            table = table if names else pa.table({"": pa.nulls(file.metadata.num_rows)})
+        absent = {name for name in form.optional & set(form.rules) if _is_absent(form.rules[name], table)}
+        rules = {name: rule for name, rule in form.rules.items() if name not in absent}
+        return apply_rules(rules, table, path)
+
+    def index(self, path: str, *, trusted: bool) -> pa.Table:
+        """The rows of a file for table `images`: identifying columns, size and SHA-256 of each photo, in row order.
+
+        Args:
+            trusted: take digests from the column content_sha256, if there is one: facelake wrote the file.
+        """
+        ids = self.ids(path)
+        known = self._known_digests(path) if trusted else None
+        if known is not None and any(a and not b for a, b in zip(ids["image_id"].to_pylist(), known, strict=True)):
+            known = None
+        sizes: list[int | None] = [None] * ids.num_rows
+        digests: list[str | None] = [None] * ids.num_rows
+        if known is not None:
+            digests = known
+        else:
+            for row, data in self._contents(path, 0, ids.num_rows):
+                sizes[row] = len(data)
+                digests[row] = None if self.form.blank_without_photo and not data else sha256(data).hexdigest()
+        ids = ids.set_column(0, "image_id", self._final_ids(path, ids["image_id"].combine_chunks(), digests))
+        made = ids.append_column("size_bytes", pa.array(sizes, pa.int64()))
+        return made.append_column("content_sha256", pa.array(digests, pa.string()))
+
+    def columns(self, path: str, names: Sequence[str]) -> pa.Table:
+        """Those of the columns that a file has."""
+        with self._open(path) as file:
+            present = [name for name in names if name in file.schema_arrow.names]
+            return self._guard(path, lambda: file.read(columns=present))
+
+    def _known_digests(self, path: str) -> list[str | None] | None:
+        with self._open(path) as file:
+            if "content_sha256" not in file.schema_arrow.names:
+                return None
+            table = self._guard(path, lambda: file.read(columns=["content_sha256"]))
+            digests: list[str | None] = table["content_sha256"].to_pylist()
+            return digests
+
+    def _final_ids(self, path: str, ids: pa.Array, digests: Sequence[str | None]) -> pa.Array:
+        """Ids by content where the form says so, and none for rows without a photo."""
+        if self.form.ids_by_content:
+            names = self._names(path, len(digests))
+            made = [content_id(name, digest) for name, digest in zip(names, digests, strict=True)]
+            return normal_form(pa.array(made, pa.string()))
+        if self.form.blank_without_photo:
+            return pc.if_else(pa.array([d is not None for d in digests]), ids, pa.scalar(None, pa.string()))
+        return ids
+
+    def _names(self, path: str, rows: int) -> list[str | None]:
+        if self.form.name is None:
+            return [None] * rows
+        with self._open(path) as file:
+            if self.form.name.partition(".")[0] not in file.schema_arrow.names:
+                return [None] * rows
+            table = self._guard(path, lambda: file.read(columns=[self.form.name]))
+        names: list[str | None] = apply_rules({"image_id": ColumnRule(column=self.form.name)}, table, path)[
+            0
+        ].to_pylist()
+        return names
+
+    def images(
+        self, path: str, start: int, end: int, wanted: Container[int] | None = None
+    ) -> Iterator[tuple[int, str, bytes]]:
+        """Yield (row, image_id, encoded bytes) of rows start..end-1, reading a few at a time; null images become
+        b''.
+
+        Args:
+            wanted: rows that are needed; others may be left out.
+        """
+        ids = None if self.form.ids_by_content else self.ids(path)["image_id"]
+        names = self._names(path, end) if self.form.ids_by_content and self.form.name else None
+        for row, data in self._contents(path, start, end):
+            if ids is not None:
+                yield row, ids[row].as_py() or "", data
+            else:
+                yield row, content_id(names[row] if names else None, sha256(data).hexdigest()) or "", data
+
+    def _contents(self, path: str, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        with self._open(path) as file:
+            first, groups = 0, []
+            skip = None
+            for index in range(file.metadata.num_row_groups):
+                rows = file.metadata.row_group(index).num_rows
+                if first + rows > start and first < end:
+                    skip = first if skip is None else skip
+                    groups.append(index)
+                first += rows
+            row = skip or 0
+            batches = file.iter_batches(_READ_ROWS, row_groups=groups, columns=[self.form.image])
+            while row < end and (batch := self._guard(path, lambda: next(batches, None))) is not None:
+                images = column_at(pa.table(batch), self.form.image)
+                for image in images if images is not None else ():
+                    if start <= row < end:
+                        yield row, image.as_py() or b""
+                    row += 1
+
+    def metadata(self, path: str) -> dict[bytes, bytes]:
+        """Key-value metadata of a file."""
+        with self._open(path) as file:
+            return dict(file.schema_arrow.metadata or {}) | dict(file.metadata.metadata or {})
+
+    def row_groups(self, path: str) -> Iterator[pa.Table]:
+        """Yield the row groups of a file as tables."""
+        with self._open(path) as file:
+            for index in range(file.metadata.num_row_groups):
+                yield self._guard(path, partial(file.read_row_group, index))
+
+    def image(self, path: str, row: int) -> bytes:
+        """The encoded bytes of one photo."""
+        return next(self.images(path, row, row + 1))[2]
+
+    def _open(self, path: str) -> pq.ParquetFile:
+        def open_file() -> pq.ParquetFile:
+            source = read_input(self.store, path)
+            return pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
+
+        return self._guard(path, open_file)
+
+    def _guard(self, path: str, read: Callable[[], T]) -> T:
+        """The result of `read`, with errors of Arrow and the store translated."""
+        where = f"{self.uri}/{path}"
+        try:
+            return read()
+        except FileNotFoundError as err:
+            raise Retryable("a corpus file was removed while it was read", where=where, next_step="run again") from err
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as err:
+            raise _damaged(err, where) from err
+        except OSError as err:
+            # Arrow raises OSError for damaged files as well as for store faults; only the text tells them apart
+            if any(word in str(err).lower() for word in ("parquet", "thrift", "eof")):
+                raise _damaged(err, where) from err
+            raise Retryable(f"cannot read: {str(err).splitlines()[0]}", where=where, next_step="run again") from err
+
+
+def _damaged(err: Exception, where: str) -> ConfigError:
+    what = f"not a readable Parquet file (truncated or damaged): {str(err).splitlines()[0]}"
+    return ConfigError(what, where=where, next_step=_REPLACE)
+
+
+def _check_inflation(chunks: list[pq.ColumnChunkMetaData], where: str) -> None:
+    """Refuse an image column that expands far beyond its stored size: encoded images do not compress, and Arrow keeps
+    a whole decompressed page in memory.
+    """
+    for chunk in chunks:
+        packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
+        if size > _LEAST_INFLATED and size > _MOST_INFLATED * packed:
+            what = f"the image column does not contain encoded images: {packed} bytes decompress to {size}"
+            raise ConfigError(what, where=where, next_step=_REPLACE)
+
+
+def refuse_tables(objects: Iterable[StoredObject], uri: str) -> Iterator[StoredObject]:
+    """Yield listed objects; a file of a table with a log shows that the folder must not be read file by file.
+
+    Raises:
+        ConfigError: there is a Delta or Iceberg table. Its files include rows that were deleted from the table.
+    """
+    for item in objects:
+        folder, _, name = item.key.rpartition("/")
+        is_delta = f"/{folder}/".find("/_delta_log/") >= 0
+        is_iceberg = folder.rpartition("/")[2] == "metadata" and name.endswith(".metadata.json")
+        if is_delta or is_iceberg:
+            kind = "Delta" if is_delta else "Iceberg"
+            table = folder.rpartition("/")[0]
+            raise ConfigError(
+                f"the corpus contains a {kind} table, whose files include deleted rows",
+                where=f"{uri}/{table}".rstrip("/"),
+                next_step=f"set corpus.uri to the table's folder and corpus.kind to {kind.lower()}",
+            )
+        yield item
+
+
+def _is_absent(rule: ColumnRule, table: pa.Table) -> bool:
+    return rule.column is not None and column_at(table, rule.column) is None
+
+
+def content_id(name: str | None, digest: str | None) -> str | None:
+    """An id from the photo's own digest, which stays when the files are divided differently; with a name in front."""
+    if digest is None:
+        return None
+    return f"{name}#{digest[:12]}" if name else f"sha256-{digest}"
+
+
+def _check_columns(schema: pa.Schema, rules: Rules, where: str) -> None:
+    """Check required columns and types of files in facelake's own form."""
+    required = ("image", *(name for name in ("image_id", "source_id") if name in rules))
+    own = {name: rule.column for name, rule in rules.items() if rule.column == name}
+    missing = [name for name in CORPUS_REQUIRED if name in required and name not in schema.names]
+    missing = [name for name in missing if name == "image" or name in own]
+    if missing:
+        what = f"the corpus lacks the column(s) {', '.join(missing)}; it has {', '.join(schema.names[:12])}"
+        raise ConfigError(
+            what, where=where, next_step="write image_id, image and source_id, or map them: docs/image-stores.md"
+        )
+    for name in own:
+        if name not in schema.names or name == "captured_at":
+            continue
+        kind = _value_type(schema.field(name).type)
+        if str(kind) not in _STRING and not (pa.types.is_null(kind) and name not in CORPUS_REQUIRED):
+            what = f"corpus column {name} is {kind}; it must be {_STRING[0]}"
+            raise ConfigError(what, where=where, next_step="rewrite the file with the right type")
+
+
+def _check_image(schema: pa.Schema, path: str, where: str) -> None:
+    kind = type_at(schema, path)
+    if kind is None:
+        what = f"the corpus lacks the column(s) {path}; it has {', '.join(schema.names[:12])}"
+        raise ConfigError(what, where=where, next_step="set corpus.columns.image: docs/image-stores.md")
+    if str(_value_type(kind)) not in _BINARY:
+        what = f"corpus column {path} is {kind}; it must be {_BINARY[0]}"
+        raise ConfigError(what, where=where, next_step="rewrite the file with the right type")
+
+
+def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
+    """The type of a column, or of the field of a struct that a dotted path names; None if there is none."""
+    if path in schema.names:
+        return schema.field(path).type
+    name, *rest = path.split(".")
+    kind = schema.field(name).type if name in schema.names else None
+    for part in rest:
+        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
+            return None
+        kind = kind.field(part).type
+    return kind if rest else None
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

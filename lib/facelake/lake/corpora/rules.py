@@ -1,0 +1,138 @@
+"""Computes the columns of the corpus (image_id, source_id and so on) from what a layout holds."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.corpus_config import ColumnRule
+from facelake.errors import ConfigError
+
+COLUMNS = ("image_id", "source_id", "subject_ref", "source_class", "captured_at")
+_TIME = pa.timestamp("us", tz="UTC")
+Rules = Mapping[str, ColumnRule]
+
+
+def columns_needed(rules: Rules) -> list[str]:
+    """The top-level columns that the rules read."""
+    return sorted({rule.column for rule in rules.values() if rule.column})
+
+
+def apply_rules(rules: Rules, table: pa.Table, paths: str | Sequence[str]) -> pa.Table:
+    """The columns COLUMNS (strings, captured_at as timestamp) of each row; null where there is no value.
+
+    Args:
+        table: the columns that the rules read; a struct field may be given as a column named by its path.
+        paths: of the photos, one per row or one for all, for rules with a regex and no column.
+
+    Raises:
+        ConfigError: a column that a rule names is missing, or is no text or number.
+    """
+    made = {}
+    for name in COLUMNS:
+        rule = rules.get(name)
+        if rule is None:
+            made[name] = pa.nulls(table.num_rows, _TIME if name == "captured_at" else pa.string())
+        elif name == "captured_at":
+            made[name] = _moments(rule, table)
+        else:
+            made[name] = _texts(name, rule, table, paths)
+    made["image_id"] = normal_form(made["image_id"])
+    return pa.table(made)
+
+
+def normal_form(ids: pa.Array) -> pa.Array:
+    """Identifiers in Unicode form NFC: one name in its two common forms is one id."""
+    if pc.all(pc.string_is_ascii(ids)).as_py() in (True, None):
+        return ids
+    return pa.array([None if v is None else unicodedata.normalize("NFC", v) for v in ids.to_pylist()], pa.string())
+
+
+def column_at(table: pa.Table, path: str) -> pa.ChunkedArray | None:
+    """A column, or the field of a struct that a dotted path names; None if there is none."""
+    if path in table.column_names:
+        return table[path]
+    name, _, rest = path.partition(".")
+    if name not in table.column_names:
+        return None
+    column = table[name]
+    for part in rest.split("."):
+        if not pa.types.is_struct(column.type) or column.type.get_field_index(part) < 0:
+            return None
+        column = pc.struct_field(column, part)
+    return column
+
+
+def _found(name: str, rule: ColumnRule, table: pa.Table) -> pa.ChunkedArray:
+    column = column_at(table, rule.column or "")
+    if column is None:
+        what = f"columns.{name}: the corpus has no column {rule.column!r}; it has {', '.join(table.column_names[:12])}"
+        raise ConfigError(what, where=f"corpus.columns.{name}", next_step="name a column that exists, or a constant")
+    return column
+
+
+def _texts(name: str, rule: ColumnRule, table: pa.Table, paths: str | Sequence[str]) -> pa.Array:
+    rows = table.num_rows
+    if rule.constant is not None:
+        return pa.array([rule.constant] * rows, pa.string())
+    if rule.column is not None:
+        texts = _as_text(name, _found(name, rule, table))
+    else:
+        texts = pa.array([paths] * rows if isinstance(paths, str) else paths, pa.string())
+    if rule.regex is None:
+        return texts
+    pattern = re.compile(rule.regex)
+    return pa.array([_group(pattern, text) for text in texts.to_pylist()], pa.string())
+
+
+def _group(pattern: re.Pattern[str], text: str | None) -> str | None:
+    match = pattern.search(text) if text is not None else None
+    if match is None:
+        return None
+    return (match.group(1) if pattern.groups else match.group(0)) or None
+
+
+def _as_text(name: str, column: pa.ChunkedArray) -> pa.Array:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_null(kind):
+        return pa.nulls(len(column), pa.string())
+    if pa.types.is_floating(kind) or not (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_integer(kind)
+        or pa.types.is_boolean(kind)
+    ):
+        raise ConfigError(
+            f"column {name} is {kind}; it must be text or a whole number",
+            where=f"corpus.columns.{name}",
+            next_step="name another column",
+        )
+    made = column.cast(kind).cast(pa.string())
+    return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
+
+
+def _moments(rule: ColumnRule, table: pa.Table) -> pa.Array:
+    column = _found("captured_at", rule, table) if rule.column else None
+    if column is None:
+        return pa.array([_moment(rule.constant)] * table.num_rows, _TIME)
+    if pa.types.is_timestamp(column.type):
+        zoned = column if column.type.tz else column.cast(pa.timestamp("us")).cast(_TIME)
+        return zoned.cast(_TIME, safe=False).combine_chunks()
+    return pa.array([_moment(value) for value in column.to_pylist()], _TIME)
+
+
+def _moment(value: object) -> datetime | None:
+    """A moment from a date or an ISO text; None where there is none: the column is optional."""
+    try:
+        if isinstance(value, date) and not isinstance(value, datetime):
+            return datetime(value.year, value.month, value.day, tzinfo=UTC)
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

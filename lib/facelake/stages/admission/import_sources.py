@@ -1,0 +1,139 @@
+"""What `import` reads: a folder, a bucket prefix, or a tar file; listed in name order, with a record of what it leaves
+out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from facelake.config import S3Section
+from facelake.corpus_config import DEFAULT_EXCLUDE, ColumnRule
+from facelake.errors import ConfigError
+from facelake.lake.corpora.listing import list_photos
+from facelake.lake.corpora.photos import UNREADABLE, PhotoReader, Place
+from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
+from facelake.lake.corpora.tars import TarLayout
+from facelake.lake.directory import DirectoryStore
+from facelake.lake.object_store import ObjectStore, StoredObject
+from facelake.lake.store import open_store
+
+_ANYTHING = Selection(("*",), DEFAULT_EXCLUDE)
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePhoto:
+    """A photo that may be imported."""
+
+    path: str
+    """relative to the source, in Unicode form NFC"""
+    place: Place
+    tag: str
+    """changes with the file"""
+    digest: str | None = None
+    """SHA-256, where it is known without reading the photo again"""
+
+
+@dataclass(slots=True)
+class ImportSource:
+    """A folder, bucket prefix or tar file."""
+
+    location: str
+    store: ObjectStore
+    tar: str | None = None
+    follow_links: bool = False
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    @classmethod
+    def of(cls, location: str, s3: S3Section, *, follow_links: bool = False) -> ImportSource:
+        """Open a source.
+
+        Raises:
+            ConfigError: no such folder or tar file.
+        """
+        if location.startswith("s3://"):
+            folder, _, name = location.rstrip("/").rpartition("/")
+            tar = name if name.endswith(".tar") else None
+            return cls(location, open_store(folder if tar else location, s3), tar, follow_links)
+        path = Path(os.path.expanduser(location.removeprefix("file://")))
+        if path.is_file() and path.suffix == ".tar":
+            return cls(str(path), open_store(str(path.parent), s3), path.name, follow_links)
+        if not path.is_dir():
+            next_step = "give a folder with photos, an s3:// prefix or an uncompressed .tar file"
+            raise ConfigError("no such folder", where=str(path), next_step=next_step)
+        return cls(str(path), DirectoryStore(str(path)), None, follow_links)
+
+    @property
+    def name(self) -> str:
+        """The last part of the location, the default source_id."""
+        if isinstance(self.store, DirectoryStore) and self.tar is None:
+            return self.store.root.resolve().name
+        return (self.tar or self.location.rstrip("/")).rpartition("/")[2].removesuffix(".tar")
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of all files, photos or not."""
+        if self.tar is None:
+            for item in list_photos(self.store, _ANYTHING, LeftOut(), follow_links=self.follow_links):
+                yield item.key
+
+    def photos(self) -> Iterator[SourcePhoto]:
+        """Yield the photos in name order; what is no photo is recorded in `left_out`."""
+        self.left_out = LeftOut()
+        if self.tar is not None:
+            yield from self._of_tar(self.tar)
+            return
+        for item in list_photos(self.store, _ANYTHING, self.left_out, follow_links=self.follow_links):
+            if self._is_photo(item):
+                place = Place(item.key, item.size_bytes)
+                yield SourcePhoto(unicodedata.normalize("NFC", item.key), place, f"{item.size_bytes}-{item.tag}")
+
+    def _is_photo(self, item: StoredObject) -> bool:
+        """Whether a file is a photo, by its suffix or its first bytes."""
+        if is_photo_name(item.key):
+            return True
+        try:
+            start = self.store.read_range(item.key, 0, min(4, item.size_bytes))
+        except UNREADABLE:
+            self.left_out.add("unreadable", item.key)
+            return False
+        if start.startswith(MAGIC):
+            return True
+        self.left_out.add("not photos", item.key)
+        return False
+
+    def _of_tar(self, tar: str) -> Iterator[SourcePhoto]:
+        layout = TarLayout(self.store, _ANYTHING, {"image_id": ColumnRule(regex=r"(?s)^.*$")}, tar)
+        described = layout.objects()[0]
+        rows = layout.index(tar)
+        self.left_out.merge(layout.left_out)
+        columns = ("image_id", "uri", "size_bytes", "byte_offset", "content_sha256")
+        for path, uri, size, offset, digest in zip(*(rows[name].to_pylist() for name in columns), strict=True):
+            inside = path.removeprefix(f"{tar}/")
+            yield SourcePhoto(inside, Place(uri, size, offset), f"{described.tag}-{offset}", digest)
+
+    def reader(self, s3: S3Section) -> PhotoReader:
+        """Reads the photos in parallel."""
+        return PhotoReader(self.store, s3)
+
+    def property_text(self) -> str | None:
+        """The text of a file named `property`, as packages of withdrawn sets have it."""
+        described = None if self.tar else self.store.stat("property")
+        return self.store.read("property")[:256].decode("ascii", "replace") if described else None
+
+
+def compiled(person_from: str | None) -> re.Pattern[str] | None:
+    """The regex of --person-from.
+
+    Raises:
+        ConfigError: it is invalid.
+    """
+    try:
+        return re.compile(person_from) if person_from else None
+    except re.error as err:
+        raise ConfigError(
+            f"not a regular expression: {err}", where="--person-from", next_step="correct the regular expression"
+        ) from err

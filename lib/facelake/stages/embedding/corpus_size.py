@@ -1,0 +1,82 @@
+"""The number and size of the photos in the corpus, from footers, listings and the lake's index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+
+from facelake.config import Config
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import INDEX, OpenedCorpus
+from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.lake import Lake
+
+_COUNTED_BYTES = 256 << 20  # tar files that are read to count their photos before there is an index
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusSize:
+    """What `facelake plan` says of the corpus."""
+
+    files: int
+    images: int
+    """of large tar files 0 until they are indexed"""
+    image_bytes: int
+    largest_row_group: int = 0
+    described: dict[str, Any] = field(default_factory=dict)
+    """kind, origin of the columns, and what is left out"""
+
+    @property
+    def mean_bytes(self) -> float:
+        """Mean bytes of an encoded photo."""
+        return self.image_bytes / max(self.images, 1)
+
+
+def corpus_size(config: Config, lake: Lake | None) -> CorpusSize:
+    """Look at the corpus without reading photos.
+
+    Raises:
+        ConfigError: it is missing, damaged or lacks columns.
+    """
+    spec = resolve_corpus(config)
+    corpus = OpenedCorpus(spec)
+    said: dict[str, Any] = {"kind": spec.kind, "columns": spec.origins()}
+    if spec.listed:
+        images = size = 0
+        for batch in corpus.entries():
+            images, size = images + batch.num_rows, size + (pc.sum(batch["size_bytes"]).as_py() or 0)
+        said |= {"left_out": corpus.left_out.lines()}
+        return CorpusSize(images, images, size, described=said)
+    parts = corpus.parts()
+    if spec.form is None:
+        size = sum(part.size_bytes for part in parts)
+        images = _indexed(lake)
+        if not images and size <= _COUNTED_BYTES:
+            images = sum(corpus.index(part, trusted=False).num_rows for part in parts)
+        return CorpusSize(len(parts), images, size, described=said)
+    reader = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
+    files = [reader.inspect(part.name) for part in parts]
+    largest = max((rows for file in files for rows in file.row_groups), default=0)
+    images, size = sum(file.rows for file in files), sum(file.image_bytes for file in files)
+    return CorpusSize(len(files), images, size, largest, said)
+
+
+def present_rows(config: Config, lake: Lake) -> dict[str, int]:
+    """Rows of each corpus file: as they are now, or for photos that are objects and for tar files as indexed.
+
+    Raises:
+        ConfigError: the corpus is missing or damaged.
+    """
+    spec = resolve_corpus(config)
+    if spec.form is None:
+        table = lake[INDEX]
+        files = [(table.file(file, ["corpus_file"]), file.rows) for file in table.snapshot().files if file.rows]
+        return {rows["corpus_file"][0].as_py(): count for rows, count in files}
+    reader = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
+    return {part.name: reader.inspect(part.name).rows for part in OpenedCorpus(spec).parts()}
+
+
+def _indexed(lake: Lake | None) -> int:
+    return lake[INDEX].snapshot().rows if lake is not None else 0

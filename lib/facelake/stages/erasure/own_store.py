@@ -1,0 +1,127 @@
+"""Photos that an erasure concerns and that lie in the operator's own store, outside the lake.
+
+facelake deletes them only if the config says so, and only where a photo is an object. All others are listed for the
+operator, and the certificate counts them: it does not claim that they are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from facelake.contracts import DataFileName
+from facelake.errors import ConfigError, Refused
+from facelake.lake.corpora.detect import CorpusSpec, resolve_corpus
+from facelake.lake.corpora.opening import INDEX, OpenedCorpus
+from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
+from facelake.lake.tables import Table
+from facelake.stages.admission.corpus_rewrite import owns_corpus
+from facelake.stages.admission.index_tasks import forget
+from facelake.stages.core.context import Context
+from facelake.stages.erasure.request import Targets
+
+_IDS = ["image_id", "source_id", "subject_ref"]
+
+
+def find_in_index(context: Context, targets: Targets) -> None:
+    """Add the images of the request that the index names."""
+    for _, rows in context.lake[INDEX].parts(_IDS):
+        targets.images.update(v for v in rows["image_id"].filter(pa.array(targets.hits(rows))).to_pylist() if v)
+
+
+def find_places(context: Context, targets: Targets) -> None:
+    """Add the places of photos outside the lake: of the index, and of the store itself, as an earlier erasure may have
+    removed them from the index.
+    """
+    if targets.request.purpose or owns_corpus(context.config):
+        return
+    try:
+        spec = resolve_corpus(context.config)
+    except ConfigError:
+        return  # there is no corpus any more
+    for rows in _named_rows(context, spec):
+        hit = rows.filter(pa.array(targets.hits(rows)))
+        targets.images.update(v for v in hit["image_id"].to_pylist() if v)
+        targets.places.update(_place(spec, row) for row in hit.to_pylist())
+
+
+def _named_rows(context: Context, spec: CorpusSpec) -> Iterator[pa.Table]:
+    columns = [*_IDS, "uri", "corpus_file", "corpus_row"]
+    for _, rows in context.lake[INDEX].parts(columns):
+        yield rows
+    try:
+        if spec.listed:
+            yield from OpenedCorpus(spec).entries()
+        elif spec.form is not None and not spec.form.ids_by_content:
+            corpus = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
+            for part in OpenedCorpus(spec).parts():
+                rows = corpus.ids(part.name)
+                rows = rows.append_column("corpus_file", pa.array([part.name] * rows.num_rows, pa.string()))
+                yield rows.append_column("corpus_row", pa.array(np.arange(rows.num_rows)))
+    except ConfigError:
+        return  # a corpus that cannot be read; `admit` reports it
+
+
+def _place(spec: CorpusSpec, row: dict[str, object]) -> str:
+    """A photo's location, for the operator and for deletion."""
+    if spec.listed:
+        return str(row["uri"])
+    return f"{spec.root}/{row['corpus_file']} row {row['corpus_row']} ({row['image_id']})"
+
+
+def delete_places(context: Context, targets: Targets) -> int:
+    """Delete the photos where the config allows it; those that are left stay in `targets.places`.
+
+    Returns the number of photos deleted.
+    """
+    if not targets.places or context.config.corpus.on_erase != "delete":
+        return 0
+    spec = resolve_corpus(context.config)
+    if not spec.listed:
+        return 0
+    photos = PhotoReader(OpenedCorpus(spec).store, spec.s3)
+    deleted = set()
+    for place in sorted(targets.places):
+        context.check_lease()
+        try:
+            store, key = photos.locate(place)
+            store.purge(key)
+            deleted.add(place)
+        except (*UNREADABLE, Refused):
+            continue
+    targets.places -= deleted
+    return len(deleted)
+
+
+def complete_places(context: Context, targets: Targets) -> list[str]:
+    """The photos that are left, each with its complete location."""
+    if not targets.places:
+        return []
+    spec = resolve_corpus(context.config)
+    root = spec.root.rstrip("/")
+    relative = {place for place in targets.places if spec.listed and "://" not in place and not place.startswith("/")}
+    return sorted({*(f"{root}/{place}" for place in relative), *(targets.places - relative)})
+
+
+def blank_index(context: Context, targets: Targets) -> None:
+    """Remove what the index says of the images; their rows stay, without a name."""
+    if targets.request.purpose:
+        return
+    table: Table = context.lake[INDEX]
+    adds, removes = [], []
+    for file, ids in table.parts(_IDS):
+        hit = targets.hits(ids)
+        if hit.any():
+            parsed = DataFileName.parse(file.path)
+            # listed parts keep their name; the others get one that the next update does not recognise
+            name = (
+                parsed.with_nonce("") if parsed.part == "listed" else DataFileName(corpus=parsed.corpus, part="erased")
+            )
+            adds.append(table.stage(forget(table.file(file), hit).select(table.schema.names), name))
+            removes.append(file)
+    if adds:
+        context.check_lease()
+        table.commit(adds, removes)

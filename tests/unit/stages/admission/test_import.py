@@ -1,0 +1,142 @@
+"""Import of folders, prefixes and tar files: what is known is not read, and what is left out is counted and named."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facelake.config import Config
+from facelake.errors import Refused
+from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.store import open_store
+from facelake.nightly import writing
+from facelake.stages.admission import import_images
+from facelake.stages.admission.import_images import import_folder
+from facelake.testing.servers import Server
+
+PHOTO = b"\xff\xd8\xff photo "
+
+
+def imported(tmp_path: Path, location: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
+    """The counts of an import, and its notices."""
+    notes: list[str] = []
+    with writing(Config(lake=str(tmp_path / "lake")), "test", lambda event: notes.append(str(event))) as context:
+        return dict(import_folder(context, location, source="s", **options).counts), notes
+
+
+def corpus(tmp_path: Path) -> dict[str, bytes]:
+    reader = Corpus(str(tmp_path / "lake/corpus"))
+    rows = [row for path in reader.paths() for row in reader.images(path, 0, reader.inspect(path).rows)]
+    photos = {ident: data for _, ident, data in rows}
+    assert len(photos) == len(rows)
+    return photos
+
+
+@pytest.fixture
+def awkward(tmp_path: Path) -> Path:
+    root, other = tmp_path / "awkward", tmp_path / "elsewhere"
+    (root / "@eaDir/a.jpg").mkdir(parents=True)
+    (root / "@eaDir/a.jpg/thumb.jpg").write_bytes(PHOTO)
+    (root / "a.jpg").write_bytes(PHOTO + b"a")
+    (root / "no-suffix").write_bytes(PHOTO + b"n")
+    (root / "a.xmp").write_text("<x/>")
+    (root / unicodedata.normalize("NFC", "café.jpg")).write_bytes(PHOTO + b"c")
+    other.mkdir()
+    (other / "b.jpg").write_bytes(PHOTO + b"b")
+    os.symlink(other, root / "linked")
+    os.symlink(root, root / "loop")
+    os.symlink("/nowhere", root / "dead.jpg")
+    os.symlink(other / "b.jpg", root / "link.jpg")
+    os.mkfifo(root / "pipe.jpg")
+    return root
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path: Path, awkward: Path) -> None:
+    counts, notes = imported(tmp_path, str(awkward))
+    assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/café.jpg", "s/no-suffix"]
+    text = "\n".join(notes)
+    for line in ("2 links: link.jpg, linked", "1 loops: loop", "1 dead links: dead.jpg", "1 thumbnails: @eaDir"):
+        assert f"left out: {line}" in text
+    assert "1 not files: pipe.jpg" in text
+    assert "1 not photos: a.xmp" in text
+    assert (counts["imported"], counts["skipped"], counts["files"]) == (3, 7, 10)
+    assert counts["skipped_links"] == 2
+
+
+def test_links_are_followed_when_asked_and_loops_never(tmp_path: Path, awkward: Path) -> None:
+    os.symlink(awkward / "linked", awkward / "linked-again")
+    counts, notes = imported(tmp_path, str(awkward), follow_links=True)
+    assert {"s/link.jpg", "s/linked/b.jpg"} <= set(corpus(tmp_path))
+    assert "2 loops: linked-again, loop" in "\n".join(notes)
+    assert counts["imported"] == 5
+
+
+def test_a_known_file_is_not_read_again(tmp_path: Path) -> None:
+    photos = tmp_path / "p"
+    photos.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (photos / name).write_bytes(PHOTO + name.encode())
+    assert imported(tmp_path, str(photos))[0]["imported"] == 3
+    stat = (photos / "a.jpg").stat()
+    (photos / "a.jpg").write_bytes(PHOTO + b"A.jpg")
+    os.utime(photos / "a.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # looks unchanged, so its content is not seen
+    os.utime(photos / "b.jpg")
+    (photos / "c.jpg").write_bytes(PHOTO + b"other")
+    counts, _ = imported(tmp_path, str(photos))
+    assert (counts["present"], counts["changed"], counts["imported"]) == (2, 1, 0)
+
+
+def test_an_import_that_was_killed_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = tmp_path / "p"
+    photos.mkdir()
+    for number in range(40):
+        (photos / f"{number:02d}.jpg").write_bytes(PHOTO + bytes(1000) + b"%d" % number)
+    monkeypatch.setattr(import_images, "_PART_BYTES", 10_000)
+    written = import_images.write_corpus_file
+
+    def fails_at_third(context: Any, rows: Any, name: str | None = None) -> str:
+        if len(list((tmp_path / "lake/corpus").glob("*.parquet"))) == 2:
+            raise Refused("killed")
+        return written(context, rows, name)
+
+    monkeypatch.setattr(import_images, "write_corpus_file", fails_at_third)
+    with pytest.raises(Refused):
+        imported(tmp_path, str(photos))
+    monkeypatch.setattr(import_images, "write_corpus_file", written)
+    counts, _ = imported(tmp_path, str(photos))
+    assert (counts["present"], counts["imported"]) == (20, 20)
+    assert len(corpus(tmp_path)) == 40
+
+
+def test_a_prefix_and_a_tar_are_imported(tmp_path: Path, weed_env: Server) -> None:
+    store = open_store("s3://lake/import")
+    for name in ("a.jpg", "deep/b.jpg", "deep/notes.txt"):
+        store.write(name, name.encode() if name.endswith("txt") else PHOTO + name.encode())
+    for present in (0, 2):
+        counts, _ = imported(tmp_path, "s3://lake/import")
+        assert (counts["imported"], counts["present"], counts["skipped"]) == (2 - present, present, 1)
+    with tarfile.open(tmp_path / "more.tar", "w") as tar:
+        for name in ("c.jpg", "deep/d.png", "c.json"):
+            member = tarfile.TarInfo(name)
+            member.size = len(PHOTO)
+            tar.addfile(member, io.BytesIO(PHOTO))
+    for present in (0, 2):
+        counts, _ = imported(tmp_path, str(tmp_path / "more.tar"))
+        assert (counts["imported"], counts["present"]) == (2 - present, present)
+    assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/c.jpg", "s/deep/b.jpg", "s/deep/d.png"]
+
+
+def test_both_unicode_forms_of_a_name_are_one_photo(tmp_path: Path) -> None:
+    photos = tmp_path / "p"
+    photos.mkdir()
+    (photos / unicodedata.normalize("NFD", "café.jpg")).write_bytes(PHOTO)
+    assert imported(tmp_path, str(photos))[0]["imported"] == 1
+    (photos / unicodedata.normalize("NFD", "café.jpg")).rename(photos / unicodedata.normalize("NFC", "café.jpg"))
+    assert imported(tmp_path, str(photos))[0]["present"] == 1
+    assert list(corpus(tmp_path)) == [f"s/{unicodedata.normalize('NFC', 'café.jpg')}"]
