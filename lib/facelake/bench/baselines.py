@@ -94,7 +94,7 @@ def compare(vectors: F32, people: list[str]) -> dict[str, Any]:
         people: (n,) labels.
 
     Returns:
-        By method: scores at the fixed cut (`fixed`), and at the one with the highest BCubed F (`best`), each with `cut`.
+        By method: scores at the fixed cut (`fixed`), and at the best one by BCubed F (`best`), each with `cut`.
     """
     similarity = vectors @ vectors.T
     found = {name: _of_method(method, name, similarity, people) for name, method in _methods(similarity)}
