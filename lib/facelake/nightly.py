@@ -64,7 +64,9 @@ _MAX_LEDGER_CHANGES = 5  # during one run; each makes admit decide again
 
 
 @contextmanager
-def writing(config: Config, purpose: str, emit: Listener = ignore_events, wait_s: float = 0.0) -> Iterator[Context]:
+def writing(
+    config: Config, purpose: str, emit: Listener = ignore_events, *, wait_s: float = 0.0, must_exist: bool = False
+) -> Iterator[Context]:
     """Open a context for writing: probe the store, open or create the lake, hold its lease.
 
     Args:
@@ -72,12 +74,16 @@ def writing(config: Config, purpose: str, emit: Listener = ignore_events, wait_s
         purpose: what the lease is for, as `facelake status` shows it.
         emit: listener for progress events.
         wait_s: seconds to wait for another writer.
+        must_exist: whether a missing lake is an error; otherwise it is created.
 
     Raises:
+        ConfigError: there is no lake, and it must exist.
         Busy: another writer holds the lease.
         Refused: the store ignores conditional writes.
     """
     card = find_card(config.model.card)
+    if must_exist:
+        Lake.open(config.lake, config.s3)
     lake = Lake.create(config.lake, config.s3)
     # to the millisecond: reports are named and ordered by it, and a small run takes less than a second
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
@@ -132,8 +138,9 @@ def run_night(
     lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
     if "admit" in chosen:
         Corpus(config.corpus_uri, config.s3).paths()  # fails before anything is written if there is no corpus
+    Lake.open(config.lake, config.s3)  # a mistyped lake fails here and is not created
     require_assessment(config)
-    with writing(config, "nightly", emit, wait_s=wait_s) as context:
+    with writing(config, "nightly", emit, wait_s=wait_s, must_exist=True) as context:
         context.lineage, context.rebase = lineage, rebase
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):

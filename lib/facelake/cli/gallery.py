@@ -55,7 +55,7 @@ def gallery_export(
     from facelake.stages.sharing.export import export_gallery
 
     key = template_key(key_env) if key_env else None
-    with writing(call.config(), "export", call.terminal.listen) as context:
+    with writing(call.config(), "export", call.terminal.listen, must_exist=True) as context:
         manifest = export_gallery(context, out, purpose, recipient, days=days, key=key)
     call.terminal.say(
         f"{manifest['identities']} identities of gallery {manifest['gallery_version']} written to {out}: "

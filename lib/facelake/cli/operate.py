@@ -105,7 +105,7 @@ def vacuum(
     if dry_run:
         result = run_vacuum(context, keep, hours, dry_run=True)
     else:
-        with writing(settings, "vacuum", terminal.listen) as context:
+        with writing(settings, "vacuum", terminal.listen, must_exist=True) as context:
             result = run_vacuum(context, keep, hours)
     would = "would be " if dry_run else ""
     terminal.say(f"{result.counts['files']} files, {result.counts['bytes']} bytes {would}deleted")

@@ -91,8 +91,9 @@ def import_(
         Covers, typer.Option(help="whether the basis covers everyone in the photos or only the named subject")
     ] = Covers.EVERYONE,
     source_class: Annotated[
-        SourceClass, typer.Option("--class", help="how the source obtained the photos; the last three are refused")
-    ] = SourceClass.CONTRIBUTED,
+        SourceClass | None,
+        typer.Option("--class", help="how the source obtained the photos; the last three are refused, for good"),
+    ] = None,
     no_grant: Annotated[
         bool, typer.Option("--no-grant", help="record no legal basis; the photos stay refused")
     ] = False,
@@ -173,7 +174,7 @@ def erase(
     request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
     if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
         raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step="add --yes")
-    with writing(settings, "erase", terminal.listen) as context:
+    with writing(settings, "erase", terminal.listen, must_exist=True) as context:
         result = stage.erase(context, request)
     if recipients := result.counts["not_acknowledged"]:
         terminal.say(

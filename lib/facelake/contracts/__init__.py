@@ -21,6 +21,7 @@ from facelake.contracts.enums import (
     Verdict,
 )
 from facelake.contracts.file_names import DataFileName, corpus_key, is_of_model
+from facelake.contracts.references import label, reference, references
 from facelake.contracts.schemas import (
     ADMISSIONS,
     CHANGES,
@@ -91,4 +92,7 @@ __all__ = [
     "Verdict",
     "corpus_key",
     "is_of_model",
+    "label",
+    "reference",
+    "references",
 ]

@@ -61,7 +61,9 @@ class Lake:
         store = open_store(uri, s3)
         marker = _read_marker(store)
         if marker is None:
-            next_step = "check --lake, or create a lake with `facelake import` or `facelake demo`"
+            next_step = (
+                "check --lake; `facelake import`, `facelake demo` and `facelake ledger grant --create-lake` make a lake"
+            )
             raise ConfigError("no facelake lake at this URI", where=store.uri, next_step=next_step)
         return cls(store, s3 or S3Section(), marker)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,13 @@ from facelake.errors import Corrupt, Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus, CorpusFile
 from facelake.lake.tables import Snapshot, plain
-from facelake.stages.admission.ledger import read_ledger
+from facelake.stages.admission.ledger import ledger_of
+from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus, retracted_rows
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
 
 _SHRINK_SHARE = 0.2
+_CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +50,17 @@ def admit(context: Context) -> StageResult:
     lineages = load_lineages(config)
     refuse_retracted_corpus(corpus, [file.path for file in files], lineages)
     run = StageRun(context, "admit", sum(file.rows for file in files), "images")
-    snapshot = lake["ledger"].snapshot()
+    events, snapshot = ledger_rows(lake)
     _check_ledger_present(context, snapshot.version)
-    ledger, context.ledger_version = read_ledger(lake, snapshot), snapshot.version
+    ledger, context.ledger_version = ledger_of(events), snapshot.version
+    now = _not_before(context, events)
     if snapshot.version < 0:
         context.emit(Notice("admit", "the ledger is empty: every image will be refused (facelake ledger grant)"))
     suppressed = lake.suppressed()
 
-    def is_erased(label: str) -> bool:
-        """Whether the identifier is suppressed for every purpose or for this one."""
-        return any(lake.keyed_hash(name) in suppressed for name in (label, f"for:{config.purpose}:{label}"))
+    def is_erased(name: str) -> bool:
+        """Whether the labelled identifier is suppressed for every purpose or for this one."""
+        return any(lake.keyed_hash(text) in suppressed for text in (name, f"for:{config.purpose}:{name}"))
 
     erased = is_erased if suppressed else None
     read = [_Ids(file, rows, _hash(rows)) for file in files for rows in [corpus.ids(file.path)]]
@@ -72,7 +76,7 @@ def admit(context: Context) -> StageResult:
     for part, duplicate in zip(read, duplicates, strict=True):
         retracted = retracted_rows(lineages, *(part.rows[name].to_pylist() for name in ("image_id", "source_id")))
         decisions = decide_rows(
-            part.rows, ledger, config.purpose, context.now, duplicate=duplicate, erased=erased, retracted=retracted
+            part.rows, ledger, config.purpose, now, duplicate=duplicate, erased=erased, retracted=retracted
         )
         totals.update(value or "admitted" for value in decisions.reasons.to_pylist())
         decided = _table(part, decisions, config.purpose, snapshot.version)
@@ -106,6 +110,20 @@ def _check_ledger_present(context: Context, version: int) -> None:
         if before is not None and before > version:
             what = f"the ledger was lost or reset: decisions are based on version {before}, it is at version {version}"
             raise Corrupt(what, where=f"{context.lake.uri}/ledger", next_step="restore the ledger; nothing was changed")
+
+
+def _not_before(context: Context, events: pa.Table) -> datetime:
+    """The moment of the decisions: now, but never before an event that is already in the ledger.
+
+    A clock that was set back would otherwise admit what has expired.
+    """
+    newest: datetime | None = pc.max(events["recorded_at"]).as_py()
+    if newest is None or newest <= context.now:
+        return context.now
+    if newest - context.now > _CLOCK_TOLERANCE:
+        text = f"the clock ({context.now:%F %R}) is behind the newest ledger event: {newest:%F %R} UTC is used instead"
+        context.emit(Notice("admit", text))
+    return newest.astimezone(UTC)
 
 
 def _check_corpus_size(context: Context, before: Snapshot, present: set[str]) -> None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.admit import decide
-from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass
+from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass, label
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus
@@ -54,7 +54,7 @@ class Grant:
     evidence: str = ""
     exemption: str = ""
     covers: Covers = Covers.EVERYONE
-    source_class: SourceClass = SourceClass.CONTRIBUTED
+    source_class: SourceClass | None = None
 
 
 @dataclass(slots=True)
@@ -124,7 +124,11 @@ def import_folder(
         match = pattern.search(path.name) if pattern else None
         counts["unlabelled"] += int(pattern is not None and match is None)
         subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
-        names = [f"image:{image_id}", f"source:{source_id}", *([f"subject:{subject}"] if subject else [])]
+        names = [
+            label("image", image_id),
+            label("source", source_id),
+            *([label("subject", subject)] if subject else []),
+        ]
         if erased and any(context.lake.keyed_hash(name) in erased for name in names):
             counts["erased"] += 1
             continue

@@ -22,7 +22,7 @@ from facelake.events import Notice, StageProgress
 from facelake.lake.tables import plain
 from facelake.publish.prototypes import exemplars, weight_of, weighted_means
 from facelake.stages.admission.corpus_rewrite import rewrite_corpus_file
-from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record
+from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
 from facelake.stages.erasure.request import (
@@ -273,7 +273,7 @@ def _end_in_ledger(context: Context, request: Request) -> int:
                 changed += 1
         if changed:
             context.check_lease()
-            table.replace_all(pa.Table.from_pylist(rows, schema=plain(table.schema)))
+            rewrite_rows(context.lake, rows)
     return changed
 
 
