@@ -265,6 +265,13 @@ class Config(_Section):
     corpus_may_shrink: bool = Field(
         False, description="continue although a fifth of the admitted or refused photos are missing from the corpus"
     )
+    most_lost: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of the admitted photos that may lose their basis in one run, withdrawals and erasures not "
+        "counted; a run that would lose more stops before anything is removed, unless --accept-loss is given",
+    )
     model: ModelSection = ModelSection()
     embed: EmbedSection = EmbedSection()
     plan: PlanSection = PlanSection()

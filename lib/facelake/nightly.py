@@ -111,6 +111,7 @@ def run_night(
     *,
     wait_s: float = 0.0,
     rebase: bool = False,
+    accept_loss: bool = False,
 ) -> list[StageResult]:
     """Run all stages, or only some, in order. Committed work of a stage is kept if a later one fails.
 
@@ -120,6 +121,7 @@ def run_night(
         only: names of stages to run; empty: all.
         wait_s: seconds to wait for another writer.
         rebase: run a full clustering; identities keep their ids as far as their faces stay together.
+        accept_loss: go on although a large share of the admitted photos lost their basis.
 
     Raises:
         ConfigError: an unknown stage; the config names no impact assessment.
@@ -141,7 +143,7 @@ def run_night(
     Lake.open(config.lake, config.s3)  # a mistyped lake fails here and is not created
     require_assessment(config)
     with writing(config, "nightly", emit, wait_s=wait_s, must_exist=True) as context:
-        context.lineage, context.rebase = lineage, rebase
+        context.lineage, context.rebase, context.accept_loss = lineage, rebase, accept_loss
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)

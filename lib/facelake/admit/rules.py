@@ -81,6 +81,11 @@ class Ledger:
                 verdict = Refusal.WITHDRAWN if event.kind is EventKind.WITHDRAW else Refusal.EXPIRED
         return Decision(verdict, covers)
 
+    def purposes(self) -> set[str]:
+        """The purposes that any grant names."""
+        events = (event for events in self._by_key.values() for event in events)
+        return {purpose for event in events if event.kind is EventKind.GRANT for purpose in event.purposes}
+
     def source_class(self, source: str | None) -> str | None:
         """The first class stated for the source that is refused, else the newest one; None if no event states one."""
         events = self._by_key.get((Scope.SOURCE, reference(source or "")), ())

@@ -37,13 +37,14 @@ def _run_stages(
     *,
     wait_s: float = 0.0,
     rebase: bool = False,
+    accept_loss: bool = False,
     in_process_below: int | None = None,
 ) -> None:
     from facelake.nightly import reading, run_night
     from facelake.stages.gallery.versions import current_gallery
 
     terminal, settings = call.terminal, call.config(spark__in_process_below=in_process_below)
-    results = run_night(settings, terminal.listen, stages, wait_s=wait_s, rebase=rebase)
+    results = run_night(settings, terminal.listen, stages, wait_s=wait_s, rebase=rebase, accept_loss=accept_loss)
     gallery = current_gallery(reading(settings).lake)
     terminal.run_summary(results)
     summary = {}
@@ -127,9 +128,12 @@ def nightly(
     rebase: Annotated[
         bool, typer.Option("--rebase", help="cluster all faces again instead of only what changed")
     ] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="go on although most photos lost their basis since the last run")
+    ] = False,
 ) -> None:
     """Run all stages: admit, embed, cluster, publish, report. A run that was killed continues when started again."""
-    _run_stages(call, only or [], wait_s=wait, rebase=rebase)
+    _run_stages(call, only or [], wait_s=wait, rebase=rebase, accept_loss=accept_loss)
 
 
 def _stage_command(stage: str, help_text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.admit import Decisions, decide_rows
+from facelake.admit import Decisions, Ledger, decide_rows
 from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal, corpus_key
 from facelake.errors import Corrupt, Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus, CorpusFile
-from facelake.lake.tables import Snapshot, plain
+from facelake.lake.tables import DataFile, Snapshot, Table, plain
 from facelake.stages.admission.ledger import ledger_of
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus, retracted_rows
@@ -70,6 +70,10 @@ def admit(context: Context) -> StageResult:
     before = table.snapshot()
     _check_corpus_size(context, before, {corpus_key(file.path) for file in files})
     known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
+    before_of: dict[str, list[DataFile]] = {}
+    for file in before.files:
+        before_of.setdefault(DataFileName.parse(file.path).corpus, []).append(file)
+    losses = _Losses(table)
     adds: list[Receipt] = []
     kept: set[DataFileName] = set()
     totals: Counter[str] = Counter()
@@ -84,6 +88,7 @@ def admit(context: Context) -> StageResult:
         if name in known:
             kept.add(name)
         else:
+            losses.compare(part, decided, before_of.get(corpus_key(part.file.path), []))
             adds.append(table.stage(decided, name))
         context.emit(StageProgress("admit", sum(totals.values()), {"admitted": totals["admitted"]}))
 
@@ -92,11 +97,64 @@ def admit(context: Context) -> StageResult:
     counts |= {f"refused_{reason}": count for reason, count in sorted(totals.items())}
     must_add_up("admit", ("read", counts["read"]), ("admitted", admitted), ("refused", counts["refused"]))
     removes = [file for name, file in known.items() if name not in kept]
+    if not context.accept_loss:
+        try:
+            losses.check(context, ledger, admitted)
+        except Refused:
+            for receipt in adds:
+                lake.store.delete(f"{table.name}/{receipt.path}")
+            raise
     if not adds and not removes:
         return run.skip(counts)
     context.check_lease()
     version = table.commit(adds, removes)
     return run.finish(counts, digest_of(snapshot.digest_paths(), version))
+
+
+@dataclass(slots=True)
+class _Losses:
+    """Photos that were admitted before and are refused now, except by a withdrawal or an erasure.
+
+    Those two are decisions about people that must take effect. The others are as likely a slip: a mistyped purpose, a
+    grant whose end lies in the past.
+    """
+
+    table: Table
+    by_reason: Counter[str] = field(default_factory=Counter)
+    sources: Counter[str] = field(default_factory=Counter)
+
+    def compare(self, part: _Ids, decided: pa.Table, before: list[DataFile]) -> None:
+        """Count the losses of a corpus file whose decisions changed."""
+        admitted = np.zeros(decided.num_rows, bool)
+        for file in before:
+            rows = self.table.file(file, ["corpus_row", "admitted"])
+            at = rows["corpus_row"].filter(rows["admitted"]).to_numpy()
+            admitted[at[at < len(admitted)]] = True
+        reasons = decided["reason"]
+        deliberate = pa.array([None, Refusal.WITHDRAWN, Refusal.ERASED, Refusal.NO_ID], pa.string())
+        lost = admitted & ~pc.is_in(reasons, deliberate).to_numpy()
+        self.by_reason.update(reasons.filter(pa.array(lost)).to_pylist())
+        self.sources.update(part.rows["source_id"].filter(pa.array(lost)).to_pylist())
+
+    def check(self, context: Context, ledger: Ledger, admitted: int) -> None:
+        """Stop a run that would remove a large share of what it has.
+
+        Raises:
+            Refused: the share is above the config's; it says why the photos would be lost.
+        """
+        lost, config = self.by_reason.total(), context.config
+        if not lost or lost <= config.most_lost * (lost + admitted):
+            return
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.by_reason.most_common())
+        source, _ = self.sources.most_common(1)[0]
+        purposes = ", ".join(sorted(ledger.purposes())) or "none"
+        what = (
+            f"this run would remove the faces of {lost} of {lost + admitted} admitted photos: {reasons}; most of them "
+        )
+        what += f"of source {source!r}. Its purpose is {config.purpose!r}; the ledger has grants for: {purposes}"
+        next_step = "check `purpose` and the dates in `facelake ledger list`; nothing was removed. If the loss is "
+        next_step += "intended, run `facelake nightly --accept-loss`"
+        raise Refused(what, where="admit", next_step=next_step)
 
 
 def _check_ledger_present(context: Context, version: int) -> None:

@@ -40,6 +40,8 @@ class Context:
     """Delta version of the ledger that this run's admission read; None before admission"""
     rebase: bool = False
     """run a full clustering even if an incremental one would do"""
+    accept_loss: bool = False
+    """go on although most of the admitted photos lost their basis since the last run"""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def check_ledger(self) -> None:
