@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from facelake.cli import operate, review  # noqa: F401  importing them registers their commands
+from facelake.cli import erase, operate, review  # noqa: F401  importing them registers their commands
 from facelake.cli.bench import bench_app
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,6 @@ import typer
 from facelake import __version__
 from facelake.cli.command import Invocation, command, typer_app
 from facelake.contracts import Covers, SourceClass
-from facelake.errors import ConfigError
 from facelake.terminal import format_duration
 
 app = typer_app("Turn photos of consenting people into a gallery of identities, stored as Delta Lake tables.")
@@ -150,43 +148,6 @@ for _stage, _help in {
     "report": "Write the HTML report.",
 }.items():
     _stage_command(_stage, _help)
-
-
-@command(app)
-def erase(
-    call: Invocation,
-    subject: Annotated[list[str] | None, typer.Option(help="subject_ref to erase (may be repeated)")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="image_id to erase (may be repeated)")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="source_id to erase (may be repeated)")] = None,
-    identity: Annotated[
-        list[str] | None, typer.Option(help="identity to erase, with every photo that shows it (may be repeated)")
-    ] = None,
-    purpose: Annotated[str | None, typer.Option(help="erase only what was made for this purpose")] = None,
-    from_file: Annotated[str | None, typer.Option(help="CSV with columns kind (subject, image...) and key")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
-) -> None:
-    """Remove subjects, images or sources from every table, file and version, and certify it."""
-    from facelake.nightly import reading, writing
-    from facelake.stages.erasure import stage
-    from facelake.stages.erasure.request import Request, read_keys
-
-    terminal, settings = call.terminal, call.config()
-    reading(settings)  # fails where there is no lake, which `writing` would create
-    more = read_keys(from_file) if from_file else {}
-    named = {"subject": subject or [], "image": image or [], "source": source or [], "identity": identity or []}
-    keys = [[*values, *more.get(kind, [])] for kind, values in named.items()]
-    request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
-    if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
-        raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step="add --yes")
-    with writing(settings, "erase", terminal.listen, must_exist=True) as context:
-        result = stage.erase(context, request)
-    if recipients := result.counts["not_acknowledged"]:
-        terminal.say(
-            f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
-        )
-    certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
-    terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
-    terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
 
 @command(app)

@@ -88,8 +88,8 @@ def test_parquet_values_agree_with_the_reference_scan(
     values: list[bytes | None] = [*more, data, *sorted(texts), None, b"", *sorted(blobs), data[1:]]
     column = pa.array([[{"v": value}] for value in values] if nested else values)
     body = parquet(pa.table({"Z": column}))
-    patches = {"_CHUNK": chunk, "_SEARCHED_BYTES": 40, "_in_footer": lambda *_: 0}
-    with mock.patch.multiple(residual, **patches):
+    patches = {"_SEARCHED_BYTES": 40, "_in_footer": lambda *_: 0}
+    with mock.patch.object(needles_module, "_CHUNK", chunk), mock.patch.multiple(residual, **patches):
         assert scan("", body, Needles(texts, blobs)) == slow_values(values, texts, blobs, 40)
 
 

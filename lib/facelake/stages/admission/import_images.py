@@ -127,6 +127,7 @@ def import_folder(
         names = [
             label("image", image_id),
             label("source", source_id),
+            label("content", digest.hex()),
             *([label("subject", subject)] if subject else []),
         ]
         if erased and any(context.lake.keyed_hash(name) in erased for name in names):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,11 @@ import yaml
 
 from facelake.admit.lineage import Lineages, RetractedList
 from facelake.config import Config, conf_dir, read_yaml_as
+from facelake.contracts import label
 from facelake.embed import ModelCard
 from facelake.errors import Refused
 from facelake.lake.corpus import Corpus
+from facelake.lake.lake import Lake
 
 _DEFAULT_ACCEPTED = {
     "opencv": dict.fromkeys(
@@ -45,6 +50,43 @@ def retracted_contents(config: Config) -> dict[str, str]:
     """Names of withdrawn sets by the SHA-256 of their files."""
     sets = [entry for sets in retracted_lists(config) for entry in sets.sets]
     return {digest: entry.name for entry in sets for digest in entry.content_sha256}
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedContents(Mapping[str, str]):
+    """Why a photo with some SHA-256 must not be decoded: a withdrawn set, or an erased photo. Sent to workers.
+
+    Attributes:
+        retracted: names of withdrawn sets by digest.
+        suppressed: keyed hashes of the suppression list.
+        salt: key of the hashes.
+        purpose: of the run.
+    """
+
+    retracted: Mapping[str, str]
+    suppressed: frozenset[str]
+    salt: bytes
+    purpose: str
+
+    def __getitem__(self, digest: str) -> str:
+        if digest in self.retracted:
+            return self.retracted[digest]
+        for purpose in (None, self.purpose):
+            name = label("content", digest, purpose).encode()
+            if self.suppressed and hmac.new(self.salt, name, hashlib.sha256).hexdigest() in self.suppressed:
+                return "an erased person"
+        raise KeyError(digest)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.retracted)
+
+    def __len__(self) -> int:
+        return len(self.retracted) + len(self.suppressed)  # an empty mapping would be taken for none
+
+
+def refused_contents(config: Config, lake: Lake) -> RefusedContents:
+    """Photos that must not be decoded, by the SHA-256 of their files."""
+    return RefusedContents(retracted_contents(config), lake.suppressed(), lake.salt, config.purpose)
 
 
 def accepted_lineage(config: Config, card: ModelCard) -> dict[str, str]:

@@ -21,7 +21,7 @@ from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus
 from facelake.lake.tables import DataFile, read_file
-from facelake.stages.admission.withdrawn_datasets import retracted_contents
+from facelake.stages.admission.withdrawn_datasets import refused_contents
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
 from facelake.stages.gallery.purge import request_purge
@@ -98,7 +98,7 @@ def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str]
     config = context.config
     options = pipeline_options(config, context.pack.card)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
-    spec = replace(spec, retracted=retracted_contents(config))
+    spec = replace(spec, retracted=refused_contents(config, context.lake))
     engine = RayEmbedder(spec, config.embed, config.ray)
     pending: list[ChunkReceipt] = []
     per_task = max(1, min(_CHUNKS_PER_TASK, chunks // (_TASKS_PER_WORKER * engine.size)))
