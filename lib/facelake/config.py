@@ -235,6 +235,11 @@ class GovernanceSection(_Section):
     signing_key: str = Field(
         "~/.config/facelake/signing-key.pem", description="ed25519 key for certificates; generated at the first erasure"
     )
+    trusted_keys: list[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]] = Field(
+        default_factory=list,
+        description="fingerprints of the keys that may sign audit trail and certificates (`facelake certificate key`); "
+        "empty: the signing key of this host",
+    )
     retracted: list[str] = Field(
         default_factory=list,
         description="additional lists of withdrawn data sets, in the format of conf/retracted.yaml",

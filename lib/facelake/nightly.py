@@ -144,6 +144,7 @@ def run_night(
     require_assessment(config)
     with writing(config, "nightly", emit, wait_s=wait_s, must_exist=True) as context:
         context.lineage, context.rebase, context.accept_loss = lineage, rebase, accept_loss
+        context.signer()  # fails before any work
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)

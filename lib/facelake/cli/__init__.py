@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from facelake.cli import erase, operate, review  # noqa: F401  importing them registers their commands
 from facelake.cli.bench import bench_app
+from facelake.cli.certificate import certificate_app
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app
 from facelake.cli.gallery import gallery_app
@@ -20,6 +21,7 @@ _GROUPS = {
     "models": models_app,
     "gallery": gallery_app,
     "correct": correct_app,
+    "certificate": certificate_app,
     "feed": feed_app,
     "bench": bench_app,
 }

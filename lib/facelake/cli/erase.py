@@ -92,12 +92,13 @@ def _refuse_unknown(context: Context, request: Request) -> None:
 
 def _cancel(call: Invocation, ident: str | None) -> None:
     from facelake.nightly import writing
+    from facelake.stages.admission.ledger_head import pin_for_audit
     from facelake.stages.core.audit import append_audit
     from facelake.stages.erasure.notes import cancel
 
     with writing(call.config(), "erase", call.terminal.listen, must_exist=True) as context:
         (name,) = cancel(context.lake, ident)
-        append_audit(context.lake, "erasure-cancelled", {"erasure": name})
+        append_audit(context.lake, "erasure-cancelled", {"erasure": name} | pin_for_audit(context.lake), context.sign)
     call.terminal.say(f"erasure {name} was given up: there is no certificate. What was removed stays removed, and its")
     call.terminal.say("references and photos stay on the suppression list.")
     call.terminal.result({"ok": True, "cancelled": name})

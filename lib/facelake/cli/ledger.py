@@ -192,12 +192,13 @@ def ledger_accept(
     """Accept the ledger as it is, after it was restored from a backup: events that are missing are lost for good."""
     from facelake.nightly import writing
     from facelake.stages.admission.ledger import accept_ledger
+    from facelake.stages.admission.ledger_head import pin_for_audit
     from facelake.stages.core.audit import append_audit
 
     if not yes and not (sys.stdin.isatty() and typer.confirm("Withdrawals that are missing no longer hold. Accept?")):
         raise ConfigError("not confirmed", where="ledger accept", next_step="add --yes")
     with writing(call.config(), "ledger", call.terminal.listen, must_exist=True) as context:
         events = accept_ledger(context.lake)
-        append_audit(context.lake, "ledger-accepted", {"events": events})
+        append_audit(context.lake, "ledger-accepted", pin_for_audit(context.lake), context.sign)
     call.terminal.say(f"accepted a ledger of {events} events")
     call.terminal.result({"ok": True, "events": events})

@@ -157,6 +157,16 @@ def not_suppressed(lake: Lake, unknown: Iterable[Unknown]) -> list[Unknown]:
     return [item for item in unknown if lake.keyed_hash(label(item.kind, item.name)) not in suppressed]
 
 
+def photos_named(config: Config, lake: Lake, names: Sequence[str]) -> set[str]:
+    """Return the ids of photos whose path ends with one of some names."""
+    ids: set[str] = set()
+    for rows in _identified(config, lake):
+        for name in names:
+            ends = pc.ends_with(rows["image_id"], pattern="/" + name)
+            ids.update(filter(None, rows["image_id"].filter(pc.fill_null(ends, False)).to_pylist()))
+    return ids
+
+
 def _identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
     """Yield the identifying columns of the decided photos, and of the corpus, which may have newer ones."""
     for _, rows in lake["admissions"].parts(list(_COLUMNS)):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -76,6 +77,12 @@ def read_pin(lake: Lake) -> Pin | None:
         return None
     except (ValueError, KeyError, TypeError) as err:
         raise Corrupt("the ledger's pin is damaged", where=f"{lake.uri}/{HEAD}", next_step=_NEXT) from err
+
+
+def pin_for_audit(lake: Lake) -> dict[str, Any]:
+    """Return the pin as the part of an audit record; empty if the ledger was never written."""
+    pin = read_pin(lake)
+    return {"ledger": {"events": pin.events, "digests": list(pin.digests)}} if pin else {}
 
 
 def write_pin(lake: Lake, *pins: Pin) -> None:

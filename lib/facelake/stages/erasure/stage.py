@@ -29,7 +29,7 @@ from facelake.events import Notice, StageProgress
 from facelake.stages.admission.corpus_rewrite import rewrite_corpus_file
 from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
-from facelake.stages.admission.ledger_head import ledger_rows
+from facelake.stages.admission.ledger_head import ledger_rows, pin_for_audit
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
 from facelake.stages.erasure.copies import own_corpus
@@ -56,7 +56,7 @@ def erase(context: Context, request: Request) -> StageResult:
             to do; a signing key that cannot be read. Nothing was removed.
         Corrupt: the scan found remains; no certificate is issued, and the erasure stays unfinished.
     """
-    signer = Signer.load_or_create(context.config.governance.signing_key)  # fails before anything is removed
+    signer = context.signer()  # fails before anything is removed
     run = StageRun(context, "erase", _STEPS, "steps")
     notes = Notes(context.lake, signer)
     settle(context.lake)
@@ -127,7 +127,7 @@ def finish_erasures(context: Context) -> list[StageResult]:
     if not pending(context.lake):
         return []
     try:
-        signer = Signer.load_or_create(context.config.governance.signing_key)
+        signer = context.signer()
     except ConfigError as err:
         context.emit(Notice("erase", f"unfinished erasures wait: {err}"))
         return []
@@ -224,6 +224,7 @@ def _certify(context: Context, note: Note, signer: Signer) -> str:
         controller=context.config.governance.controller,
         lake=context.lake.name,
     )
+    body |= pin_for_audit(context.lake)  # an erasure rewrites events: what the audit trail pinned is replaced
     return append_audit(context.lake, "erasure", body | {"signature": signer.sign(body)}, sign=signer.sign)
 
 
