@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from facelake.contracts import parse_yaml
 from facelake.errors import ConfigError
 
 _LOCAL_SCRATCH_BYTES = 16 * 2**30  # share of one local disk that leaves room for the corpus and intermediate files
@@ -366,15 +366,13 @@ def package_dir() -> Path:
 def _read_yaml(path: str, read: Callable[[str], str] = read_local) -> dict[str, Any]:
     try:
         text = read(path)
-        data = yaml.safe_load(text) or {}
+        data = parse_yaml(text) or {}
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(
             f"config cannot be read: {err}", where=path, next_step="correct the path given with -c"
         ) from err
-    except yaml.YAMLError as err:
-        raise ConfigError(
-            f"config is not YAML: {' '.join(str(err).split())}", where=path, next_step="correct the YAML syntax"
-        ) from err
+    except ValueError as err:
+        raise ConfigError(f"config is not YAML: {err}", where=path, next_step="correct the YAML syntax") from err
     if not isinstance(data, dict):
         raise ConfigError("config must be a mapping of keys", where=path, next_step="follow the form of conf/demo.yaml")
     return data

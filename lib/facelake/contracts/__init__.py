@@ -21,6 +21,7 @@ from facelake.contracts.enums import (
     Verdict,
 )
 from facelake.contracts.file_names import DataFileName, corpus_key, is_of_model
+from facelake.contracts.plain_data import parse_json, parse_yaml
 from facelake.contracts.references import label, reference, references
 from facelake.contracts.schemas import (
     ADMISSIONS,
@@ -93,6 +94,8 @@ __all__ = [
     "corpus_key",
     "is_of_model",
     "label",
+    "parse_json",
+    "parse_yaml",
     "reference",
     "references",
 ]

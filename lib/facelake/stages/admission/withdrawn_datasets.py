@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from facelake.admit.lineage import Lineages, RetractedList
 from facelake.config import Config, conf_dir, read_yaml_as
-from facelake.contracts import label
+from facelake.contracts import label, parse_json, parse_yaml
 from facelake.embed import ModelCard
 from facelake.errors import Refused
 from facelake.lake.corpus import Corpus
@@ -172,15 +169,13 @@ def _declarations(corpus: Corpus, paths: Sequence[str], sizes: dict[str, int]) -
 
 
 def _parsed(data: bytes) -> Any:
-    """The parsed JSON, or the first YAML document (safe loader); None if it is neither."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return next(iter(yaml.safe_load_all(data)), None)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
-        return None
+    """The parsed JSON, or the first YAML document; None if it is neither, or not within the limits."""
+    for parse in (parse_json, parse_yaml):
+        try:
+            return parse(data)
+        except ValueError:
+            continue
+    return None
 
 
 def _declared_names(body: Any) -> Iterator[str]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from facelake.contracts import parse_json
 from facelake.erase import verify
 from facelake.errors import ConfigError
 from facelake.lake.store import read_text
 
-_MOST_BYTES = 1 << 20
 _FIELDS = ("erasure", "completed_at", "targets_keyed_sha256", "removed", "residual_scan")
 
 
@@ -43,9 +42,8 @@ def check_certificate(path: str, keys: Sequence[str]) -> CheckedCertificate:
         ConfigError: the file cannot be read, or holds no certificate.
     """
     try:
-        text = read_text(path)
-        record = json.loads(text) if len(text) <= _MOST_BYTES else None
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as err:
+        record = parse_json(read_text(path))
+    except (OSError, ValueError) as err:
         raise ConfigError(f"cannot be read: {err}", where=path, next_step="give the file of a certificate") from err
     inner = record.get("body", record) if isinstance(record, dict) else None
     if not isinstance(inner, dict) or not all(name in inner for name in _FIELDS):
