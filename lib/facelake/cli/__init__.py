@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,6 +36,7 @@ def main(before: Sequence[str] = ()) -> None:
     Args:
         before: arguments put in front of them; the scripts in jobs/ name their command this way.
     """
+    os.umask(0o077)  # lakes, exports and engines' files hold personal data: only this account reads them
     try:
         app([*before, *sys.argv[1:]], prog_name="facelake")
     except SystemExit as stop:
