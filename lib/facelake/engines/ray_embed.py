@@ -10,7 +10,6 @@ import atexit
 import gc
 import logging
 import os
-import secrets
 import shutil
 import socket
 import time
@@ -133,14 +132,9 @@ def start_ray(section: RaySection) -> None:
 
 
 def _private_session() -> dict[str, Any]:
-    """Return options by which only this account can use a local Ray.
-
-    Ray opens ports on every interface whatever its address. So each run has a token of its own, which is in the
-    environment of its processes and in no file, and a session folder (sockets, spilled objects) that others cannot
-    enter; it is deleted at the end.
+    """Return options that put a local Ray's session (sockets, spilled objects) into a folder that others cannot enter;
+    it is deleted at the end.
     """
-    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
-    os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
     clear_ray_sessions()
     folder = new_ray_session()
     atexit.register(_stop_local, folder)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from facelake.contracts import Chunk, ChunkReceipt, Covers, DataFileName, corpus_key, is_of_model
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
+from facelake.engines.ray_token import use_own_token
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpus import Corpus
 from facelake.lake.tables import DataFile, read_file
@@ -91,6 +92,7 @@ def _check_budget(context: Context, images: int) -> dict[str, float]:
 
 def _work(context: Context, progress: _Progress, chunks: int, done: Counter[str], reasons: Counter[str]) -> None:
     """Run the open chunks on Ray and commit their receipts."""
+    use_own_token(context.config.ray)
     # Ray takes long to import and is not needed when there is nothing to embed
     from facelake.engines.ray_embed import RayEmbedder
 
