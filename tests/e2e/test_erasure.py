@@ -246,5 +246,35 @@ def test_another_key_neither_reads_nor_stops(demo_lake: Path, tmp_path: Path) ->
     Signer.load_or_create(tmp_path / "other.pem")
 
 
+def test_vacuum_and_older_versions_after_an_erasure(demo_lake: Path) -> None:
+    lake = str(demo_lake)
+    run_json("erase", "--subject", "person-2", "--yes", "--lake", lake)
+    assert run_json("vacuum", "--dry-run", "--hours", "0", "--lake", lake)["ok"]
+    assert run_json("vacuum", "--hours", "0", "--lake", lake)["ok"]
+    rows = run_json("gallery", "list", "--lake", lake)["galleries"]
+    assert [row["readable"] for row in rows] == [False, True]
+    done = run_cli("gallery", "show", "--version", "1", "--lake", lake)
+    assert done.returncode == 1
+    assert "interrupt" not in done.stderr
+    assert "use the newest version" in done.stderr
+    assert run_json("gallery", "show", "--lake", lake)["ok"]
+
+
+def test_nobody_attests_a_basis_that_was_not_stated(demo_lake: Path, tmp_path: Path) -> None:
+    lake, folder = str(tmp_path / "other"), tmp_path / "club"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(photo_of(demo_lake, PHOTO))
+    for command in (["import", str(folder)], ["demo", "--photos", str(folder)]):
+        done = run_cli(*command, "--lake", lake)
+        assert done.returncode == 2
+        assert "--basis" in done.stderr
+        assert not Path(lake).exists()
+    assert run_json("import", str(folder), "--no-grant", "--lake", lake)["granted"] == 0
+    assert run_json("import", str(folder), "--basis", "signed", "--lake", lake)["granted"] == 1
+    (folder / "b.jpg").write_bytes(photo_of(demo_lake, "album/person-1-00.jpg"))
+    assert run_json("import", str(folder), "--lake", lake)["imported"] == 1  # the source has a basis
+    assert Lake.open(lake)["ledger"].read()["basis"].to_pylist() == ["signed"]
+
+
 def _die(*_: object) -> None:
     raise KeyboardInterrupt

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from facelake import __version__
 from facelake.cli.command import Invocation, command, typer_app
 from facelake.contracts import Covers, SourceClass
+from facelake.errors import ConfigError
 from facelake.terminal import format_duration
+
+if TYPE_CHECKING:  # imported when a command runs
+    from facelake.config import Config
 
 app = typer_app("Turn photos of consenting people into a gallery of identities, stored as Delta Lake tables.")
 
@@ -59,16 +67,21 @@ def _run_stages(
 def demo(
     call: Invocation,
     photos: Annotated[str | None, typer.Option(help="your own folder of photos instead of the built-in set")] = None,
+    basis: Annotated[str | None, typer.Option(help="with --photos: the legal basis that you state for them")] = None,
 ) -> None:
     """Run every stage on a small built-in set of photos, or on your own, and print where the report is."""
     from facelake.demo import build_demo
     from facelake.nightly import writing
     from facelake.stages.admission.import_images import Grant, import_folder
 
-    with writing(call.config(), "demo", call.terminal.listen) as context:
+    settings = call.config()
+    stated = ""
+    if photos:
+        stated = basis or _asked_basis(settings, Path(photos).expanduser().resolve().name, None) or ""
+    with writing(settings, "demo", call.terminal.listen) as context:
         context.lake.mark_as_demo()
         if photos:
-            import_folder(context, photos, grant=Grant())
+            import_folder(context, photos, grant=Grant(stated) if stated else None)
         else:
             build_demo(context)
     _run_stages(call, [], in_process_below=0)  # on Spark, to show that Spark works on this machine
@@ -82,7 +95,9 @@ def import_(
         str | None, typer.Option(help="regex on the file name; its group 1 is the subject reference")
     ] = None,
     source: Annotated[str | None, typer.Option(help="source_id; default: the folder's name")] = None,
-    basis: Annotated[str, typer.Option(help="the legal basis that you state")] = "operator-attested consent",
+    basis: Annotated[
+        str | None, typer.Option(help="the legal basis that you state, e.g. 'signed release'; needed for a new source")
+    ] = None,
     purpose: Annotated[list[str] | None, typer.Option(help="permitted purpose; default: the config's")] = None,
     evidence: Annotated[str, typer.Option(help="reference of the written release; only its hash is stored")] = "",
     exemption: Annotated[str, typer.Option(help="Art. 9 GDPR exemption or written release")] = "",
@@ -103,7 +118,10 @@ def import_(
 
     terminal, settings = call.terminal, call.config()
     check_folder(folder, person_from)
-    grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence, exemption, covers, source_class)
+    if basis is None and not no_grant:
+        basis = _asked_basis(settings, source or Path(folder).expanduser().resolve().name, purpose)
+    stated = (basis or "", tuple(purpose or ()), evidence, exemption, covers, source_class)
+    grant = None if no_grant or not basis else Grant(*stated)
     with writing(settings, "import", terminal.listen) as context:
         result = import_folder(context, folder, source=source, person_from=person_from, grant=grant)
     if result.counts["granted"]:
@@ -116,6 +134,30 @@ def import_(
             f"{changed} photos have new content under a known name and were not imported: erase the old ones first."
         )
     terminal.result({"ok": True, "lake": settings.lake, **result.counts})
+
+
+def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> str | None:
+    """Return the basis that the operator states; None if the source has one for the purposes already.
+
+    Raises:
+        ConfigError: nobody can be asked.
+    """
+    from facelake.admit import decide
+    from facelake.contracts import Refusal
+    from facelake.lake.lake import Lake
+    from facelake.stages.admission.ledger import read_ledger
+
+    missing = {Refusal.NO_BASIS, Refusal.OTHER_PURPOSE}
+    with contextlib.suppress(ConfigError):  # there is no lake yet
+        ledger, now = read_ledger(Lake.open(settings.lake, settings.s3)), datetime.now(UTC)
+        wanted = purposes or [settings.purpose]
+        if not {decide(ledger, source, None, purpose, now).reason for purpose in wanted} & missing:
+            return None
+    if sys.stdin.isatty():
+        return str(typer.prompt(f"On what legal basis may the photos of {source!r} be processed, for everyone in them"))
+    what = f"no legal basis is stated for the photos of {source!r}"
+    next_step = "add --basis 'signed release' or what it is, or --no-grant to import them without"
+    raise ConfigError(what, where="--basis", next_step=next_step)
 
 
 @command(app)

@@ -49,7 +49,7 @@ _ROWS_PER_GROUP = 64
 class Grant:
     """The legal basis of the folder's photos as the operator states it."""
 
-    basis: str = "operator-attested consent"
+    basis: str
     purposes: tuple[str, ...] = ()
     evidence: str = ""
     exemption: str = ""
