@@ -276,5 +276,18 @@ def test_nobody_attests_a_basis_that_was_not_stated(demo_lake: Path, tmp_path: P
     assert Lake.open(lake)["ledger"].read()["basis"].to_pylist() == ["signed"]
 
 
+def test_explain_knows_corrections(demo_lake: Path) -> None:
+    lake = str(demo_lake)
+    first, second, *_ = (row["identity_id"] for row in run_json("gallery", "show", "--lake", lake)["identities"])
+    assert run_json("explain", first, second, "--lake", lake)["corrections"] == []
+    run_json("correct", "distinct", first, second, "--reason", "brothers", "--lake", lake)
+    said = run_json("explain", second, first, "--lake", lake)
+    assert said["corrections"] == [1]
+    assert "correction 1 (distinct)" in said["said"][-1]
+    assert "brothers" in said["said"][-1]
+    run_json("correct", "undo", "1", "--lake", lake)
+    assert run_json("explain", first, second, "--lake", lake)["corrections"] == []
+
+
 def _die(*_: object) -> None:
     raise KeyboardInterrupt

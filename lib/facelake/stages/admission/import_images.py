@@ -172,7 +172,8 @@ def _files(root: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
+            # a link could bring in any file of this host
+            if not name.startswith(".") and path.is_file() and not path.is_symlink():
                 yield path
 
 

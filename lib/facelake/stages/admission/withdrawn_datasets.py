@@ -25,6 +25,7 @@ _DEFAULT_ACCEPTED = {
 }
 _DECLARING = ("name", "dataset", "dataset_name", "pretty_name", "title", "lineage", "derived_from", "source_datasets")
 _SIDECAR_BYTES = 256 << 10
+_SIDECARS = (".json", ".yaml", ".yml")
 _SCHEMA_METADATA = (b"pandas", b"ARROW:schema")
 
 
@@ -137,6 +138,11 @@ def refuse_retracted_folder(root: Path, source_id: str, files: Sequence[Path], l
     text = notes[0].read_text("ascii", "replace")[:256] if notes else None
     if match := lineages.in_folder([path.relative_to(root).as_posix() for path in files], text):
         raise _refused(lineages, match, str(root), "its file names match")
+    for path in files:
+        if path.suffix.lower() in _SIDECARS and path.stat().st_size <= _SIDECAR_BYTES:
+            for declared in _declared_names(_parsed(path.read_bytes())):
+                if match := lineages.declared(declared):
+                    raise _refused(lineages, match, str(path), f"it declares {declared[:80]!r}")
 
 
 def retracted_rows(lineages: Lineages, idents: Sequence[str | None], sources: Sequence[str | None]) -> list[str | None]:
@@ -163,7 +169,7 @@ def _declarations(corpus: Corpus, paths: Sequence[str], sizes: dict[str, int]) -
             if name not in _SCHEMA_METADATA:
                 yield f"{corpus.uri}/{path}", " ".join(part.decode("utf-8", "replace") for part in (name, value))
     for key, size in sizes.items():
-        if key.lower().endswith((".json", ".yaml", ".yml")) and size <= _SIDECAR_BYTES:
+        if key.lower().endswith(_SIDECARS) and size <= _SIDECAR_BYTES:
             for text in _declared_names(_parsed(corpus.store.read(key))):
                 yield f"{corpus.uri}/{key}", text
 
