@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from facelake.contracts import parse_yaml
 from facelake.corpus_config import CorpusSection, Section, location
 from facelake.errors import ConfigError
 
@@ -237,6 +237,11 @@ class GovernanceSection(Section):
     signing_key: str = Field(
         "~/.config/facelake/signing-key.pem", description="ed25519 key for certificates; generated at the first erasure"
     )
+    trusted_keys: list[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]] = Field(
+        default_factory=list,
+        description="fingerprints of the keys that may sign audit trail and certificates (`facelake certificate key`); "
+        "empty: the signing key of this host",
+    )
     retracted: list[str] = Field(
         default_factory=list,
         description="additional lists of withdrawn data sets, in the format of conf/retracted.yaml",
@@ -267,6 +272,13 @@ class Config(Section):
         False, description="continue although a fifth of the admitted or refused photos are missing from the corpus"
     )
     corpus: CorpusSection = CorpusSection()
+    most_lost: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of the admitted photos that may lose their basis in one run, withdrawals and erasures not "
+        "counted; a run that would lose more stops before anything is removed, unless --accept-loss is given",
+    )
     model: ModelSection = ModelSection()
     embed: EmbedSection = EmbedSection()
     plan: PlanSection = PlanSection()
@@ -354,15 +366,13 @@ def package_dir() -> Path:
 def _read_yaml(path: str, read: Callable[[str], str] = read_local) -> dict[str, Any]:
     try:
         text = read(path)
-        data = yaml.safe_load(text) or {}
+        data = parse_yaml(text) or {}
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(
             f"config cannot be read: {err}", where=path, next_step="correct the path given with -c"
         ) from err
-    except yaml.YAMLError as err:
-        raise ConfigError(
-            f"config is not YAML: {' '.join(str(err).split())}", where=path, next_step="correct the YAML syntax"
-        ) from err
+    except ValueError as err:
+        raise ConfigError(f"config is not YAML: {err}", where=path, next_step="correct the YAML syntax") from err
     if not isinstance(data, dict):
         raise ConfigError("config must be a mapping of keys", where=path, next_step="follow the form of conf/demo.yaml")
     return data

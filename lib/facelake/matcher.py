@@ -11,7 +11,6 @@ dimension, and a key-protected export without its key.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.contracts import F16, F32, F64, I64
+from facelake.contracts import F16, F32, F64, I64, parse_json
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.lake.store import open_store
 from facelake.publish.transform import key_name, rotated, rotation
@@ -79,7 +78,7 @@ class Gallery:
         """
         store = open_store(uri, s3)
         try:
-            manifest = json.loads(store.read("manifest.json"))
+            manifest = parse_json(store.read("manifest.json"))
             files = {name: store.read(name) for name in manifest["files"]}
         except (FileNotFoundError, ValueError, KeyError) as err:
             what = f"no gallery export: {type(err).__name__}"

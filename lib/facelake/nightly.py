@@ -65,7 +65,9 @@ _MAX_LEDGER_CHANGES = 5  # during one run; each makes admit decide again
 
 
 @contextmanager
-def writing(config: Config, purpose: str, emit: Listener = ignore_events, wait_s: float = 0.0) -> Iterator[Context]:
+def writing(
+    config: Config, purpose: str, emit: Listener = ignore_events, *, wait_s: float = 0.0, must_exist: bool = False
+) -> Iterator[Context]:
     """Open a context for writing: probe the store, open or create the lake, hold its lease.
 
     Args:
@@ -73,12 +75,16 @@ def writing(config: Config, purpose: str, emit: Listener = ignore_events, wait_s
         purpose: what the lease is for, as `facelake status` shows it.
         emit: listener for progress events.
         wait_s: seconds to wait for another writer.
+        must_exist: whether a missing lake is an error; otherwise it is created.
 
     Raises:
+        ConfigError: there is no lake, and it must exist.
         Busy: another writer holds the lease.
         Refused: the store ignores conditional writes.
     """
     card = find_card(config.model.card)
+    if must_exist:
+        Lake.open(config.lake, config.s3)
     lake = Lake.create(config.lake, config.s3)
     # to the millisecond: reports are named and ordered by it, and a small run takes less than a second
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
@@ -106,6 +112,7 @@ def run_night(
     *,
     wait_s: float = 0.0,
     rebase: bool = False,
+    accept_loss: bool = False,
 ) -> list[StageResult]:
     """Run all stages, or only some, in order. Committed work of a stage is kept if a later one fails.
 
@@ -115,6 +122,7 @@ def run_night(
         only: names of stages to run; empty: all.
         wait_s: seconds to wait for another writer.
         rebase: run a full clustering; identities keep their ids as far as their faces stay together.
+        accept_loss: go on although a large share of the admitted photos lost their basis.
 
     Raises:
         ConfigError: an unknown stage; the config names no impact assessment.
@@ -133,9 +141,11 @@ def run_night(
     lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
     if "admit" in chosen:
         OpenedCorpus(resolve_corpus(config)).check_present()  # fails before anything is written if there is no corpus
+    Lake.open(config.lake, config.s3)  # a mistyped lake fails here and is not created
     require_assessment(config)
-    with writing(config, "nightly", emit, wait_s=wait_s) as context:
-        context.lineage, context.rebase = lineage, rebase
+    with writing(config, "nightly", emit, wait_s=wait_s, must_exist=True) as context:
+        context.lineage, context.rebase, context.accept_loss = lineage, rebase, accept_loss
+        context.signer()  # fails before any work
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import traceback
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # commands that run no stage need not import the stages
 
 _MIN_INTERVAL_S, _MAX_INTERVAL_S, _INTERVAL_SHARE = 5.0, 60.0, 0.05
 """Plain progress lines of a stage are this share of its elapsed time apart, within the two bounds."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""C0 and C1 controls (escape sequences begin with them) and the marks that reverse the direction of text"""
 _results_written = 0  # JSON results of this process; only `result_was_written` reads it
 
 
@@ -60,7 +63,7 @@ class Terminal:
         if self.quiet:
             return
         if isinstance(event, Notice):
-            self._say(f"[yellow]note[/] {event.stage}: {escape(event.text)}")
+            self._say(f"[yellow]note[/] {event.stage}: {escape(printable(event.text))}")
         elif isinstance(event, StageStarted):
             self._begin(event)
         elif isinstance(event, StageProgress):
@@ -186,7 +189,12 @@ class Terminal:
     def say(self, text: str) -> None:
         """Print a line; with --json or --quiet print nothing."""
         if not self.as_json and not self.quiet:
-            self.out.print(text, markup=False)
+            self.out.print(printable(text), markup=False)
+
+    def warn(self, text: str) -> None:
+        """Print a line on stderr, also with --json; with --quiet print nothing."""
+        if not self.quiet:
+            self._say(f"[yellow]note[/] {escape(printable(text))}")
 
     def result(self, body: Mapping[str, Any]) -> None:
         """With --json print the result as one JSON object, the last line of stdout."""
@@ -202,11 +210,19 @@ def result_was_written() -> bool:
     return _results_written > 0
 
 
+def printable(text: str) -> str:
+    """Return text without control characters, which could rewrite the screen; they are shown as escapes.
+
+    Names in a lake come from others. Line ends and tabs stay.
+    """
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def _cell(value: Any) -> str:
     """Format a value for a table: at most four significant digits."""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return "" if value is None else str(value)
+    return "" if value is None else printable(str(value))
 
 
 def _short(counts: Mapping[str, Any]) -> str:
@@ -255,6 +271,6 @@ def _fail(terminal: Terminal, err: BaseException, line: str, code: int, body: di
     terminal.close()
     if terminal.debug:
         traceback.print_exception(err)
-    sys.stderr.write(f"error: {' '.join(line.split())}\n")
+    sys.stderr.write(f"error: {printable(' '.join(line.split()))}\n")
     terminal.result({"ok": False, "error": {"kind": type(err).__name__, **body}})
     raise SystemExit(code)

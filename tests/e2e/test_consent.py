@@ -73,7 +73,7 @@ def test_a_withdrawal_while_the_night_runs_is_honoured_before_anything_is_publis
         folder.mkdir()
         (folder / "a.jpg").write_bytes(alone)
         (folder / "b.jpg").write_bytes(group)
-        run_json("import", str(folder), "--lake", str(demo_lake))
+        run_json("import", str(folder), "--basis", "b", "--lake", str(demo_lake))
     command = [*FACELAKE, "nightly", "--lake", str(demo_lake)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as night:
         assert night.stderr is not None

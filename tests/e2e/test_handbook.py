@@ -74,7 +74,7 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     assert cron.startswith("0 2 * * *")
     follow(config, checkout)
     assert "recorded a grant: basis 'signed release'" in follow(imports, checkout)
-    follow(".venv/bin/facelake import school-2026 -c my.yaml --person-from '^(\\d+)_'", checkout)
+    follow(".venv/bin/facelake import school-2026 -c my.yaml --basis b --person-from '^(\\d+)_'", checkout)
     said = follow(night, checkout)
     assert "24 faces in 6 identities" in said
     assert "report: my-lake/reports/latest.html" in said

@@ -17,7 +17,9 @@ def assessed(folder: Path) -> str:
 
 def test_london_is_perfect(shared: Path, tmp_path: Path) -> None:
     lake = str(tmp_path / "lake")
-    imported = run_json("import", str(shared / "data/london/images"), "--lake", lake, "--person-from", r"^(\d+)_")
+    imported = run_json(
+        "import", str(shared / "data/london/images"), "--basis", "b", "--lake", lake, "--person-from", r"^(\d+)_"
+    )
     assert imported["imported"] == 204
     night = run_json("nightly", "-c", assessed(tmp_path), "--lake", lake)
     assert (night["faces"], night["identities"]) == (204, 102)
@@ -45,7 +47,7 @@ def test_hostile_folder_has_one_outcome_per_row(shared: Path, tmp_path: Path) ->
     for path in list(photos.rglob("*")):  # import takes what looks like a photo; here all of it shall be tried
         if path.is_file() and not path.suffix:
             path.rename(path.with_suffix(".jpg"))
-    imported = run_json("import", str(photos), "--lake", lake)
+    imported = run_json("import", str(photos), "--basis", "b", "--lake", lake)
     night = run_json("nightly", "-c", assessed(tmp_path), "--lake", lake)
     embed = night["stages"]["embed"]
     assert embed["admitted"] == imported["imported"] == embed["embedded"] + embed["rejected"]

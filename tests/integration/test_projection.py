@@ -50,7 +50,7 @@ def test_embed_over_budget_reads_no_photo(pack: Pack, shared: Path, tmp_path: Pa
         (photos / path.name).write_bytes(path.read_bytes())
     with writing(config, "test") as context:
         context.lake.mark_as_demo()
-        import_folder(context, str(photos), grant=Grant())
+        import_folder(context, str(photos), grant=Grant("b"))
         admit(context)
         context.pack = pack
         with pytest.raises(Refused, match="the budget is 0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
@@ -141,3 +142,34 @@ def test_table_of_faults_is_made_of_the_notes() -> None:
     assert (ROOT / "docs/faults.md").read_text() == runpy.run_path(str(ROOT / "infra/faults_doc.py"))["page"](notes)
     for note in notes:
         assert note["counts"].get("lost", 0) == note["counts"].get("doubled", 0) == 0, note
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """String constants of a module that are no docstrings; in formatted ones a word stands for each value."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "WORD" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    """`facelake ...` in messages and help: the command and its options exist."""
+    named = 0
+    for path in sorted((ROOT / "lib").rglob("*.py")):
+        for text in texts_of(path):
+            for inside in re.findall(r"`(?:\.venv/bin/)?facelake ([a-zW-][^`]*)`", text):
+                if inside.startswith("WORD"):  # the name of any command
+                    continue
+                command, words, rest = resolve(shlex.split(" ".join(inside.split()).replace("...", "WORD")))
+                assert words or inside == "--help", f"{path}: {inside}"
+                known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+                assert {word.split("=")[0] for word in rest if word.startswith("-")} <= known, f"{path}: {inside}"
+                takes = [p for p in command.params if p.param_type_name == "argument"]
+                if not takes:
+                    values = [word for word in rest if not word.startswith("-")]
+                    options = [word for word in rest if word.startswith("-")]
+                    assert len(values) <= len(options), f"{path}: {inside} takes no argument"
+                named += 1
+    assert named > 40

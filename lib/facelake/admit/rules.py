@@ -3,9 +3,9 @@
 Fails closed: an image without a recorded, valid basis for exactly this purpose is refused.
 
 1. An erased image or subject is refused; so is an image of a withdrawn data set or of a source that is a web scrape,
-   CCTV or of unknown origin, regardless of grants.
+   CCTV or of unknown origin, regardless of grants. A source that any event stated to be of such a class stays refused.
 2. A withdrawal in force (one not followed by a newer grant of the same scope and key) of the image's source
-   or subject refuses it, for the withdrawn purposes or, if none are named, for all.
+   or subject refuses it, for the withdrawn purposes or, if none are named, for all. An expiry lifts no withdrawal.
 3. Otherwise it is admitted if its source or its subject has a grant in force for the purpose; of several grants for
    the same key and purpose the newest that has begun decides. If no such grant covers everyone depicted, only the named
    subject may be encoded; an image without a subject_ref is refused then.
@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass
+from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, label, reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +66,36 @@ class Ledger:
     def __init__(self, events: Iterable[Event]) -> None:
         self._by_key: dict[tuple[Scope, str], list[Event]] = defaultdict(list)
         for event in sorted(events, key=lambda e: e.seq):
-            self._by_key[event.scope, event.key].append(event)
+            self._by_key[event.scope, reference(event.key)].append(event)
 
     def standing(self, scope: Scope, key: str | None, purpose: str, now: datetime) -> Decision:
         """The decision from the events of one key alone. Later events override earlier ones."""
         verdict: Refusal | None = Refusal.NO_BASIS
         covers = Covers.EVERYONE
-        for event in self._by_key.get((scope, key or ""), ()):
+        for event in self._by_key.get((scope, reference(key or "")), ()):
             if event.kind is EventKind.GRANT:
                 grant = _grant_verdict(event, purpose, now)
                 verdict = _after_grant(verdict, grant)
                 covers = covers if grant else event.covers or _DEFAULT_COVERS[scope]
-            elif _ends_now(event, purpose, now):
+            elif _ends_now(event, purpose, now) and verdict is not Refusal.WITHDRAWN:  # only a newer grant lifts one
                 verdict = Refusal.WITHDRAWN if event.kind is EventKind.WITHDRAW else Refusal.EXPIRED
         return Decision(verdict, covers)
 
+    def purposes(self) -> set[str]:
+        """The purposes that any grant names."""
+        events = (event for events in self._by_key.values() for event in events)
+        return {purpose for event in events if event.kind is EventKind.GRANT for purpose in event.purposes}
+
     def source_class(self, source: str | None) -> str | None:
-        """The source class in the newest event of the source that states one; None if no event does."""
-        stated = [
-            event.source_class for event in self._by_key.get((Scope.SOURCE, source or ""), ()) if event.source_class
-        ]
-        return stated[-1] if stated else None
+        """The first class stated for the source that is refused, else the newest one; None if no event states one."""
+        events = self._by_key.get((Scope.SOURCE, reference(source or "")), ())
+        stated = [event.source_class for event in events if event.source_class]
+        return next(filter(is_refused_class, stated), stated[-1] if stated else None)
+
+
+def is_refused_class(name: str) -> bool:
+    """Whether photos of a source of this class are never processed: scraped, CCTV, unknown or not a known class."""
+    return name not in set(SourceClass) - REFUSED_CLASSES
 
 
 def _ends_now(event: Event, purpose: str, now: datetime) -> bool:
@@ -132,7 +141,7 @@ def decide(
         source_class: as stated in the corpus, if it is.
     """
     classes = [name for name in (source_class, ledger.source_class(source)) if name]
-    if any(name not in set(SourceClass) - REFUSED_CLASSES for name in classes):
+    if any(map(is_refused_class, classes)):
         return Decision(Refusal.SOURCE_CLASS)
     no_basis = Decision(Refusal.NO_BASIS)
     of_source = ledger.standing(Scope.SOURCE, source, purpose, now) if source else no_basis
@@ -200,8 +209,8 @@ def _erased_rows(
     erased: Callable[[str], bool],
 ) -> Iterator[int]:
     """Rows whose image, subject or source is on the suppression list."""
-    sources = {source for source, _, _ in triples if source and erased("source:" + source)}
-    subjects = {subject for _, subject, _ in triples if subject and erased("subject:" + subject)}
+    sources = {source for source, _, _ in triples if source and erased(label("source", source))}
+    subjects = {subject for _, subject, _ in triples if subject and erased(label("subject", subject))}
     for i, (ident, (source, subject, _)) in enumerate(zip(idents, triples, strict=True)):
-        if subject in subjects or source in sources or (ident and erased("image:" + ident)):
+        if subject in subjects or source in sources or (ident and erased(label("image", ident))):
             yield i

@@ -209,7 +209,7 @@ def _ours(
 
     with writing(settings, "bench", listen) as context:
         context.lake.mark_as_demo()
-        import_folder(context, str(folder / "photos"), grant=Grant())
+        import_folder(context, str(folder / "photos"), grant=Grant("b"))
         admit(context)
         context.pack = load_pack(settings)
         pa.default_memory_pool().release_unused()  # memory of the import, which is not part of embed

@@ -223,7 +223,7 @@ def _embed(images: str, photos: int, workers: int, folder: str) -> dict[str, Any
 
     with writing(config, "bench", listen) as context:
         context.lake.mark_as_demo()
-        import_folder(context, f"{folder}/photos", grant=Grant())
+        import_folder(context, f"{folder}/photos", grant=Grant("b"))
         admit(context)
         context.pack = load_pack(config)
         began, cpu = time.monotonic(), family_cpu_s()

@@ -126,7 +126,7 @@ def measure_photos(config: Config, folder: str, endpoint: str | None) -> dict[st
         context.lake.mark_as_demo()
         meter = Meter(context, endpoint)
         context.emit = meter.listen
-        import_folder(context, folder, grant=Grant())
+        import_folder(context, folder, grant=Grant("b"))
         photos = list(Path(folder).iterdir())
         size = sum(path.stat().st_size for path in photos)
         admit(context)

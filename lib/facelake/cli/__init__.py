@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
-from facelake.cli import operate, review  # noqa: F401  importing them registers their commands
+from facelake.cli import erase, images, operate, review  # noqa: F401  importing them registers their commands
 from facelake.cli.bench import bench_app
+from facelake.cli.certificate import certificate_app
 from facelake.cli.correct import correct_app
 from facelake.cli.feed import feed_app
 from facelake.cli.gallery import gallery_app
@@ -20,6 +22,7 @@ _GROUPS = {
     "models": models_app,
     "gallery": gallery_app,
     "correct": correct_app,
+    "certificate": certificate_app,
     "feed": feed_app,
     "bench": bench_app,
 }
@@ -33,6 +36,7 @@ def main(before: Sequence[str] = ()) -> None:
     Args:
         before: arguments put in front of them; the scripts in jobs/ name their command this way.
     """
+    os.umask(0o077)  # lakes, exports and engines' files hold personal data: only this account reads them
     try:
         app([*before, *sys.argv[1:]], prog_name="facelake")
     except SystemExit as stop:

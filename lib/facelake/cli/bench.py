@@ -1,4 +1,4 @@
-"""Benchmarks, as `facelake bench ...`."""
+"""Benchmarks, as `facelake bench`."""
 
 from __future__ import annotations
 

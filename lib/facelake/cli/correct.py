@@ -76,7 +76,7 @@ def _record(
     from facelake.stages.gallery.corrections import CorrectionRequest, record_correction
 
     request = CorrectionRequest(verdict, *identities, tuple(faces), reason, by or "", supersede)
-    with writing(call.config(), "correct", call.terminal.listen) as context:
+    with writing(call.config(), "correct", call.terminal.listen, must_exist=True) as context:
         row = record_correction(context, request)
     call.terminal.say(f"correction {row['seq']}: {verdict}; it takes effect with the next `facelake nightly`")
     call.terminal.result({"ok": True, "seq": row["seq"], "supersedes": row["undoes"]})
@@ -93,7 +93,7 @@ def correct_undo(
     from facelake.nightly import writing
     from facelake.stages.gallery.corrections import undo
 
-    with writing(call.config(), "correct", call.terminal.listen) as context:
+    with writing(call.config(), "correct", call.terminal.listen, must_exist=True) as context:
         row = undo(context, seq, reason, by or "")
     call.terminal.say(f"correction {seq} no longer applies; the next `facelake nightly` clusters without it")
     call.terminal.result({"ok": True, "seq": row["seq"], "undoes": [seq]})

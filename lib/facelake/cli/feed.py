@@ -50,7 +50,7 @@ def feed_ack(
     from facelake.nightly import writing
     from facelake.stages.sharing.leases import acknowledge
 
-    with writing(call.config(), "feed", call.terminal.listen) as context:
+    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
         updated = acknowledge(context.lake, lease, version)
     call.terminal.say(f"{updated.lease_id}: acknowledged up to gallery {updated.acknowledged}")
     call.terminal.result({"ok": True, "lease_id": updated.lease_id, "acknowledged": updated.acknowledged})
@@ -62,7 +62,7 @@ def feed_return(call: Invocation, lease: _Lease) -> None:
     from facelake.nightly import writing
     from facelake.stages.sharing.leases import mark_returned
 
-    with writing(call.config(), "feed", call.terminal.listen) as context:
+    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
         updated = mark_returned(context.lake, lease)
     call.terminal.say(f"{updated.lease_id}: returned")
     call.terminal.result({"ok": True, "lease_id": updated.lease_id})
@@ -78,7 +78,7 @@ def feed_recall(
     from facelake.nightly import writing
     from facelake.stages.sharing.leases import recall
 
-    with writing(call.config(), "feed", call.terminal.listen) as context:
+    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
         recalled = recall(context.lake, lease, recipient)
     call.terminal.say(f"recalled {', '.join(item.lease_id for item in recalled)}")
     call.terminal.result({"ok": True, "recalled": [item.lease_id for item in recalled]})

@@ -14,12 +14,13 @@ _POINT_COLUMNS = ("fmr", "similarity", "fmr_low", "fmr_high", "impostors", "fnmr
 
 @command(gallery_app, "list")
 def gallery_list(call: Invocation) -> None:
-    """List every published version."""
+    """List every published version; erasures and withdrawals make earlier ones unreadable."""
     from facelake.nightly import reading
-    from facelake.stages.gallery.versions import list_galleries
+    from facelake.stages.gallery.versions import is_readable, list_galleries
 
-    rows = list_galleries(reading(call.config()).lake)
-    columns = ["gallery_version", "identities", "faces", "purpose", "model_digest", "created_at"]
+    lake = reading(call.config()).lake
+    rows = [row | {"readable": is_readable(lake, row)} for row in list_galleries(lake)]
+    columns = ["gallery_version", "readable", "identities", "faces", "purpose", "model_digest", "created_at"]
     call.terminal.table("galleries", columns, [[row[column] for column in columns] for row in rows])
     call.terminal.result({"ok": True, "galleries": rows})
 
@@ -55,7 +56,7 @@ def gallery_export(
     from facelake.stages.sharing.export import export_gallery
 
     key = template_key(key_env) if key_env else None
-    with writing(call.config(), "export", call.terminal.listen) as context:
+    with writing(call.config(), "export", call.terminal.listen, must_exist=True) as context:
         manifest = export_gallery(context, out, purpose, recipient, days=days, key=key)
     call.terminal.say(
         f"{manifest['identities']} identities of gallery {manifest['gallery_version']} written to {out}: "

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facelake.cli.command import Invocation, command, moment, typer_app
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
+
+if TYPE_CHECKING:  # imported when a command runs: pyarrow takes long
+    from facelake.config import Config
+    from facelake.lake.lake import Lake
+
+_EvenIfUnknown = Annotated[
+    bool, typer.Option("--even-if-unknown", help="record it although the lake has no such subject, source or purpose")
+]
+_CreateLake = Annotated[
+    bool, typer.Option("--create-lake", help="make the lake if there is none, for a corpus of your own")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Whom new events are about.
+
+    Attributes:
+        sources: source ids.
+        subjects: subject references.
+        even_if_unknown: whether to record them although nothing in the lake matches.
+        create_lake: whether to make the lake if there is none.
+    """
+
+    sources: list[str]
+    subjects: list[str]
+    even_if_unknown: bool = False
+    create_lake: bool = False
+
 
 ledger_app = typer_app("Record and list the legal basis of sources and subjects.")
 _COLUMNS = (
@@ -27,12 +58,19 @@ _COLUMNS = (
 )
 
 
-def _record(call: Invocation, kind: str, sources: list[str] | None, subjects: list[str] | None, **facts: Any) -> None:
-    from facelake.contracts import EventKind, Scope
+def _lake(settings: Config, *, create: bool) -> Lake:
+    """Open the lake; only --create-lake makes one, so that a mistyped --lake records nothing."""
     from facelake.lake.lake import Lake
+
+    return Lake.create(settings.lake, settings.s3) if create else Lake.open(settings.lake, settings.s3)
+
+
+def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
+    from facelake.contracts import EventKind, Scope
+    from facelake.stages.admission.known_references import FLAG, Known, doubts, refuse_unknown
     from facelake.stages.admission.ledger import Entry, record
 
-    named = [(Scope.SOURCE, key) for key in sources or ()] + [(Scope.SUBJECT, key) for key in subjects or ()]
+    named = [(Scope.SOURCE, key) for key in target.sources] + [(Scope.SUBJECT, key) for key in target.subjects]
     if not named:
         next_step = "give --source or --subject"
         raise ConfigError(f"a {kind} needs a source or a subject", where="ledger", next_step=next_step)
@@ -40,7 +78,16 @@ def _record(call: Invocation, kind: str, sources: list[str] | None, subjects: li
     for entry in entries:
         entry.check()
     settings = call.config()
-    record(Lake.create(settings.lake, settings.s3), entries)
+    lake = _lake(settings, create=target.create_lake)
+    if not target.even_if_unknown:
+        refused, questioned = doubts(Known.of(settings, lake), entries)
+        refuse_unknown(refused, f"record the {kind}")
+        for item in questioned:
+            text = f"the lake has {item}: the {kind} has no effect until photos of it come, or a run for it"
+            if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
+                raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
+            call.terminal.warn(text)
+    record(lake, entries)
     call.terminal.say(f"recorded {len(entries)} event(s); they take effect with the next nightly run")
     call.terminal.result({"ok": True, "events": len(entries)})
 
@@ -64,8 +111,11 @@ def ledger_grant(
         Covers | None, typer.Option(help="whom it covers; default: everyone for a source, the named for a subject")
     ] = None,
     source_class: Annotated[
-        SourceClass, typer.Option("--class", help="how the source obtained the photos; the last three are refused")
-    ] = SourceClass.CONTRIBUTED,
+        SourceClass | None,
+        typer.Option("--class", help="how the source obtained the photos; the last three are refused, for good"),
+    ] = None,
+    even_if_unknown: _EvenIfUnknown = False,
+    create_lake: _CreateLake = False,
 ) -> None:
     """Record a legal basis for sources or subjects."""
     from facelake.stages.admission.ledger import evidence_digest
@@ -73,8 +123,7 @@ def ledger_grant(
     _record(
         call,
         "grant",
-        source,
-        subject,
+        _Target(source or [], subject or [], even_if_unknown, create_lake),
         purposes=tuple(purpose),
         basis=basis,
         exemption=exemption,
@@ -94,22 +143,28 @@ def ledger_withdraw(
     source: Annotated[list[str] | None, typer.Option(help="source_id (may be repeated)")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="subject_ref (may be repeated)")] = None,
     purpose: Annotated[list[str] | None, typer.Option(help="only for this purpose; default: all")] = None,
+    even_if_unknown: _EvenIfUnknown = False,
 ) -> None:
     """Withdraw the basis of sources or subjects; the next run removes everything derived from their photos."""
-    _record(call, "withdraw", source, subject, purposes=tuple(purpose or ()))
+    target = _Target(source or [], subject or [], even_if_unknown)
+    _record(call, "withdraw", target, purposes=tuple(purpose or ()))
 
 
 @command(ledger_app, "import")
 def ledger_import(
     call: Invocation,
     file: Annotated[str, typer.Argument(help="CSV or Parquet file of events; docs/consent.md lists its columns")],
+    even_if_unknown: _EvenIfUnknown = False,
+    create_lake: _CreateLake = False,
 ) -> None:
     """Record the events of a file. Invalid lines are reported, and the exit code is then 1."""
-    from facelake.lake.lake import Lake
+    from facelake.stages.admission.known_references import Known
     from facelake.stages.admission.ledger_import import import_ledger
 
     terminal, settings = call.terminal, call.config()
-    recorded, present, rejected = import_ledger(Lake.create(settings.lake, settings.s3), file)
+    lake = _lake(settings, create=create_lake)
+    known = None if even_if_unknown else Known.of(settings, lake)
+    recorded, present, rejected = import_ledger(lake, file, known)
     terminal.table("rejected lines", ["line", "problem"], [[item.line, item.problem] for item in rejected])
     terminal.say(f"{recorded} events recorded, {present} already present, {len(rejected)} lines rejected")
     lines = [{"line": item.line, "problem": item.problem} for item in rejected]
@@ -127,3 +182,23 @@ def ledger_list(call: Invocation) -> None:
     rows = reading(call.config()).lake["ledger"].read().sort_by("seq").to_pylist()
     call.terminal.table("ledger", [*_COLUMNS], [[row[column] for column in _COLUMNS] for row in rows])
     call.terminal.result({"ok": True, "events": rows})
+
+
+@command(ledger_app, "accept")
+def ledger_accept(
+    call: Invocation,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
+) -> None:
+    """Accept the ledger as it is, after it was restored from a backup: events that are missing are lost for good."""
+    from facelake.nightly import writing
+    from facelake.stages.admission.ledger import accept_ledger
+    from facelake.stages.admission.ledger_head import pin_for_audit
+    from facelake.stages.core.audit import append_audit
+
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Withdrawals that are missing no longer hold. Accept?")):
+        raise ConfigError("not confirmed", where="ledger accept", next_step="add --yes")
+    with writing(call.config(), "ledger", call.terminal.listen, must_exist=True) as context:
+        events = accept_ledger(context.lake)
+        append_audit(context.lake, "ledger-accepted", pin_for_audit(context.lake), context.sign)
+    call.terminal.say(f"accepted a ledger of {events} events")
+    call.terminal.result({"ok": True, "events": events})

@@ -48,6 +48,10 @@ def _show(terminal: Terminal, state: dict[str, Any]) -> None:
         eta = f", about {work['eta_s']:.0f} s left" if work["eta_s"] is not None else ""
         terminal.say(f"running: {work['stage']} {work['done']}/{work['total'] or '?'} {work['unit']}{eta}")
     terminal.say(f"gallery {gallery['version']}: {gallery['faces']} faces in {gallery['identities']} identities")
+    if waiting := state["unfinished_erasures"]:
+        terminal.say(
+            f"unfinished erasures: {', '.join(waiting)} (give the same command again, or `facelake erase --cancel`)"
+        )
     runs = [
         [stage, run["started_at"][:19], f"{run['seconds']:.1f}", run["run_id"]]
         for stage, run in state["stages"].items()
@@ -57,6 +61,8 @@ def _show(terminal: Terminal, state: dict[str, Any]) -> None:
         [name, table["version"], table["rows"], table["files"], (table["committed_at"] or "")[:19]]
         for name, table in state["tables"].items()
     ]
+    # a table that was never written has version -1
+    tables = [[cell if cell != -1 else "" for cell in row] for row in tables]
     terminal.table("tables", ["table", "version", "rows", "files", "last commit (UTC)"], tables)
 
 
@@ -105,7 +111,7 @@ def vacuum(
     if dry_run:
         result = run_vacuum(context, keep, hours, dry_run=True)
     else:
-        with writing(settings, "vacuum", terminal.listen) as context:
+        with writing(settings, "vacuum", terminal.listen, must_exist=True) as context:
             result = run_vacuum(context, keep, hours)
     would = "would be " if dry_run else ""
     terminal.say(f"{result.counts['files']} files, {result.counts['bytes']} bytes {would}deleted")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Annotated
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +15,9 @@ from facelake.cli.command import Invocation, command, typer_app
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
 from facelake.terminal import format_duration
+
+if TYPE_CHECKING:  # imported when a command runs
+    from facelake.config import Config
 
 app = typer_app("Turn photos of consenting people into a gallery of identities, stored as Delta Lake tables.")
 
@@ -37,13 +43,14 @@ def _run_stages(
     *,
     wait_s: float = 0.0,
     rebase: bool = False,
+    accept_loss: bool = False,
     in_process_below: int | None = None,
 ) -> None:
     from facelake.nightly import reading, run_night
     from facelake.stages.gallery.versions import current_gallery
 
     terminal, settings = call.terminal, call.config(spark__in_process_below=in_process_below)
-    results = run_night(settings, terminal.listen, stages, wait_s=wait_s, rebase=rebase)
+    results = run_night(settings, terminal.listen, stages, wait_s=wait_s, rebase=rebase, accept_loss=accept_loss)
     gallery = current_gallery(reading(settings).lake)
     terminal.run_summary(results)
     summary = {}
@@ -60,16 +67,21 @@ def _run_stages(
 def demo(
     call: Invocation,
     photos: Annotated[str | None, typer.Option(help="your own folder of photos instead of the built-in set")] = None,
+    basis: Annotated[str | None, typer.Option(help="with --photos: the legal basis that you state for them")] = None,
 ) -> None:
     """Run every stage on a small built-in set of photos, or on your own, and print where the report is."""
     from facelake.demo import build_demo
     from facelake.nightly import writing
     from facelake.stages.admission.import_images import Grant, import_folder
 
-    with writing(call.config(), "demo", call.terminal.listen) as context:
+    settings = call.config()
+    stated = ""
+    if photos:
+        stated = basis or _asked_basis(settings, Path(photos).expanduser().resolve().name, None) or ""
+    with writing(settings, "demo", call.terminal.listen) as context:
         context.lake.mark_as_demo()
         if photos:
-            import_folder(context, photos, grant=Grant())
+            import_folder(context, photos, grant=Grant(stated) if stated else None)
         else:
             build_demo(context)
     _run_stages(call, [], in_process_below=0)  # on Spark, to show that Spark works on this machine
@@ -85,7 +97,9 @@ def import_(
         str | None, typer.Option(help="regex on the file name; its group 1 is the subject reference")
     ] = None,
     source: Annotated[str | None, typer.Option(help="source_id; default: the folder's name")] = None,
-    basis: Annotated[str, typer.Option(help="the legal basis that you state")] = "operator-attested consent",
+    basis: Annotated[
+        str | None, typer.Option(help="the legal basis that you state, e.g. 'signed release'; needed for a new source")
+    ] = None,
     purpose: Annotated[list[str] | None, typer.Option(help="permitted purpose; default: the config's")] = None,
     evidence: Annotated[str, typer.Option(help="reference of the written release; only its hash is stored")] = "",
     exemption: Annotated[str, typer.Option(help="Art. 9 GDPR exemption or written release")] = "",
@@ -93,8 +107,9 @@ def import_(
         Covers, typer.Option(help="whether the basis covers everyone in the photos or only the named subject")
     ] = Covers.EVERYONE,
     source_class: Annotated[
-        SourceClass, typer.Option("--class", help="how the source obtained the photos; the last three are refused")
-    ] = SourceClass.CONTRIBUTED,
+        SourceClass | None,
+        typer.Option("--class", help="how the source obtained the photos; the last three are refused, for good"),
+    ] = None,
     no_grant: Annotated[
         bool, typer.Option("--no-grant", help="record no legal basis; the photos stay refused")
     ] = False,
@@ -107,8 +122,11 @@ def import_(
     from facelake.stages.admission.import_images import Grant, check_source, import_folder
 
     terminal, settings = call.terminal, call.config()
-    check_source(folder, person_from, settings)
-    grant = None if no_grant else Grant(basis, tuple(purpose or ()), evidence, exemption, covers, source_class)
+    origin = check_source(folder, person_from, settings)
+    if basis is None and not no_grant:
+        basis = _asked_basis(settings, source or origin.name, purpose)
+    stated = (basis or "", tuple(purpose or ()), evidence, exemption, covers, source_class)
+    grant = None if no_grant or not basis else Grant(*stated)
     with writing(settings, "import", terminal.listen) as context:
         result = import_folder(
             context, folder, source=source, person_from=person_from, grant=grant, follow_links=follow_links
@@ -125,6 +143,30 @@ def import_(
     terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
 
+def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> str | None:
+    """Return the basis that the operator states; None if the source has one for the purposes already.
+
+    Raises:
+        ConfigError: nobody can be asked.
+    """
+    from facelake.admit import decide
+    from facelake.contracts import Refusal
+    from facelake.lake.lake import Lake
+    from facelake.stages.admission.ledger import read_ledger
+
+    missing = {Refusal.NO_BASIS, Refusal.OTHER_PURPOSE}
+    with contextlib.suppress(ConfigError):  # there is no lake yet
+        ledger, now = read_ledger(Lake.open(settings.lake, settings.s3)), datetime.now(UTC)
+        wanted = purposes or [settings.purpose]
+        if not {decide(ledger, source, None, purpose, now).reason for purpose in wanted} & missing:
+            return None
+    if sys.stdin.isatty():
+        return str(typer.prompt(f"On what legal basis may the photos of {source!r} be processed, for everyone in them"))
+    what = f"no legal basis is stated for the photos of {source!r}"
+    next_step = "add --basis 'signed release' or what it is, or --no-grant to import them without"
+    raise ConfigError(what, where="--basis", next_step=next_step)
+
+
 @command(app)
 def nightly(
     call: Invocation,
@@ -133,9 +175,12 @@ def nightly(
     rebase: Annotated[
         bool, typer.Option("--rebase", help="cluster all faces again instead of only what changed")
     ] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="go on although most photos lost their basis since the last run")
+    ] = False,
 ) -> None:
     """Run all stages: admit, embed, cluster, publish, report. A run that was killed continues when started again."""
-    _run_stages(call, only or [], wait_s=wait, rebase=rebase)
+    _run_stages(call, only or [], wait_s=wait, rebase=rebase, accept_loss=accept_loss)
 
 
 def _stage_command(stage: str, help_text: str) -> None:
@@ -152,49 +197,6 @@ for _stage, _help in {
     "report": "Write the HTML report.",
 }.items():
     _stage_command(_stage, _help)
-
-
-@command(app)
-def erase(
-    call: Invocation,
-    subject: Annotated[list[str] | None, typer.Option(help="subject_ref to erase (may be repeated)")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="image_id to erase (may be repeated)")] = None,
-    source: Annotated[list[str] | None, typer.Option(help="source_id to erase (may be repeated)")] = None,
-    identity: Annotated[
-        list[str] | None, typer.Option(help="identity to erase, with every photo that shows it (may be repeated)")
-    ] = None,
-    purpose: Annotated[str | None, typer.Option(help="erase only what was made for this purpose")] = None,
-    from_file: Annotated[str | None, typer.Option(help="CSV with columns kind (subject, image...) and key")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
-) -> None:
-    """Remove subjects, images or sources from every table, file and version, and certify it."""
-    from facelake.nightly import reading, writing
-    from facelake.stages.erasure import stage
-    from facelake.stages.erasure.request import Request, read_keys
-
-    terminal, settings = call.terminal, call.config()
-    reading(settings)  # fails where there is no lake, which `writing` would create
-    more = read_keys(from_file) if from_file else {}
-    named = {"subject": subject or [], "image": image or [], "source": source or [], "identity": identity or []}
-    keys = [[*values, *more.get(kind, [])] for kind, values in named.items()]
-    request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose)
-    if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
-        raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step="add --yes")
-    with writing(settings, "erase", terminal.listen) as context:
-        result = stage.erase(context, request)
-    if recipients := result.counts["not_acknowledged"]:
-        terminal.say(
-            f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
-        )
-    if left := result.counts["left_to_delete"]:
-        terminal.say(
-            f"{len(left)} photos are still in your own store and are never processed again; delete them there:"
-        )
-        for place in left:
-            terminal.say(f"  {place}")
-    certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
-    terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
-    terminal.result({"ok": True, "lake": settings.lake, **result.counts})
 
 
 @command(app)

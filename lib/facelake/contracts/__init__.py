@@ -22,6 +22,8 @@ from facelake.contracts.enums import (
     View,
 )
 from facelake.contracts.file_names import DataFileName, corpus_key, is_of_model
+from facelake.contracts.plain_data import parse_json, parse_yaml
+from facelake.contracts.references import label, reference, references
 from facelake.contracts.schemas import (
     ADMISSIONS,
     CHANGES,
@@ -95,4 +97,9 @@ __all__ = [
     "View",
     "corpus_key",
     "is_of_model",
+    "label",
+    "parse_json",
+    "parse_yaml",
+    "reference",
+    "references",
 ]

@@ -99,6 +99,7 @@ def make_card(uri: str, files: PackFiles, detector: bytes, encoder: bytes, train
         licence="InsightFace: non-commercial research",
         terms="non-commercial",
         training_data=f"Detector: WIDER FACE. Encoder{by_name}: {trained_on}.",
+        withdrawn_lineage=[],  # sets that the text of training_data names are found there
         intended_use="non-commercial research on photos of people who agreed to it",
         min_det_score=_MIN_SCORE,
         detector=_detector_card(files.detector, detector, uri),

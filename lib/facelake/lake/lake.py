@@ -61,7 +61,9 @@ class Lake:
         store = open_store(uri, s3)
         marker = _read_marker(store)
         if marker is None:
-            next_step = "check --lake, or create a lake with `facelake import` or `facelake demo`"
+            next_step = (
+                "check --lake; `facelake import`, `facelake demo` and `facelake ledger grant --create-lake` make a lake"
+            )
             raise ConfigError("no facelake lake at this URI", where=store.uri, next_step=next_step)
         return cls(store, s3 or S3Section(), marker)
 
@@ -80,9 +82,14 @@ class Lake:
         if self["ledger"].version() < 0 and self["runs"].version() < 0:
             self.store.create(_DEMO, b"made by `facelake demo`\n")
 
+    @property
+    def salt(self) -> bytes:
+        """The key of `keyed_hash`."""
+        return bytes.fromhex(self._marker["salt"])
+
     def keyed_hash(self, value: str) -> str:
         """HMAC-SHA-256 of an identifier under this lake's salt; hashes of different lakes are not comparable."""
-        return hmac.new(bytes.fromhex(self._marker["salt"]), value.encode(), hashlib.sha256).hexdigest()
+        return hmac.new(self.salt, value.encode(), hashlib.sha256).hexdigest()
 
     def suppress(self, values: list[str]) -> None:
         """Add identifiers (as keyed hashes) to the suppression list: they are never processed again."""

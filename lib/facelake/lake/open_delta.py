@@ -53,4 +53,6 @@ def _is_store_fault(err: BaseException) -> bool:
 def version_gone(uri: str, version: int) -> VersionGone:
     """The error for a version that can no longer be read."""
     what = f"version {version} can no longer be read: its history was purged"
-    return VersionGone(what, where=uri, next_step="run `facelake nightly`; it completes an interrupted erasure")
+    return VersionGone(
+        what, where=uri, next_step="use the newest version; erasures and withdrawals remove earlier ones"
+    )

@@ -51,15 +51,16 @@ class Correction:
 
 
 def in_force(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows of table `corrections` that are neither undone nor superseded, oldest first."""
+    """Return the rows of table `corrections` that are neither undone nor superseded, oldest first.
+
+    What was undone counts as never given: the corrections that it had overruled are in force again.
+    """
     ordered = sorted(rows, key=lambda row: row["seq"])
-    active: dict[int, Mapping[str, Any]] = {}
-    for row in ordered:
-        for seq in row["undoes"] or ():
-            active.pop(seq, None)
-        if row["kind"] != Verdict.UNDO:
-            active[row["seq"]] = row
-    return list(active.values())
+    cancelled: set[int] = set()
+    for row in reversed(ordered):
+        if row["seq"] not in cancelled:
+            cancelled.update(row["undoes"] or ())
+    return [row for row in ordered if row["seq"] not in cancelled and row["kind"] != Verdict.UNDO]
 
 
 def holds(correction: Correction, labels: I64) -> bool:

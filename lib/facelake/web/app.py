@@ -67,7 +67,7 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
                 next="stop `facelake review` and run it again",
             )
             return JSONResponse(error.model_dump(mode="json"), 401)
-        return Response(status_code=204, headers={"set-cookie": cookie})
+        return JSONResponse({"token": keys.token}, headers={"set-cookie": cookie})
 
     @app.get("/api/session")
     def session_info() -> answers.SessionOut:

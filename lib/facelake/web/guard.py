@@ -1,4 +1,4 @@
-"""Authenticates requests to the review page: a one-time ticket, a cookie, the right host, the right origin.
+"""Authenticates requests to the review page: a one-time ticket, a token, a cookie, the right host and origin.
 
 Listening on loopback does not suffice: any page open in the reviewer's browser can send requests there, and a name that
 an attacker owns can resolve to it (DNS rebinding). Hence every request is checked by the headers that browsers set.
@@ -18,8 +18,10 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _MAX_BODY_BYTES = 1 << 20
 _API = "/api/"
 _SIGN_IN = "/api/session"
+TOKEN = "x-facelake-token"
+"""Header with the page's token."""
 HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
@@ -44,6 +46,8 @@ class Keys:
     ticket: str | None = field(default_factory=lambda: secrets.token_urlsafe(32))
     """Part of the link's fragment, which browsers do not send to servers; None after use."""
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    """Kept by the page and sent in a header: browsers send cookies to every port of a host, and so to other servers."""
 
     @property
     def name(self) -> str:
@@ -57,13 +61,13 @@ class Keys:
         self.ticket = None
         return f"{self.name}={self.cookie}; Path=/; HttpOnly; SameSite=Strict"
 
-    def opens(self, cookies: str) -> bool:
-        """Return whether a Cookie header carries the session's secret."""
+    def opens(self, cookies: str, token: str) -> bool:
+        """Return whether a Cookie header carries the session's secret, and the page its token."""
         try:
             cookie = SimpleCookie(cookies).get(self.name)
         except CookieError:
             return False
-        return cookie is not None and _equal(self.cookie, cookie.value)
+        return cookie is not None and _equal(self.cookie, cookie.value) and _equal(self.token, token)
 
 
 def _equal(a: str, b: str) -> bool:
@@ -129,7 +133,11 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD") and (refusal := _refuse_post(headers)):
             return refusal
         signs_in = path == _SIGN_IN and scope["method"] == "POST"
-        if path.startswith(_API) and not signs_in and not self._keys.opens(headers.get("cookie", "")):
+        if (
+            path.startswith(_API)
+            and not signs_in
+            and not self._keys.opens(headers.get("cookie", ""), headers.get(TOKEN, ""))
+        ):
             return 401, "open the link that `facelake review` printed; it works once"
         return None
 
@@ -150,7 +158,7 @@ def _headers(scope: Scope) -> dict[str, str] | None:
     headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         key = name.decode("latin-1").lower()
-        if key in headers and key in ("host", "origin", "cookie", "content-type", "sec-fetch-site"):
+        if key in headers and key in ("host", "origin", "cookie", "content-type", "sec-fetch-site", TOKEN):
             return None
         headers[key] = value.decode("latin-1")
     return headers

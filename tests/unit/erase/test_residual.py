@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import bz2
 import gzip
 import io
 import json
+import lzma
 import re
 import zipfile
+import zlib
+from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
@@ -17,6 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facelake.erase import Needles, residual, scan
+from facelake.erase import needles as needles_module
+from facelake.erase.spellings import photo_forms
 
 RNG = np.random.default_rng(7)
 BLOB = RNG.standard_normal(256).astype("<f2").tobytes()
@@ -69,7 +76,7 @@ def test_raw_bytes_agree_with_the_reference_scan(
     haystack: tuple[frozenset[bytes], frozenset[bytes], bytes], chunk: int
 ) -> None:
     texts, blobs, data = haystack
-    with mock.patch.object(residual, "_CHUNK", chunk):
+    with mock.patch.object(needles_module, "_CHUNK", chunk):
         assert scan("", data, Needles(texts, blobs)) == slow_raw(data, texts, blobs)
 
 
@@ -81,8 +88,8 @@ def test_parquet_values_agree_with_the_reference_scan(
     values: list[bytes | None] = [*more, data, *sorted(texts), None, b"", *sorted(blobs), data[1:]]
     column = pa.array([[{"v": value}] for value in values] if nested else values)
     body = parquet(pa.table({"Z": column}))
-    patches = {"_CHUNK": chunk, "_SEARCHED_BYTES": 40, "_in_footer": lambda *_: 0}
-    with mock.patch.multiple(residual, **patches):
+    patches = {"_SEARCHED_BYTES": 40, "_in_footer": lambda *_: 0}
+    with mock.patch.object(needles_module, "_CHUNK", chunk), mock.patch.multiple(residual, **patches):
         assert scan("", body, Needles(texts, blobs)) == slow_values(values, texts, blobs, 40)
 
 
@@ -208,10 +215,11 @@ def test_footers_are_decoded(letter: str) -> None:
     """A string follows its length in the footer: one of 65 bytes looks as if it began with an A."""
     clean = pa.table({"v": ["x"]})
     carrying = "album/ann.jpg".ljust(ord(letter))
-    assert scan("x.parquet", parquet(clean.replace_schema_metadata({"by": carrying})), NEEDLES) == 1
+    # Arrow stores the schema once more, in base64
+    assert scan("x.parquet", parquet(clean.replace_schema_metadata({"by": carrying})), NEEDLES) == 2
     field = pa.field("v", pa.string(), metadata={"by": carrying})
-    assert scan("x.parquet", parquet(clean.cast(pa.schema([field]))), NEEDLES) == 1
-    assert scan("x.parquet", parquet(clean.rename_columns([carrying])), NEEDLES) == 1
+    assert scan("x.parquet", parquet(clean.cast(pa.schema([field]))), NEEDLES) == 2
+    assert scan("x.parquet", parquet(clean.rename_columns([carrying])), NEEDLES) == 2
     ages = parquet(pa.table({"v": [carrying]}), write_statistics=True, write_page_index=True)
     assert scan("x.parquet", ages, NEEDLES) == 2
     assert scan("x.parquet", parquet(clean, write_statistics=True), NEEDLES) == 0
@@ -283,3 +291,40 @@ def test_twenty_thousand_needles_over_twenty_megabytes() -> None:
     body = b"".join(lines) + RNG.bytes(20_000_000 - sum(map(len, lines)))
     assert scan("faces/log.json", body, needles) == 100 + 50
     assert scan("faces/log.json", body, Needles.of([f"x{name}" for name in ids])) == 0
+
+
+HIDDEN = {
+    "float64": lambda: np.frombuffer(BLOB, "<f2").astype("<f8").tobytes(),
+    "hex": lambda: BLOB.hex().encode(),
+    "numbers": lambda: json.dumps({"v": np.frombuffer(BLOB, "<f2").tolist()}).encode(),
+    "compact numbers": lambda: json.dumps(np.frombuffer(BLOB, "<f2").tolist(), separators=(",", ":")).encode(),
+    "float32 numbers": lambda: ", ".join(map(str, np.frombuffer(BLOB, "<f2").astype("<f4"))).encode(),
+    **{f"base64 at {n}": lambda n=n: base64.b64encode(bytes(n) + BLOB + b"end") for n in range(4)},
+    "an id in base64": lambda: base64.b64encode(b"xx album/ann.jpg yy"),
+    "an id in hex": lambda: b"album/ann.jpg".hex().upper().encode(),
+    "UTF-16": lambda: "id album/ann.jpg".encode("utf-16"),
+    "a URL": lambda: b"GET /?id=album%2Fann.jpg HTTP/1.1",
+    "a URL in lower case": lambda: b"GET /?id=album%2fann.jpg HTTP/1.1",
+    "JSON of PHP": lambda: b'{"id":"album\\/ann.jpg"}',
+    "a piece of the photo": lambda: b"--boundary\r\n" + PHOTO[500:] + b"\r\n--",
+}
+PHOTO = RNG.bytes(3000)
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize(
+    "packed", [bytes, gzip.compress, zlib.compress, bz2.compress, lzma.compress], ids=["", "gz", "zlib", "bz2", "xz"]
+)
+def test_every_listed_form_is_found(name: str, packed: Callable[[bytes], bytes]) -> None:
+    needles = Needles.of(["album/ann.jpg", "person-0042"], [BLOB], photo_forms(PHOTO))
+    assert scan("x.bin", packed(HIDDEN[name]()), needles) > 0
+    assert scan("x.parquet", parquet(pa.table({"v": [HIDDEN[name]()]})), needles) > 0
+    assert scan("x.bin", packed(OTHER.hex().encode() + OTHER), needles) == 0
+
+
+def test_names_are_found_in_both_unicode_forms_and_are_redacted() -> None:
+    needles = Needles.of(["Zo\u00eb-1"])
+    for spelled in ("Zo\u00eb-1", "Zoe\u0308-1"):
+        assert scan("x", f"of {spelled}.".encode(), needles) == 1
+        assert needles.redacted(f"release of {spelled}, and Zo\u00eb-12") == "release of [erased], and Zo\u00eb-12"
+    assert needles.redacted("nobody") == "nobody"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,3 +106,25 @@ def test_undone_and_superseded_corrections_are_not_in_force() -> None:
         {"seq": 4, "kind": "undo", "undoes": [3]},
     ]
     assert [row["seq"] for row in in_force(rows)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("undoes", "active"),
+    [
+        ([[], [1]], [2]),
+        ([[], [1], [2]], [1]),  # the undo of what overruled it
+        ([[], [1], [2], [1]], [4]),
+        ([[], [1], [2], [1], [4]], [1]),
+        ([[], [1], [], [3]], [2]),
+    ],
+)
+def test_an_overruled_correction_returns_when_what_overruled_it_is_undone(
+    undoes: list[list[int]], active: list[int]
+) -> None:
+    """Corrections 1, 2 and so on; those from the third on are undos, except one that overrules correction 1."""
+    undone = [False, False, *(targets != [1] and bool(targets) for targets in undoes[2:])]
+    rows = [
+        {"seq": number, "kind": Verdict.UNDO if undo else Verdict.SPLIT, "undoes": targets}
+        for number, (targets, undo) in enumerate(zip(undoes, undone, strict=True), start=1)
+    ]
+    assert [row["seq"] for row in in_force(rows)] == active

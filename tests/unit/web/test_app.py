@@ -40,7 +40,7 @@ from facelake.stages.models.registry import limits_of
 from facelake.stages.review import session as review_session
 from facelake.stages.review.session import ReviewSession
 from facelake.web.app import build_app
-from facelake.web.guard import HEADERS, Guard, Keys
+from facelake.web.guard import HEADERS, TOKEN, Guard, Keys
 from facelake.web.server import bind
 from tests.conftest import run_cli
 from tests.review_world import PURPOSE, World, identity_of_face, simulate_run, spoil
@@ -103,7 +103,7 @@ def open_page(lake: Path, world: World) -> Iterator[Page]:
         session, keys = open_session(lake), Keys(7777)
         client = signed_out_client(session, keys)
         response = client.post("/api/session", json={"ticket": keys.ticket}, headers={"origin": OWN})
-        assert response.status_code == 204
+        client.headers[TOKEN] = response.json()["token"]
         yield Page(lake, world, session, keys, client)
         session.close()
 
@@ -147,7 +147,12 @@ def test_the_ticket_works_once_and_becomes_a_cookie(shared_page: Page) -> None:
     cookie = signed.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
-    assert client.get("/api/session").json()["reviewer"] == "eve"
+    # the cookie alone opens nothing: browsers send it to every port of this host
+    assert client.get("/api/session").status_code == 401
+    assert client.get("/api/session", headers={TOKEN: "x" * 43}).status_code == 401
+    token = {TOKEN: signed.json()["token"]}
+    assert client.get("/api/session", headers=token).json()["reviewer"] == "eve"
+    assert signed_out_client(shared_page.session, fresh).get("/api/session", headers=token).status_code == 401
     again = signed_out_client(shared_page.session, fresh).post(
         "/api/session", json={"ticket": ticket}, headers={"origin": OWN}
     )
@@ -157,7 +162,7 @@ def test_the_ticket_works_once_and_becomes_a_cookie(shared_page: Page) -> None:
 @pytest.mark.parametrize("path", ["/api/session", "/api/queue", "/api/identity?a=x", "/api/face/x", "/api/corrections"])
 def test_requests_without_the_cookie_are_refused(shared_page: Page, path: str) -> None:
     assert signed_out_client(shared_page.session, shared_page.keys).get(path).status_code == 401
-    wrong = {"cookie": f"{shared_page.keys.name}={'x' * 43}"}
+    wrong = {"cookie": f"{shared_page.keys.name}={'x' * 43}", TOKEN: shared_page.keys.token}
     assert signed_out_client(shared_page.session, shared_page.keys).get(path, headers=wrong).status_code == 401
 
 
@@ -177,7 +182,7 @@ def test_requests_without_the_cookie_are_refused(shared_page: Page, path: str) -
     ],
 )
 def test_host_names_and_fetch_sites_are_checked(shared_page: Page, headers: dict[str, str], code: int) -> None:
-    cookie = {"cookie": f"{shared_page.keys.name}={shared_page.keys.cookie}"}
+    cookie = {"cookie": f"{shared_page.keys.name}={shared_page.keys.cookie}", TOKEN: shared_page.keys.token}
     client = signed_out_client(shared_page.session, shared_page.keys)
     assert client.get("/api/session", headers=cookie | headers).status_code == code
 

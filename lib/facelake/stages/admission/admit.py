@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -11,17 +12,20 @@ import pyarrow.compute as pc
 
 from facelake.admit import Decisions, decide_rows
 from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal
-from facelake.errors import Corrupt
+from facelake.errors import Corrupt, Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
 from facelake.lake.tables import DataFile, Snapshot, plain
 from facelake.stages.admission.index import CorpusIndex, update_index
-from facelake.stages.admission.ledger import read_ledger
+from facelake.stages.admission.ledger import ledger_of
+from facelake.stages.admission.ledger_head import ledger_rows
+from facelake.stages.admission.losses import Losses
 from facelake.stages.admission.shrinking import PRESENCE, Present, hashed, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus, retracted_rows
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
 
+_CLOCK_TOLERANCE = timedelta(minutes=5)
 _IDS = ["image_id", "source_id", "subject_ref", "source_class", "content_sha256", "erased"]
 
 
@@ -39,22 +43,24 @@ def admit(context: Context) -> StageResult:
     refuse_retracted_corpus(corpus, lineages)
     run = StageRun(context, "admit", 0, "images")
     index = update_index(context, corpus)
-    snapshot = lake["ledger"].snapshot()
+    events, snapshot = ledger_rows(lake)
     _check_ledger_present(context, snapshot.version)
-    ledger, context.ledger_version = read_ledger(lake, snapshot), snapshot.version
+    ledger, context.ledger_version = ledger_of(events), snapshot.version
+    now = _not_before(context, events)
     if snapshot.version < 0:
         context.emit(Notice("admit", "the ledger is empty: every image will be refused (facelake ledger grant)"))
     suppressed = lake.suppressed()
 
-    def is_erased(label: str) -> bool:
-        """Whether the identifier is suppressed for every purpose or for this one."""
-        return any(lake.keyed_hash(name) in suppressed for name in (label, f"for:{config.purpose}:{label}"))
+    def is_erased(name: str) -> bool:
+        """Whether the labelled identifier is suppressed for every purpose or for this one."""
+        return any(lake.keyed_hash(text) in suppressed for text in (name, f"for:{config.purpose}:{name}"))
 
     erased = is_erased if suppressed else None
     duplicates = _duplicates(context, index)
     table = lake["admissions"]
     before = table.snapshot()
     known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
+    losses = Losses()
     adds: list[Receipt] = []
     kept: set[DataFileName] = set()
     totals: Counter[str] = Counter()
@@ -62,7 +68,7 @@ def admit(context: Context) -> StageResult:
         rows = lake[INDEX].file(file, _IDS)
         retracted = retracted_rows(lineages, *(rows[name].to_pylist() for name in ("image_id", "source_id")))
         decisions = decide_rows(
-            rows, ledger, config.purpose, context.now, duplicate=duplicate, erased=erased, retracted=retracted
+            rows, ledger, config.purpose, now, duplicate=duplicate, erased=erased, retracted=retracted
         )
         decisions = _with_erased(decisions, rows["erased"])
         totals.update(value or "admitted" for value in decisions.reasons.to_pylist())
@@ -71,6 +77,7 @@ def admit(context: Context) -> StageResult:
         if name in known:
             kept.add(name)
         else:
+            losses.refused(rows, decided)
             adds.append(table.stage(decided, name))
         context.emit(StageProgress("admit", sum(totals.values()), {"admitted": totals["admitted"]}))
 
@@ -81,6 +88,13 @@ def admit(context: Context) -> StageResult:
     counts |= {"hashed": index.hashed, "left_out": index.left_out.counts.total(), "left_out_erased": index.erased}
     removes = [file for name, file in known.items() if name not in kept]
     _check_corpus_size(context, before, removes, index)
+    if not context.accept_loss:
+        try:
+            losses.check(context, ledger, (table.file(file, ["image_id", "admitted"]) for file in removes), admitted)
+        except Refused:
+            for receipt in adds:
+                lake.store.delete(f"{table.name}/{receipt.path}")
+            raise
     if not adds and not removes:
         return run.skip(counts)
     context.check_lease()
@@ -99,6 +113,20 @@ def _check_ledger_present(context: Context, version: int) -> None:
         if before is not None and before > version:
             what = f"the ledger was lost or reset: decisions are based on version {before}, it is at version {version}"
             raise Corrupt(what, where=f"{context.lake.uri}/ledger", next_step="restore the ledger; nothing was changed")
+
+
+def _not_before(context: Context, events: pa.Table) -> datetime:
+    """The moment of the decisions: now, but never before an event that is already in the ledger.
+
+    A clock that was set back would otherwise admit what has expired.
+    """
+    newest: datetime | None = pc.max(events["recorded_at"]).as_py()
+    if newest is None or newest <= context.now:
+        return context.now
+    if newest - context.now > _CLOCK_TOLERANCE:
+        text = f"the clock ({context.now:%F %R}) is behind the newest ledger event: {newest:%F %R} UTC is used instead"
+        context.emit(Notice("admit", text))
+    return newest.astimezone(UTC)
 
 
 def _duplicates(context: Context, index: CorpusIndex) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from facelake.admit import decide
 from facelake.admit.lineage import Lineages
 from facelake.config import Config
-from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass
+from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass, label
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
@@ -28,7 +28,12 @@ from facelake.lake.tables import plain
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
-from facelake.stages.admission.withdrawn_datasets import MOST_NAMES, load_lineages, refuse_retracted_names
+from facelake.stages.admission.withdrawn_datasets import (
+    MOST_NAMES,
+    load_lineages,
+    refuse_declared,
+    refuse_retracted_names,
+)
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
 
 _COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -42,12 +47,12 @@ _KNOWN = ["image_id", "source_id", "content_sha256", "source_tag"]
 class Grant:
     """The legal basis of the folder's photos as the operator states it."""
 
-    basis: str = "operator-attested consent"
+    basis: str
     purposes: tuple[str, ...] = ()
     evidence: str = ""
     exemption: str = ""
     covers: Covers = Covers.EVERYONE
-    source_class: SourceClass = SourceClass.CONTRIBUTED
+    source_class: SourceClass | None = None
 
 
 @dataclass(slots=True)
@@ -94,6 +99,7 @@ def import_folder(
     lineages = load_lineages(context.config)
     names = list(islice(origin.names(), MOST_NAMES))
     refuse_retracted_names((source_id, origin.name), origin.location, names, origin.property_text(), lineages)
+    refuse_declared(origin.location, origin.sidecars(), lineages)
     total = sum(1 for _ in origin.photos())
     run = StageRun(context, "import", total, "photos")
     copy = _Copy(context, lineages, source_id, compiled(person_from))
@@ -176,7 +182,12 @@ class _Copy:
         match = self._pattern.search(photo.path.rpartition("/")[2]) if self._pattern else None
         self.counts["unlabelled"] += int(self._pattern is not None and match is None)
         subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
-        names = [f"image:{image_id}", f"source:{self._source_id}", *([f"subject:{subject}"] if subject else [])]
+        names = [
+            label("image", image_id),
+            label("source", self._source_id),
+            label("content", digest),
+            *([label("subject", subject)] if subject else []),
+        ]
         if self._erased and any(self._context.lake.keyed_hash(name) in self._erased for name in names):
             self.counts["erased"] += 1
             return

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from facelake.config import S3Section
@@ -21,6 +22,7 @@ from facelake.lake.corpora.tars import TarLayout
 from facelake.lake.directory import DirectoryStore
 from facelake.lake.object_store import ObjectStore, StoredObject
 from facelake.lake.store import open_store
+from facelake.stages.admission.withdrawn_datasets import MOST_NAMES, SIDECAR_BYTES, SIDECARS
 
 _ANYTHING = Selection(("*",), DEFAULT_EXCLUDE)
 
@@ -118,6 +120,17 @@ class ImportSource:
     def reader(self, s3: S3Section) -> PhotoReader:
         """Reads the photos in parallel."""
         return PhotoReader(self.store, s3)
+
+    def sidecars(self) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of the JSON and YAML files beside the photos, in which a data set may name itself."""
+        if self.tar is not None:
+            return
+        for item in islice(list_photos(self.store, _ANYTHING, LeftOut(), follow_links=self.follow_links), MOST_NAMES):
+            if item.key.lower().endswith(SIDECARS) and item.size_bytes <= SIDECAR_BYTES:
+                try:
+                    yield item.key, self.store.read(item.key)
+                except UNREADABLE:
+                    continue  # counted with the photos
 
     def property_text(self) -> str | None:
         """The text of a file named `property`, as packages of withdrawn sets have it."""

@@ -9,14 +9,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from facelake.admit import Event, Ledger
-from facelake.contracts import Covers, EventKind, Scope, SourceClass
+from facelake.contracts import Covers, EventKind, Scope, SourceClass, reference
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.lake.tables import Snapshot
+from facelake.lake.tables import plain
+from facelake.stages.admission.ledger_head import Pin, ledger_rows, write_pin
 
 _KEPT_YEARS = 3
 """Illinois BIPA, 740 ILCS 14/15(a): destroyed when the purpose is met, or 3 years after the last interaction."""
@@ -25,7 +26,10 @@ _LEDGER_WAIT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A legal-basis record about one source or subject, before it becomes an event of the ledger."""
+    """A legal-basis record about one source or subject, before it becomes an event of the ledger.
+
+    Key and purposes are kept in the spelling of `reference`.
+    """
 
     kind: EventKind
     scope: Scope
@@ -40,6 +44,10 @@ class Entry:
     valid_until: datetime | None = None
     last_contact: datetime | None = None
     destroy_by: datetime | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", reference(self.key))
+        object.__setattr__(self, "purposes", tuple(map(reference, self.purposes)))
 
     def check(self) -> None:
         """Check that the record is complete and consistent.
@@ -99,8 +107,29 @@ def record(lake: Lake, entries: Sequence[Entry]) -> int:
         entry.check()
     now = datetime.now(UTC)
     with ledger_lease(lake):
-        seq = next_seq(lake)
-        return lake["ledger"].append([entry.row(seq + i, now) for i, entry in enumerate(entries)])
+        rows, _ = ledger_rows(lake)
+        before, seq = Pin.of(rows), _next_seq(rows)
+        write_pin(lake, before)  # also for the first event, so that a missing pin is always a fault
+        version = lake["ledger"].append([entry.row(seq + i, now) for i, entry in enumerate(entries)])
+        write_pin(lake, Pin.of(ledger_rows(lake)[0]))
+        return version
+
+
+def rewrite_rows(lake: Lake, rows: list[dict[str, Any]]) -> None:
+    """Replace the ledger's rows, as an erasure does to remove names. Needs the ledger's lease."""
+    table = lake["ledger"]
+    after = pa.Table.from_pylist(rows, schema=plain(table.schema)).sort_by("seq")
+    write_pin(lake, Pin.of(ledger_rows(lake)[0]), Pin.of(after))
+    table.replace_all(after)
+    write_pin(lake, Pin.of(after))
+
+
+def accept_ledger(lake: Lake) -> int:
+    """Pin the ledger as it is, after it was restored from a backup; returns the number of its events."""
+    with ledger_lease(lake):
+        pin = Pin.of(lake["ledger"].read().sort_by("seq"))
+        write_pin(lake, pin)
+        return pin.events
 
 
 def ledger_lease(lake: Lake) -> Lease:
@@ -115,15 +144,22 @@ def _years_after(moment: datetime, years: int) -> datetime:
         return moment.replace(year=moment.year + years, day=28)
 
 
-def next_seq(lake: Lake) -> int:
+def _next_seq(rows: pa.Table) -> int:
     """The sequence number of the next event."""
-    seqs = lake["ledger"].read(["seq"])["seq"]
-    return 1 + (pc.max(seqs).as_py() or 0)
+    return 1 + (rows["seq"][-1].as_py() if rows.num_rows else 0)
 
 
-def read_ledger(lake: Lake, snapshot: Snapshot | None = None) -> Ledger:
-    """All events of the ledger at a snapshot; default: the newest."""
-    rows = lake["ledger"].read(snapshot=snapshot).to_pylist()
+def read_ledger(lake: Lake) -> Ledger:
+    """All events of the ledger.
+
+    Raises:
+        Corrupt: the ledger is not the one that was recorded.
+    """
+    return ledger_of(ledger_rows(lake)[0])
+
+
+def ledger_of(rows: pa.Table) -> Ledger:
+    """The ledger of the rows of the table."""
     return Ledger(
         Event(
             row["seq"],
@@ -137,5 +173,5 @@ def read_ledger(lake: Lake, snapshot: Snapshot | None = None) -> Ledger:
             Covers(row["covers"]) if row["covers"] else None,
             row["source_class"],
         )
-        for row in rows
+        for row in rows.to_pylist()
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.stages.admission.known_references import FLAG, Known, doubts
 from facelake.stages.admission.ledger import Entry, evidence_digest, record
 
 COLUMNS = (
@@ -41,38 +42,152 @@ class RejectedLine:
     problem: str
 
 
-def import_ledger(lake: Lake, path: str) -> tuple[int, int, list[RejectedLine]]:
-    """Record the events of a file.
+def import_ledger(lake: Lake, path: str, known: Known | None = None) -> tuple[int, int, list[RejectedLine]]:
+    """Record the events of a file that the ledger does not have yet.
+
+    An event is there already if it is what the ledger last recorded of its source or subject; so a withdrawal that a
+    later grant lifted is recorded again. A grant that a later event ended is not: a file that is imported every day
+    would otherwise lift every withdrawal. Its line is rejected, since the file and the ledger disagree.
+
+    Args:
+        lake: the lake.
+        path: of the file.
+        known: what the lake has; lines with references that match nothing are then rejected. None: they are recorded.
 
     Returns:
         The number of events recorded, the number that the ledger already had, and the rejected lines.
 
-
     Raises:
         ConfigError: the file cannot be read or has unknown columns; nothing was recorded.
     """
-    entries: list[Entry] = []
+    lines: dict[int, Entry] = {}
     rejected: list[RejectedLine] = []
     for line, row in _lines(path):
         try:
             entry = _entry(row)
             entry.check()
-            entries.append(entry)
+            if known is not None and (doubtful := doubts(known, [entry])[0]):
+                raise ValueError(f"{doubtful[0]}; correct it or give {FLAG}")
+            lines[line] = entry
         except (ValueError, ConfigError) as err:
             rejected.append(RejectedLine(line, err.what if isinstance(err, ConfigError) else str(err)))
-    present = {_identity(row) for row in lake["ledger"].read().to_pylist()}
-    fresh = {_identity(entry.row(0, datetime.now(UTC))): entry for entry in entries}
-    new = [entry for name, entry in fresh.items() if name not in present]
+    new, present = _Histories.of(lake["ledger"].read().sort_by("seq").to_pylist()).sort_out(lines, rejected)
     if new:
         record(lake, new)
-    return len(new), len(entries) - len(new), rejected
+    return len(new), present, sorted(rejected, key=lambda item: item.line)
 
 
-def _identity(row: Mapping[str, Any]) -> tuple[object, ...]:
-    """The fields whose equality makes two events the same, whenever they were recorded."""
-    names = ("kind", "scope", "key", "basis", "exemption", "evidence_sha256", "covers", "source_class")
-    moments = ("valid_from", "valid_until")
-    return (*(row[name] for name in names), tuple(row["purposes"] or ()), *(row[name] for name in moments))
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What an event states, whenever it was recorded; dates that a line leaves open are None."""
+
+    kind: str
+    stated: tuple[object, ...]
+    last_contact: datetime | None
+    destroy_by: datetime | None
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> _Content:
+        """Of a row of the ledger."""
+        names = ("basis", "exemption", "evidence_sha256", "covers", "source_class", "valid_from", "valid_until")
+        stated = (*(row[name] for name in names), tuple(row["purposes"] or ()))
+        return cls(row["kind"], stated, row["last_contact"], row["destroy_by"])
+
+    @classmethod
+    def of_entry(cls, entry: Entry) -> _Content:
+        """Of a line; the dates that are computed from the time of recording are left open."""
+        row = entry.row(0, datetime.now(UTC))
+        dated = entry.last_contact or entry.destroy_by
+        return cls.of_row(
+            row | {"last_contact": entry.last_contact, "destroy_by": row["destroy_by"] if dated else None}
+        )
+
+    def equals(self, other: _Content) -> bool:
+        """Return whether both state the same, as far as both state it."""
+        dates = (self.last_contact, other.last_contact), (self.destroy_by, other.destroy_by)
+        same = all(a is None or b is None or a == b for a, b in dates)
+        return same and (self.kind, self.stated) == (other.kind, other.stated)
+
+
+@dataclass(slots=True)
+class _History:
+    """The events of one source or subject.
+
+    Attributes:
+        events: the recorded ones, in order.
+        fresh: whether events of the file were added.
+    """
+
+    events: list[_Content] = field(default_factory=list)
+    fresh: bool = False
+
+    def superseded(self, event: _Content) -> bool | None:
+        """Return whether a later event changed what the last equal event said; None if there is no equal one.
+
+        A grant is changed by every other event, a withdrawal or expiry by grants only.
+        """
+        equal = [at for at, recorded in enumerate(self.events) if event.equals(recorded)]
+        if not equal:
+            return None
+        changing = set(EventKind) if event.kind == EventKind.GRANT else {EventKind.GRANT}
+        return any(later.kind in changing for later in self.events[equal[-1] + 1 :])
+
+    def repeated(self, lines: Sequence[_Content]) -> int:
+        """Return how many lines, from the first, repeat the end of the history: the longest such beginning."""
+        for count in range(min(len(lines), len(self.events)), 0, -1):
+            if all(map(_Content.equals, lines[:count], self.events[-count:])):
+                return count
+        return 0
+
+
+@dataclass(slots=True)
+class _Histories:
+    """The events by source or subject."""
+
+    by_key: dict[tuple[str, str], _History] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: Sequence[Mapping[str, Any]]) -> _Histories:
+        """From the ledger's rows in order."""
+        histories = cls()
+        for row in rows:
+            histories._of_key(row["scope"], row["key"]).events.append(_Content.of_row(row))
+        return histories
+
+    def _of_key(self, scope: str, key: str) -> _History:
+        return self.by_key.setdefault((scope, key), _History())
+
+    def sort_out(self, lines: Mapping[int, Entry], rejected: list[RejectedLine]) -> tuple[list[Entry], int]:
+        """Return the entries to record, and how many the ledger has; appends to the rejected lines."""
+        contents = {line: _Content.of_entry(entry) for line, entry in lines.items()}
+        repeated = self._repeated(lines, contents)
+        new: list[Entry] = []
+        present = 0
+        for line, entry in lines.items():
+            history, content = self._of_key(entry.scope, entry.key), contents[line]
+            superseded = history.superseded(content)
+            if line in repeated or superseded is False:
+                present += 1
+            elif superseded and entry.kind is EventKind.GRANT and not history.fresh:
+                problem = "the ledger has this grant and a later event that ended or replaced it; a repeated line does "
+                problem += "not bring it back: record a new one (`facelake ledger grant`) or remove the line"
+                rejected.append(RejectedLine(line, problem))
+            else:
+                history.events.append(content)
+                history.fresh = True
+                new.append(entry)
+        return new, present
+
+    def _repeated(self, lines: Mapping[int, Entry], contents: Mapping[int, _Content]) -> set[int]:
+        """Return the lines that repeat what the ledger last recorded of their key."""
+        by_key: dict[tuple[str, str], list[int]] = {}
+        for line, entry in lines.items():
+            by_key.setdefault((entry.scope, entry.key), []).append(line)
+        repeated: set[int] = set()
+        for (scope, key), numbers in by_key.items():
+            count = self._of_key(scope, key).repeated([contents[line] for line in numbers])
+            repeated.update(numbers[:count])
+        return repeated
 
 
 def _lines(path: str) -> Iterator[tuple[int, dict[str, str]]]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from facelake.admit.lineage import Lineages, RetractedList
 from facelake.config import Config, conf_dir, read_yaml_as
+from facelake.contracts import label, parse_json, parse_yaml
 from facelake.embed import ModelCard
 from facelake.errors import Refused
 from facelake.lake.corpora.opening import OpenedCorpus
+from facelake.lake.lake import Lake
 
 _DEFAULT_ACCEPTED = {
     "opencv": dict.fromkeys(
@@ -23,7 +25,8 @@ _DEFAULT_ACCEPTED = {
     )
 }
 _DECLARING = ("name", "dataset", "dataset_name", "pretty_name", "title", "lineage", "derived_from", "source_datasets")
-_SIDECAR_BYTES = 256 << 10
+SIDECAR_BYTES = 256 << 10
+SIDECARS = (".json", ".yaml", ".yml")
 _SCHEMA_METADATA = ("pandas", "ARROW:schema")
 MOST_NAMES = 200_000  # file names looked at; the ids of all photos are checked as well
 
@@ -47,6 +50,43 @@ def retracted_contents(config: Config) -> dict[str, str]:
     """Names of withdrawn sets by the SHA-256 of their files."""
     sets = [entry for sets in retracted_lists(config) for entry in sets.sets]
     return {digest: entry.name for entry in sets for digest in entry.content_sha256}
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedContents(Mapping[str, str]):
+    """Why a photo with some SHA-256 must not be decoded: a withdrawn set, or an erased photo. Sent to workers.
+
+    Attributes:
+        retracted: names of withdrawn sets by digest.
+        suppressed: keyed hashes of the suppression list.
+        salt: key of the hashes.
+        purpose: of the run.
+    """
+
+    retracted: Mapping[str, str]
+    suppressed: frozenset[str]
+    salt: bytes
+    purpose: str
+
+    def __getitem__(self, digest: str) -> str:
+        if digest in self.retracted:
+            return self.retracted[digest]
+        for purpose in (None, self.purpose):
+            name = label("content", digest, purpose).encode()
+            if self.suppressed and hmac.new(self.salt, name, hashlib.sha256).hexdigest() in self.suppressed:
+                return "an erased person"
+        raise KeyError(digest)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.retracted)
+
+    def __len__(self) -> int:
+        return len(self.retracted) + len(self.suppressed)  # an empty mapping would be taken for none
+
+
+def refused_contents(config: Config, lake: Lake) -> RefusedContents:
+    """Photos that must not be decoded, by the SHA-256 of their files."""
+    return RefusedContents(retracted_contents(config), lake.suppressed(), lake.salt, config.purpose)
 
 
 def accepted_lineage(config: Config, card: ModelCard) -> dict[str, str]:
@@ -97,6 +137,8 @@ def refuse_retracted_folder(root: Path, source_id: str, files: Sequence[Path], l
     text = notes[0].read_text("ascii", "replace")[:256] if notes else None
     paths = [path.relative_to(root).as_posix() for path in files]
     refuse_retracted_names((source_id, root.resolve().name), str(root), paths, text, lineages)
+    small = (path for path in files if path.name.lower().endswith(SIDECARS) and path.stat().st_size <= SIDECAR_BYTES)
+    refuse_declared(str(root), ((path.name, path.read_bytes()) for path in small), lineages)
 
 
 def refuse_retracted_names(
@@ -109,6 +151,7 @@ def refuse_retracted_names(
         location: for the error.
         paths: of the files, relative.
         property_text: content of a file named `property`, None if there is none.
+        lineages: the withdrawn sets.
 
     Raises:
         Refused: as refuse_retracted_corpus.
@@ -118,6 +161,18 @@ def refuse_retracted_names(
             raise _refused(lineages, match, location, f"{name!r} contains the name")
     if match := lineages.in_folder(paths, property_text):
         raise _refused(lineages, match, location, "its file names match")
+
+
+def refuse_declared(location: str, sidecars: Iterable[tuple[str, bytes]], lineages: Lineages) -> None:
+    """Check whether a JSON or YAML file beside photos names a withdrawn set; `sidecars` are (name, content).
+
+    Raises:
+        Refused: as refuse_retracted_corpus.
+    """
+    for name, data in sidecars:
+        for declared in _declared_names(_parsed(data)):
+            if match := lineages.declared(declared):
+                raise _refused(lineages, match, f"{location}/{name}", f"it declares {declared[:80]!r}")
 
 
 def retracted_rows(lineages: Lineages, idents: Sequence[str | None], sources: Sequence[str | None]) -> list[str | None]:
@@ -143,21 +198,19 @@ def _declarations(corpus: OpenedCorpus, sizes: dict[str, int]) -> Iterator[tuple
         if name not in _SCHEMA_METADATA:
             yield where, f"{name} {value}"
     for key, size in sizes.items():
-        if key.lower().endswith((".json", ".yaml", ".yml")) and size <= _SIDECAR_BYTES:
+        if key.lower().endswith(SIDECARS) and size <= SIDECAR_BYTES:
             for text in _declared_names(_parsed(corpus.store.read(key))):
                 yield f"{corpus.uri}/{key}", text
 
 
 def _parsed(data: bytes) -> Any:
-    """The parsed JSON, or the first YAML document (safe loader); None if it is neither."""
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return next(iter(yaml.safe_load_all(data)), None)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError):
-        return None
+    """The parsed JSON, or the first YAML document; None if it is neither, or not within the limits."""
+    for parse in (parse_json, parse_yaml):
+        try:
+            return parse(data)
+        except ValueError:
+            continue
+    return None
 
 
 def _declared_names(body: Any) -> Iterator[str]:

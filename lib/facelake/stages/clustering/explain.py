@@ -13,9 +13,10 @@ from facelake.cluster import columns
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.explain import FacePair, GroupPair, Path, as_dict, face_pair, group_pair, widest_path
 from facelake.cluster.nuisance import without
-from facelake.contracts import F32
+from facelake.contracts import F32, Verdict
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.publish.corrections import in_force
 from facelake.stages.clustering.calibration_store import Measures, read_measures
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.versions import current_gallery
@@ -55,7 +56,40 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
         found |= {"groups": as_dict(both)}
         said.append(_said_groups(both))
+    decided = _decided(context.lake, first, second)
+    found |= {"corrections": [row["seq"] for row in decided]}
+    said += [_said_correction(row) for row in decided]
     return found | {"said": said, "calibration": known.cuts.manifest()}
+
+
+def _decided(lake: Lake, first: str, second: str) -> list[dict[str, Any]]:
+    """Return the corrections in force that name faces of both, whichever side they are on: these decide, not scores."""
+    rows = in_force(lake["corrections"].read().to_pylist())
+    if not rows:
+        return []
+    sides = [_faces_of(lake, item) for item in (first, second)]
+    decided = []
+    for row in rows:
+        a, b = set(row["faces_a"] or ()), set(row["faces_b"] or ())
+        if any(one & a and other & b for one, other in (sides, sides[::-1])):
+            decided.append(dict(row))
+    return decided
+
+
+def _faces_of(lake: Lake, item: str) -> set[str]:
+    gallery = current_gallery(lake)
+    faces = {item}
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]) if gallery else ():
+        faces.update(rows["face_id"].filter(pc.equal(rows["identity_id"], item)).to_pylist())
+    return faces
+
+
+def _said_correction(row: dict[str, Any]) -> str:
+    joins = row["kind"] in (Verdict.MERGE, Verdict.CONFIRM)
+    effect = "one person" if joins else "two people"
+    reason = f" ({row['reason']})" if row["reason"] else ""
+    who = f"correction {row['seq']} ({row['kind']}) by {row['reviewer']}{reason}"
+    return f"{who} says: {effect}. It decides, whatever the scores, from the run after it was recorded"
 
 
 def _said_pair(pair: FacePair) -> str:
@@ -94,7 +128,7 @@ def _group_of(lake: Lake, item: str) -> int:
         found = part.filter(pc.equal(part["face_id"], face))
         if found.num_rows:
             return int(found["group_id"][0].as_py())
-    next_step = "give a face_id or identity_id of this gallery (`facelake gallery export` lists them)"
+    next_step = "give a face_id or identity_id of this gallery (`facelake gallery show` lists them)"
     raise ConfigError(f"neither a face nor an identity here: {item!r}", where="explain", next_step=next_step)
 
 

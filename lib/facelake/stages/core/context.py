@@ -9,13 +9,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
 from facelake.config import Config
-from facelake.errors import Corrupt, LedgerMoved
-from facelake.events import Listener, StageFinished, StageStarted, ignore_events
+from facelake.erase import Signer
+from facelake.errors import ConfigError, Corrupt, LedgerMoved
+from facelake.events import Listener, Notice, StageFinished, StageStarted, ignore_events
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 
@@ -40,7 +42,34 @@ class Context:
     """Delta version of the ledger that this run's admission read; None before admission"""
     rebase: bool = False
     """run a full clustering even if an incremental one would do"""
+    accept_loss: bool = False
+    """go on although most of the admitted photos lost their basis since the last run"""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def signer(self) -> Signer:
+        """Return the key that signs audit records; made at the first use, which is reported.
+
+        Raises:
+            ConfigError: it cannot be read or made, or it is not one of the pinned keys.
+        """
+        governance = self.config.governance
+        new = not Path(governance.signing_key).expanduser().exists()
+        signer = Signer.load_or_create(governance.signing_key)
+        pinned = governance.trusted_keys
+        if pinned and signer.fingerprint not in pinned:
+            what = f"the signing key {signer.fingerprint} is not one of governance.trusted_keys"
+            next_step = "put the right key in its place, or add this fingerprint to the config"
+            raise ConfigError(what, where=governance.signing_key, next_step=next_step)
+        if new:
+            text = (
+                f"a new signing key was made in {governance.signing_key}: {signer.fingerprint}. Keep a copy; publish "
+            )
+            self.emit(Notice("sign", text + "the fingerprint, and list it in governance.trusted_keys on every host"))
+        return signer
+
+    def sign(self, body: dict[str, Any]) -> dict[str, str]:
+        """Return the signature of a JSON object by the key of this host."""
+        return self.signer().sign(body)
 
     def check_ledger(self) -> None:
         """Raise LedgerMoved if the ledger changed since admission; call before results of the decisions are written."""

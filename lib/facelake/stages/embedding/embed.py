@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from facelake.contracts import ChunkReceipt, is_of_model
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
+from facelake.engines.ray_token import use_own_token
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
-from facelake.stages.admission.withdrawn_datasets import retracted_contents
+from facelake.stages.admission.withdrawn_datasets import refused_contents
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
 from facelake.stages.embedding.carry import Carried, carry
 from facelake.stages.embedding.corpus_size import corpus_size
@@ -99,6 +100,7 @@ def _work(
     """Run the open chunks on Ray and commit their outcomes; returns the receipts of chunks that are not recorded yet:
     the last ones, and those in which a photo waits or changed.
     """
+    use_own_token(context.config.ray)
     # Ray takes long to import and is not needed when there is nothing to embed
     from facelake.engines.ray_embed import RayEmbedder
 
@@ -106,7 +108,7 @@ def _work(
     config = context.config
     options = pipeline_options(config, context.pack.card)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
-    spec = replace(spec, retracted=retracted_contents(config), corpus=resolve_corpus(config))
+    spec = replace(spec, retracted=refused_contents(config, context.lake), corpus=resolve_corpus(config))
     engine = RayEmbedder(spec, config.embed, config.ray)
     pending: list[ChunkReceipt] = []
     unrecorded: list[ChunkReceipt] = []

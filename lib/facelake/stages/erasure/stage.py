@@ -11,39 +11,40 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import CHANGES, IDENTITIES, TABLES, Change, DataFileName, EventKind, Refusal, Scope
+from facelake.contracts import (
+    TABLES,
+    DataFileName,
+    EventKind,
+    Refusal,
+    Scope,
+    label,
+    reference,
+)
 from facelake.erase import Needles, Signer, certificate
-from facelake.errors import Corrupt
+from facelake.errors import ConfigError, Corrupt
 from facelake.events import Notice, StageProgress
-from facelake.lake.tables import plain
-from facelake.publish.prototypes import exemplars, weight_of, weighted_means
 from facelake.stages.admission.corpus_rewrite import rewrite_corpus_file
-from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record
+from facelake.stages.admission.known_references import Known
+from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
+from facelake.stages.admission.ledger_head import ledger_rows, pin_for_audit
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
+from facelake.stages.erasure.copies import own_corpus
+from facelake.stages.erasure.gallery_rows import rewrite_gallery
+from facelake.stages.erasure.notes import PENDING, Note, Notes, pending
 from facelake.stages.erasure.own_store import blank_index, complete_places, delete_places, find_in_index, find_places
-from facelake.stages.erasure.request import (
-    PENDING,
-    Request,
-    Targets,
-    find_targets,
-    note,
-    own_corpus,
-    strings,
-    unfinished,
-)
+from facelake.stages.erasure.places import Hits
+from facelake.stages.erasure.request import Request, Targets, strings
 from facelake.stages.erasure.scanning import scan_objects
+from facelake.stages.erasure.targets import find_targets
 from facelake.stages.gallery.corrections import forget_faces
-from facelake.stages.gallery.gallery_rows import tombstone
 from facelake.stages.gallery.purge import purge_all, request_purge
-from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
+from facelake.stages.gallery.versions import current_gallery, settle
 from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import recipients_that_owe
-from facelake.vectors import embedding_matrix
 
 _STEPS = 8
 
@@ -52,47 +53,116 @@ def erase(context: Context, request: Request) -> StageResult:
     """Erase, purge, scan, certify.
 
     Raises:
-        ConfigError: an identity that does not exist; a signing key that cannot be read.
-        Corrupt: the scan found remains; no certificate is issued.
+        ConfigError: an identity that does not exist; copies under other ids, with which the request does not say what
+            to do; a signing key that cannot be read. Nothing was removed.
+        Corrupt: the scan found remains; no certificate is issued, and the erasure stays unfinished.
     """
-    signer = Signer.load_or_create(context.config.governance.signing_key)  # fails before anything is removed
+    signer = context.signer()  # fails before anything is removed
     run = StageRun(context, "erase", _STEPS, "steps")
+    notes = Notes(context.lake, signer)
     settle(context.lake)
-    targets = _targets(context, request)
-    if not targets.images - set(request.images) and not targets.faces:
-        context.emit(Notice("erase", "the lake holds nothing of it; it is now on the suppression list"))
-    note(context, targets)
+    note = notes.read(request)
+    if note is None or note.scan is None:
+        targets = _targets(context, request, note)
+        if not targets.images - set(request.images) and not targets.faces:
+            context.emit(Notice("erase", "the lake holds nothing of it; it is now on the suppression list"))
+        notes.write(Note(targets))
+        note = _removed_and_scanned(context, targets)
+        notes.write(note)
+    _step(context, 7)
+    key = _certify(context, note, signer)
+    notes.delete(request)
+    _step(context, 8)
+    result = run.finish(_counts(note), "")
+    owing = recipients_that_owe(context.lake, context.now)
+    left = complete_places(context, note.targets)  # not in the lake, which must not name them any more
+    facts = {"certificate": key, "not_acknowledged": owing, "copies_kept": sorted(note.targets.copies)}
+    facts["left_to_delete"] = left
+    return StageResult("erase", dict(result.counts) | facts, result.seconds)
+
+
+def _removed_and_scanned(context: Context, targets: Targets) -> Note:
+    """Remove everything and search for remains.
+
+    Returns:
+        A note without anything of the person but the request.
+
+    Raises:
+        Corrupt: something remains.
+    """
     _suppress(context, targets)
     request_purge(context)
     _step(context, 1)
     removed = _remove_all(context, targets)
     purge_all(context)
     _step(context, 6)
-    scanned, hits = residual(context, targets.needles(), leave_out=PENDING)
-    if hits:
-        where = ", ".join(f"{key} ({count})" for key, count in sorted(hits.items())[:5])
-        what = f"{sum(hits.values())} remains found: {where}"
-        raise Corrupt(what, where=context.lake.uri, next_step="run the erasure again")
-    _step(context, 7)
-    context.lake.store.delete(request.key)
-    context.lake.store.drop_old_versions(PENDING)
-    key = _certify(context, request, removed, scanned, signer)
-    _step(context, 8)
-    counts: dict[str, Any] = dict(removed) | {"objects_scanned": scanned, "residual_hits": 0}
-    result = run.finish(counts, "")
-    owing = recipients_that_owe(context.lake, context.now)
-    left = complete_places(context, targets)  # not in the lake, which must not name them any more
-    more = {"certificate": key, "not_acknowledged": owing, "left_to_delete": left}
-    return StageResult("erase", dict(result.counts) | more, result.seconds)
+    scanned, hits = scan_lake(context, targets)
+    if hits.remains:
+        next_step = (
+            "erase or keep copies of the photos (--with-copies, --image ID, --keep-copies), delete what facelake "
+        )
+        next_step += "did not write, and run the same command again; "
+        next_step += "`facelake erase --cancel` gives the certificate up. Other runs go on meanwhile"
+        raise Corrupt(f"not certified: {hits.described()}", where=context.lake.uri, next_step=next_step)
+    targets.copies |= hits.copies
+    for key, place in hits.where.items():
+        context.emit(Notice("erase", f"{key}: the same characters, as {place}; not this person's data"))
+    scan = {"objects": scanned, "coincidences": dict(hits.coincidences)}
+    remembered = Targets(targets.request, copies=targets.copies, places=targets.places)
+    return Note(remembered, dict(removed), scan)
+
+
+def _counts(note: Note) -> dict[str, Any]:
+    assert note.scan is not None
+    coincidences = sum(note.scan["coincidences"].values())
+    return dict(note.removed) | {
+        "objects_scanned": note.scan["objects"],
+        "residual_hits": 0,
+        "coincidences": coincidences,
+        "copies": len(note.targets.copies),
+    }
 
 
 def finish_erasures(context: Context) -> list[StageResult]:
-    """Complete erasures that were killed, before anything else uses the lake."""
+    """Complete erasures that were killed, before anything else uses the lake.
+
+    One that cannot be completed is reported, and does not stop the run: its photos are suppressed already.
+    """
+    if not pending(context.lake):
+        return []
+    try:
+        signer = context.signer()
+    except ConfigError as err:
+        context.emit(Notice("erase", f"unfinished erasures wait: {err}"))
+        return []
     results = []
-    for request in unfinished(context.lake):
+    for ident, note in list(Notes(context.lake, signer).unfinished()):
+        if note is None:
+            text = f"erasure {ident} was begun with another signing key: run it there, give the same command here, or "
+            context.emit(Notice("erase", text + f"`facelake erase --cancel {ident}`"))
+            continue
         context.emit(Notice("erase", "an earlier erasure was interrupted: it is completed now"))
-        results.append(erase(context, request))
+        try:
+            results.append(erase(context, note.targets.request))
+        except (Corrupt, ConfigError) as err:
+            context.emit(Notice("erase", f"erasure {ident} is not finished: {err}"))
     return results
+
+
+def scan_lake(context: Context, targets: Targets) -> tuple[int, Hits]:
+    """Scan every object under the lake's root for what was erased; returns the number of objects, and the hits."""
+    needles = targets.needles()
+    scanned, counts = residual(context, needles, leave_out=PENDING)
+    hits, request = Hits(), targets.request
+    if counts:
+        names = {*request.subjects, *targets.subjects}
+        sources = names & set(Known.of(context.config, context.lake).sources)
+        for key, count in counts.items():
+            hits.add(key, count, context.lake.store.read(key), needles, sources)
+        kept = request.copies == "keep" or not (request.copies or request.subjects or request.identities)
+        for key in [key for key in hits.remains if key.startswith("corpus/") and key.endswith(".parquet")]:
+            hits.sort_out_copies(key, context.lake.store.read(key), needles, kept=kept)
+    return scanned, hits
 
 
 def residual(context: Context, needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
@@ -110,12 +180,12 @@ def residual(context: Context, needles: Needles, leave_out: str = "\0") -> tuple
     return len(keys), scan_objects(context.lake.store.uri, context.lake.s3, keys, needles)
 
 
-def _targets(context: Context, request: Request) -> Targets:
+def _targets(context: Context, request: Request, note: Note | None) -> Targets:
     if request.purpose and request.purpose != context.config.purpose:
         text = f"this lake holds nothing for {request.purpose!r}; the purpose is now suppressed for it"
         context.emit(Notice("erase", text))
         return Targets(request)
-    targets = find_targets(context, request, also=find_in_index)
+    targets = find_targets(context, request, note.targets if note else None, also=find_in_index)
     find_places(context, targets)
     return targets
 
@@ -126,36 +196,44 @@ def _remove_all(context: Context, targets: Targets) -> Counter[str]:
     removed["rows"] += _remove(context, "rejects", "image_id", targets.images)
     removed["rows"] += _remove(context, "groups", "face_id", targets.faces)
     _step(context, 2)
-    removed["identities_retired"] = _rewrite_gallery(context, targets)
-    removed["corrections"] = forget_faces(context.lake, targets.faces)
+    removed["identities_retired"] = rewrite_gallery(context, targets)
+    needles = targets.needles()
+    removed["corrections"] = forget_faces(context.lake, targets.faces, needles)
     _step(context, 3)
-    removed["ledger_events"] = _end_in_ledger(context, targets.request)
+    removed["ledger_events"] = _end_in_ledger(context, targets.request, needles)
     _blank_admissions(context, targets)
     _step(context, 4)
     removed["corpus_rows"] = _blank_corpus(context, targets)
     removed["own_store_deleted"] = delete_places(context, targets)
     removed["own_store_left"] = len(targets.places)
     blank_index(context, targets)
-    removed["register"] = redact_register(context, targets.needles())
+    removed["register"] = redact_register(context, needles)
     removed["reports"] = sum(1 for _ in context.lake.store.list("reports"))  # the purge deletes them
     _step(context, 5)
     return removed
 
 
-def _certify(context: Context, request: Request, removed: Counter[str], scanned: int, signer: Signer) -> str:
+def _certify(context: Context, note: Note, signer: Signer) -> str:
     gallery = current_gallery(context.lake)
+    request, scan = note.targets.request, note.scan
+    assert scan is not None
     body = certificate(
         context.run_id,
         datetime.now(UTC),
-        [context.lake.keyed_hash(label) for label in request.labels()],
-        removed,
+        [context.lake.keyed_hash(text) for text in request.labels()],
+        note.removed,
         gallery_version=gallery.version if gallery else 0,
-        objects_scanned=scanned,
+        objects_scanned=scan["objects"],
         residual_hits=0,
         versions={name: context.lake[name].version() for name in TABLES},
         purpose=request.purpose,
         recipients_pending=recipients_that_owe(context.lake, context.now),
+        coincidences=scan["coincidences"],
+        copies_kept=len(note.targets.copies),
+        controller=context.config.governance.controller,
+        lake=context.lake.name,
     )
+    body |= pin_for_audit(context.lake)  # an erasure rewrites events: what the audit trail pinned is replaced
     return append_audit(context.lake, "erasure", body | {"signature": signer.sign(body)}, sign=signer.sign)
 
 
@@ -165,10 +243,10 @@ def _step(context: Context, done: int) -> None:
 
 
 def _suppress(context: Context, targets: Targets) -> None:
-    labels = targets.request.labels()
-    if targets.request.identities:  # a source cannot name an identity, so its photos are suppressed
-        scope = f"for:{targets.request.purpose}:" if targets.request.purpose else ""
-        labels += [f"{scope}image:{image}" for image in targets.images]
+    """Suppress the references, and every photo by its id and content: it may come back under another source."""
+    purpose = targets.request.purpose
+    labels = [*targets.request.labels(), *(label("image", image, purpose) for image in sorted(targets.images))]
+    labels += [label("content", digest, purpose) for digest in sorted(targets.contents)]
     context.lake.suppress(labels)
 
 
@@ -177,111 +255,25 @@ def _remove(context: Context, table: str, column: str, values: set[str]) -> int:
     return delta.rewrite(delta.snapshot().files, [column], lambda rows: pc.invert(pc.is_in(rows[column], doomed)))
 
 
-def _rewrite_gallery(context: Context, targets: Targets) -> int:
-    """Publish version n+1 without the faces; returns how many identities retired.
-
-    Only the files that hold the faces' memberships and their identities are rewritten.
+def _end_in_ledger(context: Context, request: Request, needles: Needles) -> int:
+    """Replace the key of ledger events by a keyed hash, and the reference in the free text of any event; for one
+    purpose only, record a withdrawal instead.
     """
-    gallery, lake = current_gallery(context.lake), context.lake
-    if gallery is None:
-        return 0
-    doomed = strings(targets.faces)
-    affected = _affected(gallery, doomed)
-    if not affected:
-        return 0
-    names = strings(affected)
-    rest = _remaining_members(gallery, names, doomed)
-    before: dict[str, dict[str, Any]] = {}
-    active = 0
-    for rows in gallery.parts("identities"):
-        active += int(pc.sum(pc.equal(rows["status"], "active")).as_py() or 0)
-        before |= {row["identity_id"]: row for row in rows.filter(pc.is_in(rows["identity_id"], names)).to_pylist()}
-    version = gallery.version + 1
-    after, events = _shrunk(context, rest, sorted(affected), before, version)
-    context.check_lease()
-    lake["identities"].replace_rows("identity_id", pa.Table.from_pylist(list(after.values()), schema=plain(IDENTITIES)))
-    members = lake["memberships"]
-    removed = members.rewrite(
-        members.snapshot().files, ["face_id"], lambda rows: pc.invert(pc.is_in(rows["face_id"], doomed))
-    )
-    lake["changes"].append(events)
-    retired = sum(row["status"] == "retired" for row in after.values())
-    pin(lake, version, gallery.row | {"faces": gallery.row["faces"] - removed, "identities": active - retired})
-    return int(retired)
-
-
-def _affected(gallery: Gallery, doomed: pa.Array) -> set[str]:
-    """Return the identities that lose a face."""
-    affected: set[str] = set()
-    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
-        affected.update(rows["identity_id"].filter(pc.is_in(rows["face_id"], doomed)).to_pylist())
-    return affected
-
-
-def _remaining_members(gallery: Gallery, names: pa.Array, doomed: pa.Array) -> pa.Table:
-    """Return face_id and identity_id of the faces that stay in the named identities."""
-    parts = [pa.table({"face_id": pa.array([], pa.string()), "identity_id": pa.array([], pa.string())})]
-    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
-        stays = pc.and_(pc.is_in(rows["identity_id"], names), pc.invert(pc.is_in(rows["face_id"], doomed)))
-        parts.append(rows.filter(stays))
-    return pa.concat_tables(parts)
-
-
-def _shrunk(
-    context: Context, rest: pa.Table, affected: list[str], before: dict[str, dict[str, Any]], version: int
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Return the new rows of identities that lost faces, and their change events.
-
-    Templates and exemplars are computed again from the faces that stay.
-    """
-    number = {name: i for i, name in enumerate(affected)}
-    faces = context.lake["faces"].where("face_id", rest["face_id"], ["face_id", "embedding", "quality"])
-    faces = faces.join(rest, "face_id", join_type="inner").sort_by("face_id")
-    labels = np.array([number[name] for name in faces["identity_id"].to_pylist()], np.int64)
-    vectors, _ = embedding_matrix(faces["embedding"])
-    weights = weight_of(faces["quality"].to_numpy().astype(np.float32))
-    means, cohesion, total = weighted_means(vectors, weights, labels, len(affected))
-    sizes = np.bincount(labels, minlength=len(affected))
-    order = np.argsort(labels, kind="stable")
-    most = context.config.gallery.exemplars
-    chosen = order[exemplars(vectors[order], weights[order], labels[order], means, cohesion, most)]
-    shown = np.split(chosen, np.searchsorted(labels[chosen], np.arange(1, len(affected))))
-    after, events = {}, []
-    for i, name in enumerate(affected):
-        if sizes[i]:
-            after[name] = before[name] | {
-                "size": int(sizes[i]),
-                "prototype": means[i],
-                "last_version": version,
-                "cohesion": float(cohesion[i]),
-                "weight": float(total[i]),
-                "exemplars": [faces["embedding"][int(at)].as_py() for at in shown[i]],
-                "exemplar_faces": [faces["face_id"][int(at)].as_py() for at in shown[i]],
-            }
-        else:
-            after[name] = tombstone(before[name], "retired", None, version)
-        event = dict.fromkeys(CHANGES.names) | {"gallery_version": version, "kind": str(Change.ERASED)}
-        sizes_of = {"size_before": before[name]["size"], "size_after": int(sizes[i])}
-        events.append(event | {"identity_id": name} | sizes_of)
-    return after, events
-
-
-def _end_in_ledger(context: Context, request: Request) -> int:
-    """Replace the key of ledger events by a keyed hash; for one purpose only, record a withdrawal instead."""
     if request.purpose:
         return _withdraw(context, request, request.purpose)
-    table = context.lake["ledger"]
     with ledger_lease(context.lake):
-        rows = table.read().to_pylist()
-        changed = 0
+        rows = ledger_rows(context.lake)[0].to_pylist()
+        before = [dict(row) for row in rows]
         for row in rows:
-            names = request.subjects if row["scope"] == "subject" else request.sources
-            if row["key"] in names:
-                row["key"] = "erased:" + context.lake.keyed_hash(f"{row['scope']}:{row['key']}")
-                changed += 1
+            names = request.subjects if row["scope"] == Scope.SUBJECT else request.sources
+            if reference(row["key"]) in names:
+                row["key"] = "erased:" + context.lake.keyed_hash(label(row["scope"], row["key"]))
+            for name in ("basis", "exemption"):
+                row[name] = needles.redacted(row[name]) if row[name] else row[name]
+        changed = sum(int(row != old) for row, old in zip(rows, before, strict=True))
         if changed:
             context.check_lease()
-            table.replace_all(pa.Table.from_pylist(rows, schema=plain(table.schema)))
+            rewrite_rows(context.lake, rows)
     return changed
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import CORRECTIONS, I64, Bool, Verdict
+from facelake.erase import Needles
 from facelake.errors import ConfigError, Contradiction
 from facelake.lake.lake import Lake
 from facelake.lake.tables import plain
@@ -119,14 +120,19 @@ def undo(context: Context, seq: int, reason: str = "", reviewer: str = "") -> di
     return row
 
 
-def forget_faces(lake: Lake, faces: set[str]) -> int:
-    """Remove erased faces from the corrections, with the reasons given; return the number of changed rows."""
+def forget_faces(lake: Lake, faces: set[str], needles: Needles) -> int:
+    """Remove erased faces from the corrections, with the reasons given, and names from other reasons; return the
+    number of changed rows.
+    """
     table, changed = lake["corrections"], 0
     stored = table.read().to_pylist()
     for row in stored:
         sides = {name: [face for face in row[name] or () if face not in faces] for name in ("faces_a", "faces_b")}
         if any(len(sides[name]) != len(row[name] or ()) for name in sides):
             row.update(sides | {"reason": None})
+            changed += 1
+        elif row["reason"] and (text := needles.redacted(row["reason"])) != row["reason"]:
+            row["reason"] = text
             changed += 1
     if changed:
         table.replace_all(pa.Table.from_pylist(stored, schema=plain(CORRECTIONS)))

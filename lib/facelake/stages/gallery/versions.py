@@ -48,6 +48,16 @@ def list_galleries(lake: Lake) -> list[dict[str, Any]]:
     return list({row["gallery_version"]: row for row in rows}.values())
 
 
+def is_readable(lake: Lake, row: dict[str, Any]) -> bool:
+    """Return whether every table of a version can still be read; erasures and withdrawals purge earlier ones."""
+    try:
+        for name in PINNED:
+            lake[name].snapshot(row[f"{name}_version"])
+    except VersionGone:
+        return False
+    return True
+
+
 def current_gallery(lake: Lake, version: int | None = None) -> Gallery | None:
     """Return the newest gallery, or a named version; None when nothing was published.
 

@@ -19,6 +19,7 @@ from facelake.erase import Needles, scan
 from facelake.errors import ConfigError
 from facelake.lake.lake import is_demo
 from facelake.lake.store import open_store
+from facelake.stages.admission.ledger_head import pin_for_audit
 from facelake.stages.admission.withdrawn_datasets import accepted_lineage
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult
@@ -46,12 +47,12 @@ def record_processing(context: Context, results: Sequence[StageResult]) -> str |
     done = [result for result in results if result.stage in _PROCESSING_STAGES and not result.skipped]
     if not done:
         return None
-    body = json.dumps(_record(context, done), indent=1, sort_keys=True, default=str).encode()
+    body = _signed(context, _record(context, done))
     key = f"{REGISTER}/{context.run_id}.json"
     context.check_lease()
     context.lake.store.write(key, body)
     summary = {"run": context.run_id, "register": key, "sha256": hashlib.sha256(body).hexdigest()}
-    append_audit(context.lake, "processing", summary)
+    append_audit(context.lake, "processing", summary | pin_for_audit(context.lake), context.sign)
     return key
 
 
@@ -61,11 +62,19 @@ def redact_register(context: Context, needles: Needles) -> int:
     for item in list(context.lake.store.list(REGISTER)):
         body = context.lake.store.read(item.key)
         if scan(item.key, body, needles):
-            kept = {key: value for key, value in json.loads(body).items() if key not in ("bases", "recipients")}
-            kept["redacted"] = "words that named an erased person"
-            context.lake.store.write(item.key, json.dumps(kept, indent=1, sort_keys=True).encode())
+            removed = ("bases", "recipients", "signature")
+            kept = {key: value for key, value in json.loads(body).items() if key not in removed}
+            context.lake.store.write(
+                item.key, _signed(context, kept | {"redacted": "words that named an erased person"})
+            )
             redacted += 1
     return redacted
+
+
+def _signed(context: Context, record: dict[str, Any]) -> bytes:
+    """Return a record as JSON, with its signature."""
+    body = json.loads(json.dumps(record, default=str))
+    return json.dumps(body | {"signature": context.sign(body)}, indent=1, sort_keys=True).encode()
 
 
 def _record(context: Context, done: Sequence[StageResult]) -> dict[str, Any]:

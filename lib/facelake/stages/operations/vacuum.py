@@ -11,7 +11,7 @@ from facelake.contracts import TABLES
 from facelake.errors import ConfigError
 from facelake.events import StageProgress
 from facelake.stages.core.context import Context, StageResult, StageRun
-from facelake.stages.gallery.versions import PINNED, list_galleries
+from facelake.stages.gallery.versions import PINNED, is_readable, list_galleries
 
 _LEAST_GALLERIES = 2
 
@@ -26,7 +26,7 @@ def vacuum(context: Context, keep_galleries: int = 7, keep_hours: int = 168, *, 
         what = "the current and the previous gallery must be kept, and hours must not be negative"
         raise ConfigError(what, where="vacuum", next_step=f"keep at least {_LEAST_GALLERIES} galleries")
     run = StageRun(context, "vacuum", len(TABLES), "tables")
-    galleries = list_galleries(context.lake)[-keep_galleries:]
+    galleries = [row for row in list_galleries(context.lake)[-keep_galleries:] if is_readable(context.lake, row)]
     counts: dict[str, int] = {"galleries_kept": len(galleries), "files": 0, "bytes": 0}
     for done, name in enumerate(TABLES):
         pinned = [int(row[f"{name}_version"]) for row in galleries] if name in PINNED else []

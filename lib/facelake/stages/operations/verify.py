@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,12 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.cluster import columns
+from facelake.config import Config
 from facelake.contracts import I64, TABLES, Bool
-from facelake.erase import Needles
+from facelake.erase import Needles, Signer
+from facelake.erase import verify as verify_signature
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
 from facelake.lake.lake import Lake
 from facelake.lake.store import read_input
+from facelake.stages.admission.known_references import photos_named
+from facelake.stages.admission.ledger_head import Pin, ledger_rows
 from facelake.stages.core.audit import audit_faults
 from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.corpus_size import present_rows
@@ -26,6 +32,7 @@ from facelake.stages.erasure.stage import residual
 from facelake.stages.gallery.face_keys import FaceKeys
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.stages.governance.processing_register import REGISTER
 from facelake.vectors import embedding_matrix
 
 
@@ -56,8 +63,12 @@ def verify(context: Context, only: str | None = None) -> tuple[list[Finding], di
 
 
 def verify_residual(context: Context, texts: list[str]) -> tuple[int, dict[str, int]]:
-    """Search every byte of the lake for identifiers; returns the number of objects scanned and the hits by key."""
-    return residual(context, Needles.of(texts))
+    """Search every byte of the lake for identifiers; returns the number of objects scanned and the hits by key.
+
+    A file name also stands for the ids of photos that end with it, which begin with their source.
+    """
+    ids = photos_named(context.config, context.lake, texts)
+    return residual(context, Needles.of([*texts, *ids]))
 
 
 def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:
@@ -341,8 +352,41 @@ def _change_events(gallery: Gallery, identities: _Identities) -> Iterator[str]:
 
 
 def _audit(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """The hash chain of the audit records is intact."""
-    yield from audit_faults(context.lake)
+    """The hash chain of the audit records is intact and signed by a pinned key; the ledger is the one it pins."""
+    keys = pinned_keys(context.config)
+    counts["pinned_keys"] = len(keys)
+    yield from audit_faults(context.lake, keys)
+    yield from _registers(context, keys)
+
+
+def pinned_keys(config: Config) -> list[str]:
+    """Return the fingerprints that signatures are checked against: the config's, or that of this host's key, if any."""
+    path = Path(config.governance.signing_key).expanduser()
+    if config.governance.trusted_keys or not path.exists():
+        return config.governance.trusted_keys
+    return [Signer.load_or_create(path).fingerprint]
+
+
+def _registers(context: Context, keys: list[str]) -> Iterator[str]:
+    """Every record of processing is signed."""
+    for item in context.lake.store.list(REGISTER):
+        record = json.loads(context.lake.store.read(item.key))
+        body = {name: value for name, value in record.items() if name != "signature"}
+        if not any(verify_signature(body, record.get("signature"), key) for key in keys or (None,)):
+            yield f"{item.key} has no valid signature of a pinned key"
+
+
+def _ledger(context: Context, counts: dict[str, int]) -> Iterator[str]:
+    """The ledger's events are those that were recorded, by its own pin and by the newest pin in the audit trail."""
+    rows, _ = ledger_rows(context.lake)
+    counts["ledger_events"] = rows.num_rows
+    pins = []
+    for item in context.lake.store.list("audit"):
+        body = json.loads(context.lake.store.read(item.key)).get("body", {})
+        if isinstance(body, dict) and isinstance(body.get("ledger"), dict):
+            pins.append(Pin(int(body["ledger"]["events"]), tuple(body["ledger"]["digests"])))
+    if pins and (fault := pins[-1].fault(rows)):
+        yield f"{fault} (pinned by the audit trail)"
 
 
 _CHECKS: dict[str, Callable[[Context, dict[str, int]], Iterator[str]]] = {
@@ -351,5 +395,6 @@ _CHECKS: dict[str, Callable[[Context, dict[str, int]], Iterator[str]]] = {
     "outcomes": _outcomes,
     "faces": _faces,
     "chain": _chain,
+    "ledger": _ledger,
     "audit": _audit,
 }

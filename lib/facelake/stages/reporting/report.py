@@ -138,7 +138,7 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
         ],
         refused=_bars(admissions.refused),
         rejected=rejected,
-        rejected_note="Counts all photos in the lake; the table of stages has those of this run.",
+        rejected_note="Counts all photos in the lake; the table of stages has this run's. By name: facelake images",
         similarity=similarity(context, gallery),
         sizes=size_bars(people.sizes),
         sizes_note=_sizes_note(people.sizes),

@@ -198,7 +198,7 @@ class ReviewSession:
         """Append an event to the audit trail, before it takes effect. Faces are named by their keyed hashes."""
         session = {"event": event, "session": self.name, "purpose": self.purpose, "reviewer": self.reviewer}
         with self._audit_lock:
-            return append_audit(self.context.lake, "review", session | facts)
+            return append_audit(self.context.lake, "review", session | facts, self.context.sign)
 
     def hashes(self, faces: Sequence[str]) -> list[str]:
         """Return keyed hashes of face ids; the lake may not contain the id of an erased face in clear."""

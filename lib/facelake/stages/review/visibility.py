@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from facelake.admit import Ledger
 from facelake.admit.rules import Decision, decide
-from facelake.contracts import Bool, Covers
+from facelake.contracts import Bool, Covers, label
 from facelake.lake.lake import Lake
-from facelake.stages.admission.ledger import read_ledger
+from facelake.stages.admission.ledger import ledger_of
+from facelake.stages.admission.ledger_head import ledger_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class DisplayRights:
             if before.suppressed == suppressed:
                 return before
             return cls(lake, purpose, before.ledger, before.version, suppressed)
-        return cls(lake, purpose, read_ledger(lake, snapshot), snapshot.version, suppressed)
+        rows, snapshot = ledger_rows(lake)
+        return cls(lake, purpose, ledger_of(rows), snapshot.version, suppressed)
 
     def may_show(self, faces: pa.Table, admitted: pa.Table) -> Bool:
         """Return per face (n,) whether it may be shown; faces without an admission may not.
@@ -68,6 +70,5 @@ class DisplayRights:
         if not self.suppressed:
             return False
         named = (("image", image), ("source", source), ("subject", subject))
-        labels = [f"{kind}:{name}" for kind, name in named if name]
-        labels += [f"for:{self.purpose}:{label}" for label in labels]
-        return any(self.lake.keyed_hash(label) in self.suppressed for label in labels)
+        labels = [label(kind, name, purpose) for kind, name in named if name for purpose in (None, self.purpose)]
+        return any(self.lake.keyed_hash(text) in self.suppressed for text in labels)

@@ -130,7 +130,10 @@ def export_gallery(
     with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
         digests = _write_files(export, Path(partial))
         manifest |= {"files": digests}
-        append_audit(context.lake, "export", manifest)  # before the data leaves, so that no export is unrecorded
+        manifest["signature"] = context.sign(manifest)
+        append_audit(
+            context.lake, "export", manifest, context.sign
+        )  # before the data leaves, so that no export is unrecorded
         (Path(partial) / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for name in [*digests, "manifest.json"]:
             file = Path(partial) / name

@@ -1,3 +1,4 @@
+import { showFace } from "./api.js";
 // A column of faces: a list box with multiple selection by mouse, touch and keyboard.
 
 const format = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
@@ -55,11 +56,9 @@ export class Column {
     const similarity = `${format(face.similarity)} → ${format(face.other)}`;
     item.title = `${face.image_id}, quality ${format(face.quality)}`;
     const image = document.createElement("img");
-    image.src = `/api/face/${encodeURIComponent(face.face_id)}`;
     image.alt = `face of ${face.image_id}`;
-    image.loading = "lazy";
+    showFace(image, face.face_id);
     image.draggable = false;
-    image.addEventListener("error", () => { image.alt = "image not available"; });
     const caption = document.createElement("span");
     caption.className = "similarity";
     caption.textContent = similarity;

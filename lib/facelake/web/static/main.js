@@ -1,6 +1,6 @@
 // The page: signs in, shows a question, takes answers. Its state is in the address: #kind/identity[/other].
 
-import { get, post } from "./api.js";
+import { get, keepToken, post, showFace } from "./api.js";
 import { describe, record, requestFor, summary } from "./answers.js";
 import { Column } from "./column.js";
 import { lasso } from "./lasso.js";
@@ -143,9 +143,8 @@ function linkItem(link) {
   const item = document.createElement("li");
   for (const face of [link.a, link.b]) {
     const image = document.createElement("img");
-    image.src = `/api/face/${encodeURIComponent(face)}`;
     image.alt = "";
-    image.loading = "lazy";
+    showFace(image, face);
     item.append(image);
   }
   const caption = document.createElement("div");
@@ -346,7 +345,7 @@ async function start() {
   try {
     if (ticket) {
       history.replaceState(null, "", "/"); // remove the ticket from the address before anything else
-      await post("/api/session", { ticket: ticket[1] });
+      keepToken((await post("/api/session", { ticket: ticket[1] })).token);
     }
     await refreshSession();
     await queue.load();

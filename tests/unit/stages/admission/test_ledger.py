@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from facelake.contracts import EventKind, Scope
-from facelake.errors import ConfigError
+from facelake.contracts import LEDGER, EventKind, Scope
+from facelake.errors import ConfigError, Corrupt
 from facelake.lake.lake import Lake
-from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.lake.tables import plain
+from facelake.stages.admission.ledger import Entry, accept_ledger, evidence_digest, read_ledger, record
+from facelake.stages.admission.ledger_head import HEAD
 from facelake.stages.admission.ledger_import import import_ledger
 
 P = "identity-grouping"
@@ -146,3 +148,105 @@ def test_a_file_with_unknown_columns_records_nothing(lake: Lake, tmp_path: Path,
     with pytest.raises(ConfigError, match="cannot be read"):
         import_ledger(lake, str(path))
     assert rows(lake) == []
+
+
+def csv_of(tmp_path: Path, *lines: str) -> str:
+    path = tmp_path / "lines.csv"
+    path.write_text("kind,subject,purposes,basis,last_contact\n" + "\n".join(lines) + "\n")
+    return str(path)
+
+
+WITHDRAW, GRANT = "withdraw,ann,,,", f"grant,ann,{P},signed,"
+
+
+def standing(lake: Lake) -> str | None:
+    return read_ledger(lake).standing(Scope.SUBJECT, "ann", P, datetime.now(UTC)).reason
+
+
+def test_a_second_withdrawal_by_the_same_file_is_recorded(lake: Lake, tmp_path: Path) -> None:
+    path = csv_of(tmp_path, WITHDRAW)
+    assert import_ledger(lake, path)[:2] == (1, 0)
+    assert import_ledger(lake, path)[:2] == (0, 1)
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "signed again")])
+    assert standing(lake) is None
+    assert import_ledger(lake, path)[:2] == (1, 0)
+    assert standing(lake) == "withdrawn"
+
+
+def test_a_repeated_grant_does_not_lift_a_withdrawal(lake: Lake, tmp_path: Path) -> None:
+    path = csv_of(tmp_path, GRANT)
+    import_ledger(lake, path)
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    recorded, present, (line,) = import_ledger(lake, path)
+    assert (recorded, present, line.line) == (0, 0, 2)
+    assert "does not bring it back" in line.problem
+    assert standing(lake) == "withdrawn"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [([WITHDRAW, GRANT, WITHDRAW], "withdrawn"), ([GRANT, WITHDRAW, GRANT], None), ([GRANT, WITHDRAW], "withdrawn")],
+)
+def test_the_order_of_a_file_counts_and_importing_it_twice_changes_nothing(
+    lake: Lake, tmp_path: Path, lines: list[str], reason: str | None
+) -> None:
+    path = csv_of(tmp_path, *lines)
+    assert import_ledger(lake, path)[:2] == (len(lines), 0)
+    assert standing(lake) == reason
+    assert import_ledger(lake, path) == (0, len(lines), [])
+    assert standing(lake) == reason
+
+
+def test_a_newer_contact_of_the_same_grant_is_recorded(lake: Lake, tmp_path: Path) -> None:
+    import_ledger(lake, csv_of(tmp_path, GRANT + "2023-01-01"))
+    assert import_ledger(lake, csv_of(tmp_path, GRANT + "2026-01-01"))[:2] == (1, 0)
+    assert standing(lake) is None
+
+
+def test_references_are_recorded_in_one_spelling(lake: Lake) -> None:
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "Zoe\u0308 ", (f" {P}",), "b")])
+    assert rows(lake)[0]["key"] == "Zo\u00eb"
+    for spelling in ("Zo\u00eb", "Zoe\u0308", "\ufeffZo\u00eb\t"):
+        assert read_ledger(lake).standing(Scope.SUBJECT, spelling, P, datetime.now(UTC)).admitted
+    assert not read_ledger(lake).standing(Scope.SUBJECT, "zo\u00eb", P, datetime.now(UTC)).admitted
+
+
+def put_back(lake: Lake, versions: int) -> None:
+    """Roll the table back by content, as a restored backup does."""
+    kept = lake["ledger"].read().sort_by("seq")
+    lake["ledger"].replace_all(kept.slice(0, len(kept) - versions))
+
+
+@pytest.mark.parametrize("unrelated", [0, 1, 3])
+def test_a_rolled_back_ledger_is_noticed_whatever_follows(lake: Lake, unrelated: int) -> None:
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    put_back(lake, 1)
+    for i in range(unrelated):
+        lake["ledger"].append([Entry(EventKind.GRANT, Scope.SOURCE, f"s{i}", (P,), "b").row(2 + i, NOW)])
+    for act in (read_ledger, lambda lake: record(lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b")])):
+        with pytest.raises(Corrupt, match="the ledger was"):
+            act(lake)
+    accept_ledger(lake)
+    assert read_ledger(lake).standing(Scope.SUBJECT, "ann", P, datetime.now(UTC)).admitted
+
+
+def test_an_edited_event_and_a_missing_pin_are_noticed(lake: Lake) -> None:
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
+    pin = lake.store.read(HEAD)
+    lake.store.delete(HEAD)
+    with pytest.raises(Corrupt, match="pin is missing"):
+        read_ledger(lake)
+    lake.store.write(HEAD, pin)
+    (row,) = rows(lake)
+    lake["ledger"].replace_all(pa.Table.from_pylist([row | {"basis": "c"}], schema=plain(LEDGER)))
+    with pytest.raises(Corrupt, match="changed or rolled back"):
+        read_ledger(lake)
+
+
+def test_a_crash_between_the_event_and_its_pin_is_no_fault(lake: Lake) -> None:
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
+    pin = lake.store.read(HEAD)
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    lake.store.write(HEAD, pin)
+    assert standing(lake) == "withdrawn"

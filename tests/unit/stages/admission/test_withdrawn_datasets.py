@@ -130,3 +130,19 @@ def test_a_model_needs_a_reason_for_each_withdrawn_set() -> None:
     assert accepted_lineage(Config(), clean) == {}
     with pytest.raises(ConfigError, match="without a reason"):
         load_config(None, overrides={"model.accept_lineage": {"VGGFace2": " "}})
+
+
+def test_a_folder_that_declares_itself_is_refused_and_links_are_not_followed(tmp_path: Path) -> None:
+    from facelake.nightly import writing
+    from facelake.stages.admission.import_images import import_folder
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (tmp_path / "secret.txt").write_text("root:x:0:0")
+    (folder / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    (folder / "x.jpg").symlink_to(tmp_path / "secret.txt")
+    with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
+        assert import_folder(context, str(folder)).counts["imported"] == 1
+        (folder / "dataset_info.json").write_text('{"dataset_name": "MS1MV2"}')
+        with pytest.raises(Refused, match="MS1MV2"):
+            import_folder(context, str(folder))

@@ -1,0 +1,38 @@
+"""One spelling for references of people, photos and sources: Unicode NFC, without white space around it.
+
+Tables keep what the custodian delivered; references are normalised wherever two are compared, recorded or hashed.
+Upper and lower case stay different.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_AROUND = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\u200b\u200c\u200d\u2060\ufeff\x00"
+)  # white space, and the invisible characters that copies from spreadsheets and web pages bring along
+
+
+def reference(text: str) -> str:
+    """Return the spelling under which a reference is compared, recorded and hashed."""
+    return unicodedata.normalize("NFC", text).strip(_AROUND)
+
+
+def references(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Return a column of references in the spelling of `reference`; nulls stay null."""
+    return pc.utf8_trim(pc.utf8_normalize(column.cast(pa.string()), "NFC"), _AROUND)
+
+
+def label(kind: str, text: str, purpose: str | None = None) -> str:
+    """Return the label whose keyed hash stands for a reference on the suppression list.
+
+    Args:
+        kind: subject, source, image, content or identity.
+        text: the reference.
+        purpose: the purpose to which the suppression is limited; None: all.
+    """
+    return f"for:{purpose}:{kind}:{reference(text)}" if purpose else f"{kind}:{reference(text)}"

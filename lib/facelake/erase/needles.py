@@ -1,0 +1,221 @@
+"""What the residual scan searches for, with the structures by which it finds any number of needles in one pass.
+
+Numpy selects the few offsets whose next eight bytes begin a needle, and only these are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from facelake.contracts import I64, Bool
+from facelake.erase.spellings import embedding_forms, text_blobs, text_forms
+
+_CHUNK = 1 << 20  # bytes per step, so that numpy's intermediate arrays stay in the processor's cache
+_WINDOW = 8
+_PHASED = 2 * _WINDOW - 1  # a blob of this length contains a window at a multiple of 8, whatever its offset
+_U64 = npt.NDArray[np.uint64]
+_LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"
+_OPENS = bytes(byte not in _LETTERS + b"./" for byte in range(256))  # bytes after which an identifier may begin
+_CLOSES = np.array([byte not in _LETTERS for byte in range(256)])  # bytes before which it may end
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """A set of 8-byte words with a vectorised membership test."""
+
+    words: _U64
+    table: Bool
+    shift: np.uint64
+
+    @classmethod
+    def of(cls, words: _U64) -> _Windows:
+        """From words (n,) in any order. The hash table has 16 slots per word, so that it rejects most other words."""
+        words = np.unique(words)
+        bits = min(max(16, (16 * len(words)).bit_length()), 26)
+        windows = cls(words, np.zeros(1 << bits, bool), np.uint64(64 - bits))
+        windows.table[windows._slots(words)] = True
+        return windows
+
+    def _slots(self, words: _U64) -> _U64:
+        return (words * np.uint64(0x9E3779B97F4A7C15)) >> self.shift  # Fibonacci hashing (Knuth 6.4)
+
+    def where(self, words: _U64) -> I64:
+        """Indices (k,) of the words that are in the set, ascending."""
+        if not len(self.words):
+            return np.zeros(0, np.int64)
+        likely = np.flatnonzero(self.table[self._slots(words)])
+        at = np.minimum(np.searchsorted(self.words, words[likely]), len(self.words) - 1)
+        members: I64 = likely[self.words[at] == words[likely]]
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """Identifiers, which match where they are not part of a longer identifier."""
+
+    wanted: frozenset[bytes]
+    lengths: tuple[int, ...]
+    first: bytes
+    prefixes: tuple[tuple[np.uint64, _Windows], ...]
+
+    @classmethod
+    def of(cls, wanted: frozenset[bytes]) -> _Texts:
+        """Build the search structures: shorter identifiers than a window are grouped by length, the others share a
+        group.
+        """
+        groups: dict[int, list[bytes]] = {}
+        for text in wanted:
+            groups.setdefault(min(len(text), _WINDOW), []).append(text[:_WINDOW].ljust(_WINDOW, b"\0"))
+        prefixes = [
+            (np.uint64((1 << 8 * length) - 1), _Windows.of(np.frombuffer(b"".join(texts), "<u8")))
+            for length, texts in groups.items()
+        ]
+        initials = {text[0] for text in wanted}
+        lengths = sorted({len(text) for text in wanted})
+        return cls(wanted, tuple(lengths), bytes(byte in initials for byte in range(256)), tuple(prefixes))
+
+    def find(self, data: memoryview, edges: I64) -> list[int]:
+        """Offsets of identifiers, ascending: the longest one at each offset, without overlaps.
+
+        Args:
+            data: concatenated values.
+            edges: int64 offsets at which the values begin and the last one ends; matches do not cross them.
+        """
+        offsets: list[int] = []
+        free = 0  # end of the last match
+        for start in range(0, len(data), _CHUNK) if self.wanted else ():
+            for at, end in zip(*self._likely(data, edges, start), strict=True):
+                if at >= free and bytes(data[at:end]) in self.wanted:
+                    offsets.append(at)
+                    free = end
+        return offsets
+
+    def _likely(self, data: memoryview, edges: I64, start: int) -> tuple[list[int], list[int]]:
+        """(begins, ends) of candidates that begin in one chunk, ascending by begin, longest first."""
+        stop = min(start + _CHUNK, len(data))
+        before = bytes(data[start - 1 : stop - 1]) if start else b" " + bytes(data[: stop - 1])
+        opens = np.frombuffer(bytearray(before.translate(_OPENS)), np.bool_)
+        low, high = np.searchsorted(edges, (start, stop))
+        opens[edges[low:high] - start] = True
+        piece = bytes(data[start : stop + _WINDOW]).ljust(stop - start + _WINDOW, b"\0")
+        places = np.flatnonzero(opens & np.frombuffer(piece[: stop - start].translate(self.first), np.bool_))
+        words = np.ndarray((stop - start,), "<u8", piece, strides=(1,))[places]
+        kept = [places[windows.where(words & mask)] for mask, windows in self.prefixes]
+        begins = np.unique(np.concatenate(kept)) + start
+        return self._ended(data, edges, begins) if len(begins) else ([], [])
+
+    def _ended(self, data: memoryview, edges: I64, begins: I64) -> tuple[list[int], list[int]]:
+        """(begins, ends) for every begin and every length after which an identifier may end."""
+        raw = np.frombuffer(data, np.uint8)
+        limits = edges[np.searchsorted(edges, begins, side="right")]
+        pairs = []
+        for length in self.lengths:
+            ends = begins + length
+            ok = (ends == limits) | ((ends < limits) & _CLOSES[raw[np.minimum(ends, len(raw) - 1)]])
+            pairs.append((begins[ok], ends[ok]))
+        starts, ends = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        order = np.lexsort((-ends, starts))
+        return starts[order].tolist(), ends[order].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class _Blobs:
+    """Byte strings that match at any offset. All have at least `_PHASED` bytes, or all are shorter.
+
+    For long ones every eighth window is read: their first 8 windows are all indexed, and one of them lies at a multiple
+    of 8. For short ones only the first window is indexed, and the windows at every offset are read.
+    """
+
+    wanted: frozenset[bytes]
+    lengths: tuple[int, ...]
+    windows: _Windows
+    known: int
+    read: int
+
+    @classmethod
+    def of(cls, wanted: frozenset[bytes], known: int, read: int) -> _Blobs:
+        """Index the first `known` windows of each blob; `find` reads windows at 0..read-1 after each multiple of 8."""
+        heads = b"".join(blob[: known + _WINDOW - 1] for blob in wanted)
+        rows = np.frombuffer(heads, np.uint8).reshape(-1, known + _WINDOW - 1)
+        words = [np.ascontiguousarray(rows[:, phase : phase + _WINDOW]).view("<u8").ravel() for phase in range(known)]
+        lengths = sorted({len(blob) for blob in wanted})
+        return cls(wanted, tuple(lengths), _Windows.of(np.concatenate(words)), known, read)
+
+    def find(self, data: memoryview) -> set[tuple[int, int]]:
+        """(begin, end) of every occurrence."""
+        spans: set[tuple[int, int]] = set()
+        for start in range(0, len(data), _CHUNK) if self.wanted else ():
+            piece = data[start : start + _CHUNK + _WINDOW]
+            for offset in range(min(self.read, len(piece) - _WINDOW + 1)):
+                words = np.frombuffer(piece, "<u8", (len(piece) - offset) // _WINDOW, offset)
+                for at in (self.windows.where(words) * _WINDOW + offset + start).tolist():
+                    spans.update(self._around(data, at))
+        return spans
+
+    def _around(self, data: memoryview, at: int) -> Iterator[tuple[int, int]]:
+        """(begin, end) of the blobs that have the window at this offset among their indexed windows."""
+        for begin in range(max(0, at - self.known + 1), at + 1):
+            for end in (begin + length for length in self.lengths):
+                if end <= len(data) and bytes(data[begin:end]) in self.wanted:
+                    yield begin, end
+
+
+@dataclass(frozen=True, slots=True)
+class Needles:
+    """Byte strings that must not occur in any stored object: identifiers and embeddings."""
+
+    texts: Collection[bytes] = ()
+    blobs: Collection[bytes] = ()
+    _texts: _Texts = field(init=False, repr=False, compare=False)
+    _blobs: tuple[_Blobs, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        long = frozenset(blob for blob in self.blobs if len(blob) >= _PHASED)
+        short = frozenset(blob for blob in self.blobs if _WINDOW <= len(blob) < _PHASED)
+        object.__setattr__(self, "_texts", _Texts.of(frozenset(text for text in self.texts if text)))
+        object.__setattr__(self, "_blobs", (_Blobs.of(long, _WINDOW, 1), _Blobs.of(short, 1, _WINDOW)))
+
+    @classmethod
+    def of(cls, texts: Iterable[str], blobs: Iterable[bytes] = (), pieces: Iterable[bytes] = ()) -> Needles:
+        """From identifiers, stored embeddings (little-endian float16; those shorter than 8 bytes are ignored) and
+        pieces of encoded photos, in the forms of `spellings`.
+        """
+        names = [text for text in texts if text]
+        encoded = {form for name in names for form in text_blobs(name)}
+        vectors = {form for blob in blobs for form in embedding_forms(bytes(blob))}
+        written = frozenset(form for name in names for form in text_forms(name))
+        return cls(written, frozenset(encoded | vectors | set(pieces)))
+
+    def in_text(self, data: memoryview, edges: I64) -> list[int]:
+        """Offsets of identifiers in the concatenated values that `edges` delimits."""
+        return self._texts.find(data, edges)
+
+    def in_bytes(self, data: memoryview) -> set[tuple[int, int]]:
+        """(begin, end) of every embedding."""
+        return {span for blobs in self._blobs for span in blobs.find(data)}
+
+    def redacted(self, text: str, mark: str = "[erased]") -> str:
+        """Return a text with a mark in place of every identifier."""
+        data = text.encode(errors="surrogateescape")
+        kept, end = [], 0
+        for at in self.in_text(memoryview(data), np.array([0, len(data)])):
+            kept += [data[end:at], mark.encode()]
+            longest = reversed(self._texts.lengths)
+            end = next(at + n for n in longest if data[at : at + n] in self._texts.wanted and _ends(data, at + n))
+        return b"".join([*kept, data[end:]]).decode(errors="surrogateescape")
+
+    def in_name(self, name: bytes) -> bool:
+        """Whether a path contains an identifier, which may begin after a slash or a dot here."""
+        wanted, lengths = self._texts.wanted, self._texts.lengths
+        begins = [at for at in range(len(name)) if at == 0 or _CLOSES[name[at - 1]]]
+        spans = ((at, at + length) for at in begins for length in lengths if at + length <= len(name))
+        return any(name[at:end] in wanted and (end == len(name) or _CLOSES[name[end]]) for at, end in spans)
+
+
+def _ends(data: bytes, at: int) -> bool:
+    """Whether an identifier may end here."""
+    return at == len(data) or (at < len(data) and bool(_CLOSES[data[at]]))

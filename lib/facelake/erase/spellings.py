@@ -1,0 +1,93 @@
+"""The forms in which an identifier or an embedding may be stored, for the residual scan."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import unicodedata
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+_PLAIN = re.compile(r"[0-9A-Za-z_.-]+")  # written the same way in JSON, URLs and HTML
+_LEAST_BYTES = 8  # shorter encoded forms occur by chance
+_NUMBERS = 4  # values of an embedding that identify it when they stand next to each other in a text
+
+SEARCHED = (
+    "names as stored, in Unicode NFC and NFD, JSON, URL and HTML escapes, UTF-16, base64 and hex",
+    "embeddings as float16, float32, float64, base64, hex and decimal numbers in a text",
+    "parts of the encoded photos",
+    "inside gzip, zlib, bzip2, xz, zstd, lz4 and zip, and in every column, footer and statistic of Parquet",
+)
+NOT_SEARCHED = (
+    "encrypted data",
+    "photos that were decoded and encoded again",
+    "embeddings that were rotated, quantised or averaged with others",
+    "values in archives of other formats",
+)
+
+
+def text_forms(text: str) -> set[bytes]:
+    """Return the spellings of an identifier that stand between word boundaries: JSON, URLs and HTML, NFC and NFD."""
+    forms: set[bytes] = set()
+    for spelled in {text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)}:
+        raw = spelled.encode(errors="surrogateescape")  # command-line arguments need not be UTF-8
+        forms.add(raw)
+        if _PLAIN.fullmatch(spelled):
+            continue
+        escaped = {html.escape(spelled), json.dumps(spelled)[1:-1], json.dumps(spelled, ensure_ascii=False)[1:-1]}
+        escaped |= {form.replace("/", "\\/") for form in escaped}
+        urls = {quote(raw), quote(raw, safe="")}
+        urls |= {re.sub(r"%..", lambda match: match[0].lower(), url) for url in urls}
+        forms |= {form.encode(errors="surrogateescape") for form in escaped | urls}
+    return forms
+
+
+def text_blobs(text: str) -> set[bytes]:
+    """Return the encoded forms of an identifier, which may stand anywhere: base64, hex, UTF-16."""
+    raw = text.encode(errors="surrogateescape")
+    wide = {text.encode(f"utf-16-{order}", errors="surrogatepass") for order in ("le", "be")}
+    encoded = {raw.hex().encode(), raw.hex().upper().encode()}
+    for form in _base64(raw):
+        encoded |= {form, form.translate(bytes.maketrans(b"+/", b"-_"))}
+    return {form for form in encoded | wide if len(form) >= _LEAST_BYTES}
+
+
+def embedding_forms(blob: bytes) -> set[bytes]:
+    """Return the forms of a stored embedding (little-endian float16)."""
+    if len(blob) < _LEAST_BYTES:
+        return set()
+    forms = {blob, blob.hex().encode(), *_base64(blob)}
+    if len(blob) % 2 == 0:
+        half = np.frombuffer(blob, "<f2")
+        forms |= {half.astype(kind).tobytes() for kind in ("<f4", "<f8")}
+        forms |= _numbers(half)
+    return forms
+
+
+def photo_forms(data: bytes) -> set[bytes]:
+    """Return a few pieces of an encoded photo that do not occur in others; none if it has no such piece."""
+    size = 48
+    pieces = (data[at : at + size] for at in range(len(data) // 3, len(data) - size, max(len(data) // 12, size)))
+    return set([piece for piece in pieces if len(set(piece)) > size // 2][:2])
+
+
+def _base64(raw: bytes) -> set[bytes]:
+    """Return base64 in its three alignments, without the characters that depend on the neighbours."""
+    forms = set()
+    for shift in range(3):
+        first, last = -(-shift * 8 // 6), (shift + len(raw)) * 8 // 6
+        forms.add(base64.b64encode(bytes(shift) + raw)[first:last])
+    return forms
+
+
+def _numbers(half: npt.NDArray[np.float16]) -> set[bytes]:
+    """Return the first values of an embedding as they are written in JSON or CSV."""
+    values = half[:_NUMBERS]
+    if not np.isfinite(values).all() or len(set(values.tolist())) < _NUMBERS:
+        return set()
+    written = [repr(float(value)) for value in values], [str(np.float32(value)) for value in values]
+    return {between.join(numbers).encode() for numbers in written for between in (",", ", ")}

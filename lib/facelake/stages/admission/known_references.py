@@ -1,0 +1,192 @@
+"""What the lake knows of people, sources, photos and purposes, so that a mistyped reference is noticed."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.config import Config
+from facelake.contracts import EventKind, Scope, label, reference, references
+from facelake.errors import ConfigError
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import INDEX, OpenedCorpus
+from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.lake import Lake
+from facelake.stages.admission.ledger import Entry
+
+_ALIKE = 0.75  # least difflib ratio of a name that is offered instead of an unknown one
+_COLUMNS = ("image_id", "source_id", "subject_ref")
+FLAG = "--even-if-unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A reference that nothing in the lake matches.
+
+    Attributes:
+        kind: subject, source, image or purpose.
+        name: the reference.
+        near: what may have been meant, as text; empty if nothing is alike.
+        certain: whether `near` differs only in case, spaces or punctuation, or is of another kind.
+    """
+
+    kind: str
+    name: str
+    near: str = ""
+    certain: bool = False
+
+    def __str__(self) -> str:
+        """Return a sentence for an error message."""
+        return f"no {self.kind} {self.name!r}" + (f" ({self.near})" if self.near else "")
+
+
+@dataclass(slots=True)
+class Known:
+    """The references in the corpus, the admissions and the ledger.
+
+    Attributes:
+        subjects: of photos and ledger events.
+        sources: of photos and ledger events.
+        purposes: of the config, the ledger and the leases.
+        images: those of the photos that were asked for, by image_id.
+    """
+
+    subjects: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    purposes: set[str] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
+    _similar_images: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config, lake: Lake, images: Collection[str] = ()) -> Known:
+        """Read them.
+
+        Args:
+            config: the config, which names corpus and purpose.
+            lake: the lake.
+            images: image ids of which to say whether they exist.
+        """
+        known = cls(purposes={reference(config.purpose)})
+        events = lake["ledger"].read(["scope", "key", "purposes"]).to_pylist()
+        known.subjects = {reference(row["key"]) for row in events if row["scope"] == Scope.SUBJECT}
+        known.sources = {reference(row["key"]) for row in events if row["scope"] == Scope.SOURCE}
+        known.purposes.update(reference(name) for row in events for name in row["purposes"] or ())
+        known.purposes.update(map(reference, lake["leases"].read(["purpose"])["purpose"].to_pylist()))
+        wanted = {_plain(reference(image)): reference(image) for image in images}
+        for rows in _identified(config, lake):
+            known.subjects.update(filter(None, references(pc.unique(rows["subject_ref"])).to_pylist()))
+            known.sources.update(filter(None, references(pc.unique(rows["source_id"])).to_pylist()))
+            known._look_for(rows["image_id"], wanted)
+        return known
+
+    def _look_for(self, ids: pa.ChunkedArray, wanted: dict[str, str]) -> None:
+        """Note which wanted photos are among the ids, and ids that differ from one in case or punctuation only."""
+        if not wanted:
+            return
+        spelled = references(ids)
+        plain = pc.replace_substring_regex(pc.utf8_lower(spelled), r"[^\pL\pN]", "")
+        at = pc.is_in(plain, pa.array(sorted(wanted), pa.string()))
+        for image in spelled.filter(at).to_pylist():
+            asked = wanted[_plain(image)]
+            if image == asked:
+                self.images.add(image)
+            else:
+                self._similar_images[asked] = image
+
+    def unknown(self, kind: str, names: Iterable[str]) -> Iterator[Unknown]:
+        """Yield the references of a kind (subject, source, image, purpose) that the lake does not have."""
+        own = {"subject": self.subjects, "source": self.sources, "purpose": self.purposes, "image": self.images}
+        for name in map(reference, names):
+            if name not in own[kind]:
+                yield self._unknown(kind, name, own)
+
+    def _unknown(self, kind: str, name: str, own: dict[str, set[str]]) -> Unknown:
+        for other in ("subject", "source"):
+            if other != kind and kind != "purpose" and name in own[other]:
+                return Unknown(kind, name, f"it is a {other}: --{other} {name}", certain=True)
+        if kind == "image":
+            near = self._similar_images.get(name)
+            return Unknown(kind, name, f"there is {near!r}" if near else "", certain=near is not None)
+        same = sorted(other for other in own[kind] if _plain(other) == _plain(name))
+        if same:
+            return Unknown(kind, name, f"there is {same[0]!r}", certain=True)
+        near_ones = difflib.get_close_matches(name, sorted(own[kind]), n=1, cutoff=_ALIKE)
+        if not near_ones:
+            return Unknown(kind, name)
+        # person-0041 and person-0042 are two people, not a mistype of one
+        numbers_agree = re.findall(r"\d+", near_ones[0]) == re.findall(r"\d+", name)
+        return Unknown(kind, name, f"did you mean {near_ones[0]!r}", certain=numbers_agree)
+
+
+def refuse_unknown(unknown: Sequence[Unknown], action: str) -> None:
+    """Refuse an action on references that match nothing.
+
+    Raises:
+        ConfigError: there are some; it names them and what is alike.
+    """
+    if unknown:
+        shown = "; ".join(map(str, unknown[:5])) + (f"; and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        next_step = f"correct the reference; nothing was recorded. To {action} all the same, add {FLAG}"
+        raise ConfigError(f"the lake has {shown}", where=action, next_step=next_step)
+
+
+def doubts(known: Known, entries: Sequence[Entry]) -> tuple[list[Unknown], list[Unknown]]:
+    """Return what in new ledger events looks mistyped: what must be refused, and what is to be questioned only.
+
+    A withdrawal or expiry must match something, or it has no effect. A grant may come before its photos; but a source
+    or purpose that nobody used is questioned, and refused if it is nearly one that exists.
+    """
+    refused: dict[Unknown, None] = {}
+    questioned: dict[Unknown, None] = {}
+    for entry in entries:
+        names = [*known.unknown(entry.scope, [entry.key]), *known.unknown("purpose", entry.purposes)]
+        for item in names:
+            if entry.kind is not EventKind.GRANT or (item.certain and item.kind != "subject"):
+                refused[item] = None
+            elif item.kind != "subject":
+                questioned[item] = None
+    return list(refused), list(questioned)
+
+
+def not_suppressed(lake: Lake, unknown: Iterable[Unknown]) -> list[Unknown]:
+    """Return the unknown references that were not erased before: erasing a person again is no mistake."""
+    suppressed = lake.suppressed()
+    return [item for item in unknown if lake.keyed_hash(label(item.kind, item.name)) not in suppressed]
+
+
+def photos_named(config: Config, lake: Lake, names: Sequence[str]) -> set[str]:
+    """Return the ids of photos whose path ends with one of some names."""
+    ids: set[str] = set()
+    for rows in _identified(config, lake):
+        for name in names:
+            ends = pc.ends_with(rows["image_id"], pattern="/" + name)
+            ids.update(filter(None, rows["image_id"].filter(pc.fill_null(ends, False)).to_pylist()))
+    return ids
+
+
+def _identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
+    """Yield the identifying columns of the decided photos, of the index, and of the corpus, which may have newer
+    ones.
+    """
+    for table in ("admissions", INDEX):
+        for _, rows in lake[table].parts(list(_COLUMNS)):
+            yield rows
+    try:
+        spec = resolve_corpus(config)
+        if spec.listed or spec.form is None or spec.form.ids_by_content:
+            return  # the index names its photos; listing them again could take long
+        corpus = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
+        for part in OpenedCorpus(spec).parts():
+            yield corpus.ids(part.name)
+    except ConfigError:
+        return  # no photo was imported yet
+
+
+def _plain(text: str) -> str:
+    """Return a reference without case, spaces and punctuation, for comparison with what may have been meant."""
+    return "".join(character for character in text.lower() if character.isalnum())

@@ -1,0 +1,113 @@
+"""Pins the ledger: the number of its events and a digest over them, in `ledger-head.json`.
+
+A table's version number does not show that older content was put back and one more event appended. The pin does: the
+first events of the table must have the pinned digest. It is moved after every append, so that after a crash in between
+the table is ahead of it. Not detected is the restoration of table and pin together; therefore every record of
+processing in the audit trail holds the pin of its time, and `facelake verify` compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.errors import Corrupt
+from facelake.lake.lake import Lake
+from facelake.lake.tables import Snapshot
+
+HEAD = "ledger-head.json"
+_ATTEMPTS = 3
+_NEXT = "restore the newest ledger from a backup, or accept this one with `facelake ledger accept`; nothing was changed"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The number of events, and the digests that their rows may have: two while an erasure rewrites them."""
+
+    events: int
+    digests: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> Pin:
+        """Return the pin of all rows."""
+        return cls(rows.num_rows, (events_digest(rows),))
+
+    def fault(self, rows: pa.Table) -> str | None:
+        """Return what is wrong with the rows of a ledger, in order of seq; None if they begin with what is pinned."""
+        if rows.num_rows < self.events:
+            return f"the ledger was lost or reset: {self.events} events were recorded, it has {rows.num_rows}"
+        if events_digest(rows.slice(0, self.events)) not in self.digests:
+            return "the ledger was changed or rolled back: its events are not those that were recorded"
+        return None
+
+
+def events_digest(rows: pa.Table) -> str:
+    """Return the SHA-256 (hex) over every value of the rows, in their order."""
+    digest = hashlib.sha256()
+    for name in rows.column_names:
+        values = _text(rows[name])
+        lengths = pc.fill_null(pc.binary_length(values), -1)
+        digest.update(name.encode() + np.ascontiguousarray(lengths.to_numpy(), np.int64).tobytes())
+        digest.update("".join(value or "" for value in values.to_pylist()).encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_list(column.type):
+        return pc.binary_join(column, "\x1f")
+    return (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).cast(pa.string())
+
+
+def read_pin(lake: Lake) -> Pin | None:
+    """Return the pin; None if the ledger was never written.
+
+    Raises:
+        Corrupt: it is damaged.
+    """
+    try:
+        body = json.loads(lake.store.read(HEAD))
+        return Pin(int(body["events"]), tuple(map(str, body["digests"])))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as err:
+        raise Corrupt("the ledger's pin is damaged", where=f"{lake.uri}/{HEAD}", next_step=_NEXT) from err
+
+
+def pin_for_audit(lake: Lake) -> dict[str, Any]:
+    """Return the pin as the part of an audit record; empty if the ledger was never written."""
+    pin = read_pin(lake)
+    return {"ledger": {"events": pin.events, "digests": list(pin.digests)}} if pin else {}
+
+
+def write_pin(lake: Lake, *pins: Pin) -> None:
+    """Write the pin; several: the states before and after a change that is about to be made. Needs the ledger's
+    lease.
+    """
+    body = {"events": pins[-1].events, "digests": [digest for pin in pins for digest in pin.digests]}
+    lake.store.write(HEAD, json.dumps(body).encode())
+
+
+def ledger_rows(lake: Lake) -> tuple[pa.Table, Snapshot]:
+    """Return the events in order, and the snapshot that they were read from.
+
+    Raises:
+        Corrupt: they do not begin with the pinned events.
+    """
+    fault = None
+    for _ in range(_ATTEMPTS):  # an erasure may rewrite the table between the two reads
+        pin = read_pin(lake)
+        snapshot = lake["ledger"].snapshot()
+        rows = lake["ledger"].read(snapshot=snapshot).sort_by("seq")
+        missing = "the ledger's pin is missing" if rows.num_rows else None
+        fault = pin.fault(rows) if pin else missing
+        if fault is None:
+            return rows, snapshot
+        if read_pin(lake) == pin:
+            break
+    raise Corrupt(str(fault), where=f"{lake.uri}/ledger", next_step=_NEXT)

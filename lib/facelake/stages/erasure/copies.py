@@ -1,0 +1,160 @@
+"""The same photo under another id: by its digest, or by an equal embedding (another file of the same pixels)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.config import Config
+from facelake.contracts import Bool
+from facelake.erase.spellings import photo_forms
+from facelake.errors import ConfigError
+from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.tables import DataFile, Table
+from facelake.stages.admission.corpus_rewrite import owns_corpus
+from facelake.stages.core.context import Context
+from facelake.stages.erasure.request import Targets, is_in
+
+_U64 = npt.NDArray[np.uint64]
+
+
+def find_copies(context: Context, targets: Targets) -> set[str]:
+    """Add the faces, embeddings, digests and pieces of the images to the targets; returns ids of their copies.
+
+    What a copy has too is left out of the targets, because the copy may stay.
+    """
+    search = _Search(targets)
+    for name, column in (("faces", "embedding"), ("faces", "content_sha256"), ("rejects", "content_sha256")):
+        search.in_table(context.lake[name], column)
+    if not targets.request.purpose:
+        search.in_corpus(context.config)
+    search.leave_out_shared()
+    return search.copies
+
+
+@dataclass(slots=True)
+class _Search:
+    """A pass over tables and corpus.
+
+    Attributes:
+        targets: that it adds to.
+        copies: ids of other images with an equal embedding or digest.
+        shared: embeddings and digests that copies have.
+        of_image: embeddings and digests by image of the targets.
+        pieces: of the photos' bytes, by image of the targets.
+        processed: hashes of the ids of images that have an outcome, whose digests are in the tables.
+    """
+
+    targets: Targets
+    copies: set[str] = field(default_factory=set)
+    shared: set[str | bytes] = field(default_factory=set)
+    of_image: dict[str, set[str | bytes]] = field(default_factory=dict)
+    pieces: dict[str, set[bytes]] = field(default_factory=dict)
+    processed: list[_U64] = field(default_factory=list)
+
+    def in_table(self, table: Table, column: str) -> None:
+        """Collect a column of the targets' rows, then look for equal values in other rows."""
+        known: set[str | bytes] = set(self.targets.embeddings if column == "embedding" else self.targets.contents)
+        columns = ["image_id", column, *(["face_id"] if column == "embedding" else [])]
+        heads: list[tuple[DataFile, _U64]] = []
+        for file, rows in table.parts(columns):
+            own = is_in(rows["image_id"], self.targets.images)
+            if own.any():
+                self._collect(rows.filter(pa.array(own)), column, known)
+            heads.append((file, np.where(own, np.uint64(0), _heads(rows[column]))))
+            if column != "embedding":
+                self.processed.append(_hashes(rows["image_id"]))
+        wanted = _heads(
+            pa.chunked_array([pa.array(list(known), pa.binary() if column == "embedding" else pa.string())])
+        )
+        for file, words in heads:
+            if len(wanted) and np.isin(words, wanted).any():
+                self._compare(table.file(file, ["image_id", column]), column, known)
+        if column == "embedding":
+            self.targets.embeddings.update(value for value in known if isinstance(value, bytes))
+        else:
+            self.targets.contents.update(value for value in known if isinstance(value, str))
+
+    def _collect(self, own: pa.Table, column: str, known: set[str | bytes]) -> None:
+        values = own[column].to_pylist()
+        known.update(value for value in values if value)
+        for image, value in zip(own["image_id"].to_pylist(), values, strict=True):
+            self.of_image.setdefault(image, set()).add(value)
+        if column == "embedding":
+            self.targets.faces.update(own["face_id"].to_pylist())
+
+    def _compare(self, rows: pa.Table, column: str, known: set[str | bytes]) -> None:
+        for image, value in zip(rows["image_id"].to_pylist(), rows[column].to_pylist(), strict=True):
+            if value in known and image not in self.targets.images:
+                self.copies.add(image)
+                self.shared.add(value)
+
+    def in_corpus(self, config: Config) -> None:
+        """Read the photos of the targets in the lake's own corpus, then those that have no outcome yet."""
+        processed = np.unique(np.concatenate([np.zeros(0, np.uint64), *self.processed]))
+        for corpus, path in own_corpus(config):
+            for image, data in _photos(corpus, path, self.targets.hits(corpus.ids(path))):
+                digest = hashlib.sha256(data).hexdigest()
+                self.targets.contents.add(digest)
+                self.of_image.setdefault(image, set()).add(digest)
+                self.pieces[image] = photo_forms(data)
+        if not self.targets.contents:
+            return
+        for corpus, path in own_corpus(config):
+            rows = corpus.ids(path)
+            unread = ~np.isin(_hashes(rows["image_id"]), processed) & ~self.targets.hits(rows)
+            for image, data in _photos(corpus, path, unread):
+                if image and (digest := hashlib.sha256(data).hexdigest()) in self.targets.contents:
+                    self.copies.add(image)
+                    self.shared.add(digest)
+
+    def leave_out_shared(self) -> None:
+        """Leave what copies have out of what the scan searches for and the suppression list refuses."""
+        for image, values in self.of_image.items():
+            if values & self.shared:
+                self.shared |= values
+                self.pieces.pop(image, None)
+        self.targets.pieces.update(*self.pieces.values())
+        self.targets.embeddings -= {value for value in self.shared if isinstance(value, bytes)}
+        self.targets.contents -= {value for value in self.shared if isinstance(value, str)}
+
+
+def _heads(column: pa.ChunkedArray) -> _U64:
+    """Return the first 8 bytes (n,) of the values, by which most are told apart; 0 for nulls."""
+    binary = pc.fill_null(column.cast(pa.binary()), b"")
+    heads = (value.ljust(8, b"\0") for value in pc.binary_slice(binary, 0, 8).to_pylist())
+    return np.frombuffer(b"".join(heads), "<u8")
+
+
+def _hashes(ids: pa.ChunkedArray) -> _U64:
+    hashes: _U64 = pd.util.hash_array(ids.to_pandas().fillna("").to_numpy(dtype=object), categorize=False)
+    return hashes
+
+
+def _photos(corpus: Corpus, path: str, rows: Bool) -> Iterator[tuple[str, bytes]]:
+    """Yield (image_id, encoded bytes) of some rows (n,) of a corpus file; empty photos are left out."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], rows, [False]]).astype(np.int8)))
+    for start, end in edges.reshape(-1, 2).tolist():
+        for _, image, data in corpus.images(path, start, end):
+            if data:
+                yield image, data
+
+
+def own_corpus(config: Config) -> Iterator[tuple[Corpus, str]]:
+    """Yield corpus files inside the lake, which `import` wrote; an external corpus is never written."""
+    if not owns_corpus(config):
+        return
+    corpus = Corpus(config.corpus_uri, config.s3)
+    try:
+        paths = corpus.paths()
+    except ConfigError:
+        return
+    for path in paths:
+        yield corpus, path

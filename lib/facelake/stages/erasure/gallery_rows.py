@@ -1,0 +1,107 @@
+"""Publishes the gallery without erased faces; only the files that hold them are rewritten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.contracts import CHANGES, IDENTITIES, Change
+from facelake.lake.tables import plain
+from facelake.publish.prototypes import exemplars, weight_of, weighted_means
+from facelake.stages.core.context import Context
+from facelake.stages.erasure.request import Targets, strings
+from facelake.stages.gallery.gallery_rows import tombstone
+from facelake.stages.gallery.versions import Gallery, current_gallery, pin
+from facelake.vectors import embedding_matrix
+
+
+def rewrite_gallery(context: Context, targets: Targets) -> int:
+    """Publish version n+1 without the faces; returns how many identities retired.
+
+    Only the files that hold the faces' memberships and their identities are rewritten.
+    """
+    gallery, lake = current_gallery(context.lake), context.lake
+    if gallery is None:
+        return 0
+    doomed = strings(targets.faces)
+    affected = _affected(gallery, doomed)
+    if not affected:
+        return 0
+    names = strings(affected)
+    rest = _remaining_members(gallery, names, doomed)
+    before: dict[str, dict[str, Any]] = {}
+    active = 0
+    for rows in gallery.parts("identities"):
+        active += int(pc.sum(pc.equal(rows["status"], "active")).as_py() or 0)
+        before |= {row["identity_id"]: row for row in rows.filter(pc.is_in(rows["identity_id"], names)).to_pylist()}
+    version = gallery.version + 1
+    after, events = _shrunk(context, rest, sorted(affected), before, version)
+    context.check_lease()
+    lake["identities"].replace_rows("identity_id", pa.Table.from_pylist(list(after.values()), schema=plain(IDENTITIES)))
+    members = lake["memberships"]
+    removed = members.rewrite(
+        members.snapshot().files, ["face_id"], lambda rows: pc.invert(pc.is_in(rows["face_id"], doomed))
+    )
+    lake["changes"].append(events)
+    retired = sum(row["status"] == "retired" for row in after.values())
+    pin(lake, version, gallery.row | {"faces": gallery.row["faces"] - removed, "identities": active - retired})
+    return int(retired)
+
+
+def _affected(gallery: Gallery, doomed: pa.Array) -> set[str]:
+    """Return the identities that lose a face."""
+    affected: set[str] = set()
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
+        affected.update(rows["identity_id"].filter(pc.is_in(rows["face_id"], doomed)).to_pylist())
+    return affected
+
+
+def _remaining_members(gallery: Gallery, names: pa.Array, doomed: pa.Array) -> pa.Table:
+    """Return face_id and identity_id of the faces that stay in the named identities."""
+    parts = [pa.table({"face_id": pa.array([], pa.string()), "identity_id": pa.array([], pa.string())})]
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
+        stays = pc.and_(pc.is_in(rows["identity_id"], names), pc.invert(pc.is_in(rows["face_id"], doomed)))
+        parts.append(rows.filter(stays))
+    return pa.concat_tables(parts)
+
+
+def _shrunk(
+    context: Context, rest: pa.Table, affected: list[str], before: dict[str, dict[str, Any]], version: int
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Return the new rows of identities that lost faces, and their change events.
+
+    Templates and exemplars are computed again from the faces that stay.
+    """
+    number = {name: i for i, name in enumerate(affected)}
+    faces = context.lake["faces"].where("face_id", rest["face_id"], ["face_id", "embedding", "quality"])
+    faces = faces.join(rest, "face_id", join_type="inner").sort_by("face_id")
+    labels = np.array([number[name] for name in faces["identity_id"].to_pylist()], np.int64)
+    vectors, _ = embedding_matrix(faces["embedding"])
+    weights = weight_of(faces["quality"].to_numpy().astype(np.float32))
+    means, cohesion, total = weighted_means(vectors, weights, labels, len(affected))
+    sizes = np.bincount(labels, minlength=len(affected))
+    order = np.argsort(labels, kind="stable")
+    most = context.config.gallery.exemplars
+    chosen = order[exemplars(vectors[order], weights[order], labels[order], means, cohesion, most)]
+    shown = np.split(chosen, np.searchsorted(labels[chosen], np.arange(1, len(affected))))
+    after, events = {}, []
+    for i, name in enumerate(affected):
+        if sizes[i]:
+            after[name] = before[name] | {
+                "size": int(sizes[i]),
+                "prototype": means[i],
+                "last_version": version,
+                "cohesion": float(cohesion[i]),
+                "weight": float(total[i]),
+                "exemplars": [faces["embedding"][int(at)].as_py() for at in shown[i]],
+                "exemplar_faces": [faces["face_id"][int(at)].as_py() for at in shown[i]],
+            }
+        else:
+            after[name] = tombstone(before[name], "retired", None, version)
+        event = dict.fromkeys(CHANGES.names) | {"gallery_version": version, "kind": str(Change.ERASED)}
+        sizes_of = {"size_before": before[name]["size"], "size_after": int(sizes[i])}
+        events.append(event | {"identity_id": name} | sizes_of)
+    return after, events

@@ -1,0 +1,96 @@
+"""What the lake holds of a request: photos, faces, embeddings, and the same photos under other ids."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.contracts import references
+from facelake.errors import ConfigError
+from facelake.stages.core.context import Context
+from facelake.stages.erasure.copies import find_copies, own_corpus
+from facelake.stages.erasure.request import Request, Targets, is_in, strings
+from facelake.stages.gallery.versions import Gallery, current_gallery
+
+
+def find_targets(
+    context: Context,
+    request: Request,
+    known: Targets | None = None,
+    also: Callable[[Context, Targets], None] | None = None,
+) -> Targets:
+    """Find images by admissions, corpus and gallery, and what belongs to them, copies under other ids included.
+
+    Args:
+        context: of the run.
+        request: the request.
+        known: what an earlier attempt found.
+        also: adds images that are known elsewhere, before their faces and copies are looked up.
+
+    Raises:
+        ConfigError: an identity is not active; the request is about a person, and does not say what to do with copies.
+    """
+    targets = known or Targets(request, images=set(request.images))
+    targets.request = request
+    gallery = current_gallery(context.lake)
+    if request.identities:
+        targets.images |= _of_identities(context, request, gallery, known=bool(targets.images))
+    _by_name(context, targets)
+    if also:
+        also(context, targets)
+    copies = find_copies(context, targets)
+    if copies and request.copies == "erase":
+        targets.images |= copies
+        copies = find_copies(context, targets)  # for their faces; copies are of equal photos, so there are no more
+    if copies and not request.copies and (request.subjects or request.identities):
+        raise _undecided(context, copies)
+    targets.copies = copies
+    wanted = strings(targets.images)
+    for rows in gallery.parts("memberships", ["face_id", "image_id"]) if gallery else ():
+        targets.faces.update(rows["face_id"].filter(pc.is_in(rows["image_id"], wanted)).to_pylist())
+    return targets
+
+
+def _by_name(context: Context, targets: Targets) -> None:
+    """Add the images of the named subjects, sources and images, and the spellings of the subjects."""
+    columns = ["image_id", "source_id", "subject_ref"]
+    tables = [(rows for _, rows in context.lake["admissions"].parts(columns))]
+    tables.append(corpus.ids(path) for corpus, path in own_corpus(context.config))
+    for rows in itertools.chain(*tables):
+        own = rows.filter(pa.array(targets.hits(rows)))
+        targets.images.update(filter(None, own["image_id"].to_pylist()))
+        if targets.request.subjects:
+            spelled = pc.unique(own["subject_ref"]).drop_null()
+            targets.subjects.update(
+                spelled.filter(pa.array(is_in(references(spelled), targets.request.subjects))).to_pylist()
+            )
+
+
+def _undecided(context: Context, copies: set[str]) -> ConfigError:
+    shown = ", ".join(sorted(copies)[:5]) + (f" and {len(copies) - 5} more" if len(copies) > 5 else "")
+    what = f"the same photos are in the lake under other ids: {shown}"
+    next_step = "nothing was erased. Add --with-copies to erase them too, or --keep-copies if they are to stay"
+    return ConfigError(what, where=context.lake.uri, next_step=next_step)
+
+
+def _of_identities(context: Context, request: Request, gallery: Gallery | None, known: bool) -> set[str]:
+    """Return every image that shows one of the identities.
+
+    Raises:
+        ConfigError: an identity is not active, and no earlier attempt has noted its images.
+    """
+    names = strings(request.identities)
+    images: set[str] = set()
+    present: set[str] = set()
+    for rows in gallery.parts("memberships", ["identity_id", "image_id"]) if gallery else ():
+        own = rows.filter(pc.is_in(rows["identity_id"], names))
+        present.update(own["identity_id"].to_pylist())
+        images.update(own["image_id"].to_pylist())
+    missing = [name for name in request.identities if name not in present]
+    if missing and not known:
+        what = f"no active identity {missing[0]!r}"
+        raise ConfigError(what, where=context.lake.uri, next_step="see `facelake gallery show`")
+    return images

@@ -1,0 +1,126 @@
+"""`facelake ledger`: mistyped references, purposes and lakes are noticed before anything is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facelake.config import load_config
+from facelake.contracts import EventKind, Scope
+from facelake.lake.lake import Lake
+from facelake.nightly import writing
+from facelake.stages.admission.import_images import write_corpus_file
+from facelake.stages.admission.ledger import Entry, record
+from tests.conftest import run_cli, run_json
+
+P = "identity-grouping"
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Path:
+    with writing(load_config(lake=str(tmp_path / "lake")), "a custodian") as context:
+        rows = [
+            {"image_id": f"school/{name}.jpg", "image": b"x", "source_id": "school", "subject_ref": name}
+            for name in ("Zo\u00eb", "person-0041")
+        ]
+        write_corpus_file(context, rows)
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "school", (P,), "b")])
+    return tmp_path / "lake"
+
+
+def keys(lake: Path) -> list[str]:
+    return list(Lake.open(str(lake))["ledger"].read().sort_by("seq")["key"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--subject", "ZO\u00cb"], "there is 'Zo\u00eb'"),
+        (["--subject", "person 0041"], "there is 'person-0041'"),
+        (["--subject", "person-0042"], "did you mean 'person-0041'"),
+        (["--subject", "school"], "it is a source: --source school"),
+        (["--source", "schol"], "did you mean 'school'"),
+        (["--source", "school", "--purpose", "identity-groupng"], f"did you mean '{P}'"),
+        (["--subject", "nobody"], "no subject 'nobody'"),
+    ],
+)
+def test_a_withdrawal_that_matches_nothing_is_refused(lake: Path, arguments: list[str], hint: str) -> None:
+    done = run_cli("ledger", "withdraw", *arguments, "--lake", str(lake))
+    assert done.returncode == 2
+    assert hint in done.stderr
+    assert "--even-if-unknown" in done.stderr
+    assert keys(lake) == ["school"]
+    run_json("ledger", "withdraw", *arguments, "--even-if-unknown", "--lake", str(lake))
+    assert len(keys(lake)) == 2
+
+
+@pytest.mark.parametrize("spelling", ["Zoe\u0308", " Zo\u00eb", "Zo\u00eb\u200b"])
+def test_another_spelling_of_the_same_reference_is_the_same_person(lake: Path, spelling: str) -> None:
+    run_json("ledger", "withdraw", "--subject", spelling, "--lake", str(lake))
+    assert keys(lake) == ["school", "Zo\u00eb"]
+
+
+def test_a_grant_may_come_before_its_photos_but_not_nearly_miss_a_source_or_purpose(lake: Path) -> None:
+    grant = ["ledger", "grant", "--basis", "b", "--lake", str(lake)]
+    run_json(*grant, "--subject", "person-0042", "--purpose", P)
+    done = run_cli(*grant, "--source", "school-2027", "--purpose", "advertising")
+    assert done.returncode == 0
+    assert "no source 'school-2027'" in done.stderr
+    assert "no purpose 'advertising'" in done.stderr
+    for mistyped in (["--source", "scool", "--purpose", P], ["--source", "school", "--purpose", "identity grouping"]):
+        done = run_cli(*grant, *mistyped)
+        assert done.returncode == 2
+        assert "did you mean" in done.stderr or "there is" in done.stderr
+
+
+def test_lines_of_a_file_that_match_nothing_are_rejected(lake: Path, tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text("kind,subject\nwithdraw,person-0041 \nwithdraw,person-0O41\n")
+    said = run_json("ledger", "import", str(path), "--lake", str(lake), code=1)
+    assert (said["events"], [line["line"] for line in said["lines"]]) == (1, [3])
+    assert run_json("ledger", "import", str(path), "--even-if-unknown", "--lake", str(lake))["events"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ledger", "withdraw", "--source", "s"],
+        ["ledger", "grant", "--source", "s", "--basis", "b", "--purpose", P],
+        ["ledger", "accept", "--yes"],
+        ["erase", "--subject", "person-0041", "--yes"],
+        ["correct", "undo", "1"],
+        ["feed", "ack", "lease-1"],
+        ["gallery", "export", "--out", "out", "--purpose", P, "--recipient", "gate"],
+        ["vacuum"],
+        ["report"],
+        ["nightly", "-c", "CONFIG"],
+    ],
+)
+def test_a_mistyped_lake_is_not_created(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "corpus").mkdir()
+    with writing(load_config(lake=str(tmp_path / "other"), overrides={"corpus": str(tmp_path / "corpus")}), "x") as own:
+        write_corpus_file(own, [{"image_id": "s/1", "image": b"x", "source_id": "s"}])
+    (tmp_path / "config.yaml").write_text(f"corpus: {tmp_path / 'corpus'}\ngovernance: {{dpia: D}}\n")
+    arguments = [str(tmp_path / "config.yaml") if word == "CONFIG" else word for word in arguments]
+    done = run_cli(*arguments, "--lake", str(tmp_path / "mistyped"))
+    assert done.returncode == 2, done.stderr
+    assert "no facelake lake at this URI" in done.stderr
+    assert not (tmp_path / "mistyped").exists()
+
+
+def test_a_lake_over_an_own_corpus_is_made_on_request(tmp_path: Path) -> None:
+    grant = ["--source", "s", "--basis", "b", "--purpose", P]
+    run_json("ledger", "grant", *grant, "--create-lake", "--lake", str(tmp_path / "lake"))
+    assert keys(tmp_path / "lake") == ["s"]
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(lake: Path) -> None:
+    done = run_cli(
+        "ledger", "grant", "--subject", "x\x1b]0;owned\x07", "--basis", "\x1b[2J\u202egnp",
+        "--purpose", P, "--lake", str(lake),
+    )  # fmt: skip
+    assert done.returncode == 0
+    done = run_cli("ledger", "list", "--lake", str(lake))
+    assert "\\u001b" in done.stdout
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout + done.stderr)

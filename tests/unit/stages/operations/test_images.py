@@ -1,0 +1,45 @@
+"""Photos are listed by what became of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from facelake.config import load_config
+from facelake.contracts import EventKind, Scope
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.admission.import_images import write_corpus_file
+from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.operations.images import Fate, list_images
+from tests.conftest import run_cli, run_json
+
+
+def test_every_photo_is_found_by_its_fate(tmp_path: Path) -> None:
+    lake = str(tmp_path / "lake")
+    with writing(load_config(lake=lake), "test") as context:
+        names = ["=cmd|x", "b", "c"]
+        write_corpus_file(context, [{"image_id": f"{n}", "image": b"x", "source_id": "s"} for n in names])
+        write_corpus_file(context, [{"image_id": "t/1", "image": b"x", "source_id": "t"}])
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", ("identity-grouping",), "b")])
+        admit(context)
+        (file,) = {
+            row["corpus_file"] for row in context.lake["admissions"].read().to_pylist() if row["source_id"] == "s"
+        }
+        row = dict.fromkeys(context.lake["rejects"].schema.names) | {"image_id": "b", "reason": "no_face"}
+        row |= {"detail": "no face above 0.8", "corpus_file": file, "corpus_row": 1}
+        context.lake["rejects"].append([row])
+        found = {(i.image_id, str(i.fate), i.reason) for i in list_images(context.lake, set(Fate))}
+    assert found == {
+        ("b", "rejected", "no_face"),
+        ("t/1", "refused", "no_basis"),
+        ("=cmd|x", "missing", "not_embedded"),
+        ("c", "missing", "not_embedded"),
+    }
+    said = run_json("images", "--refused", "--reason", "no_basis", "--lake", lake)["images"]
+    assert [row["image_id"] for row in said] == ["t/1"]
+    assert run_json("images", "--reason", "expired", "--lake", lake)["images"] == []
+    rows = list(csv.DictReader(io.StringIO(run_cli("images", "--csv", "--lake", lake).stdout)))
+    assert sorted(row["image_id"] for row in rows) == ["'=cmd|x", "b", "c", "t/1"]
+    assert [row["detail"] for row in rows if row["fate"] == "rejected"] == ["no face above 0.8"]
