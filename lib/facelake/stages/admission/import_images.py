@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from facelake.admit import decide
 from facelake.admit.lineage import Lineages
 from facelake.config import Config
-from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass, label
+from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass, label, reference
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
@@ -100,6 +100,8 @@ def import_folder(
     names = list(islice(origin.names(), MOST_NAMES))
     refuse_retracted_names((source_id, origin.name), origin.location, names, origin.property_text(), lineages)
     refuse_declared(origin.location, origin.sidecars(), lineages)
+    if grant is not None:
+        _refuse_other_basis(context, source_id, grant)
     total = sum(1 for _ in origin.photos())
     run = StageRun(context, "import", total, "photos")
     copy = _Copy(context, lineages, source_id, compiled(person_from))
@@ -286,6 +288,33 @@ def _grant(context: Context, source_id: str, grant: Grant) -> bool:
         event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
         record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
     return bool(needed)
+
+
+def _refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
+    """Refuse new photos for a source whose recorded basis is another: they would stand under a statement that was not
+    made for them.
+
+    Raises:
+        ConfigError: basis or evidence differ from those of the source's newest grant for one of the purposes.
+    """
+    purposes = set(grant.purposes or (context.config.purpose,))
+    events = context.lake["ledger"].read(["seq", "kind", "scope", "key", "purposes", "basis", "evidence_sha256"])
+    own = [
+        row
+        for row in events.sort_by("seq").to_pylist()
+        if (row["kind"], row["scope"], reference(row["key"])) == (EventKind.GRANT, Scope.SOURCE, reference(source_id))
+        and purposes & set(row["purposes"] or ())
+    ]
+    if not own:
+        return
+    standing = own[-1]
+    stated = evidence_digest(grant.evidence) if grant.evidence else standing["evidence_sha256"]
+    if (standing["basis"], standing["evidence_sha256"]) != (grant.basis, stated):
+        other = "another evidence" if standing["basis"] == grant.basis else f"the basis {standing['basis']!r}"
+        what = f"source {source_id!r} was recorded with {other}; new photos would stand under it"
+        next_step = "give these photos a source of their own (--source NAME); if it holds for all photos of this one, "
+        next_step += "leave --basis out here and record it with `facelake ledger grant`"
+        raise ConfigError(what, where="--basis", next_step=next_step)
 
 
 def photos_of(folder: str) -> list[Path]:

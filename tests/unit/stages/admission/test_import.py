@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from facelake.config import Config
-from facelake.errors import Refused
+from facelake.errors import ConfigError, Refused
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission import import_images
-from facelake.stages.admission.import_images import import_folder
+from facelake.stages.admission.import_images import Grant, import_folder
 from facelake.testing.servers import Server
 
 PHOTO = b"\xff\xd8\xff photo "
@@ -140,3 +140,19 @@ def test_both_unicode_forms_of_a_name_are_one_photo(tmp_path: Path) -> None:
     (photos / unicodedata.normalize("NFD", "café.jpg")).rename(photos / unicodedata.normalize("NFC", "café.jpg"))
     assert imported(tmp_path, str(photos))[0]["present"] == 1
     assert list(corpus(tmp_path)) == [f"s/{unicodedata.normalize('NFC', 'café.jpg')}"]
+
+
+def test_new_photos_do_not_come_in_under_a_statement_made_for_others(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(PHOTO)
+    first = Grant("signed release 1", evidence="form 1")
+    assert imported(tmp_path, str(photos), grant=first)[0]["granted"] == 1
+    (photos / "b.jpg").write_bytes(PHOTO + b"2")
+    for other in (Grant("signed release 2", evidence="form 1"), Grant("signed release 1", evidence="form 2")):
+        with pytest.raises(ConfigError, match="new photos would stand under it"):
+            imported(tmp_path, str(photos), grant=other)
+    assert list(corpus(tmp_path)) == ["s/a.jpg"], "nothing was imported"
+    for same in (first, Grant("signed release 1"), None):
+        imported(tmp_path, str(photos), grant=same)
+    assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/b.jpg"]
