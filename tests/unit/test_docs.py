@@ -173,3 +173,10 @@ def test_every_command_that_a_message_names_exists() -> None:
                     assert len(values) <= len(options), f"{path}: {inside} takes no argument"
                 named += 1
     assert named > 40
+
+
+def test_the_docs_name_the_takeover_time_of_the_code() -> None:
+    from facelake.lake.lease import takeover_s
+
+    for page in ("bad-night.md", "operations.md"):
+        assert f"{takeover_s():.0f} seconds" in (ROOT / "docs" / page).read_text()

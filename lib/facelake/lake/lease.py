@@ -1,9 +1,8 @@
 """One writer at a time: a lease object that is created, renewed and taken over by conditional writes.
 
 The lease of a process that ended on this host (same boot, no such process) is taken over at once. The lease of another
-host is taken over when it and 30 s for clock skew have expired and it was then not renewed for half of its time to
-live:
-so a running holder keeps its lease even if the clocks of the two hosts differ.
+host is taken over when it and the time for clock skew have expired and it was then not renewed for half of its time to
+live (`takeover_s`): so a running holder keeps its lease even if the clocks of the two hosts differ.
 """
 
 from __future__ import annotations
@@ -23,6 +22,13 @@ from facelake.errors import FacelakeError, Refused
 from facelake.lake.object_store import ObjectStore
 
 KEY = "lease.json"
+TTL_S = 60.0
+_SKEW_S = 30.0  # by how much the clocks of two hosts may differ
+
+
+def takeover_s(ttl_s: float = TTL_S) -> float:
+    """Seconds after its last renewal at which a silent lease of another host can be taken over at the earliest."""
+    return ttl_s + _SKEW_S + ttl_s / 2
 
 
 def _this_process() -> dict[str, Any]:
@@ -54,7 +60,7 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
         return True
     if _is_known_here(holder):
         return _started(int(holder.get("pid", 0))) != holder.get("started")
-    return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + 30.0
+    return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + _SKEW_S
 
 
 class Lease:
@@ -65,7 +71,7 @@ class Lease:
         store: ObjectStore,
         purpose: str,
         *,
-        ttl_s: float = 60.0,
+        ttl_s: float = TTL_S,
         wait_s: float = 0.0,
         key: str = KEY,
         progress: Callable[[], Mapping[str, Any]] = dict,
@@ -99,7 +105,9 @@ class Lease:
                 holder = self._holder()
                 host = str(holder.get("host", "?")).split(":")[0]
                 who = f"process {holder.get('pid')} on {host}, for {holder.get('for')}"
-                next_step = f"wait until it ends; if it has crashed, its lease expires within {self._ttl_s:.0f} s"
+                after_s = takeover_s(float(holder.get("ttl_s", self._ttl_s)))
+                next_step = "wait until it ends; if it has crashed, run again: its lease is taken over at once on the "
+                next_step += f"same host, and after {after_s:.0f} s on another"
                 raise Refused(f"the lake is being written by {who}", where=self._store.uri, next_step=next_step)
             time.sleep(1.0)
         self._renewed_at_s = time.monotonic()
