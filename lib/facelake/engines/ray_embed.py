@@ -110,7 +110,6 @@ def start_ray(section: RaySection) -> None:
         raise ConfigError(
             "Ray Client cannot stream results", where=f"ray.address {section.address}", next_step=next_step
         )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if ray.is_initialized():
         return
