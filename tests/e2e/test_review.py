@@ -208,7 +208,10 @@ def assert_split_holds(lake: Path, world: World) -> None:
         with writing(load_config(lake=str(lake)), "test") as context:
             simulate_run(context, world.of_person, shift, world.of_person[person][0])
             home = identity_of_face(context)
+            asked = context.lake["reviews"].read(["identity_id", "other_id"]).to_pylist()
         identities = {name: {home[face] for face in faces if face in home} for name, faces in world.of_person.items()}
         assert len(identities["person-1"]) == len(identities["person-2"]) == 1
         assert identities["person-1"] != identities["person-2"]
+        decided = identities["person-1"] | identities["person-2"]
+        assert all({row["identity_id"], row["other_id"]} != decided for row in asked), "asked about once"
         assert len(identities["person-3"]) == 2

@@ -7,6 +7,7 @@ did, or when one that changed came nearer; so the work of a run grows with what 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -161,13 +162,7 @@ def _table(gallery: Gallery, ids: pa.Array, stats: Stats, fresh: Bool, old: pa.T
 def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> pa.Table:
     names = ids.to_pylist()
     number = {name: i for i, name in enumerate(names)}
-    distinct = set()
-    for row in in_force(
-        context.lake["corrections"].read(["seq", "kind", "undoes", "identity_a", "identity_b"]).to_pylist()
-    ):
-        a, b = number.get(row["identity_a"] or ""), number.get(row["identity_b"] or "")
-        if row["kind"] == Verdict.DISTINCT and a is not None and b is not None:
-            distinct.add((min(a, b), max(a, b)))
+    distinct = _told_apart(context, gallery, number)
     rows: list[dict[str, Any]] = [
         {
             "kind": doubt.kind,
@@ -182,6 +177,33 @@ def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> p
         for doubt in doubts(stats, distinct, _MAX_REVIEWS)
     ]
     return pa.Table.from_pylist(rows, schema=plain(REVIEWS))
+
+
+def _told_apart(context: Context, gallery: Gallery, number: dict[str, int]) -> set[tuple[int, int]]:
+    """Pairs (low, high) of identities that a reviewer has told apart: they are not asked about again.
+
+    By the faces of the corrections, since a split made an identity that had no name when it was recorded.
+    """
+    columns = ["seq", "kind", "undoes", "identity_a", "identity_b", "faces_a", "faces_b"]
+    apart = [
+        row
+        for row in in_force(context.lake["corrections"].read(columns).to_pylist())
+        if row["kind"] in (Verdict.DISTINCT, Verdict.SPLIT, Verdict.REJECT)
+    ]
+    named = {face for row in apart for side in ("faces_a", "faces_b") for face in row[side] or ()}
+    home: dict[str, str] = {}
+    wanted = pa.array(sorted(named), pa.string())
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]) if named else ():
+        own = rows.filter(pc.is_in(rows["face_id"], wanted))
+        home |= zip(*(column.to_pylist() for column in own.columns), strict=True)
+    pairs = set()
+    for row in apart:
+        sides = [Counter(home[face] for face in row[side] or () if face in home) for side in ("faces_a", "faces_b")]
+        if all(sides):
+            first, second = (number.get(side.most_common(1)[0][0]) for side in sides)
+            if first is not None and second is not None and first != second:
+                pairs.add((min(first, second), max(first, second)))
+    return pairs
 
 
 def _drift(context: Context, gallery: Gallery, stats: Stats, reviews: int) -> dict[str, Any]:
