@@ -31,11 +31,17 @@ FACELAKE = [sys.executable, "-m", "facelake"]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Signing keys and the like go into a home of the tests; only the model cache is the user's."""
+def _own_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[None]:
+    """Signing keys and the like go into a home of the tests; only the model cache is the user's.
+
+    Processes share it, as they share the demo lake that the first of them signs.
+    """
+    base = tmp_path_factory.getbasetemp()
+    home = (base if worker_id == "master" else base.parent) / "home"
+    home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACELAKE_CACHE", os.environ.get("FACELAKE_CACHE") or os.path.expanduser("~/.cache/facelake"))
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setenv("HOME", str(home))
         yield
 
 

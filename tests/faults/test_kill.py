@@ -23,7 +23,7 @@ def bare_copy(lake: Path, target: Path) -> Path:
     """The lake before its first run: corpus and ledger only."""
     import shutil
 
-    for name in ("lake.json", "demo.txt", "corpus", "ledger"):
+    for name in ("lake.json", "demo.txt", "corpus", "ledger", "ledger-head.json"):
         source = lake / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, (target / name).parent.joinpath(name))  # type: ignore[operator]
     return target

@@ -24,6 +24,7 @@ from facelake.erase import Needles, scan
 
 _OTHER_COLUMNS = {
     "ledger": ("purposes", "recorded_by", "kind", "scope", "covers", "source_class"),
+    "images": ("source_id", "source_class", "corpus_file", "tag"),
     "admissions": ("source_id", "corpus_file", "purpose", "reason", "covers"),
     "faces": ("corpus_file", "model_digest"),
     "rejects": ("corpus_file", "model_digest", "reason"),
