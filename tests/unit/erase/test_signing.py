@@ -61,7 +61,8 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 
 def test_content_of_a_certificate() -> None:
-    assert BODY == {
+    scan = BODY["residual_scan"]
+    assert BODY | {"residual_scan": {}} == {
         "erasure": "run-1",
         "completed_at": "2026-01-02T00:00:00+00:00",
         "targets_keyed_sha256": ["ab", "cd"],
@@ -70,12 +71,11 @@ def test_content_of_a_certificate() -> None:
         "versions": {"faces": 12, "ledger": 3},
         "purpose": "identity-grouping",
         "recipients_pending": ["door", "zoo"],
-        "residual_scan": BODY["residual_scan"],
+        "residual_scan": {},
         "copies_kept": 0,
         "controller": None,
         "lake": "",
     }
-    scan = BODY["residual_scan"]
     assert (scan["objects"], scan["hits"], scan["coincidences"]) == (120, 0, {})
     assert scan["searched"], "what was searched for"
     plain = certificate(
