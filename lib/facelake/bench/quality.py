@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from facelake.bench.baselines import compare
 from facelake.bench.scores import cluster_scores
 from facelake.contracts import F32
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.stages.evaluation.accuracy import vectors_of_faces
 from facelake.stages.evaluation.labels import label_faces, read_labels
 from facelake.stages.gallery.versions import require_gallery
-from facelake.vectors import embedding_matrix
 
 _MOST_COMPARED = 6_000  # faces of which all pairs are compared: 150 MB of similarities
 _FALSE_MATCH_RATE = 1e-3
@@ -60,9 +59,7 @@ def _compared(lake: Lake, faces: list[str], people: list[str], groups: list[str]
     fits = drawn[np.cumsum(count[drawn]) <= max(_MOST_COMPARED, count[drawn[0]])]
     taken = np.flatnonzero(np.isin(which, fits))
     ids = pa.array([faces[i] for i in taken], pa.string())
-    rows = lake["faces"].where("face_id", pa.chunked_array([ids]), ["face_id", "embedding"])
-    order = pc.index_in(ids, rows["face_id"].combine_chunks()).to_numpy(zero_copy_only=False)
-    vectors = np.asarray(embedding_matrix(rows["embedding"])[0][order], np.float32)
+    vectors = vectors_of_faces(lake, ids)
     chosen, ours = [people[i] for i in taken], [groups[i] for i in taken]
     figures: dict[str, Any] = {"faces": len(chosen), "people": len(fits), "tar": _tar(vectors, which[taken])}
     return figures | {"methods": {"facelake": {"fixed": cluster_scores(chosen, ours)}} | compare(vectors, chosen)}

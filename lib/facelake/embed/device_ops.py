@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from facelake.embed import relight
-from facelake.embed.quality import SHARP_HALF
+from facelake.embed.quality import GRAY, SHARP_HALF
 
 _MOST_OVERLAPS = 1 << 24  # pairs of candidates compared at once
-_GRAY = (0.299, 0.587, 0.114)
 
 
 def bounded(sizes: Sequence[int], most: int, total: int) -> Iterator[slice]:
@@ -72,7 +71,7 @@ def _overlaps(boxes: torch.Tensor, some: slice, max_iou: float, border: float) -
 
 def sharpness(crops: torch.Tensor) -> torch.Tensor:
     """Sharpness (f,) float64 of aligned faces (f, 112, 112, 3), as quality.sharpness."""
-    gray = crops[:, 16:96, 16:96].float() @ torch.tensor(_GRAY, device=crops.device)
+    gray = crops[:, 16:96, 16:96].float() @ torch.tensor(GRAY, device=crops.device)
     inner = gray[:, 1:-1, 1:-1]
     around = gray[:, :-2, 1:-1] + gray[:, 2:, 1:-1] + gray[:, 1:-1, :-2] + gray[:, 1:-1, 2:]
     variance = (around - 4 * inner).double().var((1, 2), correction=0)
@@ -98,7 +97,7 @@ class PixelKeys:
 
 def brightened(pixels: torch.Tensor) -> torch.Tensor | None:
     """A photo (h, w, 3) with its grey levels stretched; None if that changes little; as relight.relighting."""
-    gray = pixels[relight.sampled(pixels.shape)].double() @ torch.tensor(relight.GRAY, device=pixels.device).double()
+    gray = pixels[relight.sampled(pixels.shape)].double() @ torch.tensor(GRAY, device=pixels.device).double()
     shares = torch.tensor(relight.PERCENTILES, device=pixels.device).double() / 100
     black, middle, white = torch.quantile(gray.flatten(), shares).tolist()
     table = relight.table_of(black, middle, white, always=True)

@@ -6,12 +6,13 @@ import numpy as np
 
 from facelake.contracts import F32, U8
 
+GRAY = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R BT.601)
 SHARP_HALF = 60.0  # Laplacian variance at which sharpness counts half; aligned in-focus faces lie at 200..2000
 
 
 def sharpness(aligned: U8) -> float:
     """0..1 from the variance of the Laplacian of an aligned (112, 112, 3) face."""
-    gray = aligned[16:96, 16:96].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    gray = aligned[16:96, 16:96].astype(np.float32) @ np.array(GRAY, np.float32)
     inner = gray[1:-1, 1:-1]
     laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * inner
     variance = float(laplacian.var())

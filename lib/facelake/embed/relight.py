@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from facelake.contracts import U8
+from facelake.embed.quality import GRAY
 
 _SAMPLES = 128  # rows and columns that are looked at, at most
-GRAY = (0.299, 0.587, 0.114)
 PERCENTILES = (1.0, 50.0, 99.5)  # of grey levels, which are mapped to black, to _MEDIAN and to white
 _MEDIAN = 110 / 255
 _LEAST_POWER = 0.3

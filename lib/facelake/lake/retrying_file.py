@@ -7,43 +7,29 @@ requested again.
 
 from __future__ import annotations
 
-import io
 import logging
 
 import pyarrow as pa
 
 from facelake.lake.retries import retrying
+from facelake.lake.seekable import SeekableFile
 
 _LOG = logging.getLogger(__name__)
 _ATTEMPTS, _FIRST_PAUSE_S = 8, 0.05
 
 
-class RetryingFile(io.RawIOBase):
+class RetryingFile(SeekableFile):
     """A readable, seekable file over an Arrow one.
 
     Reads raise OSError when eight attempts failed.
     """
 
     def __init__(self, source: pa.NativeFile) -> None:
-        self._source, self._position = source, 0
-        self._size = int(source.size())
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
+        super().__init__(int(source.size()))
+        self._source = source
 
     def read(self, size: int | None = -1) -> bytes:
-        available = max(self._size - self._position, 0)
-        wanted = available if size is None or size < 0 else min(size, available)
+        wanted = self._available(size)
         data = self._read_range(wanted) if wanted else b""
         self._position += len(data)
         return data

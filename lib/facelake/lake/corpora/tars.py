@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from facelake.lake.corpora.parquet import content_id
 from facelake.lake.corpora.rules import Rules, apply_rules, columns_needed, normal_form
 from facelake.lake.corpora.selection import LeftOut, Selection, is_photo_name
 from facelake.lake.object_store import ObjectStore, StoredObject
+from facelake.lake.seekable import SeekableFile
 
 _BLOCK = 8 << 20
 _MOST_READ = 64 << 20  # a header that asks for more is hostile
@@ -193,29 +193,16 @@ def _text(value: Any) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-class _Blocks(io.RawIOBase):
+class _Blocks(SeekableFile):
     """A seekable file over an object that is read in blocks of 8 MB, each once if read in order."""
 
     def __init__(self, store: ObjectStore, key: str, size: int) -> None:
-        self._store, self._key, self._size = store, key, size
-        self._position, self._start, self._block = 0, 0, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
+        super().__init__(size)
+        self._store, self._key = store, key
+        self._start, self._block = 0, b""
 
     def read(self, size: int | None = -1) -> bytes:
-        wanted = max(self._size - self._position, 0)
-        wanted = wanted if size is None or size < 0 else min(size, wanted)
+        wanted = self._available(size)
         if wanted > _MOST_READ:
             raise tarfile.ReadError(f"a header of {wanted} bytes")
         parts = []

@@ -8,7 +8,6 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +28,6 @@ from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.admission.withdrawn_datasets import (
-    MOST_NAMES,
     load_lineages,
     refuse_declared,
     refuse_retracted_names,
@@ -97,9 +95,10 @@ def import_folder(
         )
     source_id = source or origin.name
     lineages = load_lineages(context.config)
-    names = list(islice(origin.names(), MOST_NAMES))
+    files = origin.files()
+    names = [item.key for item in files]
     refuse_retracted_names((source_id, origin.name), origin.location, names, origin.property_text(), lineages)
-    refuse_declared(origin.location, origin.sidecars(), lineages)
+    refuse_declared(origin.location, origin.sidecars(files), lineages)
     if grant is not None:
         _refuse_other_basis(context, source_id, grant)
     total = sum(1 for _ in origin.photos())

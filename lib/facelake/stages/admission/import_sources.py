@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -76,11 +76,11 @@ class ImportSource:
             return self.store.root.resolve().name
         return (self.tar or self.location.rstrip("/")).rpartition("/")[2].removesuffix(".tar")
 
-    def names(self) -> Iterator[str]:
-        """Yield the names of all files, photos or not."""
-        if self.tar is None:
-            for item in list_photos(self.store, _ANYTHING, LeftOut(), follow_links=self.follow_links):
-                yield item.key
+    def files(self) -> list[StoredObject]:
+        """The first MOST_NAMES files, photos or not; none of a tar file."""
+        if self.tar is not None:
+            return []
+        return list(islice(list_photos(self.store, _ANYTHING, LeftOut(), follow_links=self.follow_links), MOST_NAMES))
 
     def photos(self) -> Iterator[SourcePhoto]:
         """Yield the photos in name order; what is no photo is recorded in `left_out`."""
@@ -121,11 +121,9 @@ class ImportSource:
         """Reads the photos in parallel."""
         return PhotoReader(self.store, s3)
 
-    def sidecars(self) -> Iterator[tuple[str, bytes]]:
-        """Yield name and content of the JSON and YAML files beside the photos, in which a data set may name itself."""
-        if self.tar is not None:
-            return
-        for item in islice(list_photos(self.store, _ANYTHING, LeftOut(), follow_links=self.follow_links), MOST_NAMES):
+    def sidecars(self, files: Iterable[StoredObject]) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of the JSON and YAML files among some, in which a data set may name itself."""
+        for item in files:
             if item.key.lower().endswith(SIDECARS) and item.size_bytes <= SIDECAR_BYTES:
                 try:
                     yield item.key, self.store.read(item.key)

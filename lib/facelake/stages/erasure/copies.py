@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +18,7 @@ from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.tables import DataFile, Table
 from facelake.stages.admission.corpus_rewrite import owns_corpus
+from facelake.stages.admission.shrinking import hashed
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Targets, is_in
 
@@ -70,7 +70,7 @@ class _Search:
                 self._collect(rows.filter(pa.array(own)), column, known)
             heads.append((file, np.where(own, np.uint64(0), _heads(rows[column]))))
             if column != "embedding":
-                self.processed.append(_hashes(rows["image_id"]))
+                self.processed.append(hashed(rows["image_id"]))
         wanted = _heads(
             pa.chunked_array([pa.array(list(known), pa.binary() if column == "embedding" else pa.string())])
         )
@@ -109,7 +109,7 @@ class _Search:
             return
         for corpus, path in own_corpus(config):
             rows = corpus.ids(path)
-            unread = ~np.isin(_hashes(rows["image_id"]), processed) & ~self.targets.hits(rows)
+            unread = ~np.isin(hashed(rows["image_id"]), processed) & ~self.targets.hits(rows)
             for image, data in _photos(corpus, path, unread):
                 if image and (digest := hashlib.sha256(data).hexdigest()) in self.targets.contents:
                     self.copies.add(image)
@@ -131,11 +131,6 @@ def _heads(column: pa.ChunkedArray) -> _U64:
     binary = pc.fill_null(column.cast(pa.binary()), b"")
     heads = (value.ljust(8, b"\0") for value in pc.binary_slice(binary, 0, 8).to_pylist())
     return np.frombuffer(b"".join(heads), "<u8")
-
-
-def _hashes(ids: pa.ChunkedArray) -> _U64:
-    hashes: _U64 = pd.util.hash_array(ids.to_pandas().fillna("").to_numpy(dtype=object), categorize=False)
-    return hashes
 
 
 def _photos(corpus: Corpus, path: str, rows: Bool) -> Iterator[tuple[str, bytes]]:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 from facelake.contracts import F32, I64
 from facelake.errors import ConfigError
+from facelake.lake.lake import Lake
 from facelake.publish.thresholds import interval, thresholds
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.labels import label_faces, read_labels
@@ -83,7 +84,7 @@ def _same_photo(context: Context) -> F32:
         return np.zeros(0, np.float32)
     rows_needed = np.unique(np.concatenate([first, first + 1]))
     ids = rows["face_id"].combine_chunks().take(pa.array(rows_needed))
-    vectors = _vectors(context, ids)
+    vectors = vectors_of_faces(context.lake, ids)
     a, b = (np.searchsorted(rows_needed, side) for side in (first, first + 1))
     return np.asarray(np.einsum("ij,ij->i", vectors[a], vectors[b]), np.float32)
 
@@ -97,7 +98,7 @@ def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
     chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.faces))[:_MOST_LABELLED])
     ids = pa.array([labelled.faces[i] for i in chosen], pa.string())
     person: I64 = np.unique([labelled.people[i] for i in chosen], return_inverse=True)[1].astype(np.int64)
-    vectors = _vectors(context, ids)
+    vectors = vectors_of_faces(context.lake, ids)
     upper = np.triu_indices(len(chosen), 1)
     similarity, same = (vectors @ vectors.T)[upper], person[upper[0]] == person[upper[1]]
     counts = {
@@ -110,9 +111,9 @@ def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
     return similarity[~same].astype(np.float32), similarity[same].astype(np.float32), counts
 
 
-def _vectors(context: Context, ids: pa.Array) -> F32:
+def vectors_of_faces(lake: Lake, ids: pa.Array) -> F32:
     """Return the unit vectors (n, dim) of faces in the order of `ids`."""
-    rows = context.lake["faces"].where("face_id", pa.chunked_array([ids]), ["face_id", "embedding"])
+    rows = lake["faces"].where("face_id", pa.chunked_array([ids]), ["face_id", "embedding"])
     vectors, _ = embedding_matrix(rows["embedding"])
     order = pc.index_in(ids, rows["face_id"].combine_chunks()).to_numpy(zero_copy_only=False)
     return np.asarray(vectors[order], np.float32)

@@ -162,7 +162,7 @@ def _table(gallery: Gallery, ids: pa.Array, stats: Stats, fresh: Bool, old: pa.T
 def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> pa.Table:
     names = ids.to_pylist()
     number = {name: i for i, name in enumerate(names)}
-    distinct = _told_apart(context, gallery, number)
+    distinct = _separated(context, gallery, number)
     rows: list[dict[str, Any]] = [
         {
             "kind": doubt.kind,
@@ -179,8 +179,8 @@ def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> p
     return pa.Table.from_pylist(rows, schema=plain(REVIEWS))
 
 
-def _told_apart(context: Context, gallery: Gallery, number: dict[str, int]) -> set[tuple[int, int]]:
-    """Pairs (low, high) of identities that a reviewer has told apart: they are not asked about again.
+def _separated(context: Context, gallery: Gallery, number: dict[str, int]) -> set[tuple[int, int]]:
+    """Pairs (low, high) of identities that a reviewer has separated: they are not asked about again.
 
     By the faces of the corrections, since a split made an identity that had no name when it was recorded.
     """
