@@ -35,6 +35,10 @@ class ConfigError(FacelakeError):
     exit_code = 2
 
 
+class Unreachable(ConfigError):
+    """One object, bucket or URI cannot be read, for a reason that need not concern the next one."""
+
+
 class Refused(FacelakeError):
     """facelake refuses the operation: no legal basis, an unsafe store, a withdrawn data set in the lineage."""
 

@@ -240,8 +240,9 @@ def test_more_versions_than_a_page_or_a_batch_holds(weed_env: Server, monkeypatc
     weed_env.make_bucket(bucket)
     store = S3Store(f"s3://{bucket}/lake", S3Section())
     _set_versioning(store, "Enabled")
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda i: store.write(f"t/{i}", b"x"), [*range(510), *range(510)]))
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(2):  # SeaweedFS answers InternalError to versions of one key that are written at the same time
+            list(pool.map(lambda i: store.write(f"t/{i}", b"x"), range(510)))
     assert store.drop_old_versions() == 510
     assert len(list(store.list())) == 510
     assert store.drop_old_versions() == 0

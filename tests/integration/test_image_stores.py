@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from facelake.config import Config
+from facelake.config import Config, S3Section
 from facelake.contracts import EventKind, Scope
 from facelake.corpus_config import CorpusSection
+from facelake.errors import ConfigError, Retryable
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import open_images
+from facelake.lake.corpora.photos import PhotoReader, Place
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
 from facelake.nightly import reading, run_night, writing
@@ -35,6 +40,14 @@ Photos = dict[str, bytes]
 
 @pytest.fixture(scope="module", autouse=True)
 def _stop_ray() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def new_ray() -> Iterator[None]:
+    """Ray's processes keep the environment that they started with, credentials among it."""
+    ray.shutdown()
     yield
     ray.shutdown()
 
@@ -226,7 +239,7 @@ def people(config: Config) -> tuple[dict[str, set[bytes]], set[frozenset[str]]]:
 
 
 def test_tar_files_in_a_bucket_give_the_identities_of_plain_parquet(
-    photos: Photos, tmp_path: Path, weed_env: Server
+    photos: Photos, tmp_path: Path, new_ray: None, weed_env: Server
 ) -> None:
     write(tmp_path / "c", photos, 3, "part")
     (tmp_path / "tars").mkdir()
@@ -243,3 +256,37 @@ def test_tar_files_in_a_bucket_give_the_identities_of_plain_parquet(
         made.append(people(config))
     assert made[0] == made[1]
     assert len(made[0][0]) == 7
+
+
+def test_photos_that_a_worker_cannot_reach_end_the_run(photos: Photos, tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "c", tmp_path / "elsewhere"
+    folder.mkdir()
+    for name, data in photos.items():
+        (folder / name).write_bytes(data)
+    config = config_of(tmp_path, folder)
+    grant(config)
+    run_night(config, only=["admit"])
+    reader = open_images(resolve_corpus(config), config.lake, config.s3)
+    part = Lake.open(config.lake)["images"].read(["corpus_file"])["corpus_file"][0].as_py()
+    folder.rename(elsewhere)
+    with pytest.raises(Retryable, match="none of 8 photos of part .* can be read on host"):
+        list(reader.images(part, 0, 8))
+    elsewhere.rename(folder)
+    (folder / next(iter(photos))).unlink()
+    data = sorted(data for _, _, data in reader.images(part, 0, 8))
+    assert data[0] == b""
+    assert all(data[1:])
+
+
+def test_missing_credentials_are_not_a_fault_of_the_photo(
+    weed: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in [key for key in os.environ if key.startswith("AWS_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", weed.environment()["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    reader = PhotoReader(open_store(str(tmp_path)), S3Section())
+    with pytest.raises(ConfigError, match="no S3 credentials"):
+        list(reader.read_all([Place("s3://lake/some/photo.jpg", 10)]))
+    assert list(reader.read_all([Place("http://host/photo.jpg", 10)])) == [None]

@@ -13,7 +13,7 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from facelake.config import S3Section
-from facelake.errors import ConfigError, Refused, Retryable
+from facelake.errors import ConfigError, Refused, Retryable, Unreachable
 from facelake.lake.object_store import StoredObject
 
 _Versions = list[dict[str, Any]]  # as S3 lists them
@@ -21,6 +21,7 @@ _READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one r
 _CONNECTIONS = 32  # photos are read by that many threads at most
 _BATCH = 1000  # what S3 deletes in one call
 _DENIED = ("AccessDenied", "403")
+_CHECK = "check the AWS_* environment"
 _LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store without this part of S3
 
 
@@ -67,12 +68,12 @@ class S3Store:
         code = _code(err)
         if code in ("NoSuchKey", "404"):
             return FileNotFoundError(where)
-        if code in (*_DENIED, "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            return ConfigError(
-                f"the store denies access ({code})", where=where, next_step="check the AWS_* environment"
-            )
+        if code in _DENIED:
+            return Unreachable(f"the store denies access ({code})", where=where, next_step=_CHECK)
+        if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            return ConfigError(f"the store denies access ({code})", where=where, next_step=_CHECK)
         if code == "NoSuchBucket":
-            return ConfigError("no such bucket", where=where, next_step="create the bucket, or correct the URI")
+            return Unreachable("no such bucket", where=where, next_step="create the bucket, or correct the URI")
         if type(err).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
             return ConfigError(
                 "no S3 credentials", where=where, next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

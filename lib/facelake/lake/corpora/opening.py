@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -147,6 +148,13 @@ def open_images(spec: CorpusSpec, lake_uri: str, s3: S3Section) -> ImageSource:
     return IndexedPhotos(open_store(lake_uri, s3), PhotoReader(open_store(spec.root, spec.s3), spec.s3))
 
 
+def _unreadable_here(part: str, uri: str, count: int) -> Retryable:
+    """Admission has read these photos, so what is missing is this host's access, or somebody has removed all of them."""
+    what = f"none of {count} photos of part {part}, which were indexed, can be read on host {socket.gethostname()}"
+    next_step = "mount the photos on every worker and give workers access to them, then run again"
+    return Retryable(what, where=uri, next_step=next_step)
+
+
 class IndexedPhotos:
     """Photos whose places the lake's table `images` gives: objects, and ranges of tar files."""
 
@@ -162,8 +170,12 @@ class IndexedPhotos:
         rows = self._rows(path).slice(start, end - start).to_pylist()
         rows = [row for row in rows if wanted is None or row["corpus_row"] in wanted]
         places = [Place(row["uri"] or "", row["size_bytes"] or 0, row["byte_offset"]) for row in rows]
+        unread = 0
         for row, data in zip(rows, self._photos.read_all(places), strict=True):
+            unread += data is None
             yield row["corpus_row"], row["image_id"] or "", data or b""
+        if rows and unread == len(rows):
+            raise _unreadable_here(path, places[0].uri, unread)
 
     def _rows(self, path: str) -> pa.Table:
         if self._places is None or self._places[0] != path:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from facelake.config import S3Section
-from facelake.errors import ConfigError
+from facelake.errors import Unreachable
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
 
@@ -24,8 +24,8 @@ _THREADS = 16
 _AHEAD_BYTES, _AHEAD_READS = 64 << 20, 64
 _MOST_BYTES = 512 << 20  # of one photo; a larger one counts as unreadable
 _JOIN_GAP, _JOIN_BYTES = 64 << 10, 8 << 20
-UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ConfigError, ValueError)
-"""Errors of one photo; faults of the store are Retryable and end the run."""
+UNREADABLE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, Unreachable, ValueError)
+"""Errors of one photo. Others end the run: those of the store, and those of this host, as missing credentials."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class PhotoReader:
         """The store and key behind a URI.
 
         Raises:
-            ConfigError: the scheme is not read.
+            Unreachable: the scheme is not read.
         """
         if "://" not in uri and not os.path.isabs(uri):
             return self.root, uri
@@ -74,7 +74,7 @@ class PhotoReader:
         path = uri.removeprefix("file://")
         if "://" in path:
             next_step = "copy the photos to a directory or bucket, and name them there"
-            raise ConfigError("photos are read from files and s3:// only", where=uri, next_step=next_step)
+            raise Unreachable("photos are read from files and s3:// only", where=uri, next_step=next_step)
         return self._opened("/"), os.path.normpath(path).lstrip("/")
 
     def _opened(self, uri: str) -> ObjectStore:
@@ -87,6 +87,7 @@ class PhotoReader:
 
         Raises:
             Retryable: the store failed after its retries.
+            ConfigError: this host has no valid credentials.
         """
         pending: deque[tuple[_Read, Future[list[bytes | None]]]] = deque()
         ahead = 0
