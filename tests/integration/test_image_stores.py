@@ -269,7 +269,7 @@ def test_photos_that_a_worker_cannot_reach_end_the_run(photos: Photos, tmp_path:
     reader = open_images(resolve_corpus(config), config.lake, config.s3)
     part = Lake.open(config.lake)["images"].read(["corpus_file"])["corpus_file"][0].as_py()
     folder.rename(elsewhere)
-    with pytest.raises(Retryable, match="none of 8 photos of part .* can be read on host"):
+    with pytest.raises(Retryable, match=r"none of 8 photos of part .* can be read on host"):
         list(reader.images(part, 0, 8))
     elsewhere.rename(folder)
     (folder / next(iter(photos))).unlink()

@@ -149,7 +149,7 @@ def open_images(spec: CorpusSpec, lake_uri: str, s3: S3Section) -> ImageSource:
 
 
 def _unreadable_here(part: str, uri: str, count: int) -> Retryable:
-    """Admission has read these photos, so what is missing is this host's access, or somebody has removed all of them."""
+    """Admission has read these photos: this host lacks access, or all of them were removed since."""
     what = f"none of {count} photos of part {part}, which were indexed, can be read on host {socket.gethostname()}"
     next_step = "mount the photos on every worker and give workers access to them, then run again"
     return Retryable(what, where=uri, next_step=next_step)
