@@ -35,7 +35,7 @@ class StageFinished:
 
     stage: str
     seconds: float
-    counts: Mapping[str, int | float] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
     skipped: bool = False
 
 

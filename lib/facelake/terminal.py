@@ -134,7 +134,7 @@ class Terminal:
     def _finish(self, event: StageFinished) -> None:
         if self._bars is not None and event.stage in self._tasks:
             self._bars.update(self._tasks[event.stage], visible=False)
-        numbers = ", ".join(f"{k} {v:,}" for k, v in event.counts.items() if isinstance(v, int | float) and v)
+        numbers = ", ".join(f"{k} {v:,}" for k, v in event.counts.items() if v)
         outcome = "nothing to do" if event.skipped and event.stage != "verify" else f"{event.seconds:.1f} s"
         self._say(f"[bold]{event.stage:<8}[/] {outcome}: {numbers or '-'}")
 
@@ -225,8 +225,8 @@ def _cell(value: Any) -> str:
     return "" if value is None else printable(str(value))
 
 
-def _short(counts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value:,}" for key, value in counts.items() if isinstance(value, int | float))
+def _short(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{key} {value:,}" for key, value in counts.items())
 
 
 def format_duration(seconds: float) -> str:

@@ -53,7 +53,7 @@ def test_an_erasure_is_owed_until_it_is_acknowledged(demo_lake: Path, tmp_path: 
         other = export_gallery(context, str(tmp_path / "b"), P, "gate-8")
         assert what_is_owed(context.lake, context.now) == {}
         result = erase(context, Request.of(subjects=["person-3"]))
-        assert result.counts["not_acknowledged"] == ["gate-7", "gate-8"]
+        assert result.not_acknowledged == ["gate-7", "gate-8"]
         assert set(what_is_owed(context.lake, context.now)) == {first["lease_id"], other["lease_id"]}
         with pytest.raises(Refused, match=r"no further export.*erasures up to gallery 2"):
             export_gallery(context, str(tmp_path / "c"), P, "gate-7")
@@ -73,7 +73,7 @@ def test_an_erasure_is_owed_until_it_is_acknowledged(demo_lake: Path, tmp_path: 
             acknowledge(context.lake, "lease-none")
         with pytest.raises(ConfigError):
             changes_since(context.lake, 99)
-        certificate = json.loads(context.lake.store.read(result.counts["certificate"]))["body"]
+        certificate = json.loads(context.lake.store.read(result.certificate))["body"]
         assert certificate["recipients_pending"] == ["gate-7", "gate-8"]
         signature = certificate.pop("signature")
         assert signature_holds(certificate, signature)

@@ -157,7 +157,7 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
     with lake_of(config, pack) as context:
         come_and_go(context, world.faces(0), [])
         grouped, made = one_night(context)
-        assert grouped.counts["mode"] == "full"
+        assert grouped.details["mode"] == "full"
         before = members(context)
         export_gallery(context, str(tmp_path / "copy"), config.purpose, "gate")
     copy = Copy.open(str(tmp_path / "copy"))
@@ -167,7 +167,7 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
         with lake_of(config, pack) as context:
             come_and_go(context, world.faces(night), world.removed(night))
             grouped, made = one_night(context)
-            assert grouped.counts["mode"] == "increment", grouped.counts
+            assert grouped.details["mode"] == "increment", grouped.counts
             assert grouped.counts["came"] == int((world.night == night).sum())
             assert grouped.counts["went"] == 4
             after = members(context)
@@ -196,13 +196,13 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
         with lake_of(config, pack) as context:
             come_and_go(context, world.faces(night), world.removed(night))
             grouped, made = one_night(context)
-            assert grouped.counts["mode"] == "increment"
+            assert grouped.details["mode"] == "increment"
             assert made.counts["corrections_in_conflict"] == 0
             assert broken(context) == []
     with lake_of(config, pack, rebase=True) as context:
         before = members(context)
         grouped, made = one_night(context)
-        assert (grouped.counts["mode"], made.counts["corrections"]) == ("full", 200)
+        assert (grouped.details["mode"], made.counts["corrections"]) == ("full", 200)
         assert broken(context) == []
         after = members(context)
         assert np.mean([before[face] == after[face] for face in before]) > 0.97
@@ -217,7 +217,7 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
         context.rebase = True
         files = len(list(context.lake.store.list("memberships")))
         again = one_night(context)
-        assert again[0].counts["mode"] == "full"
+        assert again[0].details["mode"] == "full"
         context.rebase = False
         assert [result.skipped for result in one_night(context)] == [True, True]
         assert len(list(context.lake.store.list("memberships"))) <= files + 1

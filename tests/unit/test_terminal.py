@@ -228,7 +228,7 @@ def test_shells_complete_commands(shell: str, tmp_path: Path) -> None:
 
 def test_a_run_ends_with_a_table_and_the_alerts(capsys: pytest.CaptureFixture[str]) -> None:
     admit = StageResult("admit", {"read": 1280, "admitted": 1248}, 2.25)
-    cluster = StageResult("cluster", {"faces": 255, "mode": "full"}, 0.1, skipped=True)
+    cluster = StageResult("cluster", {"faces": 255}, 0.1, skipped=True, details={"mode": "full"})
     Terminal().run_summary([admit, cluster, StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 2}, 0.5)])
     assert capsys.readouterr().out.splitlines() == [
         "stages of this run",

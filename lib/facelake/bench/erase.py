@@ -71,7 +71,7 @@ def erase_subjects(config: Config, faces: int, subjects: int, emit: Listener) ->
         "objects_scanned": scanned,
         "residual_hits": sum(hits.values()),
         "others_identical": same,
-        "certificate": result.counts["certificate"],
+        "certificate": result.certificate,
     }
 
 

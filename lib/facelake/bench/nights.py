@@ -92,7 +92,7 @@ def _night(context: Context, out: str) -> dict[str, Any]:
         "cluster_s": round(middle - began, 2),
         "publish_s": round(ended - middle, 2),
         "seconds": round(ended - began, 2),
-        **{key: grouped.counts[key] for key in kept if key in grouped.counts},
+        **{key: value for key, value in grouped.as_json().items() if key in kept},
         **changes,
     }
 

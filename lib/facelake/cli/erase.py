@@ -64,22 +64,22 @@ def erase(
         raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step="add --yes")
     with writing(settings, "erase", terminal.listen, must_exist=True) as context:
         result = stage.erase(context, request)
-    if recipients := result.counts["not_acknowledged"]:
+    if recipients := result.not_acknowledged:
         terminal.say(
             f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
         )
-    if kept := result.counts["copies_kept"]:
+    if kept := result.copies_kept:
         shown = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
         terminal.warn(f"the same photo stays under other ids: {shown}; erase them with --image, or use --with-copies")
-    if left := result.counts["left_to_delete"]:
+    if left := result.left_to_delete:
         terminal.say(
             f"{len(left)} photos are still in your own store and are never processed again; delete them there:"
         )
         for place in left:
             terminal.say(f"  {place}")
-    certificate = f"{settings.lake.rstrip('/')}/{result.counts['certificate']}"
+    certificate = f"{settings.lake.rstrip('/')}/{result.certificate}"
     terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
-    terminal.result({"ok": True, "lake": settings.lake, **result.counts})
+    terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
 
 
 def _refuse_unknown(context: Context, request: Request) -> None:

@@ -115,4 +115,4 @@ def vacuum(
             result = run_vacuum(context, keep, hours)
     would = "would be " if dry_run else ""
     terminal.say(f"{result.counts['files']} files, {result.counts['bytes']} bytes {would}deleted")
-    terminal.result({"ok": True, "dry_run": dry_run, **result.counts})
+    terminal.result({"ok": True, "dry_run": dry_run, **result.as_json()})

@@ -59,7 +59,7 @@ def _run_stages(
         summary = {"gallery": gallery.version, "identities": identities, "faces": faces}
         terminal.say(f"gallery {gallery.version}: {faces:,} faces in {identities:,} identities")
         terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
-    counts = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.counts} for r in results}
+    counts = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.as_json()} for r in results}
     terminal.result({"ok": True, "lake": settings.lake, **summary, "stages": counts})
 
 
@@ -140,7 +140,7 @@ def import_(
         terminal.say(
             f"{changed} photos have new content under a known name and were not imported: erase the old ones first."
         )
-    terminal.result({"ok": True, "lake": settings.lake, **result.counts})
+    terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
 
 
 def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> str | None:

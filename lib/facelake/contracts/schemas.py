@@ -284,7 +284,8 @@ RUNS = _schema(
     ("config_digest", _S, ""),
     ("model_digest", _S, ""),
     ("purpose", _S, ""),
-    ("counts", _S, "JSON object of counters; totals are checked"),
+    ("counts", _S, "JSON object of integer counters; totals are checked"),
+    ("details", _S, "JSON object of what else the stage recorded: mode, thresholds, plan"),
     ("peak_rss_bytes", _I, "peak resident memory of the driver process"),
 )
 

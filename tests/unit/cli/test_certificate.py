@@ -78,7 +78,7 @@ def test_the_config_pins_keys_for_hosts_without_one(context: Context, tmp_path: 
 def test_a_certificate_is_checked_without_the_lake(context: Context, tmp_path: Path) -> None:
     result = erase(context, Request.of(subjects=["person-1"]))
     file = tmp_path / "certificate.json"
-    file.write_bytes(context.lake.store.read(result.counts["certificate"]))
+    file.write_bytes(context.lake.store.read(result.certificate))
     key = context.signer().fingerprint
     said = run_json("certificate", "verify", str(file), "--key", key)
     assert (said["valid"], said["pinned"], said["certificate"]["controller"]) == (True, True, "Our School")

@@ -10,7 +10,6 @@ schedule, when much came and went since, or when different people's similarity d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -97,7 +96,15 @@ def _night(context: Context, gallery: Gallery, since: Since, files: tuple[str, .
     return Increment(context, gallery, since, faces, home, identities, gone)
 
 
-def run_increment(night: Increment) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What an incremental clustering records of itself."""
+
+    counts: dict[str, int]
+    details: dict[str, object]
+
+
+def run_increment(night: Increment) -> Placed | None:
     """Place what came and commit the groups; None when faces drifted, so that all must be grouped anew."""
     context, measures = night.context, read_measures(night.context.lake)
     home = night.home.copy()
@@ -123,10 +130,9 @@ def run_increment(night: Increment) -> dict[str, Any] | None:
     context.lake["groups"].replace_all(table)
     write_since(context.lake, night.since.another_night(come, gone, corrections_digest(context.lake)))
     brought = placed.into != np.arange(len(placed.into))
-    return {
+    counts = {
         "faces": len(group),
         "groups": len(np.unique(group)),
-        "mode": "increment",
         "set_aside": int((~sound).sum()),
         "came": come,
         "went": gone,
@@ -135,8 +141,8 @@ def run_increment(night: Increment) -> dict[str, Any] | None:
         "joined": int(joined.sum()),
         "groups_brought_together": int(brought.sum()),
         "nights_since_full": night.since.nights + 1,
-        "drift_sds": round(float(drift), 3),
     }
+    return Placed(counts, {"mode": "increment", "drift_sds": round(float(drift), 3)})
 
 
 def _standing(night: Increment, home: I64, measures: Measures) -> tuple[Standing, F32, Bool, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,8 +52,8 @@ def cluster(context: Context) -> StageResult:
         return run.finish({"faces": 0, "groups": 0, "set_aside": 0, "duplicates": 0}, state)
     night, why = plan_increment(context, tuple(sorted(files)), total)
     if night:
-        if counts := run_increment(night):
-            return run.finish(counts, state)
+        if placed := run_increment(night):
+            return run.finish(placed.counts, state, placed.details)
         why = "different people's similarity drifted"
     context.emit(Notice("cluster", f"all faces are grouped anew: {why}"))
     exchange = open_exchange(config.spark, total, str(scratch_dir(context.lake.uri)))
@@ -65,15 +64,16 @@ def cluster(context: Context) -> StageResult:
     found = steps.run()
     context.emit(Notice("cluster", _said(found)))
     counts = _commit(context, steps, found, exchange, total)
+    details: dict[str, object] = {"mode": "full", "states": dict(found.states)} | found.manifest
     steps.keep_measures(context.lake.store, MEASURES)
-    cuts = dict(counts.get("calibration", {}))
+    cuts = dict(found.manifest.get("calibration", {}))
     write_since(
         context.lake,
         Since(cuts, config.digest("cluster"), context.model_digest, total, corrections=tuple(spoken)),
     )
     steps.clear()
     context.emit(StageProgress("cluster", len(STEPS) + 1))
-    return run.finish(counts, state)
+    return run.finish(counts, state, details)
 
 
 def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str) -> Steps:
@@ -123,7 +123,7 @@ class _Rows:
         )
 
 
-def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, Any]:
+def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, int]:
     """Replace the `groups` table; workers stage, the driver commits once."""
     labels = found.labels
     groups = int(labels.max(initial=-1)) + 1
@@ -139,6 +139,4 @@ def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange
     table = context.lake["groups"]
     table.commit(receipts, table.snapshot().files)
     aside = int(alone.sum())
-    counts: dict[str, Any] = {"faces": total, "groups": groups + aside, "mode": "full", "set_aside": aside}
-    counts |= {"duplicates": found.duplicates, "states": found.states}
-    return counts | found.manifest
+    return {"faces": total, "groups": groups + aside, "set_aside": aside, "duplicates": found.duplicates}

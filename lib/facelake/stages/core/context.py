@@ -83,14 +83,25 @@ class Context:
             self.lease.check()
 
 
+Details = Mapping[str, object]
+"""JSON values by name"""
+
+
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """The outcome of a stage: its counts, its duration and whether it was skipped."""
+    """The outcome of a stage."""
 
     stage: str
-    counts: Mapping[str, Any]
+    counts: Mapping[str, int]
+    """what was counted: rows, photos, faces, bytes"""
     seconds: float
     skipped: bool = False
+    details: Details = field(default_factory=dict)
+    """what else is recorded of it: mode, thresholds, names"""
+
+    def as_json(self) -> dict[str, object]:
+        """Counts and details as one object."""
+        return {**self.counts, **self.details}
 
 
 class StageRun:
@@ -101,14 +112,15 @@ class StageRun:
         self._start, self._started_at = time.monotonic(), datetime.now(UTC)
         context.emit(StageStarted(stage, total, unit))
 
-    def skip(self, counts: Mapping[str, int | float]) -> StageResult:
+    def skip(self, counts: Mapping[str, int]) -> StageResult:
         """Report that the input was unchanged; nothing is written."""
         seconds = time.monotonic() - self._start
         self._context.emit(StageFinished(self._stage, seconds, counts, skipped=True))
         return StageResult(self._stage, counts, seconds, skipped=True)
 
-    def finish(self, counts: Mapping[str, int | float], input_digest: str) -> StageResult:
+    def finish(self, counts: Mapping[str, int], input_digest: str, details: Details | None = None) -> StageResult:
         """Write the row in `runs` and report the end of the stage."""
+        details = details or {}
         seconds = time.monotonic() - self._start
         context = self._context
         row: dict[str, Any] = {
@@ -121,12 +133,19 @@ class StageRun:
             "model_digest": context.model_digest,
             "purpose": context.config.purpose,
             "counts": json.dumps(dict(counts), sort_keys=True),
+            "details": json.dumps(dict(details), sort_keys=True),
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         context.check_lease()
         context.lake["runs"].append([row])
         context.emit(StageFinished(self._stage, seconds, counts))
-        return StageResult(self._stage, counts, seconds)
+        return StageResult(self._stage, counts, seconds, details=details)
+
+
+def last_details(lake: Lake, stage: str) -> Details:
+    """The details that the newest execution of a stage recorded; empty if there is none."""
+    row = last_run(lake, stage)
+    return dict(json.loads(row["details"] or "{}")) if row else {}
 
 
 def last_run(lake: Lake, stage: str) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ def embed(context: Context) -> StageResult:
         context.emit(
             Notice("embed", f"the reported training lineage of {pack.card.name} includes withdrawn sets: {lineage}")
         )
-    planned: dict[str, float] = {}
+    planned: dict[str, object] = {}
     if plan.images and context.config.plan.budget is not None:
         planned = _check_budget(context, plan.images)
     _record(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
@@ -62,8 +62,8 @@ def embed(context: Context) -> StageResult:
     if reused:
         done["reused"] = reused
     _drop_superseded(context)
-    counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())} | planned
-    return run.finish(counts, digest_of(progress.state()))
+    counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
+    return run.finish(counts, digest_of(progress.state()), planned)
 
 
 def _finish(context: Context, receipts: list[ChunkReceipt], *, waiting: bool) -> Carried | None:
@@ -82,7 +82,7 @@ def _finish(context: Context, receipts: list[ChunkReceipt], *, waiting: bool) ->
     return copied
 
 
-def _check_budget(context: Context, images: int) -> dict[str, float]:
+def _check_budget(context: Context, images: int) -> dict[str, object]:
     """Check the budget before any photo is read; returns the projected figures for the row in `runs`."""
     assert context.pack is not None
     mean_bytes = corpus_size(context.config, context.lake).mean_bytes

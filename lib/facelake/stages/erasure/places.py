@@ -34,7 +34,7 @@ _OTHER_COLUMNS = {
     "corrections": ("reviewer", "kind"),
     "galleries": ("purpose", "model_digest", "clustering", "withdrawn_lineage"),
     "leases": ("lease_id", "event", "recipient", "purpose", "recorded_by"),
-    "runs": ("run_id", "stage", "input_digest", "config_digest", "model_digest", "purpose", "counts"),
+    "runs": ("run_id", "stage", "input_digest", "config_digest", "model_digest", "purpose", "counts", "details"),
     "corpus": ("source_id", "source_class"),
 }
 _OTHER_FIELDS = frozenset(

@@ -8,8 +8,8 @@ deleted last.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -49,7 +49,26 @@ from facelake.stages.sharing.leases import recipients_that_owe
 _STEPS = 8
 
 
-def erase(context: Context, request: Request) -> StageResult:
+@dataclass(frozen=True, slots=True)
+class Erased(StageResult):
+    """The outcome of a certified erasure."""
+
+    certificate: str = ""
+    """its key in the lake"""
+    not_acknowledged: list[str] = field(default_factory=list)
+    """recipients that still owe an acknowledgement"""
+    copies_kept: list[str] = field(default_factory=list)
+    """ids under which the same photo stays"""
+    left_to_delete: list[str] = field(default_factory=list)
+    """locations of photos in the operator's own store"""
+
+    def as_json(self) -> dict[str, object]:
+        """Counts and the fields of an erasure as one object."""
+        fields = ("certificate", "not_acknowledged", "copies_kept", "left_to_delete")
+        return {**self.counts, **{name: getattr(self, name) for name in fields}}
+
+
+def erase(context: Context, request: Request) -> Erased:
     """Erase, purge, scan, certify.
 
     Raises:
@@ -76,9 +95,15 @@ def erase(context: Context, request: Request) -> StageResult:
     result = run.finish(_counts(note), "")
     owing = recipients_that_owe(context.lake, context.now)
     left = complete_places(context, note.targets)  # not in the lake, which must not name them any more
-    facts = {"certificate": key, "not_acknowledged": owing, "copies_kept": sorted(note.targets.copies)}
-    facts["left_to_delete"] = left
-    return StageResult("erase", dict(result.counts) | facts, result.seconds)
+    return Erased(
+        "erase",
+        result.counts,
+        result.seconds,
+        certificate=key,
+        not_acknowledged=owing,
+        copies_kept=sorted(note.targets.copies),
+        left_to_delete=left,
+    )
 
 
 def _removed_and_scanned(context: Context, targets: Targets) -> Note:
@@ -112,7 +137,7 @@ def _removed_and_scanned(context: Context, targets: Targets) -> Note:
     return Note(remembered, dict(removed), scan)
 
 
-def _counts(note: Note) -> dict[str, Any]:
+def _counts(note: Note) -> dict[str, int]:
     assert note.scan is not None
     coincidences = sum(note.scan["coincidences"].values())
     return dict(note.removed) | {
@@ -135,7 +160,7 @@ def finish_erasures(context: Context) -> list[StageResult]:
     except ConfigError as err:
         context.emit(Notice("erase", f"unfinished erasures wait: {err}"))
         return []
-    results = []
+    results: list[StageResult] = []
     for ident, note in list(Notes(context.lake, signer).unfinished()):
         if note is None:
             text = f"erasure {ident} was begun with another signing key: run it there, give the same command here, or "

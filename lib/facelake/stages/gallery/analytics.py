@@ -6,7 +6,6 @@ did, or when one that changed came nearer; so the work of a run grows with what 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -20,7 +19,7 @@ from facelake.lake.tables import plain
 from facelake.publish.analytics import Stats, doubts
 from facelake.publish.corrections import in_force
 from facelake.publish.matching import places
-from facelake.stages.core.context import Context, last_run
+from facelake.stages.core.context import Context, last_details
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
@@ -209,14 +208,13 @@ def _separated(context: Context, gallery: Gallery, number: dict[str, int]) -> se
 def _drift(context: Context, gallery: Gallery, stats: Stats, reviews: int) -> dict[str, Any]:
     events = gallery.read("changes", ["gallery_version", "kind"])
     kinds = events.filter(pc.equal(events["gallery_version"], gallery.version))["kind"].to_pylist()
-    run = last_run(context.lake, "cluster")
-    counts = json.loads(run["counts"]) if run else {}
+    clustering = last_details(context.lake, "cluster")
     row: dict[str, Any] = dict.fromkeys(DRIFT.names)
     many = stats.size > 1
     return row | {
         "gallery_version": gallery.version,
         "created_at": gallery.row["created_at"],
-        "mode": counts.get("mode", "full"),
+        "mode": clustering.get("mode", "full"),
         "faces": int(stats.size.sum()),
         "identities": len(stats.size),
         "single": int((~many).sum()),
@@ -224,6 +222,6 @@ def _drift(context: Context, gallery: Gallery, stats: Stats, reviews: int) -> di
         "cohesion": float(np.median(stats.cohesion[many])) if many.any() else None,
         "nearest_similarity": float(np.median(stats.similarity)),
         "reviews": reviews,
-        "drift_sds": counts.get("drift_sds"),
+        "drift_sds": clustering.get("drift_sds"),
         **{kind: kinds.count(kind) for kind in ("created", "merged", "split", "retired")},
     }

@@ -6,9 +6,6 @@ versions of the three gallery tables; until that row is committed they see versi
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +19,7 @@ from facelake.lake.store import open_store
 from facelake.lake.tables import Snapshot, plain
 from facelake.publish import Published, publish_groups
 from facelake.stages.admission.ledger import ledger_lease
-from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
+from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_details, last_run, must_add_up
 from facelake.stages.gallery.corrections import Corrected, correct_groups, corrections_digest
 from facelake.stages.gallery.face_keys import FaceKeys, read_groups
 from facelake.stages.gallery.previous import Previous, read_previous, read_previous_by_photo
@@ -117,10 +114,10 @@ def _check_counts(new: NewVersion, written: Written) -> None:
     must_add_up("publish", ("faces", len(new.grouped.faces)), ("kept", before - removed), ("written", added))
 
 
-def _counts(new: NewVersion, corrected: Corrected) -> dict[str, Any]:
+def _counts(new: NewVersion, corrected: Corrected) -> dict[str, int]:
     result = new.result
     identities = len(result.identity_of_group)
-    counts: dict[str, Any] = {"faces": len(new.grouped.faces), "identities": identities, "gallery": new.version}
+    counts = {"faces": len(new.grouped.faces), "identities": identities, "gallery": new.version}
     counts |= {f"changes_{kind}": count for kind, count in result.changes.counts().items()}
     counts["unchanged"] = identities - int(result.changed.sum())
     if corrected.in_force or corrected.conflicts:
@@ -130,8 +127,7 @@ def _counts(new: NewVersion, corrected: Corrected) -> dict[str, Any]:
 
 def _is_full_clustering(lake: Lake) -> bool:
     """Return whether the groups come from a clustering of all faces."""
-    last = last_run(lake, "cluster")
-    return last is None or json.loads(last["counts"]).get("mode") != "increment"
+    return last_details(lake, "cluster").get("mode") != "increment"
 
 
 def _returning(lake: Lake, gallery: Gallery | None, faces: FaceKeys, previous: Previous) -> dict[str, list[int]]:

@@ -88,7 +88,7 @@ def _record(context: Context, done: Sequence[StageResult]) -> dict[str, Any]:
         "dpia": config.governance.dpia or "none: a demo lake",
         "purposes": [config.purpose],
         "data": "photos; faces in them as biometric templates (Art. 9 GDPR)",
-        "stages": {result.stage: _numbers(result) for result in done},
+        "stages": {result.stage: dict(result.counts) for result in done},
         "bases": _bases(context),
         "retention": _retention(context),
         "recipients": [
@@ -102,10 +102,6 @@ def _record(context: Context, done: Sequence[StageResult]) -> dict[str, Any]:
             "withdrawn_lineage": accepted_lineage(config, card),
         },
     }
-
-
-def _numbers(result: StageResult) -> dict[str, int | float]:
-    return {name: value for name, value in result.counts.items() if isinstance(value, int | float)}
 
 
 def _bases(context: Context) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ def _last_runs(lake: Lake) -> dict[str, dict[str, Any]]:
     runs = lake["runs"].read(["stage", "run_id", "started_at", "seconds", "counts", "peak_rss_bytes"])
     latest: dict[str, dict[str, Any]] = {}
     for row in runs.sort_by("started_at").to_pylist():
-        counts = {k: v for k, v in json.loads(row["counts"] or "{}").items() if isinstance(v, int | float)}
+        counts = json.loads(row["counts"] or "{}")
         row |= {"counts": counts, "started_at": row["started_at"].astimezone(UTC).isoformat()}
         latest[row.pop("stage")] = row
     return latest

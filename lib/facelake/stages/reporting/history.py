@@ -39,33 +39,36 @@ class RecordedStage:
     stage: str
     started_at: Any
     seconds: float
-    counts: Mapping[str, Any]
+    counts: Mapping[str, int]
+    details: Mapping[str, object]
     peak_bytes: int
+
+    @property
+    def mode(self) -> object:
+        """How clustering ran; None for other stages."""
+        return self.details.get("mode")
 
     def number(self, key: str) -> float:
         """Return a count; 0 when it was not recorded."""
-        value = self.counts.get(key, 0)
-        return float(value) if isinstance(value, int | float) else 0.0
+        return float(self.counts.get(key, 0))
 
     def reasons(self, prefix: str) -> dict[str, int]:
         """Return the positive counts whose name starts with `prefix` (`refused_` or `rejected_`), by reason."""
         return {
-            key.removeprefix(prefix): int(value)
-            for key, value in self.counts.items()
-            if key.startswith(prefix) and isinstance(value, int) and value
+            key.removeprefix(prefix): value for key, value in self.counts.items() if key.startswith(prefix) and value
         }
 
 
 def read_runs(lake: Lake) -> dict[str, list[RecordedStage]]:
     """Return the executions of every stage of a nightly run, oldest first."""
-    rows = lake["runs"].read(["run_id", "stage", "started_at", "seconds", "counts", "peak_rss_bytes"])
+    rows = lake["runs"].read(["run_id", "stage", "started_at", "seconds", "counts", "details", "peak_rss_bytes"])
     stages: dict[str, list[RecordedStage]] = {stage: [] for stage in STAGES}
     for row in rows.sort_by("started_at").to_pylist():
         if row["stage"] in stages:
-            counts = json.loads(row["counts"] or "{}")
-            peak = row["peak_rss_bytes"] or 0
+            counts, details = json.loads(row["counts"] or "{}"), json.loads(row["details"] or "{}")
+            seconds, peak = float(row["seconds"]), row["peak_rss_bytes"] or 0
             stages[row["stage"]].append(
-                RecordedStage(row["run_id"], row["stage"], row["started_at"], float(row["seconds"]), counts, peak)
+                RecordedStage(row["run_id"], row["stage"], row["started_at"], seconds, counts, details, peak)
             )
     return stages
 
@@ -133,11 +136,7 @@ def _costs(config: Config, runs: Mapping[str, Sequence[RecordedStage]], run_id: 
         run, earlier = runs[stage][-1], runs[stage][:-1][-RUNS_COMPARED:]
         expected, expected_by = _expected(run, earlier)
         hosts = config.plan.nodes if stage == "embed" else 1
-        numbers = [
-            f"{key.replace('_', ' ')} {value:,}"
-            for key, value in run.counts.items()
-            if isinstance(value, int) and value
-        ]
+        numbers = [f"{key.replace('_', ' ')} {value:,}" for key, value in run.counts.items() if value]
         yield StageCost(
             stage=stage,
             when=_when(run, run_id),
@@ -160,9 +159,9 @@ def _when(run: RecordedStage, run_id: str) -> str:
 
 def _expected(run: RecordedStage, earlier: Sequence[RecordedStage]) -> tuple[float | None, str]:
     """Return the expected seconds and their origin: the calibrated plan, else earlier executions of the same mode."""
-    if planned := run.number("planned_s"):
-        return planned, "plan"
-    comparable = [previous for previous in earlier if previous.counts.get("mode") == run.counts.get("mode")]
+    if planned := run.details.get("planned_s"):
+        return float(str(planned)), "plan"
+    comparable = [previous for previous in earlier if previous.mode == run.mode]
     unit = _UNITS.get(run.stage)
     if not comparable:
         return None, "no earlier run"

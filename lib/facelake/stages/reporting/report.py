@@ -253,9 +253,9 @@ def _history(
         figures |= {"single_share": float((sizes == 1).mean()), "largest_share": float(sizes.max() / sizes.sum())}
     events = {str(kind): people.changes[str(kind)] for kind in _EVENTS}
     figures |= events | {"changed": sum(events.values())}
-    cluster = runs["cluster"][-1].counts if runs["cluster"] else {}
+    mode = (runs["cluster"][-1].mode if runs["cluster"] else None) or "full"
     day = f"{gallery.row['created_at']:%Y-%m-%d}"
-    return [*history, RunFigures(gallery.version, day, str(cluster.get("mode", "full")), figures)]
+    return [*history, RunFigures(gallery.version, day, str(mode), figures)]
 
 
 def _key_figures(

@@ -54,7 +54,7 @@ def runs(folder: Path, extra: Sequence[int] = (60, 35), **overrides: object) -> 
             add_faces(context, PEOPLE, count, more)
             count += more
             write_groups(context, PEOPLE, count)
-            StageRun(context, "cluster").finish({"mode": "increment"}, "test")  # type: ignore[dict-item]
+            StageRun(context, "cluster").finish({}, "test", {"mode": "increment"})
             publish(context)
     return config
 
