@@ -1,15 +1,19 @@
-"""Commands for operators: status, metrics, vacuum."""
+"""Commands for operators: status, metrics, vacuum, cleanup."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
 from facelake.config import Config
+from facelake.errors import ConfigError
 from facelake.terminal import Terminal
+
+if TYPE_CHECKING:
+    from facelake.stages.operations.local_files import LocalFiles
 
 _CLIENT_TIMEOUT_S = 10
 
@@ -116,3 +120,29 @@ def vacuum(
     would = "would be " if dry_run else ""
     terminal.say(f"{result.counts['files']} files, {result.counts['bytes']} bytes {would}deleted")
     terminal.result({"ok": True, "dry_run": dry_run, **result.as_json()})
+
+
+@command(app)
+def cleanup(
+    call: Invocation,
+    delete: Annotated[bool, typer.Option("--delete", help="delete what no process is using, except keys")] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="with --delete: the signing key too; lakes that it signed need it")
+    ] = False,
+) -> None:
+    """List what facelake wrote on this host outside lakes: models, temporary files, keys; or delete it."""
+    from facelake.stages.operations.local_files import delete_local_files, local_files
+
+    if keys and not delete:
+        raise ConfigError("--keys says what to delete", where="--keys", next_step="add --delete")
+    terminal = call.terminal
+    listed = local_files(call.config())
+    deleted = delete_local_files(listed, keys=keys) if delete else []
+    rows = [[item.path, item.kind, item.bytes, _outcome(item, deleted)] for item in listed]
+    terminal.table("files outside lakes", ["path", "kind", "bytes", ""], rows)
+    kept = [item.as_json() for item in listed if item not in deleted]
+    terminal.result({"ok": True, "deleted": [item.as_json() for item in deleted], "kept": kept})
+
+
+def _outcome(item: LocalFiles, deleted: list[LocalFiles]) -> str:
+    return "deleted" if item in deleted else "in use" if item.in_use else ""

@@ -37,7 +37,7 @@ def _root(
     """Carry the options that stand before a command."""
 
 
-def _run_stages(
+def run_stages(
     call: Invocation,
     stages: list[str],
     *,
@@ -46,6 +46,7 @@ def _run_stages(
     accept_loss: bool = False,
     in_process_below: int | None = None,
 ) -> None:
+    """Run stages, print a summary, and write the JSON result."""
     from facelake.nightly import reading, run_night
     from facelake.stages.gallery.versions import current_gallery
 
@@ -84,7 +85,7 @@ def demo(
             import_folder(context, photos, grant=Grant(stated) if stated else None)
         else:
             build_demo(context)
-    _run_stages(call, [], in_process_below=0)  # on Spark, to show that Spark works on this machine
+    run_stages(call, [], in_process_below=0)  # on Spark, to show that Spark works on this machine
 
 
 @command(app, "import")
@@ -180,13 +181,13 @@ def nightly(
     ] = False,
 ) -> None:
     """Run all stages: admit, embed, cluster, publish, report. A run that was killed continues when started again."""
-    _run_stages(call, only or [], wait_s=wait, rebase=rebase, accept_loss=accept_loss)
+    run_stages(call, only or [], wait_s=wait, rebase=rebase, accept_loss=accept_loss)
 
 
 def _stage_command(stage: str, help_text: str) -> None:
     @command(app, stage, help_text=help_text)
     def run(call: Invocation) -> None:
-        _run_stages(call, [stage])
+        run_stages(call, [stage])
 
 
 for _stage, _help in {
@@ -194,7 +195,6 @@ for _stage, _help in {
     "embed": "Detect and embed the faces of admitted photos, on Ray.",
     "cluster": "Group the faces, on Spark.",
     "publish": "Assign identity ids to groups and publish a gallery version.",
-    "report": "Write the HTML report.",
 }.items():
     _stage_command(_stage, _help)
 

@@ -46,10 +46,18 @@ def new_ray_session() -> Path:
     return Path(tempfile.mkdtemp(prefix=f"{_RAY}{os.getpid()}-", dir=_SHORT if _SHORT.is_dir() else None))
 
 
+def ray_sessions() -> list[tuple[Path, bool]]:
+    """The folders of this account's local Rays, and whether the process of each is alive."""
+    sessions = []
+    for folder in sorted((_SHORT if _SHORT.is_dir() else Path(tempfile.gettempdir())).glob(f"{_RAY}*")):
+        pid = folder.name.removeprefix(_RAY).partition("-")[0]
+        if pid.isdigit() and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+            sessions.append((folder, Path(f"/proc/{pid}").exists()))
+    return sessions
+
+
 def clear_ray_sessions() -> None:
     """Delete the folders of local Rays whose process has ended: they hold objects that were spilled."""
-    for folder in (_SHORT if _SHORT.is_dir() else Path(tempfile.gettempdir())).glob(f"{_RAY}*"):
-        pid = folder.name.removeprefix(_RAY).partition("-")[0]
-        own = not folder.is_symlink() and folder.stat().st_uid == os.getuid()
-        if own and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+    for folder, alive in ray_sessions():
+        if not alive:
             shutil.rmtree(folder)

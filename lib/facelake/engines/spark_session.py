@@ -35,7 +35,9 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
     local = section.master.startswith("local")
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    java = f"-Dlog4j2.configurationFile=file:{package_dir() / 'engines' / 'log4j2.properties'}"
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", "-XX:-UsePerfData")
+    # without performance data, which a JVM writes below /tmp and which nothing here reads
+    java = f"-XX:-UsePerfData -Dlog4j2.configurationFile=file:{package_dir() / 'engines' / 'log4j2.properties'}"
     conf = {
         "spark.master": section.master,
         "spark.app.name": app,
