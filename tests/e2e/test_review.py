@@ -57,8 +57,8 @@ def wait_for_crops(page: Page) -> None:
     expect(page.locator("#work")).to_be_visible(timeout=20_000)
     loaded = "[...document.querySelectorAll('.faces img')].filter(i => !(i.complete && i.naturalWidth === 192)).length"
     for _ in range(300):
-        for item in page.locator(".faces li:last-child").all():
-            item.scroll_into_view_if_needed()  # images load lazily
+        # images load lazily; in one call, since the page may draw the list again between two
+        page.evaluate("document.querySelectorAll('.faces li:last-child').forEach(item => item.scrollIntoView())")
         if page.evaluate(loaded) == 0:
             page.evaluate("document.getElementById('desk').scrollTo(0, 0)")
             return

@@ -106,5 +106,7 @@ def correct_list(call: Invocation) -> None:
     from facelake.stages.gallery.corrections import list_corrections
 
     rows = list_corrections(reading(call.config()).lake)
-    call.terminal.table("corrections", [*_COLUMNS], [[row[name] for name in _COLUMNS] for row in rows])
+    shown = [{**row, "counts": {True: "in force", False: "not in force", None: ""}[row["counts"]]} for row in rows]
+    columns = [*_COLUMNS[:-1], "effect"]
+    call.terminal.table("corrections", columns, [[row[name] for name in _COLUMNS] for row in shown])
     call.terminal.result({"ok": True, "corrections": [{name: row[name] for name in _COLUMNS} for row in rows]})

@@ -85,7 +85,9 @@ def demo(
             import_folder(context, photos, grant=Grant(stated) if stated else None)
         else:
             build_demo(context)
-    run_stages(call, [], in_process_below=0)  # on Spark, to show that Spark works on this machine
+    usual = f"{call.config().spark.in_process_below:,}"
+    call.terminal.say(f"the demo groups faces on Spark to show that it works here; real lakes use it from {usual} on")
+    run_stages(call, [], in_process_below=0)
 
 
 @command(app, "import")

@@ -81,7 +81,7 @@ def _same_person(stats: Stats, settled: set[tuple[int, int]]) -> list[Doubt]:
         if pair in seen:
             continue
         seen.add(pair)
-        reason = f"their faces are {ratio[i]:.2f} times as alike as faces inside the two"
+        reason = f"faces of one are as similar to the other's as {ratio[i]:.0%} of the similarity within each of them"
         faces = int(min(stats.size[pair[0]], stats.size[pair[1]]))
         out.append(Doubt("same_person", *pair, float(min(1.0, ratio[i])), faces, reason))
     return out
@@ -99,9 +99,10 @@ def _two_people(stats: Stats) -> list[Doubt]:
     for i in np.flatnonzero(large & ((below >= _MIN_DEVIATIONS) | (shared >= _MIN_SHARED))):
         reasons = []
         if below[i] >= _MIN_DEVIATIONS:
-            reasons.append(f"cohesion {stats.cohesion[i]:.2f} is {below[i]:.1f} deviations below the usual {usual:.2f}")
+            usually = f"({stats.cohesion[i]:.2f}) than those of other identities ({usual:.2f})"
+            reasons.append(f"its faces are less similar to each other {usually}")
         if shared[i] >= _MIN_SHARED:
-            reasons.append(f"{int(stats.shared[i])} photos show more than one face of it")
+            reasons.append(f"{int(stats.shared[i])} photos contain more than one of its faces")
         doubt = min(1.0, max(float(below[i]) / (2 * _MIN_DEVIATIONS), float(shared[i])))
         out.append(Doubt("two_people", int(i), -1, doubt, int(stats.size[i]), "; ".join(reasons)))
     return out

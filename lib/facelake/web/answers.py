@@ -70,7 +70,7 @@ class CorrectionOut(_Response):
     reason: str | None
     reviewer: str | None
     recorded_at: datetime
-    counts: bool
+    counts: bool | None
     undoes: list[int] | None
     faces: int
 

@@ -392,7 +392,7 @@ def test_an_answer_becomes_a_correction_that_can_be_undone(page: Page) -> None:
     page.post("/api/undo", {"seq": recorded["seq"], "reason": "my mistake"})
     assert page.get("/api/queue")["open"] == 2
     rows = [(row["kind"], row["counts"], row["undoes"]) for row in page.get("/api/corrections")]
-    assert rows == [("undo", False, [recorded["seq"]]), ("split", False, [])]
+    assert rows == [("undo", None, [recorded["seq"]]), ("split", False, [])]
     page.post("/api/undo", {"seq": recorded["seq"]}, 409)
 
 

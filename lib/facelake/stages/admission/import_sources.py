@@ -140,11 +140,17 @@ def compiled(person_from: str | None) -> re.Pattern[str] | None:
     """The regex of --person-from.
 
     Raises:
-        ConfigError: it is invalid.
+        ConfigError: it is invalid, or has no group.
     """
+    if not person_from:
+        return None
     try:
-        return re.compile(person_from) if person_from else None
+        pattern = re.compile(person_from)
     except re.error as err:
         raise ConfigError(
             f"not a regular expression: {err}", where="--person-from", next_step="correct the regular expression"
         ) from err
+    if not pattern.groups:
+        what = f"{person_from!r} does not say which part of the name is the subject reference"
+        raise ConfigError(what, where="--person-from", next_step=r"put that part in parentheses, as in '^(\d+)_'")
+    return pattern

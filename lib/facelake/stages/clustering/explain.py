@@ -93,26 +93,25 @@ def _said_correction(row: dict[str, Any]) -> str:
 
 
 def _said_pair(pair: FacePair) -> str:
-    text = f"the two faces score {pair.similarity:.3f}"
+    text = f"the two faces have cosine similarity {pair.similarity:.3f}"
     if pair.discount:
-        text += f", less {pair.discount:.3f} because poor faces look alike"
-    side = "an edge" if pair.edge else "no edge"
-    return f"{text}; from {pair.graph_cut:.3f} on it would be an edge of the graph, it is {side}"
+        text += f", reduced by {pair.discount:.3f} because faces of poor quality resemble each other"
+    side = "so they are linked" if pair.edge else "so they are not linked"
+    return f"{text}; faces are linked from {pair.graph_cut:.3f} on, {side}"
 
 
 def _said_path(path: Path, cuts: Calibration) -> str:
     steps = len(path.faces) - 1
-    way = "directly" if steps == 1 else f"by {steps} links"
+    way = "one link" if steps == 1 else f"{steps} links over other faces"
     strong = "above" if path.weakest >= cuts.graph_cut else "below"
-    return f"the best way between them goes {way}; its weakest link is {path.weakest:.3f}, {strong} the graph's cut"
+    limit = f"{strong} the limit of {cuts.graph_cut:.3f}"
+    return f"the strongest connection between them takes {way}; its weakest link is {path.weakest:.3f}, {limit}"
 
 
 def _said_groups(both: GroupPair) -> str:
-    text = f"the groups of {both.sizes[0]} and {both.sizes[1]} faces score {both.between:.3f} on the mean"
-    text += (
-        f" (joined from {both.wanted_between:.3f} on) and {both.between / both.reference:.2f} of what is inside them"
-    )
-    text += f" (joined from {both.wanted_ratio:.2f} on); their best pair scores {both.strongest:.3f}"
+    text = f"the groups of {both.sizes[0]} and {both.sizes[1]} faces have a mean similarity of {both.between:.3f}"
+    text += f" (joined from {both.wanted_between:.3f} on), {both.between / both.reference:.0%} of the similarity within"
+    text += f" them (joined from {both.wanted_ratio:.0%} on); their most similar pair has {both.strongest:.3f}"
     return f"{text}: {'one person by these figures' if both.joins else 'two people'}"
 
 

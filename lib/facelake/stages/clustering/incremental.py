@@ -54,24 +54,24 @@ class Increment:
 
 
 def plan_increment(context: Context, files: tuple[str, ...], total: int) -> tuple[Increment | None, str]:
-    """The night as an increment, or None and why all faces must be grouped anew."""
+    """The work of an incremental run; or None, and why all faces must be clustered again."""
     config, since, gallery = context.config, read_since(context.lake), current_gallery(context.lake)
     if context.rebase:
-        return None, "it was asked for"
+        return None, "requested by --rebase"
     if total <= config.gallery.full_below:
-        return None, f"{total} faces are few"
+        return None, f"the lake has {total:,} faces, incremental runs begin above gallery.full_below"
     if gallery is None or since is None or "edge" not in since.cuts:
-        return None, "it is the first time"
+        return None, "no clustering was recorded before"
     if since.model_digest != context.model_digest or gallery.row["model_digest"] != context.model_digest:
         return None, "the model changed"
     if since.config != config.digest("cluster"):
         return None, "the settings of clustering changed"
     if since.nights >= config.gallery.full_every_nights:
-        return None, f"it is due after {since.nights} increments"
+        return None, f"due after {since.nights} incremental runs (gallery.full_every_nights)"
     night = _night(context, gallery, since, files)
     come, gone = int((night.home < 0).sum()), int(night.gone.sum())
     if since.come + since.gone + come + gone > config.gallery.full_at_growth * since.faces or come > _AT_ONCE * total:
-        return None, f"{since.come + come} faces came and {since.gone + gone} went since"
+        return None, f"{since.come + come:,} faces were added and {since.gone + gone:,} removed since the last one"
     if not pc.all(pc.is_valid(night.identities["weight"])).as_py():
         return None, "the gallery was made by an earlier version"
     return night, ""
@@ -105,7 +105,7 @@ class Placed:
 
 
 def run_increment(night: Increment) -> Placed | None:
-    """Place what came and commit the groups; None when faces drifted, so that all must be grouped anew."""
+    """Place what came and commit the groups; None when faces drifted, so that all must be clustered again."""
     context, measures = night.context, read_measures(night.context.lake)
     home = night.home.copy()
     come, gone = int((home < 0).sum()), int(night.gone.sum())

@@ -55,7 +55,7 @@ def cluster(context: Context) -> StageResult:
         if placed := run_increment(night):
             return run.finish(placed.counts, state, placed.details)
         why = "different people's similarity drifted"
-    context.emit(Notice("cluster", f"all faces are grouped anew: {why}"))
+    context.emit(Notice("cluster", f"all faces are clustered again: {why}"))
     exchange = open_exchange(config.spark, total, str(scratch_dir(context.lake.uri)))
     if isinstance(exchange, LocalExchange):
         spark = f"Spark from {config.spark.in_process_below:,} on (spark.in_process_below)"
@@ -97,8 +97,12 @@ def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str)
 
 def _said(found: Clustered) -> str:
     cuts = found.manifest.get("calibration", {})
-    numbers = f"cut at cosine {cuts.get('edge', 0):.3f}, graph {cuts.get('graph_cut', 0):.3f}"
-    return f"{numbers}, level {cuts.get('level', 0):.3f}; {cuts.get('evidence', 'no faces')}"
+    if not cuts:
+        return "no face can be compared"
+    return (
+        f"two faces count as similar from cosine {cuts['edge']:.2f} on, faces of one person usually score "
+        f"{cuts['level']:.2f}; derived from: {cuts['evidence']}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

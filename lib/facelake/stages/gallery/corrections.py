@@ -31,13 +31,15 @@ class Corrected:
 
     Attributes:
         labels: (n,) group of each face.
-        moved: (n,) faces that a correction placed.
+        moved: (n,) faces that a correction placed in this run.
+        touched: (n,) faces whose group has a face that a correction in force names.
         in_force: number of corrections that are satisfied.
         conflicts: a message for each other correction.
     """
 
     labels: I64
     moved: Bool
+    touched: Bool
     in_force: int
     conflicts: list[str]
 
@@ -65,13 +67,15 @@ def correct_groups(context: Context, grouped: Grouped, gallery: Gallery | None) 
     labels, faces = grouped.labels, grouped.faces
     stored = in_force(context.lake["corrections"].read().to_pylist())
     if not stored:
-        return Corrected(labels, np.zeros(len(labels), bool), 0, [])
+        return Corrected(labels, np.zeros(len(labels), bool), np.zeros(len(labels), bool), 0, [])
     corrections = _numbered(stored, faces)
     parts = agreement(corrections, len(faces))
     corrected, moved = enforce(corrections, parts, labels, _NearerSide(context, faces))
     violated = [c for c in corrections if not (holds(c, parts) and met(c, parts, corrected))]
     lines = [f"correction {c.seq} ({c.kind}) is not in effect: a later one contradicts it" for c in violated]
-    return Corrected(corrected, moved, len(corrections) - len(violated), lines)
+    named = np.concatenate([faces for c in corrections for faces in (c.a, c.b)])
+    touched = np.isin(corrected, corrected[named])
+    return Corrected(corrected, moved, touched, len(corrections) - len(violated), lines)
 
 
 def record_correction(context: Context, request: CorrectionRequest) -> dict[str, Any]:
@@ -140,10 +144,10 @@ def forget_faces(lake: Lake, faces: set[str], needles: Needles) -> int:
 
 
 def list_corrections(lake: Lake) -> list[dict[str, Any]]:
-    """Return every correction, oldest first, with column `counts`: whether it is in force."""
+    """Return every correction, oldest first, with column `counts`: whether it is in force; None for an undo."""
     stored = sorted(lake["corrections"].read().to_pylist(), key=lambda row: row["seq"])
     active = {row["seq"] for row in in_force(stored)}
-    return [row | {"counts": row["seq"] in active} for row in stored]
+    return [row | {"counts": None if row["kind"] == Verdict.UNDO else row["seq"] in active} for row in stored]
 
 
 def _identities_and_faces(lake: Lake, request: CorrectionRequest, members: pa.Table) -> dict[str, Any]:

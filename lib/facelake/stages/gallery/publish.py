@@ -82,7 +82,7 @@ def _new_version(context: Context, gallery: Gallery | None, snapshot: Snapshot) 
     reusable = gallery is not None and (gallery.row["model_digest"], gallery.row["purpose"]) == made_for
     result = publish_groups(standing, version)
     full = _is_full_clustering(lake)
-    new = NewVersion(context, version, grouped, standing, previous, result, gallery, reusable, full, corrected.moved)
+    new = NewVersion(context, version, grouped, standing, previous, result, gallery, reusable, full, corrected)
     return new, corrected
 
 

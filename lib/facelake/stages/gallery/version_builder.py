@@ -22,6 +22,7 @@ from facelake.lake.tables import DataFile
 from facelake.publish import Published, Standing
 from facelake.publish.matching import overlaps
 from facelake.stages.core.context import Context, digest_of
+from facelake.stages.gallery.corrections import Corrected
 from facelake.stages.gallery.face_keys import Grouped
 from facelake.stages.gallery.face_vectors import dimension_of
 from facelake.stages.gallery.previous import HOW, Previous
@@ -50,7 +51,7 @@ class NewVersion:
         reusable: whether rows of the previous version are of the same model and purpose.
         full: whether the groups come from a full clustering: then changed identities are computed from all their
             faces, not from their previous templates and the new faces.
-        corrected: (n,) faces that a correction placed.
+        corrected: the groups, and which faces a correction placed.
     """
 
     context: Context
@@ -62,7 +63,7 @@ class NewVersion:
     gallery: Gallery | None
     reusable: bool
     full: bool
-    corrected: Bool
+    corrected: Corrected
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +299,17 @@ class _Partition:
 
 
 def _how(new: NewVersion) -> U8:
-    """Return how each face (n,) came to its identity; faces that stay in it keep what is recorded."""
-    placed = np.where(new.corrected, HOW.index("corrected"), HOW.index("grouped" if new.full else "joined"))
+    """Return how each face (n,) came to its identity.
+
+    Faces that stay in it keep what is recorded, unless that is a correction which was undone.
+    """
+    moved = new.corrected.moved
+    placed = np.where(moved, HOW.index("corrected"), HOW.index("grouped" if new.full else "joined"))
     standing = new.standing
     number = {name: i for i, name in enumerate(standing.names)}
     now = np.array([number.get(name, -2) for name in new.result.identity_of_group] or [-2], np.int64)
-    stays = (now[standing.groups] == standing.previous) & ~new.corrected
+    undone = (new.previous.how == HOW.index("corrected")) & ~new.corrected.touched
+    stays = (now[standing.groups] == standing.previous) & ~moved & ~undone
     return np.where(stays, new.previous.how, placed).astype(np.uint8)
 
 

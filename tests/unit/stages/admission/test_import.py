@@ -18,6 +18,7 @@ from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission import import_images
 from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.admission.import_sources import compiled
 from facelake.testing.servers import Server
 
 PHOTO = b"\xff\xd8\xff photo "
@@ -156,3 +157,11 @@ def test_new_photos_do_not_come_in_under_a_statement_made_for_others(tmp_path: P
     for same in (first, Grant("signed release 1"), None):
         imported(tmp_path, str(photos), grant=same)
     assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/b.jpg"]
+
+
+def test_a_person_regex_without_a_group_is_refused() -> None:
+    with pytest.raises(ConfigError, match="does not say which part"):
+        compiled(r"^\d+_")
+    pattern = compiled(r"^(\d+)_")
+    assert pattern
+    assert pattern.match("200042_a.jpg")
