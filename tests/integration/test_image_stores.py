@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from facelake.config import Config, S3Section
-from facelake.contracts import EventKind, Scope
+from facelake.contracts import EventKind, Scope, Verdict
 from facelake.corpus_config import CorpusSection
 from facelake.errors import ConfigError, Retryable
 from facelake.lake.corpora.detect import resolve_corpus
@@ -29,6 +29,7 @@ from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
+from facelake.stages.gallery.corrections import CorrectionRequest, record_correction, undo
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
 from facelake.testing.servers import Server
@@ -290,3 +291,44 @@ def test_missing_credentials_are_not_a_fault_of_the_photo(
     with pytest.raises(ConfigError, match="no S3 credentials"):
         list(reader.read_all([Place("s3://lake/some/photo.jpg", 10)]))
     assert list(reader.read_all([Place("http://host/photo.jpg", 10)])) == [None]
+
+
+def test_what_is_not_a_face_stays_out_of_every_later_run(photos: Photos, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    config = config_of(tmp_path, folder)
+    names = list(photos)[:7]
+    for name in names:
+        (folder / name).write_bytes(photos[name])
+    (folder / "copy.jpg").write_bytes(photos[names[0]])
+    grant(config)
+    run_night(config)
+    lake = Lake.open(config.lake)
+    faces = {row["image_id"]: row for row in lake["faces"].read().to_pylist()}
+    request = CorrectionRequest(Verdict.NOT_A_FACE, faces=(faces[names[0]]["face_id"],), reason="a statue")
+    with writing(config, "correct") as context:
+        seq = record_correction(context, request)["seq"]
+    counts = {result.stage: result.counts for result in run_night(config)}
+    assert (counts["embed"]["rejected_not_a_face"], counts["embed"]["rejected"]) == (2, 2)
+    assert counts["publish"]["faces"] == 6
+    kept = {row["image_id"]: row["face_id"] for row in lake["faces"].read().to_pylist()}
+    assert kept == {name: faces[name]["face_id"] for name in names[1:]}
+    assert not verify(reading(config))[0]
+    assert all(result.skipped for result in run_night(config)[:-1])
+
+    (folder / "copy.jpg").rename(folder / "another copy.jpg")  # the mark is of the content
+    run_night(config)
+    assert lake["faces"].snapshot().rows == 6
+
+    with writing(config, "correct") as context:
+        undo(context, seq)
+    run_night(config)
+    assert {row["image_id"] for row in lake["faces"].read().to_pylist()} == {*names, "another copy.jpg"}
+    assert not verify(reading(config))[0]
+
+    with writing(config, "correct") as context:
+        record_correction(context, request)
+    run_night(config)
+    erased(config, Request.of(images=[names[0], "another copy.jpg"]))
+    marks = [row for row in lake["corrections"].read().to_pylist() if row["kind"] == "not_a_face"]
+    assert [(row["faces_b"], row["contents"], row["boxes"], row["reason"]) for row in marks] == [([], [], [], None)] * 2

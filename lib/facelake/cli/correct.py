@@ -46,6 +46,12 @@ def correct_reject(
     _record(call, Verdict.REJECT, (None, None), [face], reason=reason, by=by, supersede=supersede)
 
 
+@command(correct_app, "not-a-face")
+def correct_not_a_face(call: Invocation, faces: _Faces, reason: _Reason = "", by: _By = None) -> None:
+    """Record that detections are no faces (a drawing, an animal, a pattern): no later run has them."""
+    _record(call, Verdict.NOT_A_FACE, (None, None), faces, reason=reason, by=by, supersede=False)
+
+
 @command(correct_app, "confirm")
 def correct_confirm(
     call: Invocation, a: _Identity, faces: _Faces, reason: _Reason = "", by: _By = None, supersede: _Supersede = False

@@ -33,6 +33,7 @@ class Reject(StrEnum):
     TOO_SMALL = "face_too_small"
     BYSTANDERS = "bystanders"
     RETRACTED = "retracted_content"
+    NOT_A_FACE = "not_a_face"
     BAD_EMBEDDING = "bad_embedding"
     WORKER_DIED = "worker_died"
 
@@ -91,6 +92,7 @@ class Verdict(StrEnum):
     REJECT = "reject"
     CONFIRM = "confirm"
     DISTINCT = "distinct"
+    NOT_A_FACE = "not_a_face"
     UNDO = "undo"
 
 

@@ -191,6 +191,8 @@ CORRECTIONS = _schema(
         "faces of identity_a at the time; for split, reject and confirm without those in faces_b",
     ),
     ("faces_b", pa.list_(_S), "faces of identity_b at the time; for split, reject and confirm the faces that it names"),
+    ("contents", pa.list_(_S), "not_a_face: SHA-256 of the photo of each face in faces_b"),
+    ("boxes", pa.list_(pa.list_(_F)), "not_a_face: box of each face in faces_b, as in table faces"),
     ("undoes", pa.list_(_I), "seq of corrections that no longer apply: undone or superseded by this one"),
     ("reason", _S, "in the reviewer's words"),
     ("reviewer", _S, ""),

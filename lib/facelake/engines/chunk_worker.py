@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from facelake.config import S3Section
 from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Outcome, Receipt, Reject
 from facelake.embed import Opened, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
+from facelake.embed.not_faces import Regions, without_marked
 from facelake.lake.corpora.detect import CorpusSpec
 from facelake.lake.corpora.opening import ImageSource, open_images
 from facelake.lake.corpora.parquet import Corpus
@@ -40,6 +41,8 @@ class WorkerSpec:
     s3: S3Section
     retracted: Mapping[str, str] = field(default_factory=dict)
     """names of withdrawn sets by the SHA-256 of their known photos"""
+    not_faces: Regions = field(default_factory=dict)
+    """what a reviewer marked as not a face"""
     corpus: CorpusSpec | None = None
     """how the photos are stored; None: Parquet files under `corpus_uri` as `import` writes them"""
 
@@ -150,7 +153,8 @@ class ChunkWorker:
         for row, ident, _ in rows:
             if row in failing:
                 done[row] = Outcome(row, ident, "", 0, 0, (), Reject.WORKER_DIED, WORKER_FAILED)
-        return [_with_content(done[row], data) for row, _, data in rows]
+        marked = self._spec.not_faces
+        return [without_marked(_with_content(done[row], data), marked) for row, _, data in rows]
 
     def _stage(self, chunk: Chunk, outcomes: Sequence[Outcome], seconds: float) -> ChunkReceipt:
         digest = self._spec.model_digest

@@ -9,6 +9,8 @@ identities that the reviewer saw:
     confirm A FACES  the faces are where most of A is
     distinct A B     no group holds faces of both
 
+A sixth kind, `not_a_face`, concerns a region of a photo and no group; embedding applies it.
+
 Corrections are applied in two steps. First, `agreement` partitions the faces that any correction names so that every
 correction holds, starting from the identities in which the faces were when they were corrected. Contradictions appear
 in this step, and so already when a correction is recorded. The partition does not depend on a run. Second, `enforce`

@@ -28,7 +28,7 @@ class SignIn(_Request):
 class AnswerIn(_Request):
     """A reviewer's answer about the faces shown."""
 
-    kind: Literal["merge", "split", "reject", "confirm", "distinct"]
+    kind: Literal["merge", "split", "reject", "confirm", "distinct", "not_a_face"]
     identity: Name | None = None
     other: Name | None = None
     faces: Annotated[list[Name], Field(max_length=5_000)] = []

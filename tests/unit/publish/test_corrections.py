@@ -12,7 +12,8 @@ from facelake.publish.corrections import Correction, agreement, enforce, holds, 
 
 _FACES = 24
 subsets = st.sets(st.integers(0, _FACES - 1), min_size=1, max_size=8)
-verdicts = st.tuples(st.sampled_from([v for v in Verdict if v is not Verdict.UNDO]), subsets, subsets)
+group_verdicts = [v for v in Verdict if v not in (Verdict.UNDO, Verdict.NOT_A_FACE)]  # those that concern groups
+verdicts = st.tuples(st.sampled_from(group_verdicts), subsets, subsets)
 
 
 def _nearer(others: I64, sides: list[I64]) -> I64:

@@ -20,6 +20,7 @@ from facelake.stages.core.context import Context, StageResult, StageRun, digest_
 from facelake.stages.embedding.carry import Carried, carry
 from facelake.stages.embedding.corpus_size import corpus_size
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
+from facelake.stages.embedding.not_faces import MARKS, applied_marks, marks_in_force, regions_of, reopen_marked
 from facelake.stages.embedding.progress import OUTCOMES, EmbedPlan, Progress
 from facelake.stages.gallery.purge import request_purge
 from facelake.stages.models.registry import pipeline_options
@@ -32,12 +33,16 @@ def embed(context: Context) -> StageResult:
     """Embed every admitted image that has no outcome yet; remove outcomes of images that lost their basis."""
     pack = context.pack
     assert pack is not None
+    marks = marks_in_force(context.lake)
+    marked = {row["seq"] for row in marks}
+    remarked = marked != applied_marks(context.lake)
+    reopen_marked(context, marks)
     carried = carry(context)
     progress = Progress(context)
     plan = progress.plan()
     run = StageRun(context, "embed", plan.images, "images")
     superseded = 0 if plan.chunks else _drop_superseded(context)
-    if not plan.chunks and not plan.to_close and not carried and not superseded:
+    if not plan.chunks and not plan.to_close and not carried and not superseded and not remarked:
         return run.skip({"admitted": plan.done_images, "embedded": 0, "rejected": 0, "faces": 0})
     if context.lineage:
         lineage = ", ".join(context.lineage)
@@ -63,7 +68,7 @@ def embed(context: Context) -> StageResult:
         done["reused"] = reused
     _drop_superseded(context)
     counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
-    return run.finish(counts, digest_of(progress.state()), planned)
+    return run.finish(counts, digest_of(progress.state()), planned | ({MARKS: sorted(marked)} if marked else {}))
 
 
 def _finish(context: Context, receipts: list[ChunkReceipt], *, waiting: bool) -> Carried | None:
@@ -109,6 +114,7 @@ def _work(
     options = pipeline_options(config, context.pack.card)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
     spec = replace(spec, retracted=refused_contents(config, context.lake), corpus=resolve_corpus(config))
+    spec = replace(spec, not_faces=regions_of(marks_in_force(context.lake)))
     engine = RayEmbedder(spec, config.embed, config.ray)
     pending: list[ChunkReceipt] = []
     unrecorded: list[ChunkReceipt] = []

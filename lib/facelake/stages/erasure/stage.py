@@ -223,7 +223,7 @@ def _remove_all(context: Context, targets: Targets) -> Counter[str]:
     _step(context, 2)
     removed["identities_retired"] = rewrite_gallery(context, targets)
     needles = targets.needles()
-    removed["corrections"] = forget_faces(context.lake, targets.faces, needles)
+    removed["corrections"] = forget_faces(context.lake, targets.faces, targets.contents, needles)
     _step(context, 3)
     removed["ledger_events"] = _end_in_ledger(context, targets.request, needles)
     _blank_admissions(context, targets)

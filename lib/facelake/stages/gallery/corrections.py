@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -65,7 +65,7 @@ def corrections_digest(lake: Lake) -> list[int]:
 def correct_groups(context: Context, grouped: Grouped, gallery: Gallery | None) -> Corrected:
     """Apply the corrections in force to the groups of a run."""
     labels, faces = grouped.labels, grouped.faces
-    stored = in_force(context.lake["corrections"].read().to_pylist())
+    stored = _about_groups(in_force(context.lake["corrections"].read().to_pylist()))
     if not stored:
         return Corrected(labels, np.zeros(len(labels), bool), np.zeros(len(labels), bool), 0, [])
     corrections = _numbered(stored, faces)
@@ -94,7 +94,7 @@ def record_correction(context: Context, request: CorrectionRequest) -> dict[str,
     row |= {"seq": seq, "kind": str(request.kind), "undoes": [], "reason": request.reason}
     row |= {"reviewer": request.reviewer or getpass.getuser(), "gallery_version": gallery.version}
     row["recorded_at"] = datetime.now(UTC)
-    contradicted = _contradicted(members, [*in_force(stored), row])
+    contradicted = _contradicted(members, [*_about_groups(in_force(stored)), row])
     if contradicted and not request.supersede:
         what = f"it contradicts correction {', '.join(map(str, contradicted))}"
         next_step = "see `facelake correct list`; give --supersede to overrule it"
@@ -103,6 +103,11 @@ def record_correction(context: Context, request: CorrectionRequest) -> dict[str,
     context.check_lease()
     table.append([row])
     return row
+
+
+def _about_groups(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The corrections that concern groups; marks of what is not a face take effect when photos are embedded."""
+    return [row for row in rows if row["kind"] != Verdict.NOT_A_FACE]
 
 
 def undo(context: Context, seq: int, reason: str = "", reviewer: str = "") -> dict[str, Any]:
@@ -124,13 +129,22 @@ def undo(context: Context, seq: int, reason: str = "", reviewer: str = "") -> di
     return row
 
 
-def forget_faces(lake: Lake, faces: set[str], needles: Needles) -> int:
+def forget_faces(lake: Lake, faces: set[str], contents: set[str], needles: Needles) -> int:
     """Remove erased faces from the corrections, with the reasons given, and names from other reasons; return the
     number of changed rows.
+
+    Args:
+        lake: the lake.
+        faces: ids of the erased faces.
+        contents: SHA-256 of the erased photos; a region that is not a face is known by it alone.
+        needles: texts that must not stay in a reason.
     """
     table, changed = lake["corrections"], 0
     stored = table.read().to_pylist()
     for row in stored:
+        if row["kind"] == Verdict.NOT_A_FACE:
+            changed += _forget_regions(row, faces, contents)
+            continue
         sides = {name: [face for face in row[name] or () if face not in faces] for name in ("faces_a", "faces_b")}
         if any(len(sides[name]) != len(row[name] or ()) for name in sides):
             row.update(sides | {"reason": None})
@@ -141,6 +155,17 @@ def forget_faces(lake: Lake, faces: set[str], needles: Needles) -> int:
     if changed:
         table.replace_all(pa.Table.from_pylist(stored, schema=plain(CORRECTIONS)))
     return changed
+
+
+def _forget_regions(row: dict[str, Any], faces: set[str], contents: set[str]) -> bool:
+    columns = ("faces_b", "contents", "boxes")
+    regions = list(zip(*(row[name] or () for name in columns), strict=True))
+    kept = [region for region in regions if region[0] not in faces and region[1] not in contents]
+    if len(kept) == len(regions):
+        return False
+    row.update({name: [region[i] for region in kept] for i, name in enumerate(columns)})
+    row["reason"] = None
+    return True
 
 
 def list_corrections(lake: Lake) -> list[dict[str, Any]]:
@@ -158,6 +183,8 @@ def _identities_and_faces(lake: Lake, request: CorrectionRequest, members: pa.Ta
     if missing := [face for face in faces if face not in identity_of]:
         what = f"no face {missing[0]!r}"
         raise ConfigError(what, where=lake.uri, next_step="see `facelake gallery show ID`")
+    if request.kind is Verdict.NOT_A_FACE:
+        return _regions(lake, faces, request.identity)
     if request.kind is Verdict.REJECT:
         if len({identity_of[face] for face in faces}) != 1:
             raise ConfigError(
@@ -183,6 +210,23 @@ def _identities_and_faces(lake: Lake, request: CorrectionRequest, members: pa.Ta
     return {"identity_a": request.identity, "identity_b": request.other, "faces_a": a, "faces_b": b}
 
 
+def _regions(lake: Lake, faces: list[str], identity: str | None) -> dict[str, Any]:
+    """Return where faces are: the photo's digest and the box, which outlast the face's id.
+
+    Raises:
+        ConfigError: no face is named, or one is gone from table `faces`.
+    """
+    if not faces:
+        raise ConfigError("no face is named", where=Verdict.NOT_A_FACE, next_step="name the faces")
+    parts = (part for _, part in lake["faces"].parts(["face_id", "content_sha256", "box"]))
+    rows = {row["face_id"]: row for part in parts for row in _where(part, "face_id", faces).to_pylist()}
+    if missing := [face for face in faces if face not in rows]:
+        what = f"face {missing[0]!r} is in the gallery and no longer in table `faces`"
+        raise ConfigError(what, where=lake.uri, next_step="run `facelake nightly`")
+    contents, boxes = [rows[face]["content_sha256"] for face in faces], [rows[face]["box"] for face in faces]
+    return {"identity_a": identity, "faces_a": [], "faces_b": faces, "contents": contents, "boxes": boxes}
+
+
 def _ascending(ids: pa.Array) -> bool:
     """Return whether ids ascend, as publish writes them; after an erasure they may do so only within each file."""
     return bool(pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py()) if len(ids) > 1 else True
@@ -206,6 +250,8 @@ def _where(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
 
 def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
     """Return the numbers of the earlier corrections that cannot hold together with the last one."""
+    if stored[-1]["kind"] == Verdict.NOT_A_FACE:
+        return []
     faces, _ = faces_of_ids(lambda: [members["face_id"]], "memberships")
     corrections = _numbered(stored, faces)
     *earlier, last = corrections

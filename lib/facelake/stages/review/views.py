@@ -191,7 +191,7 @@ def _settles(correction: Any, row: dict[str, Any]) -> bool:
     if correction["kind"] == Verdict.CONFIRM:
         return len(correction["faces_b"] or ()) >= _CONFIRMED_SHARE * int(row["faces"])
     is_of_this_gallery = bool(correction["gallery_version"] >= row["gallery_version"])
-    return correction["kind"] in (Verdict.SPLIT, Verdict.REJECT) and is_of_this_gallery
+    return correction["kind"] in (Verdict.SPLIT, Verdict.REJECT, Verdict.NOT_A_FACE) and is_of_this_gallery
 
 
 # ---- views

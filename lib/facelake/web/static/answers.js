@@ -7,6 +7,7 @@ const DEFAULT_REASONS = {
   reject: "not the person of this identity",
   merge: "the same person in both",
   distinct: "two different people",
+  not_a_face: "no face of a person",
   confirm: "this is the person of this identity",
 };
 
@@ -15,6 +16,7 @@ export const LABELS = {
   reject: "rejected",
   merge: "same person",
   distinct: "different people",
+  not_a_face: "not a face",
   confirm: "confirmed",
   undo: "undone",
 };

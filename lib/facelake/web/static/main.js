@@ -17,6 +17,7 @@ const KEYS = [
   ["escape", "clear the selection"],
   ["s", "split: the selected faces are all of one other person"],
   ["r", "reject: none of the selected faces is this person"],
+  ["x", "not a face: the selected are drawings, animals or patterns"],
   ["m", "same person: merge two identities; for one identity, all faces shown are one person"],
   ["d", "different people: the two identities stay apart"],
   ["c", "confirm: the selected faces are this person"],
@@ -53,7 +54,7 @@ function selectionChanged() {
 function updateButtons() {
   const busy = state.loading > 0 || !state.view;
   const selected = columns.some((column) => column.selection.size > 0);
-  const enabled = { split: selected, reject: selected, confirm: selected, different: state.view?.kind === "pair" };
+  const enabled = { split: selected, reject: selected, not_a_face: selected, confirm: selected, different: state.view?.kind === "pair" };
   for (const button of document.querySelectorAll("[data-do]")) {
     const name = button.dataset.do;
     button.disabled = (busy && !["undo", "next", "previous"].includes(name)) || enabled[name] === false;
@@ -282,6 +283,7 @@ function openHelp() {
 const ACTIONS = {
   split: () => answer("split"),
   reject: () => answer("reject"),
+  not_a_face: () => answer("not_a_face"),
   same: () => answer("same"),
   different: () => answer("different"),
   confirm: () => answer("confirm"),
@@ -292,7 +294,7 @@ const ACTIONS = {
 };
 
 const KEY_ACTIONS = {
-  s: ACTIONS.split, r: ACTIONS.reject, m: ACTIONS.same, d: ACTIONS.different, c: ACTIONS.confirm, u: ACTIONS.undo, k: ACTIONS.skip, n: ACTIONS.next, p: ACTIONS.previous,
+  s: ACTIONS.split, r: ACTIONS.reject, x: ACTIONS.not_a_face, m: ACTIONS.same, d: ACTIONS.different, c: ACTIONS.confirm, u: ACTIONS.undo, k: ACTIONS.skip, n: ACTIONS.next, p: ACTIONS.previous,
   1: () => columns[0].list.focus(),
   2: () => columns[1].list.focus(),
   a: () => columns[1].selectAll(true),
