@@ -9,6 +9,7 @@
     groups    groups of the whole
     link      groups of one person are joined
     settle    faces left alone are attached, misplaced ones moved, what is left grouped
+    bound     groups whose faces are not similar enough on the mean are divided
 
 The driver holds numbers per face, never vectors or edges: about 60 bytes per face at the most (docs/clustering.md).
 """
@@ -28,6 +29,7 @@ import numpy as np
 
 from facelake.cluster import columns
 from facelake.cluster.array_codec import pack, unpack
+from facelake.cluster.bounding import BOUND, LEAST_FACES, MOST_FACES, mean_similarity
 from facelake.cluster.calibrate import Calibration, Prior, Similarities, calibrate, with_level
 from facelake.cluster.edges import Known, leftover_graph
 from facelake.cluster.labels import canonical
@@ -46,7 +48,7 @@ from facelake.lake.object_store import ObjectStore
 from facelake.stages.clustering.result import Clustered, StoredGraph, number_rows
 from facelake.stages.clustering.tasks import CHUNK, Work
 
-STEPS = ("scan", "sample", "index", "join", "deep", "local", "groups", "link", "settle")
+STEPS = ("scan", "sample", "index", "join", "deep", "local", "groups", "link", "settle", "bound")
 _SAMPLE = 100_000
 _TRAIN_PER_LIST = 20
 _FACES_PER_PART, _LEAST_PARTS = 100_000, 8
@@ -88,7 +90,8 @@ class Steps:
         self._step("local", self._local)
         self._step("groups", self._groups)
         self._step("link", self._link)
-        labels = self._step("settle", self._settle)["labels"]
+        self._step("settle", self._settle)
+        labels = self._step("bound", self._bound)["labels"]
         return self._result(rows_, labels)
 
     def keep_measures(self, store: ObjectStore, key: str) -> None:
@@ -296,6 +299,38 @@ class Steps:
             count += int(held["labels"].max(initial=-1)) + 1
         labels = map_equation(faces, StoredGraph(self.work, len(self._parts())), self.settings.seed, initial=labels)
         return {"labels": labels, "part": part_of_face}
+
+    def _bound(self) -> dict[str, np.ndarray]:
+        labels, part = self._done("settle")["labels"], self._done("groups")["part"]
+        loose = self._loose_groups(labels, part)
+        out, count = labels.astype(np.int64), len(labels)
+        if len(loose):
+            self._share("loose", labels, part, loose)
+            keys = min(len(loose), len(self._parts()))
+            work = replace(self.work, tasks=keys)
+            for _, body in sorted(self.exchange.run(self._parts(), work.loose, work.divide, keys=keys)):
+                moved = unpack(body)
+                out[moved["faces"]] = moved["labels"].astype(np.int64) + count
+                count += int(moved["labels"].max()) + 1
+        return {"labels": canonical(out), "divided": np.array([len(loose)])}
+
+    def _loose_groups(self, labels: I32, part: I32) -> I32:
+        """The groups whose faces are not similar enough on the mean, without those too large to divide."""
+        wanted = np.flatnonzero(np.bincount(labels) >= LEAST_FACES).astype(np.int32)
+        if not len(wanted):
+            return wanted
+        row, size = self._sum_up("bound-sums", labels, part, wanted)
+        by_row = np.empty(len(wanted), np.int32)
+        by_row[row[wanted]] = wanted
+        loose = []
+        for first in range(0, len(wanted), CHUNK):
+            groups = by_row[first : first + CHUNK]
+            sums = self.work.read(f"sums/{first // CHUNK}")["sums"][: len(groups)]
+            loose.append(groups[mean_similarity(sums, size[groups]) < BOUND * self.work.facts.cuts.edge])
+        found = np.sort(np.concatenate(loose))
+        small = size[found] <= MOST_FACES
+        self.notes["divided"] = f"{small.sum()} groups below the mean similarity divided, {(~small).sum()} too large"
+        return np.asarray(found[small], np.int32)
 
     def _link(self) -> dict[str, np.ndarray]:
         held = self._done("groups")

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from facelake.cluster import columns
 from facelake.cluster.array_codec import pack, unpack
+from facelake.cluster.bounding import divided_group
 from facelake.cluster.calibrate import Similarities
 from facelake.cluster.edges import (
     Known,
@@ -85,6 +86,8 @@ class Work:
     deep_cells: int = 8
     train_share: float = 1.0
     wave: int = 0
+    tasks: int = 1
+    """among how many tasks groups to divide are shared out"""
     waves: int = 1
     """cells are joined in so many turns, every waves-th cell in each: fewer vectors are on their way at once"""
     known: Known | None = None
@@ -300,6 +303,25 @@ class Work:
         labels = map_equation(len(inner.nodes), [inner], self.search.seed, rounds=2)
         self.write(f"local/{part}", faces=found.faces, labels=labels)
         yield part, pack(edges=np.array([len(block.target)]))
+
+    def loose(self, part: int) -> Iterator[Block]:
+        """The faces of groups to divide (labels' `row` >= 0), to the tasks that divide them."""
+        faces, vectors = self._vectors(part)
+        held = self.shared(self.labels)
+        row = held["row"][held["labels"][faces]]
+        here = row >= 0
+        yield from by_key(row[here] % self.tasks, faces=faces[here], vectors=vectors[here], row=row[here])
+
+    def divide(self, task: int, blocks: list[bytes]) -> Iterator[Block]:
+        """Parts of the groups of a task, numbered from 0 over all of them."""
+        held = gather(blocks)
+        labels, count = np.empty(len(held["faces"]), np.int32), 0
+        for group in np.unique(held["row"]):
+            here = held["row"] == group
+            vectors = held["vectors"][here].astype(np.float32)
+            labels[here] = divided_group(vectors, self.facts.cuts.edge) + count
+            count = int(labels[here].max()) + 1
+        yield task, pack(faces=held["faces"], labels=labels)
 
     def pairs(self, part: int) -> Iterator[Block]:
         """Pairs of groups with an edge in this part."""
