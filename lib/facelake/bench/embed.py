@@ -35,8 +35,8 @@ from facelake.contracts import F32
 from facelake.corpus_config import CorpusSection
 from facelake.embed import ModelCard, Pack
 from facelake.embed.graphs import batchable
+from facelake.embed.onnx_runtime import OnnxGraph
 from facelake.embed.packs import ScrfdCard
-from facelake.embed.runtime import OnnxGraph
 from facelake.errors import ConfigError
 from facelake.events import Event, StageProgress
 from facelake.nightly import writing

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from facelake.embed.cpu_features import Precision
 from facelake.errors import ConfigError
 
 # Raised whenever the same photo could give other rows; part of the model digest of every face row.
@@ -59,6 +60,8 @@ class EncoderCard(_Part):
     dim: int
     mean: float = 0.0
     scale: float = 1.0
+    precision: Literal["float32", "int8"] = "float32"
+    """in which the file computes its convolutions; int8 as `facelake models int8` writes it"""
 
 
 class SourceCard(_Part):
@@ -110,10 +113,27 @@ def model_digest(card: ModelCard, options: Mapping[str, Any]) -> str:
     """
     parts = {
         "detector": card.detector.model_dump(mode="json"),
-        "encoder": card.encoder.model_dump(mode="json"),
+        # the file's digest says its precision already
+        "encoder": card.encoder.model_dump(mode="json", exclude={"precision"}),
     }
     body = parts | {"options": dict(options), "pipeline": PIPELINE_VERSION}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check_precision(card: ModelCard, wanted: Precision) -> None:
+    """Check that the file of the encoder can be computed in a precision.
+
+    Raises:
+        ConfigError: int8 is wanted of a float file, or something else of an int8 file.
+    """
+    in_file = card.encoder.precision
+    if (wanted == "int8") == (in_file == "int8"):
+        return
+    what = f"embed.precision is {wanted}, and the encoder of the card {card.name!r} is in {in_file}"
+    next_step = "set embed.precision to int8, or select the card of the float model"
+    if wanted == "int8":
+        next_step = "run `facelake models int8 --images DIR --out PACK` and set model.card to the card that it writes"
+    raise ConfigError(what, where="embed.precision", next_step=next_step)
 
 
 @dataclass(frozen=True, slots=True)
