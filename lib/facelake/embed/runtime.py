@@ -117,8 +117,8 @@ def unavailable(runtime: Runtime, cpu: Cpu | None = None) -> str | None:
 
 _NEXT_STEPS = {
     "no native precision": "set embed.precision to float32, or use hosts whose processors compute it",
-    "onnxruntime": "install onnxruntime-gpu in place of onnxruntime (infra/docker/Dockerfile.cuda), or set embed.runtime "
-    "to torch",
+    "onnxruntime": "install onnxruntime-gpu in place of onnxruntime (infra/docker/Dockerfile.cuda), or set "
+    "embed.runtime to torch",
     "tensorrt": "use the image of infra/docker/Dockerfile.cuda, or set embed.runtime to onnxruntime",
     "openvino": "pip install openvino, or set embed.runtime to onnxruntime",
     "torch": "pip install 'facelake[torch]', or set embed.runtime to onnxruntime",
@@ -182,13 +182,8 @@ def open_network(network: Network, runtime: Runtime) -> Graph:
     if runtime.name == "torch":
         return open_torch(model, runtime)
     name = network.input_name or _input_of(model)
-    return OnnxGraph(
-        model,
-        1,
-        onnx_runtime.gpu_providers(
-            runtime, model, name, (network.smallest or network.shape, network.shape), network.batch
-        ),
-    )
+    shapes = network.smallest or network.shape, network.shape
+    return OnnxGraph(model, 1, onnx_runtime.gpu_providers(runtime, model, name, shapes, network.batch))
 
 
 def _input_of(model: bytes) -> str:
