@@ -74,7 +74,7 @@ def resolve(network: Network, runtime: Runtime) -> tuple[Runtime, Choice]:
         return runtime, Choice(network.role, runtime.name, runtime.piece, "fixed by embed.runtime")
     names, refused = _candidates(runtime)
     if not names:
-        return _no_candidate(network, runtime, refused)
+        return _no_candidate(runtime, refused), Choice(network.role, "torch", 0, "the only one on this host")
     if len(names) == 1 and runtime.device != "cpu":
         choice = Choice(network.role, names[0], 0, "the only one on this host")
     else:
@@ -91,6 +91,18 @@ def device_runtime(runtime: Runtime) -> Runtime:
     names, _ = _candidates(runtime)
     torch = replace(runtime, name="torch")
     return torch if not names and unavailable(torch) is None else runtime
+
+
+def must_have_any(runtime: Runtime) -> None:
+    """Check that this host has the configured runtime, or with `auto` one that fits.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if runtime.name != "auto":
+        must_have(runtime)
+    elif not _candidates(runtime)[0]:
+        _no_candidate(runtime, _candidates(runtime)[1])
 
 
 def open_resolved(network: Network, runtime: Runtime) -> tuple[Graph, Choice]:
@@ -111,13 +123,18 @@ def _candidates(runtime: Runtime) -> tuple[list[RuntimeName], dict[str, str]]:
     return [n for n in wanted if reasons[n] is None], {n: r for n, r in reasons.items() if r is not None}
 
 
-def _no_candidate(network: Network, runtime: Runtime, refused: dict[str, str]) -> tuple[Runtime, Choice]:
+def _no_candidate(runtime: Runtime, refused: dict[str, str]) -> Runtime:
+    """torch, if it serves this device and precision.
+
+    Raises:
+        ConfigError: it does not.
+    """
     torch = replace(runtime, name="torch")
-    if runtime.precision != "bf16" and unavailable(torch) is None:
-        return torch, Choice(network.role, "torch", 0, "the only one on this host with this device and precision")
     if runtime.precision == "bf16":
         must_have(replace(runtime, name="openvino"))
-    what = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    if (reason := unavailable(torch)) is None:
+        return torch
+    what = "; ".join(f"{name}: {why}" for name, why in (refused | {"torch": reason}).items())
     raise ConfigError(f"no runtime fits: {what}", where="embed.runtime", next_step="run `facelake doctor` on this host")
 
 
@@ -160,7 +177,7 @@ def _version(package: str) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
