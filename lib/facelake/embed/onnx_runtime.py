@@ -32,6 +32,8 @@ class OnnxGraph:
         Raises:
             ConfigError: onnxruntime does not use the first provider, and would compute elsewhere without a word.
         """
+        if _name(providers[0]) != CPU and CUDA in onnxruntime.get_available_providers():
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, which are on no library path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
