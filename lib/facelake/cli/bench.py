@@ -49,12 +49,16 @@ def bench_embed(
     rounds: RoundsOption = 3,
     alone: Annotated[bool, typer.Option("--alone", help="measure only facelake: its rate and memory")] = False,
     side: SideOption = 0,
+    runtimes: Annotated[
+        str | None, typer.Option(help="values of embed.runtime to compare, as auto,onnxruntime; default: the config's")
+    ] = None,
 ) -> None:
     """Measure images per second of facelake, of insightface in a loop, and of the bare models."""
     from facelake.bench.embed import Sizes, chosen_pack, embed_rates
 
     settings = call.config(model__accept_license=accept_license)
-    figures = embed_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side), alone=alone)
+    sizes = Sizes(photos, rounds, side, tuple(runtimes.split(",")) if runtimes else ())
+    figures = embed_rates(settings, chosen_pack(pack, shape), images, sizes, alone=alone)
     call.terminal.figures("embed", figures)
     call.terminal.result({"ok": True, **figures})
 
