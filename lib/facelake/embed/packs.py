@@ -64,6 +64,22 @@ class EncoderCard(_Part):
     """in which the file computes its convolutions; int8 as `facelake models int8` writes it"""
 
 
+class PrecisionFigures(_Part):
+    """What a precision of the encoder costs in accuracy, as `facelake bench precision` measures it."""
+
+    precision: Literal["bf16", "int8"]
+    cosine_least: float
+    cosine_median: float
+    """of embeddings to those in float32"""
+    tar_at_fmr_1e3: float
+    tar_at_fmr_1e4: float
+    """true accept rate at false match rates of 1e-3 and 1e-4"""
+    data: _Stated
+    """photos, and numbers of genuine and impostor pairs"""
+    computed_on: _Stated
+    """processor, and whether it computes the precision natively"""
+
+
 class SourceCard(_Part):
     """Source of the files: a PyPI wheel, by digest. The names go to pip, hence their strict form."""
 
@@ -99,6 +115,8 @@ class ModelCard(_Part):
     impostor_sd: float
     genuine_mean: float
     source: SourceCard | FolderCard | None = None
+    precisions: list[PrecisionFigures] = Field(default_factory=list)
+    """measured for the encoder of this card, so that embed.precision is an informed choice"""
 
     def files(self) -> dict[str, str]:
         """SHA-256 by name of the files that the pack consists of."""
