@@ -61,6 +61,7 @@ def _card(card: ModelCard, encoder: bytes, folder: Path) -> ModelCard:
             "title": f"{card.title}, encoder in int8",
             "encoder": part.model_copy(update=update),
             "source": FolderCard(uri=str(folder)),
+            "precisions": [],  # they describe the float file
         }
     )
 
