@@ -93,10 +93,17 @@ class EmbedSection(Section):
         description="search photos again where one look is not enough: tiles of crowds and panoramas, photos turned "
         "by a quarter, dark photos brightened; changes the model digest, because more faces are found",
     )
-    runtime: Literal["onnxruntime", "torch"] = Field("onnxruntime", description="inference runtime")
-    device: str = Field(
-        "cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="device of the torch runtime: cpu, cuda, cuda:1"
+    runtime: Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"] = Field(
+        "auto",
+        description="inference runtime; auto: per network the fastest that the worker's host has, by a short "
+        "measurement; another value is obeyed, or refused where the host lacks it",
     )
+    precision: Literal["float32", "bf16", "int8"] | None = Field(
+        None,
+        description="of the encoder, as the processor computes it natively; null: that of the card's file; bf16 "
+        "changes the model digest, int8 needs a card of `facelake models int8`",
+    )
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="device of the networks: cpu, cuda, cuda:1")
     half_precision: bool = Field(False, description="torch only; changes the model digest, because embeddings differ")
     nvjpeg: bool = Field(
         False,
@@ -110,6 +117,8 @@ class EmbedSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> EmbedSection:
+        if self.half_precision and self.precision in ("bf16", "int8"):
+            raise ValueError("half_precision and precision are mutually exclusive: bf16 and int8 are for CPUs")
         if self.nvjpeg and not (self.runtime == "torch" and self.device.startswith("cuda")):
             raise ValueError("nvjpeg needs runtime torch and device cuda")
         if self.nvjpeg and self.decoders:

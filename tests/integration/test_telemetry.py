@@ -14,6 +14,10 @@ from facelake.embed import Pipeline, PipelineOptions
 from facelake.stages.models.registry import load_pack
 pipeline = Pipeline(load_pack(Config()), PipelineOptions())
 assert not list(pipeline.run([(0, "a", b"no photo")]))[0].faces
+import sys
+from facelake.embed.openvino_runtime import openvino_core
+assert openvino_core().available_devices
+assert sys.modules["openvino_telemetry"] is None
 from facelake.engines.ray_token import use_own_token
 use_own_token(Config().ray)
 import ray

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,22 @@ def test_dockerfiles(path: Path) -> None:
     bases = [line.split()[1] for line in lines if line.startswith("FROM")]
     assert all(":" in base and not base.endswith(":latest") for base in bases)
     assert "-c constraints.txt" in path.read_text()
+
+
+def test_the_cuda_image_has_a_build_of_onnxruntime_for_gpus() -> None:
+    """pip resolves the pinned build, with wheels for CUDA and cuDNN of the major versions that it was built for."""
+    text = (ROOT / "infra" / "docker" / "Dockerfile.cuda").read_text()
+    (pinned,) = re.findall(r"^ARG ONNXRUNTIME_GPU=(.+)$", text, re.MULTILINE)
+    assert "onnxruntime-gpu[cuda,cudnn]==${ONNXRUNTIME_GPU}" in text
+    assert "pip uninstall -y onnxruntime " in text, "both have the module onnxruntime"
+    wanted = ["--no-deps", f"onnxruntime-gpu[cuda,cudnn]=={pinned}"]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--report", "-"]
+    done = subprocess.run([*command, *wanted], capture_output=True, text=True, timeout=120, check=True)
+    (build,) = json.loads(done.stdout)["install"]
+    extras = " ".join(line for line in build["metadata"]["requires_dist"] if "extra ==" in line)
+    assert "nvidia-cudnn" in extras
+    assert "nvidia-cuda-runtime~=13" in extras, "the image's comment names the driver that CUDA 13 needs"
+    assert "FROM nvidia/cuda" not in text, "libraries of another CUDA version in the image would be loaded first"
 
 
 @pytest.mark.parametrize("name", ["accounts.yaml", "config.yaml", "pdb.yaml", "cronjob.yaml"])

@@ -6,7 +6,9 @@ Three rates, measured in turns so that other load on the machine affects all ali
   workers; `steady` begins with the first photos committed while all workers run, as for a corpus of millions.
 - insightface: `FaceAnalysis` in a loop, photos decoded by OpenCV, with onnxruntime's default number of threads.
 - bare: the graphs that facelake runs, on prepared tensors of detector inputs and faces, in as many processes as
-  facelake has workers.
+  facelake has workers. For each its share of the machine's own float32 matrix rate.
+
+Several runtimes are measured in turns too; each has its block of figures.
 
 CPU seconds per photo are reported too, since they remain comparable on a busy machine. For facelake they include every
 process of Ray; for insightface they include its idle threads, which wait in a loop.
@@ -21,12 +23,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from facelake.bench.matrix_rate import float32_rate, multiplications
 from facelake.bench.memory import PeakMemory, family_cpu_s
 from facelake.bench.parity import face_analysis
 from facelake.bench.synthetic_packs import write_heavy_pack
@@ -34,9 +37,10 @@ from facelake.config import Config
 from facelake.contracts import F32
 from facelake.corpus_config import CorpusSection
 from facelake.embed import ModelCard, Pack
-from facelake.embed.graphs import batchable
+from facelake.embed.calibration import open_resolved
+from facelake.embed.models import detector_network, encoder_network
 from facelake.embed.packs import ScrfdCard
-from facelake.embed.runtime import OnnxGraph
+from facelake.embed.runtime import Graph, Runtime, RuntimeName
 from facelake.errors import ConfigError
 from facelake.events import Event, StageProgress
 from facelake.nightly import writing
@@ -62,6 +66,8 @@ class Sizes:
     rounds: int
     side_px: int
     """longer side to which photos are scaled, pixels; 0: unchanged"""
+    runtimes: tuple[str, ...] = ()
+    """values of embed.runtime that are compared; none: that of the config"""
 
 
 def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, *, alone: bool = False) -> dict[str, Any]:
@@ -83,17 +89,48 @@ def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, *, alone: 
         write_card(card, str(folder / "card.yaml"))
         workers = _workers(config)
         if alone:
-            return _alone([_ours(config, folder, number, sizes.photos, workers, 0.5) for number in range(sizes.rounds)])
+            return _alone(
+                [_ours(config, folder, str(number), sizes.photos, workers, 0.5) for number in range(sizes.rounds)]
+            )
         theirs = _FaceAnalysisLoop(pack, folder / "photos", card.min_det_score)
-        rounds = []
-        with _bare_pool(loaded, workers) as pool:
+        names = sizes.runtimes or (config.embed.runtime,)
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        with _bare_pool(loaded, workers, {name: _runtime(config, name) for name in names}) as pool:
             for number in range(sizes.rounds):
-                rates = theirs.run(sizes.photos // 4)
-                before = _bare(pool, workers, theirs)
-                rates |= _ours(config, folder, number, sizes.photos, workers)
-                after = _bare(pool, workers, theirs)  # bracketed, since the machine's speed may change during the round
-                rounds.append(rates | {name: (value + after[name]) / 2 for name, value in before.items()})
-    return _figures(rounds, sizes, workers, theirs.faces)
+                reference = theirs.run(sizes.photos // 4)
+                for name in names:
+                    settings = _with_runtime(config, name)
+                    before = _bare(pool, workers, theirs, name)
+                    rates = reference | _ours(settings, folder, f"{number}-{name}", sizes.photos, workers)
+                    after = _bare(pool, workers, theirs, name)  # before and after, since the machine's speed changes
+                    rounds[name].append(rates | {key: (value + after[key]) / 2 for key, value in before.items()})
+        blocks = {name: _figures(of_name, sizes, workers, theirs.faces) for name, of_name in rounds.items()}
+    return (
+        blocks[names[0]]
+        | {"runtimes": blocks, "float32_gflops": round(float32_rate() / 1e9, 1)}
+        | _limits(loaded, rounds)
+    )
+
+
+def _runtime(config: Config, name: str) -> Runtime:
+    """The runtime of the given name, with the config's device and cache."""
+    return Runtime(cast(RuntimeName, name), config.embed.device, cache=config.model.cache)
+
+
+def _with_runtime(config: Config, name: str) -> Config:
+    return config.model_copy(update={"embed": config.embed.model_copy(update={"runtime": name})})
+
+
+def _limits(pack: Pack, rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """The share of the machine's float32 matrix rate that the networks' multiplications reach, by runtime."""
+    rate, shares = float32_rate(), {}
+    for network in (detector_network(pack), encoder_network(pack)):
+        operations = 2 * multiplications(network)
+        shares[network.role] = {"gflop": round(operations / 1e9, 3)} | {
+            name: round(operations / rate / statistics.median(r[f"bare_{network.role}_cpu"] for r in of_name), 3)
+            for name, of_name in rounds.items()
+        }
+    return {"of_float32_rate": shares}
 
 
 def resolve_pack(config: Config, pack: str, folder: Path) -> tuple[str, Config]:
@@ -187,7 +224,7 @@ def write_photos(source: str, target: Path, sizes: Sizes) -> None:
 
 
 def _ours(
-    config: Config, folder: Path, number: int, photos: int, workers: int, memory_every_s: float = 3600.0
+    config: Config, folder: Path, number: str, photos: int, workers: int, memory_every_s: float = 3600.0
 ) -> dict[str, float]:
     """Rates of facelake's embed stage on a new lake. Memory is sampled rarely by default, because sampling takes
     time.
@@ -250,43 +287,47 @@ class _FaceAnalysisLoop:
         return {"theirs": len(chosen) / seconds, "insightface_cpu": cpu / len(chosen)}
 
 
-def _bare_pool(pack: Pack, workers: int) -> ProcessPoolExecutor:
+def _bare_pool(pack: Pack, workers: int, runtimes: dict[str, Runtime]) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_load_bare, initargs=(pack,))
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_load_bare, initargs=(pack, runtimes))
 
 
-def _load_bare(pack: Pack) -> None:
+def _load_bare(pack: Pack, runtimes: dict[str, Runtime]) -> None:
     """Load the graphs as facelake runs them, and prepare input tensors, in a worker process."""
-    card, random = pack.card, np.random.default_rng(0)
-    assert isinstance(card.detector, ScrfdCard)
-    _BARE["detector"] = OnnxGraph(batchable(pack.detector, any_size=card.detector.any_size))
-    _BARE["encoder"] = OnnxGraph(batchable(pack.encoder, card.encoder.input_name))
+    random = np.random.default_rng(0)
+    assert isinstance(pack.card.detector, ScrfdCard)
+    for name, runtime in runtimes.items():
+        networks = detector_network(pack), encoder_network(pack)
+        _BARE[name] = tuple(open_resolved(network, runtime)[0] for network in networks)
     _BARE["squares"] = [
-        random.uniform(-1, 1, (4, 3, side, side)).astype(np.float32) for side in sorted(card.detector.sides)
+        random.uniform(-1, 1, (4, 3, side, side)).astype(np.float32) for side in sorted(pack.card.detector.sides)
     ]
     _BARE["crops"] = random.uniform(-1, 1, (_BARE_BATCH, 3, 112, 112)).astype(np.float32)
 
 
-def _bare(pool: ProcessPoolExecutor, workers: int, theirs: _FaceAnalysisLoop) -> dict[str, float]:
+def _bare(pool: ProcessPoolExecutor, workers: int, theirs: _FaceAnalysisLoop, name: str) -> dict[str, float]:
     """Photos per second of all workers together: all detector inputs, and as many encoder inputs as faces per photo."""
-    parts = list(pool.map(_bare_seconds, [theirs.faces] * workers))
-    return {"bare": sum(1 / wall for wall, _ in parts), "bare_cpu": statistics.mean(cpu for _, cpu in parts)}
+    parts = list(pool.map(_bare_seconds, [theirs.faces] * workers, [name] * workers))
+    means = {key: statistics.mean(part[key] for part in parts) for key in parts[0]}
+    return means | {"bare": sum(1 / part["bare"] for part in parts)}
 
 
-def _bare_seconds(faces: float) -> tuple[float, float]:
-    """(wall-clock seconds, CPU seconds) per photo in this process."""
-    detect = [_cheapest(_BARE["detector"], squares, 4) for squares in _BARE["squares"]]
-    encode = _cheapest(_BARE["encoder"], _BARE["crops"], _BARE_BATCH)
+def _bare_seconds(faces: float, name: str) -> dict[str, float]:
+    """Wall-clock seconds (`bare`) and CPU seconds per photo, and CPU seconds per largest input of both networks."""
+    detector, encoder = _BARE[name]
+    detect = [_cheapest(detector, squares, 4) for squares in _BARE["squares"]]
+    encode = _cheapest(encoder, _BARE["crops"], _BARE_BATCH)
     wall, cpu = map(sum, zip(*detect, strict=True))
-    return wall + faces * encode[0], cpu + faces * encode[1]
+    each = {"bare_detector_cpu": detect[-1][1], "bare_encoder_cpu": encode[1]}
+    return {"bare": wall + faces * encode[0], "bare_cpu": cpu + faces * encode[1]} | each
 
 
-def _cheapest(graph: OnnxGraph, blob: F32, most: int) -> tuple[float, float]:
+def _cheapest(graph: Graph, blob: F32, most: int) -> tuple[float, float]:
     """(wall-clock, CPU) seconds per input, single or in a batch of `most`, whichever takes less CPU time."""
     return min((_each(graph, blob[:count]) for count in (1, most)), key=lambda pair: pair[1])
 
 
-def _each(graph: OnnxGraph, blob: F32) -> tuple[float, float]:
+def _each(graph: Graph, blob: F32) -> tuple[float, float]:
     graph.run(blob)
     began, cpu, runs = time.monotonic(), time.process_time(), 0
     while time.monotonic() - began < _BARE_S or not runs:

@@ -22,27 +22,35 @@ _RATES = (1e-3, 1e-4)
 _BATCH, _ROUND_S, _ROUNDS = 8, 1.0, 5
 
 
-def compare_precision(config: Config, other: str, images: str, labels: str) -> dict[str, Any]:
-    """Compare the configured card's encoder with another card's, on the same aligned faces, measured in turns.
+def compare_precision(
+    config: Config, other: str | None, images: str, labels: str, precision: str | None = None
+) -> dict[str, Any]:
+    """Compare the configured card's encoder with another one, on the same aligned faces, measured in turns.
+
+    Args:
+        other: card of the other encoder, such as one in int8; None: the same card.
+        precision: embed.precision of the other encoder; None: that of its card's file.
 
     Returns:
         For both: CPU milliseconds per face on one thread (median of rounds), and the true accept rate at false match
         rates of 1e-3 and 1e-4 (best detection per photo). Also the ratio of times and the cosines between the two.
 
     Raises:
-        ConfigError: no photos, no labels, an unknown card.
+        ConfigError: no photos, no labels, an unknown card; this host does not compute the precision natively.
         Refused: the terms of a card are not accepted.
     """
-    of_card = {"float32": config, "other": _with_card(config, other)}
+    config = _with(config, config.model.card, None)
+    of_card = {"float32": config, "other": _with(config, other or config.model.card, precision)}
     packs = {name: load_pack(settings) for name, settings in of_card.items()}
     people, faces = _labelled(config, packs["float32"], images, labels)
-    runtime = pipeline_options(config, packs["float32"].card).runtime
-    encoders = {name: load_encoder(pack, runtime) for name, pack in packs.items()}
+    runtimes = {name: pipeline_options(of_card[name], pack.card).runtime for name, pack in packs.items()}
+    encoders = {name: load_encoder(pack, runtimes[name]) for name, pack in packs.items()}
     units = {name: np.concatenate([encoder.encode(f) for f in _parts(faces)]) for name, encoder in encoders.items()}
     rounds = [{name: _cpu_ms(encoder, faces) for name, encoder in encoders.items()} for _ in range(_ROUNDS)]
     cosines = (units["float32"] * units["other"]).sum(1)
     figures: dict[str, Any] = {
         "card": find_card(of_card["other"].model.card).name,
+        "precision": runtimes["other"].precision,
         "faces": len(faces),
         "times_faster": round(statistics.median(times["float32"] / times["other"] for times in rounds), 2),
         "cosine_least": round(float(cosines.min()), 4),
@@ -69,8 +77,13 @@ def recognition(unit: F32, people: list[str]) -> dict[str, float]:
     return figures | {"genuine_least": round(float(genuine.min()), 4), "impostor_most": round(float(impostor[0]), 4)}
 
 
-def _with_card(config: Config, card: str) -> Config:
-    return config.model_copy(update={"model": config.model.model_copy(update={"card": card})})
+def _with(config: Config, card: str, precision: str | None) -> Config:
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"card": card}),
+            "embed": config.embed.model_copy(update={"precision": precision}),
+        }
+    )
 
 
 def _labelled(config: Config, pack: Pack, images: str, labels: str) -> tuple[list[str], U8]:

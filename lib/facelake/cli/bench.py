@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from facelake.cli.command import Invocation, command, numbers, typer_app
+from facelake.errors import ConfigError
 
 bench_app = typer_app("Run benchmarks on this machine.")
 PackOption = Annotated[str, typer.Option("--pack", help="folder of an InsightFace pack")]
@@ -49,12 +50,16 @@ def bench_embed(
     rounds: RoundsOption = 3,
     alone: Annotated[bool, typer.Option("--alone", help="measure only facelake: its rate and memory")] = False,
     side: SideOption = 0,
+    runtimes: Annotated[
+        str | None, typer.Option(help="values of embed.runtime to compare, as auto,onnxruntime; default: the config's")
+    ] = None,
 ) -> None:
     """Measure images per second of facelake, of insightface in a loop, and of the bare models."""
     from facelake.bench.embed import Sizes, chosen_pack, embed_rates
 
     settings = call.config(model__accept_license=accept_license)
-    figures = embed_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side), alone=alone)
+    sizes = Sizes(photos, rounds, side, tuple(runtimes.split(",")) if runtimes else ())
+    figures = embed_rates(settings, chosen_pack(pack, shape), images, sizes, alone=alone)
     call.terminal.figures("embed", figures)
     call.terminal.result({"ok": True, **figures})
 
@@ -111,14 +116,20 @@ def bench_device(
 @command(bench_app, "precision", lake=False)
 def bench_precision(
     call: Invocation,
-    card: Annotated[str, typer.Option(help="card to compare with the config's; it must have the same detector")],
     images: ImagesOption,
     labels: Annotated[str, typer.Option(help="CSV with columns image, person; image is a file name")],
+    card: Annotated[
+        str | None, typer.Option(help="card to compare with the config's, with the same detector; default: the same")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="embed.precision to compare with float32: bf16, int8")] = None,
 ) -> None:
-    """Measure what an int8 encoder gains in CPU time and loses in recognition accuracy."""
+    """Measure what an encoder in bf16 or int8 gains in CPU time and loses in recognition accuracy."""
     from facelake.bench.precision import compare_precision
 
-    figures = compare_precision(call.config(), card, images, labels)
+    if precision not in (None, "float32", "bf16", "int8") or not (card or precision):
+        next_step = "give --precision bf16, or --card of an int8 pack"
+        raise ConfigError("nothing to compare", where="bench precision", next_step=next_step)
+    figures = compare_precision(call.config(), card, images, labels, precision)
     call.terminal.figures("precision", figures)
     call.terminal.result({"ok": True, **figures})
 

@@ -54,6 +54,8 @@ class ChunkReceipt:
     seconds: float = 0.0
     complete: bool = True
     """False: a photo was not the one of the index, so that the chunk must be looked at again"""
+    runtimes: tuple[str, ...] = ()
+    """runtime of each network on the worker's host, and why, as `detector: onnxruntime, ...`"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import torch
 
 from facelake.contracts import F32, F64, I64, U8
 from facelake.embed import device_ops, device_sampling
+from facelake.embed.calibration import Choice
 from facelake.embed.detectors import Detections, joined
 from facelake.embed.device_detectors import batch_of, open_detector
 from facelake.embed.geometry import inverses, similarity_transforms
@@ -39,6 +40,7 @@ class DeviceVision:
         self.detector = open_detector(pack, min_score, runtime, batch_photos)
         model = batchable(pack.encoder, encoder.input_name, blocks=False)
         self.encoder = open_torch(model, runtime)
+        self.choices = tuple(Choice(role, "torch", 0, f"on {runtime.device}") for role in ("detector", "encoder"))
         self.side, self.confirmed = max(self.detector.sides), self.detector.confirmed
         self._dtype = torch.float16 if runtime.half else torch.float32
         self._mean, self._scale = encoder.mean, encoder.scale

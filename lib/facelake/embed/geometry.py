@@ -96,12 +96,22 @@ def similarity_transforms(points: F32, template: F32 = TEMPLATE_112) -> F64:
     PAMI 1991). In the plane a rotation with a scale is the product with a complex number, and least squares need no
     decomposition. Points that are all in one place give a matrix that maps everything there.
     """
-    source = points.astype(np.float64) @ np.array([1, 1j])
-    target = template.astype(np.float64) @ np.array([1, 1j])
+    source = points.astype(np.float64) @ _COMPLEX
+    target_mean, wanted = _CENTRED_112 if template is TEMPLATE_112 else _centred(template)
     mean = source.mean(1, keepdims=True)
-    centred, wanted = source - mean, target - target.mean()
+    centred = source - mean
     turn = (centred.conj() @ wanted) / np.maximum((np.abs(centred) ** 2).sum(1), 1e-12)
-    return _matrices(turn, target.mean() - turn * mean[:, 0])
+    return _matrices(turn, target_mean - turn * mean[:, 0])
+
+
+def _centred(template: F32) -> tuple[complex, C128]:
+    """The mean of template points (n, 2) as a complex number, and the points (n,) relative to it."""
+    target = template.astype(np.float64) @ _COMPLEX
+    return complex(target.mean()), np.asarray(target - target.mean(), np.complex128)
+
+
+_COMPLEX: C128 = np.array([1, 1j])
+_CENTRED_112 = _centred(TEMPLATE_112)
 
 
 def inverses(matrices: F64) -> F64:

@@ -11,12 +11,13 @@ from dataclasses import replace
 import numpy as np
 
 from facelake.contracts import F32, F64, I64, U8
+from facelake.embed.calibration import Choice, open_resolved
 from facelake.embed.detectors import CANDIDATE, Detections, Detector
 from facelake.embed.geometry import letterbox, nms, warp
-from facelake.embed.graphs import batchable, is_batch_invariant
+from facelake.embed.graphs import is_batch_invariant
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.resample import Levels, to_blob
-from facelake.embed.runtime import Graph, Runtime, open_graph
+from facelake.embed.runtime import Graph, Network, Runtime, open_network
 from facelake.embed.scrfd import Scrfd
 from facelake.embed.upright import refined
 
@@ -31,6 +32,7 @@ CONFIRMED = 0.85  # faces of five sets had .86 and more in a crop of their own, 
 _CROPS = 16  # crops at once: the activations of hundreds would take a gigabyte
 CROP_SHARE = 1.8  # side of the crop for landmark refinement, relative to the longer side of the face's box
 _KEPT_FACES = 4096  # size of the cache of embeddings, for exact duplicates; 8 MB at 512 dimensions
+_ENCODER_BATCH = 8  # faces at once, if the caller does not say
 
 _CPU = Runtime()
 _LOG = logging.getLogger(__name__)
@@ -174,24 +176,58 @@ class Encoder:
         return normalised(self.raw(aligned))
 
 
-def load_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> Detector:
-    """The detector of the pack on the host."""
+def detector_network(pack: Pack) -> Network:
+    """The pack's detector as facelake calls it: one photo at a time."""
     card = pack.card.detector
-    blocks = runtime.name == "onnxruntime"
     if isinstance(card, ScrfdCard):
-        graph = open_graph(batchable(pack.detector, any_size=card.any_size, blocks=blocks), runtime)
-        return Scrfd(graph, card.sides, min_score)
+        least, most = ((3, side, side) for side in (min(card.sides), max(card.sides)))
+        return Network("detector", pack.detector, most, least, any_size=card.any_size)
+    most, least = ((3, side, side) for side in (card.input_px, card.refine_px))
+    return Network("detector", pack.detector, most, least, any_size=True, batch=1)
+
+
+def encoder_network(pack: Pack, batch: int = _ENCODER_BATCH) -> Network:
+    """The pack's encoder, called with at most `batch` faces at once."""
+    return Network("encoder", pack.encoder, (3, 112, 112), input_name=pack.card.encoder.input_name, batch=batch)
+
+
+def open_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> tuple[Detector, Choice]:
+    """The detector of the pack on the host, and the runtime that was chosen for it.
+
+    Raises:
+        ConfigError: as calibration.resolve.
+    """
+    card = pack.card.detector
+    if isinstance(card, ScrfdCard):
+        graph, choice = open_resolved(detector_network(pack), runtime)
+        return Scrfd(graph, card.sides, min_score), choice
     # in half precision YuNet's landmarks move by pixels (cosines fell to .97); the network is small anyway
-    full_precision = replace(runtime, half=False)
-    return YuNet(open_graph(batchable(pack.detector, any_size=True, blocks=blocks), full_precision), card, min_score)
+    graph, choice = open_resolved(detector_network(pack), replace(runtime, half=False))
+    return YuNet(graph, card, min_score), choice
+
+
+def open_encoder(pack: Pack, runtime: Runtime = _CPU, batch: int = _ENCODER_BATCH) -> tuple[Encoder, Choice]:
+    """The encoder of the pack on the host, and the runtime that was chosen for it.
+
+    Raises:
+        ConfigError: as calibration.resolve.
+    """
+    card, network = pack.card.encoder, encoder_network(pack, batch)
+    if card.precision == "int8":
+        runtime = replace(runtime, precision="int8")
+    graph, choice = open_resolved(network, runtime)
+    reference = open_network(network, replace(runtime, name="torch", half=False)) if runtime.half else None
+    return Encoder(graph, card.mean, card.scale, reference), choice
+
+
+def load_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> Detector:
+    """The detector of the pack on the host; as open_detector."""
+    return open_detector(pack, min_score, runtime)[0]
 
 
 def load_encoder(pack: Pack, runtime: Runtime = _CPU) -> Encoder:
-    """The encoder of the pack on the host."""
-    card = pack.card.encoder
-    model = batchable(pack.encoder, card.input_name, blocks=runtime.name == "onnxruntime")
-    reference = open_graph(model, replace(runtime, half=False)) if runtime.half else None
-    return Encoder(open_graph(model, runtime), card.mean, card.scale, reference)
+    """The encoder of the pack on the host; as open_encoder."""
+    return open_encoder(pack, runtime)[0]
 
 
 def yunet_order(graph: Graph) -> list[int]:

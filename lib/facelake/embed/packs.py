@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from facelake.embed.cpu_features import Precision
 from facelake.errors import ConfigError
 
 # Raised whenever the same photo could give other rows; part of the model digest of every face row.
@@ -59,6 +60,24 @@ class EncoderCard(_Part):
     dim: int
     mean: float = 0.0
     scale: float = 1.0
+    precision: Literal["float32", "int8"] = "float32"
+    """in which the file computes its convolutions; int8 as `facelake models int8` writes it"""
+
+
+class PrecisionFigures(_Part):
+    """What a precision of the encoder costs in accuracy, as `facelake bench precision` measures it."""
+
+    precision: Literal["bf16", "int8"]
+    cosine_least: float
+    cosine_median: float
+    """of embeddings to those in float32"""
+    tar_at_fmr_1e3: float
+    tar_at_fmr_1e4: float
+    """true accept rate at false match rates of 1e-3 and 1e-4"""
+    data: _Stated
+    """photos, and numbers of genuine and impostor pairs"""
+    computed_on: _Stated
+    """processor, and whether it computes the precision natively"""
 
 
 class SourceCard(_Part):
@@ -96,6 +115,8 @@ class ModelCard(_Part):
     impostor_sd: float
     genuine_mean: float
     source: SourceCard | FolderCard | None = None
+    precisions: list[PrecisionFigures] = Field(default_factory=list)
+    """measured for the encoder of this card, so that embed.precision is an informed choice"""
 
     def files(self) -> dict[str, str]:
         """SHA-256 by name of the files that the pack consists of."""
@@ -110,10 +131,27 @@ def model_digest(card: ModelCard, options: Mapping[str, Any]) -> str:
     """
     parts = {
         "detector": card.detector.model_dump(mode="json"),
-        "encoder": card.encoder.model_dump(mode="json"),
+        # the file's digest says its precision already
+        "encoder": card.encoder.model_dump(mode="json", exclude={"precision"}),
     }
     body = parts | {"options": dict(options), "pipeline": PIPELINE_VERSION}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def check_precision(card: ModelCard, wanted: Precision) -> None:
+    """Check that the file of the encoder can be computed in a precision.
+
+    Raises:
+        ConfigError: int8 is wanted of a float file, or something else of an int8 file.
+    """
+    in_file = card.encoder.precision
+    if (wanted == "int8") == (in_file == "int8"):
+        return
+    what = f"embed.precision is {wanted}, and the encoder of the card {card.name!r} is in {in_file}"
+    next_step = "set embed.precision to int8, or select the card of the float model"
+    if wanted == "int8":
+        next_step = "run `facelake models int8 --images DIR --out PACK` and set model.card to the card that it writes"
+    raise ConfigError(what, where="embed.precision", next_step=next_step)
 
 
 @dataclass(frozen=True, slots=True)

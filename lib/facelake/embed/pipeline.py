@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.contracts import FACES, REJECTS, U8, Bool, Covers, Face, Outcome, Reject, View
+from facelake.embed.calibration import device_runtime
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Photo, Undecoded, decode
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import similarity_transforms
 from facelake.embed.packs import Pack
 from facelake.embed.quality import quality, yaw
-from facelake.embed.runtime import Runtime, must_have_torch
+from facelake.embed.runtime import Runtime, must_have, must_have_torch
 from facelake.embed.search import Looked, Search
 from facelake.embed.upright import rolls
 from facelake.embed.vision import HostVision, Pixels, Seen, Vision
@@ -46,6 +47,7 @@ class PipelineOptions:
             "target_px": self.limits.target_px,
         }
         marks = {"one_look": not self.further_looks, "half": self.runtime.half, "nvjpeg": self.runtime.nvjpeg}
+        marks |= {"bf16": self.runtime.precision == "bf16"}  # int8 is in the encoder's file, which the digest covers
         return shaping | {name: 1 for name, on in marks.items() if on}
 
 
@@ -73,6 +75,8 @@ class Pipeline:
         self._options = options
         self._opener = open_opener(options, retracted)
         self._vision = open_vision(pack, options)
+        self.choices = self._vision.choices
+        """the runtime of each network on this host, and why it was chosen"""
         self._search = Search(self._vision, options.min_det_score, options.min_face_px)
 
     def run(
@@ -235,7 +239,10 @@ def open_vision(pack: Pack, options: PipelineOptions) -> Vision:
         ConfigError: the runtime is not installed, or does not have the device.
     """
     least, runtime = options.min_det_score, options.runtime
+    if runtime.name == "auto" and runtime.device != "cpu":
+        runtime = device_runtime(runtime)
     if runtime.name == "torch":
+        must_have(runtime)
         must_have_torch(runtime)
         from facelake.embed.device_vision import DeviceVision
 

@@ -73,7 +73,7 @@ def resize_into(pixels: U8, square: U8, width: int, height: int, source: tuple[f
     Args:
         source: height and width of the photo in these pixels; differs from the array's shape after halving odd sides.
     """
-    if pixels.shape[:2] == (height, width) and source is None:
+    if pixels.shape[:2] == (height, width) and (source is None or source == (height, width)):
         square[:height, :width] = pixels
         return
     whole = source or pixels.shape[:2]

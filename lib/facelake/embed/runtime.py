@@ -1,29 +1,44 @@
-"""Inference runtimes: a graph with one input, from array to arrays, on onnxruntime or torch."""
+"""Inference runtimes: a graph with one input, from array to arrays, on onnxruntime, OpenVINO, TensorRT or torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+import importlib.util
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
-import onnxruntime
+import numpy as np
 
 from facelake.contracts import F32
+from facelake.embed import onnx_runtime
+from facelake.embed.cpu_features import Cpu, Precision, this_cpu
+from facelake.embed.graphs import batchable
+from facelake.embed.onnx_runtime import OnnxGraph
 from facelake.errors import ConfigError
 
 if TYPE_CHECKING:
     from facelake.embed.torch_runtime import TorchGraph
 
+RuntimeName = Literal["auto", "onnxruntime", "openvino", "tensorrt", "torch"]
+# Most inputs at once on a CPU if nothing was measured: activations of more do not fit the cache (docs/benchmarks.md).
+_CPU_PIECE = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The inference runtime and its device."""
+    """The inference runtime and its device; `auto` is resolved by calibration.py, per graph and host."""
 
-    name: Literal["onnxruntime", "torch"] = "onnxruntime"
+    name: RuntimeName = "onnxruntime"
     device: str = "cpu"
     half: bool = False
     threads: int = 1
     nvjpeg: bool = False
     """whether JPEGs are decoded on the device"""
+    precision: Precision = "float32"
+    """of the encoder; detectors compute in float32"""
+    cache: str = field(default="", compare=False)
+    """folder in which this host keeps what it measured, and TensorRT its engines; empty: nothing is kept"""
+    piece: int = 0
+    """most inputs of one call of a network on a CPU; 0: a default"""
 
 
 class Graph(Protocol):
@@ -37,36 +52,144 @@ class Graph(Protocol):
         ...
 
 
-class OnnxGraph:
-    """A graph on onnxruntime, on the CPU."""
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A published graph and how facelake calls it."""
 
-    def __init__(self, model: bytes, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-        self.outputs = [item.name for item in self._session.get_outputs()]
+    role: Literal["detector", "encoder"]
+    model: bytes = field(repr=False)
+    shape: tuple[int, int, int]
+    """(c, h, w) of one input, as it is called most"""
+    smallest: tuple[int, int, int] | None = None
+    """of the smallest inputs, where there are several sizes"""
+    input_name: str | None = None
+    any_size: bool = False
+    batch: int = 1
+    """most inputs at once"""
+
+    def prepared(self, name: RuntimeName) -> bytes:
+        """The graph after surgery; only onnxruntime's blocked layout on CPUs needs PRelu unfolded."""
+        return batchable(self.model, self.input_name, any_size=self.any_size, blocks=name == "onnxruntime")
+
+
+class InPieces:
+    """A graph that is called with at most `size` inputs at once, whose activations fit the processor's cache."""
+
+    def __init__(self, graph: Graph, size: int) -> None:
+        self._graph, self._size, self.outputs = graph, size, graph.outputs
 
     def run(self, blob: F32) -> list[F32]:
         """Implements Graph."""
-        outputs: list[F32] = self._session.run(None, {self._input: blob})
-        return outputs
+        if len(blob) <= self._size:
+            return self._graph.run(blob)
+        parts = [self._graph.run(blob[start : start + self._size]) for start in range(0, len(blob), self._size)]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+def unavailable(runtime: Runtime, cpu: Cpu | None = None) -> str | None:
+    """Return why this host does not have a runtime with this device and precision; None if it does.
+
+    Nothing is loaded, except onnxruntime to ask for its providers.
+    """
+    name, on_gpu = runtime.name, runtime.device != "cpu"
+    if runtime.precision == "bf16" and name != "openvino":
+        return "only the runtime openvino computes in bf16"
+    if runtime.half and name != "torch":
+        return "only the runtime torch computes in half precision"
+    if runtime.precision == "int8" and (on_gpu or name == "torch"):
+        return "encoders in int8 run on CPUs only, by onnxruntime or openvino"
+    if not on_gpu and (reason := (cpu or this_cpu()).lacking(runtime.precision)):
+        return reason
+    if name == "torch":
+        return None if importlib.util.find_spec("torch") else "torch is not installed"
+    if name == "openvino":
+        if on_gpu:
+            return "OpenVINO is used on the CPU only"
+        return None if importlib.util.find_spec("openvino") else "openvino is not installed"
+    if name == "tensorrt" and not on_gpu:
+        return "TensorRT needs embed.device cuda"
+    if name in ("tensorrt", "onnxruntime") and on_gpu:
+        wanted = onnx_runtime.TENSORRT if name == "tensorrt" else onnx_runtime.CUDA
+        if wanted not in onnx_runtime.providers():
+            return f"the installed onnxruntime has no {wanted}"
+    return None
+
+
+_NEXT_STEPS = {
+    "no native precision": "set embed.precision to float32, or use hosts whose processors compute it",
+    "onnxruntime": "install onnxruntime-gpu in place of onnxruntime (infra/docker/Dockerfile.cuda), or set "
+    "embed.runtime to torch",
+    "tensorrt": "use the image of infra/docker/Dockerfile.cuda, or set embed.runtime to onnxruntime",
+    "openvino": "pip install openvino, or set embed.runtime to onnxruntime",
+    "torch": "pip install 'facelake[torch]', or set embed.runtime to onnxruntime",
+}
+
+
+def must_have(runtime: Runtime, cpu: Cpu | None = None) -> None:
+    """Check that this host has a fixed runtime.
+
+    Raises:
+        ConfigError: it does not; the next step says how to change that.
+    """
+    reason = unavailable(runtime, cpu)
+    if reason is None:
+        return
+    where, next_step = "embed.runtime", _NEXT_STEPS.get(runtime.name, "set embed.runtime to auto")
+    if runtime.device == "cpu" and (cpu or this_cpu()).lacking(runtime.precision):
+        where, next_step = "embed.precision", _NEXT_STEPS["no native precision"]
+    elif runtime.precision == "bf16":
+        next_step = "set embed.runtime to openvino or auto, or embed.precision to float32"
+    elif runtime.precision == "int8":
+        next_step = "set embed.device to cpu and embed.runtime to auto, or select the card of the float model"
+    elif runtime.half:
+        next_step = "set embed.runtime to torch, or embed.half_precision to false"
+    elif runtime.device != "cpu" and runtime.name == "openvino":
+        next_step = "set embed.device to cpu"
+    elif runtime.device == "cpu" and runtime.name == "tensorrt":
+        next_step = "set embed.device to cuda, or embed.runtime to auto"
+    raise ConfigError(reason, where=where, next_step=next_step)
 
 
 def open_graph(model: bytes, runtime: Runtime) -> Graph:
-    """Load a graph on the given runtime.
+    """Load a prepared graph on a fixed runtime of the CPU, or on torch.
 
     Raises:
-        ConfigError: torch is not installed, or the runtime does not support the device or precision.
+        ConfigError: the host does not have the runtime, or it does not support the device or precision.
     """
-    if runtime.name == "onnxruntime":
-        if runtime.half or runtime.device != "cpu":
-            what = "onnxruntime is supported on the CPU in float32 only"
-            raise ConfigError(what, where="embed.runtime", next_step="set embed.runtime to torch")
-        return OnnxGraph(model, runtime.threads)
-    return open_torch(model, runtime)
+    must_have(runtime)
+    if runtime.name == "torch":
+        return open_torch(model, runtime)
+    if runtime.name == "openvino":
+        from facelake.embed.openvino_runtime import OpenVinoGraph
+
+        return OpenVinoGraph(model, runtime.threads, runtime.precision)
+    return OnnxGraph(model, runtime.threads)
+
+
+def open_network(network: Network, runtime: Runtime) -> Graph:
+    """Load a network on a fixed runtime, on the CPU in pieces that fit its cache.
+
+    Raises:
+        ConfigError: as open_graph; or onnxruntime cannot start the provider.
+    """
+    if network.role == "detector":
+        runtime = replace(runtime, precision="float32")
+    model = network.prepared("torch" if runtime.device != "cpu" else runtime.name)
+    if runtime.device == "cpu":
+        graph = open_graph(model, runtime)
+        return graph if runtime.name == "torch" else InPieces(graph, runtime.piece or _CPU_PIECE)
+    must_have(runtime)
+    if runtime.name == "torch":
+        return open_torch(model, runtime)
+    name = network.input_name or _input_of(model)
+    shapes = network.smallest or network.shape, network.shape
+    return OnnxGraph(model, 1, onnx_runtime.gpu_providers(runtime, model, name, shapes, network.batch))
+
+
+def _input_of(model: bytes) -> str:
+    import onnx
+
+    return str(onnx.load_from_string(model).graph.input[0].name)
 
 
 def open_torch(model: bytes, runtime: Runtime) -> TorchGraph:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from facelake.contracts import F32, F64, U8
+from facelake.embed.calibration import Choice
 from facelake.embed.detectors import Detections
 from facelake.embed.geometry import inverses, similarity_transforms, warp
-from facelake.embed.models import load_detector, load_encoder
+from facelake.embed.models import open_detector, open_encoder
 from facelake.embed.packs import Pack
 from facelake.embed.quality import sharpness
 from facelake.embed.relight import relighting
@@ -48,6 +49,8 @@ class Vision(Protocol):
     """side in pixels of the square in which a photo is searched"""
     confirmed: float
     """least score of landmarks, refined if possible, that confirms a face of a further look"""
+    choices: tuple[Choice, ...]
+    """runtimes of the networks, and why they were chosen"""
 
     def place(self, photos: Sequence[Any]) -> list[Pixels]:
         """Convert decoded photos, arrays or tensors, to Pixels; called once per photo, before the other methods."""
@@ -82,8 +85,9 @@ class HostVision:
     """Geometry in numpy, networks on any runtime; photos are processed one by one, faces encoded in batches."""
 
     def __init__(self, pack: Pack, min_score: float, runtime: Runtime, batch_faces: int) -> None:
-        self._detector = load_detector(pack, min_score, runtime)
-        self._encoder = load_encoder(pack, runtime)
+        self._detector, detector = open_detector(pack, min_score, runtime)
+        self._encoder, encoder = open_encoder(pack, runtime, batch_faces)
+        self.choices: tuple[Choice, ...] = detector, encoder
         self._batch_faces = batch_faces
         self.side, self.confirmed = self._detector.side, self._detector.confirmed
 

@@ -174,6 +174,7 @@ class ChunkWorker:
             face_rows=sum(len(o.faces) for o in outcomes),
             reasons=dict(Counter(str(o.reject) for o in outcomes if o.reject)),
             seconds=seconds,
+            runtimes=tuple(choice.summary for choice in self._pipeline.choices),
             complete=not chunk.contents or [o.content_sha256 for o in outcomes] == list(chunk.contents),
         )
 

@@ -8,9 +8,10 @@ recorded per chunk of corpus rows (`progress.py`).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from facelake.contracts import ChunkReceipt, is_of_model
+from facelake.embed.calibration import must_have_any
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.engines.ray_token import use_own_token
 from facelake.events import Notice, StageProgress
@@ -27,6 +28,16 @@ from facelake.stages.models.registry import pipeline_options
 
 _CHUNKS_PER_TASK = 8  # at most; adjacent chunks are read in one pass
 _TASKS_PER_WORKER = 4  # at least, so that all workers end at about the same time
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """What the receipts of a run add up to."""
+
+    done: Counter[str]
+    reasons: Counter[str]
+    runtimes: Counter[str]
+    """chunks by the runtime of each network, with the reason for it"""
 
 
 def embed(context: Context) -> StageResult:
@@ -56,7 +67,8 @@ def embed(context: Context) -> StageResult:
     admitted = plan.images + plan.waiting
     done: Counter[str] = Counter(admitted=admitted, embedded=0, rejected=0, faces=0, swept=carried.swept)
     reasons: Counter[str] = Counter()
-    receipts = _work(context, progress, plan.chunks, done, reasons) if plan.chunks else []
+    runtimes: Counter[str] = Counter()
+    receipts = _work(context, progress, plan.chunks, _Tally(done, reasons, runtimes)) if plan.chunks else []
     reused, waiting = carried.photos, 0
     if (copied := _finish(context, receipts, waiting=plan.waiting > 0)) is not None:
         done.update({name: count for name, count in copied.reused.items() if name in done})
@@ -68,7 +80,8 @@ def embed(context: Context) -> StageResult:
         done["reused"] = reused
     _drop_superseded(context)
     counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
-    return run.finish(counts, digest_of(progress.state()), planned | ({MARKS: sorted(marked)} if marked else {}))
+    details = planned | ({MARKS: sorted(marked)} if marked else {}) | ({"runtimes": dict(runtimes)} if runtimes else {})
+    return run.finish(counts, digest_of(progress.state()), details)
 
 
 def _finish(context: Context, receipts: list[ChunkReceipt], *, waiting: bool) -> Carried | None:
@@ -99,9 +112,7 @@ def _check_budget(context: Context, images: int) -> dict[str, object]:
     }
 
 
-def _work(
-    context: Context, progress: Progress, chunks: int, done: Counter[str], reasons: Counter[str]
-) -> list[ChunkReceipt]:
+def _work(context: Context, progress: Progress, chunks: int, tally: _Tally) -> list[ChunkReceipt]:
     """Run the open chunks on Ray and commit their outcomes; returns the receipts of chunks that are not recorded yet:
     the last ones, and those in which a photo waits or changed.
     """
@@ -111,7 +122,9 @@ def _work(
 
     assert context.pack is not None
     config = context.config
-    options = pipeline_options(config, context.pack.card)
+    options, done = pipeline_options(config, context.pack.card), tally.done
+    if config.ray.address is None:  # the workers are on this host
+        must_have_any(options.runtime)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
     spec = replace(spec, retracted=refused_contents(config, context.lake), corpus=resolve_corpus(config))
     spec = replace(spec, not_faces=regions_of(marks_in_force(context.lake)))
@@ -123,7 +136,11 @@ def _work(
         for receipt in engine.run(tasks_of(progress.open_chunks(), per_task)):
             pending.append(receipt)
             done.update(embedded=receipt.embedded, rejected=receipt.rejected, faces=receipt.face_rows)
-            reasons.update(receipt.reasons)
+            tally.reasons.update(receipt.reasons)
+            for runtime in receipt.runtimes:
+                if runtime not in tally.runtimes:
+                    context.emit(Notice("embed", runtime))
+                tally.runtimes[runtime] += 1
             context.emit(
                 StageProgress("embed", done["embedded"] + done["rejected"], dict(done) | {"workers": engine.running})
             )

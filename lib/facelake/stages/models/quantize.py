@@ -54,13 +54,14 @@ def _card(card: ModelCard, encoder: bytes, folder: Path) -> ModelCard:
     """The card of the quantised pack. Its digest differs, so that rows of the two packs are never mixed."""
     part = card.encoder
     name = f"{Path(part.file).stem}.int8.onnx"
-    update = {"file": name, "sha256": hashlib.sha256(encoder).hexdigest()}
+    update = {"file": name, "sha256": hashlib.sha256(encoder).hexdigest(), "precision": "int8"}
     return card.model_copy(
         update={
             "name": f"{card.name}-int8",
             "title": f"{card.title}, encoder in int8",
             "encoder": part.model_copy(update=update),
             "source": FolderCard(uri=str(folder)),
+            "precisions": [],  # they describe the float file
         }
     )
 

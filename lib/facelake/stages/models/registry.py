@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from facelake.config import Config, EmbedSection, conf_dir, read_yaml_as
 from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
 from facelake.embed.decode import DecodeLimits
-from facelake.embed.packs import PACKAGE, VERSION, FolderCard
+from facelake.embed.packs import PACKAGE, VERSION, FolderCard, check_precision
 from facelake.embed.runtime import Runtime, must_have_torch
 from facelake.errors import ConfigError, Corrupt, Refused, Retryable
 from facelake.lake.object_store import ObjectStore
@@ -108,15 +109,22 @@ def limits_of(settings: EmbedSection) -> DecodeLimits:
 
 
 def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
-    """The pipeline's options from the config, with the card's value where the config has none."""
+    """The pipeline's options from the config, with the card's value where the config has none.
+
+    Raises:
+        ConfigError: embed.precision does not fit the card's file.
+    """
     embed = config.embed
+    precision = embed.precision or card.encoder.precision
+    check_precision(card, precision)
+    runtime = Runtime(embed.runtime, embed.device, embed.half_precision, nvjpeg=embed.nvjpeg, precision=precision)
     return PipelineOptions(
         min_det_score=card.min_det_score if embed.min_det_score is None else embed.min_det_score,
         min_face_px=embed.min_face_px,
         batch_photos=embed.batch_photos,
         batch_faces=embed.batch_faces,
         limits=limits_of(embed),
-        runtime=Runtime(embed.runtime, embed.device, embed.half_precision, nvjpeg=embed.nvjpeg),
+        runtime=replace(runtime, cache=config.model.cache),
         further_looks=embed.further_looks,
     )
 
