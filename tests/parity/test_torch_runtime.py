@@ -155,6 +155,6 @@ def test_unsupported_runtime_options_are_reported(pack: Pack) -> None:
     )
     with pytest.raises(ValueError, match="Erf"):
         TorchGraph(strange.SerializeToString())
-    with pytest.raises(ConfigError, match="float32 only"):
+    with pytest.raises(ConfigError, match="only the runtime torch computes in half precision"):
         open_graph(batchable(pack.encoder, "data"), Runtime("onnxruntime", half=True))
     assert load_encoder(pack, runtime=Runtime("torch", "cpu")).batched

@@ -64,6 +64,9 @@ class Choice:
 def resolve(network: Network, runtime: Runtime) -> tuple[Runtime, Choice]:
     """The fixed runtime on which a network runs on this host.
 
+    With `auto` a detector on a CPU stays on onnxruntime: another runtime moves landmarks by up to .05 pixels, and face
+    ids name the rounded box, so that hosts with different runtimes would give one face two ids.
+
     Raises:
         ConfigError: the host does not have the configured runtime, or none that is native to the precision.
     """
@@ -73,6 +76,8 @@ def resolve(network: Network, runtime: Runtime) -> tuple[Runtime, Choice]:
         must_have(runtime)
         return runtime, Choice(network.role, runtime.name, runtime.piece, "fixed by embed.runtime")
     names, refused = _candidates(runtime)
+    if network.role == "detector" and runtime.device == "cpu":
+        names = [name for name in names if name == "onnxruntime"]
     if not names:
         return _no_candidate(runtime, refused), Choice(network.role, "torch", 0, "the only one on this host")
     if len(names) == 1 and runtime.device != "cpu":

@@ -108,10 +108,11 @@ def _own(path: Path) -> bool:
 
 
 def _cached_models(config: Config) -> Iterator[Path]:
-    """The model files that facelake downloaded; the folder may hold files of others."""
+    """Model files that were downloaded, and measured choices of runtimes; the folder may hold files of others."""
     folder = cache_folder(config)
     if folder.is_dir():
         yield from (path for path in sorted(folder.iterdir()) if _MODEL.fullmatch(path.name) and path.is_file())
+        yield from (path for path in [folder / "runtimes"] if path.is_dir())
 
 
 def _scratch_folders() -> Iterator[Path]:
