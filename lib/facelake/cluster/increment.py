@@ -13,6 +13,7 @@ node, known by the sum of its faces and by a few exemplars; every new face is a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -148,19 +149,35 @@ def _group_edges(
     face, column = np.nonzero(near >= 0)
     group = near[face, column].astype(np.int64)
     off = gate.discount(new.bins[face], standing.bins[group])
-    best, weight = _exemplar_edges(
-        new.vectors, face, group, off, standing.exemplars, standing.first, standing.sums, standing.size,
-        np.array([cuts.graph_cut, cuts.level, cuts.weight_scale]),
-    )  # fmt: skip
+    groups = _Shown(standing.exemplars, standing.first, standing.sums, standing.size)
+    limits = _EdgeLimits(cuts.graph_cut, cuts.level, cuts.weight_scale)
+    best, weight = _exemplar_edges(new.vectors, face, group, off, groups, limits)
     return face, group, best, weight
+
+
+class _Shown(NamedTuple):
+    """Existing groups as numba takes them; see Standing."""
+
+    exemplars: F32
+    first: I64
+    sums: F32
+    size: I64
+
+
+class _EdgeLimits(NamedTuple):
+    """Limits of edges, as in `Calibration`: the cut, and level and scale of their weights."""
+
+    cut: float
+    level: float
+    scale: float
 
 
 @numba.njit(cache=True)
 def _exemplar_edges(
-    vectors: F32, face: I64, group: I64, off: F32, exemplars: F32, first: I64, sums: F32, size: I64, numbers: F32
-) -> tuple[F32, F32]:  # fmt: skip
+    vectors: F32, face: I64, group: I64, off: F32, groups: _Shown, limits: _EdgeLimits
+) -> tuple[F32, F32]:
     """The best similarity of a face to a group's exemplars, and its edges to all the faces that they stand for."""
-    cut, level, scale = numbers[0], numbers[1], numbers[2]
+    first, size, cut = groups.first, groups.size, limits.cut
     best, weight = np.full(len(face), -1.0, np.float32), np.zeros(len(face), np.float32)
     for p in range(len(face)):
         g, vector = group[p], vectors[face[p]]
@@ -170,17 +187,17 @@ def _exemplar_edges(
         for x in range(first[g], first[g + 1]):
             value = -off[p]
             for d in range(len(vector)):
-                value += vector[d] * exemplars[x, d]
+                value += vector[d] * groups.exemplars[x, d]
             best[p] = max(best[p], value)
             if value >= cut:
-                weight[p] += each * np.exp((value - level) / scale)
+                weight[p] += each * np.exp((value - limits.level) / limits.scale)
         if size[g] > shown:  # what it has in common with all of them, exemplars or not
             value = -off[p]
             for d in range(len(vector)):
-                value += vector[d] * sums[g, d] / size[g]
+                value += vector[d] * groups.sums[g, d] / size[g]
             best[p] = max(best[p], value)
             if value >= cut:
-                weight[p] = max(weight[p], min(size[g], _NEIGHBOURS) * np.exp((value - level) / scale))
+                weight[p] = max(weight[p], min(size[g], _NEIGHBOURS) * np.exp((value - limits.level) / limits.scale))
     return best, weight
 
 

@@ -18,6 +18,7 @@ two groups is the product of their sums, so no pair is ever visited, and groups 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -66,9 +67,9 @@ def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, apart: Bo
         holds the sum of each.
     """
     order = np.lexsort((pairs.high, pairs.low, -pairs.cosine))
-    numbers = np.array([cuts.edge, cuts.ratio, cuts.ratio_single, cuts.level])
+    limits = _JoinLimits(cuts.edge, cuts.ratio, cuts.ratio_single, cuts.level)
     held = np.zeros(len(size), bool) if apart is None else apart.copy()
-    parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], held, numbers)
+    parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], held, limits)
     root = np.flatnonzero(parent == np.arange(len(parent))).astype(np.int32)
     number = canonical(parent)
     return number, root[np.argsort(number[root], kind="stable")]
@@ -100,8 +101,33 @@ def settle(vectors: F32, own: I32, start: I64, around: I32, sums: F32, size: I64
         (m,) labels.
     """
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
-    numbers = np.array([cuts.level, cuts.attach, cuts.lead])
-    return np.asarray(_settle(vectors, own, start, around, sums, size, square, numbers), np.int32)
+    limits = _SettleLimits(cuts.level, cuts.attach, cuts.lead)
+    return np.asarray(_settle(vectors, own, start, around, _Groups(sums, size, square), limits), np.int32)
+
+
+class _JoinLimits(NamedTuple):
+    """Limits of joining, as in `Calibration`."""
+
+    edge: float
+    ratio: float
+    ratio_single: float
+    level: float
+
+
+class _SettleLimits(NamedTuple):
+    """Limits of singleton assignment, as in `Calibration`."""
+
+    level: float
+    attach: float
+    lead: float
+
+
+class _Groups(NamedTuple):
+    """Sums (groups, dim), sizes and squared lengths of the sums."""
+
+    sums: F32
+    size: I64
+    square: F64
 
 
 @numba.njit(cache=True)
@@ -132,9 +158,9 @@ def _bar(wanted: float, inside: float, level: float, apart: bool) -> float:
 
 
 @numba.njit(cache=True)
-def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, cuts: F64) -> I32:
+def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, limits: _JoinLimits) -> I32:
     count, dim = sums.shape
-    edge, ratio, ratio_single, level = cuts[0], cuts[1], cuts[2], cuts[3]
+    level = limits.level
     parent = np.arange(count).astype(np.int32)
     inside = np.zeros(count)  # of a joined group: the mean over its parts, by their faces
     for i in range(count):
@@ -156,9 +182,9 @@ def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, cuts: F64) -> 
                 total += sums[i, d] * sums[j, d]
             between = total / (size[i] * size[j])
             # near copies make the inside of a group more alike than two photos of the person are: the level bounds it
-            wanted = _wanted(min(size[i], size[j]), ratio, ratio_single)
+            wanted = _wanted(min(size[i], size[j]), limits.ratio, limits.ratio_single)
             both = min(np.sqrt(inside[i] * inside[j]), level)
-            if between < edge or between < _bar(wanted, both, level, apart[i] and apart[j]):
+            if between < limits.edge or between < _bar(wanted, both, level, apart[i] and apart[j]):
                 continue
             if size[i] < size[j]:
                 i, j = j, i
@@ -187,22 +213,22 @@ def _dot(a: F32, b: F32) -> float:
 
 
 @numba.njit(cache=True)
-def _settle(vectors: F32, groups: I32, start: I64, around: I32, sums: F32, size: I64, square: F64, numbers: F64) -> I32:
-    level, attach, lead = numbers[0], numbers[1], numbers[2]
-    out = groups.copy()
-    length, inside = np.sqrt(square), np.empty(len(size))
+def _settle(vectors: F32, labels: I32, start: I64, around: I32, groups: _Groups, limits: _SettleLimits) -> I32:
+    sums, size = groups.sums, groups.size
+    out = labels.copy()
+    length, inside = np.sqrt(groups.square), np.empty(len(size))
     for m in range(len(size)):
-        inside[m] = np.sqrt(_inside(square[m], size[m], level))
-    for i in range(len(groups)):
-        own = groups[i]
+        inside[m] = np.sqrt(_inside(groups.square[m], size[m], limits.level))
+    for i in range(len(labels)):
+        own = labels[i]
         near = around[start[i] : start[i + 1]]
         if size[own] == 1:
-            best, score, second = _nearest_group(vectors[i], own, near, 2, sums, size, length)
-            if score >= attach and score - second >= lead:
+            best, score, second = _nearest_group(vectors[i], own, near, 2, groups, length)
+            if score >= limits.attach and score - second >= limits.lead:
                 out[i] = best
         elif size[own] > 2:
             mine = (_dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]
-            best, score, second = _nearest_group(vectors[i], own, near, 3, sums, size, size * inside)
+            best, score, second = _nearest_group(vectors[i], own, near, 3, groups, size * inside)
             if score > mine + _MARGIN:
                 out[i] = best
     return out
@@ -210,17 +236,17 @@ def _settle(vectors: F32, groups: I32, start: I64, around: I32, sums: F32, size:
 
 @numba.njit(cache=True)
 def _nearest_group(
-    vector: F32, own: int, around: I32, least: int, sums: F32, size: I64, length: F64
+    vector: F32, own: int, around: I32, least: int, groups: _Groups, length: F64
 ) -> tuple[int, float, float]:
     """Of other groups of `least` faces or more: the best by dot(vector, sum) / length, its score and the next one's."""
     seen = np.empty(_NEAR_GROUPS, np.int32)
     count, best, score, second = 0, own, -1.0, -1.0
     for other in around:
-        if other == own or size[other] < least or (seen[:count] == other).any():
+        if other == own or groups.size[other] < least or (seen[:count] == other).any():
             continue
         seen[count] = other
         count += 1
-        theirs = _dot(vector, sums[other]) / length[other]
+        theirs = _dot(vector, groups.sums[other]) / length[other]
         if theirs > score:
             best, score, second = other, theirs, score
         elif theirs > second:

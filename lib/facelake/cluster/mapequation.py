@@ -11,7 +11,7 @@ The graph may be larger than memory: its rows come in blocks, and only what is k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numba
 import numpy as np
@@ -121,30 +121,69 @@ def _coarse(blocks: Blocks, flow: F64, labels: I32) -> tuple[Block, F64]:
 
 def _move(n: int, blocks: Blocks, flow: F64, module: I32, scale: float, generator: np.random.Generator) -> I32:
     """Move nodes one by one to the neighbouring (or an empty) module that shortens the code most."""
-    inside, leaving = np.bincount(module, flow, n), np.zeros(n)
+    inside, leaving = np.bincount(module, flow, n).astype(np.float64), np.zeros(n)
     members = np.bincount(module, minlength=n).astype(np.int32)
     for at in range(len(blocks)):
-        block = blocks[at]
-        _add_leaving(block.nodes, block.start, block.target, block.weight, module, scale, leaving)
-    total = np.array([leaving.sum()])
+        _add_leaving(_Edges.of(blocks[at]), module, scale, leaving)
     none = np.flatnonzero(members == 0)[::-1]
     empties, spare = np.zeros(n + 1, np.int32), np.array([len(none)])
     empties[: len(none)] = none
-    to_module, near, waiting = np.zeros(n), np.empty(n, np.int32), np.ones(n, np.bool_)
+    modules = _Modules(module, inside, leaving, members, np.array([leaving.sum()]), empties, spare)
+    scratch = _Scratch(np.zeros(n), np.empty(n, np.int32), np.ones(n, np.bool_))
     for _ in range(_SWEEPS):
         moved = 0
         for at in range(len(blocks)):
             block = blocks[at]
-            if not waiting[block.nodes].any():
+            if not scratch.waiting[block.nodes].any():
                 continue
             order = generator.permutation(len(block.nodes)).astype(np.int32)
-            moved += _sweep(
-                block.nodes, block.start, block.target, block.weight, order, scale, flow, module, inside, leaving,
-                members, total, empties, spare, to_module, near, waiting,
-            )  # fmt: skip
+            moved += _sweep(_Edges.of(block), order, scale, flow, modules, scratch)
         if moved < 1 + n // 100000:
             break
     return module
+
+
+class _Edges(NamedTuple):
+    """The edges of a block (`Block` as numba takes it)."""
+
+    nodes: I32
+    start: I64
+    target: I32
+    weight: F32
+
+    @classmethod
+    def of(cls, block: Block) -> _Edges:
+        """The arrays of a block."""
+        return cls(block.nodes, block.start, block.target, block.weight)
+
+
+class _Modules(NamedTuple):
+    """The state of the search, changed in place."""
+
+    module: I32
+    """(n,) module of each node"""
+    inside: F64
+    """(n,) flow of each module's nodes"""
+    leaving: F64
+    """(n,) flow over each module's boundary"""
+    members: I32
+    """(n,) nodes of each module"""
+    total: F64
+    """(1,) flow over all boundaries"""
+    empties: I32
+    """(n + 1,) modules without nodes, the first `spare[0]` of them valid"""
+    spare: I64
+
+
+class _Scratch(NamedTuple):
+    """Working memory of a sweep."""
+
+    to_module: F64
+    """(n,) flow from the current node to each module; zero between nodes"""
+    near: I32
+    """(n,) modules next to the current node"""
+    waiting: npt.NDArray[np.bool_]
+    """(n,) nodes to look at again, because a neighbour moved"""
 
 
 @numba.njit(cache=True)
@@ -157,46 +196,52 @@ def _row_sums(start: I64, weight: F32) -> F64:
 
 
 @numba.njit(cache=True)
-def _add_leaving(nodes: I32, start: I64, target: I32, weight: F32, module: I32, scale: float, leaving: F64) -> None:
-    for i in range(len(nodes)):
-        m = module[nodes[i]]
-        for e in range(start[i], start[i + 1]):
-            if module[target[e]] != m:
-                leaving[m] += weight[e] * scale
+def _add_leaving(edges: _Edges, module: I32, scale: float, leaving: F64) -> None:
+    for i in range(len(edges.nodes)):
+        m = module[edges.nodes[i]]
+        for e in range(edges.start[i], edges.start[i + 1]):
+            if module[edges.target[e]] != m:
+                leaving[m] += edges.weight[e] * scale
 
 
 @numba.njit(cache=True)
-def _sweep(
-    nodes: I32, start: I64, target: I32, weight: F32, order: I32, scale: float, flow: F64, module: I32, inside: F64,
-    leaving: F64, members: I32, total: F64, empties: I32, spare: I64, to_module: F64, near: I32,
-    waiting: npt.NDArray[np.bool_],
-) -> int:  # fmt: skip
-    """One look at the waiting nodes of a block; how many moved."""
+def _sweep(edges: _Edges, order: I32, scale: float, flow: F64, modules: _Modules, scratch: _Scratch) -> int:
+    """Visit the waiting nodes of a block once, in this order; returns how many moved."""
     moved = 0
+    module, members, empties, spare = modules.module, modules.members, modules.empties, modules.spare
     for at in order:
-        i = nodes[at]
-        if not waiting[i]:
+        i = edges.nodes[at]
+        if not scratch.waiting[i]:
             continue
-        waiting[i] = False
-        count, out = _gather(i, start[at], start[at + 1], target, weight, scale, module, to_module, near)
+        scratch.waiting[i] = False
+        count, out = _gather(i, edges.start[at], edges.start[at + 1], edges, scale, module, scratch)
         old = module[i]
         fresh = empties[spare[0] - 1] if members[old] > 1 and spare[0] > 0 else -1
-        best = _best(flow[i], out, old, fresh, near[:count], to_module, inside, leaving, total[0])
+        best = _best(_Node(flow[i], out, old), fresh, scratch.near[:count], scratch.to_module, modules)
         if count and best != old:
             if best == fresh:
                 spare[0] -= 1
-            _apply(flow[i], out, old, best, to_module, inside, leaving, members, total)
+            _apply(_Node(flow[i], out, old), best, scratch.to_module, modules)
             if members[old] == 0:
                 empties[spare[0]] = old
                 spare[0] += 1
             module[i] = best
             moved += 1
-            for e in range(start[at], start[at + 1]):
-                if module[target[e]] != best:
-                    waiting[target[e]] = True
+            for e in range(edges.start[at], edges.start[at + 1]):
+                if module[edges.target[e]] != best:
+                    scratch.waiting[edges.target[e]] = True
         for k in range(count):
-            to_module[near[k]] = 0.0
+            scratch.to_module[scratch.near[k]] = 0.0
     return moved
+
+
+class _Node(NamedTuple):
+    """A node that may move."""
+
+    flow: float
+    out: float
+    """flow over its edges, loops left out"""
+    module: int
 
 
 @numba.njit(cache=True, inline="always")
@@ -206,14 +251,15 @@ def _plogp(x: float) -> float:
 
 @numba.njit(cache=True)
 def _gather(
-    i: int, first: int, last: int, target: I32, weight: F32, scale: float, module: I32, to_module: F64, near: I32
+    i: int, first: int, last: int, edges: _Edges, scale: float, module: I32, scratch: _Scratch
 ) -> tuple[int, float]:
     """Flow from node i to each module next to it (in to_module, at the modules listed in near), and in all."""
     count, out = 0, 0.0
+    to_module, near = scratch.to_module, scratch.near
     for e in range(first, last):
-        if target[e] == i:
+        if edges.target[e] == i:
             continue
-        m, w = module[target[e]], weight[e] * scale
+        m, w = module[edges.target[e]], edges.weight[e] * scale
         out += w
         if to_module[m] == 0.0:
             near[count] = m
@@ -223,11 +269,10 @@ def _gather(
 
 
 @numba.njit(cache=True)
-def _best(
-    p: float, out: float, old: int, fresh: int, near: I32, to_module: F64, inside: F64, leaving: F64,
-    total: float,
-) -> int:  # fmt: skip
+def _best(node: _Node, fresh: int, near: I32, to_module: F64, modules: _Modules) -> int:
     """The module whose choice shortens the code most; `fresh` is an empty one, or -1."""
+    inside, leaving, total = modules.inside, modules.leaving, modules.total[0]
+    p, out, old = node.flow, node.out, node.module
     left_q = max(leaving[old] - out + 2.0 * to_module[old], 0.0)
     left_p = max(inside[old] - p, 0.0)
     base = _plogp(left_q + left_p) - _plogp(leaving[old] + inside[old])
@@ -250,11 +295,10 @@ def _best(
 
 
 @numba.njit(cache=True)
-def _apply(
-    p: float, out: float, old: int, best: int, to_module: F64, inside: F64, leaving: F64, members: I32,
-    total: F64,
-) -> None:  # fmt: skip
+def _apply(node: _Node, best: int, to_module: F64, modules: _Modules) -> None:
     """Carry the move out in the modules' flows."""
+    inside, leaving, members, total = modules.inside, modules.leaving, modules.members, modules.total
+    p, out, old = node.flow, node.out, node.module
     left_q = max(leaving[old] - out + 2.0 * to_module[old], 0.0)
     q = max(leaving[best] + out - 2.0 * to_module[best], 0.0)
     total[0] += left_q - leaving[old] + q - leaving[best]
