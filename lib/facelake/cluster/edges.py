@@ -27,7 +27,7 @@ class Known:
         return np.asarray(cosine.astype(np.float32) - self.gate.discount(self.bins[a], self.bins[b]), np.float32)
 
 
-def lonely(found: Found, cut: float, least: int) -> Bool:
+def with_few_neighbours(found: Found, cut: float, least: int) -> Bool:
     """(m,) faces with fewer than `least` neighbours above the cut: their own may lie in other lists."""
     strong = np.concatenate([[0], np.cumsum(found.near.cosine >= np.float16(cut))])
     return np.asarray(strong[found.near.start[1:]] - strong[found.near.start[:-1]] < least)

@@ -7,7 +7,7 @@ import scipy.linalg
 
 from facelake.contracts import F32, F64
 
-_RIDGE = 0.3  # of the mean variance, so that directions in which nobody varies count for nothing
+_RIDGE = 0.3  # of the mean variance, so that directions without variance have no weight
 
 
 def moments(vectors: F32) -> F32:

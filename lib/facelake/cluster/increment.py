@@ -1,13 +1,13 @@
-"""New faces among groups that stand: they join, form groups of their own, or bring two groups together.
+"""Places new faces among existing groups: they join one, form new groups, or cause two groups to be joined.
 
-The passes are those of a clustering of all faces, in their order, over a smaller graph: every standing group is one
-node, known by the sum of its faces and by a few exemplars; every new face is a node.
+The passes are those of a full clustering, in the same order, over a smaller graph: every existing group is one node,
+described by the sum of its faces and by a few exemplars; every new face is a node.
 
     near      the groups nearest to each new face by their means, and new faces near each other
     edges     from a new face to a group as strong as its similarities to the exemplars, or to the mean, say
-    groups    the map equation over groups and new faces; groups that stand are not joined by it
+    groups    the map equation over groups and new faces; it does not join existing groups
     link      average linkage, which may join a new group to a standing one, or two standing ones
-    settle    faces left alone are attached to the mean that they suit; the rest is grouped among itself
+    settle    singletons are attached to the most similar mean; the remaining ones are grouped among themselves
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Groups that stand (g,)."""
+    """Existing groups (g,)."""
 
     sums: F32
     """(g, dim) sums of their faces' unit vectors"""
@@ -67,12 +67,12 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where everybody is now."""
+    """The group of each new face, and which existing groups were joined."""
 
     labels: I64
     """(m,) group of each new face: below g a standing one, others are new"""
     into: I64
-    """(g,) the standing group that each is part of now"""
+    """(g,) the existing group that each is part of now"""
 
 
 def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed: int) -> Placed:
@@ -113,7 +113,7 @@ def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
     Of many groups only those in the nearest cells are looked at (lists.py).
     """
     index, cosine = topk.empty(len(vectors), min(_NEAR_GROUPS, max(1, len(means))))
-    nobody = np.full(_BLOCK, -1, np.int32)
+    no_faces = np.full(_BLOCK, -1, np.int32)
     if not len(means):
         return index, cosine
     if len(means) * len(vectors) <= _FLAT_PAIRS:
@@ -131,7 +131,7 @@ def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
         columns = means[names].T
         for at in range(0, len(rows) if len(names) else 0, _BLOCK):
             block = rows[at : at + _BLOCK]
-            topk.fold(vectors[block] @ columns, block, names, nobody, -2.0, index, cosine)
+            topk.fold(vectors[block] @ columns, block, names, no_faces, -2.0, index, cosine)
     return index, cosine
 
 
@@ -218,7 +218,7 @@ def _group(
     standing: Standing, faces: int, to_groups: tuple[I64, I64, F32], among: tuple[I64, I64, F32], cuts: Calibration,
     seed: int,
 ) -> I64:  # fmt: skip
-    """Labels (faces,) by the map equation; standing groups are heavy nodes, and none takes another one in."""
+    """Labels (faces,) by the map equation; existing groups are heavy nodes, and no two of them are joined."""
     face, group, weight = to_groups
     here = np.unique(group)
     count = len(here)
@@ -234,7 +234,7 @@ def _group(
 
 
 def _one_group_each(held: I64, mine: I64, here: I64, groups: int, to_groups: tuple[I64, I64, F32]) -> I64:
-    """Faces whose module holds standing groups go to the one of them that they are tied to most, or the largest tie."""
+    """Faces in a module with existing groups go to the group to which their edges are strongest."""
     face, group, weight = to_groups
     labels = groups + mine
     together = held[np.searchsorted(here, group)] == mine[face]
@@ -258,7 +258,7 @@ def _packed(labels: I64, groups: int) -> I64:
 
 
 def _sums(standing: Standing, vectors: F32, labels: I64) -> tuple[F32, I64]:
-    """Sums and sizes of standing and new groups."""
+    """Sums and sizes of existing and new groups."""
     count = max(len(standing.size), int(labels.max(initial=-1)) + 1)
     sums = np.zeros((count, vectors.shape[1]), np.float32)
     sums[: len(standing.size)] = standing.sums
@@ -310,7 +310,7 @@ def _leftovers(
     labels: I64, into: I64, groups: int, to_groups: tuple[I64, I64, F32], among: tuple[I64, I64, F32], size: I64,
     cuts: Calibration, seed: int,
 ) -> I64:  # fmt: skip
-    """Faces that nobody took are grouped among themselves, with standing groups of one face."""
+    """Group the remaining singletons among themselves and with existing groups of one face."""
     count = np.bincount(labels, minlength=len(size))
     alone = (labels >= groups) & (count[labels] == 1)
     single = (size[:groups] == 1) & (count[:groups] == 0) & (into == np.arange(groups))
@@ -329,7 +329,7 @@ def _leftovers(
     out = np.where(labels >= groups, labels + len(nodes), labels)
     fresh = nodes >= groups
     home = np.full(int(module.max()) + 1, -1, np.int64)
-    home[module[~fresh][::-1]] = nodes[~fresh][::-1]  # (two single faces that stand stay apart until all are grouped)
+    home[module[~fresh][::-1]] = nodes[~fresh][::-1]  # two existing singletons are not joined
     mine_, where = nodes[fresh] - groups, module[fresh]
     out[mine_] = np.where(home[where] >= 0, home[where], groups + where)
     return _packed(out, groups)

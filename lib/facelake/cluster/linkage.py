@@ -1,10 +1,10 @@
-"""Joining groups that are one person, attaching faces left alone, moving faces that sit in the wrong group.
+"""Joins groups of one person, attaches singletons, and moves faces that are in the wrong group.
 
 Two groups are joined when the mean similarity of all their pairs is above two cuts:
 
-* `edge`, under which chance and look-alikes live (absolute, from impostors);
-* a ratio of how alike the faces inside the two groups are (relative): people who look alike may well reach .5 with
-  each other, but not while each of them reaches .9 with himself. Inside similarity is the mean over a group's pairs,
+* `edge` (absolute, derived from impostors): below it similarities are those of chance and of look-alikes;
+* a ratio of the similarity inside the two groups (relative): two people who resemble each other may reach .5, but not
+  while the photos of each of them reach .9 among themselves. Inside similarity is the mean over a group's pairs,
   shrunk towards the corpus's level for small groups, and no higher than it, so that bursts raise no bar; the ratio
   is stricter for small groups too. A joined group is held to
   the inside similarity of the parts it was made of, not to that of the whole, which is looser: else the bar falls

@@ -34,7 +34,7 @@ class Index:
         """The nearest lists (n, min(probes, lists)) int32 of unit vectors (n, dim), nearest first, -1 for none."""
         probes = min(probes, len(self.lists))
         index, cosine = topk.empty(len(vectors), probes)
-        nobody = np.full(_BLOCK, -1, np.int32)
+        no_faces = np.full(_BLOCK, -1, np.int32)
         near = nearest(vectors, self.cells, cell_probes)
         order = np.argsort(near.ravel(), kind="stable")
         bounds = np.searchsorted(near.ravel()[order], np.arange(len(self.cells) + 1))
@@ -45,7 +45,7 @@ class Index:
             names = np.arange(self.first[c], self.first[c + 1], dtype=np.int32)
             for start in range(0, len(mine), _BLOCK):
                 block = mine[start : start + _BLOCK]
-                topk.fold(vectors[block] @ lists.T, block, names, nobody, -2.0, index, cosine)
+                topk.fold(vectors[block] @ lists.T, block, names, no_faces, -2.0, index, cosine)
         return index
 
 
@@ -97,11 +97,11 @@ def nearest(vectors: F32, centroids: F32, probes: int) -> I32:
     """The nearest centroids (n, min(probes, count)) of unit vectors (n, dim), nearest first, ties to the lower."""
     count = min(probes, len(centroids))
     index, cosine = topk.empty(len(vectors), count)
-    names, nobody = np.arange(len(centroids), dtype=np.int32), np.full(_BLOCK, -1, np.int32)
+    names, no_faces = np.arange(len(centroids), dtype=np.int32), np.full(_BLOCK, -1, np.int32)
     buffer = np.empty((min(_BLOCK, len(vectors)), len(centroids)), np.float32)
     for start in range(0, len(vectors), _BLOCK):
         block = vectors[start : start + _BLOCK]
         rows = np.arange(start, start + len(block), dtype=np.int32)
         similarity = np.matmul(block, centroids.T, out=buffer[: len(block)])
-        topk.fold(similarity, rows, names, nobody, -2.0, index, cosine)
+        topk.fold(similarity, rows, names, no_faces, -2.0, index, cosine)
     return index

@@ -1,10 +1,10 @@
-"""One person's modes: a child and the grown-up, who are less alike than brothers may be.
+"""Joins the modes of one person: child and adult, with and without glasses, which siblings may exceed in similarity.
 
-By similarity alone the two cannot be told apart. But what age (or a beard, or glasses) does to an embedding, it does
-to everybody in much the same directions, while two brothers differ in any. So among pairs of groups that are nearly
-alike enough, the directions in which they differ far more than random groups do are found (the generalised
-eigenproblem of nuisance.py, on differences of centroids), and pairs whose difference lies in those are joined. Where no
-direction stands clear of the rest, nobody is joined.
+Similarity alone cannot distinguish modes from siblings. But age, a beard or glasses change every embedding in much the
+same directions, while two siblings differ in any direction. Among pairs of groups just below the limit of joining, the
+directions are determined in which they differ far more than random groups do (the generalised eigenproblem of
+nuisance.py, on differences of centroids), and pairs whose difference lies in these directions are joined. If no
+direction is distinct from the rest, no pair is joined.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ def mode_pairs(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, seed: int)
     _, place = np.unique(np.concatenate([low[large], high[large]]), return_inverse=True)
     others = [generator.permutation(groups)[place % len(groups)] for _ in range(_DRAWS)]
     chance = [_differences(centre, *np.split(other, 2)) for other in others]
-    directions, said = _directions(found, random, chance)
+    directions, text = _directions(found, random, chance)
     if not directions.shape[1]:
-        return none, none, said
+        return none, none, text
     least = np.quantile(_share_in(random, directions), _SHARE)
     share = _share_in(_differences(centre, low, high), directions)
     joined = share > least
     if np.median(share[joined]) < _CLEAR * least:
-        return none, none, f"{said}; but no pair of groups lies in them clearly"
-    said = f"{said}; {int(joined.sum())} pairs of groups lie in them (more than {least:.3f})"
-    return low[joined].astype(np.int32), high[joined].astype(np.int32), said
+        return none, none, f"{text}; but no pair of groups lies in them clearly"
+    text = f"{text}; {int(joined.sum())} pairs of groups lie in them (more than {least:.3f})"
+    return low[joined].astype(np.int32), high[joined].astype(np.int32), text
 
 
 def _alike(sums: F32, size: I64, low: I32, high: I32, cuts: Calibration) -> tuple[F64, F64]:
@@ -102,11 +102,11 @@ def _directions(found: F32, random: F32, chance: list[F32]) -> tuple[F32, str]:
     gaps[variance[:-1] <= least] = 0
     kept = int(np.argmax(gaps)) + 1
     if gaps[kept - 1] < _GAP:
-        said = f"modes: {len(found)} pairs of groups differ in no direction in particular"
-        return np.zeros((dim, 0), np.float32), f"{said} ({variance[0]:.2f} times as much, by chance {least:.2f})"
+        text = f"modes: {len(found)} pairs of groups differ in no direction in particular"
+        return np.zeros((dim, 0), np.float32), f"{text} ({variance[0]:.2f} times as much, by chance {least:.2f})"
     basis, _ = np.linalg.qr(directions[:, :kept])
-    said = f"modes: {len(found)} pairs of groups differ {variance[kept - 1]:.1f} to {variance[0]:.1f} times as much"
-    return basis.astype(np.float32), f"{said} in {kept} directions as random ones, by chance up to {least:.1f}"
+    text = f"modes: {len(found)} pairs of groups differ {variance[kept - 1]:.1f} to {variance[0]:.1f} times as much"
+    return basis.astype(np.float32), f"{text} in {kept} directions as random ones, by chance up to {least:.1f}"
 
 
 def connected(count: int, low: I32, high: I32) -> I32:

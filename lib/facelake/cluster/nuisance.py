@@ -45,10 +45,10 @@ def nuisance_directions(vectors: F32, quality: F32) -> tuple[F32, str]:
         return none, f"no direction of poor faces stands out (largest ratio of variances {best.variance[0]:.2f})"
     basis, _ = np.linalg.qr(best.directions)
     size, variance = best.directions.shape[1], best.variance
-    said = (
+    text = (
         f"{size} directions in which {best.faces} poor faces vary {variance[size - 1]:.1f} to {variance[0]:.1f} times"
     )
-    return basis.astype(np.float32), f"{said} as much, the next one {variance[size]:.1f} times"
+    return basis.astype(np.float32), f"{text} as much, the next one {variance[size]:.1f} times"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,22 +44,22 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
     groups = [_group_of(context.lake, item) for item in (first, second)]
     members = _members(context.lake, groups, known, (first, second))
     found: dict[str, Any] = {"first": first, "second": second, "together": groups[0] == groups[1]}
-    said = [f"{'in one group' if groups[0] == groups[1] else 'in two groups'} of the last clustering"]
+    lines = [f"{'in one group' if groups[0] == groups[1] else 'in two groups'} of the last clustering"]
     at = [members.ids.index(item) for item in (first, second) if item in members.ids]
     if len(at) == 2:
         pair = face_pair(members.vectors[at], members.quality[at], known.gate, known.cuts)
         path = widest_path(members.vectors, members.quality, known.gate, at[0], at[1])
         found |= {"pair": as_dict(pair), "path": as_dict(path) | {"faces": [members.ids[i] for i in path.faces]}}
-        said += [_said_pair(pair), _said_path(path, known.cuts)]
+        lines += [_pair_text(pair), _path_text(path, known.cuts)]
     if groups[0] != groups[1]:
         second_group = (members.group == groups[1]).astype(np.int64)
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
         found |= {"groups": as_dict(both)}
-        said.append(_said_groups(both))
+        lines.append(_groups_text(both))
     decided = _decided(context.lake, first, second)
     found |= {"corrections": [row["seq"] for row in decided]}
-    said += [_said_correction(row) for row in decided]
-    return found | {"said": said, "calibration": known.cuts.manifest()}
+    lines += [_correction_text(row) for row in decided]
+    return found | {"said": lines, "calibration": known.cuts.manifest()}
 
 
 def _decided(lake: Lake, first: str, second: str) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def _faces_of(lake: Lake, item: str) -> set[str]:
     return faces
 
 
-def _said_correction(row: dict[str, Any]) -> str:
+def _correction_text(row: dict[str, Any]) -> str:
     joins = row["kind"] in (Verdict.MERGE, Verdict.CONFIRM)
     effect = "one person" if joins else "two people"
     reason = f" ({row['reason']})" if row["reason"] else ""
@@ -92,7 +92,7 @@ def _said_correction(row: dict[str, Any]) -> str:
     return f"{who} says: {effect}. It decides, whatever the scores, from the run after it was recorded"
 
 
-def _said_pair(pair: FacePair) -> str:
+def _pair_text(pair: FacePair) -> str:
     text = f"the two faces have cosine similarity {pair.similarity:.3f}"
     if pair.discount:
         text += f", reduced by {pair.discount:.3f} because faces of poor quality resemble each other"
@@ -100,7 +100,7 @@ def _said_pair(pair: FacePair) -> str:
     return f"{text}; faces are linked from {pair.graph_cut:.3f} on, {side}"
 
 
-def _said_path(path: Path, cuts: Calibration) -> str:
+def _path_text(path: Path, cuts: Calibration) -> str:
     steps = len(path.faces) - 1
     way = "one link" if steps == 1 else f"{steps} links over other faces"
     strong = "above" if path.weakest >= cuts.graph_cut else "below"
@@ -108,7 +108,7 @@ def _said_path(path: Path, cuts: Calibration) -> str:
     return f"the strongest connection between them takes {way}; its weakest link is {path.weakest:.3f}, {limit}"
 
 
-def _said_groups(both: GroupPair) -> str:
+def _groups_text(both: GroupPair) -> str:
     text = f"the groups of {both.sizes[0]} and {both.sizes[1]} faces have a mean similarity of {both.between:.3f}"
     text += f" (joined from {both.wanted_between:.3f} on), {both.between / both.reference:.0%} of the similarity within"
     text += f" them (joined from {both.wanted_ratio:.0%} on); their most similar pair has {both.strongest:.3f}"

@@ -1,10 +1,11 @@
-"""A night that places what is new: faces that came join, form groups or bring groups together; the rest stays.
+"""Incremental clustering: new faces join existing groups, form new ones or cause groups to be joined; the rest stays.
 
-What stands is read from the gallery's identities (means and exemplars), not from their faces; only faces that came,
-and those of identities that lost some, are read. No Spark is started.
+Existing groups are read from the gallery's identities (means and exemplars), not from their faces; only new faces, and
+those of identities that lost some, are read. Spark is not started.
 
-A night groups all faces anew instead when little is stored, when the model or the settings of clustering changed, on a
-schedule, when much came and went since, or when different people's similarity drifted away from what it was then.
+A run clusters all faces again instead when the lake is small, when the model or the settings of clustering changed, on
+a schedule, after many additions and removals, or when the similarity of different people has drifted since the last
+full clustering.
 """
 
 from __future__ import annotations
@@ -146,16 +147,16 @@ def run_increment(night: Increment) -> Placed | None:
 
 
 def _standing(night: Increment, home: I64, measures: Measures) -> tuple[Standing, F32, Bool, int]:
-    """The groups that stand, their means as stored; which identities they are; how many faces are retried.
+    """The existing groups, their means as stored, which identities they are, and how many faces are retried.
 
-    Faces of identities that lost much, and single ones near an identity that was corrected since, are taken out of
-    theirs (home becomes -1).
+    Faces of identities that lost many faces, and singletons near an identity that was corrected since, are placed again
+    (home becomes -1).
     """
     table, dim = night.identities, night.faces.dim
     size = table["size"].to_numpy().astype(np.int64) - night.gone
     apart = (night.gone > 0) & (night.gone >= _RELEASED * (size + night.gone)) & (size > 0)
     undone = set(night.since.corrections) - set(corrections_digest(night.context.lake))
-    apart[_spoken_of(night, undone)] = True  # they are grouped as if it had never been said
+    apart[_corrected_since(night, undone)] = True  # they are grouped as if the correction had never been recorded
     means = matrix_of(table["prototype"], dim)
     near = _retried(night, means, size, measures)
     home[np.isin(home, np.flatnonzero(apart | near))] = -1
@@ -197,7 +198,7 @@ def _exemplars(night: Increment, left: Bool, measures: Measures) -> tuple[F32, I
 def _retried(night: Increment, means: F32, size: I64, measures: Measures) -> Bool:
     """Identities of one face that lie near one that a correction since has changed: they are looked at again."""
     out = np.zeros(len(size), bool)
-    changed = _spoken_of(night, set(corrections_digest(night.context.lake)) - set(night.since.corrections))
+    changed = _corrected_since(night, set(corrections_digest(night.context.lake)) - set(night.since.corrections))
     single = np.setdiff1d(np.flatnonzero((size == 1) & (night.gone == 0)), changed)
     if len(changed):
         close = means[single] @ means[changed].T
@@ -205,7 +206,7 @@ def _retried(night: Increment, means: F32, size: I64, measures: Measures) -> Boo
     return out
 
 
-def _spoken_of(night: Increment, seqs: set[int]) -> I64:
+def _corrected_since(night: Increment, seqs: set[int]) -> I64:
     """Identities (ascending) that now hold faces of these corrections."""
     if not seqs:
         return np.zeros(0, np.int64)

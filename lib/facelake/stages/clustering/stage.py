@@ -62,7 +62,7 @@ def cluster(context: Context) -> StageResult:
         context.emit(Notice("cluster", f"{total:,} faces are grouped in this process, {spark}"))
     steps = _steps(context, source, exchange, state)
     found = steps.run()
-    context.emit(Notice("cluster", _said(found)))
+    context.emit(Notice("cluster", _summary(found)))
     counts = _commit(context, steps, found, exchange, total)
     details: dict[str, object] = {"mode": "full", "states": dict(found.states)} | found.manifest
     steps.keep_measures(context.lake.store, MEASURES)
@@ -95,7 +95,7 @@ def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str)
     return Steps(work, exchange, settings, prior, say, context.config.spark.scratch_bytes)
 
 
-def _said(found: Clustered) -> str:
+def _summary(found: Clustered) -> str:
     cuts = found.manifest.get("calibration", {})
     if not cuts:
         return "no face can be compared"

@@ -1,14 +1,14 @@
-"""The steps of clustering, each of which leaves what it made in the work store: kill it anywhere and run it again.
+"""The steps of clustering. Each leaves its results in the work store, so that a killed run resumes.
 
     scan      keys, quality, content hash of every row; exact duplicates collapse, invalid vectors are set aside
-    sample    what different people score, what poor faces have in common
+    sample    similarities of different people; effects of low quality
     index     cells and lists
-    join      neighbours inside lists; from them, what one person scores
-    deep      faces with hardly any neighbour against whole cells
+    join      neighbours inside lists; from them the similarity of faces of one person
+    deep      faces with few neighbours are compared with whole cells
     local     edges, and groups inside each part
     groups    groups of the whole
     link      groups of one person are joined
-    settle    faces left alone are attached, misplaced ones moved, what is left grouped
+    settle    singletons are attached, misplaced faces moved, remaining singletons grouped
     bound     groups whose faces are not similar enough on the mean are divided
 
 The driver holds numbers per face, never vectors or edges: about 60 bytes per face at the most (docs/clustering.md).
@@ -192,12 +192,12 @@ class Steps:
         vectors, numbers = self._sample_vectors()
         quality, photos = scan["quality"][numbers], scan["photo"][numbers]
         bounds = bin_bounds(scan["quality"])
-        directions, said = nuisance_directions(vectors, quality)
+        directions, text = nuisance_directions(vectors, quality)
         self.work.write("nuisance", directions=directions)
         vectors = without(vectors, directions)
         gate = make_gate(vectors, quality, bounds, seed)
         cuts = calibrate(vectors, photos, faces, self.prior, seed, self.settings.threshold)
-        self.notes |= {"nuisance": said, "gate": gate.manifest(), "calibration": _numbers(cuts)}
+        self.notes |= {"nuisance": text, "gate": gate.manifest(), "calibration": _numbers(cuts)}
         return {"bounds": bounds, "inflation": gate.inflation}
 
     def _sample_vectors(self) -> tuple[F32, I32]:
@@ -368,8 +368,8 @@ class Steps:
         across = low != high
         low, high = np.minimum(low, high)[across], np.maximum(low, high)[across]
         open_ = Pairs.of(low, high, pairs.cosine[across])
-        a, b, said = mode_pairs(sums, faces, open_, self.work.facts.cuts, self.settings.seed)
-        self.notes["modes"] = said
+        a, b, text = mode_pairs(sums, faces, open_, self.work.facts.cuts, self.settings.seed)
+        self.notes["modes"] = text
         return connected(len(faces), a, b)[number]
 
     def _settle(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What runs on workers when faces are clustered: read, call the room, write, hand on blocks.
+"""The tasks of clustering on workers: each reads blocks, calls the package `cluster`, writes, and passes blocks on.
 
 Names of what lies in the work store: `scan/<file>`, `rows/<file>` (per input file), `cells/<cell>` (faces and vectors
 at home in a cell), `found|edges|reverse|graph|local/<part>` (parts are runs of cells), `sums/<chunk>`, `labels/<step>`.
@@ -23,9 +23,9 @@ from facelake.cluster.edges import (
     graph_block,
     group_pairs,
     leftover_pairs,
-    lonely,
     mirrored,
     ordered,
+    with_few_neighbours,
 )
 from facelake.cluster.labels import add_sums
 from facelake.cluster.linkage import settle
@@ -248,9 +248,9 @@ class Work:
     # ---- deep: faces with hardly any neighbour are compared with whole cells
 
     def call(self, part: int) -> Iterator[Block]:
-        """The lonely faces of a part to the cells nearest to them."""
+        """Send the faces of a part that have few neighbours to their nearest cells."""
         found, _ = _read_found(self, f"found/{part}")
-        alone = lonely(found, self.facts.cuts.graph_cut, least=4)
+        alone = with_few_neighbours(found, self.facts.cuts.graph_cut, least=4)
         nothing = np.zeros(0, np.int32), np.zeros((0, self.dim), np.float16)
         yield 0, pack(faces=nothing[0], vectors=nothing[1], part=np.array([part], np.int32))
         if not self.deep_cells:
