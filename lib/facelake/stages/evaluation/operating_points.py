@@ -7,7 +7,7 @@ identities counts as their own impostor, which makes the reported thresholds too
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,27 @@ _IDENTITIES, _FACES, _TEMPLATES = 2_000, 4_000, 5_000
 _LEAST_NORM = 1e-3  # of the sum of an identity's other faces
 
 
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Similarities of a sample of a gallery."""
+
+    impostor: F32
+    """(n,) of different identities"""
+    genuine: F32
+    """(m,) of faces with their own identity; empty if no identity has several faces"""
+
+    def points(self) -> list[dict[str, Any]]:
+        """Return thresholds at the usual false match rates."""
+        return [asdict(point) for point in thresholds(self.impostor, self.genuine)]
+
+
 def operating_points(context: Context, gallery: Gallery, rows: pa.Table) -> list[dict[str, Any]]:
-    """Return thresholds at the usual false match rates, from a sample of the gallery.
+    """Return thresholds at the usual false match rates, from a sample of the gallery; arguments as `compared`."""
+    return compared(context, gallery, rows).points()
+
+
+def compared(context: Context, gallery: Gallery, rows: pa.Table) -> Comparisons:
+    """Compare a sample of the gallery with itself.
 
     A gallery in which no identity has several faces has no genuine comparisons: their rates are None then, and
     impostors are templates against each other.
@@ -51,14 +70,14 @@ def operating_points(context: Context, gallery: Gallery, rows: pa.Table) -> list
     templates = _templates(gallery, ids.take(pa.array(against)))
     if not faces.num_rows:
         impostor = (templates @ templates.T)[np.triu_indices(len(templates), 1)]
-        return [asdict(point) for point in thresholds(impostor.astype(np.float32), np.zeros(0, np.float32))]
+        return Comparisons(impostor.astype(np.float32), np.zeros(0, np.float32))
     vectors, sound = embedding_matrix(faces["embedding"])
     identity = chosen[places(faces["identity_id"], names)]
     genuine = _genuine(vectors[sound], faces["quality"].to_numpy()[sound], identity[sound])
     probes = probes[sound[probes]]
     similarity = vectors[probes] @ templates.T
     impostor = similarity[identity[probes][:, None] != against[None, :]]
-    return [asdict(point) for point in thresholds(impostor.astype(np.float32), genuine)]
+    return Comparisons(impostor.astype(np.float32), genuine)
 
 
 def _members(gallery: Gallery, names: pa.Array) -> pa.Table:
