@@ -1,4 +1,4 @@
-"""Embeds photos in this process by the pipeline of the nightly run: probes for matchers, without Ray and without a lake.
+"""Embeds photos in this process by the pipeline of the nightly run: probes for matchers, without Ray or a lake.
 
     embedder = Embedder()                                # the default model; Embedder(card="card.yaml")
     (photo,) = embedder.embed(["visitor.jpg"])
@@ -88,9 +88,7 @@ class Embedder:
     decoding applies in the main thread only.
     """
 
-    def __init__(
-        self, card: str | None = None, *, config: Config | None = None, gate: ProbeGate | None = None
-    ) -> None:
+    def __init__(self, card: str | None = None, *, config: Config | None = None, gate: ProbeGate | None = None) -> None:
         """Load the models; those that are not in the cache are fetched.
 
         Args:
@@ -134,9 +132,7 @@ class Embedder:
 
     def _embedded(self, outcome: Outcome, name: str) -> EmbeddedPhoto:
         faces = tuple(
-            ProbeFace(
-                face.box, face.landmarks, face.det_score, face.quality, face.embedding, self._gate.refusal(face)
-            )
+            ProbeFace(face.box, face.landmarks, face.det_score, face.quality, face.embedding, self._gate.refusal(face))
             for face in outcome.faces
         )
         reject = str(outcome.reject) if outcome.reject else None

@@ -1,20 +1,19 @@
 """The client of a downstream matcher: opens a leased export, answers 1:1 and 1:N, applies changes.
 
-    gallery = Gallery.open("export")                     # a folder, or s3://bucket/prefix
+    gallery = Gallery.open("export", keys=["3f0c..."])   # a folder, or s3://bucket/prefix
     matches = gallery.search(probes, gallery.model_digest, k=5)
-    gallery.apply("changes.parquet", version=13)
+    gallery.apply("changes")                             # the folder that `feed changes` wrote
 
-It refuses an export whose lease has expired, files whose digests differ from the manifest, probes of another model or
-dimension, and a key-protected export without its key.
+It refuses an export whose lease has expired, whose signature or files do not fit, or that is for another purpose;
+probes of another model or dimension, zero or not finite; and a key-protected export without its key.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -24,11 +23,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.contracts import F16, F32, F64, I64, parse_json
+from facelake.contracts import F16, F32, F64, I64, parse_json, reference
+from facelake.erase import verify as signature_fits
 from facelake.errors import ConfigError, Corrupt, Refused
+from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
+from facelake.publish.thresholds import rate_at
 from facelake.publish.transform import key_name, rotated, rotation
 from facelake.vectors import decode_embeddings, unit_rows
+
+_LEAST_NORM = 1e-6  # of a probe; an encoder's output has a norm near 1 or above
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Gallery:
         self, manifest: dict[str, Any], rows: pa.Table, index: faiss.Index, key: bytes | None, now: datetime | None
     ) -> None:
         self._manifest, self._now = manifest, now
+        self._keys: tuple[str, ...] = ()
         self.version = int(manifest["gallery_version"])
         self.model_digest, self.purpose = str(manifest["model_digest"]), str(manifest["purpose"])
         self.lease_id, self.expires_at = str(manifest["lease_id"]), datetime.fromisoformat(manifest["expires_at"])
@@ -63,37 +68,45 @@ class Gallery:
 
     @classmethod
     def open(
-        cls, uri: str, *, key: bytes | None = None, s3: S3Section | None = None, now: datetime | None = None
+        cls,
+        uri: str,
+        *,
+        key: bytes | None = None,
+        keys: Collection[str] = (),
+        purpose: str | None = None,
+        s3: S3Section | None = None,
+        now: datetime | None = None,
     ) -> Gallery:
         """Open an export.
 
         Args:
+            uri: a folder, or s3://bucket/prefix.
             key: the template protection key of the export, if it has one.
+            keys: fingerprints of the keys that may have signed it (`facelake certificate key`); empty: any key, which
+                proves only that the export is as it was signed.
+            purpose: for which the matcher is operated; None: not compared.
+            s3: how to reach the store.
             now: the time at which leases are checked, for tests; default: the clock.
 
         Raises:
             ConfigError: no export at the URI, or a missing or wrong key.
-            Corrupt: the digest of a file differs from the manifest.
-            Refused: the lease has expired.
+            Corrupt: the signature does not fit the manifest, or a file does not.
+            Refused: the lease has expired, or the export is for another purpose.
         """
         store = open_store(uri, s3)
-        try:
-            manifest = parse_json(store.read("manifest.json"))
-            files = {name: store.read(name) for name in manifest["files"]}
-        except (FileNotFoundError, ValueError, KeyError) as err:
-            what = f"no gallery export: {type(err).__name__}"
-            raise ConfigError(what, where=uri, next_step="give the folder that `gallery export` wrote") from err
-        for name, data in files.items():
-            if hashlib.sha256(data).hexdigest() != manifest["files"][name]:
-                raise Corrupt(
-                    "the file differs from the one that was exported", where=f"{uri}/{name}", next_step="export again"
-                )
-        rows = pq.read_table(pa.BufferReader(files["identities.parquet"]))
+        manifest = _signed_manifest(store, keys)
+        if purpose is not None and reference(purpose) != manifest["purpose"]:
+            what = f"the export is for the purpose {manifest['purpose']!r}, not for {purpose!r}"
+            raise Refused(what, where=uri, next_step="request an export for your purpose")
+        files = _checked_files(store, manifest)
+        rows = _rows_of(files, "identities")
         index = faiss.deserialize_index(np.frombuffer(files["index.faiss"], np.uint8))  # safe: its digest was checked
-        if index.ntotal != rows.num_rows:
-            what = f"the index has {index.ntotal} identities, the table {rows.num_rows}"
+        if rows is None or index.ntotal != rows.num_rows:
+            what = f"the index has {index.ntotal} identities, the table {rows.num_rows if rows else 0}"
             raise Corrupt(what, where=f"{uri}/index.faiss", next_step="export again")
-        return cls(manifest, rows, index, key, now)
+        gallery = cls(manifest, rows, index, key, now)
+        gallery._keys = tuple(keys)
+        return gallery
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -123,6 +136,31 @@ class Gallery:
                 return float(row["similarity"])
         known = [row["fmr"] for row in self._manifest["thresholds"] if row["similarity"] is not None]
         raise ConfigError(f"no threshold was measured at FMR {fmr:g}", where="matcher", next_step=f"use one of {known}")
+
+    def operating_point(self, fmr: float) -> tuple[float, str]:
+        """The similarity threshold at a false match rate, and where it comes from: `measured` or `extrapolated`.
+
+        Galleries with few identities have too few comparisons for low rates; the export then has an estimate from the
+        tail of those that there are (`publish/thresholds.py`), which is rather too high than too low.
+
+        Raises:
+            ConfigError: the export has no threshold at this rate, or too few comparisons to estimate one.
+        """
+        for row in self._manifest["thresholds"]:
+            if row["fmr"] == fmr and row["similarity"] is not None:
+                return float(row["similarity"]), "measured"
+            if row["fmr"] == fmr and row.get("extrapolated") is not None:
+                return float(row["extrapolated"]), "extrapolated"
+        known = [row["fmr"] for row in self._manifest["thresholds"]]
+        what = f"no threshold at FMR {fmr:g}: it was not measured, or the gallery has too few identities"
+        raise ConfigError(what, where="matcher", next_step=f"use one of {known}, or a gallery of 30 or more identities")
+
+    def false_match_rate(self, similarity: float) -> tuple[float, float] | None:
+        """The false match rate of a comparison at a similarity, and the upper end of its 95 % interval.
+
+        None if the export has no impostor comparisons. In 1:N the rate applies to each identity of the gallery.
+        """
+        return rate_at(similarity, self._manifest["impostor_curve"])
 
     def search(self, probes: F32, model_digest: str, k: int = 1) -> Matches:
         """1:N: the k most similar identities of each probe.
@@ -165,21 +203,51 @@ class Gallery:
             and all(np.array_equal(a, b) for a, b in zip(self._exemplars, other._exemplars, strict=True))
         )
 
-    def apply(self, changes: str | pa.Table, version: int) -> int:
-        """Apply the output of `feed changes`: replace or add active identities, remove the others. Idempotent.
+    def apply(self, uri: str, *, s3: S3Section | None = None) -> int:
+        """Apply what `feed changes` wrote: replace or add active identities, remove the others. Idempotent.
 
         Args:
-            changes: a Parquet file, or its table, written with the key of this export, if it has one.
-            version: the gallery version that the changes lead to.
+            uri: the folder, or s3://bucket/prefix, written with the key of this export, if it has one.
+            s3: how to reach the store.
 
         Returns:
             The number of identities that were added, replaced or removed.
 
         Raises:
+            ConfigError: no changes at the URI, or under another key.
+            Corrupt: signature or files do not fit, or the result does not have the stated number of identities.
+            Refused: the changes are of another lease or model, leave out versions, or the lease has expired.
+        """
+        store = open_store(uri, s3)
+        manifest = _signed_manifest(store, self._keys)
+        what = None
+        if manifest.get("kind") != "changes" or manifest["lease_id"] != self.lease_id:
+            what = f"these are not the changes of lease {self.lease_id}"
+        elif manifest["since"] > self.version:
+            what = f"the changes begin at gallery {manifest['since']}, this copy is at {self.version}"
+        elif manifest["template_key"] != self._manifest["template_key"]:
+            what = "the changes are under another template key"
+        if what:
+            raise Refused(what, where=uri, next_step="run `facelake feed changes` for this lease and version")
+        rows = _rows_of(_checked_files(store, manifest), "changes")
+        touched = self.apply_rows(rows, manifest["gallery_version"]) if rows is not None else 0
+        self.version = max(self.version, manifest["gallery_version"])
+        if self.version == manifest["gallery_version"] and len(self) != manifest["identities"]:
+            what = f"after the changes there are {len(self)} identities, in the lake {manifest['identities']}"
+            raise Corrupt(what, where=uri, next_step="have the copy returned, and request another export")
+        return touched
+
+    def apply_rows(self, table: pa.Table, version: int) -> int:
+        """Apply rows of changes without checking where they come from; otherwise as `apply`.
+
+        Args:
+            table: rows as in the files of `feed changes`.
+            version: the gallery version that the changes lead to.
+
+        Raises:
             Refused: the changes are of another model, or the lease has expired.
         """
         self.check_lease()
-        table = pq.read_table(Path(changes)) if isinstance(changes, str) else changes
         active = pc.equal(table["status"], "active")
         active_rows = table.filter(active)
         if set(active_rows["model_digest"].to_pylist()) - {self.model_digest}:
@@ -207,6 +275,11 @@ class Gallery:
             what = f"probes of model {model_digest[:12]} and shape {probes.shape} against a gallery of model "
             what += f"{self.model_digest[:12]} and dimension {self._vectors.shape[1]}"
             raise Refused(what, where="matcher", next_step="embed the probes with the gallery's model")
+        norms = np.linalg.norm(probes, axis=1)
+        if not (np.isfinite(norms) & (norms > _LEAST_NORM)).all():
+            bad = int((~(np.isfinite(norms) & (norms > _LEAST_NORM))).sum())
+            what = f"{bad} of {len(probes)} probes are zero or not finite"
+            raise Refused(what, where="matcher", next_step="leave out photos without an embedding")
         unit = unit_rows(probes)
         return np.ascontiguousarray(rotated(unit, self._rotation) if self._rotation is not None else unit, np.float32)
 
@@ -220,6 +293,46 @@ class Gallery:
                 what, where="matcher", next_step=f"pass the key named {wanted}" if wanted else "omit the key"
             )
         return rotation(key, self._manifest["lake"], self.purpose, self._vectors.shape[1]) if key else None
+
+
+def _signed_manifest(store: ObjectStore, keys: Collection[str]) -> dict[str, Any]:
+    """Return a manifest whose signature fits; see `Gallery.open`."""
+    try:
+        manifest = parse_json(store.read("manifest.json"))
+        body = {name: value for name, value in manifest.items() if name != "signature"}
+        files, signature = manifest["files"], manifest.get("signature")
+        if not isinstance(files, dict) or any("/" in name for name in files):
+            raise ValueError("files")
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as err:
+        what = f"no gallery export: {type(err).__name__}"
+        next_step = "give the folder that `gallery export` or `feed changes` wrote"
+        raise ConfigError(what, where=store.uri, next_step=next_step) from err
+    if not any(signature_fits(body, signature, key) for key in keys or (None,)):
+        what = "the manifest is not signed" if signature is None else "the signature does not fit the manifest"
+        what += ", or is not by one of the given keys" if keys and signature is not None else ""
+        raise Corrupt(what, where=f"{store.uri}/manifest.json", next_step="do not use the copy; have it exported again")
+    return dict(manifest)
+
+
+def _checked_files(store: ObjectStore, manifest: dict[str, Any]) -> dict[str, bytes]:
+    """Return the files of a delivery, whose digests were compared with the manifest."""
+    files = {}
+    for name, digest in manifest["files"].items():
+        try:
+            files[name] = store.read(name)
+        except FileNotFoundError as err:
+            raise Corrupt("a file is missing", where=f"{store.uri}/{name}", next_step="export again") from err
+        if hashlib.sha256(files[name]).hexdigest() != digest:
+            what = "the file differs from the one that was exported"
+            raise Corrupt(what, where=f"{store.uri}/{name}", next_step="export again")
+    return files
+
+
+def _rows_of(files: dict[str, bytes], stem: str) -> pa.Table | None:
+    """Return the rows of the numbered Parquet files of a delivery, in their order; None if there is none."""
+    names = sorted(name for name in files if name.startswith(f"{stem}-") and name.endswith(".parquet"))
+    parts = [pq.read_table(pa.BufferReader(files[name])) for name in names]
+    return pa.concat_tables(parts) if parts else None
 
 
 def _matrix(rows: pa.Table, dim: int = -1) -> F32:

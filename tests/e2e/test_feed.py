@@ -24,8 +24,9 @@ from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
+from facelake.stages.sharing.changes import changes_since
 from facelake.stages.sharing.export import export_gallery
-from facelake.stages.sharing.leases import acknowledge, changes_since, leases, mark_returned, recall, what_is_owed
+from facelake.stages.sharing.leases import acknowledge, leases, mark_returned, recall, what_is_owed
 from facelake.vectors import embedding_matrix
 from tests.conftest import run_cli, run_json
 
@@ -33,7 +34,7 @@ P = "identity-grouping"
 
 
 def copy_of(folder: Path) -> dict[str, list[float]]:
-    rows = pq.read_table(folder / "identities.parquet", columns=["identity_id", "prototype"]).to_pylist()
+    rows = pq.read_table(folder / "identities-00000.parquet", columns=["identity_id", "prototype"]).to_pylist()
     return {row["identity_id"]: row["prototype"] for row in rows}
 
 
@@ -105,8 +106,8 @@ def test_a_matcher_follows_by_changes_alone(demo_lake: Path, tmp_path: Path) -> 
         erase(context, Request.of(images=["album/group-03.jpg"]))
         for gallery, secret in ((plain, None), (keyed, key)):
             changes = changes_since(context.lake, gallery.version, secret, P)
-            gallery.apply(changes, 3)
-            gallery.apply(changes, 3)
+            gallery.apply_rows(changes, 3)
+            gallery.apply_rows(changes, 3)
             export_gallery(context, str(tmp_path / "fresh"), P, f"new-{bool(secret)}", key=secret)
             fresh = Gallery.open(str(tmp_path / "fresh"), key=secret)
             again, afresh = gallery.search(probes, model, k=5), fresh.search(probes, model, k=5)
@@ -131,8 +132,8 @@ def test_a_matcher_refuses(demo_lake: Path, tmp_path: Path) -> None:
             Gallery.open(str(out), key=wrong)
     with pytest.raises(ConfigError, match="FMR"):
         gallery.threshold(0.5)
-    data = (out / "identities.parquet").read_bytes()
-    (out / "identities.parquet").write_bytes(data[:-1] + b"x")
+    data = (out / "identities-00000.parquet").read_bytes()
+    (out / "identities-00000.parquet").write_bytes(data[:-1] + b"x")
     with pytest.raises(Corrupt, match="differs from"):
         Gallery.open(str(out), key=key)
     with pytest.raises(ConfigError, match="no gallery export"):

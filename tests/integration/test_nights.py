@@ -31,8 +31,8 @@ from facelake.stages.gallery.face_keys import faces_of_ids
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.sharing.changes import changes_since
 from facelake.stages.sharing.export import export_gallery
-from facelake.stages.sharing.leases import changes_since
 from facelake.vectors import embedding_matrix
 
 _DIM, _PEOPLE = 128, 150
@@ -181,7 +181,7 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
             changes = changes_since(context.lake, copy.version)
             gallery = current_gallery(context.lake)
             assert gallery
-            copy.apply(changes, gallery.version)
+            copy.apply_rows(changes, gallery.version)
             export_gallery(context, str(tmp_path / f"fresh-{night}"), config.purpose, f"gate-{night}")
             assert copy.same_as(Copy.open(str(tmp_path / f"fresh-{night}")))
             assert not cluster(context).skipped or publish(context).skipped

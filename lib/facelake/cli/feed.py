@@ -87,20 +87,20 @@ def feed_recall(
 @command(feed_app, "changes")
 def feed_changes(
     call: Invocation,
-    since: Annotated[int, typer.Option(help="gallery version of the recipient's copy")],
-    out: Annotated[str | None, typer.Option(help="Parquet file to write; default: only count")] = None,
+    lease: _Lease,
+    out: Annotated[str, typer.Option(help="folder or s3://bucket/prefix to write to")],
+    since: Annotated[
+        int | None, typer.Option(min=0, help="gallery version of the copy; default: what was acknowledged")
+    ] = None,
     key_env: Annotated[str | None, typer.Option(help="environment variable with the key of the export")] = None,
 ) -> None:
-    """Write the changes that bring a copy of an older gallery up to date: upsert active rows, delete the others."""
-    import pyarrow.parquet as pq
+    """Write the changes that bring the copy of a lease up to date: upsert active rows, delete the others. Audited."""
+    from facelake.nightly import writing
+    from facelake.stages.sharing.export import send_changes
 
-    from facelake.nightly import reading
-    from facelake.stages.sharing.leases import changes_since
-
-    settings = call.config()
     key = template_key(key_env) if key_env else None
-    rows = changes_since(reading(settings).lake, since, key, settings.purpose)
-    if out:
-        pq.write_table(rows, out, compression="zstd")
-    call.terminal.say(f"{rows.num_rows} identities changed since gallery {since}{f': {out}' if out else ''}")
-    call.terminal.result({"ok": True, "changed": rows.num_rows, "out": out})
+    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
+        manifest = send_changes(context, lease, out, since, key)
+    to = f"gallery {manifest['since']} to {manifest['gallery_version']}"
+    call.terminal.say(f"{manifest['changed']} identities changed from {to}: {out}")
+    call.terminal.result({"ok": True, "out": out, **manifest})

@@ -266,13 +266,14 @@ GALLERIES = _schema(
 LEASES = _schema(
     ("seq", _I, "order of events"),
     ("lease_id", _S, "one export to one recipient"),
-    ("event", _S, "issued, acknowledged, recalled or returned"),
+    ("event", _S, "issued, sent (changes), acknowledged, recalled or returned"),
     ("recipient", _S, ""),
     ("purpose", _S, "purpose for which the recipient may use it"),
-    ("issued_at", _T, ""),
+    ("issued_at", _T, "issued: when; sent: as of when the changes were computed"),
     ("expires_at", _T, "end of the right of use"),
-    ("gallery_version", _I, "issued: the version exported; acknowledged: the version up to which changes are applied"),
+    ("gallery_version", _I, "issued or sent: that version; acknowledged: the version up to which changes are applied"),
     ("identities", _I, "rows exported"),
+    ("target", _S, "issued by a push: the database that it fills, without credentials; null: files"),
     ("recorded_at", _T, ""),
     ("recorded_by", _S, "operating-system user"),
 )

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import stat
 import tempfile
 import threading
@@ -18,6 +19,8 @@ from facelake.errors import ConfigError, Retryable
 from facelake.lake.object_store import StoredObject
 
 _TEMPORARY = ".tmp"  # one folder for unfinished writes, so that leftovers can be found and deleted
+
+_COPIED_BYTES = 1 << 20
 
 _IN_FLIGHT: set[str] = set()  # temporary files that threads of this process are writing
 _IN_FLIGHT_LOCK = threading.Lock()
@@ -81,6 +84,20 @@ class DirectoryStore:
         beside = self._write_beside(target, data)
         try:
             beside.replace(target)
+        finally:
+            _IN_FLIGHT.discard(str(beside))
+
+    def upload(self, key: str, file: Path) -> None:
+        beside = self._write_beside(self._path(key), b"")
+        try:
+            with file.open("rb") as source, beside.open("wb") as sink:
+                shutil.copyfileobj(source, sink, _COPIED_BYTES)
+                sink.flush()
+                os.fsync(sink.fileno())
+            beside.replace(self._path(key))
+        except OSError as err:
+            next_step = "check the path, rights and space"
+            raise Retryable(f"cannot write: {err}", where=str(self._path(key)), next_step=next_step) from err
         finally:
             _IN_FLIGHT.discard(str(beside))
 

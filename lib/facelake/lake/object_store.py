@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow.fs as pafs
@@ -41,6 +42,10 @@ class ObjectStore(Protocol):
         ...
 
     def write(self, key: str, data: bytes) -> None: ...
+    def upload(self, key: str, file: Path) -> None:
+        """Write the content of a local file, in parts where it is large."""
+        ...
+
     def create(self, key: str, data: bytes) -> bool:
         """Write only if the key does not exist; False when it did."""
         ...

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pyarrow.fs as pafs
+from boto3.exceptions import S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -18,6 +21,7 @@ from facelake.lake.object_store import StoredObject
 
 _Versions = list[dict[str, Any]]  # as S3 lists them
 _READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one request in five
+_PART_BYTES = 16 << 20  # of a multipart upload
 _CONNECTIONS = 32  # photos are read by that many threads at most
 _BATCH = 1000  # what S3 deletes in one call
 _DENIED = ("AccessDenied", "403")
@@ -119,6 +123,18 @@ class S3Store:
 
     def write(self, key: str, data: bytes) -> None:
         self._call("put_object", key, Key=self._key(key), Body=data)
+
+    def upload(self, key: str, file: Path) -> None:
+        transfer = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=4)
+        try:
+            self._client.upload_file(str(file), self.bucket, self._key(key), Config=transfer)
+        except S3UploadFailedError as err:
+            if isinstance(cause := err.__cause__ or err.__context__, ClientError):
+                raise self._fault(cause, key) from err
+            where = f"s3://{self.bucket}/{self._key(key)}"
+            raise Retryable(f"cannot write: {err}", where=where, next_step="check the store and run again") from err
+        except (BotoCoreError, ClientError) as err:
+            raise self._fault(err, key) from err
 
     def _conditional(self, key: str, data: bytes, **condition: str) -> bool:
         try:

@@ -1,17 +1,22 @@
 """Leases: what was exported, to whom, for which purpose and until when; and what the recipients owe. Pure.
 
-The events of a lease are: issued with an export, acknowledged up to a gallery version, recalled, returned. A recipient
-owes an action if the lease was recalled or has ended and was not returned, or if identities were erased after the
-version that the recipient last acknowledged. A recipient that owes an action gets no further export.
+The events of a lease are: issued with an export, changes sent, acknowledged up to a gallery version, recalled,
+returned. An acknowledgement covers the withdrawals that were known when the last changes were sent. A recipient
+owes an action if the lease was recalled or has ended and was not returned, if identities were erased after the version
+that the recipient last acknowledged, or if a withdrawal took effect after that acknowledgement. A recipient that owes
+an action gets no further export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from facelake.contracts import reference
 
 _FACTS = ("recipient", "purpose", "issued_at", "expires_at", "gallery_version", "identities")
 
@@ -23,6 +28,7 @@ class LeaseEvent(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     RECALLED = "recalled"
     RETURNED = "returned"
+    SENT = "sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +47,35 @@ class FeedLease:
     """gallery version up to which the recipient has applied all changes; initially that of the export"""
     recalled: bool = False
     returned: bool = False
+    acknowledged_at: datetime | None = None
+    """as of when the recipient's copy is known to be right: the issue, or the changes that it last acknowledged"""
+    sent_at: datetime | None = None
+    """as of when the changes were computed that the recipient was last given"""
+    target: str | None = None
+    """the database that `feed push` fills under this lease, without credentials; None: files"""
 
-    def owes(self, erased_version: int, now: datetime) -> str | None:
+    def ended(self, now: datetime) -> str | None:
+        """Return why the lease no longer gives a right of use; None while it does."""
+        if self.returned:
+            return "was returned"
+        if self.recalled:
+            return "was recalled and is not returned"
+        return f"ended on {self.expires_at:%Y-%m-%d} and is not returned" if self.expires_at <= now else None
+
+    def owes(self, erased_version: int, now: datetime, withdrawn_at: datetime | None = None) -> str | None:
         """Return what the recipient owes; None if nothing.
 
         Args:
             erased_version: newest gallery version in which an identity was erased; 0 for none.
             now: the present time.
+            withdrawn_at: when the newest withdrawal for the purpose of the lease took effect.
         """
         if self.returned:
             return None
-        if self.recalled:
-            return "was recalled and is not returned"
-        if self.expires_at <= now:
-            return f"ended on {self.expires_at:%Y-%m-%d} and is not returned"
+        if reason := self.ended(now):
+            return reason
+        if withdrawn_at and self.acknowledged_at and self.acknowledged_at < withdrawn_at:
+            return f"has not acknowledged the withdrawal of {withdrawn_at:%Y-%m-%d}"
         if self.acknowledged < erased_version:
             return f"has not acknowledged the erasures up to gallery {erased_version}"
         return None
@@ -70,10 +91,15 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
     for event in sorted(events, key=lambda row: row["seq"]):
         name, kind = event["lease_id"], LeaseEvent(event["event"])
         if kind is LeaseEvent.ISSUED:
-            facts = {fact: event[fact] for fact in _FACTS}
-            leases[name] = FeedLease(lease_id=name, acknowledged=event["gallery_version"], **facts)
+            facts = {fact: event[fact] for fact in _FACTS} | {"target": event.get("target")}
+            facts |= {"acknowledged": event["gallery_version"], "acknowledged_at": event["issued_at"]}
+            leases[name] = FeedLease(lease_id=name, **facts)
+        elif kind is LeaseEvent.SENT:
+            leases[name] = replace(leases[name], sent_at=event["issued_at"])
         elif kind is LeaseEvent.ACKNOWLEDGED:
-            leases[name] = replace(leases[name], acknowledged=max(leases[name].acknowledged, event["gallery_version"]))
+            applied = max(leases[name].acknowledged, event["gallery_version"])
+            as_of = leases[name].sent_at or leases[name].acknowledged_at
+            leases[name] = replace(leases[name], acknowledged=applied, acknowledged_at=as_of)
         elif kind is LeaseEvent.RECALLED:
             leases[name] = replace(leases[name], recalled=True)
         else:
@@ -81,7 +107,27 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
     return list(leases.values())
 
 
-def duties(leases: Sequence[FeedLease], erased_version: int, now: datetime) -> dict[str, str]:
-    """Return what recipients owe, by lease id; leases without a duty are left out."""
-    owed = {lease.lease_id: lease.owes(erased_version, now) for lease in leases}
+def recipient_key(name: str) -> str:
+    """Return the form in which recipients are compared: NFKC, without case, single spaces.
+
+    Otherwise a recipient that owes an action would get a further export under another spelling.
+    """
+    return " ".join(unicodedata.normalize("NFKC", reference(name)).casefold().split())
+
+
+def duties(
+    leases: Sequence[FeedLease],
+    erased_version: int,
+    now: datetime,
+    withdrawn_at: Callable[[str], datetime | None] = lambda _: None,
+) -> dict[str, str]:
+    """Return what recipients owe, by lease id; leases without a duty are left out.
+
+    Args:
+        leases: their present state.
+        erased_version: newest gallery version in which an identity was erased; 0 for none.
+        now: the present time.
+        withdrawn_at: returns when the newest withdrawal for a purpose took effect.
+    """
+    owed = {lease.lease_id: lease.owes(erased_version, now, withdrawn_at(lease.purpose)) for lease in leases}
     return {name: duty for name, duty in owed.items() if duty}

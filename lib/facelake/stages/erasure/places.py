@@ -33,13 +33,23 @@ _OTHER_COLUMNS = {
     "memberships": ("withdrawn_lineage", "how"),
     "corrections": ("reviewer", "kind"),
     "galleries": ("purpose", "model_digest", "clustering", "withdrawn_lineage"),
-    "leases": ("lease_id", "event", "recipient", "purpose", "recorded_by"),
+    "leases": ("lease_id", "event", "recipient", "purpose", "target", "recorded_by"),
     "runs": ("run_id", "stage", "input_digest", "config_digest", "model_digest", "purpose", "counts", "details"),
     "corpus": ("source_id", "source_class"),
 }
 _OTHER_FIELDS = frozenset(
-    {"recipient", "recipients", "recipients_pending", "reviewer", "recorded_by", "purpose", "purposes", "controller"}
-    | {"contact", "dpia", "host", "for", "stage", "stages", "unit", "run", "lake", "nonce", "started"}
+    {
+        "recipient",
+        "recipients",
+        "target",
+        "recipients_pending",
+        "reviewer",
+        "recorded_by",
+        "purpose",
+        "purposes",
+        "controller",
+    }
+    | {"target", "contact", "dpia", "host", "for", "stage", "stages", "unit", "run", "lake", "nonce", "started"}
 )
 _JSON = re.compile(r"(?:audit|register)/[^/]+\.json|(?:audit-head|lake|lease|ledger-lease|ledger-head)\.json")
 _LOG = re.compile(r"(\w+)/_delta_log/\d+(?:\.\w+)*\.(json|parquet)")

@@ -1,41 +1,33 @@
-"""Showing a gallery, and exporting it to a recipient."""
+"""Showing a gallery, exporting it to a recipient, and sending the changes since then."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from facelake.contracts import reference
 from facelake.errors import Refused
 from facelake.lake.lake import Lake
+from facelake.publish.thresholds import impostor_curve
 from facelake.publish.transform import key_name
-from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
-from facelake.stages.evaluation.operating_points import operating_points
+from facelake.stages.evaluation.operating_points import compared
 from facelake.stages.gallery.gallery_rows import matrix_of
-from facelake.stages.gallery.ranges import range_of_file
-from facelake.stages.gallery.versions import Gallery, not_active, require_gallery
+from facelake.stages.gallery.versions import not_active, require_gallery
 from facelake.stages.models.registry import find_card
-from facelake.stages.sharing.leases import issue, under_key
+from facelake.stages.sharing.changes import Outgoing
+from facelake.stages.sharing.delivery import Delivery, check_place, delivery
+from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, mark_sent
 
-_FORMAT = 2
+_FORMAT = 3
 _COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_digest")
 _SHOWN = ["identity_id", "status", "size", "cohesion", "first_version", "last_version", "merged_into"]
-_PARTIAL = ".partial-"  # folder of an export that is being written; one that was killed is removed by the next
-_ROW_GROUP = 2_048
-_HASHED_BYTES = 1 << 20
 
 
 def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[str], list[dict[str, Any]]]:
@@ -59,51 +51,17 @@ def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[st
     return columns, faces.to_pylist()
 
 
-@dataclass(frozen=True, slots=True)
-class _Export:
-    """What is exported.
-
-    Attributes:
-        context: of the run.
-        gallery: the gallery version.
-        purpose: of the recipient.
-        key: by which templates are rotated.
-    """
-
-    context: Context
-    gallery: Gallery
-    purpose: str
-    key: bytes | None
-
-    def parts(self, columns: list[str]) -> Iterator[pa.Table]:
-        """Yield rows of active identities in force for the purpose, by ascending id, a data file at a time."""
-        table = self.context.lake["identities"]
-        files = self.gallery.snapshot("identities").files
-        names = list(dict.fromkeys([*columns, "status", "purposes"]))
-        ranges = {own[0] if (own := range_of_file(file.path)) else None for file in files}
-        if len(ranges) > 1 or None in ranges:  # files of an older layout are not in the order of ids
-            yield self._allowed(self.gallery.read("identities", names)).select(columns).sort_by("identity_id")
-            return
-        for file in files:  # their names ascend with the ids, and their rows too
-            rows = self._allowed(table.file(file, names)).select(columns)
-            if rows.num_rows:
-                yield rows
-
-    def _allowed(self, rows: pa.Table) -> pa.Table:
-        allowed = [self.purpose in (purposes or ()) for purposes in rows["purposes"].to_pylist()]
-        return rows.filter(pc.and_(pc.equal(rows["status"], "active"), pa.array(allowed, pa.bool_())))
-
-
 def export_gallery(
     context: Context, out: str, purpose: str, recipient: str, *, days: int | None = None, key: bytes | None = None
 ) -> dict[str, Any]:
-    """Write templates and exemplars of the active identities, a FAISS index and a manifest to a local folder.
+    """Write templates and exemplars of the active identities, a FAISS index and a signed manifest.
 
     The export is a lease and is recorded in the audit trail. Identities are read and written a data file at a time.
+    Identities with a face of a person who has withdrawn since the last run are left out.
 
     Args:
         context: of the run.
-        out: the folder.
+        out: a folder, or s3://bucket/prefix.
         purpose: what the recipient will use it for.
         recipient: who receives it.
         days: how long the recipient may use it; default and maximum: the config's.
@@ -113,82 +71,126 @@ def export_gallery(
         The manifest.
 
     Raises:
-        Refused: the gallery is not in force for the purpose, or the recipient has not acknowledged an earlier recall.
+        Refused: the gallery is not in force for the purpose, or the recipient owes an action on an earlier lease.
+        LedgerMoved: an event was recorded meanwhile; nothing has left.
     """
-    export = _Export(context, require_gallery(context.lake), purpose, key)
-    parts = list(export.parts(["identity_id", "size"]))
-    if not parts:
-        what = f"no identity is in force for the purpose {purpose!r}"
-        what += f"; the gallery was made for {export.gallery.row['purpose']!r}"
+    now = datetime.now(UTC)
+    purpose = reference(purpose)
+    outgoing = Outgoing.of(context.lake, purpose, now, key)
+    check_place(out)
+    terms = LeaseTerms(recipient, purpose, lease_days(context, days))
+    manifest = manifest_of(context, outgoing, terms, now)  # refuses before anything is written
+    with delivery(out, context.config.s3) as files:
+        _write_files(context, outgoing, files)
+        outgoing.ledger.check_unchanged()
+        return files.hand_over(context, "export", manifest)
+
+
+def lease_days(context: Context, days: int | None) -> int:
+    """Return for how many days a lease is issued: at most the config's."""
+    most = context.config.governance.lease_days
+    return min(days or most, most)
+
+
+def manifest_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now: datetime) -> dict[str, Any]:
+    """Measure thresholds, issue the lease, and return the manifest without files and signature.
+
+    Raises:
+        Refused: no identity is in force for the purpose, or the recipient owes an action on an earlier lease.
+    """
+    gallery, key = outgoing.gallery, outgoing.key
+    parts = list(outgoing.parts(["identity_id", "size"]))
+    rows = pa.concat_tables(parts) if parts else None
+    if rows is None or not rows.num_rows:
+        what = f"no identity is in force for the purpose {terms.purpose!r}"
+        what += f"; the gallery was made for {gallery.row['purpose']!r}"
         next_step = "record grants for that purpose and publish a gallery for it"
         raise Refused(what, where=context.lake.uri, next_step=next_step)
-    manifest = _manifest(export, pa.concat_tables(parts), recipient, days)  # refuses before anything is written
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=folder) as partial:
-        digests = _write_files(export, Path(partial))
-        manifest |= {"files": digests}
-        manifest["signature"] = context.sign(manifest)
-        append_audit(
-            context.lake, "export", manifest, context.sign
-        )  # before the data leaves, so that no export is unrecorded
-        (Path(partial) / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for name in [*digests, "manifest.json"]:
-            file = Path(partial) / name
-            file.chmod(0o600)
-            file.replace(folder / name)
-    return manifest
-
-
-def _manifest(export: _Export, rows: pa.Table, recipient: str, days: int | None) -> dict[str, Any]:
-    """Measure thresholds, issue the lease, and return the manifest without the digests of its files."""
-    context, gallery, key = export.context, export.gallery, export.key
-    measured = operating_points(context, gallery, rows)
-    most = context.config.governance.lease_days
-    lease = issue(context.lake, gallery, recipient, export.purpose, min(days or most, most), rows.num_rows)
+    measured = compared(context, gallery, rows)
+    lease = issue(context.lake, gallery, terms, rows.num_rows, now)
     return {
         "format": _FORMAT,
         "lease_id": lease.lease_id,
         "expires_at": lease.expires_at.isoformat(),
         "gallery_version": gallery.version,
         "identities": rows.num_rows,
-        "purpose": export.purpose,
+        "purpose": terms.purpose,
         "lake": context.lake.name,
-        "thresholds": measured,
+        "thresholds": measured.points(),
+        "impostor_curve": impostor_curve(measured.impostor),
         "template_key": key_name(key) if key else None,
-        "recipient": recipient,
+        "recipient": terms.recipient,
         "model_digest": gallery.row["model_digest"],
         "withdrawn_lineage": gallery.row["withdrawn_lineage"] or [],
-        "exported_at": datetime.now(UTC).isoformat(),
+        "exported_at": now.isoformat(),
     }
 
 
-def _write_files(export: _Export, folder: Path) -> dict[str, str]:
-    """Write the table, a FAISS index of its templates in the same order, and the model's card; returns digests."""
-    writer: pq.ParquetWriter | None = None
+def _write_files(context: Context, outgoing: Outgoing, files: Delivery) -> None:
+    """Write the rows, a FAISS index of their templates in the same order, and the model's card."""
     index: faiss.IndexFlatIP | None = None
-    for part in export.parts([*_COLUMNS]):
-        rows = under_key(export.context.lake, part, export.key, export.purpose) if export.key else part
-        vectors = matrix_of(rows["prototype"], len(rows["prototype"][0]))
-        if writer is None or index is None:
-            writer = pq.ParquetWriter(folder / "identities.parquet", rows.schema, compression="zstd")
-            index = faiss.IndexFlatIP(vectors.shape[1])
-        writer.write_table(rows, row_group_size=_ROW_GROUP)
-        index.add(np.ascontiguousarray(vectors))
-    assert writer is not None
-    assert index is not None
-    writer.close()
-    faiss.write_index(index, str(folder / "index.faiss"))
-    card = find_card(export.context.config.model.card).model_dump_json(indent=1)
-    (folder / "model_card.json").write_text(card)
-    return {name: _digest(folder / name) for name in ("identities.parquet", "index.faiss", "model_card.json")}
+
+    def indexed() -> Iterator[pa.Table]:
+        nonlocal index
+        for rows in outgoing.parts([*_COLUMNS]):
+            vectors = matrix_of(rows["prototype"], len(rows["prototype"][0]))
+            index = index or faiss.IndexFlatIP(vectors.shape[1])
+            index.add(np.ascontiguousarray(vectors))
+            yield rows
+
+    files.write_rows("identities", indexed())
+    assert index is not None  # the manifest was made of at least one row
+    faiss.write_index(index, str(files.folder / "index.faiss"))
+    card = find_card(context.config.model.card).model_dump_json(indent=1)
+    (files.folder / "model_card.json").write_text(card)
+    for name in ("index.faiss", "model_card.json"):
+        files.add(name)
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+def send_changes(
+    context: Context, lease_id: str, out: str, since: int | None = None, key: bytes | None = None
+) -> dict[str, Any]:
+    """Write the changes that bring the copy of a recipient up to date, with a signed manifest. Audited.
+
+    A recipient that has not acknowledged an erasure or withdrawal gets them too, since it has to apply them.
+
+    Args:
+        context: of the run.
+        lease_id: of the copy; its recipient and purpose apply.
+        out: a folder, or s3://bucket/prefix.
+        since: gallery version of the copy; None: what the recipient last acknowledged.
+        key: template key of the copy, if it has one.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ConfigError: there is no such lease or version.
+        Refused: the lease was recalled, has ended or was returned.
+        LedgerMoved: an event was recorded meanwhile; nothing has left.
+    """
+    now = datetime.now(UTC)
+    lease = lease_in_force(context.lake, lease_id, now)
+    outgoing = Outgoing.of(context.lake, lease.purpose, now, key)
+    before = lease.acknowledged if since is None else since
+    with delivery(out, context.config.s3) as files:
+        rows = files.write_rows("changes", outgoing.changes(before))
+        outgoing.ledger.check_unchanged()
+        mark_sent(context.lake, lease_id, outgoing.gallery.version, now)
+        manifest = {
+            "format": _FORMAT,
+            "kind": "changes",
+            "lease_id": lease_id,
+            "expires_at": lease.expires_at.isoformat(),
+            "recipient": lease.recipient,
+            "purpose": lease.purpose,
+            "lake": context.lake.name,
+            "since": before,
+            "gallery_version": outgoing.gallery.version,
+            "changed": rows,
+            "identities": outgoing.in_force(),
+            "template_key": key_name(key) if key else None,
+            "model_digest": outgoing.gallery.row["model_digest"],
+            "computed_at": now.isoformat(),
+        }
+        return files.hand_over(context, "changes", manifest)

@@ -1,0 +1,121 @@
+"""What the present ledger forbids although the last run still processed it: withdrawals and ended grants since then.
+
+The next run removes those photos' faces. Until then nothing of the persons may leave the lake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.admit.rules import Ledger, decide
+from facelake.contracts import Bool, Covers, EventKind, label
+from facelake.errors import LedgerMoved
+from facelake.lake.lake import Lake
+from facelake.stages.admission.ledger import ledger_lease, ledger_of
+from facelake.stages.admission.ledger_head import ledger_rows
+
+_COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "covers"]
+_ENDING = (EventKind.WITHDRAW, EventKind.EXPIRE)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """The ledger and the suppression list as read at one time.
+
+    Attributes:
+        lake: to which they belong.
+        rows: of the ledger table, by seq.
+        version: Delta version of the ledger.
+        suppressed: keyed hashes of what was erased.
+    """
+
+    lake: Lake
+    rows: pa.Table
+    version: int
+    suppressed: frozenset[str]
+
+    @classmethod
+    def of(cls, lake: Lake) -> LedgerState:
+        """Read both.
+
+        Raises:
+            Corrupt: the ledger is not the one that was recorded.
+        """
+        rows, snapshot = ledger_rows(lake)
+        return cls(lake, rows, snapshot.version, lake.suppressed())
+
+    def check_unchanged(self) -> None:
+        """Check that nothing was recorded since; call before data leaves.
+
+        Raises:
+            LedgerMoved: an event was recorded.
+        """
+        with ledger_lease(self.lake):
+            if self.lake["ledger"].version() != self.version or self.lake.suppressed() != self.suppressed:
+                what = "the ledger changed while this ran"
+                raise LedgerMoved(what, where=f"{self.lake.uri}/ledger", next_step="run again; nothing has left")
+
+    def barred_images(self, purpose: str, now: datetime) -> pa.Array:
+        """Return the ids of photos that were admitted for the purpose and may no longer be used for it."""
+        ledger, barred = ledger_of(self.rows), []
+        verdicts: dict[tuple[str | None, ...], bool] = {}
+        for _, rows in self.lake["admissions"].parts(_COLUMNS):
+            admitted = rows.filter(rows["admitted"])
+            hit = self._hit(admitted, ledger, (purpose, now), verdicts)
+            if hit.any():
+                barred.append(admitted["image_id"].combine_chunks().filter(pa.array(hit)))
+        return pa.concat_arrays(barred) if barred else pa.array([], pa.string())
+
+    def _hit(
+        self,
+        rows: pa.Table,
+        ledger: Ledger,
+        at: tuple[str, datetime],
+        verdicts: dict[tuple[str | None, ...], bool],
+    ) -> Bool:
+        """Return per row whether its photo is barred; all photos of a source, subject and cover share the verdict."""
+        purpose, now = at
+        out = np.zeros(rows.num_rows, bool)
+        columns = [rows[name].to_pylist() for name in ("source_id", "subject_ref", "covers")]
+        for i, key in enumerate(zip(*columns, strict=True)):
+            if key not in verdicts:
+                source, subject, covers = key
+                decision = decide(ledger, source, subject, purpose, now)
+                narrower = decision.covers is Covers.NAMED and covers != Covers.NAMED
+                erased = self._erased((("source", source), ("subject", subject)), purpose)
+                verdicts[key] = not decision.admitted or narrower or erased
+            out[i] = verdicts[key]
+        if self.suppressed:
+            for i in np.flatnonzero(~out).tolist():
+                out[i] = self._erased((("image", rows["image_id"][i].as_py()),), purpose)
+        return out
+
+    def _erased(self, names: Sequence[tuple[str, str | None]], purpose: str) -> bool:
+        """Return whether one of the names was erased, for every purpose or for this one."""
+        if not self.suppressed:
+            return False
+        labels = [label(kind, name, limit) for kind, name in names if name for limit in (None, purpose)]
+        return any(self.lake.keyed_hash(text) in self.suppressed for text in labels)
+
+
+def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> datetime | None:
+    """Return when the newest withdrawal or end of a grant for the purpose took effect; None if there is none.
+
+    Args:
+        rows: of the ledger table.
+        purpose: events for other purposes are left out.
+        now: events that begin later are left out.
+    """
+    ending = rows.filter(pc.is_in(rows["kind"], pa.array([str(kind) for kind in _ENDING])))
+    times = [
+        max(row["recorded_at"], row["valid_from"] or row["recorded_at"])
+        for row in ending.select(["recorded_at", "valid_from", "purposes"]).to_pylist()
+        if not row["purposes"] or purpose in row["purposes"]
+    ]
+    return max((time for time in times if time <= now), default=None)

@@ -1,0 +1,161 @@
+"""Hands files to a recipient: into a local folder or an s3:// prefix, with a signed manifest that comes last.
+
+A reader that finds no manifest, or files that differ from it, knows that a delivery is unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facelake.config import S3Section
+from facelake.errors import ConfigError
+from facelake.lake.object_store import ObjectStore
+from facelake.lake.store import open_store
+from facelake.stages.core.audit import append_audit
+from facelake.stages.core.context import Context
+
+MANIFEST = "manifest.json"
+_PARTIAL = ".partial-"  # folder of a delivery that is being written; one that was killed is removed by the next
+_NUMBERED = re.compile(r"(?:identities|changes)-\d{5}\.parquet")
+_ROW_GROUP = 2_048
+_PART_ROWS = 131_072
+_HASHED_BYTES = 1 << 20
+
+
+class Delivery:
+    """Files that are being written for a recipient, and the place where they go."""
+
+    def __init__(self, place: ObjectStore | Path, folder: Path) -> None:
+        """`place`: a store to upload to, or a folder of the same file system; `folder`: where files are written."""
+        self._place, self.folder = place, folder
+        self._digests: dict[str, str] = {}
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of the files by name."""
+        return dict(self._digests)
+
+    def add(self, name: str) -> None:
+        """Add a file that was written to `folder`."""
+        self._digests[name] = _digest(self.folder / name)
+
+    def write_rows(self, stem: str, parts: Iterable[pa.Table]) -> int:
+        """Write rows as Parquet files `stem-00000.parquet` and so on, of a bounded number of rows each.
+
+        Returns:
+            The number of rows.
+        """
+        writer: pq.ParquetWriter | None = None
+        name, number, rows, total = "", 0, 0, 0
+        for part in parts:
+            if writer is not None and rows + part.num_rows > _PART_ROWS:
+                writer.close()
+                self.add(name)
+                writer, number, rows = None, number + 1, 0
+            if writer is None:
+                name = f"{stem}-{number:05d}.parquet"
+                writer = pq.ParquetWriter(self.folder / name, part.schema, compression="zstd")
+            writer.write_table(part, row_group_size=_ROW_GROUP)
+            rows, total = rows + part.num_rows, total + part.num_rows
+        if writer is not None:
+            writer.close()
+            self.add(name)
+        return total
+
+    def hand_over(self, context: Context, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Sign the manifest, record it in the audit trail, then move the files to their place, the manifest last.
+
+        Args:
+            context: whose key signs.
+            kind: of the audit record.
+            manifest: without the files.
+
+        Returns:
+            The manifest with files and signature.
+        """
+        signed = manifest | {"files": self.files}
+        signed["signature"] = context.sign(signed)
+        append_audit(context.lake, kind, signed, context.sign)  # before the data leaves
+        (self.folder / MANIFEST).write_text(json.dumps(signed, indent=1))
+        self._remove([MANIFEST])  # a delivery that is being replaced is not valid meanwhile
+        for name in [*self._digests, MANIFEST]:
+            self._move(name)
+        self._remove(sorted(self._former() - set(self._digests)))
+        return signed
+
+    def _move(self, name: str) -> None:
+        file = self.folder / name
+        if isinstance(self._place, Path):
+            file.chmod(0o600)
+            file.replace(self._place / name)
+        else:
+            self._place.upload(name, file)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            if isinstance(self._place, Path):
+                (self._place / name).unlink(missing_ok=True)
+            else:
+                self._place.delete(name)
+
+    def _former(self) -> set[str]:
+        """Return the numbered files of an earlier delivery to the same place."""
+        place = self._place
+        names = [file.name for file in place.iterdir()] if isinstance(place, Path) else [o.key for o in place.list()]
+        return {name for name in names if _NUMBERED.fullmatch(name)}
+
+
+def check_place(uri: str) -> None:
+    """Check that files can be handed over there; writes nothing.
+
+    Raises:
+        ConfigError: it is neither a folder nor s3://, or a file.
+    """
+    if "://" in uri and not uri.startswith(("s3://", "file://")):
+        what = f"cannot write files to {uri.partition('://')[0]}://"
+        raise ConfigError(what, where="--out", next_step="give a folder or s3://bucket/prefix")
+    if not uri.startswith("s3://") and (out := _folder(uri)).exists() and not out.is_dir():
+        raise ConfigError("there is a file already", where=str(out), next_step="give a folder to write to")
+
+
+@contextmanager
+def delivery(uri: str, s3: S3Section) -> Iterator[Delivery]:
+    """Open a delivery to a local folder or s3://bucket/prefix; files that were not handed over are removed.
+
+    Raises:
+        ConfigError: as `check_place`.
+    """
+    check_place(uri)
+    if uri.startswith("s3://"):
+        with tempfile.TemporaryDirectory(prefix="facelake-delivery-") as folder:
+            yield Delivery(open_store(uri, s3), Path(folder))
+        return
+    out = _folder(uri)
+    out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as partial:
+        yield Delivery(out, Path(partial))
+
+
+def _folder(uri: str) -> Path:
+    return Path(uri.removeprefix("file://")).expanduser()
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_HASHED_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
