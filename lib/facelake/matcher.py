@@ -111,6 +111,9 @@ class Gallery:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def __contains__(self, identity_id: object) -> bool:
+        return identity_id in self._row_of
+
     def check_lease(self) -> None:
         """Check that this copy may still be used.
 
@@ -175,6 +178,14 @@ class Gallery:
         ready = self._ready(probes, model_digest)
         similarity, rows = self._index.search(ready, min(k, len(self._ids)))
         return Matches([[self._ids[i] for i in row] for row in rows.tolist()], similarity)
+
+    def similarities(self, probes: F32, model_digest: str) -> tuple[F32, list[str]]:
+        """The similarity (n, identities) of each probe to each template, and the identity ids in that order.
+
+        Raises:
+            Refused: as `search`.
+        """
+        return np.asarray(self._ready(probes, model_digest) @ self._vectors.T, np.float32), list(self._ids)
 
     def verify(self, probes: F32, identity_ids: Sequence[str], model_digest: str, *, exemplars: bool = False) -> F32:
         """1:1: the similarity (n,) float32 of each probe to its claimed identity; NaN if the gallery does not have it.

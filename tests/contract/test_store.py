@@ -42,6 +42,20 @@ def test_write_read_tag_delete(store: ObjectStore) -> None:
     assert store.tag("a/b") is None
 
 
+def test_a_large_file_is_uploaded_in_parts(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelake.lake.s3._PART_BYTES", 5 << 20)  # the least that S3 accepts
+    data = secrets.token_bytes(11 << 20)
+    (tmp_path / "file").write_bytes(data)
+    store.write("a/large", b"before")
+    store.upload("a/large", tmp_path / "file")
+    assert store.read("a/large") == data
+    assert [item.size_bytes for item in store.list("a")] == [len(data)]
+    if isinstance(store, S3Store):
+        assert str(store.tag("a/large")).strip('"').endswith("-3")  # the form of a multipart upload's ETag
+    else:
+        assert (tmp_path / "store/a/large").stat().st_mode & 0o077 == 0
+
+
 def test_list_is_by_folder_and_in_order(store: ObjectStore) -> None:
     for key in ("t/2", "t/1", "t/x/0", "tt/1", "u"):
         store.write(key, key.encode())

@@ -22,6 +22,7 @@ from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import open_images
 from facelake.lake.sampling import batches
 from facelake.report import MergeOrSplit, Sheet, counted
+from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.context import Context
 from facelake.stages.core.face_crops import crop_of
 from facelake.stages.gallery.versions import Gallery
@@ -30,7 +31,7 @@ from facelake.stages.models.registry import limits_of
 _CROP_PX = 96
 _MAX_CROP_BYTES = 3 << 20
 """of all crops of a page; keeps a page under 5 MB"""
-_FACE = ["face_id", "box", "content_sha256", "corpus_file", "corpus_row"]
+_FACE = ["face_id", "image_id", "box", "content_sha256", "corpus_file", "corpus_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +161,13 @@ def _event(event: Mapping[str, Any], best: Mapping[str, BestFaces], crops: _Crop
 
 
 def crops_of(context: Context, face_ids: set[str]) -> dict[str, bytes]:
-    """Return a JPEG crop of each face whose photo can still be read, by face id."""
+    """Return a JPEG crop of each face whose photo can still be read and may be used now, by face id."""
+    barred = LedgerState.of(context.lake).barred_images(context.config.purpose, context.now)
+    withdrawn = set(barred.to_pylist())
     places: dict[str, dict[int, list[tuple[str, list[float]]]]] = defaultdict(lambda: defaultdict(list))
     contents: dict[tuple[str, int], str] = {}  # a place may hold another photo since
     for row in _rows(context, face_ids):
-        if row["box"]:
+        if row["box"] and row["image_id"] not in withdrawn:
             places[row["corpus_file"]][row["corpus_row"]].append((row["face_id"], row["box"]))
             contents[row["corpus_file"], row["corpus_row"]] = row["content_sha256"]
     try:

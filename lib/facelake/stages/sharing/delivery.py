@@ -57,17 +57,18 @@ class Delivery:
             The number of rows.
         """
         writer: pq.ParquetWriter | None = None
-        name, number, rows, total = "", 0, 0, 0
-        for part in parts:
-            if writer is not None and rows + part.num_rows > _PART_ROWS:
+        name, number, in_file, total = "", 0, 0, 0
+        slices = (rows.slice(at, _PART_ROWS) for rows in parts for at in range(0, rows.num_rows, _PART_ROWS))
+        for part in slices:
+            if writer is not None and in_file + part.num_rows > _PART_ROWS:
                 writer.close()
                 self.add(name)
-                writer, number, rows = None, number + 1, 0
+                writer, number, in_file = None, number + 1, 0
             if writer is None:
                 name = f"{stem}-{number:05d}.parquet"
                 writer = pq.ParquetWriter(self.folder / name, part.schema, compression="zstd")
             writer.write_table(part, row_group_size=_ROW_GROUP)
-            rows, total = rows + part.num_rows, total + part.num_rows
+            in_file, total = in_file + part.num_rows, total + part.num_rows
         if writer is not None:
             writer.close()
             self.add(name)

@@ -1,0 +1,1 @@
+"""Matching of photos against an export, and the evaluation of a matcher on labelled photos."""

@@ -1,0 +1,161 @@
+"""A lease binds everything that leaves: changes, spellings of a recipient, withdrawals before the next run, signatures."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from facelake.config import load_config
+from facelake.contracts import EventKind, Scope
+from facelake.erase import Signer
+from facelake.errors import ConfigError, Corrupt, Refused
+from facelake.lake.lake import Lake
+from facelake.matcher import Gallery
+from facelake.nightly import run_night, writing
+from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.core.audit import audit_faults
+from facelake.stages.gallery.versions import require_gallery
+from facelake.stages.reporting.sheets import crops_of
+from facelake.stages.sharing.changes import WITHHELD, changes_since
+from facelake.stages.sharing.export import export_gallery, send_changes
+from facelake.stages.sharing.leases import acknowledge, mark_returned, recall, what_is_owed
+from tests.conftest import run_cli, run_json
+
+P = "identity-grouping"
+
+
+def identities_of(lake: Lake, subject: str) -> set[str]:
+    """The identities with a face of the subject."""
+    rows = lake["admissions"].read(["image_id", "subject_ref"])
+    images = rows.filter(pc.equal(rows["subject_ref"], subject))["image_id"].combine_chunks()
+    members = require_gallery(lake).read("memberships", ["image_id", "identity_id"])
+    return set(members.filter(pc.is_in(members["image_id"], images))["identity_id"].to_pylist())
+
+
+def withdraw(lake: Lake, subject: str) -> None:
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, subject)])
+
+
+def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake: Path, tmp_path: Path) -> None:
+    config = load_config(lake=str(demo_lake))
+    with writing(config, "test") as context:
+        lake = context.lake
+        first = export_gallery(context, str(tmp_path / "a"), P, "gate-7")
+        copy = Gallery.open(str(tmp_path / "a"))
+        theirs = identities_of(lake, "person-3")
+        assert theirs
+        assert theirs <= set(copy._ids)
+        faces = require_gallery(lake).read("memberships", ["face_id", "identity_id"])
+        shown = faces.filter(pc.is_in(faces["identity_id"], pa.array(sorted(theirs))))["face_id"].to_pylist()
+        assert crops_of(context, set(shown[:4]))
+
+        withdraw(lake, "person-3")
+
+        assert what_is_owed(lake, datetime.now(UTC))[first["lease_id"]].startswith("has not acknowledged the withdrawal")  # fmt: skip
+        with pytest.raises(Refused, match=r"no further export.*withdrawal"):
+            export_gallery(context, str(tmp_path / "b"), P, "  GATE-7 ")
+        acknowledge(lake, first["lease_id"])  # without having been given the changes: it cannot know
+        assert what_is_owed(lake, datetime.now(UTC))
+
+        other = export_gallery(context, str(tmp_path / "c"), P, "gate-8")
+        assert other["identities"] == first["identities"] - len(theirs)
+        assert not theirs & set(Gallery.open(str(tmp_path / "c"))._ids)
+        rows = changes_since(lake, first["gallery_version"])
+        assert set(rows["identity_id"].to_pylist()) == theirs
+        assert set(rows["status"].to_pylist()) == {WITHHELD}
+        assert rows["prototype"].null_count == rows["exemplars"].null_count == rows.num_rows
+        assert crops_of(context, set(shown[:4])) == {}
+
+        send_changes(context, first["lease_id"], str(tmp_path / "changes"))
+        assert copy.apply(str(tmp_path / "changes")) == len(theirs)
+        assert not theirs & set(copy._ids)
+        acknowledge(lake, first["lease_id"])
+        assert what_is_owed(lake, datetime.now(UTC)) == {}
+    run_night(config, accept_loss=True)
+    with writing(config, "test") as context:
+        send_changes(context, first["lease_id"], str(tmp_path / "later"))
+        copy.apply(str(tmp_path / "later"))
+        export_gallery(context, str(tmp_path / "d"), P, "gate-7")
+        assert copy.same_as(Gallery.open(str(tmp_path / "d")))
+        assert audit_faults(context.lake) == []
+
+
+def test_changes_leave_under_a_lease_only(demo_lake: Path, tmp_path: Path) -> None:
+    lake = str(demo_lake)
+    export = run_json("gallery", "export", "--out", str(tmp_path / "a"), "--purpose", P, "--recipient", "Gate 7", "--lake", lake)  # fmt: skip
+    assert run_cli("feed", "changes", "--out", str(tmp_path / "x"), "--lake", lake).returncode == 2
+    sent = run_json("feed", "changes", export["lease_id"], "--since", "0", "--out", str(tmp_path / "x"), "--lake", lake)
+    assert (sent["recipient"], sent["purpose"], sent["changed"]) == ("Gate 7", P, export["identities"])
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "x").iterdir())
+    audit = [json.loads(path.read_text()) for path in sorted((demo_lake / "audit").glob("*.json"))]
+    assert (audit[-1]["kind"], audit[-1]["body"]["lease_id"]) == ("changes", export["lease_id"])
+    with writing(load_config(lake=lake), "test") as context:
+        recall(context.lake, recipient="ＧＡＴＥ\u00a07")  # compatibility forms and case do not make another recipient
+        with pytest.raises(Refused, match="was recalled"):
+            send_changes(context, export["lease_id"], str(tmp_path / "y"))
+        assert not (tmp_path / "y").exists()
+        mark_returned(context.lake, export["lease_id"])
+        with pytest.raises(Refused, match="was returned"):
+            send_changes(context, export["lease_id"], str(tmp_path / "y"))
+        with pytest.raises(ConfigError, match="no lease"):
+            send_changes(context, "lease-none", str(tmp_path / "y"))
+        with pytest.raises(ConfigError, match="cannot write files"):
+            export_gallery(context, "ftp://host/x", P, "gate-9")
+
+
+def test_a_copy_that_was_changed_is_refused(demo_lake: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        manifest = export_gallery(context, str(out), P, "a")
+        send_changes(context, manifest["lease_id"], str(tmp_path / "changes"), since=0)
+        other = export_gallery(context, str(tmp_path / "b"), P, "b")
+        send_changes(context, other["lease_id"], str(tmp_path / "other"))
+        signer = context.signer()
+    gallery = Gallery.open(str(out), keys=[signer.fingerprint], purpose=f" {P}")
+    with pytest.raises(Refused, match="for the purpose"):
+        Gallery.open(str(out), purpose="door-access")
+    stranger = Signer.load_or_create(tmp_path / "key.pem")
+    with pytest.raises(Corrupt, match="signature"):
+        Gallery.open(str(out), keys=[stranger.fingerprint])
+    with pytest.raises(Refused, match="not the changes of lease"):
+        gallery.apply(str(tmp_path / "other"))
+    assert gallery.apply(str(tmp_path / "changes")) == manifest["identities"]
+    body = manifest | {"expires_at": "2199-01-01T00:00:00+00:00"}
+    del body["signature"]
+    for signature in (None, manifest["signature"], stranger.sign(body)):
+        forged = body | ({"signature": signature} if signature else {})
+        (out / "manifest.json").write_text(json.dumps(forged))
+        with pytest.raises(Corrupt, match="sign"):
+            Gallery.open(str(out), keys=[signer.fingerprint])
+
+
+def test_probes_that_are_no_embedding_are_refused(demo_lake: Path, tmp_path: Path) -> None:
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        export_gallery(context, str(tmp_path / "a"), P, "a")
+    gallery = Gallery.open(str(tmp_path / "a"))
+    for value in (0.0, np.nan, np.inf):
+        probes = np.ones((3, 128), np.float32)
+        probes[1] = value
+        with pytest.raises(Refused, match="1 of 3 probes are zero or not finite"):
+            gallery.search(probes, gallery.model_digest)
+        with pytest.raises(Refused, match="zero or not finite"):
+            gallery.verify(probes, ["x"] * 3, gallery.model_digest)
+
+
+def test_an_export_goes_to_s3(demo_lake: Path, weed_env: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelake.stages.sharing.delivery._PART_ROWS", 3)
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        manifest = export_gallery(context, "s3://lake/gate", P, "a")
+        again = export_gallery(context, "s3://lake/gate", P, "b")
+        send_changes(context, again["lease_id"], "s3://lake/changes", since=0)
+    assert len([name for name in manifest["files"] if name.startswith("identities-")]) > 1
+    copy = Gallery.open("s3://lake/gate")
+    assert (copy.lease_id, len(copy)) == (again["lease_id"], manifest["identities"])
+    assert copy.apply("s3://lake/changes") == manifest["identities"]
+    assert not Path("s3:").exists()
