@@ -104,3 +104,30 @@ def feed_changes(
     to = f"gallery {manifest['since']} to {manifest['gallery_version']}"
     call.terminal.say(f"{manifest['changed']} identities changed from {to}: {out}")
     call.terminal.result({"ok": True, "out": out, **manifest})
+
+
+@command(feed_app, "push")
+def feed_push(
+    call: Invocation,
+    to: Annotated[str, typer.Option(help="postgresql://, qdrant://, milvus:// or lancedb:// URL, with ?table=NAME")],
+    recipient: Annotated[str | None, typer.Option(help="who operates the target; needed for the first push")] = None,
+    purpose: Annotated[str | None, typer.Option(help="what it is used for; needed for the first push")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="days until the lease expires; default: the config's")] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="environment variable with the key (hex) that rotates the templates")
+    ] = None,
+) -> None:
+    """Bring a matcher's database to the newest gallery; empty it if its lease was recalled or has ended. Audited."""
+    from facelake.nightly import writing
+    from facelake.stages.sharing.export import lease_days
+    from facelake.stages.sharing.push import PushTerms, push
+
+    key = template_key(key_env) if key_env else None
+    with writing(call.config(), "push", call.terminal.listen, must_exist=True) as context:
+        terms = PushTerms(to, recipient, purpose, lease_days(context, days), key)
+        result = push(context, terms)
+    counts = ", ".join(f"{name} {result[name]}" for name in ("inserted", "replaced", "deleted", "after"))
+    call.terminal.say(f"{result['state']}: gallery {result['gallery_version']}, {counts} ({result['lease_id']})")
+    if result["kept"]:
+        call.terminal.say(f"the engine keeps what was deleted in: {result['kept']}")
+    call.terminal.result({"ok": True, **result})

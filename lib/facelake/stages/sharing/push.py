@@ -1,0 +1,368 @@
+"""Fills a database of a matcher, and keeps it as the lake is: a first copy, then the changes, at last nothing.
+
+The target records which gallery version it holds, under which lease. A push that was killed leaves this record at the
+version before, and the next push applies the same changes again. Deletes are proven by a search and a count before the
+lease is acknowledged. A lease that was recalled or has ended empties the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.contracts import F32, reference
+from facelake.errors import ConfigError, Corrupt, Refused
+from facelake.events import StageProgress, StageStarted
+from facelake.publish.leases import FeedLease, recipient_key
+from facelake.publish.transform import key_name
+from facelake.stages.core.audit import append_audit
+from facelake.stages.core.context import Context, must_add_up
+from facelake.stages.gallery.gallery_rows import matrix_of
+from facelake.stages.sharing.changes import Outgoing
+from facelake.stages.sharing.leases import (
+    LeaseTerms,
+    acknowledge,
+    issue,
+    lease_in_force,
+    leases,
+    mark_returned,
+    mark_sent,
+)
+from facelake.targets import Location, Target, TargetRows, open_target
+
+_FORMAT = 1
+_BATCH = 8_192
+_SEARCHED = 256  # deleted identities that are searched for by their former template
+_SEARCH_K = 10
+_ROWS = ["identity_id", "prototype", "last_version"]
+
+
+@dataclass(frozen=True, slots=True)
+class PushTerms:
+    """What the operator wants.
+
+    Attributes:
+        url: of the target.
+        recipient: who operates it; needed for the first push.
+        purpose: for which; needed for the first push.
+        days: how long the lease lasts.
+        key: by which templates are rotated.
+    """
+
+    url: str
+    recipient: str | None = None
+    purpose: str | None = None
+    days: int = 90
+    key: bytes | None = None
+
+
+@dataclass(slots=True)
+class _Push:
+    """One push in progress."""
+
+    context: Context
+    target: Target
+    outgoing: Outgoing
+    lease: FeedLease
+    upserted: int = 0
+    deleted: int = 0
+    former: dict[str, F32] = field(default_factory=dict)
+    """templates of some of the deleted identities"""
+
+    def upsert(self, rows: pa.Table, *, fresh: bool) -> None:
+        """Write rows with identity_id, prototype and last_version."""
+        for start in range(0, rows.num_rows, _BATCH):
+            part = rows.slice(start, _BATCH)
+            templates = matrix_of(part["prototype"], len(part["prototype"][0]))
+            versions = part["last_version"].to_numpy().astype(np.int64)
+            ids = part["identity_id"].to_pylist()
+            self.target.upsert(TargetRows(ids, templates, versions, self._tags()), fresh=fresh)
+            self.upserted += len(ids)
+            self.context.check_lease()
+            self.context.emit(StageProgress("push", self.upserted))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete identities, and check that none of them is left."""
+        for start in range(0, len(ids), _BATCH):
+            part = ids[start : start + _BATCH]
+            present = self.target.templates(part)
+            if not present:
+                continue
+            self.target.delete(list(present))
+            if remains := self.target.templates(part):
+                what = f"{len(remains)} of {len(present)} deleted identities are still in the target"
+                raise Corrupt(what, where=self.lease.target or "", next_step="check the database, then push again")
+            self.deleted += len(present)
+            self.former |= dict(list(present.items())[: _SEARCHED - len(self.former)])
+
+    def _tags(self) -> dict[str, str]:
+        return {
+            "lease_id": self.lease.lease_id,
+            "purpose": self.lease.purpose,
+            "expires_at": self.lease.expires_at.isoformat(),
+            "model_digest": self.outgoing.gallery.row["model_digest"],
+        }
+
+
+def push(context: Context, terms: PushTerms) -> dict[str, Any]:
+    """Bring a target to the newest gallery version, or empty it if its lease was recalled or has ended.
+
+    Returns:
+        `state` (copied, updated, unchanged or emptied), `lease_id`, `gallery_version`, `since`, and the counts
+        `before`, `inserted`, `replaced`, `deleted` and `after`, which add up; `kept` says what the engine keeps of
+        deleted rows, null for nothing.
+
+    Raises:
+        ConfigError: no such target, or recipient and purpose are missing.
+        Refused: the table is not this lake's, holds other rows, another model, dimension or purpose, or the recipient
+            owes an action.
+        LedgerMoved: an event was recorded meanwhile; the next push applies it.
+        Corrupt: deleted rows are still in the target, or the counts do not add up.
+    """
+    location = Location.parse(terms.url)
+    now = datetime.now(UTC)
+    with open_target(location) as target:
+        record = target.read_record()
+        if record is None:
+            if target.exists():
+                what = f"there is a table {location.table!r} already that no push has made"
+                raise Refused(what, where=location.shown, next_step="name another one: ?table=NAME")
+            _return_emptied(context, location, now)
+            return _fill(context, target, location, terms, None)
+        _check_record(context, record, location, terms)
+        lease = next((item for item in leases(context.lake) if item.lease_id == record["lease_id"]), None)
+        if lease is None or lease.ended(now):
+            return _empty(context, target, location, record)
+        return _fill(context, target, location, terms, record)
+
+
+def _check_record(context: Context, record: dict[str, Any], location: Location, terms: PushTerms) -> None:
+    """Check that a target is the one that the operator means."""
+    what = None
+    if record.get("lake") != context.lake.name or record.get("format") != _FORMAT:
+        what = f"the table {location.table!r} is filled from another lake"
+    elif terms.recipient is not None and recipient_key(terms.recipient) != recipient_key(record["recipient"]):
+        what = f"the target belongs to {record['recipient']!r}"
+    elif terms.purpose is not None and reference(terms.purpose) != record["purpose"]:
+        what = f"the target is for the purpose {record['purpose']!r}"
+    elif (key_name(terms.key) if terms.key else None) != record["template_key"]:
+        what = "the target's templates are under another template key"
+    if what:
+        raise Refused(what, where=location.shown, next_step="name another table: ?table=NAME")
+
+
+def _fill(
+    context: Context, target: Target, location: Location, terms: PushTerms, record: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Copy the gallery, or apply the changes since the version that the target records."""
+    now = datetime.now(UTC)
+    purpose = record["purpose"] if record else reference(terms.purpose or "")
+    outgoing = Outgoing.of(context.lake, purpose, now, terms.key)
+    expected = outgoing.in_force()
+    sample = next(outgoing.parts(["prototype"]), None) if expected else None
+    if record is None and sample is None:
+        what = f"no identity is in force for the purpose {purpose!r}"
+        raise Refused(what, where=context.lake.uri, next_step="record grants and publish a gallery for that purpose")
+    digest, dim = outgoing.gallery.row["model_digest"], len(sample["prototype"][0]) if sample else None
+    lease = _lease(context, location, terms, record, (outgoing, expected, now))
+    _check_model(target, location, record, (digest, dim))
+    _check_rows(target, location, lease)
+    since = int(record["gallery_version"]) if record else 0
+    body = _record(context, lease, outgoing, (since, expected)) | {"dim": dim or (record or {}).get("dim")}
+    before = target.count() if record and target.exists() else 0
+    audited = {name: body[name] for name in ("lease_id", "recipient", "purpose", "target", "gallery_version")}
+    append_audit(context.lake, "push", audited | {"since": since, "identities": expected}, context.sign)
+    mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now)
+    if record is None or record["state"] != "pushing":
+        target.write_record(_signed(context, body | {"gallery_version": since, "state": "pushing"}))
+    target.create(int(body["dim"]))
+    work = _Push(context, target, outgoing, lease)
+    context.emit(StageStarted("push", expected, "identities"))
+    _apply(work, since, fresh=before == 0)
+    after = _proven(work, expected)
+    kept = target.compact() if work.deleted or work.upserted > after - before else None
+    outgoing.ledger.check_unchanged()
+    target.write_record(_signed(context, body | {"state": "complete"}))
+    acknowledge(context.lake, lease.lease_id, outgoing.gallery.version)
+    inserted = after - before + work.deleted
+    must_add_up("push", ("rows after", after), ("before", before), ("inserted", inserted), ("deleted", -work.deleted))
+    state = "copied" if since == 0 else "updated" if work.upserted or work.deleted else "unchanged"
+    return {
+        "state": state,
+        "lease_id": lease.lease_id,
+        "gallery_version": outgoing.gallery.version,
+        "since": since,
+        "before": before,
+        "inserted": inserted,
+        "replaced": work.upserted - inserted,
+        "deleted": work.deleted,
+        "after": after,
+        "kept": kept,
+    }
+
+
+def _lease(
+    context: Context,
+    location: Location,
+    terms: PushTerms,
+    record: dict[str, Any] | None,
+    chosen: tuple[Outgoing, int, datetime],
+) -> FeedLease:
+    """Return the lease of the target: the recorded one, that of a first push that was killed, or a new one."""
+    outgoing, expected, now = chosen
+    if record is not None:
+        return lease_in_force(context.lake, record["lease_id"], now)
+    if not terms.recipient or not terms.purpose:
+        what = "the first push to a target needs a recipient and a purpose"
+        raise ConfigError(what, where="feed push", next_step="give --recipient and --purpose")
+    for lease in leases(context.lake):
+        same = recipient_key(lease.recipient) == recipient_key(terms.recipient) and lease.purpose == outgoing.purpose
+        if same and lease.target == location.shown and not lease.ended(now):
+            return lease
+    wanted = LeaseTerms(terms.recipient, outgoing.purpose, terms.days, location.shown)
+    return issue(context.lake, outgoing.gallery, wanted, expected, now)
+
+
+def _check_model(
+    target: Target, location: Location, record: dict[str, Any] | None, model: tuple[str, int | None]
+) -> None:
+    digest, dim = model
+    what = None
+    if record is not None and record["model_digest"] != digest:
+        what = f"the target holds templates of model {record['model_digest'][:12]}, the gallery is of {digest[:12]}"
+    elif target.exists() and dim is not None and target.dim() != dim:
+        what = f"the target's templates have {target.dim()} dimensions, the gallery's {dim}"
+    if what:
+        next_step = "recall the lease and push, which empties the target; then push again"
+        raise Refused(what, where=location.shown, next_step=next_step)
+
+
+def _check_rows(target: Target, location: Location, lease: FeedLease) -> None:
+    """Refuse a table with rows that were not written under the lease."""
+    if target.exists() and (foreign := target.count() - target.count(lease.lease_id)):
+        what = f"{foreign} rows of the target were not written under lease {lease.lease_id}"
+        raise Refused(what, where=location.shown, next_step="remove them, or name another table: ?table=NAME")
+
+
+def _apply(work: _Push, since: int, *, fresh: bool) -> None:
+    """Write the gallery to an empty target, or its changes to one that holds a version."""
+    if fresh:
+        for rows in work.outgoing.parts(_ROWS):
+            work.upsert(rows, fresh=True)
+        return
+    for rows in work.outgoing.changes(since):
+        active = pc.equal(rows["status"], "active")
+        work.delete(rows.filter(pc.invert(active))["identity_id"].to_pylist())
+        work.upsert(rows.filter(active), fresh=False)
+
+
+def _proven(work: _Push, expected: int) -> int:
+    """Check the number of rows, and that no deleted identity is found by its former template; returns the number."""
+    if work.target.count() != expected:  # an identity that was withheld came back without a change
+        _reconcile(work)
+    after, own = work.target.count(), work.target.count(work.lease.lease_id)
+    if not after == own == expected:
+        what = f"the target has {after} rows, {own} of them under the lease, the gallery {expected}"
+        raise Corrupt(what, where=work.lease.target or "", next_step="check who else writes to it, then push again")
+    for name, template in work.former.items():
+        if after and name in dict(work.target.search(template, min(_SEARCH_K, after))):
+            what = "a deleted identity is still found by a search"
+            raise Corrupt(what, where=work.lease.target or "", next_step="check the database, then push again")
+    return after
+
+
+def _reconcile(work: _Push) -> None:
+    """Compare all rows of the target with the gallery, and write or delete those that differ."""
+    present: dict[str, int] = {}
+    for batch in work.target.versions():
+        present |= batch
+    wanted: set[str] = set()
+    for rows in work.outgoing.parts(_ROWS):
+        names, versions = rows["identity_id"].to_pylist(), rows["last_version"].to_pylist()
+        wanted |= set(names)
+        differs = [present.get(name) != version for name, version in zip(names, versions, strict=True)]
+        work.upsert(rows.filter(pa.array(differs, pa.bool_())), fresh=False)
+    work.delete(sorted(set(present) - wanted))
+
+
+def _record(context: Context, lease: FeedLease, outgoing: Outgoing, counts: tuple[int, int]) -> dict[str, Any]:
+    """Return the target's record of a complete push, without dimension, state and signature."""
+    since, expected = counts
+    return {
+        "format": _FORMAT,
+        "lake": context.lake.name,
+        "lease_id": lease.lease_id,
+        "recipient": lease.recipient,
+        "purpose": lease.purpose,
+        "target": lease.target,
+        "expires_at": lease.expires_at.isoformat(),
+        "gallery_version": outgoing.gallery.version,
+        "since": since,
+        "identities": expected,
+        "model_digest": outgoing.gallery.row["model_digest"],
+        "template_key": key_name(outgoing.key) if outgoing.key else None,
+    }
+
+
+def _signed(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    return body | {"signature": context.sign(body)}
+
+
+def _empty(context: Context, target: Target, location: Location, record: dict[str, Any]) -> dict[str, Any]:
+    """Delete everything, check it, and record the return of the lease."""
+    before, kept = 0, None
+    former: dict[str, F32] = {}
+    if target.exists():
+        foreign = target.count() - target.count(record["lease_id"])
+        if foreign:
+            what = f"{foreign} rows of the target were not written under lease {record['lease_id']}"
+            raise Refused(what, where=location.shown, next_step="remove them, then push again to have the rest deleted")
+        before = target.count()
+        names = [name for batch in _first(target.versions()) for name in batch][:_SEARCHED]
+        former = target.templates(names)
+        ids = [list(batch) for batch in target.versions()]
+        for batch in ids:
+            target.delete(batch)
+        if target.count() or any(target.search(template, 1) for template in former.values()):
+            what = "rows are still in the target after all were deleted"
+            raise Corrupt(what, where=location.shown, next_step="check the database, then push again")
+        target.drop()
+        kept = target.compact()
+    append_audit(
+        context.lake,
+        "push",
+        {"lease_id": record["lease_id"], "target": location.shown, "emptied": before},
+        context.sign,
+    )
+    target.drop_record()
+    _return_emptied(context, location, datetime.now(UTC))
+    return {
+        "state": "emptied",
+        "lease_id": record["lease_id"],
+        "gallery_version": 0,
+        "since": record["gallery_version"],
+        "before": before,
+        "inserted": 0,
+        "replaced": 0,
+        "deleted": before,
+        "after": 0,
+        "kept": kept,
+    }
+
+
+def _return_emptied(context: Context, location: Location, now: datetime) -> None:
+    """Record the return of leases of a target that is empty and whose right of use has ended."""
+    for lease in leases(context.lake):
+        if lease.target == location.shown and not lease.returned and lease.ended(now):
+            mark_returned(context.lake, lease.lease_id)
+
+
+def _first(batches: Iterator[dict[str, int]]) -> Iterator[dict[str, int]]:
+    """Yield the first batch only."""
+    yield from (batch for batch, _ in zip(batches, range(1), strict=False))

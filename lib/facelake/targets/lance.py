@@ -1,0 +1,140 @@
+"""LanceDB in a folder or on s3://: every call is one version of the table; old versions go with `compact`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+from facelake.contracts import F32
+from facelake.errors import ConfigError
+from facelake.targets.location import Location
+from facelake.targets.target import COLUMNS, TargetRows
+
+_BATCH = 10_000
+_IN = 1_000  # ids per filter
+
+
+class LanceTarget:
+    """A table of a LanceDB database. Implements Target."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        name = f"s3://{location.host}{location.path}" if location.host else location.path
+        if not name:
+            raise ConfigError("the URL names no folder", where=location.shown, next_step="write lancedb:///folder")
+        if not location.host:
+            os.makedirs(name, mode=0o700, exist_ok=True)
+        self._db = lancedb.connect(name)
+        self._table, self._record = location.table, f"{location.table}_record"
+
+    def _has(self, name: str) -> bool:
+        token: str | None = None
+        while True:
+            page = self._db.list_tables(page_token=token)
+            if name in page.tables:
+                return True
+            if not (token := page.page_token):
+                return False
+
+    def _open(self) -> Any:
+        return self._db.open_table(self._table)
+
+    def read_record(self) -> dict[str, Any] | None:
+        if not self._has(self._record):
+            return None
+        rows = self._db.open_table(self._record).to_arrow().to_pylist()
+        return dict(json.loads(rows[-1]["body"])) if rows else None
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        rows = pa.table({"body": [json.dumps(record)]})
+        table = self._db.create_table(self._record, rows, mode="overwrite")
+        table.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
+    def exists(self) -> bool:
+        return self._has(self._table)
+
+    def create(self, dim: int) -> None:
+        if not self.exists():
+            self._db.create_table(self._table, schema=_schema(dim))
+
+    def dim(self) -> int:
+        kind = self._open().schema.field("template").type
+        return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else -1
+
+    def upsert(self, rows: TargetRows, *, fresh: bool) -> None:
+        count, dim = rows.templates.shape
+        flat = pa.array(np.ascontiguousarray(rows.templates).ravel())
+        columns = [pa.array(list(rows.ids), pa.string()), pa.FixedSizeListArray.from_arrays(flat, dim)]
+        columns += [pa.array(rows.versions), *(pa.array([rows.tags[name]] * count) for name in COLUMNS[3:])]
+        arriving = pa.table(columns, schema=_schema(dim))
+        table = self._open()
+        if fresh:
+            table.add(arriving)
+        else:
+            merge = table.merge_insert("identity_id").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(arriving)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        table = self._open()
+        for start in range(0, len(ids), _IN):
+            table.delete(_among(ids[start : start + _IN]))
+
+    def versions(self) -> Iterator[dict[str, int]]:
+        reader = self._open().search().select(["identity_id", "gallery_version"]).to_batches(_BATCH)
+        for batch in reader:
+            yield dict(zip(batch["identity_id"].to_pylist(), batch["gallery_version"].to_pylist(), strict=True))
+
+    def templates(self, ids: Sequence[str]) -> dict[str, F32]:
+        out: dict[str, F32] = {}
+        for start in range(0, len(ids), _IN):
+            chosen = ids[start : start + _IN]
+            query = self._open().search().where(_among(chosen)).select(["identity_id", "template"]).limit(len(chosen))
+            for row in query.to_arrow().to_pylist():
+                out[row["identity_id"]] = np.array(row["template"], np.float32)
+        return out
+
+    def count(self, lease_id: str | None = None) -> int:
+        return int(self._open().count_rows(f"lease_id = '{_quoted(lease_id)}'" if lease_id else None))
+
+    def search(self, probe: F32, k: int) -> list[tuple[str, float]]:
+        query = self._open().search(np.asarray(probe, np.float32), vector_column_name="template")
+        found = query.distance_type("dot").select(["identity_id", "_distance"]).limit(k).to_list()
+        return [(row["identity_id"], 1.0 - float(row["_distance"])) for row in found]
+
+    def drop(self) -> None:
+        if self.exists():
+            self._db.drop_table(self._table)
+
+    def drop_record(self) -> None:
+        if self._has(self._record):
+            self._db.drop_table(self._record)
+
+    def compact(self) -> str | None:
+        for name in (self._table, self._record):
+            if self._has(name):
+                self._db.open_table(name).optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        return None
+
+    def close(self) -> None:
+        """LanceDB has no connection to close."""
+
+
+def _schema(dim: int) -> pa.Schema:
+    kinds = [pa.string(), pa.list_(pa.float32(), dim), pa.int64(), *[pa.string()] * 4]
+    return pa.schema(list(zip(COLUMNS, kinds, strict=True)))
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+def _among(ids: Sequence[str]) -> str:
+    listed = ", ".join(f"'{_quoted(name)}'" for name in ids)
+    return f"identity_id IN ({listed})"

@@ -1,0 +1,187 @@
+"""Milvus: a server (milvus://host:19530), or Milvus Lite in a folder (milvus:///folder/gallery.db).
+
+Milvus Lite keeps deleted rows in its files and has no compaction on demand. There the collection is written again under
+another name, which takes the place of the first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymilvus import DataType, MilvusClient
+
+from facelake.contracts import F32
+from facelake.errors import ConfigError
+from facelake.targets.location import Location
+from facelake.targets.target import COLUMNS, TargetRows
+
+_BATCH = 1_000
+_TEXT = {"max_length": 256}
+_RECORD_CHARACTERS = 65_535
+_ALL = 'identity_id != ""'
+
+
+class MilvusTarget:
+    """A collection of a Milvus database. Implements Target."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._lite = not location.host
+        if self._lite and not location.path.endswith(".db"):
+            next_step = "write milvus:///folder/name.db, or milvus://host:19530"
+            raise ConfigError("Milvus Lite needs a path ending in .db", where=location.shown, next_step=next_step)
+        if self._lite:
+            Path(location.path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._db = MilvusClient(location.path)
+        else:
+            tls = dict(location.options).get("tls") == "true"
+            uri = f"{'https' if tls else 'http'}://{location.host}:{location.port or 19530}"
+            self._db = MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), db_name=location.path.strip("/"))
+        self._table, self._record = location.table, f"{location.table}_record"
+        self._next = f"{location.table}_next"
+        self._recover()
+
+    def _recover(self) -> None:
+        """Complete a rewriting that was interrupted: it counts from when the first collection was dropped."""
+        if self._db.has_collection(self._next):
+            if self._db.has_collection(self._table):
+                self._db.drop_collection(self._next)
+            else:
+                self._db.rename_collection(self._next, self._table)
+
+    def read_record(self) -> dict[str, Any] | None:
+        if not self._db.has_collection(self._record):
+            return None
+        self._db.load_collection(self._record)
+        rows = self._db.query(self._record, filter='key == "record"', output_fields=["body"], **_STRONG)
+        return dict(json.loads(rows[0]["body"])) if rows else None
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        body = json.dumps(record)
+        if len(body) > _RECORD_CHARACTERS:
+            raise ConfigError("the record is too long", where=self.location.shown, next_step="shorten the recipient")
+        if not self._db.has_collection(self._record):
+            schema = MilvusClient.create_schema(auto_id=False)
+            schema.add_field("key", DataType.VARCHAR, is_primary=True, **_TEXT)
+            schema.add_field("body", DataType.VARCHAR, max_length=_RECORD_CHARACTERS)
+            schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
+            self._create(self._record, schema, "unused")
+        self._db.upsert(self._record, [{"key": "record", "body": body, "unused": [0.0, 0.0]}])
+        self._db.flush(self._record)
+
+    def _create(self, name: str, schema: Any, vector: str) -> None:
+        index = self._db.prepare_index_params()
+        index.add_index(vector, index_type="FLAT", metric_type="IP")  # unit vectors: the cosine; exact
+        self._db.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
+
+    def exists(self) -> bool:
+        return bool(self._db.has_collection(self._table))
+
+    def create(self, dim: int) -> None:
+        if not self.exists():
+            self._create_rows(self._table, dim)
+        self._db.load_collection(self._table)
+
+    def _create_rows(self, name: str, dim: int) -> None:
+        schema = MilvusClient.create_schema(auto_id=False)
+        for column in COLUMNS:
+            if column == "template":
+                schema.add_field(column, DataType.FLOAT_VECTOR, dim=dim)
+            elif column == "gallery_version":
+                schema.add_field(column, DataType.INT64)
+            else:
+                schema.add_field(column, DataType.VARCHAR, is_primary=column == "identity_id", **_TEXT)
+        self._create(name, schema, "template")
+
+    def dim(self) -> int:
+        for field in self._db.describe_collection(self._table)["fields"]:
+            if field["name"] == "template":
+                return int(field["params"]["dim"])
+        return -1
+
+    def upsert(self, rows: TargetRows, *, fresh: bool) -> None:
+        write = self._db.insert if fresh else self._db.upsert
+        for start in range(0, len(rows.ids), _BATCH):
+            chosen = slice(start, start + _BATCH)
+            names, versions = rows.ids[chosen], rows.versions[chosen].tolist()
+            parts = zip(names, rows.templates[chosen], versions, strict=True)
+            write(
+                self._table,
+                [
+                    {"identity_id": name, "template": template, "gallery_version": version} | rows.tags
+                    for name, template, version in parts
+                ],
+            )
+        self._db.flush(self._table)
+
+    def delete(self, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), _BATCH):
+            self._db.delete(self._table, ids=list(ids[start : start + _BATCH]))
+        self._db.flush(self._table)
+
+    def versions(self) -> Iterator[dict[str, int]]:
+        for rows in self._rows(["identity_id", "gallery_version"]):
+            yield {row["identity_id"]: int(row["gallery_version"]) for row in rows}
+
+    def _rows(self, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+        """Yield all rows in batches."""
+        iterator = self._db.query_iterator(
+            self._table, filter=_ALL, output_fields=columns, batch_size=_BATCH, **_STRONG
+        )
+        try:
+            while rows := iterator.next():
+                yield list(rows)
+        finally:
+            iterator.close()
+
+    def templates(self, ids: Sequence[str]) -> dict[str, F32]:
+        out: dict[str, F32] = {}
+        for start in range(0, len(ids), _BATCH):
+            chosen = list(ids[start : start + _BATCH])
+            for row in self._db.get(self._table, ids=chosen, output_fields=["identity_id", "template"]):
+                out[row["identity_id"]] = np.array(row["template"], np.float32)
+        return out
+
+    def count(self, lease_id: str | None = None) -> int:
+        chosen = f"lease_id == {json.dumps(lease_id)}" if lease_id else ""
+        rows = self._db.query(self._table, filter=chosen, output_fields=["count(*)"], **_STRONG)
+        return int(rows[0]["count(*)"])
+
+    def search(self, probe: F32, k: int) -> list[tuple[str, float]]:
+        data = [np.asarray(probe, np.float32)]
+        hits = self._db.search(self._table, data=data, limit=k, output_fields=["identity_id"], **_STRONG)[0]
+        return [(hit["entity"]["identity_id"], float(hit["distance"])) for hit in hits]
+
+    def drop(self) -> None:
+        if self.exists():
+            self._db.drop_collection(self._table)
+
+    def drop_record(self) -> None:
+        if self._db.has_collection(self._record):
+            self._db.drop_collection(self._record)
+
+    def compact(self) -> str | None:
+        if not self._lite:
+            if self.exists():
+                self._db.compact(self._table)
+            return "segments until the server's compaction and garbage collection (dataCoord.gc), by default hours"
+        if self.exists():
+            self._create_rows(self._next, self.dim())
+            for rows in self._rows([*COLUMNS]):
+                self._db.insert(self._next, rows)
+            self._db.flush(self._next)
+            self._db.drop_collection(self._table)
+            self._recover()
+            self._db.load_collection(self._table)
+        return None
+
+    def close(self) -> None:
+        self._db.close()
+
+
+_STRONG: dict[str, Any] = {"consistency_level": "Strong"}

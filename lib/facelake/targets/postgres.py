@@ -1,0 +1,234 @@
+"""PostgreSQL with pgvector. Rows go by binary COPY, the fastest way into it; every call is one transaction."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import psycopg
+from psycopg import sql
+
+from facelake.contracts import F32
+from facelake.errors import ConfigError, Retryable
+from facelake.targets.location import Location
+from facelake.targets.target import COLUMNS, TargetRows
+
+_BATCH = 10_000
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL's binary timestamps
+_COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
+_COPY_END = struct.pack(">h", -1)
+_SEND_BYTES = 8 << 20
+_MAX_DIM = 16_000  # of pgvector's type `vector`
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _reported(method: _F) -> _F:
+    """Turn psycopg's errors into errors with a next step."""
+
+    @wraps(method)
+    def run(self: PostgresTarget, *arguments: Any, **options: Any) -> Any:
+        with _errors(self.location):
+            return method(self, *arguments, **options)
+
+    return cast(_F, run)
+
+
+@contextmanager
+def _errors(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.OperationalError as err:
+        what = f"PostgreSQL does not answer: {str(err).strip().splitlines()[0]}"
+        raise Retryable(
+            what, where=location.shown, next_step="check server, user and PGPASSWORD, then run again"
+        ) from err
+    except psycopg.Error as err:
+        what = f"PostgreSQL refuses: {str(err).strip().splitlines()[0]}"
+        next_step = "correct the rights or the table in the database, then run again"
+        raise ConfigError(what, where=location.shown, next_step=next_step) from err
+
+
+class PostgresTarget:
+    """A table with a `vector` column in a PostgreSQL database. Implements Target."""
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self._table, self._record = sql.Identifier(location.table), sql.Identifier(f"{location.table}_record")
+        given = {"host": location.host, "port": location.port, "user": location.user}
+        given |= {"dbname": location.path.strip("/"), "connect_timeout": 10, "application_name": "facelake"}
+        given |= dict(location.options)
+        with _errors(location):
+            self._db = psycopg.connect(autocommit=True, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+
+    def _run(self, text: str, *values: Any) -> psycopg.Cursor[Any]:
+        names = {"table": self._table, "record": self._record}
+        return self._db.execute(sql.SQL(cast(Any, text)).format(**names), values or None)
+
+    def _one(self, text: str, *values: Any) -> Any:
+        row = self._run(text, *values).fetchone()
+        return row[0] if row else None
+
+    def _is_table(self, name: str) -> bool:
+        return self._one("SELECT to_regclass(%s)", f'"{name}"') is not None
+
+    @_reported
+    def read_record(self) -> dict[str, Any] | None:
+        if not self._is_table(f"{self.location.table}_record"):
+            return None
+        body = self._one("SELECT body FROM {record}")
+        return dict(json.loads(body)) if body else None
+
+    @_reported
+    def write_record(self, record: dict[str, Any]) -> None:
+        with self._db.transaction():
+            self._run("CREATE TABLE IF NOT EXISTS {record} (one boolean PRIMARY KEY CHECK (one), body text NOT NULL)")
+            values = (json.dumps(record),)
+            self._run(
+                "INSERT INTO {record} VALUES (true, %s) ON CONFLICT (one) DO UPDATE SET body = EXCLUDED.body", *values
+            )
+
+    @_reported
+    def exists(self) -> bool:
+        return self._is_table(self.location.table)
+
+    @_reported
+    def create(self, dim: int) -> None:
+        if dim > _MAX_DIM:
+            raise ConfigError(
+                f"pgvector has at most {_MAX_DIM} dimensions", where=self.location.shown, next_step="use another target"
+            )
+        with self._db.transaction():
+            self._run("CREATE EXTENSION IF NOT EXISTS vector")
+            self._run(
+                "CREATE TABLE IF NOT EXISTS {table} (identity_id text PRIMARY KEY, "
+                f"template vector({int(dim)}) NOT NULL, "
+                "gallery_version bigint NOT NULL, lease_id text NOT NULL, purpose text NOT NULL, "
+                "expires_at timestamptz NOT NULL, model_digest text NOT NULL)"
+            )
+            for column in COLUMNS:  # statistics would keep samples of deleted rows
+                self._run(f"ALTER TABLE {{table}} ALTER COLUMN {column} SET STATISTICS 0")
+
+    @_reported
+    def dim(self) -> int:
+        name = f'"{self.location.table}"'
+        wanted = "SELECT atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'template'"
+        return int(self._one(wanted, name) or -1)
+
+    @_reported
+    def upsert(self, rows: TargetRows, *, fresh: bool) -> None:
+        columns = ", ".join(COLUMNS)
+        with self._db.transaction():
+            if fresh:
+                self._copy(f"COPY {{table}} ({columns}) FROM STDIN (FORMAT BINARY)", rows)
+                return
+            self._run("CREATE TEMP TABLE arriving (LIKE {table}) ON COMMIT DROP")
+            self._copy(f"COPY arriving ({columns}) FROM STDIN (FORMAT BINARY)", rows)
+            replaced = ", ".join(f"{name} = EXCLUDED.{name}" for name in COLUMNS[1:])
+            self._run(
+                f"INSERT INTO {{table}} ({columns}) SELECT {columns} FROM arriving "
+                f"ON CONFLICT (identity_id) DO UPDATE SET {replaced}"
+            )
+
+    def _copy(self, text: str, rows: TargetRows) -> None:
+        statement = sql.SQL(cast(Any, text)).format(table=self._table)
+        with self._db.cursor() as cursor, cursor.copy(statement) as copy:
+            for block in copy_blocks(rows):
+                copy.write(block)
+
+    @_reported
+    def delete(self, ids: Sequence[str]) -> None:
+        self._run("DELETE FROM {table} WHERE identity_id = ANY(%s)", list(ids))
+
+    @_reported
+    def versions(self) -> Iterator[dict[str, int]]:
+        return self._batches()
+
+    def _batches(self) -> Iterator[dict[str, int]]:
+        last = ""
+        while batch := dict(
+            self._run(
+                "SELECT identity_id, gallery_version FROM {table} WHERE identity_id > %s ORDER BY identity_id LIMIT "
+                f"{_BATCH}",
+                last,
+            ).fetchall()
+        ):
+            yield batch
+            last = max(batch)
+
+    @_reported
+    def templates(self, ids: Sequence[str]) -> dict[str, F32]:
+        rows = self._run("SELECT identity_id, template::text FROM {table} WHERE identity_id = ANY(%s)", list(ids))
+        return {name: np.array(json.loads(text), np.float32) for name, text in rows.fetchall()}
+
+    @_reported
+    def count(self, lease_id: str | None = None) -> int:
+        if lease_id is None:
+            return int(self._one("SELECT count(*) FROM {table}"))
+        return int(self._one("SELECT count(*) FROM {table} WHERE lease_id = %s", lease_id))
+
+    @_reported
+    def search(self, probe: F32, k: int) -> list[tuple[str, float]]:
+        text = json.dumps([float(value) for value in probe])
+        found = self._run(
+            "SELECT identity_id, -(template <#> %s::vector) FROM {table} ORDER BY template <#> %s::vector LIMIT %s",
+            *(text, text, k),
+        )
+        return [(name, float(similarity)) for name, similarity in found.fetchall()]
+
+    @_reported
+    def drop(self) -> None:
+        self._run("DROP TABLE IF EXISTS {table}")
+
+    @_reported
+    def drop_record(self) -> None:
+        self._run("DROP TABLE IF EXISTS {record}")
+
+    @_reported
+    def compact(self) -> str | None:
+        if self.exists():
+            self._run("VACUUM (FULL) {table}")
+        if self._is_table(f"{self.location.table}_record"):
+            self._run("VACUUM (FULL) {record}")
+        try:
+            self._run("CHECKPOINT")
+        except psycopg.errors.InsufficientPrivilege:
+            return "the write-ahead log, until the server's next checkpoints have recycled and overwritten its segments"
+        return "segments of the write-ahead log until they are overwritten (at once with wal_recycle=off); archives"
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def copy_blocks(rows: TargetRows) -> Iterator[bytes]:
+    """Yield rows in PostgreSQL's binary COPY format, in blocks of some megabytes.
+
+    A field is its length and its bytes; pgvector's `vector` is the number of values (int16), an unused int16, and the
+    values as big-endian float32 (its function vector_recv).
+    """
+    count, dim = rows.templates.shape
+    kind = np.dtype([("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("values", ">f4", (dim,))])
+    vectors = np.zeros(count, kind)
+    vectors["bytes"], vectors["dim"], vectors["values"] = kind.itemsize - 4, dim, rows.templates
+    raw, size = vectors.tobytes(), kind.itemsize
+    expires = datetime.fromisoformat(rows.tags["expires_at"]) - _EPOCH
+    micros = (expires.days * 86_400 + expires.seconds) * 1_000_000 + expires.microseconds
+    tags = [rows.tags["lease_id"].encode(), rows.tags["purpose"].encode()]
+    fields = [*tags, struct.pack(">q", micros), rows.tags["model_digest"].encode()]
+    tail = b"".join(struct.pack(">i", len(field)) + field for field in fields)
+    block, held = [_COPY_HEAD], 0
+    for i, (name, version) in enumerate(zip(rows.ids, rows.versions.tolist(), strict=True)):
+        text = name.encode()
+        block.append(struct.pack(">hi", len(COLUMNS), len(text)) + text)
+        block.append(raw[i * size : (i + 1) * size])
+        block.append(struct.pack(">iq", 8, version) + tail)
+        held += size + 64
+        if held >= _SEND_BYTES:
+            yield b"".join(block)
+            block, held = [], 0
+    yield b"".join([*block, _COPY_END])
