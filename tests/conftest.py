@@ -20,6 +20,9 @@ from facelake.config import Config, load_config
 from facelake.embed import Pack
 from facelake.stages.models.registry import load_pack
 from facelake.testing.servers import Server, rclone_s3, seaweedfs
+from tests.targets import pg_folder, target_place
+
+__all__ = ["pg_folder", "target_place"]  # fixtures
 
 # time is measured in benchmarks, never in a test: this machine stalls for a third of a second at any moment
 settings.register_profile("facelake", deadline=None)

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from facelake.contracts import F32
+from facelake.erase import Needles, scan
+
 KINDS = ("postgresql", "qdrant", "milvus", "lancedb")
 
 
@@ -40,3 +43,26 @@ def target_place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, 
     folder = tmp_path / "target"
     path = folder / "m.db" if request.param == "milvus" else folder
     return folder, f"{request.param}://{path}"
+
+
+def remains(folder: Path, needles: Needles) -> dict[str, int]:
+    """Occurrences of the needles in the files of a database, by path; locks and sockets are left out.
+
+    PostgreSQL's write-ahead log keeps what was written until its segments are recycled (docs/matcher.md).
+    """
+    hits = {}
+    for path in sorted(folder.rglob("*")):
+        searched = path.is_file() and "pg_wal" not in path.parts
+        if searched and (count := scan(path.name, path.read_bytes(), needles)):
+            hits[str(path.relative_to(folder))] = count
+    return hits
+
+
+def needles_of(templates: dict[str, F32]) -> Needles:
+    """What must not be left of identities: their ids, and pieces of their templates in either byte order.
+
+    Pieces are longer than what a template of other faces of the same person could have in common by chance.
+    """
+    forms = [vector.astype(kind) for vector in templates.values() for kind in ("<f4", ">f4")]
+    pieces = [form[start : start + 16].tobytes() for form in forms for start in (0, 16, 48)]
+    return Needles.of(templates, pieces=pieces)

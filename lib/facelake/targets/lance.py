@@ -1,4 +1,8 @@
-"""LanceDB in a folder or on s3://: every call is one version of the table; old versions go with `compact`."""
+"""LanceDB in a folder or on s3://: every call is one version of the table; old versions go with `compact`.
+
+`optimize` leaves deleted rows in files of which they are a small part. Therefore `compact` writes the table again, in
+one version, from a stream of the present one; indexes have to be made again.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +59,7 @@ class LanceTarget:
     def write_record(self, record: dict[str, Any]) -> None:
         rows = pa.table({"body": [json.dumps(record)]})
         table = self._db.create_table(self._record, rows, mode="overwrite")
-        table.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
     def exists(self) -> bool:
         return self._has(self._table)
@@ -117,9 +121,14 @@ class LanceTarget:
             self._db.drop_table(self._record)
 
     def compact(self) -> str | None:
-        for name in (self._table, self._record):
-            if self._has(name):
-                self._db.open_table(name).optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        if not self.exists():
+            return None
+        table = self._open()
+        if table.count_rows():
+            schema = table.schema
+            rows = pa.RecordBatchReader.from_batches(schema, table.search().to_batches(_BATCH))
+            table = self._db.create_table(self._table, rows, schema=schema, mode="overwrite")
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
         return None
 
     def close(self) -> None:

@@ -186,7 +186,8 @@ def _fill(
     context.emit(StageStarted("push", expected, "identities"))
     _apply(work, since, fresh=before == 0)
     after = _proven(work, expected)
-    kept = target.compact() if work.deleted or work.upserted > after - before else None
+    resumed = record is not None and record["state"] == "pushing"  # what a killed push deleted is still in the files
+    kept = target.compact() if resumed or work.deleted or work.upserted > after - before else None
     outgoing.ledger.check_unchanged()
     target.write_record(_signed(context, body | {"state": "complete"}))
     acknowledge(context.lake, lease.lease_id, outgoing.gallery.version)
@@ -326,7 +327,7 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
         before = target.count()
         names = [name for batch in _first(target.versions()) for name in batch][:_SEARCHED]
         former = target.templates(names)
-        ids = [list(batch) for batch in target.versions()]
+        ids = [list(batch) for batch in target.versions() if batch]
         for batch in ids:
             target.delete(batch)
         if target.count() or any(target.search(template, 1) for template in former.values()):

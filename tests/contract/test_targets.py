@@ -1,0 +1,122 @@
+"""The contract of targets, tested on PostgreSQL with pgvector, Qdrant's local mode, Milvus Lite and LanceDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from facelake.errors import ConfigError, FacelakeError
+from facelake.targets import Location, Target, TargetRows, open_target
+from facelake.vectors import unit_rows
+from tests.targets import needles_of, remains
+
+TAGS = {"lease_id": "lease-1", "purpose": "p", "expires_at": "2030-01-02T03:04:05.678901+00:00", "model_digest": "m"}
+COUNT, DIM = 120, 64
+
+
+@pytest.fixture
+def opened(target_place: tuple[Path, str]) -> Iterator[tuple[Path, Target]]:
+    folder, url = target_place
+    with open_target(Location.parse(url)) as target:
+        yield folder, target
+
+
+def rows_of(first: int, count: int, seed: int = 0, **tags: str) -> TargetRows:
+    ids = [f"id-{number:06d}" for number in range(first, first + count)]
+    templates = unit_rows(np.random.default_rng((seed, first)).standard_normal((count, DIM)).astype(np.float32))
+    return TargetRows(ids, templates, np.full(count, seed + 1, np.int64), TAGS | tags)
+
+
+def test_a_target_keeps_its_promises(opened: tuple[Path, Target]) -> None:
+    folder, target = opened
+    assert (target.read_record(), target.exists()) == (None, False)
+    for state in ("pushing", "complete"):
+        target.write_record({"state": state, "recipient": "Türsteher 'a'"})
+    assert target.read_record() == {"state": "complete", "recipient": "Türsteher 'a'"}
+    target.create(DIM)
+    target.create(DIM)
+    assert (target.exists(), target.dim(), target.count()) == (True, DIM, 0)
+
+    first, others = rows_of(0, COUNT - 20), rows_of(COUNT - 20, 20, lease_id="lease-2")
+    target.upsert(first, fresh=True)
+    target.upsert(others, fresh=False)
+    target.upsert(others, fresh=False)
+    assert (target.count(), target.count("lease-1"), target.count("lease-2")) == (COUNT, COUNT - 20, 20)
+    everything = np.concatenate([first.templates, others.templates])
+    names = [*first.ids, *others.ids]
+    assert {name: 1 for name in names} == {k: v for batch in target.versions() for k, v in batch.items()}
+
+    flat = faiss.IndexFlatIP(DIM)
+    flat.add(everything)
+    probes = unit_rows(everything[::30] + 0.05 * np.random.default_rng(1).standard_normal((4, DIM)).astype(np.float32))
+    similarity, at = flat.search(probes, 5)
+    for probe, values, wanted in zip(probes, similarity, at.tolist(), strict=True):
+        found = target.search(probe, 5)
+        assert [name for name, _ in found] == [names[i] for i in wanted]
+        assert np.allclose([value for _, value in found], values, atol=1e-5)
+
+    replaced = rows_of(0, 5, seed=1)
+    before, after = target.templates(replaced.ids), dict(zip(replaced.ids, replaced.templates, strict=True))
+    assert np.allclose(np.stack([before[name] for name in replaced.ids]), first.templates[:5], atol=1e-6)
+    target.upsert(replaced, fresh=False)
+    assert target.count() == COUNT
+    now = target.templates([*replaced.ids, "id-none"])
+    assert set(now) == set(after)
+    assert all(np.allclose(now[name], after[name], atol=1e-6) for name in after)
+
+    deleted = names[10:17]
+    gone = needles_of(target.templates(deleted))
+    old = needles_of({f"not an id {i}": first.templates[i] for i in range(5)})
+    target.compact()
+    assert remains(folder, gone)  # the scan finds them as long as they are there
+    target.delete([*deleted, "id-none"])
+    target.delete(deleted)
+    assert (target.templates(deleted), target.count()) == ({}, COUNT - 7)
+    target.compact()
+    assert target.count() == COUNT - 7
+    assert remains(folder, gone) == {}
+    assert remains(folder, old) == {}
+    assert target.read_record() == {"state": "complete", "recipient": "Türsteher 'a'"}
+    target.drop()
+    target.drop()
+    target.drop_record()
+    assert (target.read_record(), target.exists()) == (None, False)
+
+
+def test_dimensions_are_checked_by_the_database(opened: tuple[Path, Target]) -> None:
+    _, target = opened
+    target.create(DIM)
+    rows = rows_of(0, 2)
+    wrong = TargetRows(rows.ids, rows.templates[:, :32].copy(), rows.versions, rows.tags)
+    with pytest.raises(Exception, match=r"(?i)dim|shape|size|length|schema|cast"):
+        target.upsert(wrong, fresh=True)
+    assert target.count() == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@host/db",
+        "qdrant://host?api_key=secret",
+        "milvus://host?token=secret",
+        "mysql://host/db",
+        "lancedb:///x?table=Drop;Table",
+        "qdrant://host:99999999",
+    ],
+)
+def test_bad_urls_are_refused_without_their_secret(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Location.parse(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_that_does_not_answer_is_an_error_with_a_next_step(tmp_path: Path) -> None:
+    with (
+        pytest.raises(FacelakeError, match="does not answer"),
+        open_target(Location.parse(f"postgresql:///db?host={tmp_path}")),
+    ):
+        pass
