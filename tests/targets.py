@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -65,4 +66,7 @@ def needles_of(templates: dict[str, F32]) -> Needles:
     """
     forms = [vector.astype(kind) for vector in templates.values() for kind in ("<f4", ">f4")]
     pieces = [form[start : start + 16].tobytes() for form in forms for start in (0, 16, 48)]
+    for vector in templates.values():  # Qdrant's local mode pickles lists of numbers
+        numbers = [b"G" + struct.pack(">d", value) for value in vector.tolist()]
+        pieces += [b"".join(numbers[start : start + 16]) for start in (0, 16, 48)]
     return Needles.of(templates, pieces=pieces)

@@ -83,6 +83,8 @@ def test_a_target_follows_the_lake_to_its_end(context: Context, target_place: tu
     theirs = identities_of(lake, "person-3")
     needles = needles_of({name: np.frombuffer(rows[name][1], np.float32) for name in theirs})
     templates = Needles.of((), pieces=needles.blobs)
+    with open_target(Location.parse(url)) as target:
+        target.compact()  # PostgreSQL has the rows in memory and in its log only
     assert remains(folder, needles)
     assert remains(folder, templates)
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "person-3")])
