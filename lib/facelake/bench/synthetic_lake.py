@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.cluster.columns import mix
-from facelake.contracts import ADMISSIONS, F32, FACES, GROUPS, I64, Covers, DataFileName, Receipt
+from facelake.contracts import ADMISSIONS, F32, FACES, GROUPS, I64, Covers, DataFileName, EventKind, Receipt, Scope
 from facelake.lake.tables import plain
+from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context
 
 _FACES_PER_FILE = 8_192
+_SOURCE = "bench"
 _POOL = 4_096  # random directions of which every identity's centre is the sum of three
 _NOISE = 0.55  # of a face beside its identity's centre, both of unit length
 
@@ -51,7 +53,13 @@ def subject_of(identity: int) -> str:
 
 
 def add_faces(context: Context, population: Population, first: int, count: int) -> dict[str, list[Receipt]]:
-    """Stage and commit admissions and faces of numbers first..first+count-1; returns the receipts by table."""
+    """Stage and commit admissions and faces of numbers first..first+count-1; returns the receipts by table.
+
+    The first call records a grant for them.
+    """
+    if context.lake["ledger"].version() < 0:
+        grant = Entry(EventKind.GRANT, Scope.SOURCE, _SOURCE, (context.config.purpose,), basis="synthetic faces")
+        record(context.lake, [grant])
     receipts: dict[str, list[Receipt]] = {"admissions": [], "faces": []}
     for start in range(first, first + count, _FACES_PER_FILE):
         size = min(_FACES_PER_FILE, first + count - start)
@@ -95,7 +103,7 @@ def _tables(
     row = np.arange(count)
     admissions = {
         "image_id": images,
-        "source_id": ["bench"] * count,
+        "source_id": [_SOURCE] * count,
         "subject_ref": [subject_of(number) for number in identity.tolist()],
         "corpus_file": [corpus_file] * count,
         "corpus_row": row,

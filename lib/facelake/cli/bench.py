@@ -322,3 +322,19 @@ def bench_gallery_command(
     rows = [[name, *(values[column] for column in columns)] for name, values in figures["commands"].items()]
     call.terminal.table("gallery", ["command", *columns], rows)
     call.terminal.result({"ok": True, **figures})
+
+
+@command(bench_app, "push", lake=False)
+def bench_push_command(
+    call: Invocation,
+    lake: Annotated[str, typer.Option(help="empty root for a lake of synthetic faces, or one that this command made")],
+    to: Annotated[str, typer.Option(help="URL of an empty target, as for `facelake feed push`")],
+    identities: Annotated[int, typer.Option(min=20, help="identities of one face each")] = 100_000,
+    dim: Annotated[int, typer.Option(min=2, help="dimensions of a template")] = 512,
+) -> None:
+    """Compare a first push with the bulk loader of the database's own client."""
+    from facelake.bench.push import bench_push
+
+    figures = bench_push(call.config(), to, identities, dim, call.terminal.listen)
+    call.terminal.figures("push", figures)
+    call.terminal.result({"ok": figures["top_1_equal"] == figures["probes"], **figures})

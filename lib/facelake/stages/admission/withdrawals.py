@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.admit.rules import Ledger, decide
-from facelake.contracts import Bool, Covers, EventKind, label
+from facelake.contracts import Bool, Covers, EventKind, Scope, label, reference, references
 from facelake.errors import LedgerMoved
 from facelake.lake.lake import Lake
 from facelake.stages.admission.ledger import ledger_lease, ledger_of
 from facelake.stages.admission.ledger_head import ledger_rows
 
 _COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "covers"]
+_UNKNOWN = "\ufffd"  # stands for subjects without events
 _ENDING = (EventKind.WITHDRAW, EventKind.EXPIRE)
 
 
@@ -64,10 +65,13 @@ class LedgerState:
     def barred_images(self, purpose: str, now: datetime) -> pa.Array:
         """Return the ids of photos that were admitted for the purpose and may no longer be used for it."""
         ledger, barred = ledger_of(self.rows), []
+        subjects = self.rows.filter(pc.equal(self.rows["scope"], str(Scope.SUBJECT)))["key"]
+        known = pa.array(sorted({reference(key) for key in subjects.to_pylist()}), pa.string())
         verdicts: dict[tuple[str | None, ...], bool] = {}
         for _, rows in self.lake["admissions"].parts(_COLUMNS):
             admitted = rows.filter(rows["admitted"])
-            hit = self._hit(admitted, ledger, (purpose, now), verdicts)
+            decided = admitted if self.suppressed else _without_unknown(admitted, known)
+            hit = self._hit(decided, ledger, (purpose, now), verdicts)
             if hit.any():
                 barred.append(admitted["image_id"].combine_chunks().filter(pa.array(hit)))
         return pa.concat_arrays(barred) if barred else pa.array([], pa.string())
@@ -102,6 +106,14 @@ class LedgerState:
             return False
         labels = [label(kind, name, limit) for kind, name in names if name for limit in (None, purpose)]
         return any(self.lake.keyed_hash(text) in self.suppressed for text in labels)
+
+
+def _without_unknown(rows: pa.Table, known: pa.Array) -> pa.Table:
+    """Return the rows with one name for all subjects that no event of the ledger names: they share its decisions."""
+    subjects = rows["subject_ref"]
+    other = pc.and_(pc.greater(pc.utf8_length(subjects), 0), pc.invert(pc.is_in(references(subjects), known)))
+    column = pc.if_else(pc.fill_null(other, False), _UNKNOWN, subjects)
+    return rows.set_column(rows.schema.get_field_index("subject_ref"), "subject_ref", column)
 
 
 def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> datetime | None:

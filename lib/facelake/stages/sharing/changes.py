@@ -96,11 +96,14 @@ class Outgoing:
             raise ConfigError(what, where=self.gallery.lake.uri, next_step="see `facelake gallery list`")
         events = self.gallery.read("changes", ["gallery_version", "identity_id"])
         ids = pc.unique(events.filter(pc.greater(events["gallery_version"], since))["identity_id"])
-        for part in self.gallery.parts("identities", [*_CHANGED, "last_version", "purposes"]):
-            newer = pc.greater(part["last_version"], since)  # a template can change without an event
-            chosen = pc.or_(newer, pc.is_in(part["identity_id"], ids))
-            rows = part.filter(pc.or_(chosen, pc.is_in(part["identity_id"], self.withheld)))
-            if rows.num_rows:
+        table = self.gallery.lake["identities"]
+        for file in self.gallery.snapshot("identities").files:
+            keys = table.file(file, ["identity_id", "last_version"])
+            newer = pc.greater(keys["last_version"], since)  # a template can change without an event
+            chosen = pc.or_(newer, pc.is_in(keys["identity_id"], ids))
+            chosen = pc.or_(chosen, pc.is_in(keys["identity_id"], self.withheld))
+            if pc.any(chosen).as_py():
+                rows = table.file(file, [*_CHANGED, "last_version", "purposes"]).filter(chosen)
                 yield self._protected(self._blanked(rows).select([*_CHANGED, "last_version"]))
 
     def in_force(self) -> int:
@@ -108,8 +111,11 @@ class Outgoing:
         return sum(rows.num_rows for rows in self.parts(["identity_id"]))
 
     def _in_force(self, rows: pa.Table) -> pa.Array:
-        allowed = [self.purpose in (purposes or ()) for purposes in rows["purposes"].to_pylist()]
-        return pc.and_(pc.invert(pc.is_in(rows["identity_id"], self.withheld)), pa.array(allowed, pa.bool_()))
+        purposes = rows["purposes"].combine_chunks()
+        named = pc.list_parent_indices(purposes).filter(pc.equal(pc.list_flatten(purposes), self.purpose))
+        allowed = np.zeros(rows.num_rows, bool)
+        allowed[named.to_numpy()] = True
+        return pc.and_(pc.invert(pc.is_in(rows["identity_id"], self.withheld)), pa.array(allowed))
 
     def _allowed(self, rows: pa.Table) -> pa.Table:
         return rows.filter(pc.and_(pc.equal(rows["status"], "active"), self._in_force(rows)))
