@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,7 +15,7 @@ import faiss
 import numpy as np
 import pytest
 
-from facelake.config import Config
+from facelake.config import Config, load_config
 from facelake.contracts import EventKind, Scope
 from facelake.erase import Needles
 from facelake.erase import verify as signature_fits
@@ -29,7 +31,7 @@ from facelake.stages.sharing.export import export_gallery
 from facelake.stages.sharing.leases import leases, recall, what_is_owed
 from facelake.stages.sharing.push import PushTerms, push
 from facelake.targets import Location, TargetRows, open_target
-from tests.conftest import run_json
+from tests.conftest import FACELAKE, run_cli, run_json
 from tests.e2e.test_leases import identities_of
 from tests.targets import needles_of, remains
 
@@ -156,6 +158,7 @@ def crash_at(call: int, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> Iter
 
     with monkeypatch.context() as patch:
         patch.setattr(pushing, "_BATCH", 3)
+        patch.setattr(pushing, "_WRITE_BYTES", 3 * 4 * 128)
         patch.setattr(pushing, "open_target", opening)
         for name in ("issue", "mark_sent", "acknowledge", "mark_returned"):
             counted(pushing, name)
@@ -201,6 +204,31 @@ def test_a_push_killed_at_random_points_ends_like_a_fresh_one(
     assert fresh == updated
     assert kills == 20
     assert what_is_owed(context.lake, datetime.now(UTC)) == {}
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_moments(demo_lake: Path, pg_folder: tuple[Path, str]) -> None:
+    """Twenty processes end by SIGKILL, in any instruction of a push to PostgreSQL."""
+    url, lake, generator = f"{pg_folder[1]}&table=killed", str(demo_lake), random.Random(3)
+    command = [*FACELAKE, "feed", "push", "--to", url, "--recipient", "gate", "--purpose", P, "--lake", lake]
+    began = time.monotonic()
+    run_cli(*command[len(FACELAKE) :])
+    whole = time.monotonic() - began
+    config = load_config(lake=lake)
+    for number in range(20):
+        if number % 5 == 0:
+            with writing(config, "test") as context:
+                kind = EventKind.GRANT if number % 10 else EventKind.WITHDRAW
+                entry = Entry(kind, Scope.SUBJECT, "person-3", (P,), "" if kind is EventKind.WITHDRAW else "b")
+                record(context.lake, [entry])
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(generator.uniform(0.3, 1.0) * whole)
+        process.kill()
+        process.wait()
+    run_json(*command[len(FACELAKE) :])
+    fresh = f"{pg_folder[1]}&table=fresh"
+    run_json("feed", "push", "--to", fresh, "--recipient", "other", "--purpose", P, "--lake", lake)
+    assert content(url) == content(fresh)
 
 
 def test_what_is_not_this_lakes_is_refused(

@@ -108,6 +108,8 @@ class Outgoing:
 
     def in_force(self) -> int:
         """Return how many identities are in force."""
+        if not len(self.withheld) and self.purpose == self.gallery.row["purpose"]:
+            return int(self.gallery.row["identities"])
         return sum(rows.num_rows for rows in self.parts(["identity_id"]))
 
     def _in_force(self, rows: pa.Table) -> pa.Array:

@@ -8,6 +8,7 @@ lease is acknowledged. A lease that was recalled or has ended empties the target
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -37,7 +38,8 @@ from facelake.stages.sharing.leases import (
 from facelake.targets import Location, Target, TargetRows, open_target
 
 _FORMAT = 1
-_BATCH = 8_192
+_BATCH = 8_192  # ids of one delete
+_WRITE_BYTES = 64 << 20  # of the templates of one write
 _SEARCHED = 256  # deleted identities that are searched for by their former template
 _SEARCH_K = 10
 _ROWS = ["identity_id", "prototype", "last_version"]
@@ -77,8 +79,9 @@ class _Push:
 
     def upsert(self, rows: pa.Table, *, fresh: bool) -> None:
         """Write rows with identity_id, prototype and last_version."""
-        for start in range(0, rows.num_rows, _BATCH):
-            part = rows.slice(start, _BATCH)
+        per_write = max(_WRITE_BYTES // (4 * len(rows["prototype"][0])), 1) if rows.num_rows else 1
+        for start in range(0, rows.num_rows, per_write):
+            part = rows.slice(start, per_write)
             templates = matrix_of(part["prototype"], len(part["prototype"][0]))
             versions = part["last_version"].to_numpy().astype(np.int64)
             ids = part["identity_id"].to_pylist()
@@ -254,13 +257,34 @@ def _check_rows(target: Target, location: Location, lease: FeedLease) -> None:
 def _apply(work: _Push, since: int, *, fresh: bool) -> None:
     """Write the gallery to an empty target, or its changes to one that holds a version."""
     if fresh:
-        for rows in work.outgoing.parts(_ROWS):
+        for rows in _read_ahead(_gathered(work.outgoing.parts(_ROWS))):
             work.upsert(rows, fresh=True)
         return
     for rows in work.outgoing.changes(since):
         active = pc.equal(rows["status"], "active")
         work.delete(rows.filter(pc.invert(active))["identity_id"].to_pylist())
         work.upsert(rows.filter(active), fresh=False)
+
+
+def _gathered(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the rows of data files together until they fill a write."""
+    held: list[pa.Table] = []
+    for rows in parts:
+        held.append(rows)
+        if sum(part.nbytes for part in held) >= _WRITE_BYTES:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _read_ahead(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Yield tables of which the next one is read by a thread meanwhile."""
+    with ThreadPoolExecutor(1) as reader:
+        pending = reader.submit(next, parts, None)
+        while (rows := pending.result()) is not None:
+            pending = reader.submit(next, parts, None)
+            yield rows
 
 
 def _proven(work: _Push, expected: int) -> int:
