@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -26,7 +27,7 @@ from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.push import PushTerms, push
 from facelake.targets import Location, Target, open_target
 
-_PROBES = 200
+_PROBES = 50
 _REACHED = 0.632  # share of the identities that as many faces reach, drawn at random
 
 
@@ -109,6 +110,7 @@ def _copy(location: Location, names: list[str], templates: F32) -> float:
         database.execute("DROP TABLE IF EXISTS bench_loaded")
         dim = int(templates.shape[1])
         database.execute(f"CREATE TABLE bench_loaded (id text PRIMARY KEY, template vector({dim}))")
+        database.execute("ALTER TABLE bench_loaded ALTER COLUMN template SET STORAGE PLAIN")
         began = time.perf_counter()
         with database.cursor() as cursor, cursor.copy("COPY bench_loaded FROM STDIN (FORMAT BINARY)") as copy:
             copy.set_types(["text", "bytea"])
@@ -135,6 +137,7 @@ def _create_table(location: Location, names: list[str], templates: F32) -> float
 def _insert(location: Location, names: list[str], templates: F32) -> float:
     from pymilvus import DataType, MilvusClient
 
+    Path(location.path).parent.mkdir(parents=True, exist_ok=True)
     database = MilvusClient(location.path)
     schema = MilvusClient.create_schema(auto_id=False)
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)

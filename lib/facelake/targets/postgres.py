@@ -25,6 +25,7 @@ _COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 _COPY_END = struct.pack(">h", -1)
 _SEND_BYTES = 8 << 20
 _MAX_DIM = 16_000  # of pgvector's type `vector`
+_INLINE_DIM = 1_800  # of vectors that fit on a page of 8 KiB with the other columns
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -113,6 +114,8 @@ class PostgresTarget:
             )
             for column in COLUMNS:  # statistics would keep samples of deleted rows
                 self._run(f"ALTER TABLE {{table}} ALTER COLUMN {column} SET STATISTICS 0")
+            if dim <= _INLINE_DIM:  # beside the row and not in another table, from which an exact search reads slowly
+                self._run("ALTER TABLE {table} ALTER COLUMN template SET STORAGE PLAIN")
 
     @_reported
     def dim(self) -> int:
