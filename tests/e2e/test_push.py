@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import time
@@ -99,7 +100,10 @@ def test_a_target_follows_the_lake_to_its_end(context: Context, target_place: tu
     back = push(context, PushTerms(url))  # nothing of the gallery has changed
     assert counts(back) == ("updated", total - len(theirs), len(theirs), 0, 0, total)
 
-    erase(context, Request.of(subjects=["person-3"]))
+    written = erase(context, Request.of(subjects=["person-3"])).counts["certificate"]
+    (database,) = json.loads(lake.store.read(written))["body"]["databases_pending"]
+    assert database["target"] == Location.parse(url).shown
+    assert database["keeps"]
     assert first["lease_id"] in what_is_owed(lake, datetime.now(UTC))
     erased = push(context, PushTerms(url))
     assert erased["gallery_version"] == 2

@@ -36,6 +36,10 @@ def certificate_verify(
         "coincidences": sum((body["residual_scan"].get("coincidences") or {}).values()),
         "copies kept": body.get("copies_kept", 0),
         "recipients that have not confirmed": ", ".join(body.get("recipients_pending") or ()) or "none",
+        "databases to be pushed to": "; ".join(
+            f"{item['target']} (the engine keeps: {item['keeps']})" for item in body.get("databases_pending") or ()
+        )
+        or "none",
         "signed by key": checked.key or "none",
     }
     call.terminal.figures("certificate", facts)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from facelake.contracts import F32
 from facelake.errors import ConfigError
-from facelake.targets.location import Location
+from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
 _BATCH = 10_000
@@ -129,7 +129,7 @@ class LanceTarget:
             rows = pa.RecordBatchReader.from_batches(schema, table.search().to_batches(_BATCH))
             table = self._db.create_table(self._table, rows, schema=schema, mode="overwrite")
         table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
-        return None
+        return KEEPS["lancedb"] if self.location.host else None
 
     def close(self) -> None:
         """LanceDB has no connection to close."""

@@ -10,6 +10,13 @@ from facelake.errors import ConfigError
 
 DEFAULT_TABLE = "facelake_gallery"
 SCHEMES = ("postgresql", "qdrant", "milvus", "lancedb")
+KEEPS = {
+    "postgresql": "segments of the write-ahead log until they are overwritten (at once with wal_recycle=off); archives",
+    "qdrant": "segments until the server's optimizer has rewritten them; its write-ahead log; snapshots",
+    "milvus": "segments until the server's compaction and garbage collection (dataCoord.gc), by default hours",
+    "lancedb": "object versions, if the bucket keeps them",
+}
+"""where an engine may keep deleted rows after `Target.compact`, and until when"""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _NEXT = (
     "write postgresql://host/database, qdrant://host:6333, milvus://host:19530 or lancedb:///folder, with ?table=NAME"

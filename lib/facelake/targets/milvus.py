@@ -17,7 +17,7 @@ from pymilvus import DataType, MilvusClient
 
 from facelake.contracts import F32
 from facelake.errors import ConfigError
-from facelake.targets.location import Location
+from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
 _BATCH = 1_000
@@ -169,7 +169,7 @@ class MilvusTarget:
         if not self._lite:
             if self.exists():
                 self._db.compact(self._table)
-            return "segments until the server's compaction and garbage collection (dataCoord.gc), by default hours"
+            return KEEPS["milvus"]
         if self.exists():
             self._create_rows(self._next, self.dim())
             for rows in self._rows([*COLUMNS]):

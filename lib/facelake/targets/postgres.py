@@ -16,7 +16,7 @@ from psycopg import sql
 
 from facelake.contracts import F32
 from facelake.errors import ConfigError, Retryable
-from facelake.targets.location import Location
+from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
 _BATCH = 10_000
@@ -202,7 +202,7 @@ class PostgresTarget:
             self._run("CHECKPOINT")
         except psycopg.errors.InsufficientPrivilege:
             return "the write-ahead log, until the server's next checkpoints have recycled and overwritten its segments"
-        return "segments of the write-ahead log until they are overwritten (at once with wal_recycle=off); archives"
+        return KEEPS["postgresql"]
 
     def close(self) -> None:
         self._db.close()

@@ -18,7 +18,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 
 from facelake.contracts import F32
-from facelake.targets.location import Location
+from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
 _BATCH = 1_000
@@ -128,7 +128,7 @@ class QdrantTarget:
 
     def compact(self) -> str | None:
         if self._folder is None:
-            return "segments of the collection until the server's optimizer has rewritten them; its WAL; snapshots"
+            return KEEPS["qdrant"]
         self._db.close()
         for file in Path(self._folder).rglob("storage.sqlite"):
             with closing(sqlite3.connect(file)) as database:

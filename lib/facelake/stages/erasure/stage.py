@@ -44,7 +44,7 @@ from facelake.stages.gallery.corrections import forget_faces
 from facelake.stages.gallery.purge import purge_all, request_purge
 from facelake.stages.gallery.versions import current_gallery, settle
 from facelake.stages.governance.processing_register import redact_register
-from facelake.stages.sharing.leases import recipients_that_owe
+from facelake.stages.sharing.leases import databases_that_owe, recipients_that_owe
 
 _STEPS = 8
 
@@ -258,6 +258,8 @@ def _certify(context: Context, note: Note, signer: Signer) -> str:
         controller=context.config.governance.controller,
         lake=context.lake.name,
     )
+    if databases := databases_that_owe(context.lake, context.now):
+        body["databases_pending"] = databases
     body |= pin_for_audit(context.lake)  # an erasure rewrites events: what the audit trail pinned is replaced
     return append_audit(context.lake, "erasure", body | {"signature": signer.sign(body)}, sign=signer.sign)
 

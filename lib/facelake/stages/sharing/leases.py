@@ -17,6 +17,7 @@ from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_e
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import last_withdrawal
 from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.targets import KEEPS
 
 
 def leases(lake: Lake) -> list[FeedLease]:
@@ -42,6 +43,13 @@ def recipients_that_owe(lake: Lake, now: datetime) -> list[str]:
     """
     owed = what_is_owed(lake, now)
     return sorted({lease.recipient for lease in leases(lake) if lease.lease_id in owed})
+
+
+def databases_that_owe(lake: Lake, now: datetime) -> list[dict[str, str]]:
+    """Return the databases that a push has to bring up to date, and where their engine may keep deleted rows then."""
+    owed = what_is_owed(lake, now)
+    places = {lease.target for lease in leases(lake) if lease.target and lease.lease_id in owed}
+    return [{"target": place, "keeps": KEEPS.get(place.partition(":")[0], "")} for place in sorted(places)]
 
 
 @dataclass(frozen=True, slots=True)
