@@ -127,6 +127,8 @@ class PostgresTarget:
     def upsert(self, rows: TargetRows, *, fresh: bool) -> None:
         columns = ", ".join(COLUMNS)
         with self._db.transaction():
+            # the record of a complete push is written after this, and its commit is waited for
+            self._run("SET LOCAL synchronous_commit = off")
             if fresh:
                 self._copy(f"COPY {{table}} ({columns}) FROM STDIN (FORMAT BINARY)", rows)
                 return

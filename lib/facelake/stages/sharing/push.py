@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,7 @@ _BATCH = 8_192  # ids of one delete
 _WRITE_BYTES = 64 << 20  # of the templates of one write
 _SEARCHED = 256  # deleted identities that are searched for by their former template
 _SEARCH_K = 10
+_V = TypeVar("_V")
 _ROWS = ["identity_id", "prototype", "last_version"]
 
 
@@ -77,18 +78,23 @@ class _Push:
     former: dict[str, F32] = field(default_factory=dict)
     """templates of some of the deleted identities"""
 
-    def upsert(self, rows: pa.Table, *, fresh: bool) -> None:
-        """Write rows with identity_id, prototype and last_version."""
-        per_write = max(_WRITE_BYTES // (4 * len(rows["prototype"][0])), 1) if rows.num_rows else 1
-        for start in range(0, rows.num_rows, per_write):
-            part = rows.slice(start, per_write)
-            templates = matrix_of(part["prototype"], len(part["prototype"][0]))
-            versions = part["last_version"].to_numpy().astype(np.int64)
-            ids = part["identity_id"].to_pylist()
-            self.target.upsert(TargetRows(ids, templates, versions, self._tags()), fresh=fresh)
-            self.upserted += len(ids)
+    def upsert(self, parts: Iterator[pa.Table], *, fresh: bool) -> None:
+        """Write tables with identity_id, prototype and last_version; the next one is prepared meanwhile."""
+        for rows in _read_ahead(self._prepared(parts)):
+            self.target.upsert(rows, fresh=fresh)
+            self.upserted += len(rows.ids)
             self.context.check_lease()
             self.context.emit(StageProgress("push", self.upserted))
+
+    def _prepared(self, parts: Iterator[pa.Table]) -> Iterator[TargetRows]:
+        tags = self._tags()
+        for rows in _gathered(parts):
+            per_write = max(_WRITE_BYTES // (4 * len(rows["prototype"][0])), 1)
+            for start in range(0, rows.num_rows, per_write):
+                part = rows.slice(start, per_write)
+                templates = matrix_of(part["prototype"], len(part["prototype"][0]))
+                versions = part["last_version"].to_numpy().astype(np.int64)
+                yield TargetRows(part["identity_id"].to_pylist(), templates, versions, tags)
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete identities, and check that none of them is left."""
@@ -257,19 +263,18 @@ def _check_rows(target: Target, location: Location, lease: FeedLease) -> None:
 def _apply(work: _Push, since: int, *, fresh: bool) -> None:
     """Write the gallery to an empty target, or its changes to one that holds a version."""
     if fresh:
-        for rows in _read_ahead(_gathered(work.outgoing.parts(_ROWS))):
-            work.upsert(rows, fresh=True)
+        work.upsert(work.outgoing.parts(_ROWS), fresh=True)
         return
     for rows in work.outgoing.changes(since):
         active = pc.equal(rows["status"], "active")
         work.delete(rows.filter(pc.invert(active))["identity_id"].to_pylist())
-        work.upsert(rows.filter(active), fresh=False)
+        work.upsert(iter([rows.filter(active)]), fresh=False)
 
 
 def _gathered(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Yield the rows of data files together until they fill a write."""
     held: list[pa.Table] = []
-    for rows in parts:
+    for rows in (part for part in parts if part.num_rows):
         held.append(rows)
         if sum(part.nbytes for part in held) >= _WRITE_BYTES:
             yield pa.concat_tables(held)
@@ -278,13 +283,13 @@ def _gathered(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
-def _read_ahead(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield tables of which the next one is read by a thread meanwhile."""
+def _read_ahead(values: Iterator[_V]) -> Iterator[_V]:
+    """Yield values of which the next one is computed by a thread meanwhile."""
     with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(next, parts, None)
-        while (rows := pending.result()) is not None:
-            pending = reader.submit(next, parts, None)
-            yield rows
+        pending = reader.submit(next, values, None)
+        while (value := pending.result()) is not None:
+            pending = reader.submit(next, values, None)
+            yield value
 
 
 def _proven(work: _Push, expected: int) -> int:
@@ -312,7 +317,7 @@ def _reconcile(work: _Push) -> None:
         names, versions = rows["identity_id"].to_pylist(), rows["last_version"].to_pylist()
         wanted |= set(names)
         differs = [present.get(name) != version for name, version in zip(names, versions, strict=True)]
-        work.upsert(rows.filter(pa.array(differs, pa.bool_())), fresh=False)
+        work.upsert(iter([rows.filter(pa.array(differs, pa.bool_()))]), fresh=False)
     work.delete(sorted(set(present) - wanted))
 
 
