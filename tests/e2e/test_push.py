@@ -100,7 +100,7 @@ def test_a_target_follows_the_lake_to_its_end(context: Context, target_place: tu
     back = push(context, PushTerms(url))  # nothing of the gallery has changed
     assert counts(back) == ("updated", total - len(theirs), len(theirs), 0, 0, total)
 
-    written = erase(context, Request.of(subjects=["person-3"])).counts["certificate"]
+    written = erase(context, Request.of(subjects=["person-3"])).certificate
     (database,) = json.loads(lake.store.read(written))["body"]["databases_pending"]
     assert database["target"] == Location.parse(url).shown
     assert database["keeps"]
