@@ -6,18 +6,39 @@ import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import onnxruntime
 
 from facelake.contracts import F32
 from facelake.errors import ConfigError
 
-if TYPE_CHECKING:
-    from facelake.embed.runtime import Runtime
-
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
 _WORKSPACE_BYTES = 1 << 30  # of TensorRT while it builds an engine
+
+
+class ProviderOptions(Protocol):
+    """What a provider needs of the configured runtime."""
+
+    @property
+    def name(self) -> str:
+        """onnxruntime or tensorrt."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """As torch names it: cpu, cuda, cuda:1."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """float32, bf16 or int8."""
+        ...
+
+    @property
+    def cache(self) -> str:
+        """The folder in which engines are kept; empty: none is kept."""
+        ...
 
 
 class OnnxGraph:
@@ -54,7 +75,7 @@ class OnnxGraph:
 
 
 def gpu_providers(
-    runtime: Runtime, model: bytes, input_name: str, shapes: tuple[Sequence[int], Sequence[int]], batch: int
+    runtime: ProviderOptions, model: bytes, input_name: str, shapes: tuple[Sequence[int], Sequence[int]], batch: int
 ) -> list[Any]:
     """The providers of a runtime on CUDA, best first, with their options.
 
@@ -85,7 +106,7 @@ def gpu_providers(
     return [(TENSORRT, options), cuda, CPU]
 
 
-def engine_key(model: bytes, shape: str, runtime: Runtime, card_name: str) -> str:
+def engine_key(model: bytes, shape: str, runtime: ProviderOptions, card_name: str) -> str:
     """The folder name of TensorRT's engines: of this model, shape, precision, card and version, and of no other."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", card_name).strip("-") or "card"
     key = "\0".join([hashlib.sha256(model).hexdigest(), shape, runtime.precision, name, onnxruntime.__version__])
