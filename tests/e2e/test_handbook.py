@@ -66,8 +66,10 @@ def test_five_minutes(demo_template: tuple[Path, dict[str, Any]], checkout: Path
 
 
 def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[str, Any]], checkout: Path) -> None:
-    people(demo_template[0], checkout / "photos", {"person-1": "0042", "person-3": "0043", "person-4": "0044"})
-    people(demo_template[0], checkout / "school-2026", {"person-5": "0107", "person-6": "0108", "person-7": "0109"})
+    people(demo_template[0], checkout / "photos", {"person-1": "200042", "person-3": "200043", "person-4": "200044"})
+    people(
+        demo_template[0], checkout / "school-2026", {"person-5": "200107", "person-6": "200108", "person-7": "200109"}
+    )
     scripts = blocks((DOCS / "your-photos.md").read_text())
     assert len(scripts) == 6
     config, imports, night, look, cron, leave = scripts
@@ -80,7 +82,7 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     assert "report: my-lake/reports/latest.html" in said
     assert follow(look, checkout).count("id-") == 6
     assert "erased; certificate: my-lake/audit/" in follow(leave, checkout)
-    assert _of(checkout, "0042") == 0
+    assert _of(checkout, "200042") == 0
 
     page = (DOCS / "consent.md").read_text().split("## Reference")[0]
     scripts = [block for block in blocks(page) if block.startswith(".venv/bin/facelake")]
@@ -89,19 +91,21 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     follow(grant, checkout)
     assert "school-2026" in follow(listing, checkout)
     follow(withdraw, checkout)
-    assert _of(checkout, "0107") == 4
+    assert _of(checkout, "200107") == 4
     assert "erased; certificate: my-lake/audit/" in follow(erase, checkout)
-    assert _of(checkout, "0107") == 0
+    assert _of(checkout, "200107") == 0
     assert "the lake is consistent" in follow(check, checkout)
     (csv,) = [block for block in blocks(page) if block.startswith("kind,key")]
     (checkout / "leavers.csv").write_text(csv)
     (many,) = re.findall(r"`(\.venv/bin/facelake erase [^`]*leavers\.csv[^`]*)`", page)
     assert "erased; certificate: my-lake/audit/" in follow(many, checkout)
-    assert _of(checkout, "0108") == _of(checkout, "0109") == 0
+    assert _of(checkout, "200108") == _of(checkout, "200109") == 0
     follow(monthly, checkout)
     lake = checkout / "my-lake"
     everything = b"".join(path.read_bytes() for path in lake.rglob("*") if path.is_file())
-    assert not [name for name in (b"0042_a.jpg", b"0107_a.jpg", b"0108_a.jpg", b"0109_a.jpg") if name in everything]
+    assert not [
+        name for name in (b"200042_a.jpg", b"200107_a.jpg", b"200108_a.jpg", b"200109_a.jpg") if name in everything
+    ]
     assert run_json("verify", "--lake", str(lake))["ok"]
     assert {name for name in os.listdir(lake / "audit") if name.endswith(".json")}
 
