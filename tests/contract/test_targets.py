@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,9 +115,22 @@ def test_bad_urls_are_refused_without_their_secret(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_database_that_does_not_answer_is_an_error_with_a_next_step(tmp_path: Path) -> None:
-    with (
-        pytest.raises(FacelakeError, match="does not answer"),
-        open_target(Location.parse(f"postgresql:///db?host={tmp_path}")),
-    ):
-        pass
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:///db?host={folder}",
+        "qdrant://127.0.0.1:{port}",
+        "milvus://127.0.0.1:{port}",
+        "lancedb:///proc/nowhere",
+    ],
+)
+def test_a_database_that_does_not_answer_is_an_error_with_a_next_step(tmp_path: Path, url: str) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens on it
+        location = Location.parse(url.format(folder=tmp_path, port=unused.getsockname()[1]))
+        with (
+            pytest.raises(FacelakeError, match="does not answer") as caught,
+            open_target(location) as target,
+        ):
+            target.read_record()
+    assert caught.value.next_step

@@ -18,9 +18,12 @@ import pyarrow as pa
 
 from facelake.contracts import F32
 from facelake.errors import ConfigError
+from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
+# its client raises built-in errors, which after the opening may also come from elsewhere
+FAULTS = Faults("LanceDB", "the AWS_* variables", opening=(OSError, RuntimeError))
 _BATCH = 10_000
 _IN = 1_000  # ids per filter
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pymilvus import DataType, MilvusClient
+from pymilvus import DataType, MilvusClient, MilvusException
 
 from facelake.contracts import F32
 from facelake.errors import ConfigError
+from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
+FAULTS = Faults("Milvus", "MILVUS_TOKEN", refused=(MilvusException,), opening=(MilvusException, OSError))
 _BATCH = 1_000
 _TEXT = {"max_length": 256}
 _RECORD_CHARACTERS = 65_535

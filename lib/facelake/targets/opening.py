@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from facelake.errors import ConfigError
+from facelake.targets.faults import Faults
 from facelake.targets.location import Location
 from facelake.targets.target import Target
 
@@ -19,33 +20,37 @@ def open_target(location: Location) -> Iterator[Target]:
     """Open a target, and close it at the end.
 
     Raises:
-        ConfigError: the client library is not installed, or the database refuses the connection.
+        ConfigError: the client library is not installed, or the database refuses a request.
         Retryable: the database does not answer.
     """
     if importlib.util.find_spec(_NEEDED[location.scheme]) is None:
         extra = _EXTRA.get(location.scheme, location.scheme)
         what = f"{location.scheme}:// needs the package {_NEEDED[location.scheme]}"
         raise ConfigError(what, where="--to", next_step=f"pip install 'facelake[{extra}]'")
-    target = _open(location)
+    make, faults = _engine(location.scheme)
+    with faults.reported(location.shown, opening=True):
+        target = make(location)
     try:
-        yield target
+        with faults.reported(location.shown, opening=False):
+            yield target
     finally:
         target.close()
 
 
-def _open(location: Location) -> Target:
-    if location.scheme == "postgresql":
-        from facelake.targets.postgres import PostgresTarget
+def _engine(scheme: str) -> tuple[Callable[[Location], Target], Faults]:
+    """The class of an engine's targets, and what its client raises."""
+    if scheme == "postgresql":
+        from facelake.targets import postgres
 
-        return PostgresTarget(location)
-    if location.scheme == "qdrant":
-        from facelake.targets.qdrant import QdrantTarget
+        return postgres.PostgresTarget, postgres.FAULTS
+    if scheme == "qdrant":
+        from facelake.targets import qdrant
 
-        return QdrantTarget(location)
-    if location.scheme == "milvus":
-        from facelake.targets.milvus import MilvusTarget
+        return qdrant.QdrantTarget, qdrant.FAULTS
+    if scheme == "milvus":
+        from facelake.targets import milvus
 
-        return MilvusTarget(location)
-    from facelake.targets.lance import LanceTarget
+        return milvus.MilvusTarget, milvus.FAULTS
+    from facelake.targets import lance
 
-    return LanceTarget(location)
+    return lance.LanceTarget, lance.FAULTS

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import psycopg
 from psycopg import sql
 
 from facelake.contracts import F32
-from facelake.errors import ConfigError, Retryable
+from facelake.errors import ConfigError
+from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
@@ -26,33 +25,7 @@ _COPY_END = struct.pack(">h", -1)
 _SEND_BYTES = 8 << 20
 _MAX_DIM = 16_000  # of pgvector's type `vector`
 _INLINE_DIM = 1_800  # of vectors that fit on a page of 8 KiB with the other columns
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _reported(method: _F) -> _F:
-    """Turn psycopg's errors into errors with a next step."""
-
-    @wraps(method)
-    def run(self: PostgresTarget, *arguments: Any, **options: Any) -> Any:
-        with _errors(self.location):
-            return method(self, *arguments, **options)
-
-    return cast(_F, run)
-
-
-@contextmanager
-def _errors(location: Location) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.OperationalError as err:
-        what = f"PostgreSQL does not answer: {str(err).strip().splitlines()[0]}"
-        raise Retryable(
-            what, where=location.shown, next_step="check server, user and PGPASSWORD, then run again"
-        ) from err
-    except psycopg.Error as err:
-        what = f"PostgreSQL refuses: {str(err).strip().splitlines()[0]}"
-        next_step = "correct the rights or the table in the database, then run again"
-        raise ConfigError(what, where=location.shown, next_step=next_step) from err
+FAULTS = Faults("PostgreSQL", "PGPASSWORD", unreachable=(psycopg.OperationalError,), refused=(psycopg.Error,))
 
 
 class PostgresTarget:
@@ -64,8 +37,7 @@ class PostgresTarget:
         given = {"host": location.host, "port": location.port, "user": location.user}
         given |= {"dbname": location.path.strip("/"), "connect_timeout": 10, "application_name": "facelake"}
         given |= dict(location.options)
-        with _errors(location):
-            self._db = psycopg.connect(autocommit=True, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+        self._db = psycopg.connect(autocommit=True, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
 
     def _run(self, text: str, *values: Any) -> psycopg.Cursor[Any]:
         names = {"table": self._table, "record": self._record}
@@ -78,14 +50,12 @@ class PostgresTarget:
     def _is_table(self, name: str) -> bool:
         return self._one("SELECT to_regclass(%s)", f'"{name}"') is not None
 
-    @_reported
     def read_record(self) -> dict[str, Any] | None:
         if not self._is_table(f"{self.location.table}_record"):
             return None
         body = self._one("SELECT body FROM {record}")
         return dict(json.loads(body)) if body else None
 
-    @_reported
     def write_record(self, record: dict[str, Any]) -> None:
         with self._db.transaction():
             self._run("CREATE TABLE IF NOT EXISTS {record} (one boolean PRIMARY KEY CHECK (one), body text NOT NULL)")
@@ -94,11 +64,9 @@ class PostgresTarget:
                 "INSERT INTO {record} VALUES (true, %s) ON CONFLICT (one) DO UPDATE SET body = EXCLUDED.body", *values
             )
 
-    @_reported
     def exists(self) -> bool:
         return self._is_table(self.location.table)
 
-    @_reported
     def create(self, dim: int) -> None:
         if dim > _MAX_DIM:
             raise ConfigError(
@@ -117,13 +85,11 @@ class PostgresTarget:
             if dim <= _INLINE_DIM:  # beside the row and not in another table, from which an exact search reads slowly
                 self._run("ALTER TABLE {table} ALTER COLUMN template SET STORAGE PLAIN")
 
-    @_reported
     def dim(self) -> int:
         name = f'"{self.location.table}"'
         wanted = "SELECT atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attname = 'template'"
         return int(self._one(wanted, name) or -1)
 
-    @_reported
     def upsert(self, rows: TargetRows, *, fresh: bool) -> None:
         columns = ", ".join(COLUMNS)
         with self._db.transaction():
@@ -146,11 +112,9 @@ class PostgresTarget:
             for block in copy_blocks(rows):
                 copy.write(block)
 
-    @_reported
     def delete(self, ids: Sequence[str]) -> None:
         self._run("DELETE FROM {table} WHERE identity_id = ANY(%s)", list(ids))
 
-    @_reported
     def versions(self) -> Iterator[dict[str, int]]:
         return self._batches()
 
@@ -166,18 +130,15 @@ class PostgresTarget:
             yield batch
             last = max(batch)
 
-    @_reported
     def templates(self, ids: Sequence[str]) -> dict[str, F32]:
         rows = self._run("SELECT identity_id, template::text FROM {table} WHERE identity_id = ANY(%s)", list(ids))
         return {name: np.array(json.loads(text), np.float32) for name, text in rows.fetchall()}
 
-    @_reported
     def count(self, lease_id: str | None = None) -> int:
         if lease_id is None:
             return int(self._one("SELECT count(*) FROM {table}"))
         return int(self._one("SELECT count(*) FROM {table} WHERE lease_id = %s", lease_id))
 
-    @_reported
     def search(self, probe: F32, k: int) -> list[tuple[str, float]]:
         text = json.dumps([float(value) for value in probe])
         found = self._run(
@@ -186,15 +147,12 @@ class PostgresTarget:
         )
         return [(name, float(similarity)) for name, similarity in found.fetchall()]
 
-    @_reported
     def drop(self) -> None:
         self._run("DROP TABLE IF EXISTS {table}")
 
-    @_reported
     def drop_record(self) -> None:
         self._run("DROP TABLE IF EXISTS {record}")
 
-    @_reported
     def compact(self) -> str | None:
         if self.exists():
             self._run("VACUUM (FULL) {table}")

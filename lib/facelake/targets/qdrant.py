@@ -16,11 +16,20 @@ from typing import Any
 
 import numpy as np
 from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from facelake.contracts import F32
+from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, TargetRows
 
+FAULTS = Faults(
+    "Qdrant",
+    "QDRANT_API_KEY",
+    unreachable=(ResponseHandlingException,),
+    refused=(UnexpectedResponse,),
+    opening=(OSError,),
+)
 _BATCH = 1_000
 _NAMESPACE = uuid.UUID("6f1d4a64-5d0c-4a7e-9d0f-0f5a2b6c7d11")
 _RECORD_ID = str(uuid.UUID(int=0))
