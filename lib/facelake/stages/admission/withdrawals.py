@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.admit.rules import Ledger, decide
+from facelake.admit.rules import Decision, Ledger, decide
 from facelake.contracts import Bool, Covers, EventKind, Scope, label, reference, references
 from facelake.errors import LedgerMoved
 from facelake.lake.lake import Lake
@@ -62,14 +62,22 @@ class LedgerState:
                 what = "the ledger changed while this ran"
                 raise LedgerMoved(what, where=f"{self.lake.uri}/ledger", next_step="run again; nothing has left")
 
-    def barred_images(self, purpose: str, now: datetime) -> pa.Array:
-        """Return the ids of photos that were admitted for the purpose and may no longer be used for it."""
+    def barred_images(self, purpose: str, now: datetime, among: pa.Array | None = None) -> pa.Array:
+        """Return the ids of photos that were admitted for the purpose and may no longer be used for it.
+
+        Args:
+            purpose: of the use.
+            now: at which legal bases are checked.
+            among: ids of the photos that matter; None: all.
+        """
         ledger, barred = ledger_of(self.rows), []
         subjects = self.rows.filter(pc.equal(self.rows["scope"], str(Scope.SUBJECT)))["key"]
         known = pa.array(sorted({reference(key) for key in subjects.to_pylist()}), pa.string())
         verdicts: dict[tuple[str | None, ...], bool] = {}
         for _, rows in self.lake["admissions"].parts(_COLUMNS):
             admitted = rows.filter(rows["admitted"])
+            if among is not None:
+                admitted = admitted.filter(pc.is_in(admitted["image_id"], among))
             decided = admitted if self.suppressed else _without_unknown(admitted, known)
             hit = self._hit(decided, ledger, (purpose, now), verdicts)
             if hit.any():
@@ -91,9 +99,8 @@ class LedgerState:
             if key not in verdicts:
                 source, subject, covers = key
                 decision = decide(ledger, source, subject, purpose, now)
-                narrower = decision.covers is Covers.NAMED and covers != Covers.NAMED
                 erased = self._erased((("source", source), ("subject", subject)), purpose)
-                verdicts[key] = not decision.admitted or narrower or erased
+                verdicts[key] = erased or not still_allows(decision, covers)
             out[i] = verdicts[key]
         if self.suppressed:
             for i in np.flatnonzero(~out).tolist():
@@ -101,11 +108,33 @@ class LedgerState:
         return out
 
     def _erased(self, names: Sequence[tuple[str, str | None]], purpose: str) -> bool:
-        """Return whether one of the names was erased, for every purpose or for this one."""
-        if not self.suppressed:
-            return False
-        labels = [label(kind, name, limit) for kind, name in names if name for limit in (None, purpose)]
-        return any(self.lake.keyed_hash(text) in self.suppressed for text in labels)
+        return was_erased(self.lake, self.suppressed, names, purpose)
+
+
+def still_allows(decision: Decision, covers: str | None) -> bool:
+    """Whether a present decision allows the use of a face.
+
+    Args:
+        decision: for the photo's source and subject, now.
+        covers: what the grant covered when the face was encoded.
+    """
+    narrower = decision.covers is Covers.NAMED and covers != Covers.NAMED
+    return decision.admitted and not narrower
+
+
+def was_erased(lake: Lake, suppressed: frozenset[str], names: Sequence[tuple[str, str | None]], purpose: str) -> bool:
+    """Whether one of the names was erased, for every purpose or for this one.
+
+    Args:
+        lake: whose key the suppression list is hashed with.
+        suppressed: the list.
+        names: pairs of a kind (image, source, subject) and a name.
+        purpose: of the use.
+    """
+    if not suppressed:
+        return False
+    labels = [label(kind, name, limit) for kind, name in names if name for limit in (None, purpose)]
+    return any(lake.keyed_hash(text) in suppressed for text in labels)
 
 
 def _without_unknown(rows: pa.Table, known: pa.Array) -> pa.Table:

@@ -162,11 +162,13 @@ def _event(event: Mapping[str, Any], best: Mapping[str, BestFaces], crops: _Crop
 
 def crops_of(context: Context, face_ids: set[str]) -> dict[str, bytes]:
     """Return a JPEG crop of each face whose photo can still be read and may be used now, by face id."""
-    barred = LedgerState.of(context.lake).barred_images(context.config.purpose, context.now)
+    rows = list(_rows(context, face_ids))
+    images = pa.array([row["image_id"] for row in rows], pa.string())
+    barred = LedgerState.of(context.lake).barred_images(context.config.purpose, context.now, images)
     withdrawn = set(barred.to_pylist())
     places: dict[str, dict[int, list[tuple[str, list[float]]]]] = defaultdict(lambda: defaultdict(list))
     contents: dict[tuple[str, int], str] = {}  # a place may hold another photo since
-    for row in _rows(context, face_ids):
+    for row in rows:
         if row["box"] and row["image_id"] not in withdrawn:
             places[row["corpus_file"]][row["corpus_row"]].append((row["face_id"], row["box"]))
             contents[row["corpus_file"], row["corpus_row"]] = row["content_sha256"]

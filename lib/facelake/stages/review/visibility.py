@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from facelake.admit import Ledger
 from facelake.admit.rules import Decision, decide
-from facelake.contracts import Bool, Covers, label
+from facelake.contracts import Bool
 from facelake.lake.lake import Lake
 from facelake.stages.admission.ledger import ledger_of
 from facelake.stages.admission.ledger_head import ledger_rows
+from facelake.stages.admission.withdrawals import still_allows, was_erased
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +61,7 @@ class DisplayRights:
             pair = source, subject
             if pair not in decisions:
                 decisions[pair] = decide(self.ledger, source, subject, self.purpose, now)
-            decision = decisions[pair]
-            narrower = decision.covers is Covers.NAMED and covers != Covers.NAMED
-            out[i] = decision.admitted and not narrower and not self._erased(image, source, subject)
+            names = (("image", image), ("source", source), ("subject", subject))
+            erased = was_erased(self.lake, self.suppressed, names, self.purpose)
+            out[i] = still_allows(decisions[pair], covers) and not erased
         return out
-
-    def _erased(self, image: str, source: str | None, subject: str | None) -> bool:
-        """Return whether photo, source or subject was erased for every purpose, or for this purpose."""
-        if not self.suppressed:
-            return False
-        named = (("image", image), ("source", source), ("subject", subject))
-        labels = [label(kind, name, purpose) for kind, name in named if name for purpose in (None, self.purpose)]
-        return any(self.lake.keyed_hash(text) in self.suppressed for text in labels)
