@@ -13,6 +13,7 @@ import numpy as np
 from facelake.config import Config
 from facelake.contracts import F32, U8, Face
 from facelake.embed import Pack, Pipeline
+from facelake.embed.geometry import overlap
 from facelake.errors import ConfigError
 from facelake.stages.admission.import_images import photos_of
 from facelake.stages.models.model_cards import card_of_pack
@@ -107,20 +108,14 @@ def _ours(config: Config, pack: Pack, paths: list[Path]) -> Iterator[tuple[Face,
 def _compared(wanted: Reference, ours: tuple[Face, ...]) -> tuple[float, float, float]:
     """IoU, largest landmark distance (pixels) and cosine to facelake's face with the largest overlap; (0, inf, -1) if
     none overlaps."""
-    overlaps = [_iou(wanted.box, face.box) for face in ours]
-    if not overlaps or max(overlaps) <= 0:
+    overlaps = overlap(wanted.box, np.array([face.box for face in ours], np.float32).reshape(-1, 4))
+    if not (overlaps > 0).any():
         return 0.0, float("inf"), -1.0
     best = int(np.argmax(overlaps))
     face = ours[best]
     distance = np.linalg.norm(wanted.landmarks - face.landmarks, axis=1).max()
     unit = face.embedding.astype(np.float32)
-    return overlaps[best], float(distance), float(wanted.embedding @ unit / np.linalg.norm(unit))
-
-
-def _iou(a: F32, b: F32) -> float:
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    both = float(np.prod(np.maximum(high - low, 0)))
-    return both / max(float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both, 1e-9)
+    return float(overlaps[best]), float(distance), float(wanted.embedding @ unit / np.linalg.norm(unit))
 
 
 def _summary(pairs: list[tuple[float, float, float]]) -> dict[str, Any]:

@@ -89,6 +89,14 @@ def nms(boxes: F32, scores: F32, max_iou: float, border: float = 0.0) -> I64:
     return np.array(kept, np.int64)
 
 
+def overlap(box: F32, boxes: F32) -> F32:
+    """Intersection over union of a box (4,) with boxes (n, 4): float32 (n,)."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
+    shared = np.maximum(sides, 0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    return np.asarray(shared / np.maximum(areas - shared, 1e-9), np.float32)
+
+
 def similarity_transforms(points: F32, template: F32 = TEMPLATE_112) -> F64:
     """The (f, 2, 3) matrices that map `points` (f, n, 2) onto `template` with least squares, without shear.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from facelake.contracts import F32, Outcome, Reject
+from facelake.embed.geometry import overlap
 
 _SAME_REGION = 0.5
 """intersection over union from which two boxes are of one detection, as in the suppression of detectors"""
@@ -25,11 +24,3 @@ def without_marked(outcome: Outcome, regions: Regions) -> Outcome:
     if faces:
         return replace(outcome, faces=faces)
     return replace(outcome, faces=(), reject=Reject.NOT_A_FACE, detail="marked by a reviewer")
-
-
-def overlap(box: F32, boxes: F32) -> F32:
-    """Intersection over union of a box (4,) with boxes (n, 4): float32 (n,)."""
-    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])
-    shared = np.maximum(sides, 0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return np.asarray(shared / np.maximum(areas - shared, 1e-9), np.float32)

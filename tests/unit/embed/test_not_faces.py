@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from facelake.contracts import Face, Outcome, Reject
-from facelake.embed.not_faces import overlap, without_marked
+from facelake.embed.geometry import overlap
+from facelake.embed.not_faces import without_marked
 
 
 def face(*box: float) -> Face:

@@ -8,10 +8,11 @@ recorded per chunk of corpus rows (`progress.py`).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from facelake.contracts import ChunkReceipt, is_of_model
 from facelake.embed.calibration import must_have_any
+from facelake.embed.not_faces import Regions
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.engines.ray_token import use_own_token
 from facelake.events import Notice, StageProgress
@@ -21,7 +22,7 @@ from facelake.stages.core.context import Context, StageResult, StageRun, digest_
 from facelake.stages.embedding.carry import Carried, carry
 from facelake.stages.embedding.corpus_size import corpus_size
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
-from facelake.stages.embedding.not_faces import MARKS, applied_marks, marks_in_force, regions_of, reopen_marked
+from facelake.stages.embedding.not_faces import Marks
 from facelake.stages.embedding.progress import OUTCOMES, EmbedPlan, Progress
 from facelake.stages.gallery.purge import request_purge
 from facelake.stages.models.registry import pipeline_options
@@ -35,25 +36,31 @@ class _Tally:
     """What the receipts of a run add up to."""
 
     done: Counter[str]
-    reasons: Counter[str]
-    runtimes: Counter[str]
+    reasons: Counter[str] = field(default_factory=Counter)
+    runtimes: Counter[str] = field(default_factory=Counter)
     """chunks by the runtime of each network, with the reason for it"""
+
+    def counts(self) -> dict[str, int]:
+        """The counters of the row in `runs`."""
+        return dict(self.done) | {f"rejected_{reason}": count for reason, count in sorted(self.reasons.items())}
+
+    def details(self) -> dict[str, object]:
+        """The runtimes, if anything was embedded."""
+        return {"runtimes": dict(self.runtimes)} if self.runtimes else {}
 
 
 def embed(context: Context) -> StageResult:
     """Embed every admitted image that has no outcome yet; remove outcomes of images that lost their basis."""
     pack = context.pack
     assert pack is not None
-    marks = marks_in_force(context.lake)
-    marked = {row["seq"] for row in marks}
-    remarked = marked != applied_marks(context.lake)
-    reopen_marked(context, marks)
+    marks = Marks.of(context.lake)
+    marks.reopen(context)
     carried = carry(context)
     progress = Progress(context)
     plan = progress.plan()
     run = StageRun(context, "embed", plan.images, "images")
     superseded = 0 if plan.chunks else _drop_superseded(context)
-    if not plan.chunks and not plan.to_close and not carried and not superseded and not remarked:
+    if not plan.chunks and not plan.to_close and not carried and not superseded and not marks.changed:
         return run.skip({"admitted": plan.done_images, "embedded": 0, "rejected": 0, "faces": 0})
     if context.lineage:
         lineage = ", ".join(context.lineage)
@@ -65,10 +72,9 @@ def embed(context: Context) -> StageResult:
         planned = _check_budget(context, plan.images)
     _record(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     admitted = plan.images + plan.waiting
-    done: Counter[str] = Counter(admitted=admitted, embedded=0, rejected=0, faces=0, swept=carried.swept)
-    reasons: Counter[str] = Counter()
-    runtimes: Counter[str] = Counter()
-    receipts = _work(context, progress, plan.chunks, _Tally(done, reasons, runtimes)) if plan.chunks else []
+    tally = _Tally(Counter(admitted=admitted, embedded=0, rejected=0, faces=0, swept=carried.swept))
+    done, reasons = tally.done, tally.reasons
+    receipts = _work(context, progress, plan.chunks, tally, marks.regions()) if plan.chunks else []
     reused, waiting = carried.photos, 0
     if (copied := _finish(context, receipts, waiting=plan.waiting > 0)) is not None:
         done.update({name: count for name, count in copied.reused.items() if name in done})
@@ -79,9 +85,7 @@ def embed(context: Context) -> StageResult:
     if reused:
         done["reused"] = reused
     _drop_superseded(context)
-    counts = dict(done) | {f"rejected_{reason}": count for reason, count in sorted(reasons.items())}
-    details = planned | ({MARKS: sorted(marked)} if marked else {}) | ({"runtimes": dict(runtimes)} if runtimes else {})
-    return run.finish(counts, digest_of(progress.state()), details)
+    return run.finish(tally.counts(), digest_of(progress.state()), planned | tally.details() | marks.details())
 
 
 def _finish(context: Context, receipts: list[ChunkReceipt], *, waiting: bool) -> Carried | None:
@@ -112,7 +116,7 @@ def _check_budget(context: Context, images: int) -> dict[str, object]:
     }
 
 
-def _work(context: Context, progress: Progress, chunks: int, tally: _Tally) -> list[ChunkReceipt]:
+def _work(context: Context, progress: Progress, chunks: int, tally: _Tally, not_faces: Regions) -> list[ChunkReceipt]:
     """Run the open chunks on Ray and commit their outcomes; returns the receipts of chunks that are not recorded yet:
     the last ones, and those in which a photo waits or changed.
     """
@@ -127,7 +131,7 @@ def _work(context: Context, progress: Progress, chunks: int, tally: _Tally) -> l
         must_have_any(options.runtime)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
     spec = replace(spec, retracted=refused_contents(config, context.lake), corpus=resolve_corpus(config))
-    spec = replace(spec, not_faces=regions_of(marks_in_force(context.lake)))
+    spec = replace(spec, not_faces=not_faces)
     engine = RayEmbedder(spec, config.embed, config.ray)
     pending: list[ChunkReceipt] = []
     unrecorded: list[ChunkReceipt] = []

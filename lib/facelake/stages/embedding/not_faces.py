@@ -8,7 +8,8 @@ are removed, and embed makes them again.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,48 +24,70 @@ from facelake.stages.core.context import Context, last_details
 from facelake.stages.embedding.carry import reopen
 from facelake.stages.embedding.progress import OUTCOMES
 
-MARKS = "not_faces"
+_APPLIED = "not_faces"
 """key of the applied marks in the details of an embed run"""
+_COLUMNS = ["seq", "kind", "undoes", "contents", "boxes"]
 
 
-def regions_of(rows: Iterable[Mapping[str, Any]]) -> Regions:
-    """The marked regions of rows of table `corrections`."""
-    boxes: dict[str, list[list[float]]] = defaultdict(list)
-    for row in rows:
-        for content, box in zip(row["contents"] or (), row["boxes"] or (), strict=True):
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The marks in force, and those that the last embed run applied.
+
+    Attributes:
+        rows: all marks ever recorded (columns of table `corrections`), by seq.
+        valid: seq of those that are not undone.
+        applied: seq of those that the last embed run applied.
+    """
+
+    rows: Mapping[int, Mapping[str, Any]]
+    valid: frozenset[int]
+    applied: frozenset[int]
+
+    @classmethod
+    def of(cls, lake: Lake) -> Marks:
+        """Read both."""
+        stored = lake["corrections"].read(_COLUMNS).to_pylist()
+        rows = {row["seq"]: row for row in stored if row["kind"] == Verdict.NOT_A_FACE}
+        numbers = last_details(lake, "embed").get(_APPLIED)
+        applied = frozenset(numbers) if isinstance(numbers, list) else frozenset()
+        return cls(rows, frozenset(row["seq"] for row in in_force(stored)) & rows.keys(), applied)
+
+    @property
+    def changed(self) -> frozenset[int]:
+        """Marks that were recorded or undone since they were applied."""
+        return self.valid ^ self.applied
+
+    def regions(self) -> Regions:
+        """What is marked as not a face."""
+        boxes: dict[str, list[list[float]]] = defaultdict(list)
+        for content, box in self._places(self.valid):
             boxes[content].append(box)
-    return {content: np.array(marked, np.float32).reshape(-1, 4) for content, marked in boxes.items()}
+        return {content: np.array(marked, np.float32).reshape(-1, 4) for content, marked in boxes.items()}
 
+    def reopen(self, context: Context) -> None:
+        """Remove the outcomes of photos whose marks changed, so that they are embedded again."""
+        contents = pa.array(sorted({content for content, _ in self._places(self.changed)}), pa.string())
+        if not len(contents):
+            return
+        corpus_files = set[str]()
 
-def marks_in_force(lake: Lake) -> list[dict[str, Any]]:
-    """The corrections of kind `not_a_face` that are not undone."""
-    rows = in_force(lake["corrections"].read().to_pylist())
-    return [dict(row) for row in rows if row["kind"] == Verdict.NOT_A_FACE]
+        def keep(rows: pa.Table) -> pa.Array:
+            marked = pc.is_in(rows["content_sha256"], contents)
+            corpus_files.update(rows["corpus_file"].filter(marked).to_pylist())
+            return pc.invert(marked)
 
+        for name in OUTCOMES:
+            context.check_lease()
+            table = context.lake[name]
+            table.rewrite(table.snapshot().files, ["content_sha256", "corpus_file"], keep)
+        reopen(context, corpus_files)
 
-def reopen_marked(context: Context, marks: list[dict[str, Any]]) -> int:
-    """Remove the outcomes of photos whose marks changed since the last embed run; returns the rows removed."""
-    now, before = {row["seq"] for row in marks}, applied_marks(context.lake)
-    changed = now ^ before
-    if not changed:
-        return 0
-    stored = context.lake["corrections"].read().to_pylist()
-    contents = pa.array(sorted(regions_of(row for row in stored if row["seq"] in changed)), pa.string())
-    columns, corpus_files, removed = ["content_sha256", "corpus_file"], set[str](), 0
+    def details(self) -> dict[str, object]:
+        """What an embed run that applied the marks records, if there are any."""
+        return {_APPLIED: sorted(self.valid)} if self.valid else {}
 
-    def keep(rows: pa.Table) -> pa.Array:
-        marked = pc.is_in(rows["content_sha256"], contents)
-        corpus_files.update(rows["corpus_file"].filter(marked).to_pylist())
-        return pc.invert(marked)
-
-    for name in OUTCOMES:
-        context.check_lease()
-        removed += context.lake[name].rewrite(context.lake[name].snapshot().files, columns, keep)
-    reopen(context, corpus_files)
-    return removed
-
-
-def applied_marks(lake: Lake) -> set[int]:
-    """The numbers of the marks that the last embed run applied."""
-    numbers = last_details(lake, "embed").get(MARKS, [])
-    return set(numbers) if isinstance(numbers, list) else set()
+    def _places(self, numbers: Iterable[int]) -> Iterator[tuple[str, list[float]]]:
+        """Yield content digest and box of each region of some marks; an erased mark has none."""
+        for number in sorted(numbers):
+            row = self.rows.get(number, {})
+            yield from zip(row.get("contents") or (), row.get("boxes") or (), strict=True)
