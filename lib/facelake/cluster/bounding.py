@@ -12,6 +12,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from facelake.cluster.labels import canonical
+from facelake.cluster.linkage import pair_mean
 from facelake.contracts import F32, F64, I32, I64
 
 BOUND = 0.97
@@ -30,7 +31,7 @@ def mean_similarity(sums: F32, size: I64) -> F64:
         size: (groups,) faces of each, two at least.
     """
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
-    return np.asarray((square - size) / (size * (size - 1.0)), np.float64)
+    return np.array([pair_mean(q, n) for q, n in zip(square, size, strict=True)], np.float64)
 
 
 def divided_group(vectors: F32, least: float) -> I32:

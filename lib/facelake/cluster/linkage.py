@@ -139,11 +139,17 @@ def _find(parent: I32, i: int) -> int:
 
 
 @numba.njit(cache=True)
+def pair_mean(square: float, size: int) -> float:
+    """Mean cosine of the pairs in a group of at least two unit vectors, from the squared length of their sum."""
+    return (square - size) / (size * (size - 1.0))
+
+
+@numba.njit(cache=True)
 def _inside(square: float, size: int, level: float) -> float:
     """Mean similarity of a group's pairs from the squared length of its sum, shrunk to the corpus's level."""
     if size < 2:
         return level
-    mean = (square - size) / (size * (size - 1.0))
+    mean: float = pair_mean(square, size)
     return max(((size - 1.0) * mean + _PRIOR_PAIRS * level) / (size - 1.0 + _PRIOR_PAIRS), 0.05)
 
 

@@ -20,7 +20,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -320,13 +320,10 @@ class Steps:
         if not len(wanted):
             return wanted
         row, size = self._sum_up("bound-sums", labels, part, wanted)
-        by_row = np.empty(len(wanted), np.int32)
-        by_row[row[wanted]] = wanted
-        loose = []
-        for first in range(0, len(wanted), CHUNK):
-            groups = by_row[first : first + CHUNK]
-            sums = self.work.read(f"sums/{first // CHUNK}")["sums"][: len(groups)]
-            loose.append(groups[mean_similarity(sums, size[groups]) < BOUND * self.work.facts.cuts.edge])
+        loose = [
+            groups[mean_similarity(sums, size[groups]) < BOUND * self.work.facts.cuts.edge]
+            for groups, sums in self._sums_of(row, wanted)
+        ]
         found = np.sort(np.concatenate(loose))
         small = size[found] <= MOST_FACES
         self.notes["divided"] = f"{small.sum()} groups below the mean similarity divided, {(~small).sum()} too large"
@@ -347,11 +344,10 @@ class Steps:
 
     def _joined_groups(self, pairs: Pairs, row: I32, wanted: I32, size: I64) -> I32:
         """The group (groups,) that each is part of, numbered by one of its members."""
-        sums = np.empty((len(wanted), self.work.dim), np.float32)
-        for first in range(0, len(wanted), CHUNK):
-            sums[first : first + CHUNK] = self.work.read(f"sums/{first // CHUNK}")["sums"][: len(wanted) - first]
-        by_row = np.empty(len(wanted), np.int32)
-        by_row[row[wanted]] = wanted
+        sums, by_row = np.empty((len(wanted), self.work.dim), np.float32), np.empty(len(wanted), np.int32)
+        for groups, part in self._sums_of(row, wanted):
+            here = slice(row[groups[0]], row[groups[0]] + len(groups))
+            sums[here], by_row[here] = part, groups
         at = Pairs(row[pairs.low], row[pairs.high], pairs.cosine)
         number, root = join_groups(sums, size[by_row], at, self.work.facts.cuts)
         faces = np.bincount(number, size[by_row], len(root)).astype(np.int64)
@@ -412,6 +408,19 @@ class Steps:
             self.store.delete(item.key)
         self.exchange.run(self._parts(), self.work.add, self.work.total, keys=len(self._parts()))
         return row, size
+
+    def _sums_of(self, row: I32, wanted: I32) -> Iterator[tuple[I32, F32]]:
+        """Yield groups (n,) in the order of their rows, and their sums (n, dim), a file at a time.
+
+        Args:
+            row: (groups,) as `_sum_up` returns it.
+            wanted: the groups that have a row.
+        """
+        by_row = np.empty(len(wanted), np.int32)
+        by_row[row[wanted]] = wanted
+        for first in range(0, len(wanted), CHUNK):
+            groups = by_row[first : first + CHUNK]
+            yield groups, self.work.read(f"sums/{first // CHUNK}")["sums"][: len(groups)]
 
     def scores(self, labels: I32) -> F32:
         """Cosine (faces,) of each face to the centroid of its group; the last thing asked of the work store."""
