@@ -287,8 +287,7 @@ class Gallery:
             what += f"{self.model_digest[:12]} and dimension {self._vectors.shape[1]}"
             raise Refused(what, where="matcher", next_step="embed the probes with the gallery's model")
         norms = np.linalg.norm(probes, axis=1)
-        if not (np.isfinite(norms) & (norms > _LEAST_NORM)).all():
-            bad = int((~(np.isfinite(norms) & (norms > _LEAST_NORM))).sum())
+        if bad := int((~(np.isfinite(norms) & (norms > _LEAST_NORM))).sum()):
             what = f"{bad} of {len(probes)} probes are zero or not finite"
             raise Refused(what, where="matcher", next_step="leave out photos without an embedding")
         unit = unit_rows(probes)

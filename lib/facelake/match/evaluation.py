@@ -6,7 +6,6 @@ gallery), or a person (columns image, person): then photos are compared with eac
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from facelake.errors import ConfigError
 from facelake.match.search import OperatingPoint
 from facelake.matcher import Gallery
 from facelake.publish.thresholds import interval
+from facelake.stages.evaluation.labels import read_rows
 
 _BINS = 20_000  # of similarities from -1 to 1: a resolution of 1e-4
 _BLOCK = 256  # probes that are compared at a time
@@ -183,11 +183,7 @@ def _probes(
 
 def _read(path: str) -> tuple[list[dict[str, str]], str]:
     """Return the rows of the labels, and the column that has the label."""
-    try:
-        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"the labels cannot be read: {err}", where=path, next_step="check --evaluate") from err
+    rows = read_rows(path, "--evaluate")
     column = next((name for name in ("identity_id", "person") if rows and name in rows[0]), None)
     if column is None or "image" not in rows[0]:
         what = "the labels need the columns image and identity_id, or image and person"

@@ -27,14 +27,23 @@ def read_labels(path: str) -> dict[str, str]:
     Raises:
         ConfigError: the file cannot be read, or lacks the columns image and person.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"the labels cannot be read: {err}", where=path, next_step="check --labels") from err
+    rows = read_rows(path, "--labels")
     if not rows or not {"image", "person"} <= set(rows[0]):
         raise ConfigError("the labels need the columns image and person", where=path, next_step="add a header line")
     return {row["image"]: row["person"] for row in rows}
+
+
+def read_rows(path: str, option: str) -> list[dict[str, str]]:
+    """Return the lines of a CSV file of labels, by the names of its header.
+
+    Raises:
+        ConfigError: the file cannot be read; `option` names it.
+    """
+    try:
+        with Path(path).expanduser().open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"the labels cannot be read: {err}", where=path, next_step=f"check {option}") from err
 
 
 def label_faces(faces: pa.Table, person_of: dict[str, str]) -> LabelledFaces:

@@ -30,7 +30,6 @@ _PARTIAL = ".partial-"  # folder of a delivery that is being written; one that w
 _NUMBERED = re.compile(r"(?:identities|changes)-\d{5}\.parquet")
 _ROW_GROUP = 2_048
 _PART_ROWS = 131_072
-_HASHED_BYTES = 1 << 20
 
 
 class Delivery:
@@ -155,8 +154,5 @@ def _folder(uri: str) -> Path:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

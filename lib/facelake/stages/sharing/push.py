@@ -354,7 +354,7 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
             what = f"{foreign} rows of the target were not written under lease {record['lease_id']}"
             raise Refused(what, where=location.shown, next_step="remove them, then push again to have the rest deleted")
         before = target.count()
-        names = [name for batch in _first(target.versions()) for name in batch][:_SEARCHED]
+        names = list(next(target.versions(), {}))[:_SEARCHED]
         former = target.templates(names)
         ids = [list(batch) for batch in target.versions() if batch]
         for batch in ids:
@@ -391,8 +391,3 @@ def _return_emptied(context: Context, location: Location, now: datetime) -> None
     for lease in leases(context.lake):
         if lease.target == location.shown and not lease.returned and lease.ended(now):
             mark_returned(context.lake, lease.lease_id)
-
-
-def _first(batches: Iterator[dict[str, int]]) -> Iterator[dict[str, int]]:
-    """Yield the first batch only."""
-    yield from (batch for batch, _ in zip(batches, range(1), strict=False))
