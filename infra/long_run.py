@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facelake.bench.memory import _family, _pss
+from facelake.bench.memory import process_family, proportional_bytes
 from facelake.config import Config, load_config
 from facelake.errors import FacelakeError
 from facelake.lake.store import open_store
@@ -83,8 +83,8 @@ def write_corpus(images: str, hostile: str | None, photos: int, folder: Path) ->
 def sample(config: Config, root: int, began: float, attempt: int) -> Sample | None:
     """Look at the processes and the lake; None while there is no lake to read."""
     memory = dict.fromkeys(("worker", "driver", "ray", "spark", "other"), 0.0)
-    for pid in _family(root):
-        memory[_kind(pid)] += _pss(pid) / 2**20
+    for pid in process_family(root):
+        memory[_kind(pid)] += proportional_bytes(pid) / 2**20
     try:
         work = status(config)["work"] or {}
         objects = list(open_store(config.lake, config.s3).list())
@@ -106,14 +106,15 @@ def _kind(pid: int) -> str:
     return next((kind for part, kind in _KINDS.items() if part in command), "other")
 
 
-def run(config: Config, photos: int, every_s: float, kills: int) -> tuple[list[Sample], list[int]]:
-    """Run `nightly` to its end, killed on the way; returns the samples and the exit codes."""
+def run(settings: str, photos: int, every_s: float, kills: int) -> tuple[list[Sample], list[int]]:
+    """Run `nightly` with a config file to its end, killed on the way; returns the samples and the exit codes."""
+    config = load_config(settings)
     samples: list[Sample] = []
     codes: list[int] = []
     began, before = time.monotonic(), 0
     for attempt in range(kills + 1):
         limit = photos * (attempt + 1) // (kills + 1) if attempt < kills else None
-        command = [sys.executable, "-m", "facelake", "nightly", "--lake", config.lake, "--json"]
+        command = [sys.executable, "-m", "facelake", "nightly", "-c", settings, "--json"]
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
         done = 0
         while process.poll() is None:
@@ -168,11 +169,13 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=10.0)
     parser.add_argument("--kills", type=int, default=2)
     given = parser.parse_args()
-    config = load_config(lake=given.lake)
+    settings = Path(given.work).with_suffix(".yaml")
+    # a run of nothing but generated photos has no data protection impact assessment to name
+    settings.write_text(json.dumps({"lake": given.lake, "governance": {"dpia": "none: a test of this machine"}}))
     write_corpus(given.images, given.hostile, given.photos, Path(given.work))
     grant = ["--source", "long-run", "--basis", "a test of this machine"]
-    subprocess.run([sys.executable, "-m", "facelake", "import", given.work, "--lake", given.lake, *grant], check=True)
-    samples, codes = run(config, given.photos, given.every, given.kills)
+    subprocess.run([sys.executable, "-m", "facelake", "import", given.work, "-c", str(settings), *grant], check=True)
+    samples, codes = run(str(settings), given.photos, given.every, given.kills)
     with open(given.out, "w", newline="") as file:
         writer = csv.DictWriter(file, [*Sample.__dataclass_fields__])
         writer.writeheader()

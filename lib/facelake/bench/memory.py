@@ -36,8 +36,8 @@ class PeakMemory:
             self._sample()
 
     def _sample(self) -> None:
-        family = _family(os.getpid())
-        now = sum(_pss(pid) for pid in family)
+        family = process_family(os.getpid())
+        now = sum(proportional_bytes(pid) for pid in family)
         self.peak_bytes, self._lap = max(self.peak_bytes, now), max(self._lap, now)
         self._moved |= {pid: moved for pid in family if (moved := _moved_bytes(pid)) is not None}
 
@@ -68,7 +68,7 @@ def reset_own_peak() -> None:
 def family_cpu_s() -> float:
     """Return CPU seconds of this process and its descendants; of ended ones, those that were waited for."""
     ticks = 0
-    for pid in _family(os.getpid()):
+    for pid in process_family(os.getpid()):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -77,7 +77,7 @@ def family_cpu_s() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _family(root: int) -> list[int]:
+def process_family(root: int) -> list[int]:
     """Return the process ids of a process and its descendants."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -94,7 +94,7 @@ def _family(root: int) -> list[int]:
     return family
 
 
-def _pss(pid: int) -> int:
+def proportional_bytes(pid: int) -> int:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
