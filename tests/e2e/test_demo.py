@@ -234,7 +234,7 @@ def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:
     assert len(faces) == identities[0]["size"]
     out = tmp_path / "out"
     manifest = run_json("gallery", "export", "--out", str(out), "--purpose", "identity-grouping", "--recipient", "m", "--lake", str(demo_lake))  # fmt: skip
-    assert pq.read_table(out / "identities.parquet").num_rows == manifest["identities"] == len(identities)
+    assert pq.read_table(out / "identities-00000.parquet").num_rows == manifest["identities"] == len(identities)
     refused = run_cli("gallery", "export", "--out", str(out), "--purpose", "surveillance", "--recipient", "m", "--lake", str(demo_lake))  # fmt: skip
     assert refused.returncode == 1
     assert "no identity is in force" in refused.stderr

@@ -26,7 +26,7 @@ from facelake.stages.core.context import Context
 from facelake.stages.erasure import stage
 from facelake.stages.erasure.request import Request
 from facelake.stages.gallery.versions import current_gallery
-from facelake.stages.sharing.leases import issue
+from facelake.stages.sharing.leases import LeaseTerms, issue
 from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"
@@ -88,7 +88,7 @@ def in_basis(context: Context) -> None:
 def as_recipient(context: Context) -> None:
     gallery = current_gallery(context.lake)
     assert gallery is not None
-    issue(context.lake, gallery, "person-2", P, 30, 1)
+    issue(context.lake, gallery, LeaseTerms("person-2", P, 30), 1, context.now)
     append_audit(context.lake, "export", {"recipient": "person-2", "purpose": P, "identities": 1})
 
 

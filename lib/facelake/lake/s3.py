@@ -23,7 +23,7 @@ _Versions = list[dict[str, Any]]  # as S3 lists them
 _READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one request in five
 _PART_BYTES = 16 << 20  # of a multipart upload
 _CONNECTIONS = 32  # photos are read by that many threads at most
-_BATCH = 1000  # what S3 deletes in one call
+_BATCH = 1000  # what S3 deletes and lists in one call
 _DENIED = ("AccessDenied", "403")
 _CHECK = "check the AWS_* environment"
 _LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store without this part of S3
@@ -220,7 +220,9 @@ class S3Store:
         old: _Versions = []
         markers: _Versions = []
         pages = self._client.get_paginator("list_object_versions")
-        for page in pages.paginate(Bucket=self.bucket, Prefix=self._folder(prefix)):
+        for page in pages.paginate(
+            Bucket=self.bucket, Prefix=self._folder(prefix), PaginationConfig={"PageSize": _BATCH}
+        ):
             old += [item for item in page.get("Versions", []) if not item["IsLatest"]]
             markers += page.get("DeleteMarkers", [])
         return old + markers

@@ -183,12 +183,17 @@ def state_of(run: Callable[[Sequence[str]], subprocess.CompletedProcess[str]], c
 
 
 def give_caches(site: Site, models: Path, names: Sequence[str] = ("driver",)) -> None:
-    """Copy models and demo photos to the driver (as after `facelake models fetch`), and numba's cache to all hosts.
+    """Copy models and demo photos to the driver (as after `facelake models fetch`), and the chosen runtimes and numba's
+    cache to all hosts.
 
-    The cache is that of this checkout, if it has one; without it a host compiles for a minute.
+    Without this host's choice each host would measure, and runtimes differ in the last bit of an embedding. numba's
+    cache is that of this checkout, if it has one; without it a host compiles for a minute.
     """
     for name in names:
         shutil.copytree(models, site.net[name].path("/home/.cache/facelake"), dirs_exist_ok=True)
+    for host in site.net.hosts.values():
+        chosen = host.path("/home/.cache/facelake/runtimes")
+        shutil.copytree(models / "runtimes", chosen, dirs_exist_ok=True)
     loops = package_dir() / "cluster"
     for host in site.net.hosts.values():
         target = host.path("/home/.cache/numba") / UserWideCacheLocator.get_suitable_cache_subpath(str(loops / "x.py"))
