@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
 import numpy as np
+import psycopg
 import pytest
 
 from facelake.errors import ConfigError, FacelakeError
@@ -96,6 +98,30 @@ def test_dimensions_are_checked_by_the_database(opened: tuple[Path, Target]) -> 
     with pytest.raises(Exception, match=r"(?i)dim|shape|size|length|schema|cast"):
         target.upsert(wrong, fresh=True)
     assert target.count() == 0
+
+
+@pytest.mark.parametrize("target_place", ["postgresql"], indirect=True)
+def test_deleted_rows_that_another_session_sees_are_waited_for(
+    opened: tuple[Path, Target], target_place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, target = opened
+    rows = rows_of(0, 40)
+    target.create(DIM)
+    target.upsert(rows, fresh=True)
+    needles = needles_of({rows.ids[3]: rows.templates[3]})
+    with psycopg.connect(f"postgresql:///postgres?host={folder}&user=postgres") as other:
+        other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        other.execute("SELECT 1")
+        target.delete(rows.ids[:10])
+        monkeypatch.setattr("facelake.targets.postgres._SNAPSHOT_WAIT_S", 0.0)
+        kept = target.compact()
+        assert kept is not None
+        assert kept.startswith("10 deleted rows that a transaction of another session still sees")
+        assert remains(folder, needles)
+        monkeypatch.setattr("facelake.targets.postgres._SNAPSHOT_WAIT_S", 60.0)
+        threading.Timer(1.0, other.rollback).start()
+        assert "write-ahead log" in str(target.compact())
+    assert remains(folder, needles) == {}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -79,7 +80,9 @@ def test_a_withdrawal_while_the_night_runs_is_honoured_before_anything_is_publis
         assert night.stderr is not None
         for line in night.stderr:
             if line.startswith("cluster starts"):  # the last moment: its images are embedded already
+                night.send_signal(signal.SIGSTOP)  # a slow machine would publish before the withdrawal is recorded
                 run_json("ledger", "withdraw", "--source", "leaves", "--lake", str(demo_lake))
+                night.send_signal(signal.SIGCONT)
         assert night.wait() == 0
     gallery = current_gallery(Lake.open(str(demo_lake)))
     assert gallery is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -24,6 +26,7 @@ _COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 _COPY_END = struct.pack(">h", -1)
 _SEND_BYTES = 8 << 20
 _MAX_DIM = 16_000  # of pgvector's type `vector`
+_SNAPSHOT_WAIT_S, _SNAPSHOT_PAUSE_S = 60.0, 0.5  # for other sessions' transactions to end
 _INLINE_DIM = 1_800  # of vectors that fit on a page of 8 KiB with the other columns
 FAULTS = Faults("PostgreSQL", "PGPASSWORD", unreachable=(psycopg.OperationalError,), refused=(psycopg.Error,))
 
@@ -154,15 +157,38 @@ class PostgresTarget:
         self._run("DROP TABLE IF EXISTS {record}")
 
     def compact(self) -> str | None:
-        if self.exists():
-            self._run("VACUUM (FULL) {table}")
-        if self._is_table(f"{self.location.table}_record"):
-            self._run("VACUUM (FULL) {record}")
+        tables = {"{table}": self.exists(), "{record}": self._is_table(f"{self.location.table}_record")}
+        deadline = time.monotonic() + _SNAPSHOT_WAIT_S
+        for name, exists in tables.items():
+            while exists and (seen := self._vacuum(name)):
+                if time.monotonic() > deadline:
+                    what = f"{seen} deleted rows that a transaction of another session still sees"
+                    return f"{what}; once it has ended, VACUUM FULL {self.location.table} removes them"
+                time.sleep(_SNAPSHOT_PAUSE_S)
         try:
             self._run("CHECKPOINT")
         except psycopg.errors.InsufficientPrivilege:
             return "the write-ahead log, until the server's next checkpoints have recycled and overwritten its segments"
         return KEEPS["postgresql"]
+
+    def _vacuum(self, name: str) -> int:
+        """Rewrite a table; returns how many deleted rows stay because another session's snapshot still sees them.
+
+        Autovacuum's analysis has such a snapshot for a moment, a forgotten transaction for as long as it is open. The
+        number is the first one of the detail of the server's report, in every language.
+        """
+        staying: list[int] = []
+
+        def listen(report: psycopg.errors.Diagnostic) -> None:
+            if number := re.match(r"\D*(\d+)", report.message_detail or ""):
+                staying.append(int(number[1]))
+
+        self._db.add_notice_handler(listen)
+        try:
+            self._run(f"VACUUM (FULL, VERBOSE) {name}")
+        finally:
+            self._db.remove_notice_handler(listen)
+        return sum(staying)
 
     def close(self) -> None:
         self._db.close()

@@ -103,7 +103,7 @@ def weed_command(folder: Path, ports: list[int], address: str = "127.0.0.1") -> 
     command += [f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=256"]
     command += [
         f"-volume.port={volume}",
-        "-volume.max=40",
+        "-volume.max=500",  # a bucket takes seven; without a free one SeaweedFS answers InternalError
         "-volume.preStopSeconds=1",
         "-filer",
         f"-filer.port={filer}",
