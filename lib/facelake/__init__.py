@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from facelake.api import Lake, open
     from facelake.embedder import Embedder
 
-__all__ = ["Embedder", "__version__"]
+__all__ = ["Embedder", "Lake", "__version__", "open"]
 
 __version__ = "0.1.0"
 
@@ -17,10 +19,16 @@ __version__ = "0.1.0"
 os.environ.update({"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0", "DO_NOT_TRACK": "1"})
 
 
-def __getattr__(name: str) -> object:
-    """Import `Embedder` when it is first used: it brings the networks' runtime, which most commands do not need."""
-    if name == "Embedder":
-        from facelake.embedder import Embedder
+_LAZY = {"Embedder": "facelake.embedder", "Lake": "facelake.api", "open": "facelake.api"}
 
-        return Embedder
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: they bring Arrow and the networks' runtime."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, those that are not imported yet included."""
+    return sorted({*globals(), *_LAZY})

@@ -79,8 +79,7 @@ def writing(
 
     Raises:
         ConfigError: there is no lake, and it must exist.
-        Busy: another writer holds the lease.
-        Refused: the store ignores conditional writes.
+        Refused: another process still writes the lake; or the store ignores conditional writes.
     """
     card = find_card(config.model.card)
     if must_exist:

@@ -9,13 +9,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
 from facelake.config import Config, load_config
 from facelake.errors import ConfigError
 from facelake.terminal import Terminal, error_boundary
+
+if TYPE_CHECKING:  # imported when a command runs: pyarrow takes long
+    from facelake.api import Lake
 
 P = ParamSpec("P")
 
@@ -59,6 +62,16 @@ class Invocation:
 
             return load_config(self.config_path, lake=self.lake, overrides=given, read=read_text)
         return load_config(self.config_path, lake=self.lake, overrides=given)
+
+    def open_lake(self) -> Lake:
+        """Return the lake of the call; progress goes to the terminal.
+
+        Raises:
+            ConfigError: the config is not valid or cannot be read.
+        """
+        from facelake.api import Lake
+
+        return Lake(self.config(), self.terminal.listen)
 
 
 def command(

@@ -78,14 +78,12 @@ def _record(
     by: str | None,
     supersede: bool,
 ) -> None:
-    from facelake.nightly import writing
-    from facelake.stages.gallery.corrections import CorrectionRequest, record_correction
+    from facelake.stages.gallery.corrections import CorrectionRequest
 
     request = CorrectionRequest(verdict, *identities, tuple(faces), reason, by or "", supersede)
-    with writing(call.config(), "correct", call.terminal.listen, must_exist=True) as context:
-        row = record_correction(context, request)
-    call.terminal.say(f"correction {row['seq']}: {verdict}; it takes effect with the next `facelake nightly`")
-    call.terminal.result({"ok": True, "seq": row["seq"], "supersedes": row["undoes"]})
+    record = call.open_lake().corrections.record(request)
+    call.terminal.say(f"correction {record.seq}: {verdict}; it takes effect with the next `facelake nightly`")
+    call.terminal.result({"ok": True, "seq": record.seq, "supersedes": record.undoes})
 
 
 @command(correct_app, "undo")
@@ -96,13 +94,9 @@ def correct_undo(
     by: _By = None,
 ) -> None:
     """Undo a correction."""
-    from facelake.nightly import writing
-    from facelake.stages.gallery.corrections import undo
-
-    with writing(call.config(), "correct", call.terminal.listen, must_exist=True) as context:
-        row = undo(context, seq, reason, by or "")
+    record = call.open_lake().corrections.by(by or "").undo(seq, reason=reason)
     call.terminal.say(f"correction {seq} no longer applies; the next `facelake nightly` clusters without it")
-    call.terminal.result({"ok": True, "seq": row["seq"], "undoes": [seq]})
+    call.terminal.result({"ok": True, "seq": record.seq, "undoes": [seq]})
 
 
 @command(correct_app, "list")

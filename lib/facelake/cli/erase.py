@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
 from facelake.errors import ConfigError
-
-if TYPE_CHECKING:  # imported when the command runs: pyarrow takes long
-    from facelake.stages.core.context import Context
-    from facelake.stages.erasure.request import Request
 
 
 @command(app)
@@ -41,12 +37,9 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
 ) -> None:
     """Remove subjects, images or sources from every table, file and version, and certify it."""
-    from facelake.nightly import reading, writing
-    from facelake.stages.erasure import stage
     from facelake.stages.erasure.request import Request, read_keys
 
-    terminal, settings = call.terminal, call.config()
-    context = reading(settings, terminal.listen)
+    terminal, lake = call.terminal, call.open_lake()
     if cancel:
         _cancel(call, pending)
         return
@@ -59,11 +52,10 @@ def erase(
     copies = "erase" if with_copies else "keep" if keep_copies else ""
     request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose, copies=copies)
     if not even_if_unknown:
-        _refuse_unknown(context, request)
+        lake.check_erasure(request)
     if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
         raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step="add --yes")
-    with writing(settings, "erase", terminal.listen, must_exist=True) as context:
-        result = stage.erase(context, request)
+    result = lake.erase(request, even_if_unknown=True)  # checked above, before the question
     if recipients := result.not_acknowledged:
         terminal.say(
             f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
@@ -77,34 +69,13 @@ def erase(
         )
         for place in left:
             terminal.say(f"  {place}")
-    certificate = f"{settings.lake.rstrip('/')}/{result.certificate}"
+    certificate = f"{lake.uri.rstrip('/')}/{result.certificate}"
     terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
-    terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
-
-
-def _refuse_unknown(context: Context, request: Request) -> None:
-    """Refuse a request that names something which the lake neither has nor erased before; nothing is noted then."""
-    from facelake.stages.admission.known_references import Known, not_suppressed, refuse_unknown
-
-    known = Known.of(context.config, context.lake, request.images)
-    unknown = [
-        *known.unknown("subject", request.subjects),
-        *known.unknown("image", request.images),
-        *known.unknown("source", request.sources),
-        *known.unknown("purpose", [request.purpose] if request.purpose else []),
-    ]
-    refuse_unknown(not_suppressed(context.lake, unknown), "erase")
+    terminal.result({"ok": True, "lake": lake.uri, **result.as_json()})
 
 
 def _cancel(call: Invocation, ident: str | None) -> None:
-    from facelake.nightly import writing
-    from facelake.stages.admission.ledger_head import pin_for_audit
-    from facelake.stages.core.audit import append_audit
-    from facelake.stages.erasure.notes import cancel
-
-    with writing(call.config(), "erase", call.terminal.listen, must_exist=True) as context:
-        (name,) = cancel(context.lake, ident)
-        append_audit(context.lake, "erasure-cancelled", {"erasure": name} | pin_for_audit(context.lake), context.sign)
+    name = call.open_lake().cancel_erasure(ident)
     call.terminal.say(f"erasure {name} was given up: there is no certificate. What was removed stays removed, and its")
     call.terminal.say("references and photos stay on the suppression list.")
     call.terminal.result({"ok": True, "cancelled": name})

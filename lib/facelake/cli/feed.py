@@ -25,15 +25,10 @@ _COLUMNS = (
 @command(feed_app, "leases")
 def feed_leases(call: Invocation) -> None:
     """List every lease and what its recipient still owes."""
-    from facelake.nightly import reading
-    from facelake.stages.sharing.leases import leases, what_is_owed
-
-    context = reading(call.config())
-    owed = what_is_owed(context.lake, context.now)
     rows = [
-        {name: getattr(lease, name) for name in _COLUMNS}
-        | {"recalled": lease.recalled, "returned": lease.returned, "owes": owed.get(lease.lease_id)}
-        for lease in leases(context.lake)
+        {name: getattr(state.lease, name) for name in _COLUMNS}
+        | {"recalled": state.lease.recalled, "returned": state.lease.returned, "owes": state.owes}
+        for state in call.open_lake().feed.leases()
     ]
     columns = [*_COLUMNS, "owes"]
     call.terminal.table("leases", columns, [[row[name] for name in columns] for row in rows])
@@ -47,11 +42,7 @@ def feed_ack(
     version: Annotated[int | None, typer.Option(help="gallery version applied; default: the newest")] = None,
 ) -> None:
     """Record that the recipient has applied every change, erasures included, up to a gallery version."""
-    from facelake.nightly import writing
-    from facelake.stages.sharing.leases import acknowledge
-
-    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
-        updated = acknowledge(context.lake, lease, version)
+    updated = call.open_lake().feed.acknowledge(lease, version)
     call.terminal.say(f"{updated.lease_id}: acknowledged up to gallery {updated.acknowledged}")
     call.terminal.result({"ok": True, "lease_id": updated.lease_id, "acknowledged": updated.acknowledged})
 
@@ -59,11 +50,7 @@ def feed_ack(
 @command(feed_app, "return")
 def feed_return(call: Invocation, lease: _Lease) -> None:
     """Record that the recipient has deleted their copy."""
-    from facelake.nightly import writing
-    from facelake.stages.sharing.leases import mark_returned
-
-    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
-        updated = mark_returned(context.lake, lease)
+    updated = call.open_lake().feed.mark_returned(lease)
     call.terminal.say(f"{updated.lease_id}: returned")
     call.terminal.result({"ok": True, "lease_id": updated.lease_id})
 
@@ -75,11 +62,7 @@ def feed_recall(
     recipient: Annotated[str | None, typer.Option(help="recall every lease of this recipient")] = None,
 ) -> None:
     """Recall leases; until they are returned, the recipient gets no further export."""
-    from facelake.nightly import writing
-    from facelake.stages.sharing.leases import recall
-
-    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
-        recalled = recall(context.lake, lease, recipient)
+    recalled = call.open_lake().feed.recall(lease_id=lease, recipient=recipient)
     call.terminal.say(f"recalled {', '.join(item.lease_id for item in recalled)}")
     call.terminal.result({"ok": True, "recalled": [item.lease_id for item in recalled]})
 
@@ -95,12 +78,8 @@ def feed_changes(
     key_env: Annotated[str | None, typer.Option(help="environment variable with the key of the export")] = None,
 ) -> None:
     """Write the changes that bring the copy of a lease up to date: upsert active rows, delete the others. Audited."""
-    from facelake.nightly import writing
-    from facelake.stages.sharing.export import send_changes
-
     key = template_key(key_env) if key_env else None
-    with writing(call.config(), "feed", call.terminal.listen, must_exist=True) as context:
-        manifest = send_changes(context, lease, out, since, key)
+    manifest = call.open_lake().feed.changes(lease, out, since=since, key=key)
     to = f"gallery {manifest['since']} to {manifest['gallery_version']}"
     call.terminal.say(f"{manifest['changed']} identities changed from {to}: {out}")
     call.terminal.result({"ok": True, "out": out, **manifest})
@@ -118,14 +97,8 @@ def feed_push(
     ] = None,
 ) -> None:
     """Bring a matcher's database to the newest gallery; empty it if its lease was recalled or has ended. Audited."""
-    from facelake.nightly import writing
-    from facelake.stages.sharing.export import lease_days
-    from facelake.stages.sharing.push import PushTerms, push
-
     key = template_key(key_env) if key_env else None
-    with writing(call.config(), "push", call.terminal.listen, must_exist=True) as context:
-        terms = PushTerms(to, recipient, purpose, lease_days(context, days), key)
-        result = push(context, terms)
+    result = call.open_lake().feed.push(to, recipient=recipient, purpose=purpose, days=days, key=key)
     counts = ", ".join(f"{name} {result[name]}" for name in ("inserted", "replaced", "deleted", "after"))
     call.terminal.say(f"{result['state']}: gallery {result['gallery_version']}, {counts} ({result['lease_id']})")
     if result["kept"]:

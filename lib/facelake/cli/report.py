@@ -28,29 +28,13 @@ def report(
         run_stages(call, ["report"])
         return
     settings, terminal = call.config(), call.terminal
-    page = _latest(settings)
+    page = call.open_lake().latest_report()
     path = _copied(page, download) if download else _local(settings, page)
     opened = open_page and webbrowser.open(path.as_uri())
     if open_page and not opened:
         terminal.warn("no browser could be started")
     terminal.say(f"report: {path}")
     terminal.result({"ok": True, "lake": settings.lake, "path": str(path), "bytes": len(page), "opened": opened})
-
-
-def _latest(settings: Config) -> bytes:
-    """The newest report of the lake.
-
-    Raises:
-        ConfigError: there is no lake, or no report in it.
-    """
-    from facelake.lake.lake import Lake
-    from facelake.stages.reporting.report import LATEST
-
-    try:
-        return Lake.open(settings.lake, settings.s3).store.read(LATEST)
-    except FileNotFoundError as err:
-        where = f"{settings.lake.rstrip('/')}/{LATEST}"
-        raise ConfigError("the lake has no report", where=where, next_step="run `facelake report`") from err
 
 
 def _copied(page: bytes, target: str) -> Path:

@@ -212,24 +212,15 @@ def verify(
     ] = False,
 ) -> None:
     """Check that the lake's tables, files and audit trail are consistent."""
-    from facelake.nightly import reading
-    from facelake.stages.operations.verify import verify as run_verify
-    from facelake.stages.operations.verify import verify_residual
-
     terminal = call.terminal
-    context = reading(call.config(), terminal.listen)
-    findings, counts = run_verify(context, "audit" if audit else None)
-    hits: dict[str, int] = {}
-    if residual:
-        counts["objects_scanned"], hits = verify_residual(context, residual)
-        counts["residual_hits"] = sum(hits.values())
+    result = call.open_lake().verify(residual=residual or (), audit_only=audit)
+    findings, hits = result.findings, result.residual
     terminal.table("problems", ["check", "problem"], [[f.check, f.problem] for f in findings])
     terminal.table("residual hits", ["object", "hits"], [[key, count] for key, count in hits.items()])
-    ok = not findings and not hits
     problems = [{"check": f.check, "problem": f.problem} for f in findings]
-    terminal.say("the lake is consistent" if ok else f"{len(findings) + len(hits)} problems")
-    terminal.result({"ok": ok, "problems": problems, "residual": hits, "counts": counts})
-    if not ok:
+    terminal.say("the lake is consistent" if result.ok else f"{len(findings) + len(hits)} problems")
+    terminal.result({"ok": result.ok, "problems": problems, "residual": hits, "counts": result.counts})
+    if not result.ok:
         raise typer.Exit(1)
 
 

@@ -10,10 +10,27 @@ import pyarrow.compute as pc
 
 from facelake.contracts import references
 from facelake.errors import ConfigError
+from facelake.stages.admission.known_references import Known, not_suppressed, refuse_unknown
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.copies import find_copies, own_corpus
 from facelake.stages.erasure.request import Request, Targets, is_in, strings
 from facelake.stages.gallery.versions import Gallery, current_gallery
+
+
+def refuse_unknown_targets(context: Context, request: Request) -> None:
+    """Refuse a request that names something which the lake neither has nor erased before; nothing is noted then.
+
+    Raises:
+        ConfigError: it does; the error names what is alike.
+    """
+    known = Known.of(context.config, context.lake, request.images)
+    unknown = [
+        *known.unknown("subject", request.subjects),
+        *known.unknown("image", request.images),
+        *known.unknown("source", request.sources),
+        *known.unknown("purpose", [request.purpose] if request.purpose else []),
+    ]
+    refuse_unknown(not_suppressed(context.lake, unknown), "erase")
 
 
 def find_targets(

@@ -1,0 +1,19 @@
+"""Gives an unfinished erasure up."""
+
+from __future__ import annotations
+
+from facelake.stages.admission.ledger_head import pin_for_audit
+from facelake.stages.core.audit import append_audit
+from facelake.stages.core.context import Context
+from facelake.stages.erasure.notes import cancel
+
+
+def cancel_erasure(context: Context, erasure_id: str | None = None) -> str:
+    """Delete the note of an unfinished erasure and record it in the audit trail; returns its id.
+
+    Raises:
+        ConfigError: there is no such erasure, or there are several and none is named.
+    """
+    (name,) = cancel(context.lake, erasure_id)
+    append_audit(context.lake, "erasure-cancelled", {"erasure": name} | pin_for_audit(context.lake), context.sign)
+    return name
