@@ -204,6 +204,14 @@ class Lake:
             where = f"{self.uri.rstrip('/')}/{LATEST}"
             raise ConfigError("the lake has no report", where=where, next_step="run `facelake report`") from err
 
+    def check_exists(self) -> None:
+        """Check that there is a lake. Nothing is written.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        self._read()
+
     def check_erasure(self, request: Request) -> None:
         """Check that the lake has, or once erased, what a request names. Nothing is written.
 

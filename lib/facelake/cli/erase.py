@@ -43,6 +43,7 @@ def erase(
     if cancel:
         _cancel(call, pending)
         return
+    lake.check_exists()
     if (with_copies and keep_copies) or pending:
         what = "an id needs --cancel" if pending else "copies cannot be both erased and kept"
         raise ConfigError(what, where="erase", next_step="see `facelake erase --help`")

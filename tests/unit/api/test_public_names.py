@@ -15,6 +15,7 @@ LAKE = {
     "admit",
     "cancel_erasure",
     "check_erasure",
+    "check_exists",
     "cluster",
     "config",
     "corrections",
