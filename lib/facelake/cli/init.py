@@ -1,0 +1,207 @@
+"""The command that writes a first config."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facelake.cli.command import Invocation, command
+from facelake.cli.run import app
+from facelake.config import Config, load_config
+from facelake.errors import ConfigError
+
+
+class Place(StrEnum):
+    """Where a lake is and what it runs on."""
+
+    DIRECTORY = "directory"
+    S3 = "s3"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The values of a first config; None is written as null, with a comment that says what null means.
+
+    Attributes:
+        place: which sections are written.
+        lake: a directory or s3://bucket/prefix.
+        corpus: location of photos that are already stored; None: those that `facelake import` copies.
+        purpose: of the gallery.
+        dpia: reference of the impact assessment.
+        controller: name of the controller.
+        endpoint_url: of a store other than Amazon S3.
+        ray_address: of a Ray cluster.
+        spark_master: of a Spark cluster.
+    """
+
+    place: Place
+    lake: str
+    corpus: str | None = None
+    purpose: str = "identity-grouping"
+    dpia: str | None = None
+    controller: str | None = None
+    endpoint_url: str | None = None
+    ray_address: str = "auto"
+    spark_master: str = "spark://spark-master:7077"
+
+
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
+_LAKE_HELP = "a directory, or s3://bucket/prefix"
+
+
+@command(app, config=False, lake=False)
+def init(
+    call: Invocation,
+    file: Annotated[str, typer.Argument(help="the YAML file to write; an existing one is kept")] = "facelake.yaml",
+    lake: Annotated[str | None, typer.Option(help=_LAKE_HELP)] = None,
+    place: Annotated[
+        Place | None, typer.Option("--for", help="what it runs on; default: directory or s3, by --lake")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="photos that are already stored; default: those that `facelake import` copies")
+    ] = None,
+    purpose: Annotated[str, typer.Option(help="purpose of the gallery")] = "identity-grouping",
+    dpia: Annotated[str | None, typer.Option(help="reference of your data-protection impact assessment")] = None,
+    controller: Annotated[str | None, typer.Option(help="controller (Art. 4 GDPR)")] = None,
+    endpoint_url: Annotated[str | None, typer.Option(help="of a store other than Amazon S3")] = None,
+    ray_address: Annotated[str, typer.Option(help="with --for cluster: address of Ray")] = "auto",
+    spark_master: Annotated[
+        str, typer.Option(help="with --for cluster: master of Spark")
+    ] = "spark://spark-master:7077",
+    no_check: Annotated[bool, typer.Option("--no-check", help="do not try whether the lake can be written")] = False,
+) -> None:
+    """Write a commented config and check it. Asks for what is not given; without a terminal, --lake is needed."""
+    path = Path(file).expanduser()
+    _refuse_existing(path)
+    interactive = sys.stdin.isatty()
+    if lake is None:
+        if not interactive:
+            raise ConfigError("no lake is given", where="--lake", next_step=f"add --lake: {_LAKE_HELP}")
+        lake = str(typer.prompt(f"Where shall the lake be ({_LAKE_HELP})", default="my-lake"))
+    place = place or (Place.S3 if lake.startswith("s3://") else Place.DIRECTORY)
+    if interactive:
+        dpia = dpia or _asked("Reference of your data-protection impact assessment")
+        controller = controller or _asked("Controller, the organisation that is responsible for the data")
+    answers = Answers(place, lake, corpus, purpose, dpia, controller, endpoint_url, ray_address, spark_master)
+    text = config_text(answers)
+    config = load_config(file, read=lambda _: text)  # fails before the file exists
+    if place is Place.CLUSTER and not lake.startswith("s3://"):
+        call.terminal.warn(f"{lake} must be a folder that every host of the cluster reads and writes")
+    if not no_check:
+        check_writable(config)
+    _write(path, text)
+    steps = next_steps(file, answers)
+    call.terminal.say(f"{file} is written; next:")
+    for step in steps:
+        call.terminal.say(f"  {step}")
+    call.terminal.result({"ok": True, "config": str(path), "lake": config.lake, "next": steps})
+
+
+def _asked(question: str) -> str | None:
+    return str(typer.prompt(f"{question} (empty: later)", default="", show_default=False)).strip() or None
+
+
+def config_text(answers: Answers) -> str:
+    """Return the YAML text of a config, with a comment for each key."""
+    lines = [
+        "# facelake config, written by `facelake init`. Unknown keys are errors; docs/configuration.md has all.",
+        "# This file must not contain secrets: credentials come from the environment.",
+        _line("lake", answers.lake, "a directory or s3://bucket/prefix"),
+        _line(
+            "corpus",
+            answers.corpus,
+            "photos that are already stored, never written; null: what `facelake import` copies",
+        ),
+        _line("purpose", answers.purpose, "only photos with a grant for it are processed"),
+        "",
+        "governance:",
+        _line(
+            "  dpia", answers.dpia, "reference of your data-protection impact assessment; runs are refused without it"
+        ),
+        _line("  controller", answers.controller, "controller (Art. 4 GDPR), for the record of processing activities"),
+        _line("  lease_days", 90, "how long a matcher may use an export"),
+    ]
+    if any((location or "").startswith("s3://") for location in (answers.lake, answers.corpus)):
+        lines += [
+            "",
+            "s3:",
+            _line("  endpoint_url", answers.endpoint_url, "of a store other than Amazon S3; null: AWS_ENDPOINT_URL"),
+            _line("  region", None, "null: AWS_REGION, else us-east-1"),
+        ]
+    if answers.place is Place.CLUSTER:
+        lines += [
+            "",
+            "embed:",
+            _line("  chunk_rows", 2048, "photos per chunk, which is committed as a unit"),
+            "",
+            "ray:",
+            _line("  address", answers.ray_address, "auto: the cluster of this host or of `ray job submit`"),
+            "",
+            "spark:",
+            _line("  master", answers.spark_master, "settings of spark-submit override it"),
+            _line("  driver_memory", "8g", "JVM heap of the driver"),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(key: str, value: str | int | None, meaning: str) -> str:
+    """Return one key with its comment. A JSON string is a YAML string, but for line ends that YAML would fold."""
+    text = _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
+    return f"{key}: {text}".ljust(40) + f"  # {meaning}"
+
+
+def next_steps(file: str, answers: Answers) -> list[str]:
+    """Return the commands that lead from the config to a first gallery, in order; a `#` line is to be done by hand."""
+    config = f"-c {shlex.quote(file)}"
+    steps = [] if answers.dpia else [f"# set governance.dpia in {file}: runs are refused without it"]
+    if answers.corpus:
+        grant = f"facelake ledger grant {config} --create-lake --source SOURCE"
+        steps.append(f"{grant} --purpose {shlex.quote(answers.purpose)} --basis 'signed release'")
+        steps.append(f"facelake plan {config}")
+    else:
+        steps.append(f"facelake import PHOTOS {config} --basis 'signed release'")
+    return [*steps, f"facelake nightly {config}"]
+
+
+def check_writable(config: Config) -> None:
+    """Check that a lake can be made where the config says: rights of a directory, conditional writes of a store.
+
+    Raises:
+        ConfigError: it cannot be written or reached.
+        Refused: the store ignores conditional writes.
+    """
+    if config.lake.startswith("s3://"):
+        from facelake.lake.store import open_store, probe
+
+        probe(open_store(config.lake, config.s3))
+        return
+    folder = Path(config.lake.removeprefix("file://")).expanduser().absolute()
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = f"{nearest} is no folder that can be written"
+        raise ConfigError(what, where="lake", next_step="name another folder, or --no-check for another host's")
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        what = "there is a file of that name, which is kept"
+        raise ConfigError(what, where=str(path), next_step="name another file, or move it away")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as err:
+        what = f"the config cannot be written: {err.strerror}"
+        raise ConfigError(what, where=str(path), next_step="name a file in a folder that exists") from err
