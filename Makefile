@@ -1,5 +1,5 @@
 # Short names for the project's scripts; each works without make too.
-.PHONY: demo test lint format docs fault-tests
+.PHONY: demo test lint format docs site fault-tests
 
 demo:         ## set up and run every stage on a small built-in set
 	bash infra/demo.sh
@@ -17,6 +17,9 @@ format:       ## format the code
 docs:         ## regenerate the pages that are made from code
 	.venv/bin/python infra/tables_doc.py > docs/tables.md
 	.venv/bin/python infra/config_doc.py > docs/configuration.md
+
+site:         ## build the documentation site into build/site
+	bash infra/docs.sh
 
 fault-tests:  ## the long fault suites (hours)
 	bash infra/test.sh -m slow
