@@ -1,7 +1,9 @@
-"""The nightly run as an Airflow DAG: one task per stage, and a check of the lake.
+"""The nightly run as an Airflow DAG: one task per stage.
 
 Copy this file and stage_command.py into the DAG folder. Workers need facelake in an environment of its own, and the
-variables FACELAKE (its executable) and FACELAKE_CONFIG (the YAML config) in their environment. For Airflow 3.3 or newer.
+variables FACELAKE (its executable) and FACELAKE_CONFIG (the YAML config) in their environment.
+
+For Airflow 3.3 or newer.
 """
 
 from __future__ import annotations

@@ -1,0 +1,29 @@
+"""The notebooks run from top to bottom on the demo lake, and none is stored with outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from tests.conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+def test_a_notebook_runs_and_is_stored_without_outputs(
+    path: Path, demo_template: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "clear the outputs"
+    monkeypatch.setenv("LAKE", str(demo_template[0]))
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    shown = [output for cell in code for output in cell.outputs if output.output_type == "execute_result"]
+    assert len(shown) >= len(code) - 1
+    assert f"identities={demo_template[1]['identities']}" in code[0].outputs[0]["data"]["text/plain"]
