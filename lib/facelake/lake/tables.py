@@ -77,11 +77,25 @@ def stage(store: ObjectStore, table: str, data: pa.Table, name: DataFileName = _
     schema = TABLES[table]
     sink = pa.BufferOutputStream()
     rows, group = data.select(schema.names).cast(plain(schema)), _GROUP_ROWS.get(table)
-    pq.write_table(rows, sink, compression="zstd", write_statistics=False, row_group_size=group)
+    options = _encoding(rows.schema)
+    pq.write_table(rows, sink, write_statistics=False, row_group_size=group, **options)
     body = sink.getvalue()
     path = name.with_nonce(secrets.token_hex(8)).render()
     store.write(f"{table}/{path}", body.to_pybytes())
     return Receipt(table, path, body.size, data.num_rows)
+
+
+def _encoding(schema: pa.Schema) -> dict[str, Any]:
+    """Compression per column: vectors and images gain 6 % by zstd, and take four times as long to write and to read."""
+    compressed: list[str] = []
+    vectors: list[str] = []
+    for field in schema:
+        listed = pa.types.is_list(field.type)
+        kind = field.type.value_type if listed else field.type
+        is_vector = pa.types.is_binary(kind) or (listed and pa.types.is_floating(kind))
+        (vectors if is_vector else compressed).append(f"{field.name}.list.element" if listed else field.name)
+    compression = dict.fromkeys(compressed, "zstd") | dict.fromkeys(vectors, "none")
+    return {"compression": compression, "use_dictionary": compressed}
 
 
 def read_file(store: ObjectStore, table: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -187,7 +187,8 @@ class _RangeWriter:
         if path := self._work.identity_files.get(self._number):
             parts.append(self._work.read("identities", path, IDENTITIES.names))
         empty = plain(IDENTITIES).empty_table()
-        return pa.concat_tables([empty, *(part.cast(plain(IDENTITIES)) for part in parts)]).sort_by("identity_id")
+        rows = pa.concat_tables([empty, *(part.cast(plain(IDENTITIES)) for part in parts)])
+        return rows if len(parts) == 1 and "rows" not in self._routed else rows.sort_by("identity_id")
 
     @cached_property
     def _old_members(self) -> pa.Table:
@@ -239,11 +240,14 @@ class _RangeWriter:
 
     def identities(self) -> pa.Table:
         """Return the range's identities, ascending: new rows of changed ones, previous rows, tombstones."""
-        old, touched = self._old, self._touched
+        old = self._old
         at = places(self._names, old["identity_id"])
-        kept = old.take(pa.array(at[~touched]))
-        parts = [self._new_rows(at), kept, self._tombstones()]
-        return pa.concat_tables([part.cast(plain(IDENTITIES)) for part in parts]).sort_by("identity_id")
+        fresh = [part.cast(plain(IDENTITIES)) for part in (self._new_rows(at), self._fresh_tombstones())]
+        rows = pa.concat_tables([old, *fresh])
+        added = np.arange(old.num_rows, rows.num_rows)
+        chosen = np.concatenate([at[~self._touched], self._standing_tombstones(), added])
+        order = pc.sort_indices(rows["identity_id"].take(pa.array(chosen))).to_numpy()
+        return rows.take(pa.array(chosen[order]))  # once: the vectors are most of a gallery's bytes
 
     def _new_rows(self, at: I64) -> pa.Table:
         work, groups = self._work, np.flatnonzero(self._touched)
@@ -276,20 +280,22 @@ class _RangeWriter:
         }
         return pa.table([values[name] for name in IDENTITIES.names], schema=plain(IDENTITIES))
 
-    def _tombstones(self) -> pa.Table:
-        """Return earlier tombstones that did not come back, and new ones of identities that ended."""
+    def _standing_tombstones(self) -> I64:
+        """Return the positions in the previous rows of tombstones that did not come back."""
+        returned = pc.is_in(self._old["identity_id"], self._returned["identity_id"].combine_chunks())
+        stays = pc.and_(pc.not_equal(self._old["status"], "active"), pc.invert(returned))
+        return np.flatnonzero(stays)
+
+    def _fresh_tombstones(self) -> pa.Table:
+        """Return the rows of identities that ended."""
         old = self._old
-        earlier = pc.not_equal(old["status"], "active")
-        stays = pc.and_(
-            earlier, pc.invert(pc.is_in(old["identity_id"], self._returned["identity_id"].combine_chunks()))
-        )
         at = places(self._ended["identity_id"], old["identity_id"])
         winners, fresh = self._ended["winner"].to_pylist(), []
         for row, winner in zip(old.take(pa.array(at)).to_pylist(), winners, strict=True):
             status = "merged" if winner else "retired"
             hashes = None if winner else self._core_hashes(row["identity_id"])
             fresh.append(tombstone(row, status, winner, self._work.version) | {"core_hashes": hashes})
-        return pa.concat_tables([old.filter(stays), pa.Table.from_pylist(fresh, schema=plain(IDENTITIES))])
+        return pa.Table.from_pylist(fresh, schema=plain(IDENTITIES))
 
     def _core_hashes(self, name: str) -> list[str] | None:
         """Return keyed hashes of the core faces of an identity that is retired."""
