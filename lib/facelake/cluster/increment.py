@@ -12,6 +12,7 @@ described by the sum of its faces and by a few exemplars; every new face is a no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import numba
 import numpy as np
 
 from facelake.cluster import topk
+from facelake.cluster.by_group import ByGroup
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.edges import leftover_graph
 from facelake.cluster.labels import add_sums, canonical
@@ -33,25 +35,43 @@ from facelake.vectors import unit_rows
 _NEAR_GROUPS = 16
 _NEIGHBOURS = 32
 _FLAT_PAIRS = 1_000_000_000  # products of a new face and a group up to which all are made
-_GROUPS_PER_CELL, _CELL_PROBES, _CELL_ROUNDS = 500, 24, 5
+_GROUPS_PER_CELL, _CELL_PROBES, _CELL_ROUNDS, _SAMPLED_PER_CELL = 500, 24, 5, 64
 _SAME_PHOTO = 1.0  # faces of one photo must be so many of different people's sds more alike to be edges
 _BLOCK = 2048
+_GROUP_BLOCK = 32_768  # groups whose unit means are in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class ExemplarBlock:
+    """Exemplars of some of the existing groups.
+
+    Attributes:
+        groups: (k,) their numbers, distinct.
+        vectors: (x, dim) unit exemplars, by group.
+        first: (k + 1,) where the exemplars of each group begin; a group may have none.
+    """
+
+    groups: I64
+    vectors: F32
+    first: I64
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Existing groups (g,)."""
+    """Existing groups (g,). `place` changes the sums: they are most of its memory, and are not copied.
+
+    Attributes:
+        sums: (g + m, dim) sums of their faces' unit vectors; then a zero row for each of m new faces, for the groups
+            that they form.
+        size: (g,) faces in each.
+        bins: (g,) quality bin of their faces in the mean.
+        exemplars: reads the exemplars of all groups, each group in one block; called once.
+    """
 
     sums: F32
-    """(g, dim) sums of their faces' unit vectors"""
     size: I64
-    """(g,)"""
     bins: U8
-    """(g,) quality bin of their faces in the mean"""
-    exemplars: F32
-    """(x, dim) unit, by group"""
-    first: I64
-    """(g + 1,) where the exemplars of each group begin"""
+    exemplars: Callable[[], Iterator[ExemplarBlock]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +101,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     into = np.arange(groups, dtype=np.int64)
     if not faces:
         return Placed(np.zeros(0, np.int64), into)
-    means = unit_rows(standing.sums, least=1e-9)
-    near, _ = near_groups(means, new.vectors, seed)
+    near, _ = near_groups(standing.sums[:groups], new.vectors, seed)
     face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
     a, b, pair = _new_edges(new, gate, cuts)
     strong, fine = value >= cuts.graph_cut, pair >= cuts.graph_cut
@@ -108,38 +127,46 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
 
 
 def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
-    """The nearest groups (m, k) of unit vectors (m, dim) by their unit means (g, dim), -1 for none; and the cosines.
+    """The nearest groups (m, k) of unit vectors (m, dim) by their means, -1 for none; and the cosines (m, k).
 
-    Of many groups only those in the nearest cells are looked at (lists.py).
+    Of many groups only those in the nearest cells are compared (lists.py).
+
+    Args:
+        means: (g, dim) means or sums of the groups; only their directions count.
     """
     index, cosine = topk.empty(len(vectors), min(_NEAR_GROUPS, max(1, len(means))))
     no_faces = np.full(_BLOCK, -1, np.int32)
-    if not len(means):
-        return index, cosine
-    if len(means) * len(vectors) <= _FLAT_PAIRS:
-        cells, home = means[:1], np.zeros(len(means), np.int32)
-    else:
-        cells = spherical_kmeans(_sample(means, seed), len(means) // _GROUPS_PER_CELL, seed, _CELL_ROUNDS)
-        home = nearest(means, cells, 1)[:, 0]
-    probes = nearest(vectors, cells, _CELL_PROBES)
-    by_cell, asked = np.argsort(home, kind="stable"), np.argsort(probes.ravel(), kind="stable")
-    starts = np.searchsorted(home[by_cell], np.arange(len(cells) + 1))
-    asking = np.searchsorted(probes.ravel()[asked], np.arange(len(cells) + 1))
-    for cell in range(len(cells)):
-        names = by_cell[starts[cell] : starts[cell + 1]].astype(np.int32)
-        rows = (asked[asking[cell] : asking[cell + 1]] // probes.shape[1]).astype(np.int32)
-        columns = means[names].T
-        for at in range(0, len(rows) if len(names) else 0, _BLOCK):
+    for names, rows in _compared(means, vectors, seed):
+        columns = unit_rows(means[names], least=1e-9).T
+        for at in range(0, len(rows), _BLOCK):
             block = rows[at : at + _BLOCK]
             topk.fold(vectors[block] @ columns, block, names, no_faces, -2.0, index, cosine)
     return index, cosine
 
 
+def _compared(means: F32, vectors: F32, seed: int) -> Iterator[tuple[I32, I32]]:
+    """Yield groups and the vectors that are compared with them: in blocks, or the cells of many groups."""
+    starts = range(0, len(means), _GROUP_BLOCK)
+    if len(means) * len(vectors) <= _FLAT_PAIRS:
+        every = np.arange(len(vectors), dtype=np.int32)
+        yield from ((np.arange(i, min(i + _GROUP_BLOCK, len(means)), dtype=np.int32), every) for i in starts)
+        return
+    cells = spherical_kmeans(_sample(means, seed), len(means) // _GROUPS_PER_CELL, seed, _CELL_ROUNDS)
+    home = [nearest(unit_rows(means[i : i + _GROUP_BLOCK], least=1e-9), cells, 1)[:, 0] for i in starts]
+    by_cell = ByGroup.of(np.concatenate(home).astype(np.int64), len(cells))
+    probes = nearest(vectors, cells, _CELL_PROBES)
+    asking = ByGroup.of(probes.ravel().astype(np.int64), len(cells))
+    for cell in range(len(cells)):
+        names, rows = (by.members(np.array([cell]))[0] for by in (by_cell, asking))
+        if len(names) and len(rows):
+            yield names.astype(np.int32), (rows // probes.shape[1]).astype(np.int32)
+
+
 def _sample(means: F32, seed: int) -> F32:
-    most = 200 * (len(means) // _GROUPS_PER_CELL)
-    if len(means) <= most:
-        return means
-    return means[np.sort(np.random.default_rng(seed).choice(len(means), most, replace=False))]
+    most = _SAMPLED_PER_CELL * (len(means) // _GROUPS_PER_CELL)
+    if len(means) > most:
+        means = means[np.sort(np.random.default_rng(seed).choice(len(means), most, replace=False))]
+    return unit_rows(means, least=1e-9)
 
 
 def _group_edges(
@@ -149,17 +176,25 @@ def _group_edges(
     face, column = np.nonzero(near >= 0)
     group = near[face, column].astype(np.int64)
     off = gate.discount(new.bins[face], standing.bins[group])
-    groups = _Shown(standing.exemplars, standing.first, standing.sums, standing.size)
     limits = _EdgeLimits(cuts.graph_cut, cuts.level, cuts.weight_scale)
-    best, weight = _exemplar_edges(new.vectors, face, group, off, groups, limits)
+    best, weight = np.full(len(face), -1.0, np.float32), np.zeros(len(face), np.float32)
+    by_group, seen = ByGroup.of(group, len(standing.size)), 0
+    for block in standing.exemplars():
+        pairs, local = by_group.members(block.groups)
+        shown = _Shown(block.vectors, block.first, block.groups, standing.sums, standing.size)
+        best[pairs], weight[pairs] = _exemplar_edges(new.vectors, face[pairs], local, off[pairs], shown, limits)
+        seen += len(block.groups)
+    if seen != len(standing.size):
+        raise ValueError(f"exemplars of {seen} groups of {len(standing.size)}")
     return face, group, best, weight
 
 
 class _Shown(NamedTuple):
-    """Existing groups as numba takes them; see Standing."""
+    """Some existing groups as numba takes them; see ExemplarBlock and Standing."""
 
     exemplars: F32
     first: I64
+    number: I64
     sums: F32
     size: I64
 
@@ -172,32 +207,38 @@ class _EdgeLimits(NamedTuple):
     scale: float
 
 
+@numba.njit(cache=True, fastmath={"reassoc", "contract"})
+def _dot(a: F32, b: F32) -> np.float32:
+    """Inner product of two vectors; the sums may be taken in another order, so that they are vectorised."""
+    total = np.float32(0)
+    for d in range(len(a)):
+        total += a[d] * b[d]
+    return total
+
+
 @numba.njit(cache=True)
 def _exemplar_edges(
     vectors: F32, face: I64, group: I64, off: F32, groups: _Shown, limits: _EdgeLimits
 ) -> tuple[F32, F32]:
     """The best similarity of a face to a group's exemplars, and its edges to all the faces that they stand for."""
-    first, size, cut = groups.first, groups.size, limits.cut
+    first, cut = groups.first, limits.cut
     best, weight = np.full(len(face), -1.0, np.float32), np.zeros(len(face), np.float32)
     for p in range(len(face)):
         g, vector = group[p], vectors[face[p]]
-        shown = first[g + 1] - first[g]
+        number = groups.number[g]
+        shown, size = first[g + 1] - first[g], groups.size[number]
         # a face keeps so many neighbours at the most, however many faces the group has
-        each = min(size[g], _NEIGHBOURS) / max(shown, 1)
+        each = min(size, _NEIGHBOURS) / max(shown, 1)
         for x in range(first[g], first[g + 1]):
-            value = -off[p]
-            for d in range(len(vector)):
-                value += vector[d] * groups.exemplars[x, d]
+            value = _dot(vector, groups.exemplars[x]) - off[p]
             best[p] = max(best[p], value)
             if value >= cut:
                 weight[p] += each * np.exp((value - limits.level) / limits.scale)
-        if size[g] > shown:  # what it has in common with all of them, exemplars or not
-            value = -off[p]
-            for d in range(len(vector)):
-                value += vector[d] * groups.sums[g, d] / size[g]
+        if size > shown:  # what it has in common with all of them, exemplars or not
+            value = _dot(vector, groups.sums[number]) / size - off[p]
             best[p] = max(best[p], value)
             if value >= cut:
-                weight[p] = max(weight[p], min(size[g], _NEIGHBOURS) * np.exp((value - limits.level) / limits.scale))
+                weight[p] = max(weight[p], min(size, _NEIGHBOURS) * np.exp((value - limits.level) / limits.scale))
     return best, weight
 
 
@@ -222,7 +263,12 @@ def _group(
     face, group, weight = to_groups
     here = np.unique(group)
     count = len(here)
-    inside = inside_similarity(standing.sums[here], standing.size[here], cuts.level).astype(float)
+    inside = np.concatenate(
+        [
+            inside_similarity(standing.sums[block], standing.size[block], cuts.level).astype(float)
+            for block in np.split(here, range(_GROUP_BLOCK, count, _GROUP_BLOCK))
+        ]
+    )
     pairs = standing.size[here] * np.minimum(standing.size[here] - 1, _NEIGHBOURS)
     own = pairs * np.exp((inside - cuts.level) / cuts.weight_scale) / 2
     loops = np.arange(count)
@@ -258,10 +304,9 @@ def _packed(labels: I64, groups: int) -> I64:
 
 
 def _sums(standing: Standing, vectors: F32, labels: I64) -> tuple[F32, I64]:
-    """Sums and sizes of existing and new groups."""
+    """Sums and sizes of existing and new groups; the sums are those of `standing`, changed."""
     count = max(len(standing.size), int(labels.max(initial=-1)) + 1)
-    sums = np.zeros((count, vectors.shape[1]), np.float32)
-    sums[: len(standing.size)] = standing.sums
+    sums = standing.sums[:count]
     add_sums(vectors, labels.astype(np.int32), sums)
     size = np.bincount(labels, minlength=count).astype(np.int64)
     size[: len(standing.size)] += standing.size

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.increment import Arrived, Placed, Standing, near_groups, place
+from facelake.cluster.increment import Arrived, ExemplarBlock, Placed, Standing, near_groups, place
 from facelake.cluster.quality_norm import Gate
 
 _DIM = 128
@@ -33,23 +37,41 @@ class People:
         x = self.centres[who] + noise * self.rng.normal(size=(len(who), _DIM))
         return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
-    def standing(self, sizes: list[int], shown: int = 4) -> Standing:
-        held = [self.faces([who] * size) for who, size in enumerate(sizes)]
-        sums = np.array([faces.sum(axis=0) for faces in held], np.float32).reshape(len(sizes), _DIM)
-        exemplars = np.concatenate([faces[:shown] for faces in held] or [np.zeros((0, _DIM), np.float32)])
-        first = np.cumsum([0] + [min(size, shown) for size in sizes])
-        bins = np.ones(len(sizes), np.uint8)
-        return Standing(sums, np.array(sizes, np.int64), bins, exemplars, first)
+    def groups(self, sizes: list[int]) -> Groups:
+        return Groups([self.faces([who] * size) for who, size in enumerate(sizes)])
 
 
-def put(standing: Standing, vectors: np.ndarray, photos: list[int] | None = None) -> Placed:
+class Groups:
+    """Existing groups with all their faces."""
+
+    def __init__(self, faces: list[np.ndarray], shown: int = 4) -> None:
+        self.faces, self.shown = faces, shown
+
+    @property
+    def sums(self) -> np.ndarray:
+        return np.array([faces.sum(axis=0) for faces in self.faces], np.float32).reshape(len(self.faces), _DIM)
+
+    def standing(self, new: int, per_block: int = 1000) -> Standing:
+        def blocks() -> Iterator[ExemplarBlock]:
+            for numbers in np.split(np.arange(len(sizes)), range(per_block, len(sizes), per_block)):
+                shown = [self.faces[number][: self.shown] for number in numbers]
+                vectors = np.concatenate([np.zeros((0, _DIM), np.float32), *shown])
+                yield ExemplarBlock(numbers, vectors, np.cumsum([0, *(len(faces) for faces in shown)]))
+
+        sizes = np.array([len(faces) for faces in self.faces], np.int64)
+        sums = np.concatenate([self.sums, np.zeros((new, _DIM), np.float32)])
+        return Standing(sums, sizes, np.ones(len(sizes), np.uint8), blocks)
+
+
+def put(groups: Groups, vectors: np.ndarray, photos: list[int] | None = None, per_block: int = 1000) -> Placed:
     bins = np.ones(len(vectors), np.uint8)
-    return place(standing, Arrived(vectors, bins, np.array(photos or range(len(vectors)), np.int64)), _GATE, _CUTS, 0)
+    new = Arrived(vectors, bins, np.array(photos or range(len(vectors)), np.int64))
+    return place(groups.standing(len(vectors), per_block), new, _GATE, _CUTS, 0)
 
 
 def test_faces_join_their_own_and_strangers_are_groups_of_their_own() -> None:
     people = People(60)
-    standing = people.standing([12] * 20 + [1] * 20)
+    standing = people.groups([12] * 20 + [1] * 20)
     who = [3, 3, 7, 25, 30, 30, *([45] * 5), *([46] * 3), 50]
     placed = put(standing, people.faces(who))
     assert placed.into.tolist() == list(range(40))
@@ -63,29 +85,26 @@ def test_faces_join_their_own_and_strangers_are_groups_of_their_own() -> None:
 
 def test_nothing_stands() -> None:
     people = People(4)
-    placed = put(people.standing([]), people.faces([0] * 4 + [1] * 4 + [2]))
+    placed = put(people.groups([]), people.faces([0] * 4 + [1] * 4 + [2]))
     assert placed.labels.tolist() == [0] * 4 + [1] * 4 + [2]
 
 
 def test_nobody_came() -> None:
-    placed = put(People(3).standing([4, 4, 4]), np.zeros((0, _DIM), np.float32))
+    placed = put(People(3).groups([4, 4, 4]), np.zeros((0, _DIM), np.float32))
     assert placed.into.tolist() == [0, 1, 2]
     assert not len(placed.labels)
 
 
 def test_new_faces_bring_two_halves_of_one_person_together() -> None:
     people = People(12, seed=4)
-    standing = people.standing([10] * 6)
-    # a person known by two groups, made of halves of his faces with a mode each
+    standing = people.groups([10] * 6)
+    # a person known by two groups, each of faces of one mode
     mode = people.rng.normal(size=_DIM)
     halves = []
     for sign in (-1, 1):
         x = people.centres[8] + sign * 0.35 * mode + 0.5 * people.rng.normal(size=(8, _DIM))
         halves.append((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32))
-    sums = np.concatenate([standing.sums, [half.sum(axis=0) for half in halves]]).astype(np.float32)
-    exemplars = np.concatenate([standing.exemplars, halves[0][:4], halves[1][:4]])
-    first = np.concatenate([standing.first, standing.first[-1] + np.array([4, 8])])
-    more = Standing(sums, np.append(standing.size, [8, 8]), np.ones(8, np.uint8), exemplars, first)
+    more = Groups([*standing.faces, *halves])
     placed = put(more, people.faces([8] * 10, noise=0.4))
     assert placed.into[6] == placed.into[7] == 6
     assert set(placed.labels.tolist()) == {6}
@@ -93,7 +112,7 @@ def test_new_faces_bring_two_halves_of_one_person_together() -> None:
 
 def test_the_same_whatever_the_machine_split_the_work_into(monkeypatch: pytest.MonkeyPatch) -> None:
     people = People(400, seed=2)
-    sums = people.standing([6] * 300).sums
+    sums = people.groups([6] * 300).sums
     means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     vectors = people.faces([int(w) for w in people.rng.integers(0, 400, 300)])
     whole, cosine = near_groups(means, vectors, 0)
@@ -111,8 +130,29 @@ def test_faces_of_one_photo_are_softly_distinct() -> None:
     alike = float(a[0] @ b[0])
     cuts = _CUTS.graph_cut
     assert cuts < alike < cuts + 0.2
-    nobody = people.standing([])
+    nobody = people.groups([])
     apart = put(nobody, pair).labels
     together = put(nobody, pair, photos=[7, 7]).labels
     assert apart[0] == apart[1]
     assert (together[0] == together[1]) == (alike - 0.09 >= cuts)
+
+
+def test_exemplars_read_in_blocks_place_the_same() -> None:
+    people = People(60, seed=3)
+    groups = people.groups([12] * 20 + [1] * 20)
+    faces = people.faces([int(who) for who in people.rng.integers(0, 60, 80)])
+    whole = put(groups, faces)
+    for per_block in (1, 7):
+        parts = put(groups, faces, per_block=per_block)
+        assert np.array_equal(whole.labels, parts.labels)
+        assert np.array_equal(whole.into, parts.into)
+
+
+def test_a_group_without_its_exemplars_is_refused() -> None:
+    people = People(4)
+    groups = people.groups([4, 4])
+    standing = groups.standing(1)
+    lacking = dataclasses.replace(standing, exemplars=lambda: itertools.islice(groups.standing(1, 1).exemplars(), 1))
+    new = Arrived(people.faces([0]), np.ones(1, np.uint8), np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match="exemplars of 1 groups of 2"):
+        place(lacking, new, _GATE, _CUTS, 0)

@@ -10,6 +10,7 @@ full clustering.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,24 +18,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.cluster import columns
-from facelake.cluster.increment import Arrived, Standing, place
+from facelake.cluster.by_group import ByGroup
+from facelake.cluster.increment import Arrived, ExemplarBlock, Standing, place
 from facelake.cluster.labels import add_sums
 from facelake.cluster.nuisance import without
 from facelake.contracts import F32, GROUPS, I64, Bool
 from facelake.lake.tables import plain
-from facelake.publish.matching import places
 from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
-from facelake.stages.gallery.face_vectors import FacesById
+from facelake.stages.gallery.face_keys import faces_of_ids
+from facelake.stages.gallery.face_vectors import FacesById, dimension_of
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _RELEASED = 0.25  # share of its faces that an identity must lose for the rest to be placed anew
 _AT_ONCE = 0.1  # share of faces that may come in one night
 _DRIFT_PAIRS = 20_000
+_DRIFT_FACES, _DRIFT_GROUPS = 200, 50  # fewer say nothing about drift
 
-_COLUMNS = ["identity_id", "status", "size", "prototype", "cohesion", "weight"]
+_COLUMNS = ["identity_id", "status", "size", "cohesion", "weight"]
 
 
 @dataclass(slots=True)
@@ -49,7 +52,9 @@ class Increment:
     home: I64
     """(n,) row of its identity among `identities`, or -1 for a face that came"""
     identities: pa.Table
-    """active ones, by id"""
+    """active ones, by id, without vectors"""
+    rank: I64
+    """(identities,) row among `identities` of each active one, in the order of the gallery's files"""
     gone: I64
     """(identities,) faces that each lost"""
 
@@ -81,20 +86,24 @@ def plan_increment(context: Context, files: tuple[str, ...], total: int) -> tupl
 def _night(context: Context, gallery: Gallery, since: Since, files: tuple[str, ...]) -> Increment:
     table, wanted = context.lake["faces"], set(files)
     snapshot = table.snapshot()
-    ids = pa.concat_arrays([c for f in snapshot.files if f.path in wanted for c in table.file(f, ["face_id"])[
-        "face_id"].chunks] or [pa.array([], pa.string())])  # fmt: skip
+    chunks = [c for f in snapshot.files if f.path in wanted for c in table.file(f, ["face_id"])["face_id"].chunks]
+    ids = pa.concat_arrays(chunks or [pa.array([], pa.string())])
     ids = ids.take(pc.sort_indices(ids))
-    identities = gallery.read("identities", _COLUMNS).filter(pc.field("status") == "active").sort_by("identity_id")
-    members = gallery.read("memberships", ["face_id", "identity_id"])
-    names = identities["identity_id"].combine_chunks()
-    who = pc.index_in(members["identity_id"], names).to_numpy().astype(np.int64)
-    dim = len(identities["prototype"][0]) if identities.num_rows else 0
-    faces = FacesById.of(context.lake, ids, files, dim)
-    at = faces.find(members["face_id"])
+    stored = gallery.read("identities", _COLUMNS).filter(pc.field("status") == "active")
+    order = pc.sort_indices(stored["identity_id"])
+    rank = np.empty(stored.num_rows, np.int64)
+    rank[order.to_numpy()] = np.arange(stored.num_rows)
+    identities = stored.take(order)
+    names, by_key = faces_of_ids(lambda: [identities["identity_id"]], f"{context.lake.uri}/identities")
+    faces = FacesById.of(context.lake, ids, files, dimension_of(context.lake, files))
     home = np.full(len(ids), -1, np.int64)
-    home[at[at >= 0]] = who[at >= 0]
-    gone = np.bincount(who[at < 0], minlength=identities.num_rows).astype(np.int64)
-    return Increment(context, gallery, since, faces, home, identities, gone)
+    gone = np.zeros(identities.num_rows, np.int64)
+    for members in gallery.parts("memberships", ["face_id", "identity_id"]):
+        identity = by_key[names.find(members["identity_id"])]
+        at = faces.find(members["face_id"])
+        home[at[at >= 0]] = identity[at >= 0]
+        gone += np.bincount(identity[at < 0], minlength=len(gone))
+    return Increment(context, gallery, since, faces, home, identities, rank, gone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +119,24 @@ def run_increment(night: Increment) -> Placed | None:
     context, measures = night.context, read_measures(night.context.lake)
     home = night.home.copy()
     come, gone = int((home < 0).sum()), int(night.gone.sum())
-    standing, means, left, retried = _standing(night, home, measures)
+    seed = context.config.cluster.seed
+    left, retried = _released(night, home, measures)
     new = np.flatnonzero(home < 0)
     arrived, sound, raw = _arrived(night, new, measures)
-    drift = _drift(standing, arrived, measures, context.config.cluster.seed)
+    exemplars = _Exemplars.of(night, left, arrived.vectors, measures)
+    standing = _standing(night, home, left, exemplars, measures)
+    placed = place(standing, arrived, measures.gate, measures.cuts, seed)
+    drift = exemplars.drift(measures)
     if drift > context.config.gallery.full_at_drift:
         return None
-    placed = place(standing, arrived, measures.gate, measures.cuts, context.config.cluster.seed)
     row_of = np.cumsum(left) - 1  # identities that are taken apart or are gone have no row
     group = np.where(home >= 0, placed.into[np.maximum(row_of[np.maximum(home, 0)], 0)], -1)
     group[new[sound]] = placed.labels
     alone = np.flatnonzero(group < 0)
     group[alone] = int(group.max(initial=-1)) + 1 + np.arange(len(alone))
     score = np.ones(len(group), np.float32)
-    joined = placed.labels < len(standing.size)
-    score[new[sound][joined]] = np.einsum("ij,ij->i", raw[joined], means[placed.labels[joined]])
+    joined = placed.labels < int(left.sum())
+    score[new[sound][joined]] = _scores(night, left, placed.labels[joined], raw[joined])
     table = pa.table([night.faces.ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
     must_add_up("cluster", ("faces", len(night.faces.ids)), ("grouped", table.num_rows))
     context.check_lease()
@@ -146,63 +158,141 @@ def run_increment(night: Increment) -> Placed | None:
     return Placed(counts, {"mode": "increment", "drift_sds": round(float(drift), 3)})
 
 
-def _standing(night: Increment, home: I64, measures: Measures) -> tuple[Standing, F32, Bool, int]:
-    """The existing groups, their means as stored, which identities they are, and how many faces are retried.
+def _released(night: Increment, home: I64, measures: Measures) -> tuple[Bool, int]:
+    """Which identities stay groups (identities,), and how many singletons are placed again.
 
-    Faces of identities that lost many faces, and singletons near an identity that was corrected since, are placed again
-    (home becomes -1).
+    Faces of identities that lost many faces or were corrected since, and singletons near such an identity, are placed
+    again (home becomes -1).
     """
-    table, dim = night.identities, night.faces.dim
-    size = table["size"].to_numpy().astype(np.int64) - night.gone
+    size = _sizes(night)
     apart = (night.gone > 0) & (night.gone >= _RELEASED * (size + night.gone)) & (size > 0)
     undone = set(night.since.corrections) - set(corrections_digest(night.context.lake))
     apart[_corrected_since(night, undone)] = True  # they are grouped as if the correction had never been recorded
-    means = matrix_of(table["prototype"], dim)
-    near = _retried(night, means, size, measures)
+    near = _retried(night, size, measures)
     home[np.isin(home, np.flatnonzero(apart | near))] = -1
-    left = (size > 0) & ~apart & ~near
-    cohesion, weight = (table[name].to_numpy().astype(np.float32) for name in ("cohesion", "weight"))
+    return (size > 0) & ~apart & ~near, int(near.sum())
+
+
+def _sizes(night: Increment) -> I64:
+    """Faces (identities,) that each identity still has."""
+    return np.asarray(night.identities["size"].to_numpy() - night.gone, np.int64)
+
+
+def _standing(night: Increment, home: I64, left: Bool, exemplars: _Exemplars, measures: Measures) -> Standing:
+    """The existing groups: sums from the stored means, or from the faces where an identity lost some."""
+    size, number = _sizes(night), np.cumsum(left) - 1
+    cohesion, weight = (night.identities[name].to_numpy().astype(np.float32) for name in ("cohesion", "weight"))
+    sums = np.zeros((int(left.sum()) + int((home < 0).sum()), night.faces.dim), np.float32)
     lost = left & (night.gone > 0)
-    sums = without(means, measures.directions) * (cohesion * size)[:, None]
+    for at, means in _stored_means(night, left & ~lost):
+        sums[number[at]] = without(means, measures.directions) * (cohesion[at] * size[at])[:, None]
     wanted = (home >= 0) & lost[np.maximum(home, 0)]
-    sums[lost] = 0
     for at, vectors, _ in night.faces.vectors(wanted) if wanted.any() else ():
-        add_sums(without(vectors, measures.directions), home[at].astype(np.int32), sums)
-    exemplars, owner = _exemplars(night, left, measures)
-    first = np.searchsorted(owner, np.arange(int(left.sum()) + 1)).astype(np.int64)
+        add_sums(without(vectors, measures.directions), number[home[at]].astype(np.int32), sums)
     bins = measures.gate.bins((weight / np.maximum(size + night.gone, 1))[left])
-    standing = Standing(sums[left].astype(np.float32), size[left], bins, exemplars, first)
-    return standing, means[left], left, int(near.sum())
+    return Standing(sums, size[left], bins, exemplars.blocks)
 
 
-def _exemplars(night: Increment, left: Bool, measures: Measures) -> tuple[F32, I64]:
-    """Return exemplars (m, dim) of the identities that remain, and the number (m,) of each one's identity among them.
-
-    Read file by file: the exemplars of 300,000 identities pass what one Arrow array can hold.
-    """
-    names, number = night.identities["identity_id"].combine_chunks(), np.cumsum(left) - 1
-    vectors, owners = [np.zeros((0, night.faces.dim), np.float32)], [np.zeros(0, np.int64)]
-    for rows in night.gallery.parts("identities", ["identity_id", "status", "exemplars", "exemplar_faces"]):
+def _stored_means(night: Increment, wanted: Bool) -> Iterator[tuple[I64, F32]]:
+    """Yield the numbers (k,) of wanted identities and their templates (k, dim) as stored, file by file."""
+    start = 0
+    for rows in night.gallery.parts("identities", ["status", "prototype"]):
         active = rows.filter(pc.equal(rows["status"], "active"))
-        count = pc.list_value_length(active["exemplars"]).to_numpy().astype(np.int64)
-        owner = np.repeat(places(active["identity_id"], names), count)
-        kept = left[owner] & (night.faces.find(pc.list_flatten(active["exemplar_faces"])) >= 0)
-        found, _ = columns.vectors(pc.list_flatten(active["exemplars"]).filter(pa.array(kept)), night.faces.dim)
-        vectors.append(without(found, measures.directions))
-        owners.append(number[owner[kept]])
-    owner = np.concatenate(owners)
-    order = np.argsort(owner, kind="stable")
-    return np.concatenate(vectors)[order], owner[order]
+        at = night.rank[start : start + active.num_rows]
+        start += active.num_rows
+        yield at[wanted[at]], matrix_of(active["prototype"], night.faces.dim)[wanted[at]]
 
 
-def _retried(night: Increment, means: F32, size: I64, measures: Measures) -> Bool:
-    """Identities of one face that lie near one that a correction since has changed: they are looked at again."""
+def _scores(night: Increment, left: Bool, labels: I64, vectors: F32) -> F32:
+    """Cosine (m,) of vectors (m, dim) to the stored mean of the group that each joined."""
+    out = np.zeros(len(labels), np.float32)
+    by_group, number = ByGroup.of(labels, int(left.sum())), np.cumsum(left) - 1
+    for at, means in _stored_means(night, left):
+        rows, group = by_group.members(number[at])
+        out[rows] = np.einsum("ij,ij->i", vectors[rows], means[group])
+    return out
+
+
+@dataclass(slots=True)
+class _Exemplars:
+    """Reads the exemplars of the identities that stay, file by file, and compares some with new faces on the way.
+
+    Attributes:
+        night: the run.
+        left: (identities,) which stay.
+        measures: of the last full clustering.
+        arrived: (m, dim) new faces.
+        drawn: the groups of pairs of a new face and an exemplar, whose similarity tells whether faces drifted.
+        face: (pairs,) the new face of each pair.
+        which: (pairs,) a random number that chooses the exemplar.
+        cosines: of the pairs that were read.
+    """
+
+    night: Increment
+    left: Bool
+    measures: Measures
+    arrived: F32
+    drawn: ByGroup
+    face: I64
+    which: I64
+    cosines: list[F32]
+
+    @classmethod
+    def of(cls, night: Increment, left: Bool, arrived: F32, measures: Measures) -> _Exemplars:
+        """Draw the pairs; none where too few faces or groups are there to say anything."""
+        most = night.context.config.gallery.exemplars
+        weight = np.minimum(_sizes(night)[left], most).cumsum()
+        pairs = _DRIFT_PAIRS if len(arrived) >= _DRIFT_FACES and len(weight) >= _DRIFT_GROUPS else 0
+        generator = np.random.default_rng(night.context.config.cluster.seed)
+        face = generator.integers(0, max(len(arrived), 1), pairs)
+        group = np.searchsorted(weight, generator.integers(0, max(int(weight[-1:].sum()), 1), pairs), side="right")
+        which = generator.integers(0, 1 << 30, pairs)
+        return cls(night, left, measures, arrived, ByGroup.of(group, len(weight)), face, which, [])
+
+    def blocks(self) -> Iterator[ExemplarBlock]:
+        """Yield the exemplars of every group that stays; those of faces that are gone are left out."""
+        night, number, start = self.night, np.cumsum(self.left) - 1, 0
+        for rows in night.gallery.parts("identities", ["status", "exemplars", "exemplar_faces"]):
+            active = rows.filter(pc.equal(rows["status"], "active"))
+            at = night.rank[start : start + active.num_rows]
+            start += active.num_rows
+            owner = np.repeat(np.arange(len(at)), pc.list_value_length(active["exemplars"]).to_numpy())
+            kept = self.left[at[owner]] & (night.faces.find(pc.list_flatten(active["exemplar_faces"])) >= 0)
+            stored = pc.list_flatten(active["exemplars"]).filter(pa.array(kept))
+            vectors, _ = columns.vectors(stored, night.faces.dim)
+            here = np.flatnonzero(self.left[at])
+            first = np.searchsorted(owner[kept], np.append(here, len(at)))
+            block = ExemplarBlock(number[at[here]], without(vectors, self.measures.directions), first)
+            self._compare(block)
+            yield block
+
+    def _compare(self, block: ExemplarBlock) -> None:
+        pairs, group = self.drawn.members(block.groups)
+        shown = np.diff(block.first)[group]
+        pairs, group, shown = pairs[shown > 0], group[shown > 0], shown[shown > 0]
+        chosen = block.vectors[block.first[group] + self.which[pairs] % shown]
+        self.cosines.append(np.einsum("ij,ij->i", self.arrived[self.face[pairs]], chosen))
+
+    def drift(self, measures: Measures) -> float:
+        """How far the similarity of new faces and random exemplars lies from that of different people in the last full
+        clustering, in its standard deviations. Call after `blocks` was read.
+        """
+        cosine = np.concatenate([np.zeros(0, np.float32), *self.cosines])
+        if not len(cosine):
+            return 0.0
+        return float(abs(np.median(cosine) - measures.cuts.impostor_mean) / max(measures.cuts.impostor_sd, 1e-3))
+
+
+def _retried(night: Increment, size: I64, measures: Measures) -> Bool:
+    """Identities of one face that lie near one that a correction since has changed: they are placed again."""
     out = np.zeros(len(size), bool)
     changed = _corrected_since(night, set(corrections_digest(night.context.lake)) - set(night.since.corrections))
-    single = np.setdiff1d(np.flatnonzero((size == 1) & (night.gone == 0)), changed)
-    if len(changed):
-        close = means[single] @ means[changed].T
-        out[single[close.max(axis=1, initial=-1) >= measures.cuts.attach]] = True
+    if not len(changed):
+        return out
+    corrected = np.isin(np.arange(len(size)), changed)
+    near = np.concatenate([means for _, means in _stored_means(night, corrected)])
+    for at, means in _stored_means(night, (size == 1) & (night.gone == 0) & ~corrected):
+        out[at[(means @ near.T).max(axis=1, initial=-1) >= measures.cuts.attach]] = True
     return out
 
 
@@ -241,14 +331,3 @@ def _photos(night: Increment, at: I64) -> I64:
     found = table.where("face_id", pa.chunked_array([ids]), ["face_id", "image_id"])
     photos = found["image_id"].combine_chunks().take(pc.index_in(ids, found["face_id"].combine_chunks()))
     return columns.keys(photos)
-
-
-def _drift(standing: Standing, arrived: Arrived, measures: Measures, seed: int) -> float:
-    """How far different people's mean similarity, of new faces and exemplars, lies from what it was, in its sds."""
-    if len(arrived.vectors) < 200 or len(standing.size) < 50:
-        return 0.0
-    generator = np.random.default_rng(seed)
-    a = generator.integers(0, len(arrived.vectors), _DRIFT_PAIRS)
-    b = generator.integers(0, len(standing.exemplars), _DRIFT_PAIRS)
-    cosine = np.einsum("ij,ij->i", arrived.vectors[a], standing.exemplars[b])
-    return float(abs(np.median(cosine) - measures.cuts.impostor_mean) / max(measures.cuts.impostor_sd, 1e-3))
