@@ -27,7 +27,7 @@ from facelake.lake.tables import plain
 from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
-from facelake.stages.gallery.face_keys import faces_of_ids
+from facelake.stages.gallery.face_keys import IdNumbers
 from facelake.stages.gallery.face_vectors import FacesById, dimension_of
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
@@ -94,12 +94,12 @@ def _night(context: Context, gallery: Gallery, since: Since, files: tuple[str, .
     rank = np.empty(stored.num_rows, np.int64)
     rank[order.to_numpy()] = np.arange(stored.num_rows)
     identities = stored.take(order)
-    names, by_key = faces_of_ids(lambda: [identities["identity_id"]], f"{context.lake.uri}/identities")
+    names = IdNumbers.of(identities["identity_id"], f"{context.lake.uri}/identities")
     faces = FacesById.of(context.lake, ids, files, dimension_of(context.lake, files))
     home = np.full(len(ids), -1, np.int64)
     gone = np.zeros(identities.num_rows, np.int64)
     for members in gallery.parts("memberships", ["face_id", "identity_id"]):
-        identity = by_key[names.find(members["identity_id"])]
+        identity = names.find(members["identity_id"])
         at = faces.find(members["face_id"])
         home[at[at >= 0]] = identity[at >= 0]
         gone += np.bincount(identity[at < 0], minlength=len(gone))

@@ -20,6 +20,7 @@ from facelake.publish.analytics import Stats, doubts
 from facelake.publish.corrections import in_force
 from facelake.publish.matching import places
 from facelake.stages.core.context import Context, last_details
+from facelake.stages.gallery.face_keys import IdNumbers
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
@@ -72,6 +73,7 @@ def _stats(gallery: Gallery, rows: pa.Table, ids: pa.Array, old: pa.Table, done:
 def _templates(gallery: Gallery, ids: pa.Array) -> F32:
     """Return the templates (n, dim) of active identities in the order of `ids`, read file by file."""
     means: F32 | None = None
+    numbers = IdNumbers.of(ids, f"{gallery.lake.uri}/identities")
     for rows in gallery.parts("identities", ["identity_id", "status", "prototype"]):
         active = rows.filter(pc.equal(rows["status"], "active"))
         if not active.num_rows:
@@ -79,7 +81,7 @@ def _templates(gallery: Gallery, ids: pa.Array) -> F32:
         dim = len(active["prototype"][0])
         if means is None:
             means = np.zeros((len(ids), dim), np.float32)
-        means[places(active["identity_id"], ids)] = matrix_of(active["prototype"], dim)
+        means[numbers.find(active["identity_id"])] = matrix_of(active["prototype"], dim)
     assert means is not None
     return means
 
@@ -128,12 +130,12 @@ def _shared_photos(gallery: Gallery, ids: pa.Array) -> I64:
 
     Read file by file: all faces of an identity are in one file, unless an older build wrote the table.
     """
-    shared = np.zeros(len(ids), np.int64)
+    shared, numbers = np.zeros(len(ids), np.int64), IdNumbers.of(ids, f"{gallery.lake.uri}/identities")
     for members in gallery.parts("memberships", ["identity_id", "image_id"]):
         faces = members.group_by(["identity_id", "image_id"]).aggregate([([], "count_all")])
         several = faces.filter(pc.greater(faces["count_all"], 1))
         if several.num_rows:
-            shared += np.bincount(places(several["identity_id"], ids), minlength=len(ids))
+            shared += np.bincount(numbers.find(several["identity_id"]), minlength=len(ids))
     return shared
 
 

@@ -87,6 +87,37 @@ def read_groups(lake: Lake, snapshot: Snapshot, first_salt: int = 0) -> Grouped:
     raise Corrupt(what, where=lake.uri, next_step="run `facelake nightly --rebase`: faces are grouped again")
 
 
+@dataclass(frozen=True, slots=True)
+class IdNumbers:
+    """Ids numbered by their position; finds many columns of ids among many without hashing the ids each time.
+
+    Attributes:
+        keys: of the ids.
+        order: (n,) number of the id with each key.
+    """
+
+    keys: FaceKeys
+    order: I64
+
+    @classmethod
+    def of(cls, ids: pa.Array | pa.ChunkedArray | list[str], where: str) -> IdNumbers:
+        """Number ids.
+
+        Raises:
+            Corrupt: an id occurs twice; `where` says in which table.
+        """
+        column = pa.array(ids, pa.string()) if isinstance(ids, list) else ids
+        return cls(*faces_of_ids(lambda: [column], where))
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def find(self, ids: pa.Array | pa.ChunkedArray) -> I64:
+        """Return the number (m,) of each id, -1 where it is not among them."""
+        at = self.keys.find(ids)
+        return np.where(at >= 0, self.order[np.maximum(at, 0)], -1) if len(self.order) else at
+
+
 def number_faces(keys: I64, salt: int) -> tuple[FaceKeys, I64]:
     """Return the faces in the order of their keys, and that order (n,).
 

@@ -12,7 +12,7 @@ from facelake.cluster import columns
 from facelake.contracts import F32, I64, Bool
 from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
-from facelake.stages.gallery.face_keys import FaceKeys, faces_of_ids
+from facelake.stages.gallery.face_keys import FaceKeys, IdNumbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,13 @@ class FacesById:
 
     Attributes:
         ids: (n,) face ids, ascending; face number i has the i-th.
+        numbers: of the ids.
         faces: the same faces, numbered by their keys.
-        order: (n,) number by id of the face with each number by key.
     """
 
     ids: pa.Array
+    numbers: IdNumbers
     faces: Faces
-    order: I64
 
     @classmethod
     def of(cls, lake: Lake, ids: pa.Array, files: tuple[str, ...], dim: int) -> FacesById:
@@ -86,8 +86,8 @@ class FacesById:
         Raises:
             Corrupt: an id occurs twice.
         """
-        keys, order = faces_of_ids(lambda: [ids], f"{lake.uri}/faces")
-        return cls(ids, Faces(lake, keys, files, dim), order)
+        numbers = IdNumbers.of(ids, f"{lake.uri}/faces")
+        return cls(ids, numbers, Faces(lake, numbers.keys, files, dim))
 
     @property
     def dim(self) -> int:
@@ -96,13 +96,13 @@ class FacesById:
 
     def find(self, column: pa.ChunkedArray | pa.Array) -> I64:
         """Return the number (m,) of each face id, -1 where it is not among the faces."""
-        at = self.faces.find(column)
-        return np.where(at >= 0, self.order[np.maximum(at, 0)], -1) if len(self.order) else at
+        return self.numbers.find(column)
 
     def vectors(self, wanted: Bool) -> Iterator[tuple[I64, F32, F32]]:
         """Yield vectors of the wanted faces (n,), as `Faces.vectors`."""
-        for at, vectors, quality in self.faces.vectors(wanted[self.order]):
-            yield self.order[at], vectors, quality
+        order = self.numbers.order
+        for at, vectors, quality in self.faces.vectors(wanted[order]):
+            yield order[at], vectors, quality
 
 
 def dimension_of(lake: Lake, files: tuple[str, ...]) -> int:

@@ -13,8 +13,7 @@ from facelake.contracts import F32, I32, I64, U8, Bool
 from facelake.lake.lake import Lake
 from facelake.publish import Standing
 from facelake.publish.identities import first_keys
-from facelake.publish.matching import places
-from facelake.stages.gallery.face_keys import FaceKeys, Grouped
+from facelake.stages.gallery.face_keys import FaceKeys, Grouped, IdNumbers
 from facelake.stages.gallery.versions import Gallery
 
 HOW = ("grouped", "joined", "corrected")
@@ -87,11 +86,11 @@ def read_previous(gallery: Gallery, faces: FaceKeys) -> Previous:
     """Read the memberships of a gallery version of the same model, file by file."""
     out = Previous.nothing(len(faces))
     names = identity_names(gallery)
-    numbers = pa.array(names, pa.string())
+    numbers = IdNumbers.of(names, f"{gallery.lake.uri}/identities")
     sizes = np.zeros(len(names), np.int64)
     tombstones: dict[str, int] = {}
     for rows in gallery.parts("memberships", _COLUMNS):
-        identity = places(rows["identity_id"], numbers)
+        identity = numbers.find(rows["identity_id"])
         sizes += np.bincount(identity, minlength=len(names))
         at = faces.find(rows["face_id"])
         here = at >= 0
@@ -131,9 +130,9 @@ def read_previous_by_photo(lake: Lake, gallery: Gallery, grouped: Grouped, label
         at = faces.find(rows["face_id"])
         images[at[at >= 0]] = columns.keys(rows["image_id"])[at >= 0]
     names = identity_names(gallery)
-    numbers = pa.array(names, pa.string())
+    numbers = IdNumbers.of(names, f"{gallery.lake.uri}/identities")
     parts = [
-        (columns.keys(rows["face_id"]), columns.keys(rows["image_id"]), places(rows["identity_id"], numbers))
+        (columns.keys(rows["face_id"]), columns.keys(rows["image_id"]), numbers.find(rows["identity_id"]))
         for rows in gallery.parts("memberships", ["face_id", "image_id", "identity_id"])
     ]
     nothing = (np.zeros(0, np.int64),) * 3
