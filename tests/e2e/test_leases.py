@@ -50,7 +50,7 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
         copy = Gallery.open(str(tmp_path / "a"))
         theirs = identities_of(lake, "person-3")
         assert theirs
-        assert theirs <= set(copy._ids)
+        assert theirs <= set(copy.identity_ids)
         faces = require_gallery(lake).read("memberships", ["face_id", "identity_id"])
         shown = faces.filter(pc.is_in(faces["identity_id"], pa.array(sorted(theirs))))["face_id"].to_pylist()
         assert crops_of(context, set(shown[:4]))
@@ -65,7 +65,7 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
 
         other = export_gallery(context, str(tmp_path / "c"), P, "gate-8")
         assert other["identities"] == first["identities"] - len(theirs)
-        assert not theirs & set(Gallery.open(str(tmp_path / "c"))._ids)
+        assert not theirs & set(Gallery.open(str(tmp_path / "c")).identity_ids)
         rows = changes_since(lake, first["gallery_version"])
         assert set(rows["identity_id"].to_pylist()) == theirs
         assert set(rows["status"].to_pylist()) == {WITHHELD}
@@ -74,7 +74,7 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
 
         send_changes(context, first["lease_id"], str(tmp_path / "changes"))
         assert copy.apply(str(tmp_path / "changes")) == len(theirs)
-        assert not theirs & set(copy._ids)
+        assert not theirs & set(copy.identity_ids)
         acknowledge(lake, first["lease_id"])
         assert what_is_owed(lake, datetime.now(UTC)) == {}
     run_night(config, accept_loss=True)

@@ -79,7 +79,7 @@ def test_a_poor_probe_is_refused_with_a_reason(demo_lake: Path, tmp_path: Path, 
     (photo,) = match_photos(gallery, strict, [photos[group]], point)["photos"]
     assert {face["decision"] for face in photo["faces"]} == {"refused"}
     assert all("quality" in face["refused"] and not face["candidates"] for face in photo["faces"])
-    someone = gallery._ids[0]
+    someone = gallery.identity_ids[0]
     claimed = match_photos(gallery, embedder, [photos[group]], MatchOptions(threshold=0.5, claim=someone))
     reasons = [face["refused"] for face in claimed["photos"][0]["faces"]]
     assert all(reasons)

@@ -69,18 +69,20 @@ def test_a_target_follows_the_lake_to_its_end(context: Context, target_place: tu
     manifest = export_gallery(context, str(tmp_path / "export"), P, "other")
     export = Gallery.open(str(tmp_path / "export"))
     rows, body = content(url)
-    assert set(rows) == set(export._ids)
-    assert all(rows[name][1] == export._vectors[i].tobytes() for i, name in enumerate(export._ids))
+    assert set(rows) == set(export.identity_ids)
+    assert all(rows[name][1] == export.templates()[i].tobytes() for i, name in enumerate(export.identity_ids))
     assert body == {"gallery_version": 1, "state": "complete", "identities": total, "model_digest": export.model_digest, "purpose": P}  # fmt: skip
     with open_target(Location.parse(url)) as target:
         stored = target.read_record()
         assert stored is not None
         assert signature_fits({k: v for k, v in stored.items() if k != "signature"}, stored["signature"], context.signer().fingerprint)  # fmt: skip
-        probes = export._vectors + 0.02
+        probes = export.templates() + 0.02
         flat = faiss.IndexFlatIP(probes.shape[1])
-        flat.add(export._vectors)
+        flat.add(export.templates())
         wanted = flat.search(probes, 1)[1][:, 0]
-        assert [target.search(p / np.linalg.norm(p), 1)[0][0] for p in probes] == [export._ids[i] for i in wanted]
+        assert [target.search(p / np.linalg.norm(p), 1)[0][0] for p in probes] == [
+            export.identity_ids[i] for i in wanted
+        ]
     assert counts(push(context, PushTerms(url, " GATE-7"))) == ("unchanged", total, 0, 0, 0, total)
 
     theirs = identities_of(lake, "person-3")
@@ -113,7 +115,7 @@ def test_a_target_follows_the_lake_to_its_end(context: Context, target_place: tu
     export_gallery(context, str(tmp_path / "fresh"), P, "fresh")
     fresh = Gallery.open(str(tmp_path / "fresh"))
     rows, _ = content(url)
-    assert {name: row[1] for name, row in rows.items()} == {n: fresh._vectors[i].tobytes() for i, n in enumerate(fresh._ids)}  # fmt: skip
+    assert {name: row[1] for name, row in rows.items()} == {n: fresh.templates()[i].tobytes() for i, n in enumerate(fresh.identity_ids)}  # fmt: skip
 
     recall(lake, recipient="Gate-7")
     everything = needles_of({name: np.frombuffer(row[1], np.float32) for name, row in rows.items()})

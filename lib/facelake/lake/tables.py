@@ -77,7 +77,7 @@ def stage(store: ObjectStore, table: str, data: pa.Table, name: DataFileName = _
     schema = TABLES[table]
     sink = pa.BufferOutputStream()
     rows, group = data.select(schema.names).cast(plain(schema)), _GROUP_ROWS.get(table)
-    options = _encoding(rows.schema)
+    options = encoding(rows.schema)
     pq.write_table(rows, sink, write_statistics=False, row_group_size=group, **options)
     body = sink.getvalue()
     path = name.with_nonce(secrets.token_hex(8)).render()
@@ -85,7 +85,7 @@ def stage(store: ObjectStore, table: str, data: pa.Table, name: DataFileName = _
     return Receipt(table, path, body.size, data.num_rows)
 
 
-def _encoding(schema: pa.Schema) -> dict[str, Any]:
+def encoding(schema: pa.Schema) -> dict[str, Any]:
     """Compression per column: vectors and images gain 6 % by zstd, and take four times as long to write and to read."""
     compressed: list[str] = []
     vectors: list[str] = []

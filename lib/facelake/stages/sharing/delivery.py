@@ -22,12 +22,13 @@ from facelake.config import S3Section
 from facelake.errors import ConfigError
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
+from facelake.lake.tables import encoding
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 
 MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"  # folder of a delivery that is being written; one that was killed is removed by the next
-_NUMBERED = re.compile(r"(?:identities|changes)-\d{5}\.parquet")
+_FORMER = re.compile(r"(?:identities|changes)-\d{5}\.parquet|templates\.f32|exemplars\.f16|exemplar_starts\.i64")
 _ROW_GROUP = 2_048
 _PART_ROWS = 131_072
 
@@ -65,7 +66,7 @@ class Delivery:
                 writer, number, in_file = None, number + 1, 0
             if writer is None:
                 name = f"{stem}-{number:05d}.parquet"
-                writer = pq.ParquetWriter(self.folder / name, part.schema, compression="zstd")
+                writer = pq.ParquetWriter(self.folder / name, part.schema, **encoding(part.schema))
             writer.write_table(part, row_group_size=_ROW_GROUP)
             in_file, total = in_file + part.num_rows, total + part.num_rows
         if writer is not None:
@@ -110,10 +111,10 @@ class Delivery:
                 self._place.delete(name)
 
     def _former(self) -> set[str]:
-        """Return the numbered files of an earlier delivery to the same place."""
+        """Return files of an earlier delivery to the same place that a later one may not have."""
         place = self._place
         names = [file.name for file in place.iterdir()] if isinstance(place, Path) else [o.key for o in place.list()]
-        return {name for name in names if _NUMBERED.fullmatch(name)}
+        return {name for name in names if _FORMER.fullmatch(name)}
 
 
 def check_place(uri: str) -> None:

@@ -6,26 +6,25 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import faiss
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import reference
 from facelake.errors import Refused
 from facelake.lake.lake import Lake
+from facelake.publish.template_index import IndexFacts
 from facelake.publish.thresholds import impostor_curve
 from facelake.publish.transform import key_name
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import compared
-from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import not_active, require_gallery
 from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import Delivery, check_place, delivery
+from facelake.stages.sharing.index_files import IndexWriter
 from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, mark_sent
 
-_FORMAT = 3
+_FORMAT = 4
 _COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_digest")
 _SHOWN = ["identity_id", "status", "size", "cohesion", "first_version", "last_version", "merged_into"]
 
@@ -81,9 +80,9 @@ def export_gallery(
     terms = LeaseTerms(recipient, purpose, lease_days(context, days))
     manifest = manifest_of(context, outgoing, terms, now)  # refuses before anything is written
     with delivery(out, context.config.s3) as files:
-        _write_files(context, outgoing, files)
+        facts = _write_files(context, outgoing, files, manifest["identities"])
         outgoing.ledger.check_unchanged()
-        return files.hand_over(context, "export", manifest)
+        return files.hand_over(context, "export", manifest | {"index": facts.as_json()})
 
 
 def lease_days(context: Context, days: int | None) -> int:
@@ -126,25 +125,22 @@ def manifest_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now: da
     }
 
 
-def _write_files(context: Context, outgoing: Outgoing, files: Delivery) -> None:
-    """Write the rows, a FAISS index of their templates in the same order, and the model's card."""
-    index: faiss.IndexFlatIP | None = None
+def _write_files(context: Context, outgoing: Outgoing, files: Delivery, identities: int) -> IndexFacts:
+    """Write the rows, an index of their templates in the same order, and the model's card."""
+    writer = IndexWriter(files.folder, identities)
 
     def indexed() -> Iterator[pa.Table]:
-        nonlocal index
         for rows in outgoing.parts([*_COLUMNS]):
-            vectors = matrix_of(rows["prototype"], len(rows["prototype"][0]))
-            index = index or faiss.IndexFlatIP(vectors.shape[1])
-            index.add(np.ascontiguousarray(vectors))
+            writer.add(rows)
             yield rows
 
     files.write_rows("identities", indexed())
-    assert index is not None  # the manifest was made of at least one row
-    faiss.write_index(index, str(files.folder / "index.faiss"))
+    facts, names = writer.finish()
     card = find_card(context.config.model.card).model_dump_json(indent=1)
     (files.folder / "model_card.json").write_text(card)
-    for name in ("index.faiss", "model_card.json"):
+    for name in (*names, "model_card.json"):
         files.add(name)
+    return facts
 
 
 def send_changes(

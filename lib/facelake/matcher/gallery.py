@@ -10,27 +10,26 @@ probes of another model or dimension, zero or not finite; and a key-protected ex
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.contracts import F16, F32, F64, I64, parse_json, reference
-from facelake.erase import verify as signature_fits
+from facelake.contracts import F32, F64, reference
 from facelake.errors import ConfigError, Corrupt, Refused
-from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
+from facelake.matcher.copy_files import CheckedFiles, signed_manifest
+from facelake.matcher.identities import FlatIdentities, Identities, MappedIdentities
+from facelake.publish.template_files import Vectors
+from facelake.publish.template_index import facts_of, read_index
 from facelake.publish.thresholds import rate_at
 from facelake.publish.transform import key_name, rotated, rotation
-from facelake.vectors import decode_embeddings, unit_rows
+from facelake.vectors import unit_rows
 
 _LEAST_NORM = 1e-6  # of a probe; an encoder's output has a norm near 1 or above
 
@@ -45,26 +44,25 @@ class Matches:
 
 
 class Gallery:
-    """The identities of one export, in memory: a template of 4 * dim bytes each, a FAISS flat index of the same size,
-    and
-    the exemplars.
+    """The identities of one export.
+
+    Few are read into memory: a template of 4 * dim bytes each, a FAISS flat index of the same size, and the exemplars
+    of 2 * dim bytes. Of many (template_index.py) the vectors are mapped files, and what changes is kept in memory.
     """
 
     def __init__(
-        self, manifest: dict[str, Any], rows: pa.Table, index: faiss.Index, key: bytes | None, now: datetime | None
+        self, manifest: dict[str, Any], identities: Identities, *, key: bytes | None = None, now: datetime | None = None
     ) -> None:
+        """Use identities under a manifest that was checked; `open` reads both."""
         self._manifest, self._now = manifest, now
         self._keys: tuple[str, ...] = ()
+        self._files: CheckedFiles | None = None
         self.version = int(manifest["gallery_version"])
         self.model_digest, self.purpose = str(manifest["model_digest"]), str(manifest["purpose"])
         self.lease_id, self.expires_at = str(manifest["lease_id"]), datetime.fromisoformat(manifest["expires_at"])
         self.check_lease()
-        self._ids: list[str] = rows["identity_id"].to_pylist()
-        self._vectors = _matrix(rows)
-        self._exemplars = _exemplars(rows, self._vectors.shape[1])
+        self._identities = identities
         self._rotation = self._check_key(key)
-        self._row_of = {name: i for i, name in enumerate(self._ids)}
-        self._index = index
 
     @classmethod
     def open(
@@ -78,6 +76,9 @@ class Gallery:
         now: datetime | None = None,
     ) -> Gallery:
         """Open an export.
+
+        The digest of every file is compared with the manifest. A local folder must not change while it is open; from
+        s3:// the files are copied to a temporary folder.
 
         Args:
             uri: a folder, or s3://bucket/prefix.
@@ -94,25 +95,29 @@ class Gallery:
             Refused: the lease has expired, or the export is for another purpose.
         """
         store = open_store(uri, s3)
-        manifest = _signed_manifest(store, keys)
+        manifest = signed_manifest(store, keys)
         if purpose is not None and reference(purpose) != manifest["purpose"]:
             what = f"the export is for the purpose {manifest['purpose']!r}, not for {purpose!r}"
             raise Refused(what, where=uri, next_step="request an export for your purpose")
-        files = _checked_files(store, manifest)
-        rows = _rows_of(files, "identities")
-        index = faiss.deserialize_index(np.frombuffer(files["index.faiss"], np.uint8))  # safe: its digest was checked
-        if rows is None or index.ntotal != rows.num_rows:
-            what = f"the index has {index.ntotal} identities, the table {rows.num_rows if rows else 0}"
-            raise Corrupt(what, where=f"{uri}/index.faiss", next_step="export again")
-        gallery = cls(manifest, rows, index, key, now)
-        gallery._keys = tuple(keys)
+        files = CheckedFiles.of(uri, store, manifest)
+        gallery = cls(manifest, _identities(files, manifest, uri), key=key, now=now)
+        gallery._keys, gallery._files = tuple(keys), files
         return gallery
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._identities)
 
     def __contains__(self, identity_id: object) -> bool:
-        return identity_id in self._row_of
+        return identity_id in self._identities
+
+    @property
+    def identity_ids(self) -> list[str]:
+        """The ids of all identities, ascending."""
+        return self._identities.ids()
+
+    def templates(self) -> F32:
+        """The unit templates (n, dim) of all identities in the order of `identity_ids`; read where they are mapped."""
+        return self._identities.templates()
 
     def check_lease(self) -> None:
         """Check that this copy may still be used.
@@ -166,7 +171,8 @@ class Gallery:
         return rate_at(similarity, self._manifest["impostor_curve"])
 
     def search(self, probes: F32, model_digest: str, k: int = 1) -> Matches:
-        """1:N: the k most similar identities of each probe.
+        """1:N: the k most similar identities of each probe; by codes the best one is missed for a few (see
+        `index` in the manifest).
 
         Args:
             probes: (n, dim) float32 embeddings; need not be of unit norm.
@@ -176,8 +182,7 @@ class Gallery:
             Refused: the lease has expired, or the probes are of another model or dimension.
         """
         ready = self._ready(probes, model_digest)
-        similarity, rows = self._index.search(ready, min(k, len(self._ids)))
-        return Matches([[self._ids[i] for i in row] for row in rows.tolist()], similarity)
+        return Matches(*self._identities.nearest(ready, k))
 
     def similarities(self, probes: F32, model_digest: str) -> tuple[F32, list[str]]:
         """The similarity (n, identities) of each probe to each template, and the identity ids in that order.
@@ -185,7 +190,7 @@ class Gallery:
         Raises:
             Refused: as `search`.
         """
-        return np.asarray(self._ready(probes, model_digest) @ self._vectors.T, np.float32), list(self._ids)
+        return np.asarray(self._ready(probes, model_digest) @ self.templates().T, np.float32), self.identity_ids
 
     def verify(self, probes: F32, identity_ids: Sequence[str], model_digest: str, *, exemplars: bool = False) -> F32:
         """1:1: the similarity (n,) float32 of each probe to its claimed identity; NaN if the gallery does not have it.
@@ -198,20 +203,20 @@ class Gallery:
             Refused: as `search`.
         """
         ready = self._ready(probes, model_digest)
-        row: I64 = np.array([self._row_of.get(name, -1) for name in identity_ids], np.int64)
-        similarity = np.einsum("ij,ij->i", ready, self._vectors[np.maximum(row, 0)]) if len(self._ids) else np.zeros(0)
-        if exemplars:
-            for i in np.flatnonzero(row >= 0):
-                vectors = self._exemplars[int(row[i])].astype(np.float32)
-                similarity[i] = max(similarity[i], float((vectors @ ready[i]).max(initial=-1.0)))
-        return np.where(row >= 0, similarity, np.nan).astype(np.float32)
+        known = np.array([name in self._identities for name in identity_ids], bool)
+        similarity = np.einsum("ij,ij->i", ready, self._identities.templates(identity_ids))
+        for i in np.flatnonzero(known).tolist() if exemplars else ():
+            vectors = self._identities.exemplars(identity_ids[i]).astype(np.float32)
+            similarity[i] = max(similarity[i], float((vectors @ ready[i]).max(initial=-1.0)))
+        return np.where(known, similarity, np.nan).astype(np.float32)
 
     def same_as(self, other: Gallery) -> bool:
         """Whether two copies hold the same identities with bit-identical vectors."""
+        ids, mine, theirs = self.identity_ids, self._identities, other._identities
         return (
-            self._ids == other._ids
-            and np.array_equal(self._vectors, other._vectors)
-            and all(np.array_equal(a, b) for a, b in zip(self._exemplars, other._exemplars, strict=True))
+            ids == other.identity_ids
+            and np.array_equal(self.templates(), other.templates())
+            and all(np.array_equal(mine.exemplars(name), theirs.exemplars(name)) for name in ids)
         )
 
     def apply(self, uri: str, *, s3: S3Section | None = None) -> int:
@@ -230,7 +235,7 @@ class Gallery:
             Refused: the changes are of another lease or model, leave out versions, or the lease has expired.
         """
         store = open_store(uri, s3)
-        manifest = _signed_manifest(store, self._keys)
+        manifest = signed_manifest(store, self._keys)
         what = None
         if manifest.get("kind") != "changes" or manifest["lease_id"] != self.lease_id:
             what = f"these are not the changes of lease {self.lease_id}"
@@ -240,8 +245,8 @@ class Gallery:
             what = "the changes are under another template key"
         if what:
             raise Refused(what, where=uri, next_step="run `facelake feed changes` for this lease and version")
-        rows = _rows_of(_checked_files(store, manifest), "changes")
-        touched = self.apply_rows(rows, manifest["gallery_version"]) if rows is not None else 0
+        parts = list(CheckedFiles.of(uri, store, manifest).parts("changes"))
+        touched = self.apply_rows(pa.concat_tables(parts), manifest["gallery_version"]) if parts else 0
         self.version = max(self.version, manifest["gallery_version"])
         if self.version == manifest["gallery_version"] and len(self) != manifest["identities"]:
             what = f"after the changes there are {len(self)} identities, in the lake {manifest['identities']}"
@@ -263,28 +268,18 @@ class Gallery:
         active_rows = table.filter(active)
         if set(active_rows["model_digest"].to_pylist()) - {self.model_digest}:
             raise Refused("the changes are of another model", where="matcher", next_step="request another export")
-        templates = {name: (v, e) for name, v, e in zip(self._ids, self._vectors, self._exemplars, strict=True)}
-        dim = self._vectors.shape[1]
         removed = table.filter(pc.invert(active))["identity_id"].to_pylist()
-        touched = active_rows.num_rows + sum(templates.pop(name, None) is not None for name in removed)
-        rows = zip(
-            active_rows["identity_id"].to_pylist(), _matrix(active_rows, dim), _exemplars(active_rows, dim), strict=True
-        )
-        templates |= {name: (vector, exemplars) for name, vector, exemplars in rows}
-        self._ids = sorted(templates)
-        self._vectors = np.array([templates[name][0] for name in self._ids], np.float32).reshape(len(self._ids), dim)
-        self._exemplars = [templates[name][1] for name in self._ids]
+        touched = active_rows.num_rows + sum(name in self._identities for name in removed)
+        rows = Vectors.of_rows(active_rows, self._identities.dim)
+        self._identities = self._identities.updated(removed, rows)
         self.version = max(self.version, version)
-        self._row_of = {name: i for i, name in enumerate(self._ids)}
-        self._index = faiss.IndexFlatIP(dim)
-        self._index.add(np.ascontiguousarray(self._vectors))
         return int(touched)
 
     def _ready(self, probes: F32, model_digest: str) -> F32:
         self.check_lease()
-        if model_digest != self.model_digest or probes.ndim != 2 or probes.shape[1] != self._vectors.shape[1]:
+        if model_digest != self.model_digest or probes.ndim != 2 or probes.shape[1] != self._identities.dim:
             what = f"probes of model {model_digest[:12]} and shape {probes.shape} against a gallery of model "
-            what += f"{self.model_digest[:12]} and dimension {self._vectors.shape[1]}"
+            what += f"{self.model_digest[:12]} and dimension {self._identities.dim}"
             raise Refused(what, where="matcher", next_step="embed the probes with the gallery's model")
         norms = np.linalg.norm(probes, axis=1)
         if bad := int((~(np.isfinite(norms) & (norms > _LEAST_NORM))).sum()):
@@ -302,55 +297,28 @@ class Gallery:
             raise ConfigError(
                 what, where="matcher", next_step=f"pass the key named {wanted}" if wanted else "omit the key"
             )
-        return rotation(key, self._manifest["lake"], self.purpose, self._vectors.shape[1]) if key else None
+        return rotation(key, self._manifest["lake"], self.purpose, self._identities.dim) if key else None
 
 
-def _signed_manifest(store: ObjectStore, keys: Collection[str]) -> dict[str, Any]:
-    """Return a manifest whose signature fits; see `Gallery.open`."""
+def _identities(files: CheckedFiles, manifest: dict[str, Any], uri: str) -> Identities:
+    """Read or map the identities of an export.
+
+    Raises:
+        Corrupt: the files do not hold the same identities.
+    """
     try:
-        manifest = parse_json(store.read("manifest.json"))
-        body = {name: value for name, value in manifest.items() if name != "signature"}
-        files, signature = manifest["files"], manifest.get("signature")
-        if not isinstance(files, dict) or any("/" in name for name in files):
-            raise ValueError("files")
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as err:
-        what = f"no gallery export: {type(err).__name__}"
-        next_step = "give the folder that `gallery export` or `feed changes` wrote"
-        raise ConfigError(what, where=store.uri, next_step=next_step) from err
-    if not any(signature_fits(body, signature, key) for key in keys or (None,)):
-        what = "the manifest is not signed" if signature is None else "the signature does not fit the manifest"
-        what += ", or is not by one of the given keys" if keys and signature is not None else ""
-        raise Corrupt(what, where=f"{store.uri}/manifest.json", next_step="do not use the copy; have it exported again")
-    return dict(manifest)
-
-
-def _checked_files(store: ObjectStore, manifest: dict[str, Any]) -> dict[str, bytes]:
-    """Return the files of a delivery, whose digests were compared with the manifest."""
-    files = {}
-    for name, digest in manifest["files"].items():
-        try:
-            files[name] = store.read(name)
-        except FileNotFoundError as err:
-            raise Corrupt("a file is missing", where=f"{store.uri}/{name}", next_step="export again") from err
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            what = "the file differs from the one that was exported"
-            raise Corrupt(what, where=f"{store.uri}/{name}", next_step="export again")
-    return files
-
-
-def _rows_of(files: dict[str, bytes], stem: str) -> pa.Table | None:
-    """Return the rows of the numbered Parquet files of a delivery, in their order; None if there is none."""
-    names = sorted(name for name in files if name.startswith(f"{stem}-") and name.endswith(".parquet"))
-    parts = [pq.read_table(pa.BufferReader(files[name])) for name in names]
-    return pa.concat_tables(parts) if parts else None
-
-
-def _matrix(rows: pa.Table, dim: int = -1) -> F32:
-    """The templates (n, dim) of the rows."""
-    flat = pc.list_flatten(rows["prototype"].combine_chunks()).to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(flat.reshape(len(rows), dim if dim > 0 or not len(rows) else -1), np.float32)
-
-
-def _exemplars(rows: pa.Table, dim: int) -> list[F16]:
-    """The exemplars (k, dim) of each row."""
-    return [decode_embeddings(stored or (), dim) for stored in rows["exemplars"].to_pylist()]
+        facts = facts_of(manifest)
+        index = read_index(files.folder / "index.faiss")
+        if facts.kind == "flat":
+            parts = [Vectors.of_rows(rows) for rows in files.parts("identities")]
+            vectors = Vectors.concat(parts, index.d)
+        else:
+            names = [rows["identity_id"].to_pylist() for rows in files.parts("identities", ["identity_id"])]
+            vectors = Vectors.mapped(files.folder, [name for part in names for name in part], index.d)
+        if index.ntotal != len(vectors.ids):
+            raise ValueError(f"the index has {index.ntotal} identities, the table {len(vectors.ids)}")
+    except (ValueError, OSError) as err:
+        raise Corrupt(str(err), where=uri, next_step="export again") from err
+    if facts.kind == "flat":
+        return FlatIdentities(vectors, index)
+    return MappedIdentities(vectors, index, facts.candidates)

@@ -1,0 +1,199 @@
+"""The identities of a copy: few are in memory, many are mapped and changes are kept beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol
+
+import faiss
+import numpy as np
+
+from facelake.contracts import F16, F32, I64
+from facelake.publish.template_files import Vectors
+from facelake.publish.template_index import Codes, flat_index
+
+
+class Identities(Protocol):
+    """What a matcher's copy searches."""
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the vectors."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, identity_id: object) -> bool: ...
+
+    def ids(self) -> list[str]:
+        """All ids, ascending."""
+        ...
+
+    def templates(self, names: Sequence[str] | None = None) -> F32:
+        """Templates (n, dim) of identities, zero for one that is not there; None: of all, in the order of `ids`."""
+        ...
+
+    def exemplars(self, name: str) -> F16:
+        """Exemplars (k, dim) of an identity that is there."""
+        ...
+
+    def nearest(self, probes: F32, k: int) -> tuple[list[list[str]], F32]:
+        """The k most similar identities of each unit probe (m, dim), best first, and the cosines (m, at most k)."""
+        ...
+
+    def updated(self, removed: Collection[str], rows: Vectors) -> Identities:
+        """These identities without the removed ones, and with rows added or in place of those of the same id."""
+        ...
+
+
+@dataclass(frozen=True)
+class FlatIdentities:
+    """Identities in memory with an exact index.
+
+    Attributes:
+        vectors: by ascending id.
+        index: of their templates, in the same order.
+    """
+
+    vectors: Vectors
+    index: faiss.Index
+
+    @classmethod
+    def of(cls, vectors: Vectors) -> FlatIdentities:
+        """Index vectors."""
+        ordered = vectors.sorted()
+        return cls(ordered, flat_index(ordered.templates))
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.vectors.ids)}
+
+    @property
+    def dim(self) -> int:
+        """Implements Identities."""
+        return int(self.vectors.templates.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.vectors.ids)
+
+    def __contains__(self, identity_id: object) -> bool:
+        return identity_id in self._row_of
+
+    def ids(self) -> list[str]:
+        """Implements Identities."""
+        return list(self.vectors.ids)
+
+    def templates(self, names: Sequence[str] | None = None) -> F32:
+        """Implements Identities."""
+        if names is None:
+            return self.vectors.templates
+        return _templates_of(self.vectors, np.array([self._row_of.get(name, -1) for name in names], np.int64))
+
+    def exemplars(self, name: str) -> F16:
+        """Implements Identities."""
+        return self.vectors.exemplars_of(self._row_of[name])
+
+    def nearest(self, probes: F32, k: int) -> tuple[list[list[str]], F32]:
+        """Implements Identities."""
+        similarity, rows = self.index.search(probes, min(k, len(self)))
+        return [[self.vectors.ids[i] for i in row] for row in rows.tolist()], similarity
+
+    def updated(self, removed: Collection[str], rows: Vectors) -> FlatIdentities:
+        """Implements Identities."""
+        kept = self.vectors.without({*removed, *rows.ids})
+        return FlatIdentities.of(Vectors.concat([kept, rows], self.dim))
+
+
+@dataclass(frozen=True)
+class MappedIdentities:
+    """Identities whose vectors are mapped files, found by their codes; changes since then are in memory.
+
+    Attributes:
+        vectors: mapped, by ascending id.
+        index: codes of their templates.
+        candidates: identities nearest by code whose similarity is computed.
+        left_out: rows that were removed or replaced since, ascending.
+        changed: identities that were added or replaced since.
+    """
+
+    vectors: Vectors
+    index: faiss.Index
+    candidates: int
+    left_out: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    changed: FlatIdentities | None = None
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.vectors.ids)}
+
+    @cached_property
+    def _gone(self) -> frozenset[int]:
+        return frozenset(self.left_out.tolist())
+
+    @property
+    def dim(self) -> int:
+        """Implements Identities."""
+        return int(self.vectors.templates.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.vectors.ids) - len(self.left_out) + (len(self.changed) if self.changed else 0)
+
+    def __contains__(self, identity_id: object) -> bool:
+        if self.changed is not None and identity_id in self.changed:
+            return True
+        row = self._row_of.get(str(identity_id), -1)
+        return row >= 0 and row not in self._gone
+
+    def ids(self) -> list[str]:
+        """Implements Identities."""
+        kept = [name for row, name in enumerate(self.vectors.ids) if row not in self._gone]
+        return sorted([*kept, *(self.changed.ids() if self.changed else ())])
+
+    def templates(self, names: Sequence[str] | None = None) -> F32:
+        """Implements Identities."""
+        names = self.ids() if names is None else names
+        rows = [self._row_of.get(name, -1) for name in names]
+        out = _templates_of(self.vectors, np.array([-1 if row in self._gone else row for row in rows], np.int64))
+        if self.changed is not None:
+            here = [place for place, name in enumerate(names) if name in self.changed]
+            out[here] = self.changed.templates([names[place] for place in here])
+        return out
+
+    def exemplars(self, name: str) -> F16:
+        """Implements Identities."""
+        if self.changed is not None and name in self.changed:
+            return self.changed.exemplars(name)
+        return self.vectors.exemplars_of(self._row_of[name])
+
+    def nearest(self, probes: F32, k: int) -> tuple[list[list[str]], F32]:
+        """Implements Identities."""
+        k = min(k, len(self))
+        similarity, rows = Codes(self.index, self.vectors.templates, self.candidates).search(probes, k, self._gone)
+        names = [[self.vectors.ids[i] for i in found[found >= 0]] for found in rows]
+        if self.changed is None:
+            return names, similarity
+        more_names, more = self.changed.nearest(probes, k)
+        for number, row in enumerate(zip(similarity, more, strict=True)):
+            own, other = row
+            pairs = sorted([*zip(-own, names[number]), *zip(-other, more_names[number])])[:k]  # noqa: B905  own is padded
+            names[number] = [name for _, name in pairs]
+            similarity[number, : len(pairs)] = [-value for value, _ in pairs]
+        return names, similarity
+
+    def updated(self, removed: Collection[str], rows: Vectors) -> MappedIdentities:
+        """Implements Identities."""
+        replaced = {*removed, *rows.ids}
+        gone = {row for name in replaced if (row := self._row_of.get(name)) is not None}
+        left_out = np.array(sorted(gone | self._gone), np.int64)
+        before = self.changed.vectors.without(replaced) if self.changed else Vectors.concat([], self.dim)
+        changed = FlatIdentities.of(Vectors.concat([before, rows], self.dim))
+        return replace(self, left_out=left_out, changed=changed if len(changed) else None)
+
+
+def _templates_of(vectors: Vectors, rows: I64) -> F32:
+    """Return the templates (n, dim) of rows; zero for row -1."""
+    out = np.zeros((len(rows), vectors.templates.shape[1]), np.float32)
+    out[rows >= 0] = vectors.templates[rows[rows >= 0]]
+    return out
