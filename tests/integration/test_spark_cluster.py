@@ -20,7 +20,7 @@ from facelake.engines.spark_session import start_spark
 from facelake.errors import Corrupt
 from facelake.events import ignore_events
 from tests.unit.cluster.test_cluster import people
-from tests.unit.stages.clustering.test_steps import World, agree, by_id, cluster, steps_of
+from tests.unit.stages.clustering.test_full import World, agree, by_id, cluster, clustering_of
 
 SETTINGS = ClusterSection(exact_below=500, list_size=40, deep_cells=2)
 
@@ -45,7 +45,7 @@ def test_partitions_order_and_engine_do_not_matter(session: object, crowd: World
         place = tmp_path / f"spark-{number}"
         paths = crowd.write(place / "faces", files, seed)
         exchange = SparkExchange(session, partitions)  # type: ignore[arg-type]
-        found = steps_of(paths, place / "work", 64, SETTINGS, exchange).run()
+        found = clustering_of(paths, place / "work", 64, SETTINGS, exchange).run()
         assert by_id(paths, found) == wanted
 
 

@@ -17,7 +17,7 @@ from facelake.engines.spark_session import start_spark
 from facelake.testing.clusters import spark_standalone
 from tests.integration.test_spark_cluster import SETTINGS
 from tests.unit.cluster.test_cluster import people
-from tests.unit.stages.clustering.test_steps import World, by_id, cluster, steps_of
+from tests.unit.stages.clustering.test_full import World, by_id, cluster, clustering_of
 
 
 class Shooting(SparkExchange):
@@ -58,7 +58,7 @@ def test_an_executor_killed_in_shuffles_changes_nothing(tmp_path: Path, most: in
         spark = start_spark(SparkSection(master=master, driver_memory="1g", conf=conf))
         try:
             exchange = Shooting(spark, tmp_path, most)
-            found = steps_of(paths, tmp_path / "work", 64, SETTINGS, exchange).run()
+            found = clustering_of(paths, tmp_path / "work", 64, SETTINGS, exchange).run()
         finally:
             spark.stop()
     assert exchange.jobs >= min(most, 5)

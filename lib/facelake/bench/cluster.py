@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from facelake.engines.select_exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
 from facelake.lake.store import open_store
+from facelake.stages.clustering.full import STEPS, FullClustering, Progress
 from facelake.stages.clustering.result import Clustered, groups_of
 from facelake.stages.clustering.source import LocalFiles
-from facelake.stages.clustering.steps import STEPS, Steps
-from facelake.stages.clustering.tasks import Work
+from facelake.stages.clustering.work import Work
 from facelake.stages.core.context import digest_of
 
 # Similarities assumed for a corpus that is too small to tell, by dimension: those of the default pack's card, and of
@@ -56,7 +57,7 @@ def cluster_files(
     memory = PeakMemory()
     peaks: dict[str, int] = {}
 
-    def say(step: str, done: bool) -> None:
+    def progress(step: str, *, done: bool) -> None:
         if done:
             peaks[step] = memory.lap()
         else:
@@ -66,45 +67,48 @@ def cluster_files(
         exchange = open_exchange(config.spark, total)
         started = time.monotonic() - began
         try:
-            steps = _steps(config, paths, dim, place, exchange, say)
-            found = steps.run()
-            _write(paths, out, found)
+            clustered = _full_clustering(config, paths, dim, place, exchange, progress).run()
+            _write(paths, out, clustered)
         finally:
             exchange.close()
     if not work or not keep:
         shutil.rmtree(place, ignore_errors=True)
     seconds = time.monotonic() - began
     emit(StageFinished("bench", seconds, {"faces": total}))
-    figures: dict[str, Any] = {"faces": total, "identities": int(found.labels.max(initial=-1)) + 1}
-    figures["set_aside"] = {name: count for name, count in found.states.items() if count and name != "sound"}
-    figures |= {"duplicates": found.duplicates, "dim": dim}
+    figures: dict[str, Any] = {"faces": total, "identities": int(clustered.labels.max(initial=-1)) + 1}
+    figures["set_aside"] = {name: count for name, count in clustered.states.items() if count and name != "sound"}
+    figures |= {"duplicates": clustered.duplicates, "dim": dim}
     figures["identities"] += sum(figures["set_aside"].values())
     figures |= {"seconds": round(seconds, 1), "spark_start_s": round(started, 1)}
-    figures["steps"] = {step: found.figures[step] | {"peak_bytes": peaks.get(step, 0)} for step in found.figures}
-    figures |= {"edges": found.edges, "peak_bytes_all_processes": memory.peak_bytes} | _rates(found, dim)
-    return figures | found.manifest
+    costs = clustered.costs.items()
+    figures["steps"] = {step: asdict(cost) | {"peak_bytes": peaks.get(step, 0)} for step, cost in costs}
+    figures |= {"edges": clustered.edges, "peak_bytes_all_processes": memory.peak_bytes} | _rates(clustered, dim)
+    return figures | clustered.manifest
 
 
-def _rates(found: Clustered, dim: int) -> dict[str, float]:
+def _rates(clustered: Clustered, dim: int) -> dict[str, float]:
     """The join's arithmetic per second, shuffles and all, against what one product of two matrices reaches here."""
-    if "join" not in found.figures:
+    if "join" not in clustered.costs:
         return {}
     side = np.ones((3000, 3000), np.float32)
     began = time.monotonic()
     for _ in range(4):
         side @ side
     peak = 4 * 2 * 3000**3 / (time.monotonic() - began) / 1e9
-    rate = 2 * found.compared * dim / found.figures["join"]["seconds"] / 1e9
+    rate = 2 * clustered.compared * dim / clustered.costs["join"].seconds / 1e9
     return {"join_gflops": round(rate, 1), "sgemm_gflops": round(peak, 1)}
 
 
-def _steps(config: Config, paths: tuple[str, ...], dim: int, place: str, exchange: Exchange, say: Any) -> Steps:
+def _full_clustering(
+    config: Config, paths: tuple[str, ...], dim: int, place: str, exchange: Exchange, progress: Progress
+) -> FullClustering:
     store = open_store(place, config.s3)
     s3 = config.s3.model_dump_json()
     stamp = [(path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
     state = digest_of(stamp, config.digest("cluster"), dim)
-    job = Work(LocalFiles(paths), store.uri, s3, state, dim, config.cluster.min_quality)
-    return Steps(job, exchange, config.cluster, PRIORS.get(dim, PRIOR), say, config.spark.scratch_bytes)
+    work = Work(LocalFiles(paths), store.uri, s3, state, dim)
+    prior = PRIORS.get(dim, PRIOR)
+    return FullClustering(work, exchange, config.cluster, prior, progress, config.spark.scratch_bytes)
 
 
 def _check(paths: tuple[str, ...], folder: str) -> tuple[int, int]:
@@ -155,13 +159,13 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _write(paths: tuple[str, ...], out: str, found: Clustered) -> None:
+def _write(paths: tuple[str, ...], out: str, clustered: Clustered) -> None:
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     schema = pa.schema([("face_id", pa.string()), ("identity_id", pa.int64())])
-    alone = int(found.labels.max(initial=-1)) + 1
+    alone = int(clustered.labels.max(initial=-1)) + 1
     with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-        for path, number in zip(paths, found.number, strict=True):
-            identity = groups_of(number, found.labels, alone)
+        for path, number in zip(paths, clustered.number, strict=True):
+            identity = groups_of(number, clustered.labels, alone)
             alone += int((number < 0).sum())
             ids = pq.read_table(path, columns=["face_id"])["face_id"].cast(pa.string())
             writer.write_table(pa.table([ids, pa.array(identity)], schema=schema))

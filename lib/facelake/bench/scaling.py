@@ -38,9 +38,9 @@ from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.clustering.full import FullClustering
 from facelake.stages.clustering.source import LocalFiles
-from facelake.stages.clustering.steps import Steps
-from facelake.stages.clustering.tasks import Work
+from facelake.stages.clustering.work import Work
 from facelake.stages.embedding.embed import embed
 from facelake.stages.models.registry import load_pack
 
@@ -154,7 +154,7 @@ def _cluster(faces: int, workers: int, folder: str) -> dict[str, Any]:
     store = open_store(f"{folder}/work")
     work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "bench", _DIM)
     began, cpu = time.monotonic(), family_cpu_s()
-    clustered = Steps(work, exchange, ClusterSection(), PRIOR, lambda *_: None).run()
+    clustered = FullClustering(work, exchange, ClusterSection(), PRIOR, lambda *_, **__: None).run()
     used, took = family_cpu_s() - cpu, time.monotonic() - began
     exchange.close()
     return {"groups": int(clustered.labels.max()) + 1, "cpu_s": round(used, 2), "seconds": round(took, 1)}

@@ -8,7 +8,7 @@ Delta Lake has neither a half-precision nor a fixed-size-list type.
 
 from __future__ import annotations
 
-from facelake.contracts.arrays import C128, F16, F32, F64, I32, I64, U8, Bool
+from facelake.contracts.arrays import C128, F16, F32, F64, I32, I64, U8, U16, Bool
 from facelake.contracts.enums import (
     REFUSED_CLASSES,
     Change,
@@ -79,6 +79,7 @@ __all__ = [
     "RUNS",
     "TABLES",
     "U8",
+    "U16",
     "Bool",
     "Change",
     "Chunk",

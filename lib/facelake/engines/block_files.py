@@ -10,14 +10,24 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from facelake.cluster.array_codec import pack, unpack
+from facelake.cluster.array_codec import decode, encode
+from facelake.contracts import I64
 from facelake.engines.exchange import Block
 
 _BUFFER_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BlockIndex:
+    """Keys (n,) and sizes (n,) in bytes of the blocks of a file, in their order there."""
+
+    key: I64
+    size: I64
 
 
 def write_blocks(folder: str, blocks: Iterable[Block]) -> str:
@@ -29,8 +39,8 @@ def write_blocks(folder: str, blocks: Iterable[Block]) -> str:
             file.write(body)
             keys.append(key)
             sizes.append(len(body))
-    index = pack(key=np.array(keys, np.int64), size=np.array(sizes, np.int64))
-    (Path(folder) / f"{name}.index").write_bytes(index)
+    index = BlockIndex(np.array(keys, np.int64), np.array(sizes, np.int64))
+    (Path(folder) / f"{name}.index").write_bytes(encode(index))
     return name
 
 
@@ -64,8 +74,8 @@ def remove_blocks(folder: str, names: Sequence[str]) -> None:
 
 def _index(folder: str, name: str, part: int, parts: int) -> np.ndarray:
     """Return key, offset and size (n, 3) of a file's blocks for one part."""
-    index = unpack((Path(folder) / f"{name}.index").read_bytes())
-    rows = np.stack([index["key"], np.cumsum(index["size"]) - index["size"], index["size"]], 1)
+    index = decode(BlockIndex, (Path(folder) / f"{name}.index").read_bytes())
+    rows = np.stack([index.key, np.cumsum(index.size) - index.size, index.size], 1)
     own: np.ndarray = rows[rows[:, 0] % parts == part]
     return own
 

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facelake.cluster import columns
-from facelake.cluster.array_codec import pack, unpack
 from facelake.cluster.calibrate import Prior, Similarities, calibrate, with_level
 from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans
 from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
@@ -218,12 +217,3 @@ def test_keys_depend_on_the_string_alone(texts: list[str], cut: int) -> None:
     parts = [columns.keys(pa.array(part, pa.string())) for part in (texts[:cut], texts[cut:])]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     np.testing.assert_array_equal(columns.keys(pa.chunked_array([texts, ["x"]])).tolist()[:-1], whole.tolist())
-
-
-def test_packed_arrays_come_back_and_damage_is_noticed() -> None:
-    arrays = {"a": np.arange(6, dtype=np.int32).reshape(2, 3), "b": np.zeros((0, 4), np.float16), "c": np.array([1.5])}
-    body = pack(**arrays)
-    back = unpack(body)
-    assert all(np.array_equal(back[name], arrays[name]) and back[name].dtype == arrays[name].dtype for name in arrays)
-    with pytest.raises(ValueError, match="buffer"):
-        unpack(body[:-16])

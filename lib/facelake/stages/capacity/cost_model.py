@@ -16,10 +16,10 @@ from facelake.stages.capacity.measured_costs import cost
 STAGES = ("admit", "embed", "cluster", "publish", "scan")
 _CHECKPOINT_EVERY = 50  # the tables' checkpoint interval (lake/tables.py)
 _LIST_PAGE = 1000  # objects per S3 list request
-_PART_FACES, _LEAST_PARTS, _CELL_FACES = 100_000, 8, 12_000  # stages/clustering/steps.py, cluster/lists.py
+_PART_FACES, _LEAST_PARTS, _CELL_FACES = 100_000, 8, 12_000  # clustering/steps/index.py, cluster/lists.py
 _READ_AHEAD = 1 << 20  # bytes per read of a corpus file's column (lake/corpora/)
 _TASK_CHUNKS, _TASKS_PER_WORKER = 8, 4  # stages/embedding/embed.py
-_SAMPLE, _DEEP_CELLS = 100_000, 8  # stages/clustering/steps.py, config.py
+_SAMPLE, _DEEP_CELLS = 100_000, 8  # clustering/steps/sample.py, config.py
 _KEPT_BYTES, _BUFFER_BYTES = 1 << 29, 1 << 31  # stages/gallery/templates.py
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 
-from facelake.cluster.array_codec import unpack
+from facelake.cluster.array_codec import decode
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32
@@ -15,6 +15,15 @@ from facelake.lake.lake import Lake
 MEASURES = "measures/cluster"
 """Directions and discounts of the last clustering of all faces."""
 _SINCE = "measures/since.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMeasures:
+    """What the last full clustering measured of the corpus, as stored."""
+
+    gate: Gate
+    directions: F32
+    """(dim, r) nuisance directions"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +85,9 @@ def read_measures(lake: Lake) -> Measures:
     if since is None or "edge" not in since.cuts:
         raise ConfigError("nothing was clustered yet", where=lake.uri, next_step="run `facelake nightly` first")
     try:
-        held = unpack(lake.store.read(MEASURES))
-    except FileNotFoundError as err:
+        stored = decode(StoredMeasures, lake.store.read(MEASURES))
+    except (FileNotFoundError, ValueError) as err:
         next_step = "run `facelake nightly --rebase` once"
-        raise ConfigError("the last clustering left no measures", where=lake.uri, next_step=next_step) from err
+        raise ConfigError("the last clustering left no readable measures", where=lake.uri, next_step=next_step) from err
     fields = {name: since.cuts[name] for name in Calibration.__dataclass_fields__ if name in since.cuts}
-    return Measures(Gate(held["bounds"], held["inflation"]), Calibration(**fields), held["directions"])  # type: ignore[arg-type]
+    return Measures(stored.gate, Calibration(**fields), stored.directions)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What clustering found, and how rows are numbered for it."""
+"""The result of a full clustering."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from facelake.cluster import columns
-from facelake.cluster.mapequation import Block
-from facelake.contracts import I32, I64, U8
-from facelake.stages.clustering.tasks import Work
+from facelake.contracts import I32, I64
+from facelake.stages.clustering.step_results import StepCost
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Clustered:
-    """What clustering found."""
+    """The groups of all faces, and how they came about."""
 
     number: list[I32]
     """per input file, per row: the face's number, that of its exact duplicate, or -1 for a vector that is not sound"""
@@ -26,39 +24,12 @@ class Clustered:
     duplicates: int
     manifest: dict[str, Any]
     """numbers that were derived, with their evidence"""
-    figures: dict[str, dict[str, float]]
-    """per step: seconds, the driver's peak memory"""
+    costs: dict[str, StepCost]
+    """by step"""
     edges: int
     """of the graph, both directions"""
     compared: int
     """pairs whose similarity the join computed"""
-
-
-class StoredGraph:
-    """The graph's blocks in the work store."""
-
-    def __init__(self, work: Work, parts: int) -> None:
-        self._work, self._parts = work, parts
-
-    def __len__(self) -> int:
-        return self._parts
-
-    def __getitem__(self, at: int, /) -> Block:
-        held = self._work.read(f"graph/{at}")
-        return Block(held["nodes"], held["start"], held["target"], held["weight"])
-
-
-def number_rows(order: I64, content: I64, state: U8) -> tuple[I32, np.ndarray]:
-    """A number (n,) per row in the order of keys, equal for exact duplicates, -1 if not sound; and who came first."""
-    sound = order[state[order] == columns.State.SOUND]
-    _, first, inverse = np.unique(content[sound], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int32)
-    rank[np.argsort(first, kind="stable")] = np.arange(len(first), dtype=np.int32)
-    number = np.full(len(order), -1, np.int32)
-    number[sound] = rank[inverse]
-    leader = np.zeros(len(order), bool)
-    leader[sound[first]] = True
-    return number, leader
 
 
 def groups_of(number: I32, labels: I32, alone: int) -> I64:

@@ -19,11 +19,12 @@ from facelake.events import Notice, StageProgress
 from facelake.lake.store import cached_store, open_store
 from facelake.lake.tables import plain, stage
 from facelake.stages.clustering.calibration_store import MEASURES, Since, write_since
+from facelake.stages.clustering.full import STEPS, FullClustering
 from facelake.stages.clustering.incremental import plan_increment, run_increment
 from facelake.stages.clustering.result import Clustered, groups_of
 from facelake.stages.clustering.source import TableFiles
-from facelake.stages.clustering.steps import STEPS, Steps
-from facelake.stages.clustering.tasks import Work
+from facelake.stages.clustering.stored import FinalGroups, NumberedRows
+from facelake.stages.clustering.work import Work
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
 
@@ -60,43 +61,42 @@ def cluster(context: Context) -> StageResult:
     if isinstance(exchange, LocalExchange):
         spark = f"Spark from {config.spark.in_process_below:,} on (spark.in_process_below)"
         context.emit(Notice("cluster", f"{total:,} faces are grouped in this process, {spark}"))
-    steps = _steps(context, source, exchange, state)
-    found = steps.run()
-    context.emit(Notice("cluster", _summary(found)))
-    counts = _commit(context, steps, found, exchange, total)
-    details: dict[str, object] = {"mode": "full", "states": dict(found.states)} | found.manifest
-    steps.keep_measures(context.lake.store, MEASURES)
-    cuts = dict(found.manifest.get("calibration", {}))
+    full = _full_clustering(context, source, exchange, state)
+    clustered = full.run()
+    context.emit(Notice("cluster", _summary(clustered)))
+    counts = _commit(context, full, clustered, exchange, total)
+    details: dict[str, object] = {"mode": "full", "states": dict(clustered.states)} | clustered.manifest
+    full.keep_measures(context.lake.store, MEASURES)
+    cuts = dict(clustered.manifest.get("calibration", {}))
     write_since(
         context.lake,
         Since(cuts, config.digest("cluster"), context.model_digest, total, corrections=tuple(spoken)),
     )
-    steps.clear()
+    full.clear()
     context.emit(StageProgress("cluster", len(STEPS) + 1))
     return run.finish(counts, state, details)
 
 
-def _steps(context: Context, source: TableFiles, exchange: Exchange, state: str) -> Steps:
+def _full_clustering(context: Context, source: TableFiles, exchange: Exchange, state: str) -> FullClustering:
     assert context.pack is not None
     card, settings = context.pack.card, context.config.cluster
     store = open_store(f"{context.lake.uri}/{WORK}", context.lake.s3)
-    done: list[str] = []
+    complete: list[str] = []
 
-    def say(step: str, done_now: bool) -> None:
+    def progress(step: str, *, done: bool) -> None:
         context.check_lease()
-        if done_now:
-            done.append(step)
+        if done:
+            complete.append(step)
         else:
-            context.emit(StageProgress("cluster", len(done), {"step": step}))
+            context.emit(StageProgress("cluster", len(complete), {"step": step}))
 
-    s3 = context.lake.s3.model_dump_json()
-    work = Work(source, store.uri, s3, state, card.encoder.dim, settings.min_quality)
+    work = Work(source, store.uri, context.lake.s3.model_dump_json(), state, card.encoder.dim)
     prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean)
-    return Steps(work, exchange, settings, prior, say, context.config.spark.scratch_bytes)
+    return FullClustering(work, exchange, settings, prior, progress, context.config.spark.scratch_bytes)
 
 
-def _summary(found: Clustered) -> str:
-    cuts = found.manifest.get("calibration", {})
+def _summary(clustered: Clustered) -> str:
+    cuts = clustered.manifest.get("calibration", {})
     if not cuts:
         return "no face can be compared"
     return (
@@ -114,33 +114,31 @@ class _Rows:
     s3: S3Section
 
     def write(self, item: int) -> Iterator[Block]:
-        """Stage the groups of one file's faces."""
-        held, number = self.work.shared("result"), self.work.read(f"rows/{item}")["group"]
-        group = groups_of(number, held["labels"], int(self.work.read("alone")["first"][item]))
+        """Stage the groups of one file's faces; yields the receipt as JSON."""
+        final, number = self.work.shared(FinalGroups), self.work.read(NumberedRows, item).group
+        group = groups_of(number, final.labels, int(final.first_alone[item]))
         score = np.zeros(len(number), np.float32)
-        score[number >= 0] = held["score"][number[number >= 0]]
+        score[number >= 0] = final.score[number[number >= 0]]
         ids = pa.concat_arrays([batch.column(0) for batch in self.work.source.batches(item, ["face_id"])])
         rows = pa.table([ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
-        yield (
-            item,
-            json.dumps(asdict(stage(cached_store(self.lake, self.s3.model_dump_json()), "groups", rows))).encode(),
-        )
+        receipt = stage(cached_store(self.lake, self.s3.model_dump_json()), "groups", rows)
+        yield item, json.dumps(asdict(receipt)).encode()
 
 
-def _commit(context: Context, steps: Steps, found: Clustered, exchange: Exchange, total: int) -> dict[str, int]:
+def _commit(
+    context: Context, full: FullClustering, clustered: Clustered, exchange: Exchange, total: int
+) -> dict[str, int]:
     """Replace the `groups` table; workers stage, the driver commits once."""
-    labels = found.labels
+    labels, work = clustered.labels, full.work
     groups = int(labels.max(initial=-1)) + 1
-    score = steps.scores(labels) if len(labels) else np.zeros(0, np.float32)
-    alone = np.array([int((number < 0).sum()) for number in found.number], np.int64)
-    work = steps.work
-    work.write("alone", first=groups + np.cumsum(alone) - alone)
-    work.write("result", labels=labels, score=score)
+    score = full.scores(labels) if len(labels) else np.zeros(0, np.float32)
+    alone = np.array([int((number < 0).sum()) for number in clustered.number], np.int64)
+    work.write(FinalGroups(labels, score, groups + np.cumsum(alone) - alone))
     rows = _Rows(work, context.lake.uri, context.lake.s3)
-    receipts = [Receipt(**json.loads(body)) for _, body in exchange.run(range(len(work.source)), rows.write)]
+    receipts = [Receipt(**json.loads(body)) for _, body in exchange.run(work.files, rows.write)]
     must_add_up("cluster", ("faces", total), ("grouped", sum(receipt.rows for receipt in receipts)))
     context.check_lease()
     table = context.lake["groups"]
     table.commit(receipts, table.snapshot().files)
     aside = int(alone.sum())
-    return {"faces": total, "groups": groups + aside, "set_aside": aside, "duplicates": found.duplicates}
+    return {"faces": total, "groups": groups + aside, "set_aside": aside, "duplicates": clustered.duplicates}

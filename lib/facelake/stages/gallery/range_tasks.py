@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.cluster import columns
-from facelake.cluster.array_codec import unpack
+from facelake.cluster.array_codec import decode
 from facelake.config import S3Section
-from facelake.contracts import I64, IDENTITIES, MEMBERSHIPS, Bool, DataFileName, Receipt
+from facelake.contracts import I32, I64, IDENTITIES, MEMBERSHIPS, Bool, DataFileName, Receipt
 from facelake.engines.exchange import Block
 from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
@@ -369,13 +369,23 @@ _FACE_TYPES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SharedFaces:
+    """The grouped faces (n,) as every task needs them."""
+
+    keys: I64
+    """ascending"""
+    range: I32
+    """the range of each face, -1 where its range is not written"""
+    read: Bool
+    """whether the vector is read"""
+
+
 class _Shared:
     """What the driver wrote for every task: faces by key, and templates that move to another range."""
 
-    def __init__(self, arrays: dict[str, np.ndarray], tables: dict[str, pa.Table]) -> None:
-        self.keys: I64 = arrays["keys"]
-        self.range: I64 = arrays["range"]  # of each face, -1 where its range is not written
-        self.read: Bool = arrays["read"]
+    def __init__(self, faces: SharedFaces, tables: dict[str, pa.Table]) -> None:
+        self.keys, self.range, self.read = faces.keys, faces.range, faces.read
         self.known_names = tables["known"]["identity_id"].combine_chunks()
         self.known_range: I64 = tables["known"]["range"].to_numpy()
         self.retired = tables["retired"]["identity_id"].combine_chunks()
@@ -388,7 +398,7 @@ class _Shared:
 @lru_cache(maxsize=1)
 def _shared(work: str, s3: str, run: str) -> _Shared:
     store = cached_store(work, s3)
-    return _Shared(unpack(store.read("faces")), unpack_tables(store.read("moves")))
+    return _Shared(decode(SharedFaces, store.read("faces")), unpack_tables(store.read("moves")))
 
 
 @lru_cache(maxsize=1)
@@ -396,7 +406,7 @@ def _lake(uri: str, s3: str) -> Lake:
     return Lake.open(uri, S3Section.model_validate_json(s3))
 
 
-def _by_range(kind: str, rows: pa.Table, number: I64) -> Iterator[Block]:
+def _by_range(kind: str, rows: pa.Table, number: I32 | I64) -> Iterator[Block]:
     """Pack rows by range."""
     if not rows.num_rows:
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from facelake.cluster.array_codec import pack
+from facelake.cluster.array_codec import encode
 from facelake.contracts import I64, U8, Bool, Receipt, is_of_model
 from facelake.engines.exchange import Exchange
 from facelake.lake.object_store import ObjectStore
@@ -26,7 +26,7 @@ from facelake.stages.gallery.corrections import Corrected
 from facelake.stages.gallery.face_keys import Grouped
 from facelake.stages.gallery.face_vectors import dimension_of
 from facelake.stages.gallery.previous import HOW, Previous
-from facelake.stages.gallery.range_tasks import Item, RangeWork
+from facelake.stages.gallery.range_tasks import Item, RangeWork, SharedFaces
 from facelake.stages.gallery.ranges import bits_for, range_of_file, ranges_of
 from facelake.stages.gallery.table_codec import pack_tables
 from facelake.stages.gallery.versions import Gallery
@@ -201,7 +201,7 @@ def _write_shared(new: NewVersion, plan: Plan, store: ObjectStore) -> None:
     written = np.zeros(1 << plan.bits, bool)
     written[plan.targets] = True
     range_of_face[~written[range_of_face]] = -1
-    store.write("faces", pack(keys=new.grouped.faces.keys, range=range_of_face, read=plan.read))
+    store.write("faces", encode(SharedFaces(new.grouped.faces.keys, range_of_face, plan.read)))
     names = pa.array([new.standing.names[i] for i in plan.known_identity.tolist()], pa.string())
     known = pa.table({"identity_id": names, "range": pa.array(plan.range_of_group[plan.known_group])})
     retired = pa.table({"identity_id": pa.array(new.result.retired, pa.string())})

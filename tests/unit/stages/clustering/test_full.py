@@ -18,10 +18,11 @@ from facelake.config import ClusterSection, S3Section
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
 from facelake.errors import Corrupt
 from facelake.lake.store import open_store
+from facelake.stages.clustering.full import STEPS, FullClustering
 from facelake.stages.clustering.result import Clustered
 from facelake.stages.clustering.source import LocalFiles
-from facelake.stages.clustering.steps import STEPS, Steps
-from facelake.stages.clustering.tasks import Work
+from facelake.stages.clustering.step_results import Indexed
+from facelake.stages.clustering.work import Work
 from tests.unit.cluster.test_cluster import people, unit
 
 PRIOR = Prior(0.02, 0.09, 0.8)
@@ -52,17 +53,17 @@ class World:
         return tuple(paths)
 
 
-def steps_of(
+def clustering_of(
     paths: tuple[str, ...],
     place: Path,
     dim: int,
     settings: ClusterSection = SMALL,
     exchange: Any = None,
     scratch_bytes: float = math.inf,
-) -> Steps:
+) -> FullClustering:
     store = open_store(str(place))
-    work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "state", dim, settings.min_quality)
-    return Steps(work, exchange or LocalExchange(), settings, PRIOR, lambda step, done: None, scratch_bytes)
+    work = Work(LocalFiles(paths), store.uri, S3Section().model_dump_json(), "state", dim)
+    return FullClustering(work, exchange or LocalExchange(), settings, PRIOR, lambda *_, **__: None, scratch_bytes)
 
 
 def by_id(paths: tuple[str, ...], found: Clustered) -> dict[str, int]:
@@ -78,7 +79,7 @@ def cluster(
     world: World, place: Path, files: int = 3, seed: int | None = None, settings: ClusterSection = SMALL
 ) -> tuple[dict[str, int], Clustered]:
     paths = world.write(place / "faces", files, seed)
-    found = steps_of(paths, place / "work", world.x.shape[1], settings).run()
+    found = clustering_of(paths, place / "work", world.x.shape[1], settings).run()
     return by_id(paths, found), found
 
 
@@ -133,14 +134,14 @@ def test_killed_at_every_job_it_goes_on_to_the_same_end(crowd: World, tmp_path: 
     wanted, _ = cluster(crowd, tmp_path / "calm")
     paths = crowd.write(tmp_path / "faces")
     counting = Dying(0, after)
-    steps_of(paths, tmp_path / "count", 64, exchange=counting).run()
+    clustering_of(paths, tmp_path / "count", 64, exchange=counting).run()
     assert counting.jobs >= len(STEPS)
     for job in range(1, counting.jobs + 1):
         place = tmp_path / f"work-{job}"
         with pytest.raises(Killed):
-            steps_of(paths, place, 64, exchange=Dying(job, after)).run()
+            clustering_of(paths, place, 64, exchange=Dying(job, after)).run()
         rest = Dying(0, after)
-        found = steps_of(paths, place, 64, exchange=rest).run()
+        found = clustering_of(paths, place, 64, exchange=rest).run()
         assert by_id(paths, found) == wanted
         assert rest.jobs <= counting.jobs
 
@@ -154,37 +155,37 @@ def small_cells(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("scratch", "few"), [(268_000, True), (1000, False)], ids=["three waves", "a cell at a time"])
 def test_cells_joined_in_waves_give_the_same(crowd: World, tmp_path: Path, scratch: float, few: bool) -> None:
     paths = crowd.write(tmp_path / "faces")
-    whole = steps_of(paths, tmp_path / "whole", 64)
+    whole = clustering_of(paths, tmp_path / "whole", 64)
     wanted = by_id(paths, whole.run())
     counting = Dying(0, after=False)
-    steps = steps_of(paths, tmp_path / "waves", 64, exchange=counting, scratch_bytes=scratch)
+    steps = clustering_of(paths, tmp_path / "waves", 64, exchange=counting, scratch_bytes=scratch)
     assert by_id(paths, steps.run()) == wanted
     waves = len(list(steps.store.list("waves/")))
-    assert waves == (3 if few else whole.work.read("done/index")["cells"][0]) > 1
+    assert waves == (3 if few else whole.work.read(Indexed).cells) > 1
     for item in list(whole.store.list("edges/")):
         assert whole.store.read(item.key) == steps.store.read(item.key)
     for job in range(4, 4 + waves):  # scan, sample, index; then each wave dies once, and the next run has another size
         place = tmp_path / f"killed-{job}"
         with pytest.raises(Killed):
-            steps_of(paths, place, 64, exchange=Dying(job, after=True), scratch_bytes=scratch).run()
+            clustering_of(paths, place, 64, exchange=Dying(job, after=True), scratch_bytes=scratch).run()
         rest = Dying(0, after=False)
-        assert by_id(paths, steps_of(paths, place, 64, exchange=rest, scratch_bytes=scratch).run()) == wanted
+        assert by_id(paths, clustering_of(paths, place, 64, exchange=rest, scratch_bytes=scratch).run()) == wanted
         assert rest.jobs == counting.jobs - job + 1
     with pytest.raises(Killed):
-        steps_of(paths, tmp_path / "moved", 64, exchange=Dying(5, after=True), scratch_bytes=scratch).run()
-    assert by_id(paths, steps_of(paths, tmp_path / "moved", 64, scratch_bytes=537_000).run()) == wanted
+        clustering_of(paths, tmp_path / "moved", 64, exchange=Dying(5, after=True), scratch_bytes=scratch).run()
+    assert by_id(paths, clustering_of(paths, tmp_path / "moved", 64, scratch_bytes=537_000).run()) == wanted
 
 
 def test_finished_steps_are_not_done_again_and_another_state_starts_anew(crowd: World, tmp_path: Path) -> None:
     paths = crowd.write(tmp_path / "faces")
-    first = steps_of(paths, tmp_path / "work", 64).run()
+    first = clustering_of(paths, tmp_path / "work", 64).run()
     again = Dying(0, after=False)
-    found = steps_of(paths, tmp_path / "work", 64, exchange=again).run()
+    found = clustering_of(paths, tmp_path / "work", 64, exchange=again).run()
     assert again.jobs == 0
     assert by_id(paths, found) == by_id(paths, first)
     assert found.manifest == first.manifest
-    other = steps_of(paths, tmp_path / "work", 64, exchange=Dying(0, after=False))
-    other.work = replace(other.work, run="another")
+    other = clustering_of(paths, tmp_path / "work", 64, exchange=Dying(0, after=False))
+    other = replace(other, work=replace(other.work, run="another"))
     other.run()
     assert other.exchange.jobs > 0  # type: ignore[attr-defined]
 
@@ -192,7 +193,7 @@ def test_finished_steps_are_not_done_again_and_another_state_starts_anew(crowd: 
 @pytest.mark.parametrize("deleted", [0, 1, 2, 9, 30])
 def test_killed_while_it_drops_what_it_left_it_starts_anew(crowd: World, tmp_path: Path, deleted: int) -> None:
     paths = crowd.write(tmp_path / "faces")
-    steps = steps_of(paths, tmp_path / "work", 64)
+    steps = clustering_of(paths, tmp_path / "work", 64)
     wanted = by_id(paths, steps.run())
     store, left = type(steps.store), deleted
 
@@ -207,7 +208,7 @@ def test_killed_while_it_drops_what_it_left_it_starts_anew(crowd: World, tmp_pat
         patch.setattr(store, "delete", delete)
         with pytest.raises(Killed):
             steps.clear()
-    assert by_id(paths, steps_of(paths, tmp_path / "work", 64).run()) == wanted
+    assert by_id(paths, clustering_of(paths, tmp_path / "work", 64).run()) == wanted
     steps.clear()
     assert not list(steps.store.list(""))
 
