@@ -11,7 +11,7 @@ from facelake.config import Config
 
 HEAD = """# Configuration
 
-Generated from `lib/facelake/config.py` by `infra/config_doc.py`; a test keeps the two consistent.
+Generated from `lib/facelake/config/sections.py` by `infra/config_doc.py`; a test keeps the two consistent.
 
 The configuration is one YAML file, given with `-c` as a path or `s3://bucket/key`. Every key is optional. The file is
 checked completely before any work starts; the error for an unknown key names the most similar known key. It must not

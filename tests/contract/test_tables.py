@@ -12,8 +12,9 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
+from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
-from facelake.lake.tables import Table, plain
+from facelake.lake.tables import Table
 
 
 @pytest.fixture(params=["directory", "s3"])

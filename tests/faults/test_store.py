@@ -14,10 +14,10 @@ import pytest
 from facelake.config import S3Section, load_config
 from facelake.contracts import TABLES
 from facelake.errors import CommitConflict, Retryable
+from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.lake.store import open_store, probe
-from facelake.lake.tables import plain
 from facelake.testing.fault_proxy import FAULTS, fault_proxy
 from facelake.testing.servers import Server
 from facelake.testing.site import state_of

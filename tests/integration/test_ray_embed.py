@@ -23,9 +23,9 @@ from facelake.engines.embed_metrics import METRICS
 from facelake.engines.ray_decoders import DecoderPool
 from facelake.engines.ray_embed import RayEmbedder, _exit_on_gpu_failure, start_ray
 from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.data_files import read_file
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
-from facelake.lake.tables import read_file
 
 _ROWS = 24
 

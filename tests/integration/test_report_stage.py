@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from facelake.bench import erase
 from facelake.config import Config, load_config
 from facelake.contracts import DRIFT, EventKind, Scope
-from facelake.lake import tables
+from facelake.lake import data_files
 from facelake.lake.sampling import _share, batches, slices
 from facelake.nightly import writing
 from facelake.stages.admission.ledger import Entry, record
@@ -85,7 +85,7 @@ def test_slices_are_consecutive_rows_of_many_files(context: Context) -> None:
 
 
 def test_a_slice_can_span_row_groups(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tables._GROUP_ROWS, "faces", 7)
+    monkeypatch.setitem(data_files._GROUP_ROWS, "faces", 7)
     table = context.lake["faces"]
     table.replace_all(table.read())
     sample = slices(table, ["face_id", "embedding"], 100, np.random.default_rng(0))

@@ -21,7 +21,7 @@ from facelake.contracts import FACES, Covers, DataFileName, Receipt
 from facelake.embed import Pack
 from facelake.errors import ConfigError
 from facelake.events import Listener
-from facelake.lake.tables import plain
+from facelake.lake.data_files import plain
 from facelake.nightly import writing
 from facelake.stages.clustering.stage import cluster
 from facelake.stages.core.context import Context

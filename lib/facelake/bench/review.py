@@ -19,7 +19,7 @@ from facelake.nightly import reading, writing
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.gallery.analytics import analyse
 from facelake.stages.gallery.corrections import CorrectionRequest
-from facelake.stages.review import views
+from facelake.stages.review import answers, questions, views
 from facelake.stages.review.session import ReviewSession
 
 _VIEWED = 20  # identities that are viewed
@@ -57,7 +57,7 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
 
     began = time.monotonic()
     session = timed("open_s", lambda: ReviewSession.open(reading(config, emit), config.purpose, "bench"))
-    queue = timed("first_queue_s", lambda: views.queue(session))
+    queue = timed("first_queue_s", lambda: questions.queue(session))
     stats = session.context.lake["identity_stats"].read(["identity_id", "nearest_id", "size"])
     names = stats.take(np.random.default_rng(0).choice(stats.num_rows, _VIEWED, replace=False)).to_pylist()
     views.view_one(session, names[0]["identity_id"])
@@ -65,11 +65,11 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
     figures["identity_s"] = _median([partial(views.view_one, session, n["identity_id"]) for n in names[1:]])
     pairs = [(n["identity_id"], n["nearest_id"]) for n in names[1:] if n["nearest_id"]]
     figures["pair_s"] = _median([partial(views.view_pair, session, a, b) for a, b in pairs])
-    figures["queue_s"] = _median([partial(views.queue, session)] * 5)
+    figures["queue_s"] = _median([partial(questions.queue, session)] * 5)
     version, (a, b) = session.state().gallery.version, pairs[0]
     request = CorrectionRequest(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
-    correction = timed("answer_s", lambda: views.answer(session, request, version))
-    timed("undo_s", lambda: views.undo_correction(session, correction.seq, "a benchmark"))
+    correction = timed("answer_s", lambda: answers.answer(session, request, version))
+    timed("undo_s", lambda: answers.undo_correction(session, correction.seq, "a benchmark"))
     session.close()
     lake = session.context.lake
     return figures | {

@@ -25,7 +25,7 @@ from facelake.contracts import F32, FACES, Covers, DataFileName, EventKind, Rece
 from facelake.embed import Pack
 from facelake.erase import Needles
 from facelake.events import Event, StageProgress
-from facelake.lake.tables import plain
+from facelake.lake.data_files import plain
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import Grant, import_folder, write_corpus_file

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from facelake.cluster.columns import mix
 from facelake.contracts import ADMISSIONS, F32, FACES, GROUPS, I64, Covers, DataFileName, EventKind, Receipt, Scope
-from facelake.lake.tables import plain
+from facelake.lake.data_files import plain
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context
 

@@ -19,8 +19,8 @@ from facelake.embed.not_faces import Regions, without_marked
 from facelake.lake.corpora.detect import CorpusSpec
 from facelake.lake.corpora.opening import ImageSource, open_images
 from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.data_files import stage
 from facelake.lake.store import open_store
-from facelake.lake.tables import stage
 
 _Row = tuple[int, str, bytes]
 """corpus row, image_id, encoded bytes"""

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.contracts import I64, TABLES
+from facelake.lake.data_files import completed, data_file, plain, present_columns
 from facelake.lake.object_store import ObjectStore
-from facelake.lake.tables import completed, data_file, plain, present_columns
 
 _READERS = 4
 

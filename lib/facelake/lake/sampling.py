@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.contracts import I64
-from facelake.lake.tables import DataFile, Snapshot, Table, completed, data_file, plain, present_columns
+from facelake.lake.data_files import DataFile, completed, data_file, plain, present_columns
+from facelake.lake.tables import Snapshot, Table
 
 _BATCH_ROWS = 65_536
 _SLICES = 16  # least number of slices that a sample is spread over if files are large

@@ -1,4 +1,4 @@
-"""The web application: routes over `stages/review/views.py`, and the page's static files."""
+"""The web application: routes over `stages/review`, and the page's static files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from facelake.config import package_dir
 from facelake.contracts import Verdict
 from facelake.errors import Busy, ConfigError, Contradiction, FacelakeError, Refused
 from facelake.stages.gallery.corrections import CorrectionRequest
-from facelake.stages.review import views
+from facelake.stages.review import answers, questions, views
 from facelake.stages.review.session import ReviewSession
-from facelake.web import answers
+from facelake.web import bodies
 from facelake.web.guard import Keys
 
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -57,10 +57,10 @@ def _files(app: FastAPI) -> None:
 
 def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
     @app.post("/api/session", response_model=None)
-    def redeem(body: answers.SignIn) -> Response:
+    def redeem(body: bodies.SignIn) -> Response:
         cookie = keys.redeem(body.ticket)
         if cookie is None:
-            error = answers.ErrorOut(
+            error = bodies.ErrorOut(
                 kind="Refused",
                 what="this link was already used",
                 where="",
@@ -70,8 +70,8 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
         return JSONResponse({"token": keys.token}, headers={"set-cookie": cookie})
 
     @app.get("/api/session")
-    def session_info() -> answers.SessionOut:
-        return answers.SessionOut(
+    def session_info() -> bodies.SessionOut:
+        return bodies.SessionOut(
             purpose=session.purpose,
             reviewer=session.reviewer,
             gallery_version=session.state().gallery.version,
@@ -81,15 +81,15 @@ def _sign_in(app: FastAPI, session: ReviewSession, keys: Keys) -> None:
 
 def _read_routes(app: FastAPI, session: ReviewSession) -> None:
     @app.get("/api/queue")
-    def queue(offset: Offset = 0, limit: Limit = 50) -> views.Queue:
-        return views.queue(session, offset, limit)
+    def queue(offset: Offset = 0, limit: Limit = 50) -> questions.Queue:
+        return questions.queue(session, offset, limit)
 
     @app.get("/api/identity")
-    def identity(a: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> views.View:
+    def identity(a: bodies.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> views.View:
         return views.view_one(session, a, (at_a, at_b), limit)
 
     @app.get("/api/pair")
-    def pair(a: answers.Name, b: answers.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> views.View:
+    def pair(a: bodies.Name, b: bodies.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> views.View:
         return views.view_pair(session, a, b, (at_a, at_b), limit)
 
     @app.get("/api/face/{face_id}", response_model=None)
@@ -99,14 +99,14 @@ def _read_routes(app: FastAPI, session: ReviewSession) -> None:
             return Response("the photo is no longer available", 410, media_type="text/plain")
         return Response(picture, media_type="image/jpeg")
 
-    @app.get("/api/corrections", response_model=list[answers.CorrectionOut])
+    @app.get("/api/corrections", response_model=list[bodies.CorrectionOut])
     def corrections(limit: Limit = 50) -> list[dict[str, Any]]:
-        return views.corrections(session, limit)
+        return answers.corrections(session, limit)
 
 
 def _write_routes(app: FastAPI, session: ReviewSession) -> None:
     @app.post("/api/answer")
-    def answer(body: answers.AnswerIn) -> views.Recorded:
+    def answer(body: bodies.AnswerIn) -> answers.Recorded:
         request = CorrectionRequest(
             kind=Verdict(body.kind),
             identity=body.identity,
@@ -116,15 +116,15 @@ def _write_routes(app: FastAPI, session: ReviewSession) -> None:
             reviewer=session.reviewer,
             supersede=body.supersede,
         )
-        return views.answer(session, request, body.gallery_version)
+        return answers.answer(session, request, body.gallery_version)
 
     @app.post("/api/undo")
-    def undo(body: answers.UndoIn) -> views.Recorded:
-        return views.undo_correction(session, body.seq, body.reason.strip())
+    def undo(body: bodies.UndoIn) -> answers.Recorded:
+        return answers.undo_correction(session, body.seq, body.reason.strip())
 
     @app.post("/api/skip", status_code=204)
-    def skip(body: answers.SkipIn) -> None:
-        views.skip(session, body.identity, body.other)
+    def skip(body: bodies.SkipIn) -> None:
+        answers.skip(session, body.identity, body.other)
 
 
 def _status(err: FacelakeError, method: str) -> int:
@@ -135,11 +135,11 @@ def _status(err: FacelakeError, method: str) -> int:
     return 403 if isinstance(err, Refused) else 503
 
 
-def _error(session: ReviewSession, err: FacelakeError) -> answers.ErrorOut:
-    contradicted: list[answers.CorrectionOut] = []
+def _error(session: ReviewSession, err: FacelakeError) -> bodies.ErrorOut:
+    contradicted: list[bodies.CorrectionOut] = []
     if isinstance(err, Contradiction):
-        rows = views.corrections(session, limit=1_000_000)
-        contradicted = [answers.CorrectionOut.model_validate(row) for row in rows if row["seq"] in err.seqs]
-    return answers.ErrorOut(
+        rows = answers.corrections(session, limit=1_000_000)
+        contradicted = [bodies.CorrectionOut.model_validate(row) for row in rows if row["seq"] in err.seqs]
+    return bodies.ErrorOut(
         kind=type(err).__name__, what=err.what, where=str(err.where), next=err.next_step, contradicts=contradicted
     )

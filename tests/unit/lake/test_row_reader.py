@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from facelake.contracts import ADMISSIONS, GROUPS, DataFileName
 from facelake.errors import Corrupt
-from facelake.lake import tables
+from facelake.lake import data_files
+from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.lake.row_reader import pick_rows, pick_scattered
-from facelake.lake.tables import plain
 from facelake.stages.gallery.face_index import _lists_with, admissions_of_faces
 
 _SIZES = (7, 1, 12)
@@ -24,7 +24,7 @@ _SIZES = (7, 1, 12)
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tables, "_GROUP_ROWS", {"groups": 3, "admissions": 2})
+        patch.setattr(data_files, "_GROUP_ROWS", {"groups": 3, "admissions": 2})
         made = Lake.create(str(tmp_path_factory.mktemp("lake")))
         for number, size in enumerate(_SIZES):
             rows = [{"face_id": f"{number}-{i}", "group_id": i, "score": 0.5} for i in range(size)]

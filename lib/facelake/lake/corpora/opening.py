@@ -20,9 +20,10 @@ from facelake.lake.corpora.photos import PhotoReader, Place
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.corpora.tables import TableFile
 from facelake.lake.corpora.tars import TarLayout
+from facelake.lake.data_files import DataFile
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
-from facelake.lake.tables import DataFile, Table
+from facelake.lake.tables import Table
 
 INDEX = "images"
 _PLACE = ["corpus_row", "image_id", "uri", "byte_offset", "size_bytes"]

@@ -16,7 +16,8 @@ from facelake.errors import Corrupt, Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
-from facelake.lake.tables import DataFile, Snapshot, plain
+from facelake.lake.data_files import DataFile, plain
+from facelake.lake.tables import Snapshot
 from facelake.stages.admission.index import CorpusIndex, update_index
 from facelake.stages.admission.ledger import ledger_of
 from facelake.stages.admission.ledger_head import ledger_rows

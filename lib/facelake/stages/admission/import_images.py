@@ -23,7 +23,7 @@ from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.corpora.photos import Place
-from facelake.lake.tables import plain
+from facelake.lake.data_files import plain
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record

@@ -20,7 +20,8 @@ from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import CorpusSpec
 from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.selection import LeftOut
-from facelake.lake.tables import DataFile, Snapshot
+from facelake.lake.data_files import DataFile
+from facelake.lake.tables import Snapshot
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index_tasks import (
     IndexedPart,

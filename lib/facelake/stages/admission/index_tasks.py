@@ -17,9 +17,9 @@ from facelake.lake.corpora.detect import CorpusSpec
 from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.photos import PhotoReader, Place
 from facelake.lake.corpora.selection import LeftOut
+from facelake.lake.data_files import completed, plain, stage
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
-from facelake.lake.tables import completed, plain, stage
 
 _FORGOTTEN = ("image_id", "subject_ref", "captured_at", "uri", "content_sha256")
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 from facelake.admit import Event, Ledger
 from facelake.contracts import Covers, EventKind, Scope, SourceClass, reference
 from facelake.errors import ConfigError
+from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
-from facelake.lake.tables import plain
 from facelake.stages.admission.ledger_head import Pin, ledger_rows, write_pin
 
 _KEPT_YEARS = 3

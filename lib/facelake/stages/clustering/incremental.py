@@ -23,7 +23,7 @@ from facelake.cluster.increment import Arrived, ExemplarBlock, Standing, place
 from facelake.cluster.labels import add_sums
 from facelake.cluster.nuisance import without
 from facelake.contracts import F32, GROUPS, I64, Bool
-from facelake.lake.tables import plain
+from facelake.lake.data_files import plain
 from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
+from facelake.lake.data_files import data_file
 from facelake.lake.store import cached_store
-from facelake.lake.tables import data_file
 
 _ROWS = 20_000
 

@@ -16,8 +16,8 @@ from facelake.engines.exchange import Block, Exchange, LocalExchange
 from facelake.engines.scratch import scratch_dir
 from facelake.engines.select_exchange import open_exchange
 from facelake.events import Notice, StageProgress
+from facelake.lake.data_files import plain, stage
 from facelake.lake.store import cached_store, open_store
-from facelake.lake.tables import plain, stage
 from facelake.stages.clustering.calibration_store import MEASURES, Since, write_since
 from facelake.stages.clustering.full import STEPS, FullClustering
 from facelake.stages.clustering.incremental import plan_increment, run_increment

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 
 from facelake.contracts import I64, Covers, DataFileName, Receipt
 from facelake.embed.pipeline import face_id
+from facelake.lake.data_files import DataFile
 from facelake.lake.row_reader import pick_scattered
-from facelake.lake.tables import DataFile
 from facelake.stages.core.context import Context
 from facelake.stages.embedding.progress import OUTCOMES, Decision, Missing, Progress, same_outcome
 from facelake.stages.gallery.purge import request_purge

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import Chunk, Covers, DataFileName, corpus_key
-from facelake.lake.tables import DataFile, read_file
+from facelake.lake.data_files import DataFile, read_file
 from facelake.stages.core.context import Context
 
 OUTCOMES = ("faces", "rejects")

@@ -16,7 +16,8 @@ from facelake.contracts import Bool
 from facelake.erase.spellings import photo_forms
 from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
-from facelake.lake.tables import DataFile, Table
+from facelake.lake.data_files import DataFile
+from facelake.lake.tables import Table
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.shrinking import hashed
 from facelake.stages.core.context import Context

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import CHANGES, IDENTITIES, Change
-from facelake.lake.tables import plain
+from facelake.lake.data_files import plain
 from facelake.publish.prototypes import exemplars, weight_of, weighted_means
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Targets, strings

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from facelake.cluster.increment import near_groups
 from facelake.contracts import DRIFT, F32, I32, I64, IDENTITY_STATS, REVIEWS, Bool, Verdict
-from facelake.lake.tables import plain
+from facelake.lake.data_files import plain
 from facelake.publish.analytics import Stats, doubts
 from facelake.publish.corrections import in_force
 from facelake.publish.matching import places

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from facelake.contracts import CORRECTIONS, I64, Bool, Verdict
 from facelake.erase import Needles
 from facelake.errors import ConfigError, Contradiction
+from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
-from facelake.lake.tables import plain
 from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
 from facelake.publish.similarity import unit_mean
 from facelake.stages.core.context import Context

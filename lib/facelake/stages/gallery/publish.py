@@ -14,9 +14,10 @@ from facelake.contracts import CHANGES
 from facelake.engines.scratch import scratch_dir
 from facelake.engines.select_exchange import open_exchange
 from facelake.events import Notice
+from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
-from facelake.lake.tables import Snapshot, plain
+from facelake.lake.tables import Snapshot
 from facelake.publish import Published, publish_groups
 from facelake.stages.admission.ledger import ledger_lease
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_details, last_run, must_add_up

@@ -22,9 +22,9 @@ from facelake.config import S3Section
 from facelake.contracts import I32, I64, IDENTITIES, MEMBERSHIPS, Bool, DataFileName, Receipt
 from facelake.engines.exchange import Block
 from facelake.errors import Corrupt
+from facelake.lake.data_files import plain, read_file, stage
 from facelake.lake.lake import Lake
 from facelake.lake.store import cached_store
-from facelake.lake.tables import plain, read_file, stage
 from facelake.publish.matching import places
 from facelake.publish.templates import FaceVectors, KnownTemplates, Templates, core_of, represent
 from facelake.stages.gallery.face_keys import FaceKeys

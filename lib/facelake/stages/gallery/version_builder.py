@@ -16,9 +16,9 @@ import pyarrow as pa
 from facelake.cluster.array_codec import encode
 from facelake.contracts import I64, U8, Bool, Receipt, is_of_model
 from facelake.engines.exchange import Exchange
+from facelake.lake.data_files import DataFile
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
-from facelake.lake.tables import DataFile
 from facelake.publish import Published, Standing
 from facelake.publish.matching import overlaps
 from facelake.stages.core.context import Context, digest_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 
 from facelake.cluster import columns
 from facelake.config import Config
-from facelake.contracts import I64, TABLES, Bool
+from facelake.contracts import I64, TABLES
 from facelake.erase import Needles, Signer
 from facelake.erase import verify as verify_signature
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
-from facelake.lake.lake import Lake
 from facelake.lake.store import read_input
 from facelake.stages.admission.known_references import photos_named
 from facelake.stages.admission.ledger_head import Pin, ledger_rows
@@ -29,10 +28,8 @@ from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.corpus_size import present_rows
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
-from facelake.stages.gallery.face_keys import FaceKeys
-from facelake.stages.gallery.gallery_rows import matrix_of
-from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.stages.governance.processing_register import REGISTER
+from facelake.stages.operations.verify_gallery import FaceIds, check_chain
 from facelake.vectors import embedding_matrix
 
 
@@ -178,7 +175,7 @@ def _faces(context: Context, counts: dict[str, int]) -> Iterator[str]:
         keys.append(columns.keys(rows["face_id"]))
         bad_vectors += int((~embedding_matrix(rows["embedding"])[1]).sum())
         bad_boxes += rows.num_rows - _boxes_with_area(rows["box"])
-    face_ids = _Ids(context.lake, "faces", np.concatenate(keys))
+    face_ids = FaceIds(context.lake, "faces", np.concatenate(keys))
     counts["faces"] = len(face_ids.keys)
     if repeated := face_ids.repeated():
         yield f"{repeated} face ids occur twice"
@@ -193,162 +190,6 @@ def _boxes_with_area(column: pa.ChunkedArray) -> int:
     four = column.filter(pc.fill_null(pc.equal(pc.list_value_length(column), 4), False))
     boxes = pc.list_flatten(four).to_numpy().reshape(-1, 4)
     return int(((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).sum())
-
-
-# ---- faces, groups and gallery: ids as 64-bit keys, so that ten million take 80 MB
-
-
-@dataclass(frozen=True, slots=True)
-class _Ids:
-    """The face ids of a table.
-
-    Attributes:
-        lake: the lake.
-        table: its table; a gallery table is read as of the newest version.
-        keys: (n,) their keys, in any order.
-    """
-
-    lake: Lake
-    table: str
-    keys: I64
-
-    @classmethod
-    def of(cls, lake: Lake, table: str, parts: Iterable[pa.Table]) -> _Ids:
-        """Read the ids of a table's parts."""
-        return cls(lake, table, np.concatenate([np.zeros(0, np.int64), *(columns.keys(p["face_id"]) for p in parts)]))
-
-    def repeated(self) -> int:
-        """Return how many rows hold an id that another row holds too."""
-        extra = len(self.keys) - len(np.unique(self.keys))
-        if not extra:
-            return 0
-        unique, count = np.unique(self.keys, return_counts=True)
-        names = self._with_keys(unique[count > 1])  # a key may stand for two ids
-        return len(names) - len(set(names))
-
-    def missing_in(self, other: _Ids) -> tuple[int, str]:
-        """Return how many ids the other table lacks, and an example."""
-        missing = np.setdiff1d(self.keys, other.keys)
-        return len(missing), min(self._with_keys(missing[:1])) if len(missing) else ""
-
-    def _with_keys(self, keys: I64) -> list[str]:
-        """Return the ids that have one of some keys; reads the table again."""
-        snapshot = None
-        gallery = current_gallery(self.lake)
-        if self.table == "memberships" and gallery:
-            snapshot = gallery.snapshot(self.table)
-        ids: list[str] = []
-        for _, rows in self.lake[self.table].parts(["face_id"], snapshot):
-            ids += rows["face_id"].filter(pa.array(np.isin(columns.keys(rows["face_id"]), keys))).to_pylist()
-        return ids
-
-
-def _chain(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """faces = grouped = members; sizes agree; every referenced identity exists."""
-    lake, gallery = context.lake, current_gallery(context.lake)
-    faces = _Ids.of(lake, "faces", (rows for _, rows in lake["faces"].parts(["face_id"])))
-    groups = _Ids.of(lake, "groups", (rows for _, rows in lake["groups"].parts(["face_id"])))
-    if lake["groups"].version() >= 0:
-        yield from _same(groups, faces)
-    if gallery is not None:
-        yield from _same(_Ids.of(lake, "memberships", gallery.parts("memberships", ["face_id"])), groups)
-        yield from _gallery(gallery, counts)
-
-
-def _same(left: _Ids, right: _Ids) -> Iterator[str]:
-    if repeated := left.repeated():
-        yield f"{left.table} contains {repeated} faces twice"
-    stray, example = left.missing_in(right)
-    if stray:
-        yield f"{left.table} names {stray} faces that {right.table} lacks, e.g. {example}"
-    missing, _ = right.missing_in(left)
-    if missing:
-        yield f"{right.table} has {missing} faces that {left.table} lacks (run `facelake nightly`)"
-
-
-@dataclass(slots=True)
-class _Identities:
-    """The identities of a gallery version as arrays, ordered by the key of the id."""
-
-    keys: I64
-    active: Bool
-    size: I64
-    merged_into: I64
-    """key of the winner; 0 for none"""
-    bad_templates: int
-
-    @classmethod
-    def of(cls, gallery: Gallery) -> _Identities:
-        """Read them file by file."""
-        parts: list[tuple[I64, Bool, I64, I64]] = []
-        bad = 0
-        for rows in gallery.parts("identities", ["identity_id", "status", "size", "merged_into", "prototype"]):
-            active = np.asarray(pc.equal(rows["status"], "active"))
-            winner = np.where(
-                np.asarray(pc.is_valid(rows["merged_into"])), columns.keys(pc.fill_null(rows["merged_into"], "")), 0
-            )
-            parts.append((columns.keys(rows["identity_id"]), active, rows["size"].to_numpy(), winner))
-            bad += _bad_templates(rows["prototype"].filter(pa.array(active)))
-        nothing = (np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.int64))
-        keys, active, size, merged = (np.concatenate(part) for part in zip(nothing, *parts, strict=True))
-        order = np.argsort(keys, kind="stable")
-        return cls(keys[order], active[order], size[order], merged[order], bad)
-
-    def find(self, keys: I64) -> I64:
-        """Return the position (m,) of each key, -1 where it is not an identity's."""
-        return FaceKeys(self.keys).find_keys(keys)
-
-
-def _bad_templates(column: pa.ChunkedArray) -> int:
-    """Return how many templates are not finite unit vectors."""
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-    if not len(lengths):
-        return 0
-    if (lengths != lengths[0]).any() or not lengths[0]:
-        return int((lengths != np.bincount(lengths).argmax()).sum()) or len(lengths)
-    norm = np.linalg.norm(matrix_of(column, int(lengths[0])), axis=1)
-    return int((~(np.abs(norm - 1) < 1e-3)).sum())
-
-
-def _gallery(gallery: Gallery, counts: dict[str, int]) -> Iterator[str]:
-    identities = _Identities.of(gallery)
-    active = int(identities.active.sum())
-    counts["identities"], counts["gallery"] = active, gallery.version
-    members, stray = 0, np.zeros(0, np.int64)
-    sizes = np.zeros(len(identities.keys) + 1, np.int64)
-    for rows in gallery.parts("memberships", ["identity_id"]):
-        keys = columns.keys(rows["identity_id"])
-        at = identities.find(keys)
-        known = (at >= 0) & identities.active[at] if len(identities.active) else at >= 0
-        stray = np.union1d(stray, keys[~known])
-        sizes += np.bincount(at[known], minlength=len(sizes))
-        members += rows.num_rows
-    if len(stray):
-        yield f"{len(stray)} memberships name an identity that is not active"
-    wrong = int((identities.active & (identities.size != sizes[:-1])).sum())
-    if wrong:
-        yield f"{wrong} identities have a size that differs from their members"
-    if identities.bad_templates:
-        yield f"{identities.bad_templates} templates are not finite unit vectors"
-    lost = int((identities.find(identities.merged_into[identities.merged_into != 0]) < 0).sum())
-    if lost:
-        yield f"{lost} identities were merged into an identity that does not exist"
-    yield from _change_events(gallery, identities)
-    if (gallery.row["identities"], gallery.row["faces"]) != (active, members):
-        yield "the gallery's recorded counts differ from its tables"
-
-
-def _change_events(gallery: Gallery, identities: _Identities) -> Iterator[str]:
-    events, unknown = [np.zeros(0, np.uint64)], np.zeros(0, np.int64)
-    for rows in gallery.parts("changes", ["gallery_version", "identity_id"]):
-        keys = columns.keys(rows["identity_id"])
-        events.append(columns.mix(keys, 1) ^ columns.mix(rows["gallery_version"].to_numpy(), 2))
-        unknown = np.union1d(unknown, keys[identities.find(keys) < 0])
-    every = np.concatenate(events)
-    if repeated := len(every) - len(np.unique(every)):
-        yield f"{repeated} change events are recorded twice"
-    if len(unknown):
-        yield f"{len(unknown)} change events name an identity that does not exist"
 
 
 def _audit(context: Context, counts: dict[str, int]) -> Iterator[str]:
@@ -394,7 +235,7 @@ _CHECKS: dict[str, Callable[[Context, dict[str, int]], Iterator[str]]] = {
     "admissions": _admissions,
     "outcomes": _outcomes,
     "faces": _faces,
-    "chain": _chain,
+    "chain": check_chain,
     "ledger": _ledger,
     "audit": _audit,
 }

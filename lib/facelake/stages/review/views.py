@@ -1,17 +1,14 @@
-"""The review page's queue of questions, its views of faces, and the answers that become corrections."""
+"""The review page's views: the faces of one identity in two parts, or of two identities side by side."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from facelake.contracts import F32, I64, Bool, Verdict
-from facelake.errors import ConfigError, Contradiction, FacelakeError
-from facelake.lake.lake import Lake
-from facelake.publish.corrections import in_force
+from facelake.contracts import F32, I64, Bool
+from facelake.errors import ConfigError
 from facelake.publish.similarity import (
     evenly_spaced,
     mean_between,
@@ -20,43 +17,10 @@ from facelake.publish.similarity import (
     split_in_two,
     unit_mean,
 )
-from facelake.stages.gallery.corrections import CorrectionRequest, list_corrections, record_correction, undo
 from facelake.stages.review.session import ReviewSession, ReviewState, Sheet
 
 _LINKED = 512  # faces of each column that are searched for the most similar pairs
 _LINKS = 6
-_QUEUE = ("kind", "identity_id", "other_id", "score", "doubt", "faces", "reason", "gallery_version")
-_CONFIRMED_SHARE = 0.8  # of an identity's faces; confirming as many answers whether it is one person
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One row of the queue."""
-
-    kind: str
-    identity: str
-    other: str | None
-    score: float
-    doubt: float
-    faces: int
-    reason: str
-    settled_by: int | None
-    """number of the correction that answers the question"""
-    settled_how: str | None
-    settled_who: str | None
-    skipped: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """A page of the queue, the most valuable question first."""
-
-    gallery_version: int
-    questions: list[Question]
-    offset: int
-    total: int
-    open: int
-    """unanswered questions on all pages"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,58 +107,6 @@ class _Column:
     def images(self) -> list[str]:
         images: list[str] = self.sheet.faces["image_id"].take(pa.array(self.at)).to_pylist()
         return images
-
-
-# ---- the queue
-
-
-def queue(session: ReviewSession, offset: int = 0, limit: int = 50) -> Queue:
-    """Return a page of the questions whose identities may be used for the purpose, with their answers so far."""
-    state, lake = session.state(), session.context.lake
-    reviewable = state.identities.place
-    rows = [
-        row
-        for row in lake["reviews"].read(_QUEUE).sort_by([("score", "descending")]).to_pylist()
-        if row["identity_id"] in reviewable and (row["other_id"] is None or row["other_id"] in reviewable)
-    ]
-    answers = _answers(lake)
-    questions = [_question(row, answers, session.skipped) for row in rows]
-    page = questions[offset : offset + limit]
-    open_ = sum(question.settled_by is None for question in questions)
-    session.audit("queue", gallery_version=state.gallery.version, offset=offset, questions=len(page))
-    return Queue(state.gallery.version, page, offset, len(questions), open_)
-
-
-def _answers(lake: Lake) -> list[Any]:
-    columns = ["seq", "kind", "undoes", "identity_a", "identity_b", "faces_b", "reviewer", "gallery_version"]
-    return in_force(lake["corrections"].read(columns).to_pylist())
-
-
-def _question(row: dict[str, Any], answers: list[Any], skipped: set[tuple[str, str | None]]) -> Question:
-    answer = next((correction for correction in reversed(answers) if _settles(correction, row)), None)
-    return Question(
-        row["kind"], row["identity_id"], row["other_id"], row["score"], row["doubt"], row["faces"], row["reason"],
-        answer["seq"] if answer else None, answer["kind"] if answer else None,
-        answer["reviewer"] if answer else None, (row["identity_id"], row["other_id"]) in skipped,
-    )  # fmt: skip
-
-
-def _settles(correction: Any, row: dict[str, Any]) -> bool:
-    """Return whether a correction answers a question.
-
-    A confirmation answers it as long as it holds at least _CONFIRMED_SHARE of the identity's faces.
-    """
-    if row["other_id"] is not None:
-        return {correction["identity_a"], correction["identity_b"]} == {row["identity_id"], row["other_id"]}
-    if correction["identity_a"] != row["identity_id"]:
-        return False
-    if correction["kind"] == Verdict.CONFIRM:
-        return len(correction["faces_b"] or ()) >= _CONFIRMED_SHARE * int(row["faces"])
-    is_of_this_gallery = bool(correction["gallery_version"] >= row["gallery_version"])
-    return correction["kind"] in (Verdict.SPLIT, Verdict.REJECT, Verdict.NOT_A_FACE) and is_of_this_gallery
-
-
-# ---- views
 
 
 def view_one(session: ReviewSession, identity: str, offset: tuple[int, int] = (0, 0), limit: int = 60) -> View:
@@ -312,99 +224,3 @@ def _links(columns: list[_Column]) -> tuple[list[Link], list[int]]:
         column.sheet.faces["face_id"].take(pa.array(at)).to_pylist() for column, at in zip(columns, chosen, strict=True)
     ]
     return [Link(names[0][i], names[1][j], cosine) for i, j, cosine in nearest_links(a, b, _LINKS)], [len(a), len(b)]
-
-
-# ---- answers
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """The correction that an answer became."""
-
-    seq: int
-    kind: str
-    supersedes: list[int]
-
-
-def answer(session: ReviewSession, request: CorrectionRequest, gallery_version: int) -> Recorded:
-    """Record the reviewer's answer as a correction.
-
-    Args:
-        request: the correction; it may name only what this session has shown.
-        gallery_version: of the view that is answered.
-
-    Raises:
-        ConfigError: a new gallery was published since; an identity or face that this session has not shown.
-        Contradiction: earlier corrections contradict it, and it does not supersede them.
-        Busy: a run holds the lake.
-    """
-    state = session.state(fresh=True)  # the cached state may be of an older gallery than the lake's
-    _require_current(state, gallery_version)
-    _require_shown(session, state, request)
-    with session.writing() as context:
-        identities = [name for name in (request.identity, request.other) if name]
-        facts = {"kind": str(request.kind), "identities": identities}
-        session.audit("answer", **facts, faces=session.hashes(request.faces), supersede=request.supersede)
-        try:
-            row = record_correction(context, _with_anchor(session, state, request))
-        except FacelakeError as err:
-            seqs = list(err.seqs) if isinstance(err, Contradiction) else []
-            session.audit("answer not recorded", **facts, why=type(err).__name__, contradicts=seqs)
-            raise
-        session.audit("answer recorded", seq=row["seq"], supersedes=row["undoes"])
-    return Recorded(row["seq"], str(request.kind), row["undoes"])
-
-
-def undo_correction(session: ReviewSession, seq: int, reason: str) -> Recorded:
-    """Undo a correction.
-
-    Raises:
-        ConfigError: no such correction is in force.
-        Busy: a run holds the lake.
-    """
-    session.state()
-    with session.writing() as context:
-        session.audit("undo", seq=seq)
-        row = undo(context, seq, reason, session.reviewer)
-    return Recorded(row["seq"], str(Verdict.UNDO), [seq])
-
-
-def skip(session: ReviewSession, identity: str, other: str | None) -> None:
-    """Mark a question as skipped, for this session only."""
-    session.audit("skip", identities=[name for name in (identity, other) if name])
-    session.skipped.add((identity, other))
-
-
-def corrections(session: ReviewSession, limit: int = 100) -> list[dict[str, Any]]:
-    """Return the latest corrections, the newest first, with the number of their faces in place of the face ids."""
-    session.state()
-    rows = list_corrections(session.context.lake)[::-1][:limit]
-    names = ("seq", "kind", "identity_a", "identity_b", "reason", "reviewer", "recorded_at", "counts", "undoes")
-    return [{name: row[name] for name in names} | {"faces": len(row["faces_b"] or ())} for row in rows]
-
-
-def _require_current(state: ReviewState, version: int) -> None:
-    if version != state.gallery.version:
-        what = f"gallery {state.gallery.version} was published since you opened this page; nothing was recorded"
-        raise ConfigError(what, where=f"gallery {version}", next_step="check the faces again and answer once more")
-
-
-def _require_shown(session: ReviewSession, state: ReviewState, request: CorrectionRequest) -> None:
-    """Refuse a correction of identities or faces that the reviewer has not seen, or may not see."""
-    for name in (request.identity, request.other):
-        if name and (session.viewed.get(name) != state.gallery.version or name not in state.identities.place):
-            raise ConfigError("this identity was not shown", where=name, next_step="open it first")
-    for face in request.faces:
-        if not session.was_shown(face):
-            raise ConfigError("this face was not shown", where=face, next_step="open its identity first")
-
-
-def _with_anchor(session: ReviewSession, state: ReviewState, request: CorrectionRequest) -> CorrectionRequest:
-    """Take one face out of a confirmation of all faces: the other faces are then bound to that face's identity."""
-    if request.kind is not Verdict.CONFIRM or not request.identity:
-        return request
-    sheet = session.sheet(state, request.identity)
-    if len(request.faces) < sheet.size:
-        return request
-    anchor = sheet.faces["face_id"][0].as_py()
-    return replace(request, faces=tuple(face for face in request.faces if face != anchor))

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from facelake.config import S3Section
 from facelake.errors import ConfigError
+from facelake.lake.data_files import encoding
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
-from facelake.lake.tables import encoding
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 

@@ -12,8 +12,8 @@ import pytest
 
 from facelake.contracts import LEDGER, EventKind, Scope
 from facelake.errors import ConfigError, Corrupt
+from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
-from facelake.lake.tables import plain
 from facelake.stages.admission.ledger import Entry, accept_ledger, evidence_digest, read_ledger, record
 from facelake.stages.admission.ledger_head import HEAD
 from facelake.stages.admission.ledger_import import import_ledger

@@ -1,4 +1,4 @@
-"""Request bodies of the review page, and response bodies that are not values of `stages/review/views.py`."""
+"""Request bodies of the review page, and response bodies that are not values of `stages/review`."""
 
 from __future__ import annotations
 

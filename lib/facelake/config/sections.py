@@ -1,29 +1,17 @@
-"""The configuration: one YAML file, validated completely before any work starts. It must not contain secrets."""
+"""The keys of the configuration, by section, with their defaults and descriptions."""
 
 from __future__ import annotations
 
-import atexit
-import difflib
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
-import zipfile
-from collections.abc import Callable, Mapping
-from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from facelake.contracts import parse_yaml
 from facelake.corpus_config import CorpusSection, Section, location
-from facelake.errors import ConfigError
 
 _LOCAL_SCRATCH_BYTES = 16 * 2**30  # share of one local disk that leaves room for the corpus and intermediate files
-M = TypeVar("M", bound=BaseModel)
 
 
 class ModelSection(Section):
@@ -313,113 +301,3 @@ class Config(Section):
         """16 hex digits: the digest of the named sections, on which a stage's result depends."""
         chosen = {name: self.model_dump(mode="json")[name] for name in sections}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def read_local(path: str) -> str:
-    """The text of a local UTF-8 file; `~` is expanded."""
-    return Path(os.path.expanduser(path)).read_text("utf-8")
-
-
-def load_config(
-    path: str | None = None,
-    *,
-    lake: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    read: Callable[[str], str] = read_local,
-) -> Config:
-    """Read a YAML config, apply `lake` and `overrides` to it, and validate it.
-
-    Args:
-        path: of the YAML file; None: every value is the default.
-        overrides: values by dotted key, such as `embed.device`.
-        read: returns the text at `path`; `facelake.lake.store.read_text` reads s3:// as well.
-
-    Raises:
-        ConfigError: no such file, not YAML, an unknown key (the message suggests a similar one) or an invalid value.
-    """
-    data = _read_yaml(path, read) if path else {}
-    if lake:
-        data["lake"] = lake
-    for key, value in (overrides or {}).items():
-        section, _, name = key.rpartition(".")
-        (data.setdefault(section, {}) if section else data)[name] = value
-    return _validate(Config, data, path or "arguments")
-
-
-def read_yaml_as(kind: type[M], path: Path) -> M:
-    """Read a YAML file as a pydantic model; errors are reported as for the configuration."""
-    return _validate(kind, _read_yaml(str(path)), str(path))
-
-
-def conf_dir() -> Path:
-    """The folder of shipped configs: inside an installed wheel, or at the root of a checkout."""
-    installed = package_dir() / "conf"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "conf"
-
-
-@lru_cache(maxsize=1)
-def package_dir() -> Path:
-    """The package folder; run from an archive (spark-submit --py-files), its data files are unpacked once per
-    process.
-    """
-    archive = getattr(globals().get("__loader__"), "archive", None)
-    if archive is None:
-        return Path(__file__).parent
-    folder = Path(tempfile.mkdtemp(prefix="facelake-package-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with zipfile.ZipFile(archive) as package:
-        package.extractall(folder, [name for name in package.namelist() if not name.endswith(".py")])
-    return folder / "facelake"
-
-
-def _read_yaml(path: str, read: Callable[[str], str] = read_local) -> dict[str, Any]:
-    try:
-        text = read(path)
-        data = parse_yaml(text) or {}
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(
-            f"config cannot be read: {err}", where=path, next_step="correct the path given with -c"
-        ) from err
-    except ValueError as err:
-        raise ConfigError(f"config is not YAML: {err}", where=path, next_step="correct the YAML syntax") from err
-    if not isinstance(data, dict):
-        raise ConfigError("config must be a mapping of keys", where=path, next_step="follow the form of conf/demo.yaml")
-    return data
-
-
-def _validate(kind: type[M], data: dict[str, Any], where: str) -> M:
-    try:
-        return kind.model_validate(data)
-    except ValidationError as err:
-        problem = err.errors()[0]
-        path = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            near = _nearest(kind, problem["loc"])
-            hint = f"did you mean {near!r}" if near else "remove the key"
-            raise ConfigError(f"unknown key {path!r}", where=where, next_step=hint) from None
-        raise ConfigError(f"key {path!r}: {problem['msg']}", where=where, next_step="correct the value") from None
-
-
-def _nearest(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:
-    """The known key that is most similar to the unknown one, in its own section or else in any."""
-    section: type[BaseModel] | None = kind
-    for part in loc[:-1]:
-        annotation = section.model_fields[str(part)].annotation if section else None
-        section = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-    name = str(loc[-1])
-    in_section = difflib.get_close_matches(name, section.model_fields if section else [], n=1, cutoff=0.5)
-    if in_section:
-        return ".".join([*map(str, loc[:-1]), in_section[0]])
-    all_keys = dict(_keys_of(kind))
-    similar = difflib.get_close_matches(name, all_keys, n=1, cutoff=0.6)
-    return all_keys[similar[0]] if similar else None
-
-
-def _keys_of(kind: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
-    """(name, dotted key) of every field of a model and of its nested models."""
-    keys = []
-    for name, info in kind.model_fields.items():
-        keys.append((name, prefix + name))
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys += _keys_of(info.annotation, f"{prefix}{name}.")
-    return keys
