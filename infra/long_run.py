@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from facelake.bench.memory import process_family, proportional_bytes
@@ -83,8 +84,8 @@ def write_corpus(images: str, hostile: str | None, photos: int, folder: Path) ->
 def sample(config: Config, root: int, began: float, attempt: int) -> Sample | None:
     """Look at the processes and the lake; None while there is no lake to read."""
     memory = dict.fromkeys(("worker", "driver", "ray", "spark", "other"), 0.0)
-    for pid in process_family(root):
-        memory[_kind(pid)] += proportional_bytes(pid) / 2**20
+    for process in process_family(root):
+        memory[_kind(process)] += proportional_bytes(process) / 2**20
     try:
         work = status(config)["work"] or {}
         objects = list(open_store(config.lake, config.s3).list())
@@ -98,10 +99,10 @@ def sample(config: Config, root: int, began: float, attempt: int) -> Sample | No
     )
 
 
-def _kind(pid: int) -> str:
+def _kind(process: psutil.Process) -> str:
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
         return "other"
     return next((kind for part, kind in _KINDS.items() if part in command), "other")
 

@@ -1,11 +1,17 @@
-"""Peak memory, CPU time and bytes moved of this process and all its descendants, sampled from /proc (Linux)."""
+"""Peak memory, CPU time and bytes moved of this process and all its descendants, sampled on Linux.
+
+psutil reads most figures; the peak of this process's resident set, which it lacks, comes from /proc.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+import psutil
 
 
 class PeakMemory:
@@ -37,9 +43,9 @@ class PeakMemory:
 
     def _sample(self) -> None:
         family = process_family(os.getpid())
-        now = sum(proportional_bytes(pid) for pid in family)
+        now = sum(proportional_bytes(process) for process in family)
         self.peak_bytes, self._lap = max(self.peak_bytes, now), max(self._lap, now)
-        self._moved |= {pid: moved for pid in family if (moved := _moved_bytes(pid)) is not None}
+        self._moved |= {process.pid: moved for process in family if (moved := _moved_bytes(process)) is not None}
 
     def lap(self) -> int:
         """Return the peak since the last call."""
@@ -75,47 +81,29 @@ def reset_own_peak() -> None:
 
 def family_cpu_s() -> float:
     """Return CPU seconds of this process and its descendants; of ended ones, those that were waited for."""
-    ticks = 0
-    for pid in process_family(os.getpid()):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        ticks += sum(int(value) for value in fields[11:15])  # user, system, and those of waited-for children
-    return ticks / os.sysconf("SC_CLK_TCK")
+    seconds = 0.0
+    for process in process_family(os.getpid()):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
+    return seconds
 
 
-def process_family(root: int) -> list[int]:
-    """Return the process ids of a process and its descendants."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(entry.parent.name))
-    family, waiting = [root], [root]
-    while waiting:
-        below = children.get(waiting.pop(), [])
-        family += below
-        waiting += below
-    return family
+def process_family(root: int) -> list[psutil.Process]:
+    """Return a process and its descendants."""
+    process = psutil.Process(root)
+    return [process, *process.children(recursive=True)]
 
 
-def proportional_bytes(pid: int) -> int:
-    try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
+def proportional_bytes(process: psutil.Process) -> int:
+    """Return the proportional set size of a process; 0 if it has ended or belongs to another account."""
+    with suppress(psutil.Error):
+        return int(process.memory_full_info().pss)
     return 0
 
 
-def _moved_bytes(pid: int) -> tuple[int, int] | None:
-    try:
-        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
-    except OSError:
-        return None
-    counts = dict(line.split(": ") for line in lines)
-    return int(counts["rchar"]), int(counts["wchar"])
+def _moved_bytes(process: psutil.Process) -> tuple[int, int] | None:
+    with suppress(psutil.Error):
+        counters = process.io_counters()
+        return counters.read_chars, counters.write_chars
+    return None

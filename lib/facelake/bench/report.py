@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from facelake.bench.erase import build_lake
+from facelake.bench.memory import own_peak_bytes
 from facelake.config import Config, load_config
 from facelake.errors import ConfigError
 from facelake.events import Listener
@@ -41,9 +41,11 @@ def _measure(lake: str) -> dict[str, Any]:
     memory.
     """
     (report,) = (result for result in run_night(load_config(lake=lake), only=["report"]) if result.stage == "report")
-    status = Path("/proc/self/status").read_text()
-    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"seconds": round(report.seconds, 2), "page_bytes": report.counts["bytes"], "peak_rss_bytes": peak * 1024}
+    return {
+        "seconds": round(report.seconds, 2),
+        "page_bytes": report.counts["bytes"],
+        "peak_rss_bytes": own_peak_bytes(),
+    }
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from facelake.bench.counting_proxy import COUNTS_PATH
-from facelake.bench.memory import family_cpu_s
+from facelake.bench.memory import family_cpu_s, own_peak_bytes, reset_own_peak
 from facelake.config import Config, load_config
 from facelake.contracts import F32, FACES, Covers, DataFileName, EventKind, Receipt, Scope, SourceClass
 from facelake.embed import Pack
@@ -62,13 +63,14 @@ class Meter:
     def run(self, stage: str, work: Callable[[], object], **about: float) -> None:
         """Run a stage and store its figures in `costs` under its name."""
         logs = self._logs()
-        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of resident memory
-        requests, resident, own_before, all_before = self._requests(), _memory("VmRSS"), _own_cpu_s(), family_cpu_s()
+        reset_own_peak()
+        requests, resident = self._requests(), psutil.Process().memory_info().rss
+        own_before, all_before = _own_cpu_s(), family_cpu_s()
         work()
         own = _own_cpu_s() - own_before
         workers = max(family_cpu_s(), self._cpu_while_running_s) - all_before - own
         figures: dict[str, Any] = {"driver_cpu_s": own, "worker_cpu_s": max(workers, 0.0)}
-        figures |= {"driver_bytes": _memory("VmHWM") - resident, **about}
+        figures |= {"driver_bytes": own_peak_bytes() - resident, **about}
         figures |= {key: count - requests.get(key, 0) for key, count in self._requests().items()}
         after = self._logs()
         figures["data_files"] = sum(max(after[name][0] - logs[name][0], 0) for name in _TABLES)
@@ -90,12 +92,6 @@ class Meter:
 def _own_cpu_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
-
-
-def _memory(key: str) -> int:
-    """A memory figure of this process from /proc, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024
 
 
 def measure_faces(

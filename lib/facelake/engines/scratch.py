@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from facelake.errors import Retryable
 
 _RAY = "fl-ray-"
@@ -52,7 +54,7 @@ def ray_sessions() -> list[tuple[Path, bool]]:
     for folder in sorted((_SHORT if _SHORT.is_dir() else Path(tempfile.gettempdir())).glob(f"{_RAY}*")):
         pid = folder.name.removeprefix(_RAY).partition("-")[0]
         if pid.isdigit() and not folder.is_symlink() and folder.stat().st_uid == os.getuid():
-            sessions.append((folder, Path(f"/proc/{pid}").exists()))
+            sessions.append((folder, psutil.pid_exists(int(pid))))
     return sessions
 
 

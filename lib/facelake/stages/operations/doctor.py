@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from facelake.config import Config
 from facelake.embed import Pack
 from facelake.embed.calibration import Choice, resolve
@@ -98,13 +100,12 @@ def _choices(config: Config, pack: Pack) -> list[Choice]:
 
 def _memory() -> dict[str, int]:
     """Bytes of memory of the host, total and available; a limit of the container counts."""
-    text = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
-    kib = {name: int(value) for name, value in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
-    total, available = (kib.get(name, 0) << 10 for name in ("MemTotal", "MemAvailable"))
+    memory = psutil.virtual_memory()
+    total = int(memory.total)
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (value := limit.read_text().strip()).isdigit():
         total = min(total, int(value))
-    return {"total": total, "available": min(total, available)}
+    return {"total": total, "available": min(total, int(memory.available))}
 
 
 def _version(package: str) -> str | None:

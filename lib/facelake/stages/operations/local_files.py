@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import psutil
+
 from facelake.config import Config
 from facelake.engines.scratch import ray_sessions
 from facelake.stages.models.registry import cache_folder
@@ -137,7 +139,7 @@ def _java_folders() -> Iterator[Path]:
 
 
 def _java_runs(folder: Path) -> bool:
-    return any(Path("/proc", path.name).exists() for path in folder.iterdir())
+    return any(path.name.isdigit() and psutil.pid_exists(int(path.name)) for path in folder.iterdir())
 
 
 def _keys(config: Config) -> Iterator[Path]:
