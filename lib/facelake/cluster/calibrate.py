@@ -129,12 +129,12 @@ class Similarities:
     best: I64
 
     @classmethod
-    def of(cls, found: Ragged) -> Similarities:
+    def of(cls, near: Ragged) -> Similarities:
         """Count the neighbours of some faces."""
-        copies = np.concatenate([[0], np.cumsum(found.cosine >= _NEAR_COPY)])
-        first = found.start[:-1] + copies[found.start[1:]] - copies[found.start[:-1]]
-        first = first[first < found.start[1:]]
-        return cls(_histogram(found.cosine), _histogram(found.cosine[first]))
+        copies = np.concatenate([[0], np.cumsum(near.cosine >= _NEAR_COPY)])
+        first = near.start[:-1] + copies[near.start[1:]] - copies[near.start[:-1]]
+        first = first[first < near.start[1:]]
+        return cls(_histogram(near.cosine), _histogram(near.cosine[first]))
 
 
 def calibrate(

@@ -100,9 +100,9 @@ def vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[F32, U8]:
     return _normalise(out, state), state
 
 
-def vector_keys(found: F32) -> I64:
+def vector_keys(vectors_: F32) -> I64:
     """A 64-bit hash (n,) of vectors (n, dim) at half precision: equal for exact duplicates."""
-    half = found.astype("<f2")
+    half = vectors_.astype("<f2")
     pad = -half.shape[1] % 4
     if pad:
         half = np.pad(half, ((0, 0), (0, pad)))

@@ -17,9 +17,9 @@ def moments(vectors: F32) -> F32:
 
 def usual(vectors: F32) -> F32:
     """Second moments (dim, dim) of the vectors that others are compared with, ridged."""
-    found = moments(vectors)
-    dim = len(found)
-    return np.asarray(found + np.float32(_RIDGE * np.trace(found) / dim) * np.eye(dim, dtype=np.float32), np.float32)
+    matrix = moments(vectors)
+    dim = len(matrix)
+    return np.asarray(matrix + np.float32(_RIDGE * np.trace(matrix) / dim) * np.eye(dim, dtype=np.float32), np.float32)
 
 
 def largest(vectors: F32, among: F32, most: int) -> tuple[F64, F64]:

@@ -24,7 +24,7 @@ from facelake.cluster.by_group import ByGroup
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.edges import leftover_graph
 from facelake.cluster.labels import add_sums, canonical
-from facelake.cluster.linkage import Pairs, inside_similarity, join_groups, settle
+from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle
 from facelake.cluster.lists import nearest, spherical_kmeans
 from facelake.cluster.mapequation import map_equation, whole_graph
 from facelake.cluster.neighbours import exact_join
@@ -347,8 +347,8 @@ def _settled(
     order = np.argsort(at, kind="stable")
     start = np.searchsorted(at[order], np.arange(faces + 1)).astype(np.int64)
     size = np.maximum(size, 1)
-    own, here = labels.astype(np.int32), around[order].astype(np.int32)
-    return settle(new.vectors, own, start, here, sums, size, cuts).astype(np.int64)
+    of_neighbours = NearGroups(start, around[order].astype(np.int32))
+    return settle(new.vectors, labels.astype(np.int32), of_neighbours, sums, size, cuts).astype(np.int64)
 
 
 def _leftovers(

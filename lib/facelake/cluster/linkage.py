@@ -5,14 +5,13 @@ Two groups are joined when the mean similarity of all their pairs is above two c
 * `edge` (absolute, derived from impostors): below it similarities are those of chance and of look-alikes;
 * a ratio of the similarity inside the two groups (relative): two people who resemble each other may reach .5, but not
   while the photos of each of them reach .9 among themselves. Inside similarity is the mean over a group's pairs,
-  shrunk towards the corpus's level for small groups, and no higher than it, so that bursts raise no bar; the ratio
-  is stricter for small groups too. A joined group is held to
-  the inside similarity of the parts it was made of, not to that of the whole, which is looser: else the bar falls
-  with every join, and a family of look-alikes fuses one after the other.
+  shrunk towards the corpus's level for small groups, and at most that level, so that a burst of near copies does not
+  raise the cut. A joined group keeps the inside similarity of the parts it was made of: that of the joined group is
+  lower, so the cut would fall with every join, and a family of look-alikes would be joined one after the other.
 
 This is group average linkage (Sokal and Michener, 1958) along the edges of a neighbour graph, best edge first, as in
 Franti et al., "Fast agglomerative clustering using a k-nearest neighbor graph", PAMI 2006. The mean over all pairs of
-two groups is the product of their sums, so no pair is ever visited, and groups are all that is held.
+two groups is the product of their sums, so no pair is ever visited, and memory is needed for groups only.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, apart: Bo
         sums: (groups, dim) sums of the groups' unit vectors; it is changed.
         size: (groups,) faces of each.
         apart: (groups,) those that a clustering of all faces left apart from each other: two of them must be more
-            alike than two others, so that look-alikes at the edge of it do not fuse one by one as nights go by.
+            alike than two others, so that look-alikes near the cut are not joined one by one over many runs.
 
     Returns:
         (groups,) canonical number of the joined group that each is part of, and (joined,) the row of `sums` that now
@@ -68,8 +67,8 @@ def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, apart: Bo
     """
     order = np.lexsort((pairs.high, pairs.low, -pairs.cosine))
     limits = _JoinLimits(cuts.edge, cuts.ratio, cuts.ratio_single, cuts.level)
-    held = np.zeros(len(size), bool) if apart is None else apart.copy()
-    parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], held, limits)
+    apart = np.zeros(len(size), bool) if apart is None else apart.copy()
+    parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], apart, limits)
     root = np.flatnonzero(parent == np.arange(len(parent))).astype(np.int32)
     number = canonical(parent)
     return number, root[np.argsort(number[root], kind="stable")]
@@ -82,27 +81,40 @@ def inside_similarity(sums: F32, size: I64, level: float) -> F32:
 
 
 def wanted_ratio(smaller: int, cuts: Calibration) -> float:
-    """How alike two groups must be, relative to inside them, when the smaller one has so many faces."""
+    """Least mean similarity between two groups relative to that inside them; `smaller`: faces of the smaller group."""
     return float(_wanted(smaller, cuts.ratio, cuts.ratio_single))
 
 
-def settle(vectors: F32, own: I32, start: I64, around: I32, sums: F32, size: I64, cuts: Calibration) -> I32:
-    """New labels of faces that belong elsewhere.
+class NearGroups(NamedTuple):
+    """The groups of the neighbours of m faces."""
 
-    A face alone joins the group whose centroid it suits best, if that is like enough and leads over the next one. A
-    face in a group of three or more moves when another one suits it better than its own does without it, by a margin.
+    start: I64
+    """(m + 1,) where those of each face begin in `group`"""
+    group: I32
+    """best neighbour first; a group may come several times"""
+
+
+def settle(vectors: F32, own: I32, near: NearGroups, sums: F32, size: I64, cuts: Calibration) -> I32:
+    """Return labels in which singletons are assigned and misplaced faces moved.
+
+    A singleton joins the group with the most similar centroid, if the similarity is at least `cuts.attach` and leads
+    over the next group by `cuts.lead`. A face in a group of three or more moves to another group whose faces are more
+    similar to it, relative to inside each group, than the other faces of its own, by a margin.
 
     Args:
-        vectors: (m, dim) unit; own: (m,) group of each face.
-        start, around: (m + 1,), where each face's neighbours begin in `around`, best first, as their groups.
-        sums, size: of all groups.
+        vectors: (m, dim) unit.
+        own: (m,) group of each face.
+        near: the groups of each face's neighbours.
+        sums: (groups, dim) sums of the unit vectors of all groups.
+        size: (groups,) number of faces.
+        cuts: the calibration.
 
     Returns:
         (m,) labels.
     """
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
     limits = _SettleLimits(cuts.level, cuts.attach, cuts.lead)
-    return np.asarray(_settle(vectors, own, start, around, _Groups(sums, size, square), limits), np.int32)
+    return np.asarray(_settle(vectors, own, near, _Groups(sums, size, square), limits), np.int32)
 
 
 class _JoinLimits(NamedTuple):
@@ -160,11 +172,16 @@ def _wanted(smaller: int, ratio: float, ratio_single: float) -> float:
 
 @numba.njit(cache=True)
 def _bar(wanted: float, inside: float, level: float, apart: bool) -> float:
+    """Return the least mean similarity at which two groups are joined."""
     return (wanted + _APART) * max(inside, level) if apart else wanted * inside
 
 
 @numba.njit(cache=True)
 def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, limits: _JoinLimits) -> I32:
+    """Return the parent (groups,) of each group in the joined groups; sums, size and apart change in place.
+
+    Pairs are compared in the given order, pass after pass, until no pair is joined.
+    """
     count, dim = sums.shape
     level = limits.level
     parent = np.arange(count).astype(np.int32)
@@ -174,7 +191,8 @@ def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, limits: _JoinL
         for d in range(dim):
             square += sums[i, d] * sums[i, d]
         inside[i] = _inside(square, size[i], level)
-    # a pair that failed fails again until one of its groups has grown: joins are numbered, and both remember theirs
+    # A pair that failed is not compared again until one of its groups has grown: joins are numbered, each group keeps
+    # the number of its last join and each pair that of its last comparison.
     grown, looked, number = np.zeros(count, np.int32), np.full(len(low), -1, np.int32), 0
     for _ in range(_MAX_PASSES):
         joined = 0
@@ -187,7 +205,7 @@ def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, limits: _JoinL
             for d in range(dim):
                 total += sums[i, d] * sums[j, d]
             between = total / (size[i] * size[j])
-            # near copies make the inside of a group more alike than two photos of the person are: the level bounds it
+            # near copies are more similar than two photos of the person usually are, hence the level as upper bound
             wanted = _wanted(min(size[i], size[j]), limits.ratio, limits.ratio_single)
             both = min(np.sqrt(inside[i] * inside[j]), level)
             if between < limits.edge or between < _bar(wanted, both, level, apart[i] and apart[j]):
@@ -219,7 +237,7 @@ def _dot(a: F32, b: F32) -> float:
 
 
 @numba.njit(cache=True)
-def _settle(vectors: F32, labels: I32, start: I64, around: I32, groups: _Groups, limits: _SettleLimits) -> I32:
+def _settle(vectors: F32, labels: I32, near: NearGroups, groups: _Groups, limits: _SettleLimits) -> I32:
     sums, size = groups.sums, groups.size
     out = labels.copy()
     length, inside = np.sqrt(groups.square), np.empty(len(size))
@@ -227,15 +245,15 @@ def _settle(vectors: F32, labels: I32, start: I64, around: I32, groups: _Groups,
         inside[m] = np.sqrt(_inside(groups.square[m], size[m], limits.level))
     for i in range(len(labels)):
         own = labels[i]
-        near = around[start[i] : start[i + 1]]
+        around = near.group[near.start[i] : near.start[i + 1]]
         if size[own] == 1:
-            best, score, second = _nearest_group(vectors[i], own, near, 2, groups, length)
+            best, score, second = _nearest_group(vectors[i], own, around, 2, groups, length)
             if score >= limits.attach and score - second >= limits.lead:
                 out[i] = best
         elif size[own] > 2:
-            mine = (_dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]
-            best, score, second = _nearest_group(vectors[i], own, near, 3, groups, size * inside)
-            if score > mine + _MARGIN:
+            at_home = (_dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]
+            best, score, second = _nearest_group(vectors[i], own, around, 3, groups, size * inside)
+            if score > at_home + _MARGIN:
                 out[i] = best
     return out
 
@@ -252,11 +270,11 @@ def _nearest_group(
             continue
         seen[count] = other
         count += 1
-        theirs = _dot(vector, groups.sums[other]) / length[other]
-        if theirs > score:
-            best, score, second = other, theirs, score
-        elif theirs > second:
-            second = theirs
+        similarity = _dot(vector, groups.sums[other]) / length[other]
+        if similarity > score:
+            best, score, second = other, similarity, score
+        elif similarity > second:
+            second = similarity
         if count == _NEAR_GROUPS:
             break
     return best, score, second

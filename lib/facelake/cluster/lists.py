@@ -40,11 +40,11 @@ class Index:
         bounds = np.searchsorted(near.ravel()[order], np.arange(len(self.cells) + 1))
         rows = (order // near.shape[1]).astype(np.int32)
         for c in range(len(self.cells)):
-            mine = rows[bounds[c] : bounds[c + 1]]
+            of_cell = rows[bounds[c] : bounds[c + 1]]
             lists = self.lists[self.first[c] : self.first[c + 1]]
             names = np.arange(self.first[c], self.first[c + 1], dtype=np.int32)
-            for start in range(0, len(mine), _BLOCK):
-                block = mine[start : start + _BLOCK]
+            for start in range(0, len(of_cell), _BLOCK):
+                block = of_cell[start : start + _BLOCK]
                 topk.fold(vectors[block] @ lists.T, block, names, no_faces, -2.0, index, cosine)
         return index
 

@@ -56,12 +56,12 @@ def mode_pairs(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, seed: int)
     generator = np.random.default_rng(seed)
     a, b = generator.choice(groups, (2, _RANDOM))
     random = _differences(centre, a[a != b], b[a != b])
-    found = _differences(centre, low[large], high[large])
+    differences = _differences(centre, low[large], high[large])
     # pairs share groups (brothers come in families), which alone makes eigenvalues large: chance has the same pairs
     _, place = np.unique(np.concatenate([low[large], high[large]]), return_inverse=True)
     others = [generator.permutation(groups)[place % len(groups)] for _ in range(_DRAWS)]
     chance = [_differences(centre, *np.split(other, 2)) for other in others]
-    directions, text = _directions(found, random, chance)
+    directions, text = _directions(differences, random, chance)
     if not directions.shape[1]:
         return none, none, text
     least = np.quantile(_share_in(random, directions), _SHARE)
@@ -91,21 +91,23 @@ def _share_in(differences: F32, directions: F32) -> F32:
     return np.asarray(((differences @ directions) ** 2).sum(1), np.float32)
 
 
-def _directions(found: F32, random: F32, chance: list[F32]) -> tuple[F32, str]:
+def _directions(differences: F32, random: F32, chance: list[F32]) -> tuple[F32, str]:
     """Directions (dim, r) in which the differences found vary more than those of the same pairs among other groups ever
     do (parallel analysis, Horn 1965: a sample of few has large eigenvalues by chance alone)."""
-    dim = found.shape[1]
+    dim = differences.shape[1]
     among, most = usual(random), min(_MOST, dim // 8)
-    least = _ABOVE_CHANCE * max(float(largest(one, among, most)[0][0]) for one in chance)
-    variance, directions = largest(found, among, most)
+    least = _ABOVE_CHANCE * max(float(largest(sample, among, most)[0][0]) for sample in chance)
+    variance, directions = largest(differences, among, most)
     gaps = variance[:-1] / np.maximum(variance[1:], 1e-9)
     gaps[variance[:-1] <= least] = 0
     kept = int(np.argmax(gaps)) + 1
     if gaps[kept - 1] < _GAP:
-        text = f"modes: {len(found)} pairs of groups differ in no direction in particular"
+        text = f"modes: {len(differences)} pairs of groups differ in no direction in particular"
         return np.zeros((dim, 0), np.float32), f"{text} ({variance[0]:.2f} times as much, by chance {least:.2f})"
     basis, _ = np.linalg.qr(directions[:, :kept])
-    text = f"modes: {len(found)} pairs of groups differ {variance[kept - 1]:.1f} to {variance[0]:.1f} times as much"
+    text = (
+        f"modes: {len(differences)} pairs of groups differ {variance[kept - 1]:.1f} to {variance[0]:.1f} times as much"
+    )
     return basis.astype(np.float32), f"{text} in {kept} directions as random ones, by chance up to {least:.1f}"
 
 

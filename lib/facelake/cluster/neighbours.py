@@ -67,7 +67,7 @@ class Ragged:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FaceNeighbours:
     """Faces (m,), ascending, of one part of the corpus, and their neighbours as face numbers."""
 
     faces: I32
@@ -80,14 +80,14 @@ class Found:
 
 def exact_join(vectors: F32, k: int, floor: float) -> Neighbours:
     """All pairs of unit vectors (n, dim), as positions: the reference, and the mode for small corpora."""
-    found = Neighbours.none(len(vectors), k)
+    best = Neighbours.none(len(vectors), k)
     everyone = np.arange(len(vectors), dtype=np.int32)
     buffer = np.empty((min(_BLOCK, len(vectors)), len(vectors)), np.float32)
     for start in range(0, len(vectors), _BLOCK):
         rows = everyone[start : start + _BLOCK]
         similarity = np.matmul(vectors[rows], vectors.T, out=buffer[: len(rows)])
-        topk.fold(similarity, rows, everyone, rows, floor, found.index, found.cosine)
-    return found
+        topk.fold(similarity, rows, everyone, rows, floor, best.index, best.cosine)
+    return best
 
 
 def join_lists(vectors: F32, rows: I32, lists: I32, centroids: F32, search: Search) -> Neighbours:
@@ -97,7 +97,7 @@ def join_lists(vectors: F32, rows: I32, lists: I32, centroids: F32, search: Sear
         rows, lists: (m,) pairs: the face at position rows[i] is in list lists[i] (0..).
         centroids: (lists, dim), to cut long lists by.
     """
-    found = Neighbours.none(len(vectors), search.k)
+    best = Neighbours.none(len(vectors), search.k)
     order = np.lexsort((rows, lists))
     bounds = np.searchsorted(lists[order], np.arange(len(centroids) + 1))
     buffer = np.empty(search.longest**2, np.float32)
@@ -106,8 +106,8 @@ def join_lists(vectors: F32, rows: I32, lists: I32, centroids: F32, search: Sear
             if len(members) > 1:
                 inside, size = vectors[members], len(members)
                 similarity = np.matmul(inside, inside.T, out=buffer[: size * size].reshape(size, size))
-                topk.fold(similarity, members, members, members, search.floor, found.index, found.cosine)
-    return found
+                topk.fold(similarity, members, members, members, search.floor, best.index, best.cosine)
+    return best
 
 
 def compared_pairs(lists: I32, search: Search) -> int:
@@ -125,17 +125,17 @@ def _pieces(vectors: F32, members: I32, centroid: F32, longest: int) -> list[I32
     return [np.sort(piece) for piece in np.array_split(by_nearness, count)]
 
 
-def fold_queries(faces: I32, asking: F16, home: I32, vectors: F16, k: int, floor: float) -> Found:
+def fold_queries(faces: I32, asking: F16, home: I32, vectors: F16, k: int, floor: float) -> FaceNeighbours:
     """Neighbours of asking faces (q, dim) among the faces at home (n, dim), as face numbers; all pairs are compared."""
-    found = Neighbours.none(len(faces), k)
+    best = Neighbours.none(len(faces), k)
     columns = vectors.astype(np.float32)
     buffer = np.empty((min(_BLOCK, len(faces)), len(home)), np.float32)
     for start in range(0, len(faces), _BLOCK):
         block = asking[start : start + _BLOCK].astype(np.float32)
         similarity = np.matmul(block, columns.T, out=buffer[: len(block)])
         rows = np.arange(start, start + len(block), dtype=np.int32)
-        topk.fold(similarity, rows, home, faces[start : start + _BLOCK], floor, found.index, found.cosine)
-    return Found(faces, found.ragged())
+        topk.fold(similarity, rows, home, faces[start : start + _BLOCK], floor, best.index, best.cosine)
+    return FaceNeighbours(faces, best.ragged())
 
 
 def union(parts: list[tuple[I32, Ragged]], rows: I32, k: int) -> Neighbours:

@@ -39,8 +39,10 @@ def nuisance_directions(vectors: F32, quality: F32) -> tuple[F32, str]:
     order = np.argsort(quality, kind="stable")
     good = vectors[order[int((1 - _GOOD) * count) :]]
     among = usual(good)
-    found = [_stand_out(vectors[order[: int(share * count)]], good, among) for share in _POOR if share * count >= dim]
-    best = max(found, key=lambda one: one.gap)
+    candidates = [
+        _stand_out(vectors[order[: int(share * count)]], good, among) for share in _POOR if share * count >= dim
+    ]
+    best = max(candidates, key=lambda candidate: candidate.gap)
     if best.gap < _GAP:
         return none, f"no direction of poor faces stands out (largest ratio of variances {best.variance[0]:.2f})"
     basis, _ = np.linalg.qr(best.directions)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.labels import add_sums, canonical
-from facelake.cluster.linkage import Pairs, join_groups, settle
+from facelake.cluster.linkage import NearGroups, Pairs, join_groups, settle
 from facelake.cluster.mapequation import Block, map_equation, whole_graph
 from facelake.cluster.quality_norm import Gate, bin_bounds, make_gate
 
@@ -182,7 +182,8 @@ def test_a_misplaced_face_moves_home_and_one_alone_is_attached() -> None:
     wrong = truth.copy()
     wrong[3], wrong[15] = 1, 2
     around = wrong[np.argsort(-(x @ x.T), axis=1)[:, 1:9].ravel()]
-    arguments = (wrong, np.arange(0, 168, 8), around, sums_of(x, wrong), np.bincount(wrong).astype(np.int64))
+    near = NearGroups(np.arange(0, 168, 8), around)
+    arguments = (wrong, near, sums_of(x, wrong), np.bincount(wrong).astype(np.int64))
     np.testing.assert_array_equal(settle(x, *arguments, CUTS), truth)
     strict = settle(x, *arguments, replace(CUTS, edge=0.999))
     assert strict[15] == 2
@@ -192,6 +193,5 @@ def test_a_face_between_two_people_stays_alone() -> None:
     x = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 2]]
     x[4] = [0.707, 0.707, 0]
     labels = np.array([0, 0, 1, 1, 2], np.int32)
-    start = np.array([0, 0, 0, 0, 0, 2])
-    around = np.array([0, 1], np.int32)
-    assert settle(x, labels, start, around, sums_of(x, labels), np.bincount(labels), CUTS)[4] == 2
+    near = NearGroups(np.array([0, 0, 0, 0, 0, 2]), np.array([0, 1], np.int32))
+    assert settle(x, labels, near, sums_of(x, labels), np.bincount(labels), CUTS)[4] == 2

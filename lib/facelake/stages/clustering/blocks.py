@@ -10,7 +10,7 @@ import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.edges import starts_of
-from facelake.cluster.neighbours import Found, Ragged, union
+from facelake.cluster.neighbours import FaceNeighbours, Ragged, union
 from facelake.contracts import I32, U16
 from facelake.engines.exchange import Block
 from facelake.stages.clustering.messages import FacesOfCell, FacesToDivide, FaceVectors, Queries
@@ -57,26 +57,26 @@ def _taken(rows: Rows, places: np.ndarray) -> Rows:
     return replace(rows, **{field.name: getattr(rows, field.name)[places] for field in fields(rows)})
 
 
-def neighbours_of(kind: type[Neighbours], found: Found, near_part: U16) -> Neighbours:
+def neighbours_of(kind: type[Neighbours], neighbours: FaceNeighbours, near_part: U16) -> Neighbours:
     """Return faces with their neighbours, and the part where each neighbour is at home, as a payload."""
-    near = found.near
-    return kind(found.faces, np.diff(near.start).astype(np.uint16), near.index, near.cosine, near_part)
+    near = neighbours.near
+    return kind(neighbours.faces, np.diff(near.start).astype(np.uint16), near.index, near.cosine, near_part)
 
 
-def found_in(stored: FoundNeighbours) -> Found:
+def neighbours_in(stored: FoundNeighbours) -> FaceNeighbours:
     """Return the faces and neighbours of a payload."""
-    return Found(stored.faces, Ragged(starts_of(stored.counts), stored.index, stored.cosine))
+    return FaceNeighbours(stored.faces, Ragged(starts_of(stored.counts), stored.index, stored.cosine))
 
 
-def found_by(key: np.ndarray, found: Found, near_part: U16) -> Iterator[Block]:
+def neighbours_by_key(key: np.ndarray, neighbours: FaceNeighbours, near_part: U16) -> Iterator[Block]:
     """Yield the faces of each key with their neighbours as one block.
 
     Args:
         key: (faces,) integers.
-        found: the faces and their neighbours.
+        neighbours: the faces and their neighbours.
         near_part: (pairs,) the part where each neighbour is at home.
     """
-    faces, near = found.faces, found.near
+    faces, near = neighbours.faces, neighbours.near
     counts = np.diff(near.start)
     order, pairs = np.argsort(key, kind="stable"), np.argsort(np.repeat(key, counts), kind="stable")
     keys, first = np.unique(key[order], return_index=True)
@@ -85,14 +85,17 @@ def found_by(key: np.ndarray, found: Found, near_part: U16) -> Iterator[Block]:
     for value, begin, end in zip(keys, ends[:-1], ends[1:], strict=True):
         rows, near_rows = order[begin:end], pairs[at[begin] : at[end]]
         ragged = Ragged(starts_of(counts[rows]), near.index[near_rows], near.cosine[near_rows])
-        yield int(value), encode(neighbours_of(FoundNeighbours, Found(faces[rows], ragged), near_part[near_rows]))
+        yield (
+            int(value),
+            encode(neighbours_of(FoundNeighbours, FaceNeighbours(faces[rows], ragged), near_part[near_rows])),
+        )
 
 
-def united(blocks: list[FoundNeighbours], k: int) -> tuple[Found, U16]:
+def united(blocks: list[FoundNeighbours], k: int) -> tuple[FaceNeighbours, U16]:
     """Return the k best neighbours of each face over several cells, and the part (pairs,) of each neighbour."""
-    several = [found_in(block) for block in blocks]
-    faces: I32 = np.unique(np.concatenate([found.faces for found in several])).astype(np.int32)
-    near = union([(found.faces, found.near) for found in several], faces, k).ragged()
+    several = [neighbours_in(block) for block in blocks]
+    faces: I32 = np.unique(np.concatenate([neighbours.faces for neighbours in several])).astype(np.int32)
+    near = union([(neighbours.faces, neighbours.near) for neighbours in several], faces, k).ragged()
     known, place = np.unique(np.concatenate([block.index for block in blocks]), return_index=True)
     parts = np.concatenate([block.part for block in blocks])[place]
-    return Found(faces, near), parts[np.searchsorted(known, near.index)] if len(known) else NO_PARTS
+    return FaceNeighbours(faces, near), parts[np.searchsorted(known, near.index)] if len(known) else NO_PARTS

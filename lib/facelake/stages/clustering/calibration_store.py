@@ -1,4 +1,4 @@
-"""What clustering measured of the corpus and of the nights since: kept outside any table, and no face is in it."""
+"""What the last full clustering measured, and counts of the incremental runs since; no data of a face is in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 
 MEASURES = "measures/cluster"
-"""Directions and discounts of the last clustering of all faces."""
+"""Nuisance directions and quality normalisation of the last full clustering."""
 _SINCE = "measures/since.json"
 
 
@@ -28,7 +28,7 @@ class StoredMeasures:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """By what the faces of a corpus are compared."""
+    """The figures by which the faces of a corpus are compared."""
 
     gate: Gate
     cuts: Calibration
@@ -37,7 +37,7 @@ class Measures:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """What happened since all faces were grouped together."""
+    """What happened since the last full clustering."""
 
     cuts: dict[str, object]
     config: str
@@ -48,10 +48,10 @@ class Since:
     come: int = 0
     gone: int = 0
     corrections: tuple[int, ...] = ()
-    """those in force when faces were last placed"""
+    """numbers of the corrections in force in the last run"""
 
     def another_night(self, come: int, gone: int, corrections: list[int]) -> Since:
-        """After an increment."""
+        """Return the counts after an incremental run."""
         return replace(
             self,
             nights=self.nights + 1,
@@ -62,24 +62,24 @@ class Since:
 
 
 def read_since(lake: Lake) -> Since | None:
-    """What happened since; None when nothing is known of it."""
+    """What happened since; None if no full clustering was recorded, or its record cannot be read."""
     try:
-        held = json.loads(lake.store.read(_SINCE))
-        return Since(**held | {"corrections": tuple(held["corrections"])})
+        stored = json.loads(lake.store.read(_SINCE))
+        return Since(**stored | {"corrections": tuple(stored["corrections"])})
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
 def write_since(lake: Lake, since: Since) -> None:
-    """Keep it for the next night."""
+    """Write it for the next run."""
     lake.store.write(_SINCE, json.dumps(asdict(since)).encode())
 
 
 def read_measures(lake: Lake) -> Measures:
-    """The measures of the last clustering of all faces.
+    """The measures of the last full clustering.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or they cannot be read.
     """
     since = read_since(lake)
     if since is None or "edge" not in since.cuts:

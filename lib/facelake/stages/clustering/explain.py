@@ -43,23 +43,23 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
     known = read_measures(context.lake)
     groups = [_group_of(context.lake, item) for item in (first, second)]
     members = _members(context.lake, groups, known, (first, second))
-    found: dict[str, Any] = {"first": first, "second": second, "together": groups[0] == groups[1]}
+    result: dict[str, Any] = {"first": first, "second": second, "together": groups[0] == groups[1]}
     lines = [f"{'in one group' if groups[0] == groups[1] else 'in two groups'} of the last clustering"]
     at = [members.ids.index(item) for item in (first, second) if item in members.ids]
     if len(at) == 2:
         pair = face_pair(members.vectors[at], members.quality[at], known.gate, known.cuts)
         path = widest_path(members.vectors, members.quality, known.gate, at[0], at[1])
-        found |= {"pair": as_dict(pair), "path": as_dict(path) | {"faces": [members.ids[i] for i in path.faces]}}
+        result |= {"pair": as_dict(pair), "path": as_dict(path) | {"faces": [members.ids[i] for i in path.faces]}}
         lines += [_pair_text(pair), _path_text(path, known.cuts)]
     if groups[0] != groups[1]:
         second_group = (members.group == groups[1]).astype(np.int64)
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
-        found |= {"groups": as_dict(both)}
+        result |= {"groups": as_dict(both)}
         lines.append(_groups_text(both))
     decided = _decided(context.lake, first, second)
-    found |= {"corrections": [row["seq"] for row in decided]}
+    result |= {"corrections": [row["seq"] for row in decided]}
     lines += [_correction_text(row) for row in decided]
-    return found | {"said": lines, "calibration": known.cuts.manifest()}
+    return result | {"said": lines, "calibration": known.cuts.manifest()}
 
 
 def _decided(lake: Lake, first: str, second: str) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ def _decided(lake: Lake, first: str, second: str) -> list[dict[str, Any]]:
     decided = []
     for row in rows:
         a, b = set(row["faces_a"] or ()), set(row["faces_b"] or ())
-        if any(one & a and other & b for one, other in (sides, sides[::-1])):
+        if any(first & a and second & b for first, second in (sides, sides[::-1])):
             decided.append(dict(row))
     return decided
 
@@ -120,13 +120,13 @@ def _group_of(lake: Lake, item: str) -> int:
     gallery = current_gallery(lake)
     if gallery:
         members = gallery.read("memberships", ["face_id", "identity_id"])
-        mine = members.filter(pc.equal(members["identity_id"], item))
-        if mine.num_rows:
-            face = mine["face_id"][0].as_py()
+        of_identity = members.filter(pc.equal(members["identity_id"], item))
+        if of_identity.num_rows:
+            face = of_identity["face_id"][0].as_py()
     for _, part in lake["groups"].parts(["face_id", "group_id"]):
-        found = part.filter(pc.equal(part["face_id"], face))
-        if found.num_rows:
-            return int(found["group_id"][0].as_py())
+        of_face = part.filter(pc.equal(part["face_id"], face))
+        if of_face.num_rows:
+            return int(of_face["group_id"][0].as_py())
     next_step = "give a face_id or identity_id of this gallery (`facelake gallery show` lists them)"
     raise ConfigError(f"neither a face nor an identity here: {item!r}", where="explain", next_step=next_step)
 

@@ -51,9 +51,9 @@ def cluster(context: Context) -> StageResult:
     if not total:
         context.lake["groups"].replace_all(pa.table({name: [] for name in GROUPS.names}, schema=plain(GROUPS)))
         return run.finish({"faces": 0, "groups": 0, "set_aside": 0, "duplicates": 0}, state)
-    night, why = plan_increment(context, tuple(sorted(files)), total)
-    if night:
-        if placed := run_increment(night):
+    increment, why = plan_increment(context, tuple(sorted(files)), total)
+    if increment:
+        if placed := run_increment(increment):
             return run.finish(placed.counts, state, placed.details)
         why = "different people's similarity drifted"
     context.emit(Notice("cluster", f"all faces are clustered again: {why}"))

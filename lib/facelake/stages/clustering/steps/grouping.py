@@ -12,7 +12,7 @@ from facelake.cluster.edges import Known, graph_block
 from facelake.cluster.mapequation import Block as GraphBlock
 from facelake.cluster.mapequation import map_equation
 from facelake.engines.exchange import Block, Exchange
-from facelake.stages.clustering.blocks import found_in
+from facelake.stages.clustering.blocks import neighbours_in
 from facelake.stages.clustering.messages import EdgeCount
 from facelake.stages.clustering.step_results import Grouped, LocallyGrouped
 from facelake.stages.clustering.stored import FinalNeighbours, GraphRows, LocalGroups, ReversePairs
@@ -29,13 +29,13 @@ class GroupingTasks:
 
     def local(self, part: int) -> Iterator[Block]:
         """Write the graph's rows of a part's faces, and groups inside the part."""
-        found = found_in(self.work.read(FinalNeighbours, part))
+        of_part = neighbours_in(self.work.read(FinalNeighbours, part))
         reverse = self.work.read(ReversePairs, part)
-        block = graph_block(found, reverse.other, reverse.here, reverse.cosine, self.known)
+        block = graph_block(of_part, reverse.other, reverse.here, reverse.cosine, self.known)
         self.work.write(GraphRows(block.nodes, block.start, block.target, block.weight), part)
         inner = block.inner()
         labels = map_equation(len(inner.nodes), [inner], self.seed, rounds=2)
-        self.work.write(LocalGroups(found.faces, labels), part)
+        self.work.write(LocalGroups(of_part.faces, labels), part)
         yield part, encode(EdgeCount(len(block.target)))
 
 

@@ -11,10 +11,18 @@ import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.calibrate import Similarities
-from facelake.cluster.neighbours import Found, Neighbours, Ragged, Search, compared_pairs, exact_join, join_lists
+from facelake.cluster.neighbours import (
+    FaceNeighbours,
+    Neighbours,
+    Ragged,
+    Search,
+    compared_pairs,
+    exact_join,
+    join_lists,
+)
 from facelake.contracts import F32, I64
 from facelake.engines.exchange import Block, Exchange
-from facelake.stages.clustering.blocks import by_key, found_by, gather, neighbours_of, united
+from facelake.stages.clustering.blocks import by_key, gather, neighbours_by_key, neighbours_of, united
 from facelake.stages.clustering.messages import FacesOfCell
 from facelake.stages.clustering.step_results import Indexed, Joined
 from facelake.stages.clustering.stored import (
@@ -80,8 +88,8 @@ class JoinTasks:
         self.work.write(ComparedPairs(pairs), cell)
         part = self.work.shared(CellMap).part[home]
         ragged = near.ragged()
-        found = Found(sent.faces, Ragged(ragged.start, sent.faces[ragged.index], ragged.cosine))
-        yield from found_by(part, found, part[ragged.index].astype(np.uint16))
+        of_cell = FaceNeighbours(sent.faces, Ragged(ragged.start, sent.faces[ragged.index], ragged.cosine))
+        yield from neighbours_by_key(part, of_cell, part[ragged.index].astype(np.uint16))
 
     def _neighbours(self, sent: FacesOfCell, first: int, centroids: F32) -> tuple[Neighbours, int]:
         """Return the neighbours of a cell's faces as positions, and how many pairs were compared.
@@ -105,9 +113,9 @@ class JoinTasks:
         if self.wave:
             with suppress(FileNotFoundError):  # no cell of an earlier wave had anything for this part
                 sent.insert(0, self.work.read(FoundNeighbours, part))
-        found, near_part = united(sent, self.search.k)
-        self.work.write(neighbours_of(FoundNeighbours, found, near_part), part)
-        yield part, encode(Similarities.of(found.near))
+        of_part, near_part = united(sent, self.search.k)
+        self.work.write(neighbours_of(FoundNeighbours, of_part, near_part), part)
+        yield part, encode(Similarities.of(of_part.near))
 
 
 def join_cells(

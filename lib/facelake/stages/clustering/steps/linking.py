@@ -14,7 +14,7 @@ from facelake.cluster.linkage import Pairs, join_groups
 from facelake.cluster.mode_merging import connected, mode_pairs
 from facelake.contracts import F32, I32, I64
 from facelake.engines.exchange import Block, Exchange
-from facelake.stages.clustering.blocks import found_in, joined
+from facelake.stages.clustering.blocks import joined, neighbours_in
 from facelake.stages.clustering.messages import GroupPairs
 from facelake.stages.clustering.step_results import Grouped, Linked
 from facelake.stages.clustering.steps.sums import SharedGroups, share_labels, sum_groups, sums_in_order
@@ -34,8 +34,8 @@ class LinkingTasks:
 
     def pairs(self, part: int) -> Iterator[Block]:
         """Send the pairs of groups with an edge in this part."""
-        found = found_in(self.work.read(FinalNeighbours, part))
-        pairs = group_pairs(found, self.work.shared(SharedLabels, self.labels).labels, self.known)
+        of_part = neighbours_in(self.work.read(FinalNeighbours, part))
+        pairs = group_pairs(of_part, self.work.shared(SharedLabels, self.labels).labels, self.known)
         yield part, encode(GroupPairs(pairs.low, pairs.high, pairs.cosine))
 
 

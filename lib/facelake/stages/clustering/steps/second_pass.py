@@ -16,10 +16,10 @@ from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import (
     NO_PARTS,
     by_key,
-    found_by,
-    found_in,
     gather,
     joined,
+    neighbours_by_key,
+    neighbours_in,
     neighbours_of,
     united,
 )
@@ -54,18 +54,18 @@ class SecondPassTasks:
 
     def call(self, part: int) -> Iterator[Block]:
         """Send the faces of a part that have few neighbours to their nearest cells."""
-        found = found_in(self.work.read(FoundNeighbours, part))
-        few = with_few_neighbours(found, self.cuts.graph_cut, least=_FEW_NEIGHBOURS)
+        of_part = neighbours_in(self.work.read(FoundNeighbours, part))
+        few = with_few_neighbours(of_part, self.cuts.graph_cut, least=_FEW_NEIGHBOURS)
         no_vectors = np.zeros((0, self.work.dim), np.float16)
         yield 0, encode(Queries(_NO_INTEGERS, no_vectors, np.array([part], np.int32)))
         if not self.cells:
             return
         faces, vectors = self.work.faces_of_part(part)
-        half = vectors[np.searchsorted(faces, found.faces[few])]
+        half = vectors[np.searchsorted(faces, of_part.faces[few])]
         cells = nearest(half.astype(np.float32), self.work.shared(CellMap).cells, self.cells)
         row = np.repeat(np.arange(len(half)), cells.shape[1])
         asks = np.full(len(row), part, np.int32)
-        yield from by_key(cells.ravel(), Queries(found.faces[few][row], half[row], asks))
+        yield from by_key(cells.ravel(), Queries(of_part.faces[few][row], half[row], asks))
 
     def answer(self, cell: int, blocks: list[bytes]) -> Iterator[Block]:
         """Send the neighbours of the asking faces, among all faces at home in a cell, to the parts that asked."""
@@ -76,17 +76,17 @@ class SecondPassTasks:
         if not asking or not self.work.shared(OccupiedCells).occupied[cell]:
             return
         sent, home = gather(Queries, asking), self.work.read(CellFaces, cell)
-        found = fold_queries(sent.faces, sent.vectors, home.faces, home.vectors, self.k, self.cuts.deep_floor)
-        here = np.full(len(found.near.index), self.work.shared(CellMap).part[cell], np.uint16)
-        yield from found_by(sent.part, found, here)
+        answers = fold_queries(sent.faces, sent.vectors, home.faces, home.vectors, self.k, self.cuts.deep_floor)
+        here = np.full(len(answers.near.index), self.work.shared(CellMap).part[cell], np.uint16)
+        yield from neighbours_by_key(sent.part, answers, here)
 
     def merge(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
         """Write the final neighbours of a part's faces; send each pair also to the part of its other side."""
         first = self.work.read(FoundNeighbours, part)
-        found, near_part = united([first, *(decode(FoundNeighbours, block) for block in blocks)], self.k)
-        self.work.write(neighbours_of(FinalNeighbours, found, near_part), part)
+        of_part, near_part = united([first, *(decode(FoundNeighbours, block) for block in blocks)], self.k)
+        self.work.write(neighbours_of(FinalNeighbours, of_part, near_part), part)
         yield part, encode(_NO_PAIRS)
-        yield from by_key(near_part, ReversePairs(*mirrored(found)))
+        yield from by_key(near_part, ReversePairs(*mirrored(of_part)))
 
     def mirror(self, part: int, blocks: list[bytes]) -> Iterator[Block]:
         """Write the pairs of a part's faces as found by the other side."""

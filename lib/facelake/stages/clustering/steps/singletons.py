@@ -10,11 +10,11 @@ import numpy as np
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.edges import Known, leftover_graph, leftover_pairs
 from facelake.cluster.labels import canonical
-from facelake.cluster.linkage import settle
+from facelake.cluster.linkage import NearGroups, settle
 from facelake.cluster.mapequation import map_equation
 from facelake.contracts import I32
 from facelake.engines.exchange import Block, Exchange
-from facelake.stages.clustering.blocks import found_in, joined
+from facelake.stages.clustering.blocks import joined, neighbours_in
 from facelake.stages.clustering.messages import FacePairs, Relabelled
 from facelake.stages.clustering.step_results import Settled
 from facelake.stages.clustering.steps.sums import ROWS_AT_ONCE, share_labels, sum_groups, sums_of
@@ -34,11 +34,11 @@ class SingletonTasks:
 
     def settle(self, part: int) -> Iterator[Block]:
         """Send new labels of a part's faces that are singletons or in the wrong group."""
-        found = found_in(self.work.read(FinalNeighbours, part))
+        of_part = neighbours_in(self.work.read(FinalNeighbours, part))
         faces, vectors = self.work.faces_of_part(part)
         shared = self.work.shared(SharedLabels, self.labels)
-        labels, start = shared.labels, found.near.start
-        near = np.unique(np.concatenate([labels[found.faces], labels[found.near.index]]))
+        labels, start = shared.labels, of_part.near.start
+        near = np.unique(np.concatenate([labels[of_part.faces], labels[of_part.near.index]]))
         place = np.full(len(shared.row), -1, np.int32)
         place[near] = np.arange(len(near))
         sums, sizes = sums_of(self.work, shared.row[near]), shared.size[near]
@@ -47,9 +47,11 @@ class SingletonTasks:
             last = min(first + ROWS_AT_ONCE, len(faces))
             group = settle(
                 vectors[first:last].astype(np.float32),
-                place[labels[found.faces[first:last]]],
-                start[first : last + 1] - start[first],
-                place[labels[found.near.index[start[first] : start[last]]]],
+                place[labels[of_part.faces[first:last]]],
+                NearGroups(
+                    start[first : last + 1] - start[first],
+                    place[labels[of_part.near.index[start[first] : start[last]]]],
+                ),
                 sums,
                 sizes,
                 self.known.cuts,
@@ -60,10 +62,10 @@ class SingletonTasks:
 
     def leftovers(self, part: int) -> Iterator[Block]:
         """Send pairs of faces of this part that are still singletons."""
-        found = found_in(self.work.read(FinalNeighbours, part))
+        of_part = neighbours_in(self.work.read(FinalNeighbours, part))
         shared = self.work.shared(SharedLabels, self.labels)
         alone = shared.size[shared.labels] == 1
-        yield part, encode(FacePairs(*leftover_pairs(found, alone, self.known)))
+        yield part, encode(FacePairs(*leftover_pairs(of_part, alone, self.known)))
 
 
 def assign_singletons(
