@@ -23,7 +23,9 @@ from facelake.embed.upright import rolls
 from facelake.embed.vision import HostVision, Pixels, Seen, Vision
 from facelake.errors import ConfigError
 
-_TRUSTED = 0.5  # score in a crop of its own below which a face's landmarks, and so its embedding, mean nothing
+# The landmark score of a face, measured again in its aligned crop; below this its landmarks, and so its embedding, are
+# not usable, and the face gets quality 0.
+_TRUSTED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class PipelineOptions:
 
 
 @dataclass(slots=True)
-class _Found:
+class _PhotoState:
     """The state of one photo in the pipeline; `faces` are in decoded pixels."""
 
     row: int
@@ -71,7 +73,13 @@ class Pipeline:
     """Decodes photos, detects and encodes faces; one per worker, with its models."""
 
     def __init__(self, pack: Pack, options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> None:
-        """`retracted`: names of withdrawn data sets by the SHA-256 of photos that must not be decoded."""
+        """Load the models.
+
+        Args:
+            pack: the models.
+            options: of the pipeline.
+            retracted: names of withdrawn data sets by the SHA-256 of photos that must not be decoded.
+        """
         self._options = options
         self._opener = open_opener(options, retracted)
         self._vision = open_vision(pack, options)
@@ -93,24 +101,24 @@ class Pipeline:
             opened: the photos as an Opener with these options opened them elsewhere; default: opened here.
         """
         stream = iter(photos)
-        known = None if opened is None else iter(opened)
+        opened_before = None if opened is None else iter(opened)
         while batch := list(islice(stream, self._options.batch_photos)):
-            if known is None:
-                here = self._opener.open_all([data for _, _, data in batch])
+            if opened_before is None:
+                of_batch = self._opener.open_all([data for _, _, data in batch])
             else:
-                here = list(islice(known, len(batch)))
-            yield from self._batch(batch, here, named_only)
+                of_batch = list(islice(opened_before, len(batch)))
+            yield from self._batch(batch, of_batch, named_only)
 
     def _batch(
         self, batch: list[tuple[int, str, bytes]], opened: Iterable[Opened], named_only: Container[int]
     ) -> list[Outcome]:
-        found = self._located(batch, opened, named_only)
-        with_faces = [item for item in found if len(item.faces)]
+        items = self._located(batch, opened, named_only)
+        with_faces = [item for item in items if len(item.faces)]
         if with_faces:
             seen = self._vision.encode([_pixels_of(item) for item in with_faces], [item.faces for item in with_faces])
             for item, encoded in zip(with_faces, seen, strict=True):
                 item.seen = encoded
-        outcomes = (self._outcome(item) for item in found)
+        outcomes = (self._outcome(item) for item in items)
         return [replace(o, covers=Covers.NAMED) if o.row in named_only else o for o in outcomes]
 
     def aligned(self, photo: tuple[int, str, bytes]) -> list[U8]:
@@ -130,17 +138,16 @@ class Pipeline:
 
     def _located(
         self, batch: list[tuple[int, str, bytes]], opened: Iterable[Opened], named_only: Container[int]
-    ) -> list[_Found]:
-        """Detect faces. Small faces are counted and dropped; so are all faces of a photo with bystanders that no
-        grant covers.
+    ) -> list[_PhotoState]:
+        """Detect faces. Small faces are counted and dropped; so are all faces of a photo that shows several people,
+        if only the named subject may be encoded.
         """
         pairs = zip(batch, opened, strict=True)
-        items = [_Found(row, ident, data, bytes_.sha256, bytes_.photo) for (row, ident, data), bytes_ in pairs]
+        items = [_PhotoState(row, ident, data, bytes_.sha256, bytes_.photo) for (row, ident, data), bytes_ in pairs]
         decoded = [(item, item.photo) for item in items if isinstance(item.photo, Photo)]
         placed = self._vision.place([photo.pixels for _, photo in decoded])
         decoded = [(item, replace(photo, pixels=pixels)) for (item, photo), pixels in zip(decoded, placed, strict=True)]
-        found = self._vision.locate(placed)
-        for (item, photo), first in zip(decoded, found, strict=True):
+        for (item, photo), first in zip(decoded, self._vision.locate(placed), strict=True):
             looked = self._look(item, photo, first)
             faces, photo = looked.faces, looked.photo
             item.photo, item.view = photo, looked.view
@@ -153,8 +160,8 @@ class Pipeline:
                 self._decode_finer(item)
         return items
 
-    def _look(self, item: _Found, photo: Photo, first: Detections) -> Looked:
-        """The faces of a photo, after further looks where the first was not enough."""
+    def _look(self, item: _PhotoState, photo: Photo, first: Detections) -> Looked:
+        """Return the faces of a photo, from further searches too where the first was not enough (search.py)."""
         if not self._options.further_looks:
             return Looked(photo, first.where(first.scores >= self._options.min_det_score), View.WHOLE)
 
@@ -164,7 +171,7 @@ class Pipeline:
         looked = self._search.look_again(photo, first, finer)
         return replace(looked, view=View.BRIGHTENED) if photo.brightened else looked
 
-    def _finer(self, item: _Found, photo: Photo, wanted_px: int) -> Photo:
+    def _finer(self, item: _PhotoState, photo: Photo, wanted_px: int) -> Photo:
         """Decode a photo again to have more pixels on its longer side; the same photo if that gives no more."""
         if max(photo.pixels.shape[:2]) >= min(wanted_px, max(photo.width, photo.height)):
             return photo
@@ -173,7 +180,7 @@ class Pipeline:
             return photo
         return replace(finer, pixels=self._vision.place([finer.pixels])[0])
 
-    def _decode_finer(self, item: _Found) -> None:
+    def _decode_finer(self, item: _PhotoState) -> None:
         """Decode a photo again at a larger scale if its smallest face has too few pixels for the encoder."""
         photo = item.photo
         assert isinstance(photo, Photo)
@@ -186,37 +193,34 @@ class Pipeline:
         finer = self._finer(item, photo, wanted_px)
         item.faces, item.photo = item.faces.scaled(finer.pixels.shape[1] / photo.pixels.shape[1]), finer
 
-    def _confirmed(self, item: _Found) -> Bool:
-        """Which faces (n,) are kept: those of further looks only if a crop of their own shows the landmarks."""
+    def _confirmed(self, item: _PhotoState) -> Bool:
+        """Return which faces (n,) are kept: of further searches only those whose aligned crop shows the landmarks."""
         assert item.seen
         confirmed: Bool = item.seen.scores >= self._vision.confirmed
         return confirmed if item.view != View.WHOLE else np.ones(len(confirmed), bool)
 
-    def _outcome(self, item: _Found) -> Outcome:
+    def _outcome(self, item: _PhotoState) -> Outcome:
         if isinstance(item.photo, Undecoded):
             return Outcome(item.row, item.image_id, item.sha256, 0, 0, (), item.photo.reason, item.photo.detail)
         enlarge = item.photo.width / item.photo.pixels.shape[1]  # decoded pixels to full-photo pixels
         kept = self._confirmed(item) if item.seen else np.zeros(0, bool)
         faces = tuple(_faces(item, item.seen, kept, enlarge)) if item.seen else ()
-        reject, detail = None, ""
-        if not faces:
-            if item.bystanders:
-                detail = f"{item.bystanders + 1} faces, and the grant covers the named subject only"
-                reject = Reject.BYSTANDERS
-            elif len(kept) and not kept.any():
-                reject, detail = Reject.NO_FACE, f"{len(kept)} candidate(s) without the landmarks of a face"
-            elif len(item.faces):
-                reject, detail = Reject.BAD_EMBEDDING, "the encoder gave no finite embedding"
-            elif item.too_small:
-                reject, detail = (
-                    Reject.TOO_SMALL,
-                    f"{item.too_small} face(s) under {self._options.min_face_px} px",
-                )
-            else:
-                reject, detail = Reject.NO_FACE, f"no face scored {self._options.min_det_score:g}"
+        reject, detail = (None, "") if faces else self._rejection(item, kept)
         width, height = item.photo.width, item.photo.height
         outcome = Outcome(item.row, item.image_id, item.sha256, width, height, faces, reject, detail)
         return replace(outcome, damaged=item.photo.damaged)
+
+    def _rejection(self, item: _PhotoState, kept: Bool) -> tuple[Reject, str]:
+        """Return why a decoded photo has no face row; `kept` as of `_confirmed`."""
+        if item.bystanders:
+            return Reject.BYSTANDERS, f"{item.bystanders + 1} faces, and the grant covers the named subject only"
+        if len(kept) and not kept.any():
+            return Reject.NO_FACE, f"{len(kept)} candidate(s) without the landmarks of a face"
+        if len(item.faces):
+            return Reject.BAD_EMBEDDING, "the encoder gave no finite embedding"
+        if item.too_small:
+            return Reject.TOO_SMALL, f"{item.too_small} face(s) under {self._options.min_face_px} px"
+        return Reject.NO_FACE, f"no face scored {self._options.min_det_score:g}"
 
 
 def open_opener(options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> Opener:
@@ -250,26 +254,26 @@ def open_vision(pack: Pack, options: PipelineOptions) -> Vision:
     return HostVision(pack, least, runtime, options.batch_faces)
 
 
-def _pixels_of(item: _Found) -> Pixels:
+def _pixels_of(item: _PhotoState) -> Pixels:
     """The pixels of a decoded photo."""
     assert isinstance(item.photo, Photo)
     return item.photo.pixels
 
 
-def _leave_out_bystanders(item: _Found) -> None:
+def _leave_out_bystanders(item: _PhotoState) -> None:
     """Drop all faces if there are several people; faces too small to encode count as people."""
     people = len(item.faces) + item.too_small
     if people > 1:
         item.bystanders, item.faces = people - 1, NOTHING
 
 
-def _faces(item: _Found, seen: Seen, kept: Bool, enlarge: float) -> Iterator[Face]:
+def _faces(item: _PhotoState, seen: Seen, kept: Bool, enlarge: float) -> Iterator[Face]:
     """The kept faces in pixels of the full photo; those without a finite embedding are left out."""
-    found = item.faces
-    boxes, landmarks = (found.boxes * enlarge).astype(np.float32), (seen.landmarks * enlarge).astype(np.float32)
+    detected = item.faces
+    boxes, landmarks = (detected.boxes * enlarge).astype(np.float32), (seen.landmarks * enlarge).astype(np.float32)
     for i, unit in enumerate(seen.units):
         if kept[i] and np.isfinite(unit).all():
-            score, trust = float(found.scores[i]), float(seen.scores[i])
+            score, trust = float(detected.scores[i]), float(seen.scores[i])
             value = quality(float(seen.sharpness[i]), landmarks[i], boxes[i], score) if trust >= _TRUSTED else 0.0
             yield Face(boxes[i], landmarks[i], score, value, unit.astype(np.float16), trust, item.view)
 

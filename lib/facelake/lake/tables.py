@@ -96,7 +96,7 @@ class Table:
         return Snapshot(delta.version(), tuple(sorted((DataFile(*row) for row in rows), key=lambda f: f.path)))
 
     def read(self, columns: Sequence[str] | None = None, snapshot: Snapshot | None = None) -> pa.Table:
-        """The whole table, or some of its columns, in memory; rows in file-name order."""
+        """Read all rows of the table, or some of their columns, into memory; rows are in the order of file names."""
         tables = [part for _, part in self.parts(columns, snapshot)]
         names = list(columns) if columns is not None else self.schema.names
         empty = plain(pa.schema([self.schema.field(name) for name in names])).empty_table()
@@ -123,14 +123,18 @@ class Table:
         return self.commit([self.stage(data)] if data.num_rows else [], old.files)
 
     def file(self, file: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of one data file."""
+        """Read the rows of one data file."""
         wanted = list(columns) if columns is not None else self.schema.names
         kept = plain(pa.schema([self.schema.field(name) for name in wanted]))
         return read_file(self.store, self.name, file.path, wanted).cast(kept)
 
     def where(self, column: str, values: pa.ChunkedArray, columns: Sequence[str]) -> pa.Table:
-        """Some columns of the rows whose `column` is one of the values; of files without such rows only `column` is
-        read.
+        """Return the rows whose `column` is one of the values.
+
+        Args:
+            column: name of the column to search; it must be among `columns`.
+            values: of the column.
+            columns: to return; they are read only from files with such rows.
         """
         wanted = pc.unique(values)
         parts = [
@@ -143,9 +147,11 @@ class Table:
         return rows.filter(pc.is_in(rows[column], wanted))
 
     def replace_rows(self, column: str, rows: pa.Table) -> None:
-        """Replace the rows with the same value of `column`, each in the file that holds it, in one transaction.
+        """Replace rows in one transaction, each in the data file that has a row with the same value of `column`.
 
-        Rows whose value is in no file are left out.
+        Args:
+            column: identifies a row in the table.
+            rows: complete new rows; those whose value is in no data file are ignored.
         """
         values = rows[column].combine_chunks()
         adds, removes = [], []
@@ -165,6 +171,7 @@ class Table:
         No predicate is written to the log, so the log does not reveal what was removed.
 
         Args:
+            files: of the newest snapshot.
             columns: that `keep` needs; the other columns are read only from files that lose rows.
             keep: called with the rows of one file; returns a bool per row, true for rows to keep.
 
@@ -319,9 +326,8 @@ class Table:
     def purge_history(self) -> None:
         """Delete every file and log entry that the newest version does not need. Needs exclusive access.
 
-        The sequence that delta-rs was measured to need: set log retention to zero, vacuum (full, to include files
-        staged
-        but never committed), write a checkpoint, delete the log entries that the checkpoint covers.
+        The sequence that delta-rs was measured to need: set log retention to zero, vacuum (full, to include files that
+        were staged but never committed), write a checkpoint, delete the log entries that the checkpoint covers.
         """
         delta = self._open()
         if delta is None:
