@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from facelake.cluster.calibrate import Prior
+from facelake.cluster.calibrate import Calibration, Prior
+from facelake.cluster.edges import Known
+from facelake.cluster.neighbours import Search
+from facelake.cluster.quality_norm import Gate
 from facelake.config import ClusterSection, S3Section
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
 from facelake.errors import Corrupt
@@ -22,10 +26,16 @@ from facelake.stages.clustering.full import STEPS, FullClustering
 from facelake.stages.clustering.result import Clustered
 from facelake.stages.clustering.source import LocalFiles
 from facelake.stages.clustering.step_results import Indexed
+from facelake.stages.clustering.steps.grouping import GroupingTasks
+from facelake.stages.clustering.steps.index import IndexTasks
+from facelake.stages.clustering.steps.join import JoinTasks
+from facelake.stages.clustering.steps.scan import ScanTasks
+from facelake.stages.clustering.steps.second_pass import SecondPassTasks
 from facelake.stages.clustering.work import Work
 from tests.unit.cluster.test_cluster import people, unit
 
 PRIOR = Prior(0.02, 0.09, 0.8)
+CUTS = Calibration(0.4, 0.75, 0.75, 0.7, 0.02, 0.09, "")
 SMALL = ClusterSection(exact_below=200, list_size=30, deep_cells=2)
 
 
@@ -307,3 +317,28 @@ def test_siblings_with_few_faces_each_stay_apart(tmp_path: Path) -> None:
     precision, recall = (same & of_one).sum() / same.sum(), (same & of_one).sum() / of_one.sum()
     assert precision > 0.95
     assert recall > 0.95
+
+
+def test_results_of_another_format_are_not_resumed_from(crowd: World, tmp_path: Path) -> None:
+    paths = crowd.write(tmp_path / "faces")
+    wanted = by_id(paths, clustering_of(paths, tmp_path / "work", 64).run())
+    store = open_store(str(tmp_path / "work"))
+    store.write("state", b"state")  # as an earlier version wrote it
+    store.write("done/scan", b"\0\0\0\0")
+    assert by_id(paths, clustering_of(paths, tmp_path / "work", 64).run()) == wanted
+
+
+def test_tasks_travel_to_workers(tmp_path: Path) -> None:
+    work = Work(LocalFiles(()), str(tmp_path), "{}", "state", 64)
+    known = Known(np.zeros(3, np.uint8), Gate(np.zeros(0, np.float32), np.zeros((1, 1), np.float32)), CUTS)
+    tasks: list[Any] = [
+        ScanTasks(work, 0.1).scan,
+        IndexTasks(work, Search(), 0.5).make_lists,
+        JoinTasks(work, Search(), exact=False, wave=1, waves=3).unite,
+        SecondPassTasks(work, CUTS, 32, 8).answer,
+        GroupingTasks(work, known, 0).local,
+    ]
+    for task in tasks:
+        back = pickle.loads(pickle.dumps(task))
+        assert back.__name__ == task.__name__
+        assert back.__self__.work == work
