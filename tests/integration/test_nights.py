@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from facelake.bench.nights import come_and_go
+from facelake.bench.nights import add_and_remove
 from facelake.config import Config, load_config
 from facelake.contracts import Verdict
 from facelake.embed import Pack
@@ -156,7 +156,7 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
     config = load_config(lake=str(tmp_path / "lake"), overrides={"gallery.full_below": 0})
     truth = world.truth()
     with lake_of(config, pack) as context:
-        come_and_go(context, world.faces(0), [])
+        add_and_remove(context, world.faces(0), [])
         grouped, made = one_night(context)
         assert grouped.details["mode"] == "full"
         before = members(context)
@@ -166,7 +166,7 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
     # increments: nobody who was there changes his id, whoever came is with his own, and copies follow
     for night in range(1, 4):
         with lake_of(config, pack) as context:
-            come_and_go(context, world.faces(night), world.removed(night))
+            add_and_remove(context, world.faces(night), world.removed(night))
             grouped, made = one_night(context)
             assert grouped.details["mode"] == "increment", grouped.counts
             assert grouped.counts["came"] == int((world.night == night).sum())
@@ -195,7 +195,7 @@ def test_nights(tmp_path: Path, pack: Pack) -> None:
         assert broken(context) == []
     for night in range(4, 7):
         with lake_of(config, pack) as context:
-            come_and_go(context, world.faces(night), world.removed(night))
+            add_and_remove(context, world.faces(night), world.removed(night))
             grouped, made = one_night(context)
             assert grouped.details["mode"] == "increment"
             assert made.counts["corrections_in_conflict"] == 0

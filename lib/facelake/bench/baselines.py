@@ -97,8 +97,8 @@ def compare(vectors: F32, people: list[str]) -> dict[str, Any]:
         By method: scores at the fixed cut (`fixed`), and at the best one by BCubed F (`best`), each with `cut`.
     """
     similarity = vectors @ vectors.T
-    found = {name: _of_method(method, name, similarity, people) for name, method in _methods(similarity)}
-    return found | {name: {"best": cluster_scores(people, labels)} for name, labels in _hdbscan(vectors)}
+    scores = {name: _of_method(method, name, similarity, people) for name, method in _methods(similarity)}
+    return scores | {name: {"best": cluster_scores(people, labels)} for name, labels in _hdbscan(vectors)}
 
 
 def _methods(similarity: F32) -> Iterator[tuple[str, Method]]:

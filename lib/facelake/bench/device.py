@@ -155,14 +155,14 @@ class _Photos:
 
     def _see(self, vision: DeviceVision, batches: list[list[torch.Tensor]]) -> None:
         for photos in batches:
-            found = zip(photos, self._faces(vision, photos), strict=True)
-            detected = [(photo, faces) for photo, faces in found if len(faces)]
+            with_faces = zip(photos, self._faces(vision, photos), strict=True)
+            detected = [(photo, faces) for photo, faces in with_faces if len(faces)]
             if detected:
                 vision.encode([photo for photo, _ in detected], [faces for _, faces in detected])
 
     def _faces(self, vision: DeviceVision, photos: list[torch.Tensor]) -> list[Detections]:
         """The faces of one look at each photo, without candidates."""
-        return [found.where(found.scores >= self._options.min_det_score) for found in vision.locate(photos)]
+        return [detected.where(detected.scores >= self._options.min_det_score) for detected in vision.locate(photos)]
 
     def _per_photo(self, parts: Sequence[tuple[Callable[[], object], int, float]]) -> float:
         """Photos per second if each photo needs `share` inputs of every part, and a call of a part processes `count`

@@ -32,13 +32,13 @@ from facelake.stages.models.registry import load_pack
 _PER_FILE = 50_000
 
 
-def run_nights(config: Config, world: str, out: str, full: bool, emit: Listener) -> dict[str, Any]:
+def run_nights(config: Config, world: str, out: str, emit: Listener, *, full: bool) -> dict[str, Any]:
     """Run every night of a world and write who is in which identity after each.
 
     Args:
         world: a folder as the arena's identity_world.py makes with --nights: faces/night=K and removed/night=K.
         out: folder for night-K.parquet (face_id, identity_id).
-        full: once the last night is done, group all faces anew and time it, into full.parquet.
+        full: after the last night, also make and time a full clustering, written to full.parquet.
 
     Raises:
         ConfigError: no nights there; something is at the lake's root already.
@@ -47,23 +47,23 @@ def run_nights(config: Config, world: str, out: str, full: bool, emit: Listener)
     if not nights:
         raise ConfigError("no nights", where=world, next_step="make a world with --nights")
     Path(out).mkdir(parents=True, exist_ok=True)
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     with PeakMemory() as memory:
         for number, folder in enumerate(nights):
-            gone = sorted(Path(world, "removed", folder.name).glob("*.parquet"))
+            removed = sorted(Path(world, "removed", folder.name).glob("*.parquet"))
             with writing(config, "bench", emit) as context:
                 if number == 0 and context.lake["faces"].version() >= 0:
                     raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
                 context.pack = _pack_of(context, nights[0])
-                come_and_go(context, sorted(folder.glob("*.parquet")), gone)
+                add_and_remove(context, sorted(folder.glob("*.parquet")), removed)
                 figures = _night(context, f"{out}/night-{number}.parquet")
-            found.append(figures | {"peak_bytes_all_processes": memory.lap()})
+            rows.append(figures | {"peak_bytes_all_processes": memory.lap()})
         if full:
             with writing(config, "bench", emit) as context:
                 context.rebase, context.pack = True, _pack_of(context, nights[0])
                 figures = _night(context, f"{out}/full.parquet")
-            found.append(figures | {"peak_bytes_all_processes": memory.lap()})
-    return {"nights": found}
+            rows.append(figures | {"peak_bytes_all_processes": memory.lap()})
+    return {"nights": rows}
 
 
 def _pack_of(context: Context, folder: Path) -> Pack:
@@ -97,15 +97,21 @@ def _night(context: Context, out: str) -> dict[str, Any]:
     }
 
 
-def come_and_go(context: Context, come: Sequence[Path], gone: Sequence[Path]) -> None:
-    """Faces of one night, as embed and the sweep would leave them; a removal rewrites the files that lose rows."""
+def add_and_remove(context: Context, added: Sequence[Path], removed: Sequence[Path]) -> None:
+    """Write the faces of one run as embed and its removal of withdrawn photos would leave them.
+
+    Args:
+        context: of the run.
+        added: Parquet files with new faces.
+        removed: Parquet files with the face ids to remove; data files that have them are rewritten.
+    """
     table = context.lake["faces"]
-    if gone:
-        removed = pa.concat_tables([pq.read_table(path, columns=["face_id"]) for path in gone])["face_id"]
-        out = pc.unique(removed.cast(pa.string()))
+    if removed:
+        ids = pa.concat_tables([pq.read_table(path, columns=["face_id"]) for path in removed])["face_id"]
+        out = pc.unique(ids.cast(pa.string()))
         table.rewrite(table.snapshot().files, ["face_id"], lambda rows_: pc.invert(pc.is_in(rows_["face_id"], out)))
     staged: list[Receipt] = []
-    for path in come:
+    for path in added:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_PER_FILE):
                 made = _faces(context, batch)

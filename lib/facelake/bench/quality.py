@@ -35,9 +35,9 @@ def quality(lake: Lake, labels: str, *, baselines: bool = False) -> dict[str, An
     person_of = read_labels(labels)
     gallery = require_gallery(lake)
     members = gallery.read("memberships", ["face_id", "identity_id"])
-    found = label_faces(lake["faces"].read(["face_id", "image_id", "box"]), person_of)
+    labelled = label_faces(lake["faces"].read(["face_id", "image_id", "box"]), person_of)
     home = dict(zip(*(column.to_pylist() for column in members.columns), strict=True))
-    known = [(face, person) for face, person in zip(found.faces, found.people, strict=True) if face in home]
+    known = [(face, person) for face, person in zip(labelled.faces, labelled.people, strict=True) if face in home]
     truth, groups = [person for _, person in known], [home[face] for face, _ in known]
     if not truth:
         raise ConfigError(
@@ -46,7 +46,7 @@ def quality(lake: Lake, labels: str, *, baselines: bool = False) -> dict[str, An
             next_step="compare the image column with image_id",
         )
     figures: dict[str, Any] = {"faces": len(truth), "identities": len(set(groups)), "people": len(set(truth))}
-    figures |= {"images_without_face": found.missing} | cluster_scores(truth, groups)
+    figures |= {"images_without_face": labelled.missing} | cluster_scores(truth, groups)
     if baselines:
         figures["compared"] = _compared(lake, [face for face, _ in known], truth, groups)
     return figures

@@ -26,9 +26,9 @@ def cluster_scores(truth: Sequence[Hashable], groups: Sequence[Hashable]) -> dic
     def pairs(counts: Counter[Hashable]) -> int:
         return sum(n * (n - 1) // 2 for n in counts.values())
 
-    hit, found, wanted = pairs(Counter(both)), pairs(of_group), pairs(of_truth)
+    hit, predicted, wanted = pairs(Counter(both)), pairs(of_group), pairs(of_truth)
     faces = max(len(truth), 1)
     precision = sum(n * n / of_group[g] for (_, g), n in both.items()) / faces
     recall = sum(n * n / of_truth[t] for (t, _), n in both.items()) / faces
-    pairwise = _triple(hit / found if found else 1.0, hit / wanted if wanted else 1.0)
+    pairwise = _triple(hit / predicted if predicted else 1.0, hit / wanted if wanted else 1.0)
     return {"pairwise": pairwise, "bcubed": _triple(precision, recall)}

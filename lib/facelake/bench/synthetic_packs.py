@@ -116,10 +116,10 @@ def _neck(net: _Net, levels: list[tuple[str, int]]) -> list[str]:
     sides = [net.conv(x, width, 56, 1, 1) for x, width in levels]
     for fine in (1, 0):
         sides[fine] = net.add(sides[fine], net.double(sides[fine + 1]))
-    found = [net.conv(side, 56, 56, 3, 1) for side in sides]
+    outputs = [net.conv(side, 56, 56, 3, 1) for side in sides]
     for coarse in (1, 2):
-        found[coarse] = net.add(found[coarse], net.conv(found[coarse - 1], 56, 56, 3, 2))
-    return [found[0], *(net.conv(x, 56, 56, 3, 1) for x in found[1:])]
+        outputs[coarse] = net.add(outputs[coarse], net.conv(outputs[coarse - 1], 56, 56, 3, 2))
+    return [outputs[0], *(net.conv(x, 56, 56, 3, 1) for x in outputs[1:])]
 
 
 def _head(net: _Net, x: str, stride: int) -> list[tuple[str, list[int]]]:
@@ -127,7 +127,7 @@ def _head(net: _Net, x: str, stride: int) -> list[tuple[str, list[int]]]:
     for channels in (56, 80, 80):
         x = net.relu(net.conv(x, channels, 80, 3, 1))
     cells = _SQUARE // stride
-    found = []
+    outputs = []
     for values in ((6.0,), _BOX, _POINTS):
         size = len(values)
         known = np.zeros((1, _ANCHORS * size, cells, cells))
@@ -137,8 +137,8 @@ def _head(net: _Net, x: str, stride: int) -> list[tuple[str, list[int]]]:
             known[0, :size, cells // 2, cells // 2] = values
         y = net.add(net.conv(x, 80, _ANCHORS * size, 3, 1, scale=1e-5), net.weight("known", known))
         y = net.reshape(net.node("Transpose", [y], perm=[2, 3, 0, 1]), [-1, size])
-        found.append((net.node("Sigmoid", [y]) if size == 1 else y, [cells * cells * _ANCHORS, size]))
-    return found
+        outputs.append((net.node("Sigmoid", [y]) if size == 1 else y, [cells * cells * _ANCHORS, size]))
+    return outputs
 
 
 def write_heavy_pack(folder: Path) -> Path:

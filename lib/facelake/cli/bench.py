@@ -193,7 +193,7 @@ def bench_nights(
     """Run cluster and publish on nights in which faces are added and removed; prints seconds and changes of each."""
     from facelake.bench.nights import run_nights
 
-    figures = run_nights(call.config(), world, out, full, call.terminal.listen)
+    figures = run_nights(call.config(), world, out, call.terminal.listen, full=full)
     shown = ("faces", "mode", "identities", "seconds")
     rows = [[number, *(night[key] for key in shown)] for number, night in enumerate(figures["nights"])]
     call.terminal.table("nights", ["night", *shown], rows)

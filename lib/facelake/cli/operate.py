@@ -82,8 +82,8 @@ def _serve_metrics(terminal: Terminal, settings: Config, host: str, port: int) -
 
         def do_GET(self) -> None:
             try:
-                found = self.path == "/metrics"
-                code, body = (200, exposition(read_status(settings))) if found else (404, "see /metrics\n")
+                exists = self.path == "/metrics"
+                code, body = (200, exposition(read_status(settings))) if exists else (404, "see /metrics\n")
             except FacelakeError as err:
                 code, body = 503, f"{err}\n"
             self.send_response(code)

@@ -39,7 +39,9 @@ NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float3
 
 def joined(faces: Sequence[Detections]) -> Detections:
     """The faces of several photos, concatenated."""
-    boxes, landmarks, scores = ([getattr(one, name) for one in faces] for name in ("boxes", "landmarks", "scores"))
+    boxes, landmarks, scores = (
+        [getattr(of_photo, name) for of_photo in faces] for name in ("boxes", "landmarks", "scores")
+    )
     return Detections(np.concatenate(boxes), np.concatenate(landmarks), np.concatenate(scores))
 
 

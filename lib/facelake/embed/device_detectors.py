@@ -131,11 +131,11 @@ class DeviceYuNet:
     def detect(self, photos: Sequence[torch.Tensor], *, once: bool) -> list[Detections]:
         """Implements DeviceDetector. Photos without a face are searched again at half size, unless `once`."""
         detections = self._detect(photos, 1.0)
-        empty = [i for i, found in enumerate(detections) if not once and not (found.scores >= self._min_score).any()]
+        empty = [i for i, each in enumerate(detections) if not once and not (each.scores >= self._min_score).any()]
         if empty:
-            for i, found in zip(empty, self._detect([photos[i] for i in empty], SECOND_PASS_FILL), strict=True):
-                if (found.scores >= self._min_score).any():
-                    detections[i] = found
+            for i, each in zip(empty, self._detect([photos[i] for i in empty], SECOND_PASS_FILL), strict=True):
+                if (each.scores >= self._min_score).any():
+                    detections[i] = each
         return detections
 
     def refine(self, canvas: device_sampling.Canvas, photo: I64, photos: int, faces: Detections) -> Detections:
@@ -158,7 +158,7 @@ class DeviceYuNet:
         canvas = device_sampling.Canvas.of(photos, max(fit.level for fit in fits))
         candidates = self._candidates(device_sampling.letterbox_smoothly(canvas, fits, side))
         faces = best(candidates, min(self._min_score, CANDIDATE), YUNET_IOU, border=0.0)
-        return [found.scaled(1 / fit.scale) if len(found) else found for found, fit in zip(faces, fits, strict=True)]
+        return [each.scaled(1 / fit.scale) if len(each) else each for each, fit in zip(faces, fits, strict=True)]
 
     def _candidates(self, squares: torch.Tensor) -> _Candidates:
         """Scores, boxes and landmarks of every anchor of RGB squares (n, side, side, 3), in their pixels."""

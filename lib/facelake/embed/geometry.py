@@ -138,8 +138,8 @@ def _matrices(turn: C128, offset: C128) -> F64:
 
 def fineness(inverse: F64) -> F64:
     """Photo pixels per crop pixel, along a side, of matrices (..., 2, 3) from crops to photos."""
-    found: F64 = np.sqrt(np.abs(inverse[..., 0, 0] * inverse[..., 1, 1] - inverse[..., 0, 1] * inverse[..., 1, 0]))
-    return found
+    scale: F64 = np.sqrt(np.abs(inverse[..., 0, 0] * inverse[..., 1, 1] - inverse[..., 0, 1] * inverse[..., 1, 0]))
+    return scale
 
 
 def warp(photo: Levels, inverse: F64, side: int = 112) -> U8:

@@ -204,10 +204,10 @@ def _unfold_prelu(graph: Any) -> None:
         parts = {"slope": slope, "rest": 1 - slope, "zero": np.zeros_like(slope), "one": np.ones_like(slope)}
         for part, value in parts.items():
             graph.initializer.append(numpy_helper.from_array(value, f"{name}_{part}"))
-        zero, one = f"{name}_zero", f"{name}_one"
+        zero, unit = f"{name}_zero", f"{name}_one"
         nodes.append(helper.make_node("Relu", [x], [f"{name}_relu"]))
         for source, part in ((x, "slope"), (f"{name}_relu", "rest")):
-            inputs = [source, f"{name}_{part}", zero, zero, one]
+            inputs = [source, f"{name}_{part}", zero, zero, unit]
             nodes.append(helper.make_node("BatchNormalization", inputs, [f"{name}_{part}_x"], epsilon=0.0))
         nodes.append(helper.make_node("Add", [f"{name}_slope_x", f"{name}_rest_x"], [name]))
     del graph.node[:]

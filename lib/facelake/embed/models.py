@@ -60,7 +60,7 @@ class YuNet:
         def sample(_: I64, matrices: F64) -> list[Detections]:
             parts = (matrices[start : start + _CROPS] for start in range(0, len(matrices), _CROPS))
             crops = (np.stack([warp(photo, matrix, self.crop_side) for matrix in part]) for part in parts)
-            return [found for part in crops for found in self.relocate(part)]
+            return [detections for part in crops for detections in self.relocate(part)]
 
         return refined(faces, CROP_SHARE, self.crop_side, sample)
 

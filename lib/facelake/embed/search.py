@@ -84,8 +84,8 @@ class Search:
         best, most = None, 0.0
         views = [self.vision.turned(photo.pixels, quarters) for quarters in (1, 2, 3)]
         height, width = photo.pixels.shape[:2]
-        for quarters, found in enumerate(self.vision.locate(views), 1):
-            faces = found.where(found.scores >= self.min_score)
+        for quarters, detected in enumerate(self.vision.locate(views), 1):
+            faces = detected.where(detected.scores >= self.min_score)
             if faces.scores.sum() > most:
                 most = float(faces.scores.sum())
                 best = _turned_back(faces, quarters, width, height)
@@ -95,8 +95,8 @@ class Search:
         pixels = self.vision.brightened(photo.pixels)
         if pixels is None:
             return None
-        found = self.vision.locate([pixels])[0]
-        faces = found.where(found.scores >= self.min_score)
+        detected = self.vision.locate([pixels])[0]
+        faces = detected.where(detected.scores >= self.min_score)
         bright = replace(photo, pixels=pixels)
         return Looked(bright, faces, View.BRIGHTENED) if len(faces) else None
 
@@ -125,7 +125,7 @@ class Search:
 
     def _search_tiles(self, photo: Photo, tiles: F64) -> Detections:
         """Detections in tiles (t, 4: x0, y0, x1, y1), in pixels of the full photo; cut and large faces are left out."""
-        found = [NOTHING]
+        of_tiles = [NOTHING]
         for tile in tiles:
             low = np.floor(tile[:2] * per_pixel(photo)).astype(int).tolist()
             size = np.ceil((tile[2:] - tile[:2]) * per_pixel(photo)).astype(int).tolist()
@@ -133,8 +133,8 @@ class Search:
             faces = self.vision.locate([pixels], once=True)[0].scaled(1 / per_pixel(photo))
             shift = (np.array(low) / per_pixel(photo)).astype(np.float32)
             faces = Detections(faces.boxes + np.tile(shift, 2), faces.landmarks + shift, faces.scores)
-            found.append(faces.where(_whole_in(faces.boxes, tile, photo, self.vision.side)))
-        return joined(found)
+            of_tiles.append(faces.where(_whole_in(faces.boxes, tile, photo, self.vision.side)))
+        return joined(of_tiles)
 
 
 def per_pixel(photo: Photo) -> float:

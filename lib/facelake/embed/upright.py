@@ -63,8 +63,8 @@ def refined(faces: Detections, share: float, side: int, sample: Sample) -> Detec
     boxes, known = faces.boxes, faces.landmarks
     crop = share, side
     best = _detect_rotated(boxes, known, np.zeros(len(boxes)), crop, sample, np.arange(len(boxes)))
-    score = np.array([one.score for one in best])
-    tilt = np.maximum(np.abs(rolls(known)), np.abs(rolls(np.stack([one.landmarks for one in best]))))
+    score = np.array([face.score for face in best])
+    tilt = np.maximum(np.abs(rolls(known)), np.abs(rolls(np.stack([face.landmarks for face in best]))))
     uncertain = np.flatnonzero((score < _SURE) | (tilt > _TILTED))
     steps = [k * 2 * np.pi / _DIRECTIONS for k in range(_DIRECTIONS)]
     seen = [[best[i] for i in uncertain]]
@@ -84,8 +84,8 @@ def refined(faces: Detections, share: float, side: int, sample: Sample) -> Detec
         shown = (shown + np.pi) % (2 * np.pi) - np.pi
         turned = np.flatnonzero((np.abs(shown) > _RESIDUAL) & (np.array([face.score for face in best]) > 0))
         _replace(best, turned, _detect_rotated(boxes, known, angle + shown / _SHOWN, crop, sample, turned), -_LOSS)
-    landmarks = np.stack([one.landmarks for one in best]).astype(np.float32)
-    return Detections(boxes, landmarks, np.array([one.score for one in best], np.float32))
+    landmarks = np.stack([face.landmarks for face in best]).astype(np.float32)
+    return Detections(boxes, landmarks, np.array([face.score for face in best], np.float32))
 
 
 def _replace(best: list[_Best], rows: I64, candidates: list[_Best], lead: float) -> None:
@@ -129,7 +129,7 @@ def _detect_rotated(
     matrices[:, :, 2] = centre - 0.5 - turn @ np.full(2, (side - 1) / 2)
     again = sample(rows, matrices)
     places = zip(turn, centre, corners, known[rows], angle[rows], strict=True)
-    return [_covering(found, side, *place) for found, place in zip(again, places, strict=True)]
+    return [_covering(detected, side, *place) for detected, place in zip(again, places, strict=True)]
 
 
 def _covering(again: Detections, side: int, turn: F64, centre: F64, box: F64, known: F32, angle: float) -> _Best:

@@ -115,7 +115,7 @@ class HostVision:
 
     def encode(self, photos: Sequence[Pixels], faces: Sequence[Detections]) -> list[Seen]:
         """Implements Vision."""
-        aligned = [self.align(pixels, found) for pixels, found in zip(photos, faces, strict=True)]
+        aligned = [self.align(pixels, detected) for pixels, detected in zip(photos, faces, strict=True)]
         crops = [crop for _, of_photo in aligned for crop in of_photo]
         size = self._batch_faces
         units = [

@@ -260,10 +260,10 @@ class S3Store:
 
     def _file_credentials(self, key: str, secret: str, token: str) -> dict[str, str]:
         """Credentials of ~/.aws files, which delta-rs does not read; other chains it walks (and renews) itself."""
-        found = self._session.get_credentials()
-        if found is None or "file" not in found.method:
+        credentials = self._session.get_credentials()
+        if credentials is None or "file" not in credentials.method:
             return {}
-        frozen = found.get_frozen_credentials()
+        frozen = credentials.get_frozen_credentials()
         parts = {key: frozen.access_key, secret: frozen.secret_key}
         return parts | ({token: frozen.token} if frozen.token else {})
 

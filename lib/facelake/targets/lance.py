@@ -112,8 +112,8 @@ class LanceTarget:
 
     def search(self, probe: F32, k: int) -> list[tuple[str, float]]:
         query = self._open().search(np.asarray(probe, np.float32), vector_column_name="template")
-        found = query.distance_type("dot").select(["identity_id", "_distance"]).limit(k).to_list()
-        return [(row["identity_id"], 1.0 - float(row["_distance"])) for row in found]
+        hits = query.distance_type("dot").select(["identity_id", "_distance"]).limit(k).to_list()
+        return [(row["identity_id"], 1.0 - float(row["_distance"])) for row in hits]
 
     def drop(self) -> None:
         if self.exists():

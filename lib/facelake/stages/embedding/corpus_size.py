@@ -42,25 +42,25 @@ def corpus_size(config: Config, lake: Lake | None) -> CorpusSize:
     """
     spec = resolve_corpus(config)
     corpus = OpenedCorpus(spec)
-    said: dict[str, Any] = {"kind": spec.kind, "columns": spec.origins()}
+    described: dict[str, Any] = {"kind": spec.kind, "columns": spec.origins()}
     if spec.listed:
         images = size = 0
         for batch in corpus.entries():
             images, size = images + batch.num_rows, size + (pc.sum(batch["size_bytes"]).as_py() or 0)
-        said |= {"left_out": corpus.left_out.lines()}
-        return CorpusSize(images, images, size, described=said)
+        described |= {"left_out": corpus.left_out.lines()}
+        return CorpusSize(images, images, size, described=described)
     parts = corpus.parts()
     if spec.form is None:
         size = sum(part.size_bytes for part in parts)
         images = _indexed(lake)
         if not images and size <= _COUNTED_BYTES:
             images = sum(corpus.index(part, trusted=False).num_rows for part in parts)
-        return CorpusSize(len(parts), images, size, described=said)
+        return CorpusSize(len(parts), images, size, described=described)
     reader = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
     files = [reader.inspect(part.name) for part in parts]
     largest = max((rows for file in files for rows in file.row_groups), default=0)
     images, size = sum(file.rows for file in files), sum(file.image_bytes for file in files)
-    return CorpusSize(len(files), images, size, largest, said)
+    return CorpusSize(len(files), images, size, largest, described)
 
 
 def present_rows(config: Config, lake: Lake) -> dict[str, int]:
