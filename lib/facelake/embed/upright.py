@@ -127,15 +127,28 @@ def _detect_rotated(
     matrices = np.zeros((len(rows), 2, 3))
     matrices[:, :, :2] = turn
     matrices[:, :, 2] = centre - 0.5 - turn @ np.full(2, (side - 1) / 2)
-    again = sample(rows, matrices)
-    places = zip(turn, centre, corners, known[rows], angle[rows], strict=True)
-    return [_covering(detected, side, *place) for detected, place in zip(again, places, strict=True)]
+    crops = [_Crop(side, *place) for place in zip(turn, centre, corners, strict=True)]
+    again = zip(sample(rows, matrices), crops, known[rows], angle[rows], strict=True)
+    return [_covering(*face) for face in again]
 
 
-def _covering(again: Detections, side: int, turn: F64, centre: F64, box: F64, known: F32, angle: float) -> _Best:
+class _Crop(NamedTuple):
+    """A rotated square crop around a face: from its pixels to those of the photo by `turn`, around `centre`."""
+
+    side: int
+    turn: F64
+    """(2, 2)"""
+    centre: F64
+    """(2,)"""
+    box: F64
+    """(4,) x0, y0, x1, y1 of the face"""
+
+
+def _covering(again: Detections, crop: _Crop, known: F32, angle: float) -> _Best:
     """Return the face of a crop that covers the known one best, weighted by score; the known landmarks if none does."""
     if not len(again):
         return _Best(known, 0.0, 0.0)
+    side, turn, centre, box = crop
     middle = (again.boxes[:, :2] + again.boxes[:, 2:]) / 2
     at = (middle - side / 2) @ turn.T + centre
     half = (again.boxes[:, 2:] - again.boxes[:, :2]) / 2 * np.linalg.norm(turn[0])
