@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from facelake.contracts import Reject
 
@@ -38,6 +38,7 @@ class JpegExtent:
     end: int
     """bytes up to and including the end marker; the length of the file if there is none"""
     scans: int
+    _: KW_ONLY
     complete: bool
     """whether there is an end marker"""
     progressive: bool
@@ -58,7 +59,9 @@ def jpeg_extent(data: bytes) -> JpegExtent:
             break
         code = data[at + 1]
         if code == _END:
-            return JpegExtent(at + 2, scans, True, progressive, detailed or not progressive)
+            return JpegExtent(
+                at + 2, scans, complete=True, progressive=progressive, detailed=detailed or not progressive
+            )
         if code in (0x00, 0xFF):
             at += 1
             continue
@@ -76,7 +79,7 @@ def jpeg_extent(data: bytes) -> JpegExtent:
             at += length
     else:
         raise TooCostly(Reject.TIMEOUT, "more pieces than any photo has")
-    return JpegExtent(len(data), scans, False, progressive, detailed or not progressive)
+    return JpegExtent(len(data), scans, complete=False, progressive=progressive, detailed=detailed or not progressive)
 
 
 def _after_scan(data: bytes, at: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import pyarrow as pa
@@ -297,9 +297,7 @@ def _of_table(store: ObjectStore, spec: CorpusSpec) -> CorpusSpec:
         rules.setdefault("image_id", ColumnRule(column=_id_column(schema, names, uri) or uri))
         return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, uri_column=uri, rules=rules)
     form = _form(schema, names, image or "image", spec, rules)
-    form = ParquetForm(
-        form.image, form.rules, form.name, form.strict, form.blank_without_photo, optional - set(spec.rules)
-    )
+    form = replace(form, optional=optional - set(spec.rules))
     return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, form=form)
 
 
@@ -319,7 +317,8 @@ def _form(
         name = f"{image.removesuffix('.bytes')}.path"
         if "image_id" in names:
             rules.setdefault("image_id", ColumnRule(column="image_id"))
-        return ParquetForm(image, rules, name if type_at(schema, name) is not None else None, False, True)
+        stored_name = name if type_at(schema, name) is not None else None
+        return ParquetForm(image, rules, stored_name, strict=False, blank_without_photo=True)
     strict = (
         image == "image"
         and "image_id" not in rules
@@ -332,7 +331,7 @@ def _form(
     column = "key" if image in _ENCODED and "key" in names else _id_column(schema, names, None)
     if column:
         rules.setdefault("image_id", ColumnRule(column=column))
-    return ParquetForm(image, rules, None, False, True)
+    return ParquetForm(image, rules, strict=False, blank_without_photo=True)
 
 
 def _plain(names: Sequence[str]) -> bool:
