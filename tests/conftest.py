@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from facelake.config import Config, load_config
+from facelake.config import Config, RaySection, load_config
 from facelake.embed import Pack
+from facelake.engines.ray_isolation import isolate_local_ray
 from facelake.stages.models.registry import load_pack
 from facelake.testing.servers import Server, rclone_s3, seaweedfs
 from tests.targets import pg_folder, target_place
@@ -27,6 +28,8 @@ __all__ = ["pg_folder", "target_place"]  # fixtures
 # time is measured in benchmarks, never in a test: this machine stalls for a third of a second at any moment
 settings.register_profile("facelake", deadline=None)
 settings.load_profile("facelake")
+
+isolate_local_ray(RaySection())  # tests import Ray at the top of their files, and stages refuse one that is open
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

@@ -18,8 +18,8 @@ import sys
 from facelake.embed.openvino_runtime import openvino_core
 assert openvino_core().available_devices
 assert sys.modules["openvino_telemetry"] is None
-from facelake.engines.ray_token import use_own_token
-use_own_token(Config().ray)
+from facelake.engines.ray_isolation import isolate_local_ray
+isolate_local_ray(Config().ray)
 import ray
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=os.environ["RAY_FOLDER"])
 @ray.remote

@@ -27,9 +27,10 @@ from facelake.bench.cluster import PRIOR
 from facelake.bench.embed import Sizes, write_photos
 from facelake.bench.memory import family_cpu_s
 from facelake.bench.stage_costs import face_rows, vectors_of, write_corpus
-from facelake.config import ClusterSection, S3Section, SparkSection, load_config
+from facelake.config import ClusterSection, RaySection, S3Section, SparkSection, load_config
 from facelake.contracts import Chunk, ChunkReceipt, DataFileName
 from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
+from facelake.engines.ray_isolation import isolate_local_ray
 from facelake.engines.select_exchange import open_exchange
 from facelake.errors import ConfigError
 from facelake.events import Event, Listener, StageProgress
@@ -208,6 +209,7 @@ class _InProcess:
 
 def _embed(images: str, photos: int, workers: int, folder: str) -> dict[str, Any]:
     """Run embed on the photos; 0 workers: in this process. Measured up to the last receipt, while workers still run."""
+    isolate_local_ray(RaySection())
     from facelake.engines import ray_embed
 
     if not workers:

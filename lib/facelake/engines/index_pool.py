@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 from facelake.config import RaySection
+from facelake.engines.ray_isolation import isolate_local_ray
 from facelake.errors import FacelakeError
 
 _RAY_FROM_TASKS = 16  # fewer are done before a local Ray has started
@@ -49,6 +50,7 @@ def _in_threads(function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
 
 
 def _on_ray(function: Callable[[T], R], tasks: Iterable[T], ray_section: RaySection) -> Iterator[R]:
+    isolate_local_ray(ray_section)
     import ray
     from ray.exceptions import RayTaskError
 

@@ -29,6 +29,7 @@ from facelake.embed import open_opener
 from facelake.engines.chunk_worker import ChunkTask, ChunkWorker, WorkerSpec
 from facelake.engines.embed_metrics import EmbedMetrics
 from facelake.engines.ray_decoders import DecoderPool
+from facelake.engines.ray_isolation import must_be_isolated, must_be_on_loopback
 from facelake.engines.scratch import clear_ray_sessions, new_ray_session
 from facelake.errors import ConfigError, FacelakeError, Retryable
 
@@ -100,7 +101,7 @@ def start_ray(section: RaySection) -> None:
 
     Raises:
         ConfigError: a Ray Client address, which does not support streaming results (Ray issue 43357, closed as not
-            planned).
+            planned), or Ray was imported before a local one could be isolated.
         Retryable: the cluster does not respond.
     """
     if (section.address or "").startswith("ray://"):
@@ -119,6 +120,7 @@ def start_ray(section: RaySection) -> None:
         "configure_logging": True,
     }
     if section.address is None:
+        must_be_isolated()
         memory = section.object_store_mb << 20
         options |= {"num_cpus": section.num_cpus, "include_dashboard": False, "object_store_memory": memory}
         options |= _private_session()
@@ -127,6 +129,8 @@ def start_ray(section: RaySection) -> None:
     except (ConnectionError, RuntimeError, ValueError) as err:
         what = f"Ray cannot be reached: {' '.join(str(err).split())[:300]}"
         raise Retryable(what, where=section.address or "local", next_step="check ray.address and the cluster") from err
+    if section.address is None:
+        must_be_on_loopback(str(ray.get_runtime_context().gcs_address), stop=ray.shutdown)
     _silence_daemons()
 
 

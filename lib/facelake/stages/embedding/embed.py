@@ -14,7 +14,7 @@ from facelake.contracts import ChunkReceipt, is_of_model
 from facelake.embed.calibration import must_have_any
 from facelake.embed.not_faces import Regions
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
-from facelake.engines.ray_token import use_own_token
+from facelake.engines.ray_isolation import isolate_local_ray
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.stages.admission.withdrawn_datasets import refused_contents
@@ -120,7 +120,7 @@ def _work(context: Context, progress: Progress, chunks: int, tally: _Tally, not_
     """Run the open chunks on Ray and commit their outcomes; returns the receipts of chunks that are not recorded yet:
     the last ones, and those in which a photo waits or changed.
     """
-    use_own_token(context.config.ray)
+    isolate_local_ray(context.config.ray)
     # Ray takes long to import and is not needed when there is nothing to embed
     from facelake.engines.ray_embed import RayEmbedder
 
