@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelake.contracts import I64, Bool
-from facelake.erase.spellings import embedding_forms, text_blobs, text_forms
+from facelake.erase.spellings import embedding_forms, piece_forms, text_blobs, text_forms
 
 _CHUNK = 1 << 20  # bytes per step, so that numpy's intermediate arrays stay in the processor's cache
 _WINDOW = 8
@@ -187,8 +187,9 @@ class Needles:
         names = [text for text in texts if text]
         encoded = {form for name in names for form in text_blobs(name)}
         vectors = {form for blob in blobs for form in embedding_forms(bytes(blob))}
+        photos = {form for piece in pieces for form in piece_forms(bytes(piece))}
         written = frozenset(form for name in names for form in text_forms(name))
-        return cls(written, frozenset(encoded | vectors | set(pieces)))
+        return cls(written, frozenset(encoded | vectors | photos))
 
     def in_text(self, data: memoryview, edges: I64) -> list[int]:
         """Offsets of identifiers in the concatenated values that `edges` delimits."""

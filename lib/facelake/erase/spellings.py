@@ -19,12 +19,13 @@ _NUMBERS = 4  # values of an embedding that identify it when they stand next to 
 SEARCHED = (
     "names as stored, in Unicode NFC and NFD, JSON, URL and HTML escapes, UTF-16, base64 and hex",
     "embeddings as float16, float32, float64, base64, hex and decimal numbers in a text",
-    "parts of the encoded photos",
+    "parts of the encoded photos, as stored, in base64 and hex",
     "inside gzip, zlib, bzip2, xz, zstd, lz4 and zip, and in every column, footer and statistic of Parquet",
 )
 NOT_SEARCHED = (
     "encrypted data",
     "photos that were decoded and encoded again",
+    "base64 and hex that are broken into lines",
     "embeddings that were rotated, quantised or averaged with others",
     "values in archives of other formats",
 )
@@ -73,6 +74,11 @@ def photo_forms(data: bytes) -> set[bytes]:
     size = 48
     pieces = (data[at : at + size] for at in range(len(data) // 3, len(data) - size, max(len(data) // 12, size)))
     return set([piece for piece in pieces if len(set(piece)) > size // 2][:2])
+
+
+def piece_forms(piece: bytes) -> set[bytes]:
+    """Return the forms of a piece of an encoded photo, such as those in a page that contains its images."""
+    return {piece, piece.hex().encode(), *_base64(piece)}
 
 
 def _base64(raw: bytes) -> set[bytes]:
