@@ -12,9 +12,10 @@ from facelake.errors import ConfigError, LedgerMoved
 from facelake.events import Listener, Tracker, fan_out, ignore_events, log_listener
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import OpenedCorpus
-from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
+from facelake.partitions import must_be_one_lake
 from facelake.stages.core.context import Context, StageResult
+from facelake.stages.core.partition_names import create_lake, open_lake
 from facelake.stages.models.registry import config_model_digest, find_card, load_pack, share_pack
 
 # Stages are imported when they run: every command imports this module, and most need neither an engine nor numba.
@@ -78,13 +79,13 @@ def writing(
         must_exist: whether a missing lake is an error; otherwise it is created.
 
     Raises:
-        ConfigError: there is no lake, and it must exist.
+        ConfigError: there is no lake, and it must exist; or the config names no partition of several.
         Refused: another process still writes the lake; or the store ignores conditional writes.
     """
     card = find_card(config.model.card)
     if must_exist:
-        Lake.open(config.lake, config.s3)
-    lake = Lake.create(config.lake, config.s3)
+        open_lake(config)
+    lake = create_lake(config)
     # to the millisecond: reports are named and ordered by it, and a small run takes less than a second
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
     tracker = Tracker(run_id)
@@ -100,7 +101,7 @@ def reading(config: Config, emit: Listener = ignore_events) -> Context:
         ConfigError: there is no lake.
     """
     card = find_card(config.model.card)
-    lake = Lake.open(config.lake, config.s3)
+    lake = open_lake(config)
     return Context(config, lake, "read", emit, model_digest=config_model_digest(config, card))
 
 
@@ -124,13 +125,14 @@ def run_night(
         accept_loss: go on although a large share of the admitted photos lost their basis.
 
     Raises:
-        ConfigError: an unknown stage; the config names no impact assessment.
+        ConfigError: an unknown stage; the config names no impact assessment, or no partition of several.
         Refused: the model's reported training lineage includes a withdrawn dataset that the config does not accept.
     """
     from facelake.stages.admission.withdrawn_datasets import accepted_lineage
     from facelake.stages.erasure.stage import finish_erasures
     from facelake.stages.governance.processing_register import record_processing, require_assessment
 
+    must_be_one_lake(config)
     unknown = [name for name in only if name not in STAGES]
     if unknown:
         raise ConfigError(f"no stage {unknown[0]!r}", where="--only", next_step=f"choose from {', '.join(STAGES)}")
@@ -140,7 +142,7 @@ def run_night(
     lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
     if "admit" in chosen:
         OpenedCorpus(resolve_corpus(config)).check_present()  # fails before anything is written if there is no corpus
-    Lake.open(config.lake, config.s3)  # a mistyped lake fails here and is not created
+    open_lake(config)  # a mistyped lake fails here and is not created
     require_assessment(config)
     with writing(config, "nightly", emit, wait_s=wait_s, must_exist=True) as context:
         context.lineage, context.rebase, context.accept_loss = lineage, rebase, accept_loss

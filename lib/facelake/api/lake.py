@@ -30,6 +30,7 @@ from facelake.errors import ConfigError
 from facelake.events import Listener, fan_out, ignore_events
 from facelake.lake.store import read_text
 from facelake.nightly import run_night
+from facelake.partitions import in_partition
 from facelake.stages.admission.import_images import Grant, import_folder
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.erasure.cancelling import cancel_erasure
@@ -71,10 +72,11 @@ def open(
         keys = dict(config.model_dump() if isinstance(config, Config) else config)
         if lake is not None:
             keys["lake"] = str(lake)
-        return Lake(load_config(overrides=keys), on_event, wait_s)
+        return Lake(in_partition(load_config(overrides=keys)), on_event, wait_s)
     path = str(config) if config is not None else None
     read = read_text if path and path.startswith("s3://") else read_local
-    return Lake(load_config(path, lake=None if lake is None else str(lake), read=read), on_event, wait_s)
+    checked = load_config(path, lake=None if lake is None else str(lake), read=read)
+    return Lake(in_partition(checked), on_event, wait_s)
 
 
 @dataclass(frozen=True, slots=True)

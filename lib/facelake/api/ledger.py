@@ -13,6 +13,7 @@ from facelake.lake.lake import Lake
 from facelake.stages.admission.known_references import Known, doubts, refuse_unknown
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.ledger_import import import_ledger
+from facelake.stages.core.partition_names import create_lake, open_lake
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +100,4 @@ class LedgerEvents:
 
     def _lake(self, *, create: bool) -> Lake:
         config = self.access.config
-        return Lake.create(config.lake, config.s3) if create else Lake.open(config.lake, config.s3)
+        return create_lake(config) if create else open_lake(config)

@@ -15,6 +15,7 @@ import typer
 
 from facelake.config import Config, load_config
 from facelake.errors import ConfigError
+from facelake.partitions import in_partition
 from facelake.terminal import Terminal, error_boundary
 
 if TYPE_CHECKING:  # imported when a command runs: pyarrow takes long
@@ -24,6 +25,9 @@ P = ParamSpec("P")
 
 _CONFIG = Annotated[str | None, typer.Option("-c", "--config", help="YAML config; default: built-in settings")]
 _LAKE = Annotated[str | None, typer.Option("--lake", help="lake directory or s3:// URI; overrides the config")]
+_PARTITION = Annotated[
+    str | None, typer.Option("--partition", help="source to work on, where gallery.partition_by is set")
+]
 _JSON = Annotated[bool, typer.Option("--json", help="print one JSON object as the last line of stdout")]
 _QUIET = Annotated[bool, typer.Option("--quiet", help="print errors only")]
 _DEBUG = Annotated[bool, typer.Option("--debug", help="print tracebacks and log lines")]
@@ -43,12 +47,14 @@ class Invocation:
         config_path: value of --config.
         lake: value of --lake.
         as_json: whether --json was given.
+        partition: value of --partition.
     """
 
     terminal: Terminal
     config_path: str | None
     lake: str | None
     as_json: bool
+    partition: str | None = None
 
     def config(self, **overrides: Any) -> Config:
         """Load and check the config, with `--lake` and single keys (section__key) over it; None overrides nothing.
@@ -57,11 +63,13 @@ class Invocation:
             ConfigError: the config is not valid or cannot be read.
         """
         given = {key.replace("__", "."): value for key, value in overrides.items() if value is not None}
+        if self.partition is not None:
+            given["partition"] = self.partition
         if self.config_path and self.config_path.startswith("s3://"):
             from facelake.lake.store import read_text  # boto3 is slow to import, and a local file needs none of it
 
-            return load_config(self.config_path, lake=self.lake, overrides=given, read=read_text)
-        return load_config(self.config_path, lake=self.lake, overrides=given)
+            return in_partition(load_config(self.config_path, lake=self.lake, overrides=given, read=read_text))
+        return in_partition(load_config(self.config_path, lake=self.lake, overrides=given))
 
     def open_lake(self) -> Lake:
         """Return the lake of the call; progress goes to the terminal.
@@ -91,6 +99,7 @@ def command(
     """
     common = {"config": _CONFIG} if config else {}
     common |= {"lake": _LAKE} if lake else {}
+    common |= {"partition": _PARTITION} if config else {}
     flags = {"json": _JSON, "quiet": _QUIET, "debug": _DEBUG}
 
     def register(
@@ -102,10 +111,11 @@ def command(
             as_json, quiet, debug = (values.pop(flag) for flag in flags)
             config_path = values.pop("config", None)
             lake_uri = values.pop("lake", None) if lake else values.get("lake")  # some commands declare their own
+            partition = values.pop("partition", None)
             _set_up_logging(debug=debug)
             terminal = Terminal(as_json=as_json, quiet=quiet, debug=debug)
             with error_boundary(terminal):
-                function(Invocation(terminal, config_path, lake_uri, as_json), **values)  # type: ignore[call-arg]
+                function(Invocation(terminal, config_path, lake_uri, as_json, partition), **values)  # type: ignore[call-arg]
 
         keyword = inspect.Parameter.KEYWORD_ONLY
         shared = [inspect.Parameter(key, keyword, default=None, annotation=hint) for key, hint in common.items()]

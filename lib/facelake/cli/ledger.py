@@ -60,9 +60,9 @@ _COLUMNS = (
 
 def _lake(settings: Config, *, create: bool) -> Lake:
     """Open the lake; only --create-lake makes one, so that a mistyped --lake records nothing."""
-    from facelake.lake.lake import Lake
+    from facelake.stages.core.partition_names import create_lake, open_lake
 
-    return Lake.create(settings.lake, settings.s3) if create else Lake.open(settings.lake, settings.s3)
+    return create_lake(settings) if create else open_lake(settings)
 
 
 def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facelake import __version__
 from facelake.cli.command import Invocation, command, typer_app
 from facelake.contracts import Covers, SourceClass
-from facelake.errors import ConfigError
-from facelake.terminal import format_duration
+from facelake.errors import ConfigError, FacelakeError
+from facelake.terminal import Terminal, format_duration
 
 if TYPE_CHECKING:  # imported when a command runs
     from facelake.config import Config
+    from facelake.stages.core.context import StageResult
 
 app = typer_app("Turn photos of consenting people into a gallery of identities, stored as Delta Lake tables.")
 
@@ -47,11 +49,52 @@ def run_stages(
     in_process_below: int | None = None,
 ) -> None:
     """Run stages, print a summary, and write the JSON result."""
-    from facelake.nightly import reading, run_night
-    from facelake.stages.gallery.versions import current_gallery
+    from facelake.nightly import run_night
+    from facelake.partitions import is_partition
 
     terminal, settings = call.terminal, call.config(spark__in_process_below=in_process_below)
-    results = run_night(settings, terminal.listen, stages, wait_s=wait_s, rebase=rebase, accept_loss=accept_loss)
+
+    def run(config: Config) -> dict[str, Any]:
+        results = run_night(config, terminal.listen, stages, wait_s=wait_s, rebase=rebase, accept_loss=accept_loss)
+        return _summarised(terminal, config, results)
+
+    if settings.gallery.partition_by is None or is_partition(settings):
+        terminal.result({"ok": True, **run(settings)})
+        return
+    _run_partitions(terminal, settings, run)
+
+
+def _run_partitions(terminal: Terminal, settings: Config, run: Callable[[Config], dict[str, Any]]) -> None:
+    """Run the stages in every partition; one that fails does not stop the others.
+
+    Raises:
+        ConfigError: there is no partition.
+        Exit: a partition failed.
+    """
+    from facelake.stages.core.partition_names import partitions_of
+
+    outcomes: dict[str, dict[str, Any]] = {}
+    for name, config in partitions_of(settings).items():
+        terminal.say(f"partition {name}")
+        try:
+            outcomes[name] = {"ok": True, **run(config)}
+        except FacelakeError as err:
+            terminal.say(f"partition {name}: {err}")
+            outcomes[name] = {"ok": False, "error": str(err)}
+    if not outcomes:
+        next_step = "import photos with --partition, or `facelake ledger grant --create-lake --partition`"
+        raise ConfigError("the gallery has no partition yet", where=settings.lake, next_step=next_step)
+    done = all(outcome["ok"] for outcome in outcomes.values())
+    terminal.result({"ok": done, "lake": settings.lake, "partitions": outcomes})
+    if not done:
+        raise typer.Exit(1)
+
+
+def _summarised(terminal: Terminal, settings: Config, results: Sequence[StageResult]) -> dict[str, Any]:
+    """Print the summary of a run and return its JSON result."""
+    from facelake.nightly import reading
+    from facelake.stages.gallery.versions import current_gallery
+
     gallery = current_gallery(reading(settings).lake)
     terminal.run_summary(results)
     summary = {}
@@ -61,7 +104,7 @@ def run_stages(
         terminal.say(f"gallery {gallery.version}: {faces:,} faces in {identities:,} identities")
         terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
     counts = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.as_json()} for r in results}
-    terminal.result({"ok": True, "lake": settings.lake, **summary, "stages": counts})
+    return {"lake": settings.lake, **summary, "stages": counts}
 
 
 @command(app)
@@ -127,7 +170,7 @@ def import_(
     terminal, settings = call.terminal, call.config()
     origin = check_source(folder, person_from, settings)
     if basis is None and not no_grant:
-        basis = _asked_basis(settings, source or origin.name, purpose)
+        basis = _asked_basis(settings, source or settings.partition or origin.name, purpose)
     stated = (basis or "", tuple(purpose or ()), evidence, exemption, covers, source_class)
     grant = None if no_grant or not basis else Grant(*stated)
     with writing(settings, "import", terminal.listen) as context:
@@ -154,12 +197,12 @@ def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> s
     """
     from facelake.admit import decide
     from facelake.contracts import Refusal
-    from facelake.lake.lake import Lake
     from facelake.stages.admission.ledger import read_ledger
+    from facelake.stages.core.partition_names import open_lake
 
     missing = {Refusal.NO_BASIS, Refusal.OTHER_PURPOSE}
     with contextlib.suppress(ConfigError):  # there is no lake yet
-        ledger, now = read_ledger(Lake.open(settings.lake, settings.s3)), datetime.now(UTC)
+        ledger, now = read_ledger(open_lake(settings)), datetime.now(UTC)
         wanted = purposes or [settings.purpose]
         if not {decide(ledger, source, None, purpose, now).reason for purpose in wanted} & missing:
             return None

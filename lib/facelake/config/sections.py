@@ -195,6 +195,11 @@ class ClusterSection(Section):
 class GallerySection(Section):
     """Identities across nightly runs."""
 
+    partition_by: Literal["source_id"] | None = Field(
+        None,
+        description="a lake of its own for each source, below `<lake>/partitions`: people of different sources are "
+        "never compared, joined, exported or shown together; commands then need --partition",
+    )
     exemplars: int = Field(8, ge=1, le=64, description="exemplar faces per identity, chosen to cover its modes")
     full_below: int = Field(5_000, ge=0, description="up to this many faces every run is a full clustering")
     full_every_nights: int = Field(
@@ -264,6 +269,9 @@ class Config(Section):
     """The complete configuration."""
 
     lake: str = Field("facelake-demo/lake", description="a directory or s3://bucket/prefix")
+    partition: str | None = Field(
+        None, min_length=1, description="the source that commands work on; `--partition` overrides it"
+    )
     purpose: str = Field("identity-grouping", min_length=1, description="purpose of the gallery")
     corpus_may_shrink: bool = Field(
         False, description="continue although a fifth of the admitted or refused photos are missing from the corpus"

@@ -18,6 +18,7 @@ class Refusal(StrEnum):
     ERASED = "erased"
     NO_ID = "no_id"
     DUPLICATE_ID = "duplicate_id"
+    OTHER_PARTITION = "other_partition"
 
 
 class Reject(StrEnum):

@@ -106,6 +106,11 @@ class Lake:
         return frozenset(hashes)
 
 
+def has_lake(store: ObjectStore) -> bool:
+    """Whether there is a lake at the root of a store."""
+    return store.tag(_MARKER) is not None
+
+
 def is_demo(store: ObjectStore) -> bool:
     """Whether the lake under this root was created by `facelake demo`."""
     return store.tag(_DEMO) is not None

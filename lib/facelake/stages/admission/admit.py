@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.admit import Decisions, decide_rows
-from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal
+from facelake.contracts import ADMISSIONS, DataFileName, Receipt, Refusal, reference, references
 from facelake.errors import Corrupt, Refused
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
@@ -72,6 +72,7 @@ def admit(context: Context) -> StageResult:
             rows, ledger, config.purpose, now, duplicate=duplicate, erased=erased, retracted=retracted
         )
         decisions = _with_erased(decisions, rows["erased"])
+        decisions = _within_partition(context, decisions, rows["source_id"])
         totals.update(value or "admitted" for value in decisions.reasons.to_pylist())
         decided = _table(path, rows, decisions, config.purpose, snapshot.version)
         name = DataFileName.of_corpus_file(path, _content_digest(decided))
@@ -157,6 +158,17 @@ def _with_erased(decisions: Decisions, erased: pa.ChunkedArray) -> Decisions:
     mask = pc.fill_null(erased, False).combine_chunks()
     reasons = pc.if_else(mask, pa.scalar(str(Refusal.ERASED)), decisions.reasons)
     return Decisions(reasons, pc.if_else(mask, pa.scalar(None, pa.string()), decisions.covers))
+
+
+def _within_partition(context: Context, decisions: Decisions, sources: pa.ChunkedArray) -> Decisions:
+    """The decisions, with photos of another source refused where the lake is a partition of one source."""
+    partition = context.config.partition
+    if partition is None:
+        return decisions
+    own = pc.fill_null(pc.equal(references(sources), reference(partition)), False).combine_chunks()
+    refused = pc.or_(own, pc.fill_null(pc.equal(decisions.reasons, str(Refusal.ERASED)), False))
+    reasons = pc.if_else(refused, decisions.reasons, pa.scalar(str(Refusal.OTHER_PARTITION)))
+    return Decisions(reasons, pc.if_else(own, decisions.covers, pa.scalar(None, pa.string())))
 
 
 def _table(path: str, ids: pa.Table, decisions: Decisions, purpose: str, ledger_version: int) -> pa.Table:

@@ -24,6 +24,7 @@ from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.corpora.photos import Place
 from facelake.lake.data_files import plain
+from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
@@ -78,7 +79,7 @@ def import_folder(
     again. Everything that is left out is counted and named; no single file stops the import.
 
     Args:
-        source: the source_id; default: the folder's name.
+        source: the source_id; default: the partition, or the folder's name.
         person_from: regex on the file name; its first group (or the whole match) is the subject_ref.
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
         follow_links: import what symbolic links lead to; loops are left out.
@@ -93,7 +94,8 @@ def import_folder(
             where="corpus",
             next_step="remove `corpus` from the config to import",
         )
-    source_id = source or origin.name
+    source_id = source or context.config.partition or origin.name
+    _must_be_of_partition(context.config, source_id)
     lineages = load_lineages(context.config)
     files = origin.files()
     names = [item.key for item in files]
@@ -118,6 +120,15 @@ def import_folder(
     if not counts["imported"] and not counts["granted"]:
         return run.skip(dict(counts) | left_out)
     return run.finish(dict(counts) | left_out, "")
+
+
+def _must_be_of_partition(config: Config, source: str) -> None:
+    """Raise ConfigError if photos of a source belong into another partition."""
+    if not is_of_partition(config, source):
+        next_step = f"give --partition {source!r} and --source {source!r}, or leave --source out"
+        raise ConfigError(
+            f"source {source!r} is not that of partition {config.partition!r}", where="--source", next_step=next_step
+        )
 
 
 class _Copy:

@@ -6,8 +6,9 @@ from typing import Any
 
 from facelake.config import Config
 from facelake.errors import ConfigError
-from facelake.lake.lake import Lake
+from facelake.partitions import must_be_one_lake
 from facelake.stages.core.context import Context
+from facelake.stages.core.partition_names import open_lake
 from facelake.stages.embedding.corpus_size import corpus_size
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
 from facelake.stages.embedding.embed import plan_embed
@@ -23,8 +24,9 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
     Raises:
         Refused: with `calibrate`, the projected cost exceeds the budget, or the terms of the model are not accepted.
     """
+    must_be_one_lake(config)
     try:
-        lake = Lake.open(config.lake, config.s3)
+        lake = open_lake(config)
     except ConfigError:
         lake = None
     corpus = corpus_size(config, lake)

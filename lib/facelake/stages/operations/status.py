@@ -11,6 +11,7 @@ from facelake.config import Config
 from facelake.contracts import TABLES
 from facelake.lake.lake import Lake
 from facelake.lake.lease import KEY, is_dead
+from facelake.stages.core.partition_names import open_lake
 from facelake.stages.erasure.notes import pending
 from facelake.stages.gallery.versions import current_gallery
 
@@ -20,7 +21,7 @@ def status(config: Config) -> dict[str, Any]:
 
     Progress dates from the last renewal of the writer's lease, up to 20 s ago.
     """
-    lake = Lake.open(config.lake, config.s3)
+    lake = open_lake(config)
     gallery = current_gallery(lake)
     state: dict[str, Any] = {"lake": lake.uri, "holder": None, "work": None}
     lease = _lease(lake)
