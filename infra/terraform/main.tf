@@ -32,9 +32,16 @@ locals {
       { actions = ["s3:PutObject"], resources = ["${local.lake}/groups/*"] },
     ]
     eraser = [
-      { actions = ["s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketVersioning"], resources = [local.bucket] },
       {
-        actions   = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:DeleteObjectVersion"]
+        actions = [
+          "s3:ListBucket", "s3:ListBucketVersions", "s3:GetBucketVersioning", "s3:ListBucketMultipartUploads"
+        ]
+        resources = [local.bucket]
+      },
+      {
+        actions = [
+          "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:AbortMultipartUpload"
+        ]
         resources = ["${local.lake}/*"]
       },
     ]

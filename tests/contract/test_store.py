@@ -56,6 +56,44 @@ def test_a_large_file_is_uploaded_in_parts(store: ObjectStore, tmp_path: Path, m
         assert (tmp_path / "store/a/large").stat().st_mode & 0o077 == 0
 
 
+def test_uploads_that_were_left_open_are_aborted(weed_env: Server) -> None:
+    """Their parts are stored, and no listing of objects has them: an erasure would certify without seeing them."""
+    place = secrets.token_hex(4)
+    store, other = (S3Store(f"s3://lake/{place}{end}", S3Section()) for end in ("", "-other"))
+    for each in (store, other):
+        upload = each._client.create_multipart_upload(Bucket="lake", Key=each._key("faces/x.parquet"))
+        part = {"Bucket": "lake", "Key": upload["Key"], "UploadId": upload["UploadId"], "PartNumber": 1}
+        each._client.upload_part(**part, Body=b"an embedding")
+
+    def open_uploads(store: S3Store) -> int:
+        reply = store._client.list_multipart_uploads(Bucket="lake", Prefix=store._folder(""))
+        return len(reply.get("Uploads", []))
+
+    assert (open_uploads(store), open_uploads(other)) == (1, 1)
+    store.clear_leftovers()
+    assert (open_uploads(store), open_uploads(other)) == (0, 1)
+    other.clear_leftovers()
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "NotImplemented"])
+def test_uploads_that_cannot_be_aborted_are_refused(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    store = _answering(monkeypatch, ("list_multipart_uploads", code))
+    if code == "NotImplemented":  # a store without them has none
+        store.clear_leftovers()
+        return
+    with pytest.raises(Refused, match="s3:AbortMultipartUpload"):
+        store.clear_leftovers()
+
+
+@pytest.mark.parametrize("uri", ["s3://key:hunter2@lake/x", "s3://lake/x"])
+def test_credentials_in_a_url_are_refused_and_not_repeated(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://key:hunter2@127.0.0.1:1")
+    with pytest.raises(ConfigError, match="contains credentials") as refusal:
+        open_store(uri)
+    assert "hunter2" not in str(refusal.value)
+
+
 def test_list_is_by_folder_and_in_order(store: ObjectStore) -> None:
     for key in ("t/2", "t/1", "t/x/0", "tt/1", "u"):
         store.write(key, key.encode())

@@ -14,6 +14,7 @@ from facelake.config import Config
 from facelake.stages.models.registry import cache_folder
 from facelake.testing.servers import Server
 from tests.conftest import SHARED, run_cli
+from tests.e2e.test_london import assessed
 
 
 def state(folder: Path) -> dict[str, int]:
@@ -184,7 +185,10 @@ def test_importing_again_revives_nothing(demo_lake: Path, tmp_path: Path) -> Non
     photos.mkdir()
     row = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 1).to_pylist()[0]
     (photos / "x.jpg").write_bytes(row["image"])
-    assert run_cli("import", str(photos), "--basis", "b", "--lake", str(demo_lake)).returncode == 0
+    assert (
+        run_cli("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake)).returncode
+        == 0
+    )
     grant = [
         "--source",
         "trip",
@@ -199,7 +203,8 @@ def test_importing_again_revives_nothing(demo_lake: Path, tmp_path: Path) -> Non
     ]
     assert run_cli("ledger", "grant", *grant, "--lake", str(demo_lake)).returncode == 0
     assert (
-        "importing does not renew it" in run_cli("import", str(photos), "--basis", "b", "--lake", str(demo_lake)).stderr
+        "importing does not renew it"
+        in run_cli("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake)).stderr
     )
     night = json.loads(run_cli("admit", "--lake", str(demo_lake), "--json").stdout.splitlines()[-1])
     assert night["stages"]["admit"]["refused_expired"] == 9
@@ -211,7 +216,7 @@ def test_odd_names_are_skipped_or_taken_and_said(demo_lake: Path, tmp_path: Path
     row = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 1).to_pylist()[0]
     for name in (b"caf\xe9.jpg", "grüße [bold] #1.jpg".encode(), b"line\nbreak.jpg"):
         Path(photos, name.decode("utf-8", "surrogateescape")).write_bytes(row["image"])
-    done = run_cli("import", str(photos), "--basis", "b", "--lake", str(demo_lake), "--json")
+    done = run_cli("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake), "--json")
     assert json.loads(done.stdout.splitlines()[-1])["imported"] == 2, done.stderr
     assert "names that are not UTF-8: caf" in done.stderr
     assert run_cli("erase", "--image", "odd/grüße [bold] #1.jpg", "--yes", "--lake", str(demo_lake)).returncode == 0

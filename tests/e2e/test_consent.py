@@ -19,6 +19,7 @@ from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.gallery.versions import current_gallery
 from tests.conftest import FACELAKE, run_cli, run_json
+from tests.e2e.test_london import assessed
 
 P = "identity-grouping"
 _TO_EMBED = ("--only", "admit", "--only", "embed")
@@ -73,7 +74,7 @@ def test_a_withdrawal_while_the_night_runs_is_honoured_before_anything_is_publis
         folder.mkdir()
         (folder / "a.jpg").write_bytes(alone)
         (folder / "b.jpg").write_bytes(group)
-        run_json("import", str(folder), "--basis", "b", "--lake", str(demo_lake))
+        run_json("import", str(folder), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake))
     command = [*FACELAKE, "nightly", "--lake", str(demo_lake)]
     lake, withdrawn = Lake.open(str(demo_lake)), False
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as night:

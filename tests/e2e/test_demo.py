@@ -15,6 +15,7 @@ from facelake.config import load_config
 from facelake.lake.lake import Lake
 from facelake.stages.gallery.versions import current_gallery
 from tests.conftest import run_cli, run_json
+from tests.e2e.test_london import assessed
 
 
 def members(lake: Path) -> dict[str, str]:
@@ -74,7 +75,7 @@ def test_only_new_photos_are_embedded_and_ids_stay(
     for i, row in enumerate(rows):
         (photos / f"new-{i}.jpg").write_bytes(row["image"])
     (photos / "notes.txt").write_text("not a photo")
-    imported = run_json("import", str(photos), "--basis", "b", "--lake", str(demo_lake))
+    imported = run_json("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake))
     assert (imported["imported"], imported["skipped"], imported["granted"]) == (6, 1, 1)
     result = run_json("nightly", "--lake", str(demo_lake))
     embed = result["stages"]["embed"]  # their bytes are those of known photos, so nothing is computed again
@@ -83,7 +84,7 @@ def test_only_new_photos_are_embedded_and_ids_stay(
     assert {face: after[face] for face in before} == before
     assert len(after) == len(before) + 6
     assert run_json("verify", "--lake", str(demo_lake))["ok"]
-    again = run_json("import", str(photos), "--basis", "b", "--lake", str(demo_lake))
+    again = run_json("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake))
     assert (again["imported"], again["present"], again["granted"]) == (0, 6, 0)
 
 
@@ -152,9 +153,12 @@ def test_erased_photo_stays_out_when_its_source_brings_it_again(demo_lake: Path,
     photos.mkdir()
     row = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 1).to_pylist()[0]
     (photos / "x.jpg").write_bytes(row["image"])
-    run_json("import", str(photos), "--basis", "b", "--lake", str(demo_lake))
+    run_json("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake))
     run_json("erase", "--lake", str(demo_lake), "--image", "again/x.jpg", "--yes")
-    assert run_json("import", str(photos), "--basis", "b", "--lake", str(demo_lake))["erased"] == 1
+    assert (
+        run_json("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake))["erased"]
+        == 1
+    )
     from facelake.config import load_config as config_of
     from facelake.nightly import writing
     from facelake.stages.admission.import_images import write_corpus_file

@@ -28,6 +28,7 @@ from facelake.stages.erasure.request import Request
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.leases import LeaseTerms, issue
 from tests.conftest import run_cli, run_json
+from tests.e2e.test_london import assessed
 
 P = "identity-grouping"
 PHOTO = "album/person-2-00.jpg"
@@ -217,7 +218,7 @@ def test_erased_photos_do_not_come_back_under_another_name(demo_lake: Path, tmp_
     folder = tmp_path / "again"
     folder.mkdir()
     (folder / "x.jpg").write_bytes(photo)
-    assert run_json("import", str(folder), "--basis", "b", "--lake", lake)["erased"] == 1
+    assert run_json("import", str(folder), "--basis", "b", "-c", assessed(tmp_path), "--lake", lake)["erased"] == 1
     with writing(load_config(lake=lake), "a custodian") as context:  # without `import`
         write_corpus_file(context, [{"image_id": "other/1", "image": photo, "source_id": "album"}])
         write_corpus_file(context, [{"image_id": PHOTO, "image": b"y", "source_id": "album"}])

@@ -38,6 +38,7 @@ from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import Erased, erase
 from facelake.stages.erasure.targets import refuse_unknown_targets
 from facelake.stages.gallery.versions import current_gallery, is_readable, list_galleries, require_gallery
+from facelake.stages.governance.processing_register import require_assessment_to_import
 from facelake.stages.operations.images import Fate, ListedImage, list_images
 from facelake.stages.operations.status import status
 from facelake.stages.operations.verify import verify, verify_residual
@@ -140,9 +141,11 @@ class Lake:
             The result with the counts imported, present, changed, skipped, erased, retracted and granted.
 
         Raises:
-            ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake.
+            ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake; or the lake is
+                the demo's, and the config names no impact assessment.
             Refused: a withdrawn dataset.
         """
+        require_assessment_to_import(self.config)
         with self._write("import", must_exist=False) as context:
             return import_folder(
                 context, str(folder), source=source, person_from=person_from, grant=grant, follow_links=follow_links

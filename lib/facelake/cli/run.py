@@ -166,8 +166,10 @@ def import_(
     """Copy a folder of photos into the lake's corpus and record their legal basis."""
     from facelake.nightly import writing
     from facelake.stages.admission.import_images import Grant, check_source, import_folder
+    from facelake.stages.governance.processing_register import require_assessment_to_import
 
     terminal, settings = call.terminal, call.config()
+    require_assessment_to_import(settings)
     origin = check_source(folder, person_from, settings)
     if basis is None and not no_grant:
         basis = _asked_basis(settings, source or settings.partition or origin.name, purpose)

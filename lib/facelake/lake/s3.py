@@ -30,8 +30,16 @@ _LACKING = ("NotImplemented", "MethodNotAllowed", "501", "405")  # a store witho
 
 
 def endpoint_of(s3: S3Section) -> str | None:
-    """Return the endpoint URL of the config or of the environment; None means Amazon's own."""
-    return s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    """Return the endpoint URL of the config or of the environment; None means Amazon's own.
+
+    Raises:
+        ConfigError: the URL contains credentials, which errors and logs would show; it is not repeated here.
+    """
+    endpoint = s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if endpoint and "@" in endpoint:
+        next_step = "pass them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise ConfigError("the endpoint URL contains credentials", where="AWS_ENDPOINT_URL", next_step=next_step)
+    return endpoint
 
 
 class S3Store:
@@ -39,6 +47,9 @@ class S3Store:
 
     def __init__(self, uri: str, s3: S3Section) -> None:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        if "@" in bucket:
+            next_step = "write s3://bucket/prefix, and pass credentials in the environment"
+            raise ConfigError("the URI contains credentials", where="s3://...", next_step=next_step)
         if not bucket:
             raise ConfigError("s3 URI names no bucket", where=uri, next_step="write s3://bucket/prefix")
         self.bucket, self.prefix = bucket, prefix.strip("/")
@@ -181,7 +192,21 @@ class S3Store:
         self._without_versions(key, lambda: self._versions_of(key))
 
     def clear_leftovers(self) -> None:
-        """A put is whole or not at all."""
+        """Abort uploads in parts that writers left open: their parts are kept, and no listing of objects has them."""
+        prefix = self._folder("")
+        try:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
+            for upload in [item for page in pages for item in page.get("Uploads", [])]:
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        except (BotoCoreError, ClientError) as err:
+            code = _code(err)
+            if code in (*_LACKING, "NoSuchUpload"):
+                return
+            if code not in _DENIED:
+                raise self._fault(err, "") from err
+            what = "the bucket may keep parts of unfinished uploads of what is erased, and they cannot be removed"
+            next_step = "grant s3:ListBucketMultipartUploads and s3:AbortMultipartUpload"
+            raise Refused(what, where=self.uri, next_step=next_step) from err
 
     def drop_old_versions(self, prefix: str = "") -> int:
         return self._without_versions(prefix, lambda: self._old_versions(prefix))

@@ -54,8 +54,12 @@ class Context:
         """
         governance = self.config.governance
         new = not Path(governance.signing_key).expanduser().exists()
-        signer = Signer.load_or_create(governance.signing_key)
         pinned = governance.trusted_keys
+        if new and pinned:  # a new key would be none of them
+            what = "this host has no signing key, and governance.trusted_keys names those that are accepted"
+            next_step = "copy one of these keys to this path, or set governance.signing_key to where it is"
+            raise ConfigError(what, where=governance.signing_key, next_step=next_step)
+        signer = Signer.load_or_create(governance.signing_key)
         if pinned and signer.fingerprint not in pinned:
             what = f"the signing key {signer.fingerprint} is not one of governance.trusted_keys"
             next_step = "put the right key in its place, or add this fingerprint to the config"

@@ -19,6 +19,7 @@ from facelake.erase import Needles, scan
 from facelake.errors import ConfigError
 from facelake.lake.lake import is_demo
 from facelake.lake.store import open_store
+from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.ledger_head import pin_for_audit
 from facelake.stages.admission.withdrawn_datasets import accepted_lineage
 from facelake.stages.core.audit import append_audit
@@ -33,13 +34,28 @@ _PROCESSING_STAGES = {"admit", "embed", "cluster", "publish", "erase"}
 def require_assessment(config: Config) -> None:
     """Require a data-protection impact assessment outside demo lakes: faces are special-category data.
 
+    A demo lake over a corpus of its own users is no demo.
+
     Raises:
         ConfigError: the config names none.
     """
-    if not config.governance.dpia and not is_demo(open_store(config.lake, config.s3)):
+    demo = owns_corpus(config) and is_demo(open_store(config.lake, config.s3))
+    if not config.governance.dpia and not demo:
         what = "the config names no data-protection impact assessment (Art. 35 GDPR)"
         next_step = "add `governance: {dpia: <its reference>, controller: <who decides>}` to the config given with -c"
         raise ConfigError(what, where="governance.dpia", next_step=next_step)
+
+
+def require_assessment_to_import(config: Config) -> None:
+    """Require an impact assessment before other photos come into the lake of the demo, whose runs need none.
+
+    Raises:
+        ConfigError: the config names none, and the lake is the demo's.
+    """
+    if not config.governance.dpia and is_demo(open_store(config.lake, config.s3)):
+        what = "this lake was made by `facelake demo`, and runs in it need no impact assessment (Art. 35 GDPR)"
+        next_step = "import into a lake at another place, or add `governance: {dpia: <its reference>}` to the config"
+        raise ConfigError(what, where=config.lake, next_step=next_step)
 
 
 def record_processing(context: Context, results: Sequence[StageResult]) -> str | None:

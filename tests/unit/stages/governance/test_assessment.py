@@ -1,0 +1,60 @@
+"""No photos of real people are processed without an impact assessment, whatever the lake began as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import facelake
+from facelake.config import Config, load_config
+from facelake.errors import ConfigError
+from facelake.nightly import run_night, writing
+from facelake.stages.admission.import_images import write_corpus_file
+from facelake.stages.governance.processing_register import require_assessment
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Config:
+    """The config of a lake that `facelake demo` made."""
+    config = load_config(lake=str(tmp_path / "lake"))
+    with writing(config, "test") as context:
+        context.lake.mark_as_demo()
+    return config
+
+
+def with_(config: Config, **keys: object) -> Config:
+    return load_config(lake=config.lake, overrides={key.replace("__", "."): value for key, value in keys.items()})
+
+
+def test_photos_come_into_a_demo_lake_only_with_an_assessment(demo: Config, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/a.jpg").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="made by `facelake demo`"):
+        facelake.open(config=demo).import_images(tmp_path / "s", grant=None)
+    stated = with_(demo, governance__dpia="D-1")
+    assert facelake.open(config=stated).import_images(tmp_path / "s", grant=None).counts["imported"] == 1
+
+
+def test_a_demo_lake_over_a_corpus_elsewhere_needs_an_assessment(demo: Config, tmp_path: Path) -> None:
+    require_assessment(demo)
+    with pytest.raises(ConfigError, match="impact assessment"):
+        require_assessment(with_(demo, corpus={"uri": str(tmp_path / "photos")}))
+
+
+def test_no_stage_runs_without_an_assessment(tmp_path: Path) -> None:
+    config = load_config(lake=str(tmp_path / "lake"))
+    with writing(config, "test") as context:
+        write_corpus_file(context, [{"image_id": "s/1", "image": b"x", "source_id": "s"}])
+    for stage in ("admit", "embed", "cluster", "publish", "report"):
+        with pytest.raises(ConfigError, match="impact assessment"):
+            run_night(config, only=[stage])
+
+
+def test_a_host_without_one_of_the_pinned_keys_makes_none(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    keys = {"governance.signing_key": str(key), "governance.trusted_keys": ["0" * 32]}
+    config = load_config(lake=str(tmp_path / "lake"), overrides=keys)
+    with writing(config, "test") as context, pytest.raises(ConfigError, match="this host has no signing key"):
+        context.signer()
+    assert not key.exists()
