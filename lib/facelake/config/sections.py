@@ -239,6 +239,12 @@ class GovernanceSection(Section):
     signing_key: str = Field(
         "~/.config/facelake/signing-key.pem", description="ed25519 key for certificates; generated at the first erasure"
     )
+    hash_key: str | None = Field(
+        None,
+        min_length=1,
+        description="file with the key of the hashes that stand for erased names, apart from the lake; made with a new "
+        "lake; null: a salt in the lake, by which short references can be enumerated",
+    )
     trusted_keys: list[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]] = Field(
         default_factory=list,
         description="fingerprints of the keys that may sign audit trail and certificates (`facelake certificate key`); "

@@ -12,6 +12,7 @@ from typing import Any
 from facelake.config import S3Section
 from facelake.contracts import LAKE_FORMAT, TABLES
 from facelake.errors import ConfigError, Corrupt
+from facelake.lake.hash_key import check_value, hashing_key, keyed_hash, read_hash_key
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store, probe
 from facelake.lake.tables import Table
@@ -22,18 +23,25 @@ _DEMO = "demo.txt"
 
 
 class Lake:
-    """One lake root. Workers open it again from `uri` and `s3`, which is cheap."""
+    """One lake root. Workers open it again from `uri`, `s3` and, if they hash names, `salt`; that is cheap."""
 
-    def __init__(self, store: ObjectStore, s3: S3Section, marker: dict[str, Any]) -> None:
+    def __init__(self, store: ObjectStore, s3: S3Section, marker: dict[str, Any], hash_key: str | None = None) -> None:
         self.store, self.s3, self.uri = store, s3, store.uri
         self._marker = marker
+        self._hashing_key = _hashing_key(store, marker, hash_key)
         self._tables = {name: Table(store, name) for name in TABLES}
 
     @classmethod
-    def create(cls, uri: str, s3: S3Section | None = None) -> Lake:
+    def create(cls, uri: str, s3: S3Section | None = None, hash_key: str | None = None) -> Lake:
         """Open a lake for writing; an empty or missing root becomes a new lake. The store is probed first.
 
+        Args:
+            uri: a directory or s3://bucket/prefix.
+            s3: how to reach it.
+            hash_key: path of the key of the lake's hashes; made for a new lake if it is missing.
+
         Raises:
+            ConfigError: the key is missing, or is not that of the lake.
             Refused: the store does not honour conditional writes.
             Corrupt: the lake was written by a newer version.
         """
@@ -46,16 +54,24 @@ class Lake:
                 "created": datetime.now(UTC).isoformat(),
                 "salt": secrets.token_hex(16),
             }
+            if hash_key:
+                key = read_hash_key(hash_key, create=True)
+                fresh["hash_key"] = check_value(key, bytes.fromhex(str(fresh["salt"])))
             store.create(_MARKER, json.dumps(fresh).encode())
             marker = _read_marker(store) or fresh
-        return cls(store, s3 or S3Section(), marker)
+        return cls(store, s3 or S3Section(), marker, hash_key)
 
     @classmethod
-    def open(cls, uri: str, s3: S3Section | None = None) -> Lake:
+    def open(cls, uri: str, s3: S3Section | None = None, hash_key: str | None = None) -> Lake:
         """Open an existing lake without writing.
 
+        Args:
+            uri: a directory or s3://bucket/prefix.
+            s3: how to reach it.
+            hash_key: path of the key of the lake's hashes; None: names cannot be hashed if the lake has one.
+
         Raises:
-            ConfigError: there is no lake at the URI.
+            ConfigError: there is no lake at the URI; the key is missing, or is not that of the lake.
             Corrupt: the lake was written by a newer version.
         """
         store = open_store(uri, s3)
@@ -65,15 +81,15 @@ class Lake:
                 "check --lake; `facelake import`, `facelake demo` and `facelake ledger grant --create-lake` make a lake"
             )
             raise ConfigError("no facelake lake at this URI", where=store.uri, next_step=next_step)
-        return cls(store, s3 or S3Section(), marker)
+        return cls(store, s3 or S3Section(), marker, hash_key)
 
     def __getitem__(self, name: str) -> Table:
         return self._tables[name]
 
     @property
     def name(self) -> str:
-        """16 hex digits that identify this lake."""
-        return self.keyed_hash("name of the lake")[:16]
+        """16 hex digits that identify this lake; known to whoever has it, with its key or without."""
+        return keyed_hash(bytes.fromhex(self._marker["salt"]), "name of the lake")[:16]
 
     def mark_as_demo(self) -> None:
         """Mark the lake as a demo, unless anything was recorded or run in it: a lake of real people never becomes a
@@ -84,12 +100,23 @@ class Lake:
 
     @property
     def salt(self) -> bytes:
-        """The key of `keyed_hash`."""
-        return bytes.fromhex(self._marker["salt"])
+        """The key of `keyed_hash`, a secret if the lake has a key file.
+
+        Raises:
+            ConfigError: the lake has a key, and was opened without it.
+        """
+        if self._hashing_key is None:
+            what = "the names that this lake hashes need its key"
+            raise ConfigError(what, where="governance.hash_key", next_step="set it to the path of the key file")
+        return self._hashing_key
 
     def keyed_hash(self, value: str) -> str:
-        """HMAC-SHA-256 of an identifier under this lake's salt; hashes of different lakes are not comparable."""
-        return hmac.new(self.salt, value.encode(), hashlib.sha256).hexdigest()
+        """HMAC-SHA-256 of an identifier under this lake's key; hashes of different lakes are not comparable.
+
+        Raises:
+            ConfigError: the lake has a key, and was opened without it.
+        """
+        return keyed_hash(self.salt, value)
 
     def suppress(self, values: list[str]) -> None:
         """Add identifiers (as keyed hashes) to the suppression list: they are never processed again."""
@@ -104,6 +131,27 @@ class Lake:
         for item in self.store.list(_SUPPRESSED):
             hashes.update(self.store.read(item.key).decode().split())
         return frozenset(hashes)
+
+
+def _hashing_key(store: ObjectStore, marker: dict[str, Any], path: str | None) -> bytes | None:
+    """The key of a lake's hashes: from its key file if it has one, else its salt; None if the file is not given.
+
+    Raises:
+        ConfigError: the file is missing or that of another lake, or the lake has no key.
+    """
+    salt, wanted = bytes.fromhex(marker["salt"]), marker.get("hash_key")
+    if wanted is None and path is None:
+        return salt
+    if wanted is None:
+        what, next_step = "this lake was made without governance.hash_key", "remove it from the config"
+        raise ConfigError(what, where=store.uri, next_step=f"{next_step}, or import the photos into a new lake")
+    if path is None:
+        return None
+    key = read_hash_key(path)
+    if not hmac.compare_digest(check_value(key, salt), str(wanted)):
+        what = "the key in governance.hash_key is not that of this lake: erased people would be admitted again"
+        raise ConfigError(what, where=path, next_step="restore the key that was made with the lake")
+    return hashing_key(key, salt)
 
 
 def has_lake(store: ObjectStore) -> bool:

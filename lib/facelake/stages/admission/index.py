@@ -90,7 +90,7 @@ class _Update:
 
     def files(self) -> None:
         """Index the corpus files that are new or have another tag; every one is checked before photos are read."""
-        spec, known = self._corpus.spec, {}
+        spec, lake, known = self._corpus.spec, self._context.lake, {}
         for file in self._before.files:
             known[DataFileName.parse(file.path).with_nonce("")] = file
         trusted = owns_corpus(self._context.config)
@@ -102,7 +102,7 @@ class _Update:
             if name in known:
                 removes.pop(name)
             else:
-                tasks.append(IndexTask(spec, self._context.lake.uri, part.name, name, part=part, trusted=trusted))
+                tasks.append(IndexTask(spec, lake.uri, lake.salt, part.name, name, part=part, trusted=trusted))
         self._order = [part.name for part in parts]
         todo = [task.part for task in tasks if task.part]
         checked = [self._corpus.check(part) for part in todo]
@@ -158,7 +158,8 @@ class _Update:
 
     def _new_parts(self, known: _Known) -> Iterator[IndexTask]:
         """Yield tasks for photos that are not in the index; marks in `known` what is there and what changed."""
-        check = suppression_check(self._context.lake)
+        lake = self._context.lake
+        check = suppression_check(lake.suppressed(), lake.salt)
         pending: list[pa.Table] = []
         rows = listed = 0
         for batch in self._corpus.entries():
@@ -184,8 +185,8 @@ class _Update:
             corpus_file = f"{_LISTED}/{self._context.run_id}-{self._parts:06d}"  # later parts sort behind earlier ones
         if "content_sha256" not in rows.column_names:
             rows = rows.append_column("content_sha256", pa.nulls(rows.num_rows, pa.string()))
-        name = DataFileName.of_corpus_file(corpus_file, _LISTED)
-        return IndexTask(self._corpus.spec, self._context.lake.uri, corpus_file, name, rows=rows.combine_chunks())
+        name, lake = DataFileName.of_corpus_file(corpus_file, _LISTED), self._context.lake
+        return IndexTask(self._corpus.spec, lake.uri, lake.salt, corpus_file, name, rows=rows.combine_chunks())
 
     def _rewritten(self, known: _Known, files: dict[int, DataFile]) -> Iterator[IndexTask]:
         """Yield tasks for parts of which photos changed or vanished, by number; none for a part that became empty."""

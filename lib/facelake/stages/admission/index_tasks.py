@@ -18,6 +18,7 @@ from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.photos import PhotoReader, Place
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import completed, plain, stage
+from facelake.lake.hash_key import keyed_hash
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
 
@@ -30,6 +31,8 @@ class IndexTask:
 
     spec: CorpusSpec
     lake_uri: str
+    hash_salt: bytes = field(repr=False)
+    """key of the lake's hashes"""
     corpus_file: str
     file_name: DataFileName
     part: CorpusPart | None = None
@@ -58,7 +61,7 @@ def run_index_task(task: IndexTask) -> IndexedPart:
         rows = corpus.index(task.part, trusted=task.trusted)
         left_out = corpus.left_out
         rows = rows.append_column("tag", pa.array([task.part.tag] * rows.num_rows, pa.string()))
-        rows, hashed = without_erased(lake, rows), rows.num_rows
+        rows, hashed = without_erased(lake.suppressed(), task.hash_salt, rows), rows.num_rows
     else:
         assert task.rows is not None
         rows, hashed = _hashed(task, task.rows, left_out)
@@ -118,11 +121,10 @@ def compacted(rows: pa.Table, drop: np.ndarray) -> pa.Table:
     return rows.take(pa.array(order))
 
 
-def suppression_check(lake: Lake) -> Callable[[pa.Table], np.ndarray] | None:
+def suppression_check(suppressed: frozenset[str], hash_salt: bytes) -> Callable[[pa.Table], np.ndarray] | None:
     """Per row (n,) whether its image, subject or source is on the suppression list for every purpose; None if the list
     is empty.
     """
-    suppressed = lake.suppressed()
     if not suppressed:
         return None
 
@@ -130,7 +132,7 @@ def suppression_check(lake: Lake) -> Callable[[pa.Table], np.ndarray] | None:
         hit = np.zeros(rows.num_rows, bool)
         for kind, column in (("image", "image_id"), ("subject", "subject_ref"), ("source", "source_id")):
             values = rows[column].combine_chunks().dictionary_encode()
-            erased = [lake.keyed_hash(f"{kind}:{name}") in suppressed for name in values.dictionary.to_pylist()]
+            erased = [keyed_hash(hash_salt, f"{kind}:{name}") in suppressed for name in values.dictionary.to_pylist()]
             if any(erased):
                 codes = pc.fill_null(values.indices, -1).to_numpy(zero_copy_only=False)
                 hit |= np.where(codes >= 0, np.array([*erased, False])[codes], False)
@@ -139,9 +141,9 @@ def suppression_check(lake: Lake) -> Callable[[pa.Table], np.ndarray] | None:
     return hits
 
 
-def without_erased(lake: Lake, rows: pa.Table) -> pa.Table:
+def without_erased(suppressed: frozenset[str], hash_salt: bytes, rows: pa.Table) -> pa.Table:
     """Rows with column `erased`; of erased photos nothing is kept but the source."""
-    check = suppression_check(lake)
+    check = suppression_check(suppressed, hash_salt)
     if check is None:
         return rows
     return forget(rows, check(rows))

@@ -32,7 +32,7 @@ def create_lake(config: Config) -> Lake:
             )
         name = reference(config.partition)
         root.create(f"{NAMES}/{folder_of(name)}.json", json.dumps({"partition": name}).encode())
-    return Lake.create(config.lake, config.s3)
+    return Lake.create(config.lake, config.s3, config.governance.hash_key)
 
 
 def open_lake(config: Config) -> Lake:
@@ -42,7 +42,7 @@ def open_lake(config: Config) -> Lake:
         ConfigError: there is no lake, or the config names no partition of several.
     """
     must_be_one_lake(config)
-    return Lake.open(config.lake, config.s3)
+    return Lake.open(config.lake, config.s3, config.governance.hash_key)
 
 
 def partitions_of(config: Config) -> dict[str, Config]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -18,12 +18,11 @@ import pyarrow.compute as pc
 
 from facelake.cluster import columns
 from facelake.cluster.array_codec import decode
-from facelake.config import S3Section
 from facelake.contracts import I32, I64, IDENTITIES, MEMBERSHIPS, Bool, DataFileName, Receipt
 from facelake.engines.exchange import Block
 from facelake.errors import Corrupt
 from facelake.lake.data_files import plain, read_file, stage
-from facelake.lake.lake import Lake
+from facelake.lake.hash_key import keyed_hash
 from facelake.lake.store import cached_store
 from facelake.publish.matching import places
 from facelake.publish.templates import FaceVectors, KnownTemplates, Templates, core_of, represent
@@ -56,6 +55,7 @@ class RangeWork:
         version: number of the gallery version.
         dim: dimensions of a vector.
         salt: of the face keys.
+        hash_salt: key of the lake's hashes.
         bits: of the ranges.
         exemplars: exemplars per identity.
         purpose: of the version.
@@ -74,6 +74,7 @@ class RangeWork:
     version: int
     dim: int
     salt: int
+    hash_salt: bytes = field(repr=False)
     bits: int
     exemplars: int
     purpose: str
@@ -305,8 +306,7 @@ class _RangeWriter:
         if "cores" in self._routed:
             routed = self._routed["cores"]
             faces += routed.filter(pc.equal(routed["identity_id"], name))["face_id"].to_pylist()
-        lake = _lake(self._work.lake, self._work.s3)
-        return [lake.keyed_hash(f"face:{face}") for face in sorted(faces)] or None
+        return [keyed_hash(self._work.hash_salt, f"face:{face}") for face in sorted(faces)] or None
 
     # ---- memberships
 
@@ -399,11 +399,6 @@ class _Shared:
 def _shared(work: str, s3: str, run: str) -> _Shared:
     store = cached_store(work, s3)
     return _Shared(decode(SharedFaces, store.read("faces")), unpack_tables(store.read("moves")))
-
-
-@lru_cache(maxsize=1)
-def _lake(uri: str, s3: str) -> Lake:
-    return Lake.open(uri, S3Section.model_validate_json(s3))
 
 
 def _by_range(kind: str, rows: pa.Table, number: I32 | I64) -> Iterator[Block]:

@@ -344,6 +344,7 @@ def _work(new: NewVersion, plan: Plan, store: ObjectStore) -> RangeWork:
         version=new.version,
         dim=_dim(new),
         salt=new.grouped.faces.salt,
+        hash_salt=context.lake.salt,
         bits=plan.bits,
         exemplars=context.config.gallery.exemplars,
         purpose=context.config.purpose,

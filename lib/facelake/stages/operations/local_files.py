@@ -143,6 +143,6 @@ def _java_runs(folder: Path) -> bool:
 
 
 def _keys(config: Config) -> Iterator[Path]:
-    path = Path(config.governance.signing_key).expanduser()
-    if path.exists():
-        yield path
+    governance = config.governance
+    paths = (Path(name).expanduser() for name in (governance.signing_key, governance.hash_key) if name)
+    yield from (path for path in paths if path.exists())

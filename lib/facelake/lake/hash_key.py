@@ -1,0 +1,68 @@
+"""The secret of a lake's keyed hashes: a file apart from the lake, as the signing key is.
+
+The hashes stand for names that were erased. With the salt alone, which lies in the lake, whoever has the lake can hash
+every possible reference and compare; a short reference is found in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import tempfile
+from pathlib import Path
+
+from facelake.errors import ConfigError
+
+_BYTES = 32
+_FORM = re.compile(rb"[0-9a-f]{64}\s*")
+_NEXT = "restore the file from your backup of keys, or correct governance.hash_key"
+
+
+def read_hash_key(path: str | Path, *, create: bool = False) -> bytes:
+    """Read the key file (64 hex digits); with `create`, a missing one is made, readable by its owner only.
+
+    Raises:
+        ConfigError: the file is missing, cannot be read or made, or has another form.
+    """
+    where = Path(path).expanduser()
+    try:
+        if create and not where.exists():
+            _create(where)
+        text = where.read_bytes()
+    except OSError as err:
+        what = f"the key of this lake's hashes cannot be read: {err.strerror or err}"
+        raise ConfigError(what, where=str(where), next_step=_NEXT) from err
+    if not _FORM.fullmatch(text):
+        raise ConfigError("the file does not contain a key of 64 hex digits", where=str(where), next_step=_NEXT)
+    return bytes.fromhex(text.decode())
+
+
+def keyed_hash(key: bytes, value: str) -> str:
+    """Return the HMAC-SHA-256 of an identifier, in hexadecimal."""
+    return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()
+
+
+def hashing_key(key: bytes, salt: bytes) -> bytes:
+    """Return the key of one lake's hashes, so that hashes of two lakes under one key file differ."""
+    return hmac.new(key, b"facelake keyed hashes\0" + salt, hashlib.sha256).digest()
+
+
+def check_value(key: bytes, salt: bytes) -> str:
+    """Return what the lake stores to recognise its key; the key cannot be computed from it."""
+    return hmac.new(key, b"facelake check value\0" + salt, hashlib.sha256).hexdigest()[:32]
+
+
+def _create(path: Path) -> None:
+    """Create a key file atomically; a file that another process created first is kept."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".key-") as file:  # created with mode 0600
+        file.write(secrets.token_hex(_BYTES).encode())
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(file.name, path)
+        except FileExistsError:
+            return
