@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
+from facelake.embed.pipeline import RESEMBLES
 from facelake.erase import Signer
 from facelake.erase import verify as verify_signature
 from facelake.errors import Corrupt
@@ -225,6 +228,22 @@ def test_erased_photos_do_not_come_back_under_another_name(demo_lake: Path, tmp_
     night = run_json("nightly", "--only", "admit", "--only", "embed", "--lake", lake)["stages"]
     assert night["admit"]["refused_erased"] == 1
     assert night["embed"]["rejected_retracted_content"] == 1
+
+
+def test_an_erased_photo_does_not_come_back_encoded_again(demo_lake: Path, tmp_path: Path) -> None:
+    """Another file, source, size and quality; a photo of somebody else in the same delivery is embedded."""
+    config, folder = load_config(lake=str(demo_lake)), tmp_path / "again"
+    folder.mkdir()
+    for name, photo in (("theirs", PHOTO), ("other", "album/person-1-00.jpg")):
+        image = Image.open(io.BytesIO(photo_of(demo_lake, photo))).convert("RGB")
+        image.resize((image.width * 3 // 4, image.height * 3 // 4)).save(folder / f"{name}.jpg", quality=60)
+    with writing(config, "test") as context:
+        stage.erase(context, Request.of(subjects=["person-2"]))
+        import_folder(context, str(folder), grant=Grant("signed"))
+    (embedded,) = (result for result in run_night(config, only=["embed"]) if result.stage == "embed")
+    assert (embedded.counts["embedded"], embedded.counts["rejected_retracted_content"]) == (1, 1)
+    rejects = Lake.open(str(demo_lake))["rejects"].read(["image_id", "detail"]).to_pylist()
+    assert {"image_id": "again/theirs.jpg", "detail": RESEMBLES} in rejects
 
 
 def test_a_kill_before_the_certificate_keeps_the_counts(demo_lake: Path, monkeypatch: pytest.MonkeyPatch) -> None:

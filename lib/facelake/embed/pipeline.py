@@ -15,6 +15,7 @@ from facelake.embed.calibration import device_runtime
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Photo, Undecoded, decode
 from facelake.embed.detectors import NOTHING, Detections
 from facelake.embed.geometry import similarity_transforms
+from facelake.embed.looks import SuppressedLooks
 from facelake.embed.packs import Pack
 from facelake.embed.quality import quality, yaw
 from facelake.embed.runtime import Runtime, must_have, must_have_torch
@@ -23,6 +24,8 @@ from facelake.embed.upright import rolls
 from facelake.embed.vision import HostVision, Pixels, Seen, Vision
 from facelake.errors import ConfigError
 
+RESEMBLES = "it looks like a photo of an erased person"
+"""`detail` of a reject row of such a photo; stored, so its wording stays"""
 # The landmark score of a face, measured again in its aligned crop; below this its landmarks, and so its embedding, are
 # not usable, and the face gets quality 0.
 _TRUSTED = 0.5
@@ -72,15 +75,22 @@ class _PhotoState:
 class Pipeline:
     """Decodes photos, detects and encodes faces; one per worker, with its models."""
 
-    def __init__(self, pack: Pack, options: PipelineOptions, retracted: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        options: PipelineOptions,
+        retracted: Mapping[str, str] | None = None,
+        looks: SuppressedLooks | None = None,
+    ) -> None:
         """Load the models.
 
         Args:
             pack: the models.
             options: of the pipeline.
             retracted: names of withdrawn data sets by the SHA-256 of photos that must not be decoded.
+            looks: of erased photos, whose faces are not searched for.
         """
-        self._options = options
+        self._options, self._looks = options, looks
         self._opener = open_opener(options, retracted)
         self._vision = open_vision(pack, options)
         self.choices = self._vision.choices
@@ -144,6 +154,8 @@ class Pipeline:
         """
         pairs = zip(batch, opened, strict=True)
         items = [_PhotoState(row, ident, data, bytes_.sha256, bytes_.photo) for (row, ident, data), bytes_ in pairs]
+        if self._looks:
+            self._leave_out_erased(items, self._looks)
         decoded = [(item, item.photo) for item in items if isinstance(item.photo, Photo)]
         placed = self._vision.place([photo.pixels for _, photo in decoded])
         decoded = [(item, replace(photo, pixels=pixels)) for (item, photo), pixels in zip(decoded, placed, strict=True)]
@@ -159,6 +171,15 @@ class Pipeline:
             if len(item.faces):
                 self._decode_finer(item)
         return items
+
+    def _leave_out_erased(self, items: list[_PhotoState], looks: SuppressedLooks) -> None:
+        """Reject photos that look like an erased one, before any face in them is searched for."""
+        for item in items:
+            photo = item.photo
+            if isinstance(photo, Photo) and not isinstance(photo.pixels, np.ndarray):  # it was decoded on a GPU
+                photo = decode(item.data, self._options.limits)
+            if isinstance(photo, Photo) and looks.resembles(photo.pixels):
+                item.photo = Undecoded(Reject.RETRACTED, RESEMBLES)
 
     def _look(self, item: _PhotoState, photo: Photo, first: Detections) -> Looked:
         """Return the faces of a photo, from further searches too where the first was not enough (search.py)."""

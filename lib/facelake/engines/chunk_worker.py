@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from facelake.config import S3Section
 from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Outcome, Receipt, Reject
 from facelake.embed import Opened, Pack, Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
+from facelake.embed.looks import SuppressedLooks
 from facelake.embed.not_faces import Regions, without_marked
 from facelake.lake.corpora.detect import CorpusSpec
 from facelake.lake.corpora.opening import ImageSource, open_images
@@ -41,6 +42,8 @@ class WorkerSpec:
     s3: S3Section
     retracted: Mapping[str, str] = field(default_factory=dict)
     """names of withdrawn sets by the SHA-256 of their known photos"""
+    looks: SuppressedLooks | None = field(default=None, repr=False)
+    """the looks of erased photos; None: there are none"""
     not_faces: Regions = field(default_factory=dict)
     """what a reviewer marked as not a face"""
     corpus: CorpusSpec | None = None
@@ -86,7 +89,7 @@ class ChunkWorker:
 
     def __init__(self, spec: WorkerSpec, decoder: BatchDecoder | None = None) -> None:
         self._spec = spec
-        self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted)
+        self._pipeline = Pipeline(spec.pack, spec.options, spec.retracted, spec.looks)
         self._decoder = decoder or open_opener(spec.options, spec.retracted)
         self._corpus: ImageSource = (
             open_images(spec.corpus, spec.lake_uri, spec.s3) if spec.corpus else Corpus(spec.corpus_uri, spec.s3)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from facelake.lake.tables import Table
 
 _MARKER = "lake.json"
 _SUPPRESSED = "suppressed"
+_LOOKS = "suppressed-looks"
 _DEMO = "demo.txt"
 
 
@@ -131,6 +133,17 @@ class Lake:
         for item in self.store.list(_SUPPRESSED):
             hashes.update(self.store.read(item.key).decode().split())
         return frozenset(hashes)
+
+    def suppress_looks(self, looks: Collection[tuple[str, ...]]) -> None:
+        """Add photos, each by the keyed hashes of its bands (embed/looks.py), to those refused by their looks."""
+        if looks:
+            body = "\n".join(sorted(" ".join(bands) for bands in looks)).encode()
+            self.store.write(f"{_LOOKS}/{hashlib.sha256(body).hexdigest()[:16]}.txt", body)
+
+    def suppressed_looks(self) -> list[tuple[str, ...]]:
+        """The keyed hashes of the bands of each photo that is refused by its looks."""
+        bodies = (self.store.read(item.key).decode() for item in self.store.list(_LOOKS))
+        return [tuple(line.split()) for line in sorted({line for body in bodies for line in body.splitlines()})]
 
 
 def _hashing_key(store: ObjectStore, marker: dict[str, Any], path: str | None) -> bytes | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from facelake.contracts import ChunkReceipt, is_of_model
 from facelake.embed.calibration import must_have_any
+from facelake.embed.looks import SuppressedLooks
 from facelake.embed.not_faces import Regions
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
 from facelake.engines.ray_isolation import isolate_local_ray
@@ -131,7 +132,9 @@ def _work(context: Context, progress: Progress, chunks: int, tally: _Tally, not_
         must_have_any(options.runtime)
     spec = WorkerSpec(context.pack, options, context.model_digest, context.lake.uri, config.corpus_uri, config.s3)
     spec = replace(spec, retracted=refused_contents(config, context.lake), corpus=resolve_corpus(config))
-    spec = replace(spec, not_faces=not_faces)
+    suppressed = context.lake.suppressed_looks()
+    looks = SuppressedLooks.of(suppressed, context.lake.salt, config.purpose) if suppressed else None
+    spec = replace(spec, not_faces=not_faces, looks=looks)
     engine = RayEmbedder(spec, config.embed, config.ray)
     pending: list[ChunkReceipt] = []
     unrecorded: list[ChunkReceipt] = []

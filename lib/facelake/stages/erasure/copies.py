@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.contracts import Bool
+from facelake.embed.decode import DecodeLimits, Photo, decode
+from facelake.embed.looks import bands_of
 from facelake.erase.spellings import photo_forms
 from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
@@ -50,6 +52,8 @@ class _Search:
         shared: embeddings and digests that copies have.
         of_image: embeddings and digests by image of the targets.
         pieces: of the photos' bytes, by image of the targets.
+        looks: of the photos, by image of the targets.
+        with_faces: images of the targets with a face, which a worker decoded before: only those are decoded here.
         processed: hashes of the ids of images that have an outcome, whose digests are in the tables.
     """
 
@@ -58,6 +62,8 @@ class _Search:
     shared: set[str | bytes] = field(default_factory=set)
     of_image: dict[str, set[str | bytes]] = field(default_factory=dict)
     pieces: dict[str, set[bytes]] = field(default_factory=dict)
+    looks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    with_faces: set[str] = field(default_factory=set)
     processed: list[_U64] = field(default_factory=list)
 
     def in_table(self, table: Table, column: str) -> None:
@@ -90,6 +96,7 @@ class _Search:
             self.of_image.setdefault(image, set()).add(value)
         if column == "embedding":
             self.targets.faces.update(own["face_id"].to_pylist())
+            self.with_faces.update(own["image_id"].to_pylist())
 
     def _compare(self, rows: pa.Table, column: str, known: set[str | bytes]) -> None:
         for image, value in zip(rows["image_id"].to_pylist(), rows[column].to_pylist(), strict=True):
@@ -106,6 +113,8 @@ class _Search:
                 self.targets.contents.add(digest)
                 self.of_image.setdefault(image, set()).add(digest)
                 self.pieces[image] = photo_forms(data)
+                if image in self.with_faces and isinstance(photo := decode(data, DecodeLimits()), Photo):
+                    self.looks[image] = bands_of(photo.pixels)
         if not self.targets.contents:
             return
         for corpus, path in own_corpus(config):
@@ -122,7 +131,9 @@ class _Search:
             if values & self.shared:
                 self.shared |= values
                 self.pieces.pop(image, None)
+                self.looks.pop(image, None)
         self.targets.pieces.update(*self.pieces.values())
+        self.targets.looks.update(self.looks.values())
         self.targets.embeddings -= {value for value in self.shared if isinstance(value, bytes)}
         self.targets.contents -= {value for value in self.shared if isinstance(value, str)}
 

@@ -84,6 +84,7 @@ class Targets:
         pieces: pieces of the photos' bytes, by which the scan finds copies; those of kept copies are left out.
         copies: ids of photos that are the same under another id and are kept.
         places: of photos in the operator's own store.
+        looks: bands of the photos' perceptual hashes (embed/looks.py); those of kept copies are left out.
     """
 
     request: Request
@@ -95,6 +96,7 @@ class Targets:
     pieces: set[bytes] = field(default_factory=set)
     copies: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
+    looks: set[tuple[str, ...]] = field(default_factory=set)
 
     def hits(self, rows: pa.Table) -> Bool:
         """Return which rows (n,) of a table with image_id, source_id, subject_ref are erased."""

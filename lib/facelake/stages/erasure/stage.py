@@ -23,6 +23,7 @@ from facelake.contracts import (
     label,
     reference,
 )
+from facelake.embed.looks import keyed_bands
 from facelake.erase import Needles, Signer, certificate
 from facelake.errors import ConfigError, Corrupt
 from facelake.events import Notice, StageProgress
@@ -270,11 +271,15 @@ def _step(context: Context, done: int) -> None:
 
 
 def _suppress(context: Context, targets: Targets) -> None:
-    """Suppress the references, and every photo by its id and content: it may come back under another source."""
+    """Suppress the references, and every photo by its id, content and looks: it may come back under another source, or
+    encoded again.
+    """
     purpose = targets.request.purpose
     labels = [*targets.request.labels(), *(label("image", image, purpose) for image in sorted(targets.images))]
     labels += [label("content", digest, purpose) for digest in sorted(targets.contents)]
     context.lake.suppress(labels)
+    key = context.lake.salt
+    context.lake.suppress_looks({keyed_bands(look, key, purpose) for look in targets.looks})
 
 
 def _remove(context: Context, table: str, column: str, values: set[str]) -> int:
