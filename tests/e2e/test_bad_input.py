@@ -166,7 +166,7 @@ def test_two_nights_at_once(demo_lake: Path) -> None:
 def test_a_wrong_corpus_does_not_empty_the_gallery(demo_lake: Path, tmp_path: Path) -> None:
     corpus_of(tmp_path / "other", image_id=["a"], image=[b""], source_id=["s"])
     config = tmp_path / "c.yaml"
-    config.write_text(f"corpus: {tmp_path / 'other'}\n")
+    config.write_text(f"corpus: {tmp_path / 'other'}\ngovernance: {{dpia: DPIA-1, controller: A School}}\n")
     fails(demo_lake, "nightly", "-c", str(config), "--lake", str(demo_lake), code=1, said="no longer in the corpus")
 
 

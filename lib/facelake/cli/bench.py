@@ -42,6 +42,7 @@ def bench_parity(
 @command(bench_app, "embed", lake=False)
 def bench_embed(
     call: Invocation,
+    *,
     images: ImagesOption,
     pack: PackFolder = None,
     shape: PackShape = None,
@@ -81,6 +82,7 @@ def bench_index(
 @command(bench_app, "device", lake=False)
 def bench_device(
     call: Invocation,
+    *,
     images: ImagesOption,
     pack: PackFolder = None,
     shape: PackShape = None,
@@ -165,6 +167,7 @@ def bench_quality(
 @command(bench_app, "cluster", lake=False)
 def bench_cluster(
     call: Invocation,
+    *,
     faces: Annotated[str, typer.Option(help="folder of Parquet files: face_id, image_id, quality, embedding")],
     out: Annotated[str, typer.Option(help="Parquet file to write: face_id, identity_id")],
     seed: Annotated[int | None, typer.Option(help="seed of sampling, over the config's")] = None,
@@ -282,6 +285,7 @@ def bench_plan(
 @command(bench_app, "scaling", config=False, lake=False)
 def bench_scaling(
     call: Invocation,
+    *,
     faces: Annotated[str, typer.Option(help="two sizes in faces")] = "30000,120000",
     workers: Annotated[str, typer.Option(help="numbers of single-threaded workers")] = "1,2,4",
     chunks: Annotated[str, typer.Option(help="two numbers of chunks, for driver memory")] = "1600,3200",

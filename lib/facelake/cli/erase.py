@@ -15,6 +15,7 @@ from facelake.errors import ConfigError
 @command(app)
 def erase(
     call: Invocation,
+    *,
     pending: Annotated[str | None, typer.Argument(help="with --cancel: id of an unfinished erasure")] = None,
     subject: Annotated[list[str] | None, typer.Option(help="subject_ref to erase (may be repeated)")] = None,
     image: Annotated[list[str] | None, typer.Option(help="image_id to erase (may be repeated)")] = None,

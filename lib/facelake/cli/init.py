@@ -62,6 +62,7 @@ _LAKE_HELP = "a directory, or s3://bucket/prefix"
 @command(app, config=False, lake=False)
 def init(
     call: Invocation,
+    *,
     file: Annotated[str, typer.Argument(help="the YAML file to write; an existing one is kept")] = "facelake.yaml",
     lake: Annotated[str | None, typer.Option(help=_LAKE_HELP)] = None,
     place: Annotated[

@@ -95,6 +95,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
 @command(ledger_app, "grant")
 def ledger_grant(
     call: Invocation,
+    *,
     basis: Annotated[str, typer.Option(help="the legal basis, for example 'signed release 2026-03'")],
     purpose: Annotated[list[str], typer.Option(help="permitted purpose (may be repeated)")],
     source: Annotated[list[str] | None, typer.Option(help="source_id (may be repeated)")] = None,

@@ -22,6 +22,7 @@ _DET = ("similarity", "fmr", "fmr_high", "impostors", "fnmr", "fnmr_high", "genu
 @command(app, lake=False)
 def match(
     call: Invocation,
+    *,
     gallery: Annotated[str, typer.Option(help="folder or s3://bucket/prefix that `gallery export` wrote")],
     photos: Annotated[list[str] | None, typer.Argument(help="photos to compare")] = None,
     top: Annotated[int, typer.Option(min=1, help="candidates per face")] = 5,

@@ -19,6 +19,7 @@ _EXPOSE_HELP = "let --host be an address that other machines reach: unencrypted,
 @command(app)
 def review(
     call: Invocation,
+    *,
     purpose: Annotated[str, typer.Option(help="purpose of the review; the ledger must permit it")],
     reviewer: Annotated[
         str | None, typer.Option(help="name recorded with corrections and audit records; default: your user name")

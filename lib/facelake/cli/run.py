@@ -136,6 +136,7 @@ def demo(
 @command(app, "import")
 def import_(
     call: Invocation,
+    *,
     folder: Annotated[
         str, typer.Argument(help="folder of photos with its subfolders, s3:// prefix, or uncompressed .tar file")
     ],
@@ -288,6 +289,7 @@ def explain(
 @command(app)
 def plan(
     call: Invocation,
+    *,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="run the models for a few seconds to project time and cost")
     ] = False,

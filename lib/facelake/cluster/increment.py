@@ -122,8 +122,10 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     pairs = Pairs.of(low, high, np.concatenate([value[close], pair[firm]]).astype(np.float32)[across])
     number = _linked(sums, size, pairs, groups, cuts)
     into, labels = number[:groups].astype(np.int64), number[labels]
-    labels = _settled(new, labels, into, number, near, (a, b), sums, size, cuts)
-    return Placed(_leftovers(labels, into, groups, (face, group, value), (a, b, pair), size, cuts, seed), into)
+    labels = _settled(new, labels, into, cuts, near=near, pairs=(a, b), sums=sums, size=size)
+    to_groups, among = (face, group, value), (a, b, pair)
+    labels = _leftovers(labels, into, cuts, to_groups=to_groups, among=among, size=size, seed=seed)
+    return Placed(labels, into)
 
 
 def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
@@ -140,7 +142,7 @@ def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
         columns = unit_rows(means[names], least=1e-9).T
         for at in range(0, len(rows), _BLOCK):
             block = rows[at : at + _BLOCK]
-            topk.fold(vectors[block] @ columns, block, names, no_faces, -2.0, index, cosine)
+            topk.fold(vectors[block] @ columns, block, names, no_faces, -2.0, (index, cosine))
     return index, cosine
 
 
@@ -335,9 +337,8 @@ def _linked(sums: F32, size: I64, pairs: Pairs, groups: int, cuts: Calibration) 
 
 
 def _settled(
-    new: Arrived, labels: I64, into: I64, number: I64, near: I32, pairs: tuple[I64, I64], sums: F32, size: I64,
-    cuts: Calibration,
-) -> I64:  # fmt: skip
+    new: Arrived, labels: I64, into: I64, cuts: Calibration, *, near: I32, pairs: tuple[I64, I64], sums: F32, size: I64
+) -> I64:
     """New labels of new faces that are alone or sit in the wrong group."""
     faces = len(labels)
     a, b = (np.concatenate(both) for both in ((pairs[0], pairs[1]), (pairs[1], pairs[0])))
@@ -352,10 +353,17 @@ def _settled(
 
 
 def _leftovers(
-    labels: I64, into: I64, groups: int, to_groups: tuple[I64, I64, F32], among: tuple[I64, I64, F32], size: I64,
-    cuts: Calibration, seed: int,
-) -> I64:  # fmt: skip
+    labels: I64,
+    into: I64,
+    cuts: Calibration,
+    *,
+    to_groups: tuple[I64, I64, F32],
+    among: tuple[I64, I64, F32],
+    size: I64,
+    seed: int,
+) -> I64:
     """Group the remaining singletons among themselves and with existing groups of one face."""
+    groups = len(into)
     count = np.bincount(labels, minlength=len(size))
     alone = (labels >= groups) & (count[labels] == 1)
     single = (size[:groups] == 1) & (count[:groups] == 0) & (into == np.arange(groups))

@@ -45,7 +45,7 @@ class Index:
             names = np.arange(self.first[c], self.first[c + 1], dtype=np.int32)
             for start in range(0, len(of_cell), _BLOCK):
                 block = of_cell[start : start + _BLOCK]
-                topk.fold(vectors[block] @ lists.T, block, names, no_faces, -2.0, index, cosine)
+                topk.fold(vectors[block] @ lists.T, block, names, no_faces, -2.0, (index, cosine))
         return index
 
 
@@ -103,5 +103,5 @@ def nearest(vectors: F32, centroids: F32, probes: int) -> I32:
         block = vectors[start : start + _BLOCK]
         rows = np.arange(start, start + len(block), dtype=np.int32)
         similarity = np.matmul(block, centroids.T, out=buffer[: len(block)])
-        topk.fold(similarity, rows, names, no_faces, -2.0, index, cosine)
+        topk.fold(similarity, rows, names, no_faces, -2.0, (index, cosine))
     return index

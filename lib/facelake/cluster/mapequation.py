@@ -214,7 +214,7 @@ def _sweep(edges: _Edges, order: I32, scale: float, flow: F64, modules: _Modules
         if not scratch.waiting[i]:
             continue
         scratch.waiting[i] = False
-        count, out = _gather(i, edges.start[at], edges.start[at + 1], edges, scale, module, scratch)
+        count, out = _gather(at, edges, scale, module, scratch)
         old = module[i]
         fresh = empties[spare[0] - 1] if members[old] > 1 and spare[0] > 0 else -1
         best = _best(_Node(flow[i], out, old), fresh, scratch.near[:count], scratch.to_module, modules)
@@ -250,13 +250,14 @@ def _plogp(x: float) -> float:
 
 
 @numba.njit(cache=True)
-def _gather(
-    i: int, first: int, last: int, edges: _Edges, scale: float, module: I32, scratch: _Scratch
-) -> tuple[int, float]:
-    """Flow from node i to each module next to it (in to_module, at the modules listed in near), and in all."""
+def _gather(at: int, edges: _Edges, scale: float, module: I32, scratch: _Scratch) -> tuple[int, float]:
+    """Flow from the node at a position of the block to each module next to it (in to_module, at the modules listed in
+    near), and in all.
+    """
+    i = edges.nodes[at]
     count, out = 0, 0.0
     to_module, near = scratch.to_module, scratch.near
-    for e in range(first, last):
+    for e in range(edges.start[at], edges.start[at + 1]):
         if edges.target[e] == i:
             continue
         m, w = module[edges.target[e]], edges.weight[e] * scale

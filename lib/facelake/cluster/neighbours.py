@@ -86,7 +86,7 @@ def exact_join(vectors: F32, k: int, floor: float) -> Neighbours:
     for start in range(0, len(vectors), _BLOCK):
         rows = everyone[start : start + _BLOCK]
         similarity = np.matmul(vectors[rows], vectors.T, out=buffer[: len(rows)])
-        topk.fold(similarity, rows, everyone, rows, floor, best.index, best.cosine)
+        topk.fold(similarity, rows, everyone, rows, floor, (best.index, best.cosine))
     return best
 
 
@@ -106,7 +106,7 @@ def join_lists(vectors: F32, rows: I32, lists: I32, centroids: F32, search: Sear
             if len(members) > 1:
                 inside, size = vectors[members], len(members)
                 similarity = np.matmul(inside, inside.T, out=buffer[: size * size].reshape(size, size))
-                topk.fold(similarity, members, members, members, search.floor, best.index, best.cosine)
+                topk.fold(similarity, members, members, members, search.floor, (best.index, best.cosine))
     return best
 
 
@@ -134,7 +134,7 @@ def fold_queries(faces: I32, asking: F16, home: I32, vectors: F16, k: int, floor
         block = asking[start : start + _BLOCK].astype(np.float32)
         similarity = np.matmul(block, columns.T, out=buffer[: len(block)])
         rows = np.arange(start, start + len(block), dtype=np.int32)
-        topk.fold(similarity, rows, home, faces[start : start + _BLOCK], floor, best.index, best.cosine)
+        topk.fold(similarity, rows, home, faces[start : start + _BLOCK], floor, (best.index, best.cosine))
     return FaceNeighbours(faces, best.ragged())
 
 

@@ -40,11 +40,12 @@ def _put(j: int, v: float, index: I32, cosine: F32, r: int) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def fold(similarity: F32, rows: I32, columns: I32, own: I32, floor: float, index: I32, cosine: F32) -> None:
+def fold(similarity: F32, rows: I32, columns: I32, own: I32, floor: float, best: tuple[I32, F32]) -> None:
     """Fold similarities (m, c) of `rows` (m,) with `columns` (c,) into the rows' best, from `floor` on.
 
-    `own` (m,) is the column number that a row must not get: itself; -1 for none.
+    `own` (m,) is the column number that a row must not get: itself; -1 for none. `best` is what `empty` returns.
     """
+    index, cosine = best
     k = index.shape[1]
     for x in range(similarity.shape[0]):
         r = rows[x]

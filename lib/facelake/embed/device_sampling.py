@@ -64,8 +64,8 @@ class Canvas:
         total = sum(height * width for height, width in sizes)
         target = self._placed(self.pixels[:0], sizes)
         places = torch.arange(total, device=self.pixels.device)
-        source = (self.pixels, self.start, self.height, self.width)
-        pixels = _HALVE(*source, target.start, target.width, places)
+        source = (self.start, self.height, self.width)
+        pixels = _HALVE(self.pixels, source, (target.start, target.width), places)
         return Canvas(pixels, target.start, target.height, target.width, sizes)
 
 
@@ -143,23 +143,24 @@ def _squares(canvas: Canvas, entry: I64, rows: Sequence[_Side], columns: Sequenc
     """Squares of the canvas's photos with the given indices."""
     device = canvas.pixels.device
     which = torch.from_numpy(entry).to(device, non_blocking=True)
-    places = [item[which] for item in (canvas.start, canvas.height, canvas.width)]
-    both = (*_padded(rows, side), *_padded(columns, side))
-    return _LETTERBOX(canvas.pixels, *places, *(torch.from_numpy(item).to(device, non_blocking=True) for item in both))
+    places = tuple(item[which] for item in (canvas.start, canvas.height, canvas.width))
+    down, across = (
+        tuple(torch.from_numpy(item).to(device, non_blocking=True) for item in _padded(sides, side))
+        for sides in (rows, columns)
+    )
+    return _LETTERBOX(canvas.pixels, places, down, across)
 
 
 def _letterboxed(
     pixels: torch.Tensor,
-    start: torch.Tensor,
-    height: torch.Tensor,
-    width: torch.Tensor,
-    y: torch.Tensor,
-    v: torch.Tensor,
-    x: torch.Tensor,
-    u: torch.Tensor,
+    photos: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rows: tuple[torch.Tensor, torch.Tensor],
+    columns: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """Squares (n, side, side, 3) from taps (n, side) and weights along rows (y, v) and columns (x, u); as
-    resample.resize_into."""
+    """Squares (n, side, side, 3) of photos (start, height, width) from taps (n, side) and weights along rows and
+    columns; as resample.resize_into.
+    """
+    (start, height, width), (y, v), (x, u) = photos, rows, columns
     y, v, x, u = y[:, :, None], v[:, :, None, None], x[:, None, :], u[:, None, :, None]
     inside = ((y >= 0) & (x >= 0))[..., None]
     y, x = y.clamp(min=0), x.clamp(min=0)
@@ -239,14 +240,12 @@ def _scaled(images: torch.Tensor, mean: float, scale: float, dtype: torch.dtype)
 
 def _halve(
     pixels: torch.Tensor,
-    start: torch.Tensor,
-    height: torch.Tensor,
-    width: torch.Tensor,
-    new_start: torch.Tensor,
-    new_width: torch.Tensor,
+    photos: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    halved: tuple[torch.Tensor, torch.Tensor],
     places: torch.Tensor,
 ) -> torch.Tensor:
-    """Pixels at `places` of the halved photos; as resample.halved."""
+    """Pixels at `places` of halved photos (start, width), from photos (start, height, width); as resample.halved."""
+    (start, height, width), (new_start, new_width) = photos, halved
     photo = torch.searchsorted(new_start, places, right=True) - 1
     within, across = places - new_start[photo], new_width[photo]
     y, x = within // across * 2, within % across * 2
