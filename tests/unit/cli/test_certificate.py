@@ -71,6 +71,10 @@ def test_the_config_pins_keys_for_hosts_without_one(context: Context, tmp_path: 
         config = load_config(lake=context.lake.uri, overrides=other | {"governance.trusted_keys": trusted})
         assert len(verify(reading(config), "audit")[0]) == faults
     config = load_config(lake=context.lake.uri, overrides=other | {"governance.trusted_keys": [key]})
+    with pytest.raises(ConfigError, match=r"this host has no signing key, and governance\.trusted_keys"):
+        reading(config).signer()
+    assert not (tmp_path / "none.pem").exists()  # a key of its own would not be accepted either
+    Signer.load_or_create(tmp_path / "none.pem")
     with pytest.raises(ConfigError, match=r"not one of governance\.trusted_keys"):
         reading(config).signer()
 
