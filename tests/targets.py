@@ -9,7 +9,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from facelake.contracts import F32
 from facelake.erase import Needles, scan
@@ -40,10 +42,20 @@ def target_place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, 
     if request.param == "postgresql":
         folder, url = request.getfixturevalue("pg_folder")
         name = "t_" + "".join(c for c in request.node.name.lower() if c.isalnum())[-30:]
+        _drop_tables(url)
         return folder, f"{url}&table={name}_{os.urandom(2).hex()}"
     folder = tmp_path / "target"
     path = folder / "m.db" if request.param == "milvus" else folder
     return folder, f"{request.param}://{path}"
+
+
+def _drop_tables(url: str) -> None:
+    """Drop what earlier tests pushed: the same identities, which a test searches for in every byte of the server."""
+    with psycopg.connect(url, autocommit=True) as db:
+        names = db.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        for (name,) in names:
+            db.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+        db.execute("CHECKPOINT")
 
 
 def remains(folder: Path, needles: Needles) -> dict[str, int]:
