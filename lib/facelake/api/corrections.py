@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from facelake.api.access import Access
 from facelake.api.values import CorrectionRecord, from_row
@@ -76,15 +76,7 @@ class Corrections:
 
     def record(self, request: CorrectionRequest) -> CorrectionRecord:
         """Record a correction as a reviewer states it."""
-        named = CorrectionRequest(
-            request.kind,
-            request.identity,
-            request.other,
-            request.faces,
-            request.reason,
-            request.reviewer or self.reviewer,
-            request.supersede,
-        )
+        named = replace(request, reviewer=request.reviewer or self.reviewer)
         with self.access.write("correct") as context:
             row = record_correction(context, named)
         return from_row(CorrectionRecord, row | {"counts": True})

@@ -15,11 +15,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from facelake.bench.memory import own_bytes
 from facelake.contracts import F32
 from facelake.matcher import Gallery
-from facelake.matcher.identities import FlatIdentities, Identities, MappedIdentities
-from facelake.publish.template_files import VectorFiles, Vectors
+from facelake.matcher.identities import identities_of
+from facelake.publish.template_files import Vectors
 from facelake.publish.template_index import FLAT_UP_TO, IndexFacts, flat_index, read_index
 from facelake.stages.sharing.index_files import INDEX, IndexWriter
 from facelake.vectors import unit_rows
@@ -45,18 +44,14 @@ def compare_search(identities: int, dim: int, probes: int, k: int, rounds: int) 
 
     Returns:
         `client_per_s`, `faiss_per_s`, `ratio`; `best_agree`: share of probes with the same best identity; `index`: what
-        the manifest says of it; `build_s`; `client_bytes` and `faiss_bytes`: memory that each keeps, mapped files not
-        counted.
+        the manifest says of it; `build_s`: seconds that writing the index took.
     """
     generator = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
         vectors, build_s, facts = _export(generator, identities, dim, Path(folder))
         own = vectors.templates[np.sort(generator.integers(0, identities, probes))]
         queries = unit_rows(own + unit_rows(generator.standard_normal((probes, dim), np.float32)))
-        kept = -own_bytes()
-        gallery = Gallery(_MANIFEST, _identities(Path(folder), vectors, facts))
-        gallery.search(queries[:1], _MODEL, k)
-        kept += own_bytes()
+        gallery = Gallery(_MANIFEST, identities_of(vectors, read_index(Path(folder) / INDEX), facts))
         flat = flat_index(vectors.templates)
         agree = _agreement(gallery, flat, vectors.ids, queries)
         ours: list[float] = []
@@ -70,17 +65,17 @@ def compare_search(identities: int, dim: int, probes: int, k: int, rounds: int) 
         **{"identities": identities, "dim": dim, "probes": probes, "k": k, "rounds": rounds},
         **{name: round(rate, 1) for name, rate in figures.items()},
         **{"ratio": ratio, "best_agree": agree, "index": facts.as_json(), "build_s": round(build_s, 1)},
-        **{"client_bytes": kept, "faiss_bytes": 4 * identities * dim},
     }
 
 
 def _export(
     generator: np.random.Generator, identities: int, dim: int, folder: Path
 ) -> tuple[Vectors, float, IndexFacts]:
-    """Write the files of an export of random templates; returns them mapped, and the seconds that it took."""
-    files, ids = VectorFiles(folder), [f"id-{i:08d}" for i in range(identities)]
-    writer = IndexWriter(folder, identities)
-    began = 0.0
+    """Write the index files of an export of random templates; returns the vectors, mapped if they are many, and the
+    seconds that the writing took.
+    """
+    ids = [f"id-{i:08d}" for i in range(identities)]
+    writer, parts, seconds = IndexWriter(folder, identities), list[Vectors](), 0.0
     for start in range(0, identities, _PART):
         count = min(_PART, identities - start)
         templates = unit_rows(generator.standard_normal((count, dim), np.float32))
@@ -88,20 +83,13 @@ def _export(
         part = Vectors(ids[start : start + count], templates, near.astype(np.float16), np.arange(count + 1))
         before = time.perf_counter()
         writer.add_vectors(part)
-        began += time.perf_counter() - before
+        seconds += time.perf_counter() - before
         if identities <= FLAT_UP_TO:
-            files.add(part)
-    list(files.close())
+            parts.append(part)
     before = time.perf_counter()
     facts, _ = writer.finish()
-    return Vectors.mapped(folder, ids, dim), began + time.perf_counter() - before, facts
-
-
-def _identities(folder: Path, vectors: Vectors, facts: IndexFacts) -> Identities:
-    index = read_index(folder / INDEX)
-    if facts.kind == "flat":
-        return FlatIdentities(vectors, index)
-    return MappedIdentities(vectors, index, facts.candidates)
+    seconds += time.perf_counter() - before
+    return Vectors.concat(parts, dim) if parts else Vectors.mapped(folder, ids, dim), seconds, facts
 
 
 def _agreement(gallery: Gallery, flat: faiss.Index, ids: Sequence[str], probes: F32) -> float:

@@ -58,14 +58,6 @@ class PeakMemory:
         return sum(read for read, _ in self._moved.values()), sum(written for _, written in self._moved.values())
 
 
-def own_bytes() -> int:
-    """Return the memory of this process that is not of mapped files."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def own_peak_bytes() -> int:
     """Return the largest resident set of this process since the last `reset_own_peak`."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -27,6 +27,10 @@ class ByGroup:
         order = np.argsort(group, kind="stable")
         return cls(order, np.searchsorted(group[order], np.arange(count + 1)))
 
+    def of_group(self, group: int) -> I64:
+        """Return the positions of the items of one group, ascending."""
+        return self.order[self.start[group] : self.start[group + 1]]
+
     def members(self, groups: I64) -> tuple[I64, I64]:
         """Return the positions (m,) of the items of some groups, and the place (m,) of each one's group in `groups`."""
         counts = self.start[groups + 1] - self.start[groups]

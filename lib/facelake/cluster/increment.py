@@ -159,7 +159,7 @@ def _compared(means: F32, vectors: F32, seed: int) -> Iterator[tuple[I32, I32]]:
     probes = nearest(vectors, cells, _CELL_PROBES)
     asking = ByGroup.of(probes.ravel().astype(np.int64), len(cells))
     for cell in range(len(cells)):
-        names, rows = (by.members(np.array([cell]))[0] for by in (by_cell, asking))
+        names, rows = by_cell.of_group(cell), asking.of_group(cell)
         if len(names) and len(rows):
             yield names.astype(np.int32), (rows // probes.shape[1]).astype(np.int32)
 

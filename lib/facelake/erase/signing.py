@@ -11,8 +11,6 @@ import base64
 import binascii
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from facelake.erase.key_files import create_key_file
 from facelake.errors import ConfigError
 
 _ALGORITHM = "ed25519"
@@ -119,17 +118,8 @@ def verify(body: Mapping[str, Any], signature: object, key: str | None = None) -
 
 
 def _create(path: Path) -> None:
-    """Create a key file atomically; a file that another process created first is kept."""
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".key-") as file:  # created with mode 0600
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
-        try:
-            os.link(file.name, path)
-        except FileExistsError:
-            return
+    create_key_file(path, pem)
 
 
 def _canonical(body: Mapping[str, Any]) -> bytes:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
-import tempfile
 from pathlib import Path
 
+from facelake.erase.key_files import create_key_file
 from facelake.errors import ConfigError
 
 _BYTES = 32
@@ -30,7 +29,7 @@ def read_hash_key(path: str | Path, *, create: bool = False) -> bytes:
     where = Path(path).expanduser()
     try:
         if create and not where.exists():
-            _create(where)
+            create_key_file(where, secrets.token_hex(_BYTES).encode())
         text = where.read_bytes()
     except OSError as err:
         what = f"the key of this lake's hashes cannot be read: {err.strerror or err}"
@@ -53,16 +52,3 @@ def hashing_key(key: bytes, salt: bytes) -> bytes:
 def check_value(key: bytes, salt: bytes) -> str:
     """Return what the lake stores to recognise its key; the key cannot be computed from it."""
     return hmac.new(key, b"facelake check value\0" + salt, hashlib.sha256).hexdigest()[:32]
-
-
-def _create(path: Path) -> None:
-    """Create a key file atomically; a file that another process created first is kept."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".key-") as file:  # created with mode 0600
-        file.write(secrets.token_hex(_BYTES).encode())
-        file.flush()
-        os.fsync(file.fileno())
-        try:
-            os.link(file.name, path)
-        except FileExistsError:
-            return

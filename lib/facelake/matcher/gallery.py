@@ -24,7 +24,7 @@ from facelake.contracts import F32, F64, reference
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.lake.store import open_store
 from facelake.matcher.copy_files import CheckedFiles, signed_manifest
-from facelake.matcher.identities import FlatIdentities, Identities, MappedIdentities
+from facelake.matcher.identities import Identities, identities_of
 from facelake.publish.template_files import Vectors
 from facelake.publish.template_index import facts_of, read_index
 from facelake.publish.thresholds import rate_at
@@ -319,6 +319,4 @@ def _identities(files: CheckedFiles, manifest: dict[str, Any], uri: str) -> Iden
             raise ValueError(f"the index has {index.ntotal} identities, the table {len(vectors.ids)}")
     except (ValueError, OSError) as err:
         raise Corrupt(str(err), where=uri, next_step="export again") from err
-    if facts.kind == "flat":
-        return FlatIdentities(vectors, index)
-    return MappedIdentities(vectors, index, facts.candidates)
+    return identities_of(vectors, index, facts)

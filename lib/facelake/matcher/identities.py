@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from facelake.contracts import F16, F32, I64
 from facelake.publish.template_files import Vectors
-from facelake.publish.template_index import Codes, flat_index
+from facelake.publish.template_index import Codes, IndexFacts, flat_index
 
 
 class Identities(Protocol):
@@ -114,23 +114,19 @@ class MappedIdentities:
         vectors: mapped, by ascending id.
         index: codes of their templates.
         candidates: identities nearest by code whose similarity is computed.
-        left_out: rows that were removed or replaced since, ascending.
+        left_out: rows that were removed or replaced since.
         changed: identities that were added or replaced since.
     """
 
     vectors: Vectors
     index: faiss.Index
     candidates: int
-    left_out: I64 = field(default_factory=lambda: np.zeros(0, np.int64))
+    left_out: frozenset[int] = frozenset()
     changed: FlatIdentities | None = None
 
     @cached_property
     def _row_of(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.vectors.ids)}
-
-    @cached_property
-    def _gone(self) -> frozenset[int]:
-        return frozenset(self.left_out.tolist())
 
     @property
     def dim(self) -> int:
@@ -144,18 +140,18 @@ class MappedIdentities:
         if self.changed is not None and identity_id in self.changed:
             return True
         row = self._row_of.get(str(identity_id), -1)
-        return row >= 0 and row not in self._gone
+        return row >= 0 and row not in self.left_out
 
     def ids(self) -> list[str]:
         """Implements Identities."""
-        kept = [name for row, name in enumerate(self.vectors.ids) if row not in self._gone]
+        kept = [name for row, name in enumerate(self.vectors.ids) if row not in self.left_out]
         return sorted([*kept, *(self.changed.ids() if self.changed else ())])
 
     def templates(self, names: Sequence[str] | None = None) -> F32:
         """Implements Identities."""
         names = self.ids() if names is None else names
         rows = [self._row_of.get(name, -1) for name in names]
-        out = _templates_of(self.vectors, np.array([-1 if row in self._gone else row for row in rows], np.int64))
+        out = _templates_of(self.vectors, np.array([-1 if row in self.left_out else row for row in rows], np.int64))
         if self.changed is not None:
             here = [place for place, name in enumerate(names) if name in self.changed]
             out[here] = self.changed.templates([names[place] for place in here])
@@ -170,7 +166,7 @@ class MappedIdentities:
     def nearest(self, probes: F32, k: int) -> tuple[list[list[str]], F32]:
         """Implements Identities."""
         k = min(k, len(self))
-        similarity, rows = Codes(self.index, self.vectors.templates, self.candidates).search(probes, k, self._gone)
+        similarity, rows = Codes(self.index, self.vectors.templates, self.candidates).search(probes, k, self.left_out)
         names = [[self.vectors.ids[i] for i in found[found >= 0]] for found in rows]
         if self.changed is None:
             return names, similarity
@@ -185,11 +181,17 @@ class MappedIdentities:
     def updated(self, removed: Collection[str], rows: Vectors) -> MappedIdentities:
         """Implements Identities."""
         replaced = {*removed, *rows.ids}
-        gone = {row for name in replaced if (row := self._row_of.get(name)) is not None}
-        left_out = np.array(sorted(gone | self._gone), np.int64)
+        left_out = self.left_out | {row for name in replaced if (row := self._row_of.get(name)) is not None}
         before = self.changed.vectors.without(replaced) if self.changed else Vectors.concat([], self.dim)
         changed = FlatIdentities.of(Vectors.concat([before, rows], self.dim))
         return replace(self, left_out=left_out, changed=changed if len(changed) else None)
+
+
+def identities_of(vectors: Vectors, index: faiss.Index, facts: IndexFacts) -> Identities:
+    """Return the identities of an export: vectors in memory with a flat index, or mapped ones with codes."""
+    return (
+        FlatIdentities(vectors, index) if facts.kind == "flat" else MappedIdentities(vectors, index, facts.candidates)
+    )
 
 
 def _templates_of(vectors: Vectors, rows: I64) -> F32:

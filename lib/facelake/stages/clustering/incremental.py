@@ -126,7 +126,7 @@ def run_increment(night: Increment) -> Placed | None:
     exemplars = _Exemplars.of(night, left, arrived.vectors, measures)
     standing = _standing(night, home, left, exemplars, measures)
     placed = place(standing, arrived, measures.gate, measures.cuts, seed)
-    drift = exemplars.drift(measures)
+    drift = exemplars.drift()
     if drift > context.config.gallery.full_at_drift:
         return None
     row_of = np.cumsum(left) - 1  # identities that are taken apart or are gone have no row
@@ -195,12 +195,17 @@ def _standing(night: Increment, home: I64, left: Bool, exemplars: _Exemplars, me
 
 def _stored_means(night: Increment, wanted: Bool) -> Iterator[tuple[I64, F32]]:
     """Yield the numbers (k,) of wanted identities and their templates (k, dim) as stored, file by file."""
+    for at, rows in _active_rows(night, ["prototype"]):
+        yield at[wanted[at]], matrix_of(rows["prototype"], night.faces.dim)[wanted[at]]
+
+
+def _active_rows(night: Increment, names: list[str]) -> Iterator[tuple[I64, pa.Table]]:
+    """Yield the numbers (k,) of active identities and these columns of their rows, file by file."""
     start = 0
-    for rows in night.gallery.parts("identities", ["status", "prototype"]):
+    for rows in night.gallery.parts("identities", ["status", *names]):
         active = rows.filter(pc.equal(rows["status"], "active"))
-        at = night.rank[start : start + active.num_rows]
+        yield night.rank[start : start + active.num_rows], active
         start += active.num_rows
-        yield at[wanted[at]], matrix_of(active["prototype"], night.faces.dim)[wanted[at]]
 
 
 def _scores(night: Increment, left: Bool, labels: I64, vectors: F32) -> F32:
@@ -251,11 +256,8 @@ class _Exemplars:
 
     def blocks(self) -> Iterator[ExemplarBlock]:
         """Yield the exemplars of every group that stays; those of faces that are gone are left out."""
-        night, number, start = self.night, np.cumsum(self.left) - 1, 0
-        for rows in night.gallery.parts("identities", ["status", "exemplars", "exemplar_faces"]):
-            active = rows.filter(pc.equal(rows["status"], "active"))
-            at = night.rank[start : start + active.num_rows]
-            start += active.num_rows
+        night, number = self.night, np.cumsum(self.left) - 1
+        for at, active in _active_rows(night, ["exemplars", "exemplar_faces"]):
             owner = np.repeat(np.arange(len(at)), pc.list_value_length(active["exemplars"]).to_numpy())
             kept = self.left[at[owner]] & (night.faces.find(pc.list_flatten(active["exemplar_faces"])) >= 0)
             stored = pc.list_flatten(active["exemplars"]).filter(pa.array(kept))
@@ -273,14 +275,15 @@ class _Exemplars:
         chosen = block.vectors[block.first[group] + self.which[pairs] % shown]
         self.cosines.append(np.einsum("ij,ij->i", self.arrived[self.face[pairs]], chosen))
 
-    def drift(self, measures: Measures) -> float:
+    def drift(self) -> float:
         """How far the similarity of new faces and random exemplars lies from that of different people in the last full
         clustering, in its standard deviations. Call after `blocks` was read.
         """
         cosine = np.concatenate([np.zeros(0, np.float32), *self.cosines])
         if not len(cosine):
             return 0.0
-        return float(abs(np.median(cosine) - measures.cuts.impostor_mean) / max(measures.cuts.impostor_sd, 1e-3))
+        cuts = self.measures.cuts
+        return float(abs(np.median(cosine) - cuts.impostor_mean) / max(cuts.impostor_sd, 1e-3))
 
 
 def _retried(night: Increment, size: I64, measures: Measures) -> Bool:

@@ -188,8 +188,7 @@ class _RangeWriter:
         if path := self._work.identity_files.get(self._number):
             parts.append(self._work.read("identities", path, IDENTITIES.names))
         empty = plain(IDENTITIES).empty_table()
-        rows = pa.concat_tables([empty, *(part.cast(plain(IDENTITIES)) for part in parts)])
-        return rows if len(parts) == 1 and "rows" not in self._routed else rows.sort_by("identity_id")
+        return pa.concat_tables([empty, *(part.cast(plain(IDENTITIES)) for part in parts)])
 
     @cached_property
     def _old_members(self) -> pa.Table:

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.cluster.array_codec import encode
+from facelake.cluster.by_group import ByGroup
 from facelake.contracts import I64, U8, Bool, Receipt, is_of_model
 from facelake.engines.exchange import Exchange
 from facelake.lake.data_files import DataFile
@@ -214,20 +215,21 @@ class _Describer:
     def __init__(self, new: NewVersion, plan: Plan) -> None:
         self._new, self._plan = new, plan
         range_of_face = plan.range_of_group[new.standing.groups]
-        self._faces = _Partition.of(range_of_face)
-        self._groups = _Partition.of(plan.range_of_group)
-        self._known = _Partition.of(plan.range_of_group[plan.known_group])
+        ranges = 1 << plan.bits
+        self._faces = ByGroup.of(range_of_face, ranges)
+        self._groups = ByGroup.of(plan.range_of_group, ranges)
+        self._known = ByGroup.of(plan.range_of_group[plan.known_group], ranges)
         self._how = _how(new)
         self._former = _former(new)
         self._former_names = pa.array([*new.standing.tombstones, *new.standing.names], pa.string())
-        self._ended = _Partition.of(ranges_of(plan.ended["identity_id"], plan.bits))
+        self._ended = ByGroup.of(ranges_of(plan.ended["identity_id"], plan.bits), ranges)
         self._came_back = pa.array(new.result.came_back, pa.string())
-        self._returned = _Partition.of(ranges_of(new.result.came_back, plan.bits))
+        self._returned = ByGroup.of(ranges_of(new.result.came_back, plan.bits), ranges)
 
     def of(self, number: int) -> bytes:
         """Return the description of one range; its groups are numbered by the order of their ids."""
         new, plan = self._new, self._plan
-        groups = self._groups.members(number)
+        groups = self._groups.of_group(number)
         names = np.array([new.result.identity_of_group[group] for group in groups.tolist()], object)
         order = np.argsort(names.astype(str), kind="stable")
         groups = groups[order]
@@ -237,7 +239,7 @@ class _Describer:
         def numbered(values: I64) -> pa.Array:
             return pa.array(by_number[np.searchsorted(ascending, values)])
 
-        faces, known = self._faces.members(number), self._known.members(number)
+        faces, known = self._faces.of_group(number), self._known.of_group(number)
         former = self._former[faces]
         return pack_tables(
             groups=pa.table(
@@ -266,36 +268,15 @@ class _Describer:
                     "group": numbered(plan.known_group[known]),
                 }
             ),
-            ended=plan.ended.take(pa.array(self._ended.members(number))),
+            ended=plan.ended.take(pa.array(self._ended.of_group(number))),
             returned=pa.table(
                 {
                     "identity_id": pa.array(
-                        [new.result.came_back[i] for i in self._returned.members(number)], pa.string()
+                        [new.result.came_back[i] for i in self._returned.of_group(number)], pa.string()
                     )
                 }
             ),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Partition:
-    """Positions by the range that each belongs to."""
-
-    order: I64
-    starts: I64
-
-    @classmethod
-    def of(cls, number: I64) -> _Partition:
-        """Sort positions by their range (n,)."""
-        order = np.argsort(number, kind="stable")
-        most = int(number.max(initial=-1)) + 2
-        return cls(order, np.searchsorted(number[order], np.arange(most + 1)))
-
-    def members(self, number: int) -> I64:
-        """Return the positions of a range, ascending."""
-        if number + 1 >= len(self.starts):
-            return self.order[:0]
-        return self.order[self.starts[number] : self.starts[number + 1]]
 
 
 def _how(new: NewVersion) -> U8:
