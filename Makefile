@@ -8,7 +8,7 @@ test:         ## set up, run all checks and the tests, as CI does
 	bash infra/test.sh
 
 lint:         ## formatting, lint, types, import contracts
-	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/codespell
+	.venv/bin/ruff format --check . && .venv/bin/ruff check . && .venv/bin/codespell .github conf docs infra jobs lib tests *.md pyproject.toml
 	.venv/bin/mypy && .venv/bin/lint-imports --no-logo
 
 format:       ## format the code

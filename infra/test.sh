@@ -20,7 +20,7 @@ needs g++ g++ "the test of compiled sampling"
 say "ruff, codespell, mypy --strict, import contracts"
 .venv/bin/ruff format --check --quiet .
 .venv/bin/ruff check --quiet .
-.venv/bin/codespell
+.venv/bin/codespell .github conf docs infra jobs lib tests ./*.md pyproject.toml   # not the lakes that a user makes here
 .venv/bin/mypy
 .venv/bin/lint-imports --no-logo | tail -n 6
 say "tests"
