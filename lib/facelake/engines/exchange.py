@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+_T = TypeVar("_T")
 Block = tuple[int, bytes]
 """A key (int64) and the bytes that are sent to it."""
 Emit = Callable[[int], Iterable[Block]]
@@ -36,18 +39,34 @@ class Exchange(Protocol):
 
 
 class LocalExchange:
-    """Runs every task in this process, one after the other: the reference, and the engine of small corpora."""
+    """Runs every task in this process: the reference, and the engine of small corpora."""
+
+    def __init__(self, threads: int = 1) -> None:
+        """Run tasks one after the other, or on some threads, for tasks that mostly read and write files."""
+        self._threads = threads
 
     def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
-        """Run the tasks in the order of their items and keys; `keys` is ignored."""
+        """Run the tasks; results are in the order of their items and keys. `keys` is ignored."""
         with threadpool_limits(1, "blas"):  # one thread per task as on Spark, so that sums have the same order
-            blocks = [block for item in items for block in first(item)]
+            blocks = self._each(lambda item: list(first(item)), items)
             for reduce in then:
                 by_key: dict[int, list[bytes]] = defaultdict(list)
                 for key, body in blocks:
                     by_key[key].append(body)
-                blocks = [block for key in sorted(by_key) for block in reduce(key, by_key[key])]
+                tasks = [partial(_reduced, reduce, key, by_key[key]) for key in sorted(by_key)]
+                del blocks, by_key
+                blocks = self._each(lambda task: task(), tasks)
         return blocks
+
+    def _each(self, function: Callable[[_T], list[Block]], tasks: Sequence[_T]) -> list[Block]:
+        if self._threads == 1:
+            return [block for task in tasks for block in function(task)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return [block for blocks in pool.map(function, tasks) for block in blocks]
 
     def close(self) -> None:
         """Do nothing: no engine was started."""
+
+
+def _reduced(reduce: Reduce, key: int, bodies: list[bytes]) -> list[Block]:
+    return list(reduce(key, bodies))

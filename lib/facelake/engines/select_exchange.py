@@ -8,7 +8,7 @@ from facelake.config import SparkSection
 from facelake.engines.exchange import Exchange, LocalExchange
 
 
-def open_exchange(section: SparkSection, faces: int, scratch: str | None = None) -> Exchange:
+def open_exchange(section: SparkSection, faces: int, scratch: str | None = None, *, threads: int = 1) -> Exchange:
     """Return the engine for this many faces.
 
     This process, where starting a local Spark would take longer than the work; otherwise Spark.
@@ -17,13 +17,14 @@ def open_exchange(section: SparkSection, faces: int, scratch: str | None = None)
         section: the config's `spark` section.
         faces: how many faces will be clustered.
         scratch: local folder for shuffle files, as in `start_spark`.
+        threads: tasks at once where this process runs them.
 
     Raises:
         Retryable: Spark cannot be started.
     """
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # set by spark-submit: the JVM runs already
     if section.master.startswith("local") and faces < section.in_process_below and not submitted:
-        return LocalExchange()
+        return LocalExchange(threads)
     from facelake.engines import spark_cluster, spark_session  # importing PySpark takes a second
 
     return spark_cluster.SparkExchange(spark_session.start_spark(section, scratch=scratch), section.partitions)

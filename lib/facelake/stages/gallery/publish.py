@@ -6,6 +6,8 @@ versions of the three gallery tables; until that row is committed they see versi
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +30,7 @@ from facelake.stages.gallery.version_builder import WORK, NewVersion, Written, b
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 
 _GALLERY_TABLES = ("identities", "memberships")
+_THREADS = 4  # each holds a range: about 150 MB
 
 
 def publish(context: Context) -> StageResult:
@@ -91,7 +94,8 @@ def _commit_tables(context: Context, new: NewVersion) -> None:
     """Write and commit identities, memberships and changes; readers do not see them before they are pinned."""
     lake, spark = context.lake, context.config.spark
     plan = plan_version(new)
-    exchange = open_exchange(spark, int(plan.read.sum()), str(scratch_dir(lake.uri)))
+    threads = min(os.cpu_count() or 1, _THREADS)
+    exchange = open_exchange(spark, int(plan.read.sum()), str(scratch_dir(lake.uri)), threads=threads)
     written = build_version(new, plan, exchange)
     _check_counts(new, written)
     context.check_lease()

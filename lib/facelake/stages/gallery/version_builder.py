@@ -315,8 +315,6 @@ def _work(new: NewVersion, plan: Plan, store: ObjectStore) -> RangeWork:
     by_range = {
         table: {own[1]: file.path for file, own in files[table] if own and own[0] == plan.bits} for table in files
     }
-    targets = set(plan.targets.tolist())
-    moved = np.unique(ranges_of([new.standing.names[i] for i in plan.known_identity.tolist()], plan.bits))
     return RangeWork(
         lake=context.lake.uri,
         s3=context.lake.s3.model_dump_json(),
@@ -331,14 +329,14 @@ def _work(new: NewVersion, plan: Plan, store: ObjectStore) -> RangeWork:
         purpose=context.config.purpose,
         model_digest=context.model_digest,
         lineage=tuple(context.lineage),
-        items=tuple(_items(new, plan, targets, set(moved.tolist()))),
+        items=tuple(_items(new, plan)),
         targets=tuple(plan.targets.tolist()),
         identity_files=by_range["identities"],
         membership_files=by_range["memberships"],
     )
 
 
-def _items(new: NewVersion, plan: Plan, targets: set[int], moved: set[int]) -> Iterator[Item]:
+def _items(new: NewVersion, plan: Plan) -> Iterator[Item]:
     """Yield the files to route: faces in chunks; previous rows that may belong to another range."""
     wanted = set(_face_files(new))
     paths: list[str] = []
@@ -352,9 +350,23 @@ def _items(new: NewVersion, plan: Plan, targets: set[int], moved: set[int]) -> I
             paths, rows = [], 0
     if paths:
         yield Item("faces", tuple(paths))
+    faces_leave, templates_leave = _left_ranges(new, plan)
     for file, own in _files(new)["memberships"]:
-        if _is_stray(file, plan.bits) or (own and own[1] in targets):
+        if _is_stray(file, plan.bits) or (own and own[1] in faces_leave):
             yield Item("memberships", (file.path,))
     for file, own in _files(new)["identities"]:
-        if _is_stray(file, plan.bits) or (own and own[1] in moved):
+        if _is_stray(file, plan.bits) or (own and own[1] in templates_leave):
             yield Item("identities", (file.path,))
+
+
+def _left_ranges(new: NewVersion, plan: Plan) -> tuple[set[int], set[int]]:
+    """Return the ranges that faces leave whose vectors are not read, and those that templates leave.
+
+    Only their files are routed: most identities stay in their range, and its task reads its own files.
+    """
+    standing = new.standing
+    home = np.append(ranges_of(standing.names, plan.bits), -1)  # the last one: faces without an identity
+    before, now = home[standing.previous], plan.range_of_group[standing.groups]
+    faces = np.unique(before[(before >= 0) & ~plan.read & (before != now)])
+    before, now = home[plan.known_identity], plan.range_of_group[plan.known_group]
+    return set(faces.tolist()), set(np.unique(before[before != now]).tolist())

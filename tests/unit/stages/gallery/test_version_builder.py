@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from facelake.bench.synthetic_lake import Population, add_faces, write_groups
+from facelake.bench.synthetic_lake import Population, add_faces, completed_rows, write_groups
 from facelake.config import Config, load_config
+from facelake.contracts import GROUPS
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
 from facelake.errors import Corrupt
 from facelake.nightly import reading, writing
@@ -82,9 +83,44 @@ def test_the_same_rows_whatever_divides_the_work(
         monkeypatch.setattr(version_builder, "_ROWS_PER_ITEM", 1)
     if way == "shuffled blocks":
         monkeypatch.setattr(version_builder, "bits_for", lambda *_: 3)
-        monkeypatch.setattr(publish_module, "open_exchange", lambda *_: Shuffled())
+        monkeypatch.setattr(publish_module, "open_exchange", lambda *_, **__: Shuffled())
     made = tables(runs(tmp_path / "lake"))
     for name, rows in plain_run.items():
+        assert made[name].equals(rows), name
+
+
+def churned(folder: Path) -> dict[str, pa.Table]:
+    """A lake after incremental runs in which identities merge, fall apart and lose single faces."""
+    config = load_config(lake=str(folder))
+    with writing(config, "test") as context:
+        add_faces(context, PEOPLE, 0, PEOPLE.faces)
+    for number in range(4):
+        identity = PEOPLE.identity_of(0, PEOPLE.faces)
+        kind, face = identity % 10, np.arange(PEOPLE.faces)
+        if number in (1, 3):
+            identity = np.where(kind == 1, identity - 1, identity)  # two identities become one
+            identity = np.where((kind == 5) & (face % 2 == 0), identity + 10_000, identity)  # one falls apart
+            identity = np.where((kind == 7) & (face % 4 == 0), identity - 1, identity)  # faces go to another
+        with writing(config, "test") as context:
+            table = context.lake["groups"]
+            rows = {"face_id": [f"{n:032x}" for n in face], "group_id": identity, "score": np.ones(len(face), "f4")}
+            table.commit([table.stage(completed_rows(rows, GROUPS))], table.snapshot().files)
+            StageRun(context, "cluster").finish({}, "test", {"mode": "increment" if number else "full"})
+            publish(context)
+    return tables(config)
+
+
+@pytest.mark.parametrize("way", ["many ranges", "threads", "shuffled blocks"])
+def test_faces_and_templates_that_change_their_range(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(version_builder, "bits_for", lambda *_: 0)
+    exchange = {"many ranges": LocalExchange(), "threads": LocalExchange(4), "shuffled blocks": Shuffled()}[way]
+    monkeypatch.setattr(publish_module, "open_exchange", lambda *_, **__: LocalExchange())
+    expected = churned(tmp_path / "one")
+    assert {"merged", "split", "created"} <= set(expected["changes"]["kind"].to_pylist())
+    monkeypatch.setattr(version_builder, "bits_for", lambda *_: 4)
+    monkeypatch.setattr(publish_module, "open_exchange", lambda *_, **__: exchange)
+    made = churned(tmp_path / "many")
+    for name, rows in expected.items():
         assert made[name].equals(rows), name
 
 
