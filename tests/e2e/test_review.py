@@ -55,10 +55,12 @@ def expect_status(page: Page, text: str) -> None:
 
 def wait_for_crops(page: Page) -> None:
     expect(page.locator("#work")).to_be_visible(timeout=20_000)
-    loaded = "[...document.querySelectorAll('.faces img')].filter(i => !(i.complete && i.naturalWidth === 192)).length"
+    loaded = "[...document.querySelectorAll('#columns .faces img')].filter(i => !(i.complete && i.naturalWidth === 192)).length"
     for _ in range(300):
         # images load lazily; in one call, since the page may draw the list again between two
-        page.evaluate("document.querySelectorAll('.faces li:last-child').forEach(item => item.scrollIntoView())")
+        page.evaluate(
+            "document.querySelectorAll('#columns .faces li:last-child').forEach(item => item.scrollIntoView())"
+        )
         if page.evaluate(loaded) == 0:
             page.evaluate("document.getElementById('desk').scrollTo(0, 0)")
             return
@@ -156,6 +158,46 @@ def check_layouts(page: Page, folder: Path) -> None:
     page.keyboard.press("Escape")
 
 
+def browse_identities(page: Page, folder: Path, world: World) -> None:
+    """List the identities, search for one, look at its faces and why they are together, and go to its review."""
+    page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+    page.keyboard.press("i")
+    rows = page.locator("#identities button")
+    expect(rows.first).to_contain_text(world.merged, timeout=20_000)
+    expect(rows.first).to_have_attribute("data-identity", world.merged)
+    expect(page.locator("#identity-count")).to_contain_text("identities listed")
+    page.locator("#listing").select_option("subject")
+    typed = page.get_by_role("textbox", name="Subject reference")
+    typed.press_sequentially("<img src=x onerror=alert(1)>?")  # its letters are keys of answers elsewhere
+    page.keyboard.press("Enter")
+    expect(page.locator("#identity-count")).to_contain_text("No identity that may be shown", timeout=20_000)
+    page.locator("#listing").select_option("identity")
+    page.get_by_role("textbox", name="Identity id").fill(world.twins[0])
+    page.get_by_role("button", name="Search").click()
+    expect(rows).to_have_count(1, timeout=20_000)
+    rows.first.click()
+    expect(page.locator("#person-title")).to_have_text(world.twins[0], timeout=20_000)
+    assert page.evaluate("location.hash") == f"#identity/{world.twins[0]}"
+    faces = page.locator("#dated button")
+    expect(faces.first.locator("img")).to_have_js_property("naturalWidth", 192, timeout=20_000)
+    faces.last.click()
+    expect(page.locator("#person-why-texts")).to_contain_text("weakest link", timeout=20_000)
+    expect(page.locator("#person-why-path img").last).to_have_js_property("naturalWidth", 192, timeout=20_000)
+    assert_accessible(page, "identity")
+    page.screenshot(path=folder / "review-identity.png")
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.screenshot(path=folder / "review-identity-phone.png")
+    page.set_viewport_size(WIDE)  # type: ignore[arg-type]
+    page.evaluate(f"location.hash = '#identity/{world.merged}'")
+    expect(page.locator("#person-title")).to_have_text(world.merged, timeout=20_000)
+    page.get_by_role("button", name="Split, reject or confirm").click()
+    wait_for_crops(page)
+    assert page.evaluate("location.hash") == f"#two_people/{world.merged}"
+    page.keyboard.press("i")
+    expect(page.locator("#question-list")).to_be_visible()
+
+
 def test_a_review_session(demo_lake: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     assert chromium, "Chromium is missing: bash infra/test.sh installs it"
@@ -173,6 +215,7 @@ def test_a_review_session(demo_lake: Path, tmp_path: Path) -> None:
         assert page.evaluate("location.hash") == f"#two_people/{world.merged}"
         assert page.evaluate("document.cookie") == ""
         check_layouts(page, tmp_path)
+        browse_identities(page, tmp_path, world)
         split_by_keyboard(page, demo_lake, world)
         split_by_mouse(page, demo_lake)
         contradict(page, demo_lake, world, tmp_path)

@@ -19,7 +19,7 @@ from facelake.nightly import reading, writing
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.gallery.analytics import analyse
 from facelake.stages.gallery.corrections import CorrectionRequest
-from facelake.stages.review import answers, questions, views
+from facelake.stages.review import answers, browser, person, questions, views
 from facelake.stages.review.session import ReviewSession
 
 _VIEWED = 20  # identities that are viewed
@@ -66,6 +66,7 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
     pairs = [(n["identity_id"], n["nearest_id"]) for n in names[1:] if n["nearest_id"]]
     figures["pair_s"] = _median([partial(views.view_pair, session, a, b) for a, b in pairs])
     figures["queue_s"] = _median([partial(questions.queue, session)] * 5)
+    figures |= _time_browser(session, [n["identity_id"] for n in names[1:]])
     version, (a, b) = session.state().gallery.version, pairs[0]
     request = CorrectionRequest(Verdict.DISTINCT, a, b, reason="a benchmark", reviewer="bench")
     correction = timed("answer_s", lambda: answers.answer(session, request, version))
@@ -78,6 +79,18 @@ def time_review(config: Config, faces: int, emit: Listener) -> dict[str, Any]:
         "questions": queue.total,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def _time_browser(session: ReviewSession, names: Sequence[str]) -> dict[str, float]:
+    """Return the seconds of the first and later pages of lists, of searches, and of one identity's faces over time."""
+    page = partial(browser.browse, session)
+    figures = {"first_list_s": _median([partial(page, browser.Listing.LARGEST)])}
+    figures["list_s"] = _median([partial(page, browser.Listing.NEWEST, after=24 * n) for n in range(5)])
+    figures["person_s"] = _median([partial(person.person, session, name) for name in names])
+    image = person.person(session, names[0]).faces[0].image_id
+    for listing, text in ((browser.Listing.PHOTO, image), (browser.Listing.SUBJECT, image.partition("/")[0])):
+        figures[f"search_{listing}_s"] = _median([partial(page, listing, text)])
+    return figures
 
 
 def _median(works: Sequence[Callable[[], Any]]) -> float:

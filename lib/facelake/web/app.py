@@ -12,7 +12,7 @@ from facelake.config import package_dir
 from facelake.contracts import Verdict
 from facelake.errors import Busy, ConfigError, Contradiction, FacelakeError, Refused
 from facelake.stages.gallery.corrections import CorrectionRequest
-from facelake.stages.review import answers, questions, views
+from facelake.stages.review import answers, browser, person, questions, views
 from facelake.stages.review.session import ReviewSession
 from facelake.web import bodies
 from facelake.web.guard import Keys
@@ -91,6 +91,18 @@ def _read_routes(app: FastAPI, session: ReviewSession) -> None:
     @app.get("/api/pair")
     def pair(a: bodies.Name, b: bodies.Name, at_a: Offset = 0, at_b: Offset = 0, limit: Limit = 60) -> views.View:
         return views.view_pair(session, a, b, (at_a, at_b), limit)
+
+    @app.post("/api/identities")  # what is searched for may name a person: it is sent in the body, not in the address
+    def identities(body: bodies.BrowseIn) -> browser.IdentityPage:
+        return browser.browse(session, browser.Listing(body.listing), body.text, body.after, body.limit)
+
+    @app.get("/api/person")
+    def one_identity(a: bodies.Name, at: Offset = 0, limit: Limit = 60) -> person.Person:
+        return person.person(session, a, at, limit)
+
+    @app.get("/api/why")
+    def why(a: bodies.Name, face: bodies.Name, other: bodies.Name | None = None) -> person.Why:
+        return person.why(session, a, face, other)
 
     @app.get("/api/face/{face_id}", response_model=None)
     def face(face_id: str) -> Response:

@@ -51,6 +51,15 @@ class SkipIn(_Request):
     other: Name | None = None
 
 
+class BrowseIn(_Request):
+    """Which identities to list, and from where on."""
+
+    listing: Literal["largest", "newest", "changed", "identity", "subject", "photo"]
+    text: Annotated[str, Field(max_length=200)] = ""
+    after: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
+    limit: Annotated[int, Field(ge=1, le=100)] = 24
+
+
 class SessionOut(_Response):
     """The reviewer, the purpose, and the gallery under review."""
 

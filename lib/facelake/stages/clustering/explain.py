@@ -50,7 +50,7 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
         pair = face_pair(members.vectors[at], members.quality[at], known.gate, known.cuts)
         path = widest_path(members.vectors, members.quality, known.gate, at[0], at[1])
         result |= {"pair": as_dict(pair), "path": as_dict(path) | {"faces": [members.ids[i] for i in path.faces]}}
-        lines += [_pair_text(pair), _path_text(path, known.cuts)]
+        lines += pair_texts(pair, path, known.cuts)
     if groups[0] != groups[1]:
         second_group = (members.group == groups[1]).astype(np.int64)
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
@@ -58,16 +58,22 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
         lines.append(_groups_text(both))
     decided = _decided(context.lake, first, second)
     result |= {"corrections": [row["seq"] for row in decided]}
-    lines += [_correction_text(row) for row in decided]
+    lines += [correction_text(row) for row in decided]
     return result | {"said": lines, "calibration": known.cuts.manifest()}
 
 
 def _decided(lake: Lake, first: str, second: str) -> list[dict[str, Any]]:
-    """Return the corrections in force that name faces of both, whichever side they are on: these decide, not scores."""
     rows = in_force(lake["corrections"].read().to_pylist())
-    if not rows:
-        return []
-    sides = [_faces_of(lake, item) for item in (first, second)]
+    return deciding(rows, [_faces_of(lake, item) for item in (first, second)]) if rows else []
+
+
+def deciding(rows: list[Any], sides: list[set[str]]) -> list[dict[str, Any]]:
+    """Return the corrections that name faces of both sides, in either order: these decide, not scores.
+
+    Args:
+        rows: corrections in force.
+        sides: two sets of face ids.
+    """
     decided = []
     for row in rows:
         a, b = set(row["faces_a"] or ()), set(row["faces_b"] or ())
@@ -84,7 +90,13 @@ def _faces_of(lake: Lake, item: str) -> set[str]:
     return faces
 
 
-def _correction_text(row: dict[str, Any]) -> str:
+def pair_texts(pair: FacePair, path: Path, cuts: Calibration) -> list[str]:
+    """Return sentences on the similarity of two faces, and on the strongest connection between them."""
+    return [_pair_text(pair), _path_text(path, cuts)]
+
+
+def correction_text(row: dict[str, Any]) -> str:
+    """Return a sentence on the effect of a correction between two faces or identities."""
     joins = row["kind"] in (Verdict.MERGE, Verdict.CONFIRM)
     effect = "one person" if joins else "two people"
     reason = f" ({row['reason']})" if row["reason"] else ""

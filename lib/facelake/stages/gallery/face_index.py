@@ -6,6 +6,7 @@ read once per gallery version from four columns and holds about 60 bytes per fac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,10 @@ from facelake.publish.matching import places
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery
 
-_FACE = ("face_id", "image_id", "content_sha256", "box", "quality", "embedding", "covers", "corpus_file", "corpus_row")
+DISPLAYED = ("face_id", "image_id", "content_sha256", "box", "quality", "covers", "corpus_file", "corpus_row")
+"""columns of table `faces` with which a face is displayed; without its embedding"""
 _ADMITTED = ("image_id", "source_id", "subject_ref", "corpus_file", "admitted", "purpose")
+_PHOTO = ("image_id", "corpus_file", "captured_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class FaceIndex:
     """(n,)"""
     score: F32
     """(n,) similarity to the identity's template when the face was assigned to it"""
+    how: pa.DictionaryArray
+    """(n,) how the face was assigned; a few distinct values"""
     file: I64
     """(n,) number in `files`; -1 where the face is no longer in the table"""
     row: I64
@@ -43,7 +48,7 @@ class FaceIndex:
     @classmethod
     def of(cls, lake: Lake, gallery: Gallery) -> FaceIndex:
         """Read the memberships of a gallery and the row positions of its faces."""
-        members = gallery.read("memberships", ["face_id", "identity_id", "score"])
+        members = gallery.read("memberships", ["face_id", "identity_id", "score", "how"])
         identities = members["identity_id"].combine_chunks().dictionary_encode()
         code = identities.indices.to_numpy()
         order = np.argsort(code, kind="stable")
@@ -65,6 +70,7 @@ class FaceIndex:
             starts,
             ids,
             members["score"].to_numpy()[order],
+            members["how"].combine_chunks().dictionary_encode().take(pa.array(order)),
             np.where(exists, file[at], -1) if len(at) else no_row,
             row[at] if len(at) else no_row,
             tuple(item.path for item, _ in parts),
@@ -78,10 +84,13 @@ class FaceIndex:
         at = np.arange(self.starts[number], self.starts[number + 1])
         return at[np.argsort(-self.score[at], kind="stable")]
 
-    def faces(self, lake: Lake, at: I64) -> pa.Table:
-        """Return the rows of the faces table at positions (m,), in that order, without faces that no longer exist."""
-        at = at[self.file[at] >= 0]
-        return pick_scattered(lake.store, "faces", self.files, self.file[at], self.row[at], _FACE)
+    def present(self, at: I64) -> I64:
+        """Return those of positions (m,) whose faces still exist, in the same order."""
+        return at[self.file[at] >= 0]
+
+    def faces(self, lake: Lake, at: I64, columns: Sequence[str] = DISPLAYED) -> pa.Table:
+        """Return the rows of the faces table at positions (m,) of faces that exist, in that order."""
+        return pick_scattered(lake.store, "faces", self.files, self.file[at], self.row[at], columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,12 @@ class ReviewableIdentities:
     """The active identities of a gallery version that may be used for one purpose, and the positions of their rows."""
 
     place: dict[str, int]
+    names: pa.ChunkedArray
+    """(n,) identity ids, in the order of `place`"""
+    size: I64
+    """(n,) faces"""
+    first_version: I64
+    """(n,) gallery version that created the identity"""
     file: I64
     row: I64
     files: tuple[str, ...]
@@ -97,19 +112,22 @@ class ReviewableIdentities:
 
     @classmethod
     def of(cls, gallery: Gallery, purpose: str) -> ReviewableIdentities:
-        """Read the ids, states and purposes of the identities."""
+        """Read the ids, states, sizes and purposes of the identities."""
         table = gallery.lake["identities"]
         snapshot = table.snapshot(gallery.row["identities_version"])
         place: dict[str, int] = {}
         merged: dict[str, str] = {}
         file, row = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        chosen: list[pa.Table] = []
         base = 0
-        columns = ["identity_id", "status", "merged_into", "purposes"]
+        kept = ["identity_id", "size", "first_version"]
+        columns = [*kept, "status", "merged_into", "purposes"]
         for number, (_, rows) in enumerate(table.parts(columns, snapshot)):
             active = np.asarray(pc.equal(rows["status"], "active"))
             allowed = _lists_with(rows["purposes"], purpose)
             reviewable = np.flatnonzero(active & allowed)
-            names = rows["identity_id"].take(pa.array(reviewable)).to_pylist()
+            chosen.append(rows.select(kept).take(pa.array(reviewable)))
+            names = chosen[-1]["identity_id"].to_pylist()
             place.update(zip(names, range(base, base + len(names)), strict=True))
             file.append(np.full(len(reviewable), number))
             row.append(reviewable)
@@ -117,7 +135,11 @@ class ReviewableIdentities:
             gone = rows.filter(pc.is_valid(rows["merged_into"])).select(["identity_id", "merged_into"])
             merged.update(zip(*(column.to_pylist() for column in gone.columns), strict=True))
         files = tuple(item.path for item in snapshot.files)
-        return cls(place, np.concatenate(file), np.concatenate(row), files, merged)
+        empty = pa.schema([("identity_id", pa.string()), ("size", pa.int64()), ("first_version", pa.int64())])
+        facts = pa.concat_tables([empty.empty_table(), *chosen])
+        size, first = (np.asarray(facts[name].to_numpy(), np.int64) for name in ("size", "first_version"))
+        where = np.concatenate(file), np.concatenate(row), files
+        return cls(place, facts["identity_id"], size, first, *where, merged)
 
     def templates(self, lake: Lake, names: list[str]) -> F32:
         """Return the templates (n, dim) of reviewable identities."""
@@ -136,17 +158,33 @@ def _lists_with(column: pa.ChunkedArray, value: str) -> np.ndarray:
 
 
 def admissions_of_faces(lake: Lake, admissions: Snapshot, faces: pa.Table) -> pa.Table:
-    """Return per face (n,) the admission of its photo, in the order of the faces; nulls where there is none.
+    """Return per face (n,) the admission of its photo, in the order of the faces; nulls where there is none."""
+    return _rows_of_photos(lake, "admissions", admissions, faces, _ADMITTED)
 
-    A data file of admissions holds the rows of one corpus file in its order, and its name contains that file's key.
+
+def capture_times(lake: Lake, faces: pa.Table) -> pa.ChunkedArray:
+    """Return per face (n,) when its photo was taken, in the order of the faces; null where that is not known."""
+    return _rows_of_photos(lake, "images", lake["images"].snapshot(), faces, _PHOTO)["captured_at"]
+
+
+def _rows_of_photos(lake: Lake, table: str, snapshot: Snapshot, faces: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return per face (n,) the row of its photo in a table with one row per photo; nulls where there is none.
+
+    A data file of these tables holds the rows of one corpus file in its order, and its name contains that file's key.
+
+    Args:
+        table: admissions or images.
+        snapshot: its version.
+        faces: columns image_id, corpus_file and corpus_row.
+        columns: to return; image_id and corpus_file are among them.
     """
-    keys = {DataFileName.parse(item.path).corpus: number for number, item in enumerate(admissions.files)}
+    keys = {DataFileName.parse(item.path).corpus: number for number, item in enumerate(snapshot.files)}
     file = np.array([keys.get(corpus_key(name or ""), -1) for name in faces["corpus_file"].to_pylist()], np.int64)
     row = faces["corpus_row"].to_numpy().astype(np.int64)
-    rows_of = np.array([item.rows for item in admissions.files] or [0], np.int64)
+    rows_of = np.array([item.rows for item in snapshot.files] or [0], np.int64)
     known = np.flatnonzero((file >= 0) & (row >= 0) & (row < rows_of[np.maximum(file, 0)]))
-    paths = [item.path for item in admissions.files]
-    rows = pick_scattered(lake.store, "admissions", paths, file[known], row[known], _ADMITTED)
+    paths = [item.path for item in snapshot.files]
+    rows = pick_scattered(lake.store, table, paths, file[known], row[known], columns)
     back = np.full(len(file), -1, np.int64)
     back[known] = np.arange(len(known))
     rows = rows.take(pa.array(back, mask=back < 0))

@@ -7,15 +7,15 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
 
-from facelake.contracts import F32, I64
+from facelake.contracts import F32
 from facelake.errors import Busy, ConfigError, Corrupt, FacelakeError, Refused
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import open_images
@@ -26,7 +26,7 @@ from facelake.publish.similarity import evenly_spaced
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 from facelake.stages.core.face_crops import CropWorkers
-from facelake.stages.gallery.face_index import FaceIndex, ReviewableIdentities, admissions_of_faces
+from facelake.stages.gallery.face_index import DISPLAYED, FaceIndex, ReviewableIdentities, admissions_of_faces
 from facelake.stages.gallery.versions import Gallery, require_gallery
 from facelake.stages.governance.processing_register import require_assessment
 from facelake.stages.models.registry import limits_of
@@ -38,6 +38,10 @@ MAX_COMPARED = 2_000
 _STATE_MAX_AGE_S = 1.0  # gallery and ledger are read again after this time
 _CROP_PX = 192
 _CACHED_CROPS, _CACHED_SHEETS = 2_000, 8
+_REMEMBERED_LISTS = 6
+_REMEMBERED_FACES = 100_000  # that may be cropped and answered; each needs a few hundred bytes
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,8 @@ class ReviewSession:
         self._state_read_at = 0.0
         self._index: tuple[tuple[Any, ...], FaceIndex] | None = None
         self._sheets: OrderedDict[tuple[Any, ...], Sheet] = OrderedDict()
-        self._shown: dict[str, tuple[Sheet, int]] = {}
+        self._shown: OrderedDict[str, tuple[pa.Table, pa.Table, int]] = OrderedDict()
+        self._remembered: OrderedDict[tuple[Hashable, ...], object] = OrderedDict()
         self._crops: OrderedDict[str, bytes] = OrderedDict()
 
     @classmethod
@@ -171,26 +176,47 @@ class ReviewSession:
             if key in self._sheets:
                 self._sheets.move_to_end(key)
                 return self._sheets[key]
-        try:
-            sheet = self._read(state, identity)
-        except Corrupt:  # an erasure or a sweep rewrote data files since the index was built
-            with self._index_lock:
-                self._index = None
-            sheet = self._read(state, identity)
+        sheet = self.with_index(state, lambda index: self._read(state, index, identity))
         with self._lock:
             self._sheets[key] = sheet
             while len(self._sheets) > _CACHED_SHEETS:
                 self._sheets.popitem(last=False)
         return sheet
 
-    def _read(self, state: ReviewState, identity: str) -> Sheet:
-        lake, index = self.context.lake, self._face_index(state)
+    def with_index(self, state: ReviewState, read: Callable[[FaceIndex], _T]) -> _T:
+        """Return what `read` returns for the face index of the gallery; it is called again with a new index if data
+        files were rewritten.
+        """
+        try:
+            return read(self._face_index(state))
+        except Corrupt:  # an erasure or a sweep rewrote data files since the index was built
+            with self._index_lock:
+                self._index = None
+            return read(self._face_index(state))
+
+    def _read(self, state: ReviewState, index: FaceIndex, identity: str) -> Sheet:
+        lake = self.context.lake
         at = index.of_identity(identity)
         at = np.zeros(0, np.int64) if at is None else at
-        faces = index.faces(lake, at[evenly_spaced(len(at), MAX_COMPARED)])
+        read = index.present(at[evenly_spaced(len(at), MAX_COMPARED)])
+        faces = index.faces(lake, read, (*DISPLAYED, "embedding"))
+        faces = faces.append_column("how", index.how.take(pa.array(read)).cast(pa.string()))
         vectors, is_valid = embedding_matrix(faces["embedding"])
         faces, vectors = faces.filter(pa.array(is_valid)).drop_columns(["embedding"]), vectors[is_valid]
         return Sheet(identity, len(at), faces, admissions_of_faces(lake, state.admissions, faces), vectors)
+
+    def remembered(self, key: tuple[Hashable, ...], make: Callable[[], _T]) -> _T:
+        """Return a value that was computed for a key before, or compute it; a few values are kept."""
+        with self._lock:
+            if key in self._remembered:
+                self._remembered.move_to_end(key)
+                return cast(_T, self._remembered[key])
+        value = make()
+        with self._lock:
+            self._remembered[key] = value
+            while len(self._remembered) > _REMEMBERED_LISTS:
+                self._remembered.popitem(last=False)
+        return value
 
     # ---- audit trail and crops
 
@@ -204,15 +230,24 @@ class ReviewSession:
         """Return keyed hashes of face ids; the lake may not contain the id of an erased face in clear."""
         return [self.context.lake.keyed_hash(f"face:{face}")[:32] for face in faces]
 
-    def mark_shown(self, sheet: Sheet, rows: I64) -> None:
-        """Permit crops of these faces; call after the view was written to the audit trail."""
+    def mark_shown(self, faces: pa.Table, admitted: pa.Table) -> None:
+        """Permit crops and answers of these faces; call after the view was written to the audit trail.
+
+        Args:
+            faces: the columns DISPLAYED of table `faces`.
+            admitted: the admissions of their photos, in the same order.
+        """
         self._crop_workers.start()
-        names = sheet.faces["face_id"].take(pa.array(rows)).to_pylist()
+        names = faces["face_id"].to_pylist()
         with self._lock:
-            self._shown.update(zip(names, ((sheet, row) for row in rows.tolist()), strict=True))
+            for number, name in enumerate(names):
+                self._shown.pop(name, None)
+                self._shown[name] = faces, admitted, number
+            while len(self._shown) > _REMEMBERED_FACES:
+                self._shown.popitem(last=False)
 
     def was_shown(self, face: str) -> bool:
-        """Return whether this session has shown the face."""
+        """Return whether this session has shown the face, and not very many others since."""
         return face in self._shown
 
     def crop(self, face: str) -> bytes | None:
@@ -222,11 +257,12 @@ class ReviewSession:
             ConfigError: this session has not shown the face.
             Refused: the face may not be shown any more.
         """
-        if face not in self._shown:
+        with self._lock:
+            shown = self._shown.get(face)
+        if shown is None:
             raise ConfigError("this face was not shown", where=face, next_step="open its identity")
-        sheet, number = self._shown[face]
-        rows = sheet.faces.slice(number, 1)
-        if not self.state().rights.may_show(rows, sheet.admitted.slice(number, 1))[0]:
+        rows, admitted = (table.slice(shown[2], 1) for table in shown[:2])
+        if not self.state().rights.may_show(rows, admitted)[0]:
             raise Refused("this face may not be shown any more", where=face, next_step="go to the next question")
         with self._lock:
             if face in self._crops:

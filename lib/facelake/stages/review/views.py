@@ -117,7 +117,7 @@ def view_one(session: ReviewSession, identity: str, offset: tuple[int, int] = (0
     """
     state = session.state()
     sheet = session.sheet(state, identity)
-    shown = _visible(state, sheet)
+    shown = visible_rows(state, sheet)
     vectors = sheet.vectors[shown]
     rest = split_in_two(vectors)
     template = state.identities.templates(session.context.lake, [identity])[0]
@@ -141,13 +141,14 @@ def view_pair(session: ReviewSession, a: str, b: str, offset: tuple[int, int] = 
     templates = state.identities.templates(session.context.lake, [a, b])
     columns = []
     for number, sheet in enumerate(sheets):
-        shown = _visible(state, sheet)
+        shown = visible_rows(state, sheet)
         toward, hidden = templates[1 - number], len(sheet.vectors) - len(shown)
         columns.append(_column(sheet, "all", shown, templates[number], toward, hidden=hidden))
     return _view(session, state, "pair", columns, float(templates[0] @ templates[1]), (offset, limit))
 
 
-def _visible(state: ReviewState, sheet: Sheet) -> I64:
+def visible_rows(state: ReviewState, sheet: Sheet) -> I64:
+    """Return the rows of a sheet whose faces may be shown now."""
     return np.flatnonzero(state.rights.may_show(sheet.faces, sheet.admitted))
 
 
@@ -189,7 +190,8 @@ def _view(
     linked_ids = {face for link in links for face in (link.a, link.b)}
     for sheet, at in rows:
         extra = [i for i, face in enumerate(sheet.faces["face_id"].to_pylist()) if face in linked_ids]
-        session.mark_shown(sheet, np.union1d(at, np.array(extra, np.int64)))
+        chosen = pa.array(np.union1d(at, np.array(extra, np.int64)))
+        session.mark_shown(sheet.faces.take(chosen), sheet.admitted.take(chosen))
     between = mean_between(columns[0].vectors, columns[1].vectors)
     return View(state.gallery.version, kind, sides, between, templates_cosine, links, linked, len(in_both))
 

@@ -1,7 +1,9 @@
-// The page: signs in, shows a question, takes answers. Its state is in the address: #kind/identity[/other].
+// The page: signs in, shows a question, takes answers. Its state is in the address: #kind/identity[/other], or
+// #identity/id for one identity without a question.
 
 import { get, keepToken, post, showFace } from "./api.js";
 import { describe, record, requestFor, summary } from "./answers.js";
+import { Browser, identityOf } from "./browser.js";
 import { Column } from "./column.js";
 import { lasso } from "./lasso.js";
 import { Queue, fromHash, hashOf } from "./queue.js";
@@ -23,6 +25,7 @@ const KEYS = [
   ["c", "confirm: the selected faces are this person"],
   ["u", "undo the last answer"],
   ["k", "skip: leave the question for later"],
+  ["i", "list identities, or the questions again"],
   ["/", "write a reason"],
   ["?", "this help"],
 ];
@@ -32,6 +35,7 @@ const format = (value) => (value === null ? "–" : value.toFixed(2));
 const state = { view: null, question: null, version: 0, recorded: [], loading: 0 };
 const columns = [0, 1].map((number) => new Column(number, selectionChanged));
 const queue = new Queue((question) => go(question));
+const browser = new Browser(withBusy);
 
 // ---- messages
 
@@ -88,6 +92,7 @@ function go(question) {
 function showEmpty(text) {
   state.view = null;
   $("work").hidden = true;
+  $("person").hidden = true;
   $("empty").hidden = false;
   $("empty").firstElementChild.textContent = text;
 }
@@ -99,10 +104,30 @@ const fetchView = (question, at = [0, 0]) => {
     : get("/api/identity", { a: question.identity, ...page });
 };
 
+async function showIdentity(identity) {
+  $("queue").classList.remove("open");
+  $("open-queue").setAttribute("aria-expanded", "false");
+  state.question = null;
+  queue.draw(null);
+  browser.open(true);
+  await withBusy(async () => {
+    showEmpty("Loading…");
+    const view = await browser.show(identity);
+    if (!view || identityOf(location.hash) !== identity) return;
+    $("empty").hidden = true;
+    $("person").hidden = false;
+    noticeVersion(view.gallery_version);
+  });
+  if ($("person").hidden) $("empty").firstElementChild.textContent = "This identity cannot be shown.";
+}
+
 async function show() {
+  const identity = identityOf(location.hash);
+  if (identity) return showIdentity(identity);
   const question = fromHash(location.hash) || queue.first();
   if (!question) {
-    showEmpty("There is nothing to review: this gallery has no doubtful identity.");
+    showEmpty("There is no question: this gallery has no doubtful identity. Choose an identity from the list.");
+    browser.open(true);
     return;
   }
   state.question = queue.find(question) || question;
@@ -166,7 +191,7 @@ function noticeVersion(version) {
     $("banner").hidden = false;
     $("banner").textContent = `Gallery ${version} was published. It contains your answers; the questions were updated.`;
     state.version = version;
-    queue.load().then(show).catch(showError);
+    queue.load().then(show).then(() => browser.isOpen && browser.load()).catch(showError);
   }
   state.version = version;
 }
@@ -274,6 +299,11 @@ async function openLog() {
   $("log").showModal();
 }
 
+function openList(identities) {
+  browser.open(identities);
+  if (identities) $("listing").focus();
+}
+
 function openHelp() {
   $("help").showModal();
 }
@@ -298,6 +328,7 @@ const KEY_ACTIONS = {
   1: () => columns[0].list.focus(),
   2: () => columns[1].list.focus(),
   a: () => columns[1].selectAll(true),
+  i: () => openList(!browser.isOpen),
   "/": () => $("reason").focus(),
   "?": openHelp,
   Escape: () => columns.forEach((column) => column.selectAll(false)),
@@ -309,6 +340,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" || event.key === "Enter") columns[0].list.focus();
     return;
   }
+  if (event.target.closest("input, select")) return;
   const action = KEY_ACTIONS[event.key];
   if (!action || (state.loading && !["?", "/"].includes(event.key))) return;
   event.preventDefault();
@@ -322,6 +354,9 @@ $("open-queue").addEventListener("click", () => {
   const open = $("queue").classList.toggle("open");
   $("open-queue").setAttribute("aria-expanded", String(open));
 });
+for (const button of document.querySelectorAll("[data-list]")) {
+  button.addEventListener("click", () => openList(button.dataset.list === "identities"));
+}
 columns.forEach((column, number) => column.more.addEventListener("click", () => moreFaces(number)));
 lasso($("columns"), columns);
 window.addEventListener("hashchange", show);
