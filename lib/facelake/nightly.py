@@ -13,6 +13,7 @@ from facelake.events import Listener, Tracker, fan_out, ignore_events, log_liste
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import OpenedCorpus
 from facelake.lake.lease import Lease
+from facelake.observe.observers import ObservedRun, configured_observers, observed
 from facelake.partitions import must_be_one_lake
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.core.partition_names import create_lake, open_lake
@@ -125,7 +126,8 @@ def run_night(
         accept_loss: go on although a large share of the admitted photos lost their basis.
 
     Raises:
-        ConfigError: an unknown stage; the config names no impact assessment, or no partition of several.
+        ConfigError: an unknown stage; the config names no impact assessment, no partition of several, or an observer
+            whose extra is not installed.
         Refused: the model's reported training lineage includes a withdrawn dataset that the config does not accept.
     """
     from facelake.stages.admission.withdrawn_datasets import accepted_lineage
@@ -144,19 +146,23 @@ def run_night(
         OpenedCorpus(resolve_corpus(config)).check_present()  # fails before anything is written if there is no corpus
     open_lake(config)  # a mistyped lake fails here and is not created
     require_assessment(config)
-    with writing(config, "nightly", emit, wait_s=wait_s, must_exist=True) as context:
+    observers = configured_observers(config)
+    with (
+        writing(config, "nightly", emit, wait_s=wait_s, must_exist=True) as context,
+        observed(context, observers) as run,
+    ):
         context.lineage, context.rebase, context.accept_loss = lineage, rebase, accept_loss
         context.signer()  # fails before any work
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):
             context.pack = load_pack(config)
             share_pack(context.pack, context.lake.store)
-        results = [*finished, *_stages(context, chosen)]
+        results = [*finished, *_stages(context, chosen, run)]
         record_processing(context, results)
         return results
 
 
-def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
+def _stages(context: Context, chosen: Sequence[str], run: ObservedRun) -> Iterator[StageResult]:
     """Run the stages in order; start over when the ledger changes before its decisions were used.
 
     Raises:
@@ -170,11 +176,14 @@ def _stages(context: Context, chosen: Sequence[str]) -> Iterator[StageResult]:
     while remaining:
         name = remaining.pop(0)
         try:
-            if name in ("cluster", "publish"):
-                context.check_ledger()
-                if "embed" not in chosen:
-                    sweep(context)
-            yield STAGES[name](context)
+            with run.stage(name) as ended:
+                if name in ("cluster", "publish"):
+                    context.check_ledger()
+                    if "embed" not in chosen:
+                        sweep(context)
+                result = STAGES[name](context)
+                ended(result)
+            yield result
         except LedgerMoved:
             ledger_changes += 1
             if ledger_changes > _MAX_LEDGER_CHANGES:

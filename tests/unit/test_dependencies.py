@@ -28,7 +28,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    chosen = [item for name in ("heic", "torch", "review", "cluster", "pgvector", "qdrant") for item in extras[name]]
+    chosen = [
+        item
+        for name in ("heic", "torch", "review", "lineage", "tracing", "cluster", "pgvector", "qdrant")
+        for item in extras[name]
+    ]
     return [Requirement(item) for item in [*PROJECT["dependencies"], *chosen]]
 
 

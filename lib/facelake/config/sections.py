@@ -256,6 +256,54 @@ class GovernanceSection(Section):
     )
 
 
+class LineageSection(Section):
+    """OpenLineage events of each run and stage; nothing is sent unless `url` or `file` is set. Extra `lineage`."""
+
+    url: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="address of the server, without `/api/v1/lineage`; its key comes from OPENLINEAGE_API_KEY",
+    )
+    file: str | None = Field(None, min_length=1, description="local file that events are appended to, one per line")
+    namespace: str = Field("facelake", min_length=1, description="namespace of the jobs")
+    timeout_s: float = Field(5, gt=0, le=60, description="seconds that an event may take to be sent")
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        return _without_secrets(value)
+
+    @model_validator(mode="after")
+    def _one_target(self) -> LineageSection:
+        if self.url and self.file:
+            raise ValueError("url and file are both set; choose one")
+        return self
+
+
+class TracingSection(Section):
+    """OpenTelemetry traces of each run. Nothing is sent unless `endpoint` or OTEL_EXPORTER_OTLP_ENDPOINT is set. Extra
+    `tracing`.
+    """
+
+    endpoint: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="address of an OTLP/HTTP collector, without `/v1/traces`; null: OTEL_EXPORTER_OTLP_ENDPOINT. "
+        "Headers with keys come from OTEL_EXPORTER_OTLP_HEADERS",
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _no_secret(cls, value: str | None) -> str | None:
+        return _without_secrets(value)
+
+
+def _without_secrets(url: str | None) -> str | None:
+    if url and any(sign in url for sign in "@?#"):
+        raise ValueError("may contain credentials; pass them in the environment instead")
+    return url
+
+
 class S3Section(Section):
     """How to reach an S3-compatible store; credentials come from the environment or the cloud's chain."""
 
@@ -299,6 +347,8 @@ class Config(Section):
     gallery: GallerySection = GallerySection()
     report: ReportSection = ReportSection()
     governance: GovernanceSection = GovernanceSection()
+    lineage: LineageSection = LineageSection()
+    tracing: TracingSection = TracingSection()
     s3: S3Section = S3Section()
 
     @field_validator("lake")
