@@ -16,6 +16,17 @@ from typing import Any
 
 import pytest
 from openlineage.client.event_v2 import InputDataset, Job, OutputDataset, Run, RunEvent, RunState
+from openlineage.client.facet_v2 import (
+    dataset_version_dataset,
+    error_message_run,
+    input_statistics_input_dataset,
+    job_type_job,
+    output_statistics_output_dataset,
+    parent_run,
+    processing_engine_run,
+    schema_dataset,
+    storage_dataset,
+)
 from openlineage.client.serde import Serde
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,13 +39,27 @@ from facelake.events import Event, Notice
 from facelake.lake.lake import Lake
 from facelake.nightly import run_night
 from facelake.observe import observers
-from facelake.observe.lineage import API_KEY, STAGE_TABLES, dataset_name
+from facelake.observe.lineage import API_KEY, STAGE_TABLES, StageFacet, dataset_name
 from facelake.observe.observer import Ending, Outcome
 from facelake.observe.tracing import TracingObserver
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context, StageResult
 
 SECRET = "the-key-of-the-lineage-server"
+
+
+FACETS: dict[str, Any] = {
+    "errorMessage": error_message_run.ErrorMessageRunFacet,
+    "facelake_stage": StageFacet,
+    "inputStatistics": input_statistics_input_dataset.InputStatisticsInputDatasetFacet,
+    "jobType": job_type_job.JobTypeJobFacet,
+    "outputStatistics": output_statistics_output_dataset.OutputStatisticsOutputDatasetFacet,
+    "parent": parent_run.ParentRunFacet,
+    "processing_engine": processing_engine_run.ProcessingEngineRunFacet,
+    "schema": schema_dataset.SchemaDatasetFacet,
+    "storage": storage_dataset.StorageDatasetFacet,
+    "version": dataset_version_dataset.DatasetVersionDatasetFacet,
+}
 
 
 @dataclass(slots=True)
@@ -80,8 +105,21 @@ def withdraw(config: Config, source: str) -> None:
     record(Lake.open(config.lake), [Entry(EventKind.WITHDRAW, Scope.SOURCE, source)])
 
 
+def check_facets(facets: dict[str, Any]) -> None:
+    """Parse facets with the classes of the OpenLineage client; they refuse unknown fields."""
+    for name, facet in facets.items():
+        assert facet["_schemaURL"].startswith("https://openlineage.io/spec/"), name
+        assert facet["_producer"].startswith("urn:facelake:"), name
+        fields = {key: value for key, value in facet.items() if not key.startswith("_")}
+        if name == "parent":
+            fields = {"run": parent_run.Run(**fields["run"]), "job": parent_run.Job(**fields["job"])}
+        FACETS[name](**fields)
+
+
 def parsed(event: dict[str, Any]) -> RunEvent:
     """Parse an event with the classes of the OpenLineage client, which check times, ids and addresses."""
+    for part in (event["run"], event["job"], *event["inputs"], *event["outputs"]):
+        check_facets({**part.get("facets", {}), **part.get("inputFacets", {}), **part.get("outputFacets", {})})
     fields = {name: event[name] for name in ("eventTime", "producer")}
     made = RunEvent(
         **fields,

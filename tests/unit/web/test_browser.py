@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -244,6 +245,31 @@ def test_the_page_writes_names_as_text_only() -> None:
     for script in static_dir().glob("*.js"):
         for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
             assert way not in script.read_text(), f"{way} in {script.name}"
+
+
+def test_large_identities_that_may_not_be_shown_end_a_request_early(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(browser, "_MOST_FACES", 30)
+    before = ids(page, "largest")
+    withdraw(page, "album")
+    shown, after, requests = [], 0, 0
+    while after is not None:
+        answer = page.post("/api/identities", {"listing": "largest", "after": after, "limit": 50})
+        shown += [row["identity"] for row in answer["identities"]]
+        after, requests = answer["next"], requests + 1
+    assert 1 < requests <= len(before)
+    monkeypatch.setattr(browser, "_MOST_FACES", 10_000)
+    assert shown == ids(page, "largest")
+
+
+def test_merged_ids_do_not_name_whoever_withdrew(page: Page) -> None:
+    gallery = page.session.state().gallery
+    rows = gallery.read("identities", ["identity_id", "merged_into"]).to_pylist()
+    former = next(row["identity_id"] for row in rows if row["merged_into"])
+    withdraw(page, "album")
+    assert listed(page, "identity", former) == []
+    assert page.world.merged not in json.dumps(page.get("/api/person", 404, a=former))
 
 
 # ---- audit trail and limits

@@ -22,6 +22,7 @@ from facelake.stages.gallery.face_index import FaceIndex, admissions_of_faces
 from facelake.stages.review.session import MAX_COMPARED, ReviewSession, ReviewState
 
 _PROBED = 4  # faces of each identity that are checked first; if none may be shown, up to MAX_COMPARED are
+_MOST_FACES = 10_000  # after as many of identities that may not be shown, a request answers with what it has
 _SCANNED_PAGES = 20  # pages' worth of identities that one request examines at most
 _MATCHES = 1_000  # identities that a search lists at most
 _MERGES = 100  # of one identity, one after another, that are followed
@@ -95,6 +96,16 @@ class _Best:
     """faces that may be shown, of those examined"""
 
 
+@dataclass(frozen=True, slots=True)
+class _Showable:
+    """The identities of a block of which a face may be shown."""
+
+    identities: list[tuple[int, _Best]]
+    """positions, each with the best face"""
+    examined: int
+    """identities of the block that were examined, from its start; at least one"""
+
+
 def browse(session: ReviewSession, listing: Listing, text: str = "", after: int = 0, limit: int = 24) -> IdentityPage:
     """Return a page of identities that may be used for the purpose.
 
@@ -117,8 +128,11 @@ def browse(session: ReviewSession, listing: Listing, text: str = "", after: int 
     position, stop = after, min(len(found.at), after + _SCANNED_PAGES * limit)
     while position < stop and len(rows) < limit:
         block = found.at[position : min(position + limit - len(rows), stop)]
-        rows += _showable(session, state, block, found.matches)
-        position += len(block)
+        showable = _showable(session, state, block, found.matches)
+        rows += showable.identities
+        position += showable.examined
+        if showable.examined < len(block):
+            break
     changes = _changes_by_position(session, state)
     identities = [_listed(state, at, best, changes, counted=found.matches is not None) for at, best in rows]
     session.audit(
@@ -216,21 +230,28 @@ def _in_photos(state: ReviewState, photos: pa.Array) -> _Candidates:
 # ---- what the ledger permits
 
 
-def _showable(
-    session: ReviewSession, state: ReviewState, block: I64, matches: dict[str, pa.Array] | None
-) -> list[tuple[int, _Best]]:
-    """Return the identities of a block of which a face may be shown, each with its best such face."""
+def _showable(session: ReviewSession, state: ReviewState, block: I64, matches: dict[str, pa.Array] | None) -> _Showable:
+    """Examine the identities of a block: first a few faces of each, then more of those without one that may be shown.
+
+    Ends early after many faces, so that a request stays short where many large identities may not be shown.
+    """
     names = state.identities.names.take(pa.array(block)).to_pylist()
 
-    def read(index: FaceIndex) -> list[tuple[int, _Best]]:
+    def read(index: FaceIndex) -> _Showable:
         at = [_positions(index, name, matches) for name in names]
         first = [positions[: MAX_COMPARED if matches else _PROBED] for positions in at]
         best = _best_faces(session, state, index, first)
+        faces, examined = 0, len(names)
         for number, positions in enumerate(at):
             if best[number] is None and len(positions) > len(first[number]):
                 sample = positions[evenly_spaced(len(positions), MAX_COMPARED)]
                 best[number] = _best_faces(session, state, index, [sample])[0]
-        return [(int(place), face) for place, face in zip(block, best, strict=True) if face is not None]
+                faces += len(sample)
+            if faces > _MOST_FACES:
+                examined = number + 1
+                break
+        pairs = zip(block[:examined].tolist(), best[:examined], strict=True)
+        return _Showable([(place, face) for place, face in pairs if face is not None], examined)
 
     return session.with_index(state, read)
 

@@ -168,12 +168,13 @@ def why(session: ReviewSession, identity: str, face: str, other: str | None = No
 
 def _visible(session: ReviewSession, state: ReviewState, identity: str) -> tuple[Sheet, I64]:
     """Return an identity's sheet and its rows that may be shown; refuse it like an unknown one if there are none."""
-    sheet = session.sheet(state, identity)
-    shown = visible_rows(state, sheet)
-    if not len(shown):
-        where = f"gallery {state.gallery.version}"
-        raise ConfigError(f"no identity {identity!r} to review", where=where, next_step="go to the next question")
-    return sheet, shown
+    if identity in state.identities.place:
+        sheet = session.sheet(state, identity)
+        shown = visible_rows(state, sheet)
+        if len(shown):
+            return sheet, shown
+    where = f"gallery {state.gallery.version}"
+    raise ConfigError(f"no identity {identity!r} to review", where=where, next_step="go to the next question")
 
 
 def _by_time(times: pa.ChunkedArray, images: pa.ChunkedArray) -> I64:
