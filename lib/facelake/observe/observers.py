@@ -13,6 +13,8 @@ from facelake.observe.observer import Ending, Observer, Outcome
 from facelake.stages.core.context import Context, StageResult
 
 _MOST_FAILURES = 2  # after as many, an observer is no longer called in this run: each failure may take a timeout
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_HTTP = "http/protobuf"  # the only protocol of this exporter, and the default of the standard
 _TRACES_FROM_ENVIRONMENT = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
@@ -91,10 +93,13 @@ def configured_observers(config: Config) -> list[Observer]:
 
 
 def _traces_from_environment() -> bool:
-    """Return whether the environment names an OTLP endpoint, and does not switch traces off."""
+    """Return whether the environment names an OTLP/HTTP endpoint, and does not switch traces off."""
     switched_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     other = os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
-    return not (switched_off or other) and any(os.environ.get(name) for name in _TRACES_FROM_ENVIRONMENT)
+    protocols = (os.environ.get(name) for name in _PROTOCOLS)
+    protocol = next((name for name in protocols if name), _HTTP)
+    named = any(os.environ.get(name) for name in _TRACES_FROM_ENVIRONMENT)
+    return named and protocol == _HTTP and not (switched_off or other)
 
 
 def _ending_of(err: BaseException) -> Ending:

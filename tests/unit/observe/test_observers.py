@@ -336,6 +336,10 @@ def test_nothing_is_sent_unless_it_is_configured(monkeypatch: pytest.MonkeyPatch
     assert observers.configured_observers(load_config()) == []
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     assert [observer.name for observer in observers.configured_observers(load_config())] == ["tracing"]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")  # the endpoint does not understand HTTP
+    assert observers.configured_observers(load_config()) == []
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    assert len(observers.configured_observers(load_config())) == 1
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert observers.configured_observers(load_config()) == []
 

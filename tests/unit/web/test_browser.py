@@ -12,9 +12,11 @@ from facelake.config import load_config
 from facelake.contracts import DataFileName, EventKind, Scope
 from facelake.errors import Refused
 from facelake.lake.lake import Lake
+from facelake.lake.row_reader import pick_scattered
 from facelake.nightly import writing
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.audit import audit_faults
+from facelake.stages.gallery import face_index
 from facelake.stages.review import browser
 from facelake.stages.review import session as review_session
 from facelake.web.app import static_dir
@@ -313,13 +315,12 @@ def test_a_session_remembers_a_bounded_number_of_faces(page: Page, monkeypatch: 
 
 def test_lists_read_no_embedding(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    pick = browser.FaceIndex.faces.__globals__["pick_scattered"]
 
     def recorded(store: Any, table: str, paths: Any, file: Any, row: Any, columns: Any) -> Any:
         read.extend(columns)
-        return pick(store, table, paths, file, row, columns)
+        return pick_scattered(store, table, paths, file, row, columns)
 
-    monkeypatch.setitem(browser.FaceIndex.faces.__globals__, "pick_scattered", recorded)
+    monkeypatch.setattr(face_index, "pick_scattered", recorded)
     assert listed(page, "largest")
     assert "image_id" in read
     assert not {"embedding", "prototype", "exemplars"} & set(read)
