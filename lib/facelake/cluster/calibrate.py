@@ -29,11 +29,12 @@ _FALSE_SHARE, _WINDOW = 0.02, 0.04
 # So many neighbours (from both sides) in the window are evidence; without them a cut must let hardly any false link
 # of the whole corpus be expected, since real tails are heavier than a normal's.
 _ENOUGH_NEIGHBOURS, _NO_FALSE_LINKS = 20, 0.0005
-# The graph's cut is no lower than this, and the weights fall by e per this much, in units of (one person's level -
-# different people's mean), so that encoders of other dimension and spread need no other numbers. Relatives are no
-# random pairs: the share keeps them out where an encoder of 512 dimensions puts strangers far away. In a small corpus,
-# whose level is the card's, there are few of them.
-_LEAST_CUT, _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.66, 0.55, 0.25
+# Relatives and look-alikes are no random pairs: where an encoder of 512 dimensions puts strangers far away, a cut by
+# chance lets them in. So cuts are no lower than these shares of the way from different people's mean to `nearest_low`.
+_LEAST_CUT, _LEAST_EDGE, _LEAST_ATTACH = 0.68, 0.55, 0.5
+# In a small corpus, which does not show `nearest_low`, the graph's cut is no lower than this, in units of (one person's
+# level - different people's mean). The weights of edges fall by e per this much, in the same units.
+_LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.55, 0.25
 # Impostors of a 128-d encoder scatter so widely that a cut by chance alone would lie among genuine pairs; joins have
 # the relative cut besides, so their absolute one need not lie higher than this (same units).
 _EDGE_CAP, _FLOOR = 0.54, 0.45
@@ -76,6 +77,8 @@ class Calibration:
     """cosine above which chance makes 0.01 false links per face"""
     cut: float = 0.0
     """cosine from which neighbours are mostly of one person, measured"""
+    nearest_low: float = 0.0
+    """lower quartile of faces' cosines to their nearest photo that is no near copy; 0 in a small corpus"""
 
     @property
     def gap(self) -> float:
@@ -85,7 +88,7 @@ class Calibration:
     @property
     def graph_cut(self) -> float:
         """Discounted cosine from which a pair is an edge of the graph."""
-        cut = self.cut or self.impostor_mean + _LEAST_CUT * self.gap
+        cut = self.cut or self.impostor_mean + _LEAST_CUT_SMALL * self.gap
         return max(cut, self.edge) if self.by_hand else cut
 
     @property
@@ -107,8 +110,14 @@ class Calibration:
 
     @property
     def attach(self) -> float:
-        """Cosine to a group's centroid from which a singleton joins it."""
-        return self.edge if self.by_hand else max(self.edge, min(self.chance, self.graph_cut))
+        """Cosine to a group's centroid, or to another singleton, from which a singleton joins it."""
+        if self.by_hand or not self.nearest_low:
+            return self.edge if self.by_hand else max(self.edge, min(self.chance, self.graph_cut))
+        return max(min(self.chance, self.graph_cut), self._share(_LEAST_ATTACH))
+
+    def _share(self, share: float) -> float:
+        """Return the cosine at a share of the way from different people's mean to `nearest_low`."""
+        return self.impostor_mean + share * (self.nearest_low - self.impostor_mean)
 
     @property
     def lead(self) -> float:
@@ -171,15 +180,16 @@ def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration
     near = int(seen.best[first:].sum())
     if near < _ENOUGH_FACES:
         return replace(cuts, cut=max(crossing, cuts.impostor_mean + _LEAST_CUT_SMALL * cuts.gap))
-    # the best of many neighbours flatters: pairs of one person lie lower, by as much as the median pair above the edge
-    every = seen.every[: int(_NEAR_COPY * _STEPS)]
-    level = (_median(seen.best, first) + _median(every, first)) / 2
+    # The nearest of many photos flatters, and the other neighbours do not tell how alike one person's photos are: most
+    # are frames of a session in one corpus, look-alikes just above the edge in another.
+    low, level = _quantile(seen.best, first, 0.25), _quantile(seen.best, first, 0.5)
+    cuts = replace(cuts, nearest_low=low, level=(low + level) / 2)
     edge = cuts.edge
     if not cuts.by_hand:
-        edge = max(cuts.floor, min(edge, cuts.impostor_mean + _EDGE_CAP * (level - cuts.impostor_mean)))
+        cap = cuts.impostor_mean + _EDGE_CAP * (cuts.level - cuts.impostor_mean)
+        edge = max(cuts.floor, min(edge, cap), cuts._share(_LEAST_EDGE))
     evidence = f"{cuts.evidence}; level from {near} faces with a neighbour above {cuts.edge:.3f}"
-    cuts = replace(cuts, level=level, edge=edge, evidence=evidence)
-    return replace(cuts, cut=max(crossing, cuts.impostor_mean + _LEAST_CUT * cuts.gap))
+    return replace(cuts, edge=edge, evidence=evidence, cut=max(crossing, cuts._share(_LEAST_CUT)))
 
 
 def _crossing(cuts: Calibration, every: I64, faces: int) -> float:
@@ -205,9 +215,10 @@ def _histogram(cosine: np.ndarray) -> I64:
     return np.bincount(place, minlength=_STEPS)
 
 
-def _median(counts: I64, first: int) -> float:
+def _quantile(counts: I64, first: int, share: float) -> float:
+    """Return the quantile of a histogram from step `first` on."""
     below = np.cumsum(counts[first:])
-    return (first + int(np.searchsorted(below, below[-1] / 2)) + 0.5) / _STEPS
+    return (first + int(np.searchsorted(below, below[-1] * share)) + 0.5) / _STEPS
 
 
 def _impostors(vectors: F32, photos: I64, prior: Prior, seed: int) -> tuple[float, float, str]:

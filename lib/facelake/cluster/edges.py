@@ -48,14 +48,18 @@ def graph_block(of_part: FaceNeighbours, other: I32, here: I32, cosine: F16, kno
 def leftover_graph(n: int, a: I32, b: I32, value: F32, cuts: Calibration) -> Block:
     """The graph of pairs of faces that no group took, from one side each."""
     everyone = np.arange(n, dtype=np.int32)
-    both = np.concatenate([a, b]), np.concatenate([b, a])
-    return _block(everyone, *both, np.concatenate([value, value]), n, cuts)
+    ends, value = (np.concatenate([a, b]), np.concatenate([b, a])), np.concatenate([value, value])
+    return Block.of(n, everyone, *ends, _weights(value, cuts))
 
 
 def _block(faces: I32, a: I32, b: I32, value: F32, n: int, cuts: Calibration) -> Block:
     strong = value >= cuts.graph_cut
-    weight = np.exp((value[strong] - cuts.level) / cuts.weight_scale).astype(np.float32)
-    return Block.of(n, faces, np.searchsorted(faces, a[strong]).astype(np.int32), b[strong], weight)
+    place = np.searchsorted(faces, a[strong]).astype(np.int32)
+    return Block.of(n, faces, place, b[strong], _weights(value[strong], cuts))
+
+
+def _weights(value: F32, cuts: Calibration) -> F32:
+    return np.asarray(np.exp((value - cuts.level) / cuts.weight_scale), np.float32)
 
 
 def group_pairs(of_part: FaceNeighbours, labels: I32, known: Known) -> Pairs:
@@ -69,12 +73,33 @@ def group_pairs(of_part: FaceNeighbours, labels: I32, known: Known) -> Pairs:
 
 
 def leftover_pairs(of_part: FaceNeighbours, alone: Bool, known: Known) -> tuple[I32, I32, F32]:
-    """Pairs (a, b, discounted cosine) of faces that are alone, above the graph's cut."""
+    """Pairs (a, b, discounted cosine) of singletons that may be of one person, see `linked_singletons`."""
     a, b = of_part.sources(), of_part.near.index
-    both = alone[a] & alone[b]
-    a, b, value = a[both], b[both], known.value(a[both], b[both], of_part.near.cosine[both])
-    strong = value >= known.cuts.graph_cut
-    return a[strong], b[strong], value[strong]
+    value = known.value(a, b, of_part.near.cosine)
+    taken = alone[a] & alone[b] & linked_singletons(a, value, known.cuts)
+    return a[taken], b[taken], value[taken]
+
+
+def linked_singletons(face: I32 | I64, value: F32, cuts: Calibration) -> Bool:
+    """Return which neighbours (pairs,) of faces are near enough for two singletons to be grouped.
+
+    Those above the graph's cut, and, as when a singleton joins a group, a face's nearest neighbour if it is at least
+    `cuts.attach` alike and leads the next one by `cuts.lead`.
+
+    Args:
+        face: (pairs,) whose neighbour it is; all neighbours of a face are among the pairs.
+        value: (pairs,) discounted cosine.
+        cuts: the calibration.
+    """
+    order = np.lexsort((-value, face))
+    face, ordered_value = face[order], value[order]
+    first = np.r_[True, face[1:] != face[:-1]] if len(face) else np.zeros(0, bool)
+    second = np.full(len(face), -1.0, np.float32)
+    second[:-1] = np.where(first[1:], -1.0, ordered_value[1:])  # -1: a face with one neighbour
+    leads = first & (ordered_value >= cuts.attach) & (ordered_value - second >= cuts.lead)
+    out = value >= cuts.graph_cut
+    out[order[leads]] = True
+    return np.asarray(out)
 
 
 def mirrored(of_part: FaceNeighbours) -> tuple[I32, I32, F16]:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facelake.cluster import columns
-from facelake.cluster.calibrate import Prior, Similarities, calibrate, with_level
+from facelake.cluster.calibrate import Calibration, Prior, Similarities, calibrate, with_level
+from facelake.cluster.edges import linked_singletons
 from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans
 from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
 from facelake.cluster.nuisance import nuisance_directions, without
@@ -153,6 +154,38 @@ def test_calibration_reads_impostors_off_a_corpus_and_falls_back_on_the_card() -
     assert calibrate(large, np.arange(5000), 5000, prior, 0, fixed=0.33).edge == 0.33
     seen = Similarities.of(exact_join(large, 9, cuts.edge).ragged())
     assert abs(with_level(cuts, seen, 5000).level - 0.8) < 0.05
+
+
+def test_look_alikes_just_above_the_edge_and_frames_of_sessions_do_not_move_the_cuts() -> None:
+    start = calibrate(np.eye(5, dtype=np.float32), np.arange(5), 20_000, Prior(0.0, 0.045, 0.7), 0)
+
+    def cuts(look_alikes: int, frames: int) -> Calibration:
+        best, every = np.zeros(1000, np.int64), np.zeros(1000, np.int64)
+        best[500:900] = every[500:900] = 25  # 10,000 faces, each as alike to its nearest photo
+        every[230:330] += look_alikes
+        every[850:900] += frames
+        return with_level(start, Similarities(every, best), 20_000)
+
+    plain = cuts(0, 0)
+    assert (plain.nearest_low, plain.level) == pytest.approx((0.6, 0.65), abs=0.002)
+    for other in (cuts(3_000, 0), cuts(0, 3_000)):
+        assert (other.level, other.edge, other.attach) == (plain.level, plain.edge, plain.attach)
+        assert abs(other.graph_cut - plain.graph_cut) <= 0.001
+    assert plain.attach == pytest.approx(0.3, abs=0.002)  # chance alone would say .23
+
+
+def test_singletons_are_linked_above_the_cut_or_to_a_nearest_that_leads() -> None:
+    cuts = Calibration(0.3, 0.75, 0.75, 0.7, 0.0, 0.05, "a test", chance=0.3, cut=0.5)  # attach .3, lead .05
+    generator = np.random.default_rng(4)
+    face = generator.integers(0, 300, 1_000).astype(np.int32)
+    value = generator.choice(np.linspace(0.2, 0.6, 81), 1_000).astype(np.float32)
+    linked = linked_singletons(face, value, cuts)
+    for i in range(1_000):
+        others = np.delete(value[face == face[i]], np.flatnonzero(face == face[i]).tolist().index(i))
+        leads = value[i] >= np.float32(0.3) and value[i] - others.max(initial=-1.0) >= np.float32(0.05)
+        assert linked[i] == (value[i] >= 0.5 or leads)
+    assert 0 < (linked & (value < 0.5)).sum() < (value < 0.5).sum()
+    assert not len(linked_singletons(face[:0], value[:0], cuts))
 
 
 def with_nuisance(generator: np.random.Generator, poor_share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ _CUTS = Calibration(
     impostor_mean=0.0,
     impostor_sd=0.09,
     evidence="by construction",
+    cut=0.66 * 0.64,
 )
 _GATE = Gate(np.array([0.3], np.float32), np.zeros((2, 2), np.float32))
 

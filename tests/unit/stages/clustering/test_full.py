@@ -126,6 +126,7 @@ class Dying(LocalExchange):
     """Dies before or after its nth job."""
 
     def __init__(self, job: int, after: bool) -> None:
+        super().__init__()
         self.left, self.after, self.jobs = job, after, 0
 
     def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
