@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from facelake.config import load_config
-from facelake.contracts import EventKind, Scope
+from facelake.contracts import LEASES, EventKind, Scope
 from facelake.lake.lake import Lake
 from facelake.nightly import writing
+from facelake.publish.leases import LeaseEvent
 from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
 from tests.conftest import run_cli, run_json
@@ -124,3 +125,11 @@ def test_control_characters_of_names_do_not_reach_the_terminal(lake: Path) -> No
     done = run_cli("ledger", "list", "--lake", str(lake))
     assert "\\u001b" in done.stdout
     assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout + done.stderr)
+
+
+def test_a_withdrawal_can_be_recorded_after_a_recipient_answered(lake: Path) -> None:
+    """The answer is an event of the lease that names no purpose."""
+    answer = {"seq": 1, "lease_id": "lease-1", "event": str(LeaseEvent.ACKNOWLEDGED), "recipient": "gate"}
+    Lake.open(str(lake))["leases"].append([dict.fromkeys(LEASES.names) | answer])
+    run_json("ledger", "withdraw", "--subject", "person-0041", "--lake", str(lake))
+    assert keys(lake) == ["school", "person-0041"]

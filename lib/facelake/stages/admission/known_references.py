@@ -76,7 +76,8 @@ class Known:
         known.subjects = {reference(row["key"]) for row in events if row["scope"] == Scope.SUBJECT}
         known.sources = {reference(row["key"]) for row in events if row["scope"] == Scope.SOURCE}
         known.purposes.update(reference(name) for row in events for name in row["purposes"] or ())
-        known.purposes.update(map(reference, lake["leases"].read(["purpose"])["purpose"].to_pylist()))
+        leased = lake["leases"].read(["purpose"])["purpose"].to_pylist()
+        known.purposes.update(reference(name) for name in leased if name)  # acknowledgements name none
         wanted = {_plain(reference(image)): reference(image) for image in images}
         for rows in _identified(config, lake):
             known.subjects.update(filter(None, references(pc.unique(rows["subject_ref"])).to_pylist()))
