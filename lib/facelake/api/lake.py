@@ -126,6 +126,7 @@ class Lake:
         source: str | None = None,
         person_from: str | None = None,
         follow_links: bool = False,
+        replace_changed: bool = False,
     ) -> StageResult:
         """Copy photos into the lake's own corpus and record their legal basis; creates the lake if there is none.
 
@@ -136,9 +137,11 @@ class Lake:
             source: the source_id; None: the folder's name.
             person_from: regex on the file name; its first group is the subject reference.
             follow_links: import what symbolic links lead to.
+            replace_changed: take the new content of photos that changed since their import.
 
         Returns:
-            The result with the counts imported, present, changed, skipped, erased, retracted and granted.
+            The result with the counts imported, present, changed, replaced, absent, skipped, erased, retracted and
+            granted.
 
         Raises:
             ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake; or the lake is
@@ -148,7 +151,13 @@ class Lake:
         require_assessment_to_import(self.config)
         with self._write("import", must_exist=False) as context:
             return import_folder(
-                context, str(folder), source=source, person_from=person_from, grant=grant, follow_links=follow_links
+                context,
+                str(folder),
+                source=source,
+                person_from=person_from,
+                grant=grant,
+                follow_links=follow_links,
+                replace_changed=replace_changed,
             )
 
     def nightly(

@@ -163,6 +163,9 @@ def import_(
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="import what symbolic links lead to; loops are left out")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="take the new content of photos that changed since their import")
+    ] = False,
 ) -> None:
     """Copy a folder of photos into the lake's corpus and record their legal basis."""
     from facelake.nightly import writing
@@ -178,7 +181,13 @@ def import_(
     grant = None if no_grant or not basis else Grant(*stated)
     with writing(settings, "import", terminal.listen) as context:
         result = import_folder(
-            context, folder, source=source, person_from=person_from, grant=grant, follow_links=follow_links
+            context,
+            folder,
+            source=source,
+            person_from=person_from,
+            grant=grant,
+            follow_links=follow_links,
+            replace_changed=replace,
         )
     if result.counts["granted"]:
         purposes = ", ".join(purpose or [settings.purpose])
@@ -186,9 +195,7 @@ def import_(
             f"recorded a grant: basis {basis!r}, purpose {purposes}. Withdraw it with `facelake ledger withdraw`."
         )
     if changed := result.counts["changed"]:
-        terminal.say(
-            f"{changed} photos have new content under a known name and were not imported: erase the old ones first."
-        )
+        terminal.say(f"{changed} changed photos were not imported; import again with --replace to take them.")
     terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
 
 

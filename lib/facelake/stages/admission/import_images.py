@@ -23,9 +23,10 @@ from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.corpora.photos import Place
+from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import plain
 from facelake.partitions import is_of_partition
-from facelake.stages.admission.corpus_rewrite import owns_corpus
+from facelake.stages.admission.corpus_rewrite import empty_rows, imported_ids, owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.admission.withdrawn_datasets import (
@@ -36,10 +37,17 @@ from facelake.stages.admission.withdrawn_datasets import (
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
 
 _COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_OUTCOMES = ("imported", "present", "changed", "skipped", "erased", "retracted")
+_OUTCOMES = ("imported", "present", "changed", "replaced", "skipped", "erased", "retracted")
 _PART_BYTES = 64 << 20
 _ROWS_PER_GROUP = 64
 _KNOWN = ["image_id", "source_id", "content_sha256", "source_tag"]
+_CHANGED = "changed since their import, the lake keeps the earlier content (--replace takes the new one)"
+_REPLACED = "changed since their import, and replaced"
+_RETRACTED = "kept out, as photos of a withdrawn data set"
+_UNLABELLED = "without a subject reference, because --person-from does not match"
+_ABSENT = (
+    "imported earlier and no longer there, they stay in the lake (`facelake erase --image ID` removes one for good)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class _Part:
     """Rows that are collected for the next corpus file."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
+    replaces: list[str] = field(default_factory=list)
     size: int = 0
 
 
@@ -70,19 +79,23 @@ def import_folder(
     person_from: str | None = None,
     grant: Grant | None = None,
     follow_links: bool = False,
+    replace_changed: bool = False,
 ) -> StageResult:
     """Copy the photos of a folder, bucket prefix or tar file into the lake's own corpus and record their legal basis.
 
     The image_id is `source/relative path`. Photos already in the corpus are skipped, without reading them if their file
-    is unchanged; a photo of the same name with other content is counted as changed and skipped, because corpus rows are
-    never rewritten. Files are read in name order, several at a time; an interrupted import is continued by running it
-    again. Everything that is left out is counted and named; no single file stops the import.
+    is unchanged. A photo of the same name with other content is counted as changed and skipped, unless it is to be
+    replaced. Photos that the lake has and the folder no longer has stay in the lake. Files are read in name order,
+    several at a time; an interrupted import is continued by running it again. Everything that is treated specially is
+    counted and named; no single file stops the import.
 
     Args:
         source: the source_id; default: the partition, or the folder's name.
         person_from: regex on the file name; its first group (or the whole match) is the subject_ref.
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
         follow_links: import what symbolic links lead to; loops are left out.
+        replace_changed: import photos with new content under a known name, and empty the rows of the earlier ones; the
+            next run removes the faces of those.
 
     Raises:
         ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake.
@@ -105,19 +118,21 @@ def import_folder(
         _refuse_other_basis(context, source_id, grant)
     total = sum(1 for _ in origin.photos())
     run = StageRun(context, "import", total, "photos")
-    copy = _Copy(context, lineages, source_id, compiled(person_from))
+    copy = _Copy(context, lineages, source_id, compiled(person_from), replace_changed=replace_changed)
     copy.run(origin)
     counts = copy.counts
     if not counts["files"]:
         raise ConfigError("the folder holds no photos", where=origin.location, next_step="give one with image files")
     for line in origin.left_out.lines():
         context.emit(Notice("import", f"left out: {line}"))
+    for line in copy.remarks():
+        context.emit(Notice("import", line))
     counts["skipped"] += origin.left_out.counts.total()
     counts["files"] += origin.left_out.counts.total()
     counts["granted"] = int(grant is not None and _grant(context, source_id, grant))
     must_add_up("import", ("files", counts["files"]), *((name, counts[name]) for name in _OUTCOMES))
     left_out = {f"skipped_{reason.replace(' ', '_')}": n for reason, n in sorted(origin.left_out.counts.items())}
-    if not counts["imported"] and not counts["granted"]:
+    if not counts["imported"] and not counts["replaced"] and not counts["granted"]:
         return run.skip(dict(counts) | left_out)
     return run.finish(dict(counts) | left_out, "")
 
@@ -134,14 +149,24 @@ def _must_be_of_partition(config: Config, source: str) -> None:
 class _Copy:
     """One import: reads photos that are not known and writes them in parts."""
 
-    def __init__(self, context: Context, lineages: Lineages, source_id: str, pattern: re.Pattern[str] | None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        lineages: Lineages,
+        source_id: str,
+        pattern: re.Pattern[str] | None,
+        *,
+        replace_changed: bool,
+    ) -> None:
         self._context, self._lineages = context, lineages
         self._source_id, self._pattern = source_id, pattern
+        self._replace_changed = replace_changed
         self._erased = context.lake.suppressed()
         self._known = _known(context, source_id)
+        self._absent = set(self._known)  # hashes of the ids that the source has not shown yet
         self._part = _Part()
-        self._done = 0
-        self.counts: Counter[str] = Counter(dict.fromkeys((*_OUTCOMES, "files", "unlabelled"), 0))
+        self._special = LeftOut()
+        self.counts: Counter[str] = Counter(dict.fromkeys((*_OUTCOMES, "files", "unlabelled", "absent"), 0))
 
     def run(self, origin: ImportSource) -> None:
         """Import every photo of a source."""
@@ -163,6 +188,20 @@ class _Copy:
                 self._take(photo, data)
             self._progress()
         self._write()
+        self.counts["absent"] = len(self._absent)
+
+    def remarks(self) -> list[str]:
+        """Return one line for each kind of photo that was treated specially, with its count and the first names."""
+        lines = self._special.lines()
+        if erased := self.counts["erased"]:
+            lines.append(f"{erased} erased earlier, and kept out")  # their names are not to be written again
+        if self._absent:
+            absent = LeftOut()
+            for image_id in imported_ids(self._context.config, self._source_id):
+                if _hash(image_id) in self._absent:
+                    absent.add(_ABSENT, image_id)
+            lines += absent.lines()
+        return lines
 
     def _progress(self) -> None:
         counts = {"imported": self.counts["imported"]}
@@ -170,7 +209,9 @@ class _Copy:
 
     def _must_read(self, photo: SourcePhoto) -> bool:
         """Whether a photo has to be read; counts it if not."""
-        known = self._known.get(_hash(self._image_id(photo)))
+        ident = _hash(self._image_id(photo))
+        self._absent.discard(ident)
+        known = self._known.get(ident)
         if known is None:
             return True
         if known.tag == _hash(photo.tag) or (photo.digest and known.digest == _hash(photo.digest)):
@@ -185,14 +226,16 @@ class _Copy:
     def _take(self, photo: SourcePhoto, data: bytes) -> None:
         image_id, digest = self._image_id(photo), hashlib.sha256(data).hexdigest()
         if self._lineages.by_content(digest):
-            self.counts["retracted"] += 1
+            self._note("retracted", _RETRACTED, photo)
             return
         known = self._known.get(_hash(image_id))
-        if known is not None:
-            self.counts["present" if known.digest == _hash(digest) else "changed"] += 1
+        if known is not None and known.digest == _hash(digest):
+            self.counts["present"] += 1
+            return
+        if known is not None and not self._replace_changed:
+            self._note("changed", _CHANGED, photo)
             return
         match = self._pattern.search(photo.path.rpartition("/")[2]) if self._pattern else None
-        self.counts["unlabelled"] += int(self._pattern is not None and match is None)
         subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
         names = [
             label("image", image_id),
@@ -203,19 +246,31 @@ class _Copy:
         if self._erased and any(self._context.lake.keyed_hash(name) in self._erased for name in names):
             self.counts["erased"] += 1
             return
+        if self._pattern is not None and match is None:
+            self._note("unlabelled", _UNLABELLED, photo)
         row = {"image_id": image_id, "image": data, "source_id": self._source_id, "subject_ref": subject}
         self._part.rows.append(row | {"content_sha256": digest, "source_tag": photo.tag})
         self._part.size += len(data)
         self._known[_hash(image_id)] = _Known(_hash(digest), _hash(photo.tag))
-        self.counts["imported"] += 1
+        if known is None:
+            self.counts["imported"] += 1
+        else:
+            self._note("replaced", _REPLACED, photo)
+            self._part.replaces.append(image_id)
         if self._part.size >= _PART_BYTES:
             self._write()
 
     def _write(self) -> None:
         if self._part.rows:
             self._context.check_lease()
+            # the earlier rows first: if the import is killed here, the next one finds these photos to be new
+            empty_rows(self._context.config, self._part.replaces)
             write_corpus_file(self._context, self._part.rows)
         self._part = _Part()
+
+    def _note(self, count: str, remark: str, photo: SourcePhoto) -> None:
+        self.counts[count] += 1
+        self._special.add(remark, photo.path)
 
 
 class _Known(NamedTuple):

@@ -165,3 +165,26 @@ def test_a_person_regex_without_a_group_is_refused() -> None:
     pattern = compiled(r"^(\d+)_")
     assert pattern
     assert pattern.match("200042_a.jpg")
+
+
+def test_changed_absent_and_unlabelled_photos_are_named_and_changed_ones_replaced_on_request(tmp_path: Path) -> None:
+    photos = tmp_path / "p"
+    photos.mkdir()
+    for name in ("200001.jpg", "200002.jpg", "200003.jpg", "holiday.jpg"):
+        (photos / name).write_bytes(PHOTO + name.encode())
+    pattern = r"^(\d+)"
+    counts, notes = imported(tmp_path, str(photos), person_from=pattern)
+    assert counts["unlabelled"] == 1
+    assert any("--person-from does not match: holiday.jpg" in note for note in notes)
+    (photos / "200001.jpg").write_bytes(PHOTO + b"brighter")
+    (photos / "200002.jpg").unlink()
+    counts, notes = imported(tmp_path, str(photos), person_from=pattern)
+    assert (counts["changed"], counts["absent"], counts["present"]) == (1, 1, 2)
+    assert any("--replace takes the new one): 200001.jpg" in note for note in notes)
+    assert any("stay in the lake" in note and "s/200002.jpg" in note for note in notes)
+    counts, _ = imported(tmp_path, str(photos), person_from=pattern, replace_changed=True)
+    assert (counts["changed"], counts["replaced"], counts["imported"]) == (0, 1, 0)
+    stored = {name: data for name, data in corpus(tmp_path).items() if name}
+    assert stored["s/200001.jpg"] == PHOTO + b"brighter"
+    assert stored["s/200002.jpg"] == PHOTO + b"200002.jpg"
+    assert imported(tmp_path, str(photos), person_from=pattern, replace_changed=True)[0]["present"] == 3
