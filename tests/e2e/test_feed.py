@@ -239,5 +239,5 @@ def test_a_list_of_leavers_in_one_pass(demo_lake: Path, tmp_path: Path) -> None:
         night = run_json("nightly", "--lake", str(demo_lake))
         images = Lake.open(str(demo_lake))["faces"].read(["image_id"])["image_id"].to_pylist()
         assert not [image for image in images if "person-1-" in image or "person-2-" in image]
-    assert night["stages"]["admit"]["refused_no_id"] == 55
+    assert night["stages"]["admit"]["emptied"] == 55
     assert run_json("verify", "--lake", str(demo_lake))["ok"]

@@ -36,7 +36,7 @@ def images(
         writer.writerows([_inert(str(value)) for value in asdict(row).values()] for row in rows)
         return
     listed = [asdict(row) for row in rows]
-    call.terminal.table("photos", names, [list(row.values()) for row in listed])
+    call.terminal.table("photos without faces", names, [list(row.values()) for row in listed])
     call.terminal.say(f"{len(listed)} photos")
     call.terminal.result({"ok": True, "images": listed})
 

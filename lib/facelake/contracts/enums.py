@@ -19,6 +19,7 @@ class Refusal(StrEnum):
     NO_ID = "no_id"
     DUPLICATE_ID = "duplicate_id"
     OTHER_PARTITION = "other_partition"
+    EMPTIED = "emptied"
 
 
 class Reject(StrEnum):

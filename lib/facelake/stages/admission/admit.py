@@ -18,6 +18,7 @@ from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
 from facelake.lake.data_files import DataFile, plain
 from facelake.lake.tables import Snapshot
+from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index import CorpusIndex, update_index
 from facelake.stages.admission.ledger import ledger_of
 from facelake.stages.admission.ledger_head import ledger_rows
@@ -58,6 +59,7 @@ def admit(context: Context) -> StageResult:
 
     erased = is_erased if suppressed else None
     duplicates = _duplicates(context, index)
+    own = owns_corpus(config)
     table = lake["admissions"]
     before = table.snapshot()
     known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
@@ -72,6 +74,8 @@ def admit(context: Context) -> StageResult:
             rows, ledger, config.purpose, now, duplicate=duplicate, erased=erased, retracted=retracted
         )
         decisions = _with_erased(decisions, rows["erased"])
+        if own:
+            decisions = _with_emptied(decisions, rows["content_sha256"])
         decisions = _within_partition(context, decisions, rows["source_id"])
         totals.update(value or "admitted" for value in decisions.reasons.to_pylist())
         decided = _table(path, rows, decisions, config.purpose, snapshot.version)
@@ -83,11 +87,12 @@ def admit(context: Context) -> StageResult:
             adds.append(table.stage(decided, name))
         context.emit(StageProgress("admit", sum(totals.values()), {"admitted": totals["admitted"]}))
 
-    admitted = totals.pop("admitted", 0)
-    counts = {"read": index.rows, "admitted": admitted, "refused": totals.total()}
+    admitted, emptied = totals.pop("admitted", 0), totals.pop(Refusal.EMPTIED, 0)
+    counts = {"read": index.rows - emptied, "admitted": admitted, "refused": totals.total()}
     counts |= {f"refused_{reason}": count for reason, count in sorted(totals.items())}
     must_add_up("admit", ("read", counts["read"]), ("admitted", admitted), ("refused", counts["refused"]))
     counts |= {"hashed": index.hashed, "left_out": index.left_out.counts.total(), "left_out_erased": index.erased}
+    counts |= {"emptied": emptied} if emptied else {}
     removes = [file for name, file in known.items() if name not in kept]
     _check_corpus_size(context, before, removes, index)
     if not context.accept_loss:
@@ -158,6 +163,13 @@ def _with_erased(decisions: Decisions, erased: pa.ChunkedArray) -> Decisions:
     mask = pc.fill_null(erased, False).combine_chunks()
     reasons = pc.if_else(mask, pa.scalar(str(Refusal.ERASED)), decisions.reasons)
     return Decisions(reasons, pc.if_else(mask, pa.scalar(None, pa.string()), decisions.covers))
+
+
+def _with_emptied(decisions: Decisions, contents: pa.ChunkedArray) -> Decisions:
+    """The decisions for the lake's own corpus, in which a row without id and content is no photo any more."""
+    no_id = pc.fill_null(pc.equal(decisions.reasons, str(Refusal.NO_ID)), False)
+    mask = pc.and_(no_id, pc.is_null(contents).combine_chunks())
+    return Decisions(pc.if_else(mask, pa.scalar(str(Refusal.EMPTIED)), decisions.reasons), decisions.covers)
 
 
 def _within_partition(context: Context, decisions: Decisions, sources: pa.ChunkedArray) -> Decisions:

@@ -16,7 +16,7 @@ from facelake.errors import Refused
 from facelake.stages.admission.shrinking import hashed
 from facelake.stages.core.context import Context
 
-_DELIBERATE = pa.array([None, Refusal.WITHDRAWN, Refusal.ERASED, Refusal.NO_ID], pa.string())
+_DELIBERATE = pa.array([None, Refusal.WITHDRAWN, Refusal.ERASED, Refusal.NO_ID, Refusal.EMPTIED], pa.string())
 
 
 @dataclass(slots=True)

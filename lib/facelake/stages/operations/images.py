@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,9 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facelake.contracts import Refusal, Reject
+from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 
 _KEYS = ("corpus_file", "corpus_row")
+_WAITING = "not_embedded"
+REASONS = tuple(sorted({*map(str, Refusal), *map(str, Reject), _WAITING} - {str(Refusal.EMPTIED)}))
 
 
 class Fate(StrEnum):
@@ -49,28 +54,58 @@ class ListedImage:
 def list_images(lake: Lake, fates: set[Fate], reason: str | None = None) -> Iterator[ListedImage]:
     """Yield photos of some fates, in the order of the corpus files.
 
+    Rows of the lake's own corpus that an erasure or a replacement emptied are no photos and are left out.
+
     Args:
         lake: the lake.
         fates: the fates.
         reason: only those with this reason; None: all.
+
+    Raises:
+        ConfigError: there is no such reason.
     """
+    if reason is not None and reason not in REASONS:
+        near = difflib.get_close_matches(reason, REASONS, n=1)
+        hint = f"did you mean {near[0]!r}" if near else f"give one of {', '.join(REASONS)}"
+        raise ConfigError(f"there is no reason {reason!r}", where="--reason", next_step=hint)
+    return _of_fates(lake, fates, reason)
+
+
+def _of_fates(lake: Lake, fates: set[Fate], reason: str | None) -> Iterator[ListedImage]:
     every = _refused(lake) if Fate.REFUSED in fates else iter(())
     for image in every:
         if reason in (None, image.reason):
             yield image
     if Fate.REJECTED in fates:
         columns = ["image_id", "reason", "detail", *_KEYS]
+        sources = _sources(lake)
         for _, rows in lake["rejects"].parts(columns):
             for row in rows.to_pylist():
                 if reason in (None, row["reason"]):
+                    row["source_id"] = sources.get((row["corpus_file"], row["corpus_row"]))
                     yield _listed(row, Fate.REJECTED, row["reason"], row["detail"])
-    if Fate.MISSING in fates and reason is None:
+    if Fate.MISSING in fates and reason in (None, _WAITING):
         yield from _missing(lake)
+
+
+def _sources(lake: Lake) -> dict[tuple[str, int], str]:
+    """Return the sources of the rejected photos by their place in the corpus."""
+    places: dict[str, list[int]] = {}
+    for _, rows in lake["rejects"].parts(list(_KEYS)):
+        for row in rows.to_pylist():
+            places.setdefault(row["corpus_file"], []).append(row["corpus_row"])
+    sources: dict[tuple[str, int], str] = {}
+    for _, rows in lake["admissions"].parts(["source_id", *_KEYS]):
+        wanted = places.get(rows["corpus_file"][0].as_py(), []) if rows.num_rows else []
+        rejected = rows.filter(pc.is_in(rows["corpus_row"], pa.array(wanted, pa.int64())))
+        sources |= {(row["corpus_file"], row["corpus_row"]): row["source_id"] for row in rejected.to_pylist()}
+    return sources
 
 
 def _refused(lake: Lake) -> Iterator[ListedImage]:
     for _, rows in lake["admissions"].parts(["image_id", "source_id", "reason", *_KEYS]):
-        for row in rows.filter(pc.is_valid(rows["reason"])).to_pylist():
+        photos = pc.and_(pc.is_valid(rows["reason"]), pc.not_equal(rows["reason"], str(Refusal.EMPTIED)))
+        for row in rows.filter(photos).to_pylist():
             yield _listed(row, Fate.REFUSED, row["reason"], "")
 
 
@@ -89,7 +124,7 @@ def _missing(lake: Lake) -> Iterator[ListedImage]:
         seen = np.concatenate([np.zeros(0, np.int64), *done.get(admitted["corpus_file"][0].as_py(), [])])
         waiting = pa.array(~np.isin(admitted["corpus_row"].to_numpy(), seen))
         for row in admitted.filter(waiting).to_pylist():
-            yield _listed(row, Fate.MISSING, "not_embedded", "the next run embeds it")
+            yield _listed(row, Fate.MISSING, _WAITING, "the next run embeds it")
 
 
 def _listed(row: dict[str, object], fate: Fate, reason: str, detail: str | None) -> ListedImage:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from facelake.cluster import columns
 from facelake.config import Config
-from facelake.contracts import I64, TABLES
+from facelake.contracts import I64, TABLES, Refusal
 from facelake.erase import Needles, Signer
 from facelake.erase import verify as verify_signature
 from facelake.errors import ConfigError, FacelakeError
@@ -91,16 +91,17 @@ def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:
 def _admissions(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """read = admitted + refused, and each corpus row has exactly one decision."""
     decided: Counter[str] = Counter()
-    admitted = 0
+    admitted = emptied = 0
     for _, rows in context.lake["admissions"].parts(["corpus_file", "corpus_row", "admitted", "reason"]):
         decided.update({rows["corpus_file"][0].as_py(): rows.num_rows} if rows.num_rows else {})
         admitted += pc.sum(rows["admitted"]).as_py() or 0
+        emptied += pc.sum(pc.equal(rows["reason"], str(Refusal.EMPTIED))).as_py() or 0
         wrong = pc.sum(pc.equal(rows["admitted"], pc.is_valid(rows["reason"]))).as_py() or 0
         if wrong:
             yield f"{wrong} rows of {rows['corpus_file'][0].as_py()} are admitted with a reason or refused without one"
         if pc.count_distinct(rows["corpus_row"]).as_py() != rows.num_rows:
             yield f"{rows['corpus_file'][0].as_py()} has a row with two decisions"
-    counts["admitted"], counts["refused"] = admitted, decided.total() - admitted
+    counts["admitted"], counts["refused"] = admitted, decided.total() - admitted - emptied
     try:
         present = present_rows(context.config, context.lake)
     except ConfigError as err:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import EventKind
+from facelake.contracts import EventKind, Refusal
 from facelake.lake.sampling import batches
 from facelake.stages.core.context import Context
 from facelake.stages.sharing.leases import leases, what_is_owed
@@ -45,6 +45,8 @@ def count_admissions(context: Context) -> AdmissionCounts:
     result = AdmissionCounts(due_soon=due_soon)
     for part in batches(context.lake["admissions"], ["image_id", "source_id", "subject_ref", "reason"]):
         for entry in pc.value_counts(part["reason"]).to_pylist():
+            if entry["values"] == Refusal.EMPTIED:  # a row that an erasure or a replacement left behind
+                continue
             result.read += entry["counts"]
             if entry["values"] is not None:
                 result.refused[entry["values"]] += entry["counts"]

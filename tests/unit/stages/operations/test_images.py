@@ -8,11 +8,14 @@ from pathlib import Path
 
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
+from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
+from facelake.stages.admission.corpus_rewrite import empty_rows
 from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.operations.images import Fate, list_images
+from facelake.stages.reporting.promises import count_admissions
 from tests.conftest import run_cli, run_json
 
 
@@ -37,9 +40,26 @@ def test_every_photo_is_found_by_its_fate(tmp_path: Path) -> None:
         ("=cmd|x", "missing", "not_embedded"),
         ("c", "missing", "not_embedded"),
     }
+    sources = {i.image_id: i.source_id for i in list_images(Lake.open(lake), set(Fate))}
+    assert sources["b"] == "s"
+    done = run_cli("images", "--reason", "no_fase", "--lake", lake)
+    assert (done.returncode, "did you mean 'no_face'" in done.stderr) == (2, True)
     said = run_json("images", "--refused", "--reason", "no_basis", "--lake", lake)["images"]
     assert [row["image_id"] for row in said] == ["t/1"]
     assert run_json("images", "--reason", "expired", "--lake", lake)["images"] == []
     rows = list(csv.DictReader(io.StringIO(run_cli("images", "--csv", "--lake", lake).stdout)))
     assert sorted(row["image_id"] for row in rows) == ["'=cmd|x", "b", "c", "t/1"]
     assert [row["detail"] for row in rows if row["fate"] == "rejected"] == ["no face above 0.8"]
+
+
+def test_rows_that_an_erasure_emptied_are_neither_photos_nor_refused(tmp_path: Path) -> None:
+    config = load_config(lake=str(tmp_path / "lake"))
+    with writing(config, "test") as context:
+        write_corpus_file(context, [{"image_id": n, "image": b"x", "source_id": "s"} for n in "abc"])
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", ("identity-grouping",), "b")])
+        admit(context)
+        empty_rows(config, ["b"])
+        counts = admit(context).counts
+        assert (counts["read"], counts["admitted"], counts["refused"], counts["emptied"]) == (2, 2, 0, 1)
+        assert [image.image_id for image in list_images(context.lake, {Fate.REFUSED})] == []
+        assert count_admissions(context).read == 2
