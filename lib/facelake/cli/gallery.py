@@ -28,14 +28,16 @@ def gallery_list(call: Invocation) -> None:
 @command(gallery_app, "show")
 def gallery_show(
     call: Invocation,
-    identity: Annotated[str | None, typer.Argument(help="an identity id; default: all, the largest first")] = None,
+    identity: Annotated[
+        str | None, typer.Argument(help="an identity, photo or subject; default: all, the largest first")
+    ] = None,
     version: Annotated[int | None, typer.Option(help="gallery version; default: the newest")] = None,
 ) -> None:
-    """Show the identities of a gallery, or the faces of one identity."""
+    """Show the identities of a gallery, or the faces of one identity, photo or subject with their identities."""
     from facelake.nightly import reading
     from facelake.stages.sharing.export import show
 
-    columns, rows = show(reading(call.config()).lake, identity, version)
+    columns, rows = show(reading(call.config()).lake, identity, version, by_photo=True)
     call.terminal.table(identity or "identities", columns, [[row[column] for column in columns] for row in rows])
     call.terminal.result({"ok": True, "faces" if identity else "identities": rows})
 

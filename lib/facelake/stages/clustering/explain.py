@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from facelake.lake.lake import Lake
 from facelake.publish.corrections import in_force
 from facelake.stages.clustering.calibration_store import Measures, read_measures
 from facelake.stages.core.context import Context
+from facelake.stages.gallery.corrections import agreed_parts
 from facelake.stages.gallery.versions import current_gallery
 
 _MOST = 4000  # faces of both groups that are compared with each other; larger groups are sampled
@@ -56,29 +58,37 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
         result |= {"groups": as_dict(both)}
         lines.append(_groups_text(both))
-    decided = _decided(context.lake, first, second)
+    decided = deciding_corrections(context.lake, first, second)
     result |= {"corrections": [row["seq"] for row in decided]}
     lines += [correction_text(row) for row in decided]
     return result | {"said": lines, "calibration": known.cuts.manifest()}
 
 
-def _decided(lake: Lake, first: str, second: str) -> list[dict[str, Any]]:
+def deciding_corrections(lake: Lake, first: str, second: str) -> list[dict[str, Any]]:
+    """Return the corrections in force that decide on two faces or identities."""
     rows = in_force(lake["corrections"].read().to_pylist())
     return deciding(rows, [_faces_of(lake, item) for item in (first, second)]) if rows else []
 
 
-def deciding(rows: list[Any], sides: list[set[str]]) -> list[dict[str, Any]]:
-    """Return the corrections that name faces of both sides, in either order: these decide, not scores.
+def deciding(rows: Sequence[Mapping[str, Any]], sides: list[set[str]]) -> list[dict[str, Any]]:
+    """Return the corrections that decide on faces of both sides, in either order, instead of scores.
+
+    A correction names all faces of an identity, and others may take some of them out: it decides on a pair only if the
+    agreement of all corrections has the pair as the correction wants it.
 
     Args:
-        rows: corrections in force.
+        rows: all corrections in force, oldest first.
         sides: two sets of face ids.
     """
+    part = agreed_parts(rows)
     decided = []
     for row in rows:
         a, b = set(row["faces_a"] or ()), set(row["faces_b"] or ())
-        if any(first & a and second & b for first, second in (sides, sides[::-1])):
-            decided.append(dict(row))
+        for one, other in (sides, sides[::-1]):
+            parts_a, parts_b = ({part[face] for face in faces & part.keys()} for faces in (one & a, other & b))
+            if parts_a & parts_b if _joins(row) else any(x != y for x in parts_a for y in parts_b):
+                decided.append(dict(row))
+                break
     return decided
 
 
@@ -95,10 +105,13 @@ def pair_texts(pair: FacePair, path: Path, cuts: Calibration) -> list[str]:
     return [_pair_text(pair), _path_text(path, cuts)]
 
 
+def _joins(row: Mapping[str, Any]) -> bool:
+    return row["kind"] in (Verdict.MERGE, Verdict.CONFIRM)
+
+
 def correction_text(row: dict[str, Any]) -> str:
     """Return a sentence on the effect of a correction between two faces or identities."""
-    joins = row["kind"] in (Verdict.MERGE, Verdict.CONFIRM)
-    effect = "one person" if joins else "two people"
+    effect = "one person" if _joins(row) else "two people"
     reason = f" ({row['reason']})" if row["reason"] else ""
     who = f"correction {row['seq']} ({row['kind']}) by {row['reviewer']}{reason}"
     return f"{who} says: {effect}. It decides, whatever the scores, from the run after it was recorded"

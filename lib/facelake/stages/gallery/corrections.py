@@ -261,6 +261,21 @@ def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
     return [c.seq for c in earlier if not holds(c, parts)]
 
 
+def agreed_parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the part of each face that corrections name, by face id, so that they hold (see `agreement`).
+
+    Args:
+        rows: the corrections in force, oldest first.
+    """
+    stored = _about_groups(rows)
+    ids = pa.array(sorted({face for row in stored for side in ("faces_a", "faces_b") for face in row[side] or ()}))
+    if not len(ids):
+        return {}
+    faces, _ = faces_of_ids(lambda: [pa.chunked_array([ids])], "corrections")
+    parts = agreement(_numbered(stored, faces), len(ids))
+    return dict(zip(ids.to_pylist(), parts[faces.find(ids)].tolist(), strict=True))
+
+
 def _numbered(stored: Sequence[Any], faces: FaceKeys) -> list[Correction]:
     """Return corrections with face numbers in place of face ids; faces that no longer exist are left out."""
 

@@ -26,7 +26,15 @@ from facelake.stages.core.context import Context, StageResult, StageRun, digest_
 from facelake.stages.gallery.corrections import Corrected, correct_groups, corrections_digest
 from facelake.stages.gallery.face_keys import FaceKeys, read_groups
 from facelake.stages.gallery.previous import Previous, read_previous, read_previous_by_photo
-from facelake.stages.gallery.version_builder import WORK, NewVersion, Written, build_version, clear_work, plan_version
+from facelake.stages.gallery.version_builder import (
+    WORK,
+    NewVersion,
+    Written,
+    build_version,
+    clear_work,
+    groups_undone,
+    plan_version,
+)
 from facelake.stages.gallery.versions import Gallery, current_gallery, pin, settle
 
 _GALLERY_TABLES = ("identities", "memberships")
@@ -48,7 +56,7 @@ def publish(context: Context) -> StageResult:
         return run.skip(sizes | {"identities": gallery.row["identities"]})
     new, corrected = _new_version(context, gallery, snapshot)
     counts = _counts(new, corrected)
-    if gallery and new.reusable and not new.result.changes:
+    if gallery and new.reusable and not new.result.changes and not len(groups_undone(new)):
         return run.finish(counts | {"gallery": gallery.version}, state)
     _commit_tables(context, new)
     row = {

@@ -143,7 +143,8 @@ def plan_version(new: NewVersion) -> Plan:
         }
     )
     changed_ids = [*result.merged_into, *result.retired, *result.came_back]
-    targets = np.unique(np.concatenate([range_of_group[touched], ranges_of(changed_ids, bits)])).astype(np.int64)
+    stale = range_of_group[groups_undone(new)]
+    targets = np.unique(np.concatenate([range_of_group[touched], stale, ranges_of(changed_ids, bits)])).astype(np.int64)
     if any(_is_stray(file, bits) for files in _files(new).values() for file, _ in files):
         targets = np.arange(1 << bits)  # rows of files that are not of one range can belong to any
     return Plan(bits, touched, range_of_group, known_identity, known_group, ended, targets, read)
@@ -279,6 +280,16 @@ class _Describer:
         )
 
 
+def _undone(new: NewVersion) -> Bool:
+    """Return which faces (n,) are recorded as placed by a correction although none in force concerns their group."""
+    return (new.previous.how == HOW.index("corrected")) & ~new.corrected.touched
+
+
+def groups_undone(new: NewVersion) -> I64:
+    """Return the groups with such faces: their membership rows are written again, even if nothing else changed."""
+    return np.unique(new.standing.groups[_undone(new)])
+
+
 def _how(new: NewVersion) -> U8:
     """Return how each face (n,) came to its identity.
 
@@ -289,7 +300,7 @@ def _how(new: NewVersion) -> U8:
     standing = new.standing
     number = {name: i for i, name in enumerate(standing.names)}
     now = np.array([number.get(name, -2) for name in new.result.identity_of_group] or [-2], np.int64)
-    undone = (new.previous.how == HOW.index("corrected")) & ~new.corrected.touched
+    undone = _undone(new)
     stays = (now[standing.groups] == standing.previous) & ~moved & ~undone
     return np.where(stays, new.previous.how, placed).astype(np.uint8)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import reference
+from facelake.contracts import reference, references
 from facelake.errors import Refused
 from facelake.lake.lake import Lake
 from facelake.publish.template_index import IndexFacts
@@ -29,8 +29,17 @@ _COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_
 _SHOWN = ["identity_id", "status", "size", "cohesion", "first_version", "last_version", "merged_into"]
 
 
-def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[str], list[dict[str, Any]]]:
+def show(
+    lake: Lake, identity: str | None, version: int | None, *, by_photo: bool = False
+) -> tuple[list[str], list[dict[str, Any]]]:
     """Return column names and rows: the identities, the largest first; or the faces of one identity.
+
+    Args:
+        lake: the lake.
+        identity: an identity id; None: all identities.
+        version: of the gallery; None: the newest.
+        by_photo: whether it may also be a photo's id or a subject's reference, whose faces are listed with their
+            identities.
 
     Raises:
         ConfigError: nothing was published, or the identity is not active; a merged one is named with its winner.
@@ -45,9 +54,29 @@ def show(lake: Lake, identity: str | None, version: int | None) -> tuple[list[st
         for rows in gallery.parts("memberships", [*columns, "identity_id"])
     ]
     faces = pa.concat_tables(own).sort_by("face_id") if own else pa.table({})
+    if faces.num_rows:
+        return columns, faces.to_pylist()
+    if not by_photo:
+        raise not_active(gallery, identity)
+    columns = ["identity_id", *columns]
+    photos = pa.array(_photos_named(lake, identity), pa.string())
+    shown = [
+        rows.filter(pc.is_in(rows["image_id"], photos)).select(columns)
+        for rows in gallery.parts("memberships", columns)
+    ]
+    faces = pa.concat_tables(shown) if shown else pa.table({})
     if not faces.num_rows:
         raise not_active(gallery, identity)
-    return columns, faces.to_pylist()
+    return columns, faces.sort_by([("identity_id", "ascending"), ("face_id", "ascending")]).to_pylist()
+
+
+def _photos_named(lake: Lake, name: str) -> list[str]:
+    """Return the id itself, as that of a photo, and the ids of the admitted photos of a subject of this name."""
+    photos = {name}
+    for _, rows in lake["admissions"].parts(["image_id", "subject_ref", "admitted"]):
+        of_subject = pc.fill_null(pc.equal(references(rows["subject_ref"]), reference(name)), False)
+        photos.update(rows["image_id"].filter(pc.and_(of_subject, rows["admitted"])).to_pylist())
+    return sorted(photos)
 
 
 def export_gallery(

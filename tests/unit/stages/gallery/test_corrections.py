@@ -1,0 +1,69 @@
+"""Corrections in a lake: what `how` and `explain` say about them, and how an identity is found by its photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facelake.bench.synthetic_lake import Population, add_faces, write_groups
+from facelake.config import load_config
+from facelake.contracts import Verdict
+from facelake.errors import ConfigError
+from facelake.nightly import writing
+from facelake.stages.clustering.explain import deciding_corrections
+from facelake.stages.core.context import Context
+from facelake.stages.gallery.corrections import CorrectionRequest, record_correction, undo
+from facelake.stages.gallery.publish import publish
+from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.sharing.export import show
+
+PEOPLE = Population(60, 16, 6, seed=5)
+
+
+def members(context: Context) -> dict[str, list[str]]:
+    """Face ids by identity, the largest identity first."""
+    gallery = current_gallery(context.lake)
+    assert gallery
+    faces: dict[str, list[str]] = {}
+    for row in gallery.read("memberships", ["face_id", "identity_id"]).sort_by("face_id").to_pylist():
+        faces.setdefault(row["identity_id"], []).append(row["face_id"])
+    return dict(sorted(faces.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def how(context: Context, faces: list[str]) -> set[str]:
+    gallery = current_gallery(context.lake)
+    assert gallery
+    rows = gallery.read("memberships", ["face_id", "how"]).to_pylist()
+    return {row["how"] for row in rows if row["face_id"] in faces}
+
+
+def test_what_corrections_leave_behind_and_decide(tmp_path: Path) -> None:
+    with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
+        add_faces(context, PEOPLE, 0, PEOPLE.faces)
+        write_groups(context, PEOPLE, PEOPLE.faces)
+        publish(context)
+        (confirmed, own), (divided, faces), (a, _), (b, _), *_ = members(context).items()
+
+        # the confirmation of a face that was split from another one says nothing about that pair
+        split = record_correction(context, CorrectionRequest(Verdict.SPLIT, divided, faces=(faces[0],)))
+        kept = record_correction(context, CorrectionRequest(Verdict.CONFIRM, divided, faces=(faces[1],)))
+        assert [row["seq"] for row in deciding_corrections(context.lake, faces[0], faces[1])] == [split["seq"]]
+        assert [row["seq"] for row in deciding_corrections(context.lake, faces[1], faces[2])] == [kept["seq"]]
+
+        # a confirmation that was undone leaves no trace in an identity that does not change
+        record_correction(context, CorrectionRequest(Verdict.MERGE, a, b))
+        confirmation = record_correction(context, CorrectionRequest(Verdict.CONFIRM, confirmed, faces=tuple(own[:2])))
+        publish(context)
+        assert how(context, own[:2]) == {"corrected"}
+        undo(context, confirmation["seq"])
+        publish(context)
+        assert how(context, own) == {"grouped"}
+        assert how(context, faces[1:2]) == {"corrected"}
+
+        (row,) = [row for row in show(context.lake, confirmed, None)[1] if row["face_id"] == own[0]]
+        columns, found = show(context.lake, row["image_id"], None, by_photo=True)
+        assert columns[0] == "identity_id"
+        assert (confirmed, own[0]) in {(item["identity_id"], item["face_id"]) for item in found}
+        with pytest.raises(ConfigError, match="no active identity 'nobody'"):
+            show(context.lake, "nobody", None, by_photo=True)
