@@ -24,6 +24,8 @@ def location(value: str | None) -> str | None:
         raise ValueError("photos are not fetched from the web; give a directory or s3://bucket/prefix")
     if value is not None and "://" in value and not value.startswith(("s3://", "file://")):
         raise ValueError("must be a directory or s3://bucket/prefix")
+    if value is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/[^/]", value):  # s3:/bucket would be a local folder
+        raise ValueError("must be a directory or s3://bucket/prefix, with two slashes")
     return value
 
 

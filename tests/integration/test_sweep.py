@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from facelake.bench.stage_costs import face_rows, write_corpus
 from facelake.config import load_config
-from facelake.contracts import DataFileName, corpus_key
+from facelake.contracts import REJECTS, DataFileName, corpus_key
+from facelake.embed.decode import NEEDS_HEIF
+from facelake.lake.data_files import plain
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.core.context import Context
+from facelake.stages.embedding import decodable
 from facelake.stages.embedding.embed import sweep
 
 _FILES, _ROWS = 4, 50
@@ -57,3 +61,23 @@ def test_only_rows_without_a_basis_are_swept(tmp_path: Path) -> None:
         wanted -= {("part-000003.parquet", row) for row in range(45, 50)}
         assert len(left) == len(wanted)
         assert {(row["corpus_file"], row["corpus_row"]) for row in left} == wanted
+
+
+def test_photos_that_needed_a_decoder_are_tried_again_once_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
+        table = context.lake["rejects"]
+        rows = [
+            dict.fromkeys(table.schema.names) | {"image_id": name, "reason": "unsupported_format", "detail": detail}
+            for name, detail in (("a", NEEDS_HEIF), ("b", "not one of JPEG"))
+        ]
+        rows = [row | {"corpus_file": "part-0", "corpus_row": at} for at, row in enumerate(rows)]
+        staged = pa.Table.from_pylist(rows, schema=plain(REJECTS))
+        table.commit([table.stage(staged, DataFileName.of_chunk(context.model_digest, "part-0", 0))])
+        monkeypatch.setattr(decodable, "FORMATS", ["JPEG"])
+        decodable.reopen_decodable(context)
+        assert len(table.read()) == 2
+        monkeypatch.setattr(decodable, "FORMATS", ["JPEG", "HEIF"])
+        decodable.reopen_decodable(context)
+        assert table.read(["image_id"])["image_id"].to_pylist() == ["b"]

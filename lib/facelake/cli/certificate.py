@@ -43,8 +43,12 @@ def certificate_verify(
         "signed by key": checked.key or "none",
     }
     call.terminal.figures("certificate", facts)
-    if not checked.valid:
-        call.terminal.say("NOT VALID: the signature does not fit the content, or is not by the given key")
+    if not checked.intact:
+        call.terminal.say("NOT VALID: the signature does not fit the content: it was changed after it was signed")
+    elif not checked.valid:
+        call.terminal.say(
+            "NOT VALID: the content is as signed, but by another key than the given one; compare the keys"
+        )
     elif checked.pinned:
         call.terminal.say("valid, and signed by the given key")
     else:

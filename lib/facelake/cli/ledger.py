@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -87,6 +88,12 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
                 raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
             call.terminal.warn(text)
+    for entry in entries:
+        if kind == "grant" and entry.valid_until and entry.valid_until <= datetime.now(UTC):
+            text = (
+                f"this grant of {entry.key!r} ended on {entry.valid_until:%F}: it takes the place of an earlier one, "
+            )
+            call.terminal.warn(text + "and the next run refuses the photos. Record another if that is not meant")
     record(lake, entries)
     call.terminal.say(f"recorded {len(entries)} event(s); they take effect with the next nightly run")
     call.terminal.result({"ok": True, "events": len(entries)})

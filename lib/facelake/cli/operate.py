@@ -51,7 +51,8 @@ def _show(terminal: Terminal, state: dict[str, Any]) -> None:
     if work:
         eta = f", about {work['eta_s']:.0f} s left" if work["eta_s"] is not None else ""
         terminal.say(f"running: {work['stage']} {work['done']}/{work['total'] or '?'} {work['unit']}{eta}")
-    terminal.say(f"gallery {gallery['version']}: {gallery['faces']} faces in {gallery['identities']} identities")
+    figures = f"gallery {gallery['version']}: {gallery['faces']} faces in {gallery['identities']} identities"
+    terminal.say(figures if gallery["version"] > 0 else "no gallery was published yet")
     if waiting := state["unfinished_erasures"]:
         terminal.say(
             f"unfinished erasures: {', '.join(waiting)} (give the same command again, or `facelake erase --cancel`)"

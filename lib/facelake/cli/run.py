@@ -270,6 +270,8 @@ def verify(
     findings, hits = result.findings, result.residual
     terminal.table("problems", ["check", "problem"], [[f.check, f.problem] for f in findings])
     terminal.table("residual hits", ["object", "hits"], [[key, count] for key, count in hits.items()])
+    if residual and not hits:
+        terminal.say(f"searched every object of the lake: no trace of {', '.join(map(repr, residual))}")
     problems = [{"check": f.check, "problem": f.problem} for f in findings]
     terminal.say("the lake is consistent" if result.ok else f"{len(findings) + len(hits)} problems")
     terminal.result({"ok": result.ok, "problems": problems, "residual": hits, "counts": result.counts})

@@ -78,7 +78,8 @@ def _validate(kind: type[M], data: dict[str, Any], where: str) -> M:
             near = _nearest(kind, problem["loc"])
             hint = f"did you mean {near!r}" if near else "remove the key"
             raise ConfigError(f"unknown key {path!r}", where=where, next_step=hint) from None
-        raise ConfigError(f"key {path!r}: {problem['msg']}", where=where, next_step="correct the value") from None
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        raise ConfigError(f"key {path!r}: {message}", where=where, next_step="correct the value") from None
 
 
 def _nearest(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:

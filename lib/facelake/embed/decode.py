@@ -41,6 +41,8 @@ def _set_up_pillow() -> list[str]:
 
 
 FORMATS = _set_up_pillow()
+NEEDS_HEIF = "HEIC, which needs `pip install pillow-heif` on the hosts that embed; the next run then decodes it"
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _EXIF_ORIENTATION = 0x0112
 _STRIP = 512  # rows that are converted at once
 _MOST_MISSING = 0.1  # share of a photo that may be missing
@@ -143,11 +145,16 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
     except TooCostly as err:
         return Undecoded(err.reason, err.detail)
     except UnidentifiedImageError:
-        return Undecoded(Reject.FORMAT, "not one of " + ", ".join(FORMATS))
+        return Undecoded(Reject.FORMAT, NEEDS_HEIF if _is_heic(data) else "not one of " + ", ".join(FORMATS))
     except MemoryError:
         return Undecoded(Reject.PIXELS, "not enough memory to decode")
     except Exception as err:  # noqa: BLE001  decoders raise arbitrary errors on malformed bytes, which must not fail the batch
         return Undecoded(Reject.UNREADABLE, f"{type(err).__name__}: {' '.join(str(err).split())}"[:200])
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether the bytes begin as those of an HEIC file, and the decoder of such files is not installed."""
+    return "HEIF" not in FORMATS and data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Photo:

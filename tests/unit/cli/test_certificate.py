@@ -90,10 +90,12 @@ def test_a_certificate_is_checked_without_the_lake(context: Context, tmp_path: P
     assert done.returncode == 0
     assert "Compare the key" in done.stdout
     assert run_json("certificate", "verify", str(file), "--key", "0" * 32, code=1)["valid"] is False
+    assert "by another key" in run_cli("certificate", "verify", str(file), "--key", "0" * 32).stdout
     record = json.loads(file.read_text())
     record["body"]["removed"]["images"] = 7
     file.write_text(json.dumps(record))
-    assert run_cli("certificate", "verify", str(file), "--key", key).returncode == 1
+    done = run_cli("certificate", "verify", str(file), "--key", key)
+    assert (done.returncode, "changed after it was signed" in done.stdout) == (1, True)
     file.write_text("[" * 100_000)
     assert run_cli("certificate", "verify", str(file)).returncode == 2
     assert verify(context, "audit")[0] == []

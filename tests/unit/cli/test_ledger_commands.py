@@ -133,3 +133,9 @@ def test_a_withdrawal_can_be_recorded_after_a_recipient_answered(lake: Path) -> 
     Lake.open(str(lake))["leases"].append([dict.fromkeys(LEASES.names) | answer])
     run_json("ledger", "withdraw", "--subject", "person-0041", "--lake", str(lake))
     assert keys(lake) == ["school", "person-0041"]
+
+
+def test_a_grant_that_has_ended_is_pointed_out(lake: Path) -> None:
+    grant = ["ledger", "grant", "--source", "school", "--basis", "b", "--purpose", P, "--lake", str(lake)]
+    assert "ended on 2025-01-01" in run_cli(*grant, "--until", "2025-01-01").stderr
+    assert "ended" not in run_cli(*grant, "--until", "2999-01-01").stderr

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from facelake.contracts import Reject
+from facelake.embed import decode as decode_module
 from facelake.embed.containers import is_raw, jpeg_extent, without_video
 from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
 
@@ -78,6 +79,14 @@ def test_a_video_behind_heic_is_cut_off(scene: Image.Image, kind: str) -> None:
     assert without_video(data + box) == without_video(data + VIDEO) == data
     large = data + box * 40
     np.testing.assert_array_equal(pixels(large), pixels(data))
+
+
+def test_heic_without_its_decoder_says_what_to_install(scene: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(scene, "HEIF")
+    monkeypatch.setattr(decode_module, "FORMATS", ["JPEG", "PNG"])
+    outcome = decode(data, LIMITS)
+    assert isinstance(outcome, Undecoded)
+    assert (outcome.reason, outcome.detail) == (Reject.FORMAT, decode_module.NEEDS_HEIF)
 
 
 @pytest.mark.parametrize("cut", [0.93, 0.97, 0.999])

@@ -66,7 +66,8 @@ class ImportSource:
             return cls(str(path), open_store(str(path.parent), s3), path.name, follow_links)
         if not path.is_dir():
             next_step = "give a folder with photos, an s3:// prefix or an uncompressed .tar file"
-            raise ConfigError("no such folder", where=str(path), next_step=next_step)
+            what = "not a folder or .tar file" if path.exists() else "no such folder"
+            raise ConfigError(what, where=str(path), next_step=next_step)
         return cls(str(path), DirectoryStore(str(path)), None, follow_links)
 
     @property

@@ -23,6 +23,7 @@ from facelake.stages.core.context import Context, StageResult, StageRun, digest_
 from facelake.stages.embedding.carry import Carried, carry
 from facelake.stages.embedding.corpus_size import corpus_size
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
+from facelake.stages.embedding.decodable import reopen_decodable
 from facelake.stages.embedding.not_faces import Marks
 from facelake.stages.embedding.progress import OUTCOMES, EmbedPlan, Progress
 from facelake.stages.gallery.purge import request_purge
@@ -56,6 +57,7 @@ def embed(context: Context) -> StageResult:
     assert pack is not None
     marks = Marks.of(context.lake)
     marks.reopen(context)
+    reopen_decodable(context)
     carried = carry(context)
     progress = Progress(context)
     plan = progress.plan()
@@ -122,6 +124,7 @@ def _work(context: Context, progress: Progress, chunks: int, tally: _Tally, not_
     the last ones, and those in which a photo waits or changed.
     """
     isolate_local_ray(context.config.ray)
+    context.emit(Notice("embed", "starting the workers on Ray, which takes up to a minute"))
     # Ray takes long to import and is not needed when there is nothing to embed
     from facelake.engines.ray_embed import RayEmbedder
 

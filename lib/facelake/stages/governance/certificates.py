@@ -21,12 +21,14 @@ class CheckedCertificate:
     Attributes:
         body: the signed content.
         key: fingerprint of the key that signed it.
-        valid: whether the signature fits the content and, if keys were given, is by one of them.
+        intact: whether the signature fits the content, whoever made it.
+        valid: whether it is intact and, if keys were given, signed by one of them.
         pinned: whether keys were given to compare with.
     """
 
     body: dict[str, Any]
     key: str
+    intact: bool
     valid: bool
     pinned: bool
 
@@ -51,6 +53,7 @@ def check_certificate(path: str, keys: Sequence[str]) -> CheckedCertificate:
         raise ConfigError("this is not the certificate of an erasure", where=path, next_step=next_step)
     signature = inner.get("signature")
     body = {name: value for name, value in inner.items() if name != "signature"}
+    intact = verify(body, signature, None)
     valid = any(verify(body, signature, key) for key in keys or (None,))
     key = str(signature.get("key", "")) if isinstance(signature, dict) else ""
-    return CheckedCertificate(body, key, valid, bool(keys))
+    return CheckedCertificate(body, key, intact, valid, bool(keys))
