@@ -282,7 +282,8 @@ class _Describer:
 
 def _undone(new: NewVersion) -> Bool:
     """Return which faces (n,) are recorded as placed by a correction although none in force concerns their group."""
-    return (new.previous.how == HOW.index("corrected")) & ~new.corrected.touched
+    corrected: Bool = new.previous.how == HOW.index("corrected")
+    return corrected & ~new.corrected.touched
 
 
 def groups_undone(new: NewVersion) -> I64:
