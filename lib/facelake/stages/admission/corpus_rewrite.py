@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -49,12 +49,3 @@ def empty_rows(config: Config, image_ids: Collection[str]) -> None:
         hit = pc.is_in(corpus.columns(path, ["image_id"])["image_id"].cast(pa.string()), wanted)
         if pc.any(hit).as_py():
             rewrite_corpus_file(corpus, path, hit.to_numpy())
-
-
-def imported_ids(config: Config, source_id: str) -> Iterator[str]:
-    """Yield the ids of a source's photos in the lake's own corpus."""
-    corpus = Corpus(config.corpus_uri, config.s3)
-    for path in corpus.paths():
-        rows = corpus.columns(path, ["image_id", "source_id"])
-        own = rows.filter(pc.fill_null(pc.equal(rows["source_id"], source_id), False))
-        yield from filter(None, own["image_id"].to_pylist())

@@ -9,10 +9,8 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.admit import decide
@@ -26,8 +24,9 @@ from facelake.lake.corpora.photos import Place
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import plain
 from facelake.partitions import is_of_partition
-from facelake.stages.admission.corpus_rewrite import empty_rows, imported_ids, owns_corpus
+from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
+from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.admission.withdrawn_datasets import (
     load_lineages,
@@ -40,7 +39,6 @@ _COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _OUTCOMES = ("imported", "present", "changed", "replaced", "skipped", "erased", "retracted")
 _PART_BYTES = 64 << 20
 _ROWS_PER_GROUP = 64
-_KNOWN = ["image_id", "source_id", "content_sha256", "source_tag"]
 _CHANGED = "changed since their import, the lake keeps the earlier content (--replace takes the new one)"
 _REPLACED = "changed since their import, and replaced"
 _RETRACTED = "kept out, as photos of a withdrawn data set"
@@ -91,14 +89,16 @@ def import_folder(
 
     Args:
         source: the source_id; default: the partition, or the folder's name.
-        person_from: regex on the file name; its first group (or the whole match) is the subject_ref.
+        person_from: regex on the file name; its first group is the subject_ref. None: the photos get none, which is
+            refused if earlier photos of the source have some; an empty text: none in any case.
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
         follow_links: import what symbolic links lead to; loops are left out.
         replace_changed: import photos with new content under a known name, and empty the rows of the earlier ones; the
             next run removes the faces of those.
 
     Raises:
-        ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake.
+        ConfigError: no such folder, no photos in it, an invalid regex, none where earlier photos have references, or a
+            corpus outside the lake.
     """
     origin = check_source(folder, person_from, context.config, follow_links=follow_links)
     if not owns_corpus(context.config):
@@ -118,7 +118,14 @@ def import_folder(
         _refuse_other_basis(context, source_id, grant)
     total = sum(1 for _ in origin.photos())
     run = StageRun(context, "import", total, "photos")
-    copy = _Copy(context, lineages, source_id, compiled(person_from), replace_changed=replace_changed)
+    copy = _Copy(
+        context,
+        lineages,
+        source_id,
+        compiled(person_from),
+        replace_changed=replace_changed,
+        nameless=person_from is not None,
+    )
     copy.run(origin)
     counts = copy.counts
     if not counts["files"]:
@@ -157,12 +164,15 @@ class _Copy:
         pattern: re.Pattern[str] | None,
         *,
         replace_changed: bool,
+        nameless: bool,
     ) -> None:
         self._context, self._lineages = context, lineages
         self._source_id, self._pattern = source_id, pattern
         self._replace_changed = replace_changed
         self._erased = context.lake.suppressed()
-        self._known = _known(context, source_id)
+        earlier = Imported.of(context.config, source_id)
+        self._known = earlier.photos
+        self._must_name = earlier.named_subjects and pattern is None and not nameless
         self._absent = set(self._known)  # hashes of the ids that the source has not shown yet
         self._part = _Part()
         self._special = LeftOut()
@@ -198,7 +208,7 @@ class _Copy:
         if self._absent:
             absent = LeftOut()
             for image_id in imported_ids(self._context.config, self._source_id):
-                if _hash(image_id) in self._absent:
+                if name_hash(image_id) in self._absent:
                     absent.add(_ABSENT, image_id)
             lines += absent.lines()
         return lines
@@ -209,12 +219,12 @@ class _Copy:
 
     def _must_read(self, photo: SourcePhoto) -> bool:
         """Whether a photo has to be read; counts it if not."""
-        ident = _hash(self._image_id(photo))
+        ident = name_hash(self._image_id(photo))
         self._absent.discard(ident)
         known = self._known.get(ident)
         if known is None:
             return True
-        if known.tag == _hash(photo.tag) or (photo.digest and known.digest == _hash(photo.digest)):
+        if known.tag == name_hash(photo.tag) or (photo.digest and known.digest == name_hash(photo.digest)):
             self.counts["present"] += 1
             self._progress()
             return False
@@ -228,13 +238,19 @@ class _Copy:
         if self._lineages.by_content(digest):
             self._note("retracted", _RETRACTED, photo)
             return
-        known = self._known.get(_hash(image_id))
-        if known is not None and known.digest == _hash(digest):
+        known = self._known.get(name_hash(image_id))
+        if known is not None and known.digest == name_hash(digest):
             self.counts["present"] += 1
             return
         if known is not None and not self._replace_changed:
             self._note("changed", _CHANGED, photo)
             return
+        if self._must_name:
+            what = f"earlier photos of source {self._source_id!r} have subject references, and new ones would have none"
+            next_step = "give the same --person-from again, or --person-from '' to import them without references"
+            raise ConfigError(
+                f"{what}: an erasure of a subject would not find them", where=photo.path, next_step=next_step
+            )
         match = self._pattern.search(photo.path.rpartition("/")[2]) if self._pattern else None
         subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
         names = [
@@ -251,7 +267,7 @@ class _Copy:
         row = {"image_id": image_id, "image": data, "source_id": self._source_id, "subject_ref": subject}
         self._part.rows.append(row | {"content_sha256": digest, "source_tag": photo.tag})
         self._part.size += len(data)
-        self._known[_hash(image_id)] = _Known(_hash(digest), _hash(photo.tag))
+        self._known[name_hash(image_id)] = KnownPhoto(name_hash(digest), name_hash(photo.tag))
         if known is None:
             self.counts["imported"] += 1
         else:
@@ -273,17 +289,6 @@ class _Copy:
         self._special.add(remark, photo.path)
 
 
-class _Known(NamedTuple):
-    """Hashes of what is known of an imported photo."""
-
-    digest: int
-    tag: int
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
-
-
 def check_source(location: str, person_from: str | None, config: Config, *, follow_links: bool = False) -> ImportSource:
     """Check the arguments of an import and open its source.
 
@@ -293,30 +298,6 @@ def check_source(location: str, person_from: str | None, config: Config, *, foll
     origin = ImportSource.of(location, config.s3, follow_links=follow_links)
     compiled(person_from)
     return origin
-
-
-def _known(context: Context, source_id: str) -> dict[int, _Known]:
-    """What is known of each photo of this source in the lake's corpus, by the hash of its id: about 200 bytes each.
-
-    Only the small columns of the corpus files are read.
-    """
-    corpus = Corpus(context.config.corpus_uri, context.config.s3)
-    try:
-        paths = corpus.paths()
-    except ConfigError:
-        return {}  # the corpus is empty before the first import
-    known: dict[int, _Known] = {}
-    for path in paths:
-        rows = corpus.columns(path, _KNOWN)
-        if rows["source_id"].null_count == rows.num_rows or source_id not in pc.unique(rows["source_id"]).to_pylist():
-            continue
-        if "content_sha256" not in rows.column_names:
-            rows = rows.append_column("content_sha256", corpus.index(path, trusted=False)["content_sha256"])
-        columns = (rows[n].to_pylist() if n in rows.column_names else [None] * rows.num_rows for n in _KNOWN)
-        for image_id, source, digest, tag in zip(*columns, strict=True):
-            if image_id and source == source_id:
-                known[_hash(image_id)] = _Known(_hash(digest or ""), _hash(tag) if tag else -1)
-    return known
 
 
 def write_corpus_file(context: Context, rows: list[dict[str, object]], name: str | None = None) -> str:

@@ -188,3 +188,16 @@ def test_changed_absent_and_unlabelled_photos_are_named_and_changed_ones_replace
     assert stored["s/200001.jpg"] == PHOTO + b"brighter"
     assert stored["s/200002.jpg"] == PHOTO + b"200002.jpg"
     assert imported(tmp_path, str(photos), person_from=pattern, replace_changed=True)[0]["present"] == 3
+
+
+def test_new_photos_do_not_lose_their_subjects_by_a_forgotten_option(tmp_path: Path) -> None:
+    photos = tmp_path / "p"
+    photos.mkdir()
+    (photos / "200001_a.jpg").write_bytes(PHOTO + b"a")
+    imported(tmp_path, str(photos), person_from=r"^(\d+)_")
+    assert imported(tmp_path, str(photos))[0]["present"] == 1  # nothing is new
+    (photos / "200001_b.jpg").write_bytes(PHOTO + b"b")
+    with pytest.raises(ConfigError, match=r"would have none.*--person-from"):
+        imported(tmp_path, str(photos))
+    assert len(corpus(tmp_path)) == 1
+    assert imported(tmp_path, str(photos), person_from="")[0]["imported"] == 1
