@@ -142,9 +142,9 @@ def run_night(
     if {"embed", "cluster", "publish"} & set(chosen) and "admit" not in chosen:
         chosen.insert(0, "admit")  # later stages must not use decisions of another purpose, ledger or day
     lineage = tuple(accepted_lineage(config, find_card(config.model.card)))
+    open_lake(config)  # a mistyped lake fails here and is not created
     if "admit" in chosen:
         OpenedCorpus(resolve_corpus(config)).check_present()  # fails before anything is written if there is no corpus
-    open_lake(config)  # a mistyped lake fails here and is not created
     require_assessment(config)
     observers = configured_observers(config)
     with (

@@ -41,11 +41,13 @@ def corpus_of(folder: Path, **columns: object) -> Path:
 
 
 def test_missing_corpus(tmp_path: Path) -> None:
-    fails(tmp_path, "nightly", "--lake", str(tmp_path / "lake"), code=2, said="corpus is missing")
+    lake = str(tmp_path / "lake")
+    run_cli("ledger", "grant", "--source", "s", "--basis", "b", "--purpose", "p", "--create-lake", "--lake", lake)
+    fails(tmp_path, "nightly", "--lake", lake, code=2, said="corpus is missing")
 
 
 def test_no_lake(tmp_path: Path) -> None:
-    for command in ("verify", "erase", "gallery list", "ledger list"):
+    for command in ("nightly", "verify", "erase", "gallery list", "ledger list"):
         fails(tmp_path, *command.split(), "--lake", str(tmp_path / "none"), code=2, said="no facelake lake at this URI")
 
 
@@ -139,6 +141,8 @@ def test_import_arguments(tmp_path: Path) -> None:
     fails(
         tmp_path, "import", str(tmp_path), "--person-from", "(", "--lake", lake, code=2, said="not a regular expression"
     )
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    fails(tmp_path, "import", str(tmp_path / "a.jpg"), "--lake", lake, code=2, said="not a folder or .tar file")
     (tmp_path / "empty").mkdir()
     assert run_cli("import", str(tmp_path / "empty"), "--lake", lake).returncode == 2
 

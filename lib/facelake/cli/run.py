@@ -129,7 +129,8 @@ def demo(
         else:
             build_demo(context)
     usual = f"{call.config().spark.in_process_below:,}"
-    call.terminal.say(f"the demo groups faces on Spark to show that it works here; real lakes use it from {usual} on")
+    shown = f"the demo groups faces on Spark to show that it works here; real lakes use it from {usual} on"
+    call.terminal.say(f"{shown}. Warnings that Java prints then are harmless")
     run_stages(call, [], in_process_below=0)
 
 
