@@ -11,8 +11,8 @@ import typer
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
 from facelake.errors import ConfigError
+from facelake.extras import install_command
 
-_INSTALL = "pip install 'facelake[review]'; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[review]'"
 _EXPOSE_HELP = "let --host be an address that other machines reach: unencrypted, faces can be read on the network"
 
 
@@ -39,7 +39,7 @@ def review(
         if (err.name or "").partition(".")[0] not in ("fastapi", "uvicorn", "starlette"):
             raise
         what = f"the review page needs {err.name}, which is not installed"
-        raise ConfigError(what, where="review", next_step=_INSTALL) from err
+        raise ConfigError(what, where="review", next_step=f"run {install_command('review')}") from err
 
     terminal = call.terminal
     context = reading(call.config(), terminal.listen)

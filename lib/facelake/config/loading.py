@@ -45,7 +45,14 @@ def load_config(
     for key, value in (overrides or {}).items():
         section, _, name = key.rpartition(".")
         (data.setdefault(section, {}) if section else data)[name] = value
-    return _validate(Config, data, path or "arguments")
+    try:
+        return _validate(Config, data, path or "arguments")
+    except ConfigError as err:
+        if lake and err.what.startswith("key 'lake': "):
+            raise ConfigError(
+                err.what.removeprefix("key 'lake': "), where=f"--lake {lake}", next_step=err.next_step
+            ) from None
+        raise
 
 
 def read_yaml_as(kind: type[M], path: Path) -> M:

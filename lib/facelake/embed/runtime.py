@@ -14,6 +14,7 @@ from facelake.embed.cpu_features import Cpu, Precision, this_cpu
 from facelake.embed.graphs import batchable
 from facelake.embed.onnx_runtime import OnnxGraph
 from facelake.errors import ConfigError
+from facelake.extras import install_command
 
 if TYPE_CHECKING:
     from facelake.embed.torch_runtime import TorchGraph
@@ -121,7 +122,7 @@ _NEXT_STEPS = {
     "embed.runtime to torch",
     "tensorrt": "use the image of infra/docker/Dockerfile.cuda, or set embed.runtime to onnxruntime",
     "openvino": "pip install openvino, or set embed.runtime to onnxruntime",
-    "torch": "pip install 'facelake[torch]', or set embed.runtime to onnxruntime",
+    "torch": f"run {install_command('torch')}, or set embed.runtime to onnxruntime",
 }
 
 
@@ -213,7 +214,7 @@ def must_have_torch(runtime: Runtime) -> None:
     try:
         import torch
     except ImportError as err:
-        next_step = "pip install 'facelake[torch]', or set embed.runtime to onnxruntime"
+        next_step = f"run {install_command('torch')}, or set embed.runtime to onnxruntime"
         raise ConfigError("torch is not installed", where="embed.runtime", next_step=next_step) from err
     if runtime.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError("torch sees no GPU", where="embed.device", next_step="set embed.device to cpu")

@@ -43,8 +43,13 @@ def signed_manifest(store: ObjectStore, keys: Collection[str]) -> dict[str, Any]
         raise ConfigError(what, where=store.uri, next_step=next_step) from err
     if not any(signature_fits(body, signature, key) for key in keys or (None,)):
         what = "the manifest is not signed" if signature is None else "the signature does not fit the manifest"
-        what += ", or is not by one of the given keys" if keys and signature is not None else ""
-        raise Corrupt(what, where=f"{store.uri}/manifest.json", next_step="do not use the copy; have it exported again")
+        next_step = "do not use the copy; have it exported again"
+        if keys and signature_fits(body, signature, None):
+            what = "the manifest was signed by another key than the given ones"
+            next_step = (
+                "compare the keys with those that the controller publishes; until they agree do not use the copy"
+            )
+        raise Corrupt(what, where=f"{store.uri}/manifest.json", next_step=next_step)
     return dict(manifest)
 
 

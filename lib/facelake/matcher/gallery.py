@@ -295,7 +295,9 @@ class Gallery:
             what = "the templates are protected by a key" if not key else "this is not the key of the templates"
             what = what if wanted else "the templates are not protected by a key"
             raise ConfigError(
-                what, where="matcher", next_step=f"pass the key named {wanted}" if wanted else "omit the key"
+                what,
+                where="matcher",
+                next_step=f"pass the key named {wanted} (--key-env)" if wanted else "omit the key",
             )
         return rotation(key, self._manifest["lake"], self.purpose, self._identities.dim) if key else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -26,6 +27,13 @@ from facelake.targets.target import COLUMNS, TargetRows
 FAULTS = Faults("LanceDB", "the AWS_* variables", opening=(OSError, RuntimeError))
 _BATCH = 10_000
 _IN = 1_000  # ids per filter
+
+
+def _drop_versions(table: Any) -> None:
+    """Remove every version but the newest. LanceDB warns of other writers each time; a target has one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"optimize\(cleanup_older_than", category=UserWarning)
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
 
 
 class LanceTarget:
@@ -62,7 +70,7 @@ class LanceTarget:
     def write_record(self, record: dict[str, Any]) -> None:
         rows = pa.table({"body": [json.dumps(record)]})
         table = self._db.create_table(self._record, rows, mode="overwrite")
-        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        _drop_versions(table)
 
     def exists(self) -> bool:
         return self._has(self._table)
@@ -131,7 +139,7 @@ class LanceTarget:
             schema = table.schema
             rows = pa.RecordBatchReader.from_batches(schema, table.search().to_batches(_BATCH))
             table = self._db.create_table(self._table, rows, schema=schema, mode="overwrite")
-        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        _drop_versions(table)
         return KEEPS["lancedb"] if self.location.host else None
 
     def close(self) -> None:

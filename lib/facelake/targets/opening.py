@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from facelake.errors import ConfigError
+from facelake.extras import install_command
 from facelake.targets.faults import Faults
 from facelake.targets.location import Location
 from facelake.targets.target import Target
@@ -26,7 +27,7 @@ def open_target(location: Location) -> Iterator[Target]:
     if importlib.util.find_spec(_NEEDED[location.scheme]) is None:
         extra = _EXTRA.get(location.scheme, location.scheme)
         what = f"{location.scheme}:// needs the package {_NEEDED[location.scheme]}"
-        raise ConfigError(what, where="--to", next_step=f"pip install 'facelake[{extra}]'")
+        raise ConfigError(what, where="--to", next_step=f"run {install_command(extra)}")
     make, faults = _engine(location.scheme)
     with faults.reported(location.shown, opening=True):
         target = make(location)

@@ -158,7 +158,7 @@ def test_only_the_review_command_needs_the_review_extra(tmp_path: Path) -> None:
 
     result = run("review", "--purpose", PURPOSE, "--lake", str(tmp_path))
     assert result.returncode == 2
-    assert "pip install 'facelake[review]'" in result.stderr
+    assert "pip install -c constraints.txt -e '.[review]'" in result.stderr
     assert run("correct", "list", "--help").returncode == 0
 
 

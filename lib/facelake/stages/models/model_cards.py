@@ -17,6 +17,7 @@ from facelake.config import Config
 from facelake.embed import ModelCard, Pack
 from facelake.embed.insightface import choose_files, make_card
 from facelake.errors import ConfigError, Refused, Retryable
+from facelake.extras import install_command
 from facelake.lake.store import open_store
 from facelake.stages.models.registry import cache_folder
 
@@ -96,7 +97,7 @@ def _fetch_from_zoo(name: str, scratch: str) -> Path:
     try:
         from insightface.utils.storage import ensure_available
     except ImportError as err:
-        next_step = "run pip install 'facelake[insightface]', or unzip the pack and give its folder"
+        next_step = f"run {install_command('insightface')}, or unzip the pack and give its folder"
         raise ConfigError("insightface is not installed", where="models card", next_step=next_step) from err
     try:
         with contextlib.redirect_stdout(sys.stderr):  # insightface prints to stdout, which is reserved for results
