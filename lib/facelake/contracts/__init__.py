@@ -23,7 +23,7 @@ from facelake.contracts.enums import (
 )
 from facelake.contracts.file_names import DataFileName, corpus_key, is_of_model
 from facelake.contracts.plain_data import parse_json, parse_yaml
-from facelake.contracts.references import label, reference, references
+from facelake.contracts.references import SEARCHABLE, label, reference, references
 from facelake.contracts.schemas import (
     ADMISSIONS,
     CHANGES,
@@ -77,6 +77,7 @@ __all__ = [
     "REJECTS",
     "REVIEWS",
     "RUNS",
+    "SEARCHABLE",
     "TABLES",
     "U8",
     "U16",

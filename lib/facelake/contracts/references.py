@@ -17,6 +17,10 @@ _AROUND = (
 )  # white space, and the invisible characters that copies from spreadsheets and web pages bring along
 
 
+SEARCHABLE = 6
+"""characters of a subject reference from which on an erasure searches bytes for it; shorter ones occur by chance"""
+
+
 def reference(text: str) -> str:
     """Return the spelling under which a reference is compared, recorded and hashed."""
     return unicodedata.normalize("NFC", text).strip(_AROUND)

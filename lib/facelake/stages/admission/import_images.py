@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from facelake.admit import decide
 from facelake.admit.lineage import Lineages
 from facelake.config import Config
-from facelake.contracts import CORPUS, Covers, EventKind, Refusal, Scope, SourceClass, label, reference
+from facelake.contracts import CORPUS, SEARCHABLE, Covers, EventKind, Refusal, Scope, SourceClass, label, reference
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
@@ -43,6 +43,7 @@ _CHANGED = "changed since their import, the lake keeps the earlier content (--re
 _REPLACED = "changed since their import, and replaced"
 _RETRACTED = "kept out, as photos of a withdrawn data set"
 _UNLABELLED = "without a subject reference, because --person-from does not match"
+_SHORT = f"with a subject reference of fewer than {SEARCHABLE} characters, which erasures cannot search bytes for"
 _ABSENT = (
     "imported earlier and no longer there, they stay in the lake (`facelake erase --image ID` removes one for good)"
 )
@@ -264,6 +265,8 @@ class _Copy:
             return
         if self._pattern is not None and match is None:
             self._note("unlabelled", _UNLABELLED, photo)
+        elif subject and len(subject) < SEARCHABLE:
+            self._special.add(_SHORT, photo.path)
         row = {"image_id": image_id, "image": data, "source_id": self._source_id, "subject_ref": subject}
         self._part.rows.append(row | {"content_sha256": digest, "source_tag": photo.tag})
         self._part.size += len(data)

@@ -12,11 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import Bool, label, reference, references
+from facelake.contracts import SEARCHABLE, Bool, label, reference, references
 from facelake.erase import Needles
 from facelake.errors import ConfigError
-
-_MIN_NEEDLE = 6  # characters of a subject reference; shorter ones occur in a byte scan by chance
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ class Targets:
         """
         if self.request.purpose:
             return Needles.of(self.faces, self.embeddings)
-        named = (v for v in (*self.request.subjects, *self.subjects) if len(v) >= _MIN_NEEDLE)
+        named = (v for v in (*self.request.subjects, *self.subjects) if len(v) >= SEARCHABLE)
         return Needles.of([*self.faces, *self.images, *named], self.embeddings, self.pieces)
 
 
