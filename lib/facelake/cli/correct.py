@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -106,7 +107,21 @@ def correct_list(call: Invocation) -> None:
     from facelake.stages.gallery.corrections import list_corrections
 
     rows = list_corrections(reading(call.config()).lake)
-    shown = [{**row, "counts": {True: "in force", False: "not in force", None: ""}[row["counts"]]} for row in rows]
-    columns = [*_COLUMNS[:-1], "effect"]
-    call.terminal.table("corrections", columns, [[row[name] for name in _COLUMNS] for row in shown])
+    columns = [*_COLUMNS[:-1], "faces", "effect"]
+    shown = [[*(row[name] for name in _COLUMNS[:-1]), _named_faces(row), _effect(row)] for row in rows]
+    call.terminal.table("corrections", columns, shown)
     call.terminal.result({"ok": True, "corrections": [{name: row[name] for name in _COLUMNS} for row in rows]})
+
+
+def _named_faces(row: Mapping[str, Any]) -> str:
+    """Return how many faces the reviewer named; empty for a correction of whole identities."""
+    return "" if row["kind"] in (Verdict.MERGE, Verdict.DISTINCT, Verdict.UNDO) else str(len(row["faces_b"] or ()))
+
+
+def _effect(row: Mapping[str, Any]) -> str:
+    """Return what a correction does, in words: whether it is in force, and which earlier ones it ended."""
+    ended = ", ".join(map(str, row["undoes"] or ()))
+    if row["counts"] is None:
+        return f"undoes {ended}"
+    state = "in force" if row["counts"] else "not in force"
+    return f"{state}, overrules {ended}" if ended else state

@@ -17,6 +17,7 @@ from facelake.stages.gallery.corrections import CorrectionRequest, record_correc
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.export import show
+from tests.conftest import run_cli
 
 PEOPLE = Population(60, 16, 6, seed=5)
 
@@ -60,6 +61,11 @@ def test_what_corrections_leave_behind_and_decide(tmp_path: Path) -> None:
         publish(context)
         assert how(context, own) == {"grouped"}
         assert how(context, faces[1:2]) == {"corrected"}
+
+        listed = run_cli("correct", "list", "--lake", context.lake.uri).stdout.splitlines()
+        split_line = next(line for line in listed if line.split()[:2] == ["1", "split"])
+        assert split_line.split()[-3:] == ["1", "in", "force"]
+        assert listed[-1].endswith(f"undoes {confirmation['seq']}")
 
         (row,) = [row for row in show(context.lake, confirmed, None)[1] if row["face_id"] == own[0]]
         columns, found = show(context.lake, row["image_id"], None, by_photo=True)
