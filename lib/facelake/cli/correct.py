@@ -123,5 +123,6 @@ def _effect(row: Mapping[str, Any]) -> str:
     ended = ", ".join(map(str, row["undoes"] or ()))
     if row["counts"] is None:
         return f"undoes {ended}"
-    state = "in force" if row["counts"] else "not in force"
-    return f"{state}, overrules {ended}" if ended else state
+    if not row["counts"]:
+        return "not in force"
+    return f"in force, overrules {ended}" if ended else "in force"
