@@ -83,7 +83,8 @@ def _same(left: FaceIds, right: FaceIds) -> Iterator[str]:
         yield f"{left.table} contains {repeated} faces twice"
     stray, example = left.missing_in(right)
     if stray:
-        yield f"{left.table} names {stray} faces that {right.table} lacks, e.g. {example}"
+        advice = "an interrupted run leaves this until `facelake nightly` completes it; else restore a backup"
+        yield f"{left.table} names {stray} faces that {right.table} lacks, e.g. {example} ({advice})"
     missing, _ = right.missing_in(left)
     if missing:
         yield f"{right.table} has {missing} faces that {left.table} lacks (run `facelake nightly`)"
