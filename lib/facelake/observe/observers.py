@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from facelake.config import Config
 from facelake.errors import ConfigError, LedgerMoved
 from facelake.events import Notice
+from facelake.extras import install_command
 from facelake.observe.observer import Ending, Observer, Outcome
 from facelake.stages.core.context import Context, StageResult
 
@@ -109,7 +110,4 @@ def _ending_of(err: BaseException) -> Ending:
 
 def _missing(extra: str, err: ModuleNotFoundError) -> ConfigError:
     what = f"section {extra} of the config needs {err.name}, which is not installed"
-    next_step = (
-        f"pip install 'facelake[{extra}]'; in a checkout: .venv/bin/pip install -c constraints.txt -e '.[{extra}]'"
-    )
-    return ConfigError(what, where=extra, next_step=next_step)
+    return ConfigError(what, where=extra, next_step=f"run {install_command(extra)}")

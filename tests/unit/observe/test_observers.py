@@ -354,7 +354,7 @@ def test_a_missing_extra_is_reported_before_the_run(monkeypatch: pytest.MonkeyPa
     config = configured(load_config(), **{section: kind.model_validate({key: "http://localhost:1"})})
     with pytest.raises(ConfigError, match=rf"needs {package}") as err:
         observers.configured_observers(config)
-    assert f"facelake[{section}]" in err.value.next_step
+    assert f"-e '.[{section}]'" in err.value.next_step
 
 
 @pytest.mark.parametrize("url", ["http://user:key@host", "https://host/?key=1", "ftp://host", "host"])
