@@ -145,7 +145,8 @@ def template_key(variable: str) -> bytes:
     from facelake.publish.transform import read_key
 
     if variable not in os.environ:
-        raise ConfigError(f"{variable} is not set", where="--key-env", next_step="export it: `openssl rand -hex 32`")
+        next_step = "set it to the key of the export; for the first export make one with `openssl rand -hex 32`"
+        raise ConfigError(f"{variable} is not set", where="--key-env", next_step=next_step)
     return read_key(os.environ[variable])
 
 
