@@ -31,7 +31,7 @@ _FALSE_SHARE, _WINDOW = 0.02, 0.04
 _ENOUGH_NEIGHBOURS, _NO_FALSE_LINKS = 20, 0.0005
 # Relatives and look-alikes are no random pairs: where an encoder of 512 dimensions puts strangers far away, a cut by
 # chance lets them in. So cuts are no lower than these shares of the way from different people's mean to `nearest_low`.
-_LEAST_CUT, _LEAST_EDGE, _LEAST_ATTACH = 0.68, 0.55, 0.5
+_LEAST_CUT, _LEAST_EDGE, _LEAST_ATTACH, _LEAST_MODES = 0.7, 0.55, 0.5, 0.45
 # In a small corpus, which does not show `nearest_low`, the graph's cut is no lower than this, in units of (one person's
 # level - different people's mean). The weights of edges fall by e per this much, in the same units.
 _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.55, 0.25
@@ -114,6 +114,11 @@ class Calibration:
         if self.by_hand or not self.nearest_low:
             return self.edge if self.by_hand else max(self.edge, min(self.chance, self.graph_cut))
         return max(min(self.chance, self.graph_cut), self._share(_LEAST_ATTACH))
+
+    @property
+    def modes_from(self) -> float:
+        """Mean cosine between two groups from which they may be modes of one person (mode_merging.py)."""
+        return self.edge if self.by_hand or not self.nearest_low else min(self.edge, self._share(_LEAST_MODES))
 
     def _share(self, share: float) -> float:
         """Return the cosine at a share of the way from different people's mean to `nearest_low`."""

@@ -21,11 +21,11 @@ from facelake.vectors import unit_rows
 
 _LEAST_FACES = 4  # of a group whose centroid tells a direction
 _LEAST_JOINED = 3  # of a group that is joined by its direction
-_ENOUGH_PAIRS, _ENOUGH_GROUPS = 200, 500
+_ENOUGH_PAIRS, _ENOUGH_GROUPS = 100, 500  # chance among so few pairs is measured, see `_directions`
 _RATIO = 0.5  # between, relative to inside, from which two groups may be one person's modes
 _MOST = 16  # directions
 # Directions count when they vary more than the same pairs among other groups ever do, and stand clear of the next.
-_DRAWS, _ABOVE_CHANCE, _GAP = 5, 1.15, 1.1
+_DRAWS, _ABOVE_CHANCE, _GAP = 20, 1.3, 1.1
 _CLEAR = 1.5  # the median pair that is joined lies in them so many times as much as it must
 _RANDOM = 20_000
 _SHARE = 0.99  # of random pairs lie less in the directions than a pair that is joined
@@ -47,7 +47,7 @@ def mode_pairs(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, seed: int)
     near = np.minimum(size[pairs.low], size[pairs.high]) >= _LEAST_JOINED
     low, high = pairs.low[near], pairs.high[near]
     between, ratio = _alike(sums, size, low, high, cuts)
-    open_ = (between >= cuts.edge) & (ratio >= _RATIO)
+    open_ = (between >= cuts.modes_from) & (ratio >= _RATIO)
     low, high = low[open_], high[open_]
     large = np.minimum(size[low], size[high]) >= _LEAST_FACES
     groups = np.flatnonzero(size >= _LEAST_FACES)

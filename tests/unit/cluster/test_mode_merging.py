@@ -45,11 +45,21 @@ def test_children_are_joined_and_brothers_are_not() -> None:
     assert len(joined - children) <= 6
 
 
+def test_a_hundred_pairs_suffice_to_tell_children_from_brothers() -> None:
+    low, high, _ = mode_pairs(*world(50, 50), CUTS, 0)
+    joined = set(zip(low.tolist(), high.tolist(), strict=True))
+    assert len(joined & {(i, 900 + i) for i in range(50)}) >= 46
+    assert len(joined - {(i, 900 + i) for i in range(50)}) <= 2
+
+
 def test_nobody_is_joined_where_all_are_brothers_or_too_few_to_tell() -> None:
     for seed in range(5):
         low, _, said = mode_pairs(*world(0, 400, seed), CUTS, seed)
         assert len(low) == 0, said
-    low, _, said = mode_pairs(*world(50, 50), CUTS, 0)
+    for seed in range(20):  # the fewest pairs that count
+        low, _, said = mode_pairs(*world(0, 100, seed), CUTS, seed)
+        assert len(low) == 0, said
+    low, _, said = mode_pairs(*world(40, 50), CUTS, 0)
     assert len(low) == 0
     assert "too few" in said
 
