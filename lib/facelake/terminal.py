@@ -110,7 +110,7 @@ class Terminal:
             count = (
                 f"step {event.done + 1} of {total}:"
                 if step
-                else f"{event.done:,}/{f'{total:,}' if total else '?'} {unit}"
+                else f"{event.done:,}{f'/{total:,}' if total else ''} {unit}"
             )
             status = " ".join(part for part in (count, step, pace, extra) if part)
             eta = f", about {format_duration((total - event.done) / rate)} left" if total and rate else ""
@@ -169,7 +169,7 @@ class Terminal:
 
     def figures(self, title: str, figures: Mapping[str, Any]) -> None:
         """Print a table of named figures."""
-        self.table(title, ["figure", "value"], [[name, value] for name, value in figures.items()])
+        self.table(title, ["figure", "value"], [[name, _figure(value)] for name, value in figures.items()])
 
     def run_summary(self, results: Sequence[StageResult]) -> None:
         """Print what each stage of a run did, and how many alerts the report raised."""
@@ -223,6 +223,13 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return "" if value is None else printable(str(value))
+
+
+def _figure(value: object) -> object:
+    """Return a figure for display; the parts of a figure that has several on one line."""
+    if not isinstance(value, Mapping):
+        return value
+    return ", ".join(f"{str(name).replace('_', ' ')} {part}" for name, part in value.items())
 
 
 def _short(counts: Mapping[str, int]) -> str:

@@ -18,10 +18,11 @@ import typer.main
 
 import facelake
 from facelake import terminal
-from facelake.cli import app
+from facelake.cli import app, operate
 from facelake.errors import ConfigError, Refused
 from facelake.events import Event, Notice, StageFinished, StageProgress, StageStarted
 from facelake.stages.core.context import StageResult
+from facelake.stages.operations.local_files import LocalFiles, LocalKind
 from facelake.terminal import Terminal, error_boundary
 from tests.conftest import FACELAKE
 
@@ -246,3 +247,16 @@ def test_a_run_ends_with_a_table_and_the_alerts(capsys: pytest.CaptureFixture[st
 def test_the_version_is_printed() -> None:
     done = subprocess.run([*FACELAKE, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"facelake {facelake.__version__}"
+
+
+def test_figures_with_several_parts_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal().figures("plan", {"images": 3, "memory": {"driver_bytes": 5, "worker_bytes": 7}})
+    assert "driver bytes 5, worker bytes 7" in capsys.readouterr().out
+
+
+def test_cleanup_prints_the_first_of_many_files_of_a_kind() -> None:
+    files = [LocalFiles(f"/tmp/facelake-{n}", LocalKind.TEMPORARY, 10, in_use=False) for n in range(30)]
+    key = LocalFiles("/keys/k", LocalKind.KEY, 1, in_use=False)
+    rows = operate._rows([*files, key], [])
+    assert [row[0] for row in rows] == [*(item.path for item in files[:8]), "22 more (--json lists all)", "/keys/k"]
+    assert sum(int(str(row[2])) for row in rows) == 301

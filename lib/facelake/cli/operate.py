@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from facelake.stages.operations.local_files import LocalFiles
 
 _CLIENT_TIMEOUT_S = 10
+_LISTED = 8  # files of one kind that `cleanup` prints one by one
 
 
 @command(app)
@@ -139,10 +140,22 @@ def cleanup(
     terminal = call.terminal
     listed = local_files(call.config())
     deleted = delete_local_files(listed, keys=keys) if delete else []
-    rows = [[item.path, item.kind, item.bytes, _outcome(item, deleted)] for item in listed]
-    terminal.table("files outside lakes", ["path", "kind", "bytes", ""], rows)
+    terminal.table("files outside lakes", ["path", "kind", "bytes", ""], _rows(listed, deleted))
     kept = [item.as_json() for item in listed if item not in deleted]
     terminal.result({"ok": True, "deleted": [item.as_json() for item in deleted], "kept": kept})
+
+
+def _rows(listed: list[LocalFiles], deleted: list[LocalFiles]) -> list[list[object]]:
+    """Return a row per file; of many of one kind and outcome the first ones, and a row for the rest."""
+    groups: dict[tuple[str, str], list[LocalFiles]] = {}
+    for item in listed:
+        groups.setdefault((item.kind, _outcome(item, deleted)), []).append(item)
+    rows: list[list[object]] = []
+    for (kind, outcome), items in groups.items():
+        rows += [[item.path, kind, item.bytes, outcome] for item in items[:_LISTED]]
+        if rest := items[_LISTED:]:
+            rows.append([f"{len(rest)} more (--json lists all)", kind, sum(item.bytes for item in rest), outcome])
+    return rows
 
 
 def _outcome(item: LocalFiles, deleted: list[LocalFiles]) -> str:

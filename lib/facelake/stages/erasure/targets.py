@@ -14,7 +14,7 @@ from facelake.stages.admission.known_references import Known, not_suppressed, re
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.copies import find_copies, own_corpus
 from facelake.stages.erasure.request import Request, Targets, is_in, strings
-from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.stages.gallery.versions import FIND_IDENTITY, Gallery, current_gallery
 
 
 def refuse_unknown_targets(context: Context, request: Request) -> None:
@@ -109,5 +109,5 @@ def _of_identities(context: Context, request: Request, gallery: Gallery | None, 
     missing = [name for name in request.identities if name not in present]
     if missing and not known:
         what = f"no active identity {missing[0]!r}"
-        raise ConfigError(what, where=context.lake.uri, next_step="see `facelake gallery show`")
+        raise ConfigError(what, where=context.lake.uri, next_step=FIND_IDENTITY)
     return images

@@ -15,6 +15,8 @@ from facelake.errors import ConfigError, VersionGone
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
 
+FIND_IDENTITY = "see `facelake gallery show`; with a subject reference or a photo id it lists their identities"
+"""next step where an identity is not known"""
 PINNED = ("identities", "memberships", "changes")
 
 
@@ -96,7 +98,7 @@ def not_active(gallery: Gallery, identity: str | None) -> ConfigError:
         if merged_into := (own["merged_into"].to_pylist() or [None])[0]:
             where, next_step = gallery.lake.uri, f"use {merged_into}"
             return ConfigError(f"{what}: merged into {merged_into}", where=where, next_step=next_step)
-    return ConfigError(what, where=gallery.lake.uri, next_step="see `facelake gallery show`")
+    return ConfigError(what, where=gallery.lake.uri, next_step=FIND_IDENTITY)
 
 
 def settle(lake: Lake) -> None:
