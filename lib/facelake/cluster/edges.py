@@ -73,33 +73,44 @@ def group_pairs(of_part: FaceNeighbours, labels: I32, known: Known) -> Pairs:
 
 
 def leftover_pairs(of_part: FaceNeighbours, alone: Bool, known: Known) -> tuple[I32, I32, F32]:
-    """Pairs (a, b, discounted cosine) of singletons that may be of one person, see `linked_singletons`."""
+    """Pairs (a, b, discounted cosine) of singletons above the graph's cut or of which b is the clear nearest of a.
+
+    The latter count only if a is also the clear nearest of b, see `mutual_or_strong`.
+    """
     a, b = of_part.sources(), of_part.near.index
     value = known.value(a, b, of_part.near.cosine)
-    taken = alone[a] & alone[b] & linked_singletons(a, value, known.cuts)
+    taken = alone[a] & alone[b] & ((value >= known.cuts.graph_cut) | clear_nearest(a, value, known.cuts))
     return a[taken], b[taken], value[taken]
 
 
-def linked_singletons(face: I32 | I64, value: F32, cuts: Calibration) -> Bool:
-    """Return which neighbours (pairs,) of faces are near enough for two singletons to be grouped.
+def clear_nearest(face: I32 | I64, value: F32, cuts: Calibration) -> Bool:
+    """Return which neighbours (pairs,) are the nearest of a face, at least `attach` alike and ahead by `lead`.
 
-    Those above the graph's cut, and, as when a singleton joins a group, a face's nearest neighbour if it is at least
-    `cuts.attach` alike and leads the next one by `cuts.lead`.
+    None in a small corpus, where chance sets `attach` so low that look-alikes pass it.
 
     Args:
         face: (pairs,) whose neighbour it is; all neighbours of a face are among the pairs.
         value: (pairs,) discounted cosine.
         cuts: the calibration.
     """
+    out = np.zeros(len(face), bool)
+    if not cuts.nearest_low or not len(face):
+        return out
     order = np.lexsort((-value, face))
     face, ordered_value = face[order], value[order]
-    first = np.r_[True, face[1:] != face[:-1]] if len(face) else np.zeros(0, bool)
+    first = np.r_[True, face[1:] != face[:-1]]
     second = np.full(len(face), -1.0, np.float32)
     second[:-1] = np.where(first[1:], -1.0, ordered_value[1:])  # -1: a face with one neighbour
     leads = first & (ordered_value >= cuts.attach) & (ordered_value - second >= cuts.lead)
-    out = value >= cuts.graph_cut
     out[order[leads]] = True
-    return np.asarray(out)
+    return out
+
+
+def mutual_or_strong(a: I32 | I64, b: I32 | I64, value: F32, cuts: Calibration) -> Bool:
+    """Return which pairs (a, b) are above the graph's cut or are there from the other side (b, a) too."""
+    width = int(max(a.max(initial=0), b.max(initial=0))) + 1
+    both = np.isin(a.astype(np.int64) * width + b, b.astype(np.int64) * width + a)
+    return np.asarray((value >= cuts.graph_cut) | both)
 
 
 def mirrored(of_part: FaceNeighbours) -> tuple[I32, I32, F16]:

@@ -22,7 +22,7 @@ import numpy as np
 from facelake.cluster import topk
 from facelake.cluster.by_group import ByGroup
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.edges import leftover_graph, linked_singletons
+from facelake.cluster.edges import clear_nearest, leftover_graph
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle
 from facelake.cluster.lists import nearest, spherical_kmeans
@@ -369,10 +369,9 @@ def _leftovers(
     single = (size[:groups] == 1) & (count[:groups] == 0) & (into == np.arange(groups))
     face, group, value = to_groups
     a, b, pair = among
-    linked = linked_singletons(np.concatenate([face, a, b]), np.concatenate([value, pair, pair]), cuts)
-    to_group, one, other = np.split(linked, [len(face), len(face) + len(a)])
-    mine = alone[face] & single[group] & to_group
-    both = alone[a] & alone[b] & (one | other)
+    clear = clear_nearest(np.concatenate([face, a, b]), np.concatenate([value, pair, pair]), cuts)[len(face) :]
+    mine = alone[face] & single[group] & (value >= cuts.graph_cut)
+    both = alone[a] & alone[b] & ((pair >= cuts.graph_cut) | (clear[: len(a)] & clear[len(a) :]))
     left = np.concatenate([groups + face[mine], groups + a[both]])
     right = np.concatenate([group[mine], groups + b[both]])
     if not len(left):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from facelake.cluster import columns
 from facelake.cluster.calibrate import Calibration, Prior, Similarities, calibrate, with_level
-from facelake.cluster.edges import linked_singletons
+from facelake.cluster.edges import clear_nearest, mutual_or_strong
 from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans
 from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
 from facelake.cluster.nuisance import nuisance_directions, without
@@ -174,18 +176,27 @@ def test_look_alikes_just_above_the_edge_and_frames_of_sessions_do_not_move_the_
     assert plain.attach == pytest.approx(0.3, abs=0.002)  # chance alone would say .23
 
 
-def test_singletons_are_linked_above_the_cut_or_to_a_nearest_that_leads() -> None:
-    cuts = Calibration(0.3, 0.75, 0.75, 0.7, 0.0, 0.05, "a test", chance=0.3, cut=0.5)  # attach .3, lead .05
+def test_the_clear_nearest_leads_and_is_alike_enough() -> None:
+    cuts = Calibration(0.3, 0.75, 0.75, 0.7, 0.0, 0.05, "a test", chance=0.3, cut=0.5, nearest_low=0.6)
+    assert (cuts.attach, cuts.lead) == pytest.approx((0.3, 0.05))
     generator = np.random.default_rng(4)
     face = generator.integers(0, 300, 1_000).astype(np.int32)
     value = generator.choice(np.linspace(0.2, 0.6, 81), 1_000).astype(np.float32)
-    linked = linked_singletons(face, value, cuts)
+    clear = clear_nearest(face, value, cuts)
     for i in range(1_000):
         others = np.delete(value[face == face[i]], np.flatnonzero(face == face[i]).tolist().index(i))
-        leads = value[i] >= np.float32(0.3) and value[i] - others.max(initial=-1.0) >= np.float32(0.05)
-        assert linked[i] == (value[i] >= 0.5 or leads)
-    assert 0 < (linked & (value < 0.5)).sum() < (value < 0.5).sum()
-    assert not len(linked_singletons(face[:0], value[:0], cuts))
+        leads = value[i] >= np.float32(cuts.attach) and value[i] - others.max(initial=-1.0) >= np.float32(cuts.lead)
+        assert clear[i] == leads
+    assert 0 < clear.sum() < len(np.unique(face))
+    assert not clear_nearest(face, value, replace(cuts, nearest_low=0.0)).any(), "look-alikes in a small corpus"
+    assert not len(clear_nearest(face[:0], value[:0], cuts))
+
+
+def test_a_weak_pair_of_singletons_counts_from_both_sides_only() -> None:
+    cuts = Calibration(0.3, 0.75, 0.75, 0.7, 0.0, 0.05, "a test", chance=0.3, cut=0.5, nearest_low=0.6)
+    a, b = np.array([1, 2, 3, 5, 7], np.int32), np.array([2, 1, 4, 6, 5], np.int32)
+    taken = mutual_or_strong(a, b, np.array([0.4, 0.4, 0.4, 0.6, 0.49], np.float32), cuts)
+    assert taken.tolist() == [True, True, False, True, False]
 
 
 def with_nuisance(generator: np.random.Generator, poor_share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

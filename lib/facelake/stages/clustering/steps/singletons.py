@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
-from facelake.cluster.edges import Known, leftover_graph, leftover_pairs
+from facelake.cluster.edges import Known, leftover_graph, leftover_pairs, mutual_or_strong
 from facelake.cluster.labels import canonical
 from facelake.cluster.linkage import NearGroups, settle
 from facelake.cluster.mapequation import map_equation
@@ -97,9 +97,11 @@ def assign_singletons(
 
 def _with_leftovers(labels: I32, pairs: FacePairs, known: Known, seed: int) -> I32:
     """Return labels (F,) in which the faces of the pairs are grouped among themselves."""
-    faces = np.unique(np.concatenate([pairs.a, pairs.b]))
-    at, to = (np.searchsorted(faces, side).astype(np.int32) for side in (pairs.a, pairs.b))
-    graph = leftover_graph(len(faces), at, to, pairs.value, known.cuts)
+    taken = mutual_or_strong(pairs.a, pairs.b, pairs.value, known.cuts)
+    a, b, value = pairs.a[taken], pairs.b[taken], pairs.value[taken]
+    faces = np.unique(np.concatenate([a, b]))
+    at, to = (np.searchsorted(faces, side).astype(np.int32) for side in (a, b))
+    graph = leftover_graph(len(faces), at, to, value, known.cuts)
     out = labels.astype(np.int64)
     out[faces] = len(labels) + map_equation(len(faces), [graph], seed)
     return canonical(out)
