@@ -51,7 +51,8 @@ def _show(terminal: Terminal, state: dict[str, Any]) -> None:
         terminal.say("writer: none")
     if work:
         eta = f", about {work['eta_s']:.0f} s left" if work["eta_s"] is not None else ""
-        terminal.say(f"running: {work['stage']} {work['done']}/{work['total'] or '?'} {work['unit']}{eta}")
+        total = f"/{work['total']}" if work["total"] else ""
+        terminal.say(f"running: {work['stage']} {work['done']}{total} {work['unit']}{eta}")
     figures = f"gallery {gallery['version']}: {gallery['faces']} faces in {gallery['identities']} identities"
     terminal.say(figures if gallery["version"] > 0 else "no gallery was published yet")
     if waiting := state["unfinished_erasures"]:

@@ -111,9 +111,10 @@ class Calibration:
     @property
     def attach(self) -> float:
         """Cosine to a group's centroid, or to another singleton, from which a singleton joins it."""
-        if self.by_hand or not self.nearest_low:
-            return self.edge if self.by_hand else max(self.edge, min(self.chance, self.graph_cut))
-        return max(min(self.chance, self.graph_cut), self._share(_LEAST_ATTACH))
+        if self.by_hand:
+            return self.edge
+        least = self._share(_LEAST_ATTACH) if self.nearest_low else self.edge
+        return max(min(self.chance, self.graph_cut), least)
 
     @property
     def modes_from(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.config import Config
+from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.store import open_store
 
@@ -18,6 +19,19 @@ def owns_corpus(config: Config) -> bool:
     """Whether the corpus is inside the lake, by default or because the config names that folder."""
     own = open_store(config.lake.rstrip("/") + "/corpus", config.s3).uri
     return open_store(config.corpus_uri, config.s3).uri == own
+
+
+def own_corpus(config: Config) -> Iterator[tuple[Corpus, str]]:
+    """Yield the files of the lake's own corpus, which `import` wrote; none of an external one, or before an import."""
+    if not owns_corpus(config):
+        return
+    corpus = Corpus(config.corpus_uri, config.s3)
+    try:
+        paths = corpus.paths()
+    except ConfigError:
+        return
+    for path in paths:
+        yield corpus, path
 
 
 def rewrite_corpus_file(corpus: Corpus, path: str, hit: np.ndarray) -> None:
@@ -42,10 +56,8 @@ def rewrite_corpus_file(corpus: Corpus, path: str, hit: np.ndarray) -> None:
 
 def empty_rows(config: Config, image_ids: Collection[str]) -> None:
     """Blank the rows of some photos in the lake's own corpus, wherever they are."""
-    if not image_ids:
-        return
-    corpus, wanted = Corpus(config.corpus_uri, config.s3), pa.array(sorted(image_ids), pa.string())
-    for path in corpus.paths():
+    wanted = pa.array(sorted(image_ids), pa.string())
+    for corpus, path in own_corpus(config) if image_ids else ():
         hit = pc.is_in(corpus.columns(path, ["image_id"])["image_id"].cast(pa.string()), wanted)
         if pc.any(hit).as_py():
             rewrite_corpus_file(corpus, path, hit.to_numpy())

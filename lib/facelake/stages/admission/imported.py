@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pyarrow.compute as pc
 
 from facelake.config import Config
-from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
+from facelake.stages.admission.corpus_rewrite import own_corpus
 
 _COLUMNS = ["image_id", "source_id", "content_sha256", "source_tag", "subject_ref"]
 
@@ -38,12 +38,8 @@ class Imported:
     @classmethod
     def of(cls, config: Config, source_id: str) -> Imported:
         """Read them from the small columns of the corpus files."""
-        imported, corpus = cls(), Corpus(config.corpus_uri, config.s3)
-        try:
-            paths = corpus.paths()
-        except ConfigError:
-            return imported  # the corpus is empty before the first import
-        for path in paths:
+        imported = cls()
+        for corpus, path in own_corpus(config):
             imported._add(corpus, path, source_id)
         return imported
 
@@ -67,8 +63,7 @@ def name_hash(text: str) -> int:
 
 def imported_ids(config: Config, source_id: str) -> Iterator[str]:
     """Yield the ids of a source's photos in the lake's own corpus."""
-    corpus = Corpus(config.corpus_uri, config.s3)
-    for path in corpus.paths():
+    for corpus, path in own_corpus(config):
         rows = corpus.columns(path, ["image_id", "source_id"])
         own = rows.filter(pc.fill_null(pc.equal(rows["source_id"], source_id), False))
         yield from filter(None, own["image_id"].to_pylist())

@@ -16,11 +16,10 @@ from facelake.contracts import Bool
 from facelake.embed.decode import DecodeLimits, Photo, decode
 from facelake.embed.looks import bands_of
 from facelake.erase.spellings import photo_forms
-from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Table
-from facelake.stages.admission.corpus_rewrite import owns_corpus
+from facelake.stages.admission.corpus_rewrite import own_corpus
 from facelake.stages.admission.shrinking import hashed
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Targets, is_in
@@ -152,16 +151,3 @@ def _photos(corpus: Corpus, path: str, rows: Bool) -> Iterator[tuple[str, bytes]
         for _, image, data in corpus.images(path, start, end):
             if data:
                 yield image, data
-
-
-def own_corpus(config: Config) -> Iterator[tuple[Corpus, str]]:
-    """Yield corpus files inside the lake, which `import` wrote; an external corpus is never written."""
-    if not owns_corpus(config):
-        return
-    corpus = Corpus(config.corpus_uri, config.s3)
-    try:
-        paths = corpus.paths()
-    except ConfigError:
-        return
-    for path in paths:
-        yield corpus, path

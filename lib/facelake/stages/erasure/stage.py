@@ -27,13 +27,12 @@ from facelake.embed.looks import keyed_bands
 from facelake.erase import Needles, Signer, certificate
 from facelake.errors import ConfigError, Corrupt
 from facelake.events import Notice, StageProgress
-from facelake.stages.admission.corpus_rewrite import rewrite_corpus_file
+from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
 from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
 from facelake.stages.admission.ledger_head import ledger_rows, pin_for_audit
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
-from facelake.stages.erasure.copies import own_corpus
 from facelake.stages.erasure.gallery_rows import rewrite_gallery
 from facelake.stages.erasure.notes import PENDING, Note, Notes, pending
 from facelake.stages.erasure.own_store import blank_index, complete_places, delete_places, find_in_index, find_places

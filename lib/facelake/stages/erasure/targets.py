@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from facelake.contracts import references
 from facelake.errors import ConfigError
+from facelake.stages.admission.corpus_rewrite import own_corpus
 from facelake.stages.admission.known_references import Known, not_suppressed, refuse_unknown
 from facelake.stages.core.context import Context
-from facelake.stages.erasure.copies import find_copies, own_corpus
+from facelake.stages.erasure.copies import find_copies
 from facelake.stages.erasure.request import Request, Targets, is_in, strings
 from facelake.stages.gallery.versions import FIND_IDENTITY, Gallery, current_gallery
 

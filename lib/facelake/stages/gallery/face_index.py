@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import F32, I64, DataFileName, corpus_key
+from facelake.contracts import F32, I64, DataFileName, corpus_key, references
 from facelake.lake.lake import Lake
 from facelake.lake.row_reader import pick_scattered
 from facelake.lake.tables import Snapshot
@@ -160,6 +160,21 @@ def _lists_with(column: pa.ChunkedArray, value: str) -> np.ndarray:
 def admissions_of_faces(lake: Lake, admissions: Snapshot, faces: pa.Table) -> pa.Table:
     """Return per face (n,) the admission of its photo, in the order of the faces; nulls where there is none."""
     return _rows_of_photos(lake, "admissions", admissions, faces, _ADMITTED)
+
+
+def photos_of_subject(lake: Lake, subject: str, admissions: Snapshot | None = None) -> pa.Array:
+    """Return the ids of the admitted photos that name a subject.
+
+    Args:
+        lake: the lake.
+        subject: the subject's reference, as `contracts.reference` spells it.
+        admissions: version of the table; None: the newest.
+    """
+    photos = [pa.array([], pa.string())]
+    for _, rows in lake["admissions"].parts(["subject_ref", "image_id", "admitted"], admissions):
+        named = pc.fill_null(pc.equal(references(rows["subject_ref"]), subject), False)
+        photos.append(rows.filter(pc.and_(named, rows["admitted"]))["image_id"].combine_chunks())
+    return pa.concat_arrays(photos)
 
 
 def capture_times(lake: Lake, faces: pa.Table) -> pa.ChunkedArray:

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import I64, Change, label, reference, references
+from facelake.contracts import I64, Change, label, reference
 from facelake.publish.matching import places
 from facelake.publish.similarity import evenly_spaced
-from facelake.stages.gallery.face_index import FaceIndex, admissions_of_faces
+from facelake.stages.gallery.face_index import FaceIndex, admissions_of_faces, photos_of_subject
 from facelake.stages.review.session import MAX_COMPARED, ReviewSession, ReviewState
 
 _PROBED = 4  # faces of each identity that are checked first; if none may be shown, up to MAX_COMPARED are
@@ -173,9 +173,9 @@ def _candidates(session: ReviewSession, state: ReviewState, listing: Listing, te
         return _Candidates(by_size[:0])
     if listing is Listing.IDENTITY:
         return _Candidates(_with_id(state, text))
-    return _in_photos(
-        state, _photos_of_subject(state, session, text) if listing is Listing.SUBJECT else pa.array([text])
-    )
+    if listing is Listing.SUBJECT:
+        return _in_photos(state, photos_of_subject(session.context.lake, text, state.admissions))
+    return _in_photos(state, pa.array([text]))
 
 
 def _changes_by_position(session: ReviewSession, state: ReviewState) -> Bytes:
@@ -202,15 +202,6 @@ def _with_id(state: ReviewState, text: str) -> I64:
     if wanted in identities.place:
         return np.array([identities.place[wanted]], np.int64)
     return np.flatnonzero(np.asarray(pc.starts_with(identities.names, wanted)))[:_MATCHES]
-
-
-def _photos_of_subject(state: ReviewState, session: ReviewSession, subject: str) -> pa.Array:
-    """Return the ids of the photos admitted for the purpose that name a subject reference."""
-    photos = []
-    for _, rows in session.context.lake["admissions"].parts(["subject_ref", "image_id", "admitted"], state.admissions):
-        named = pc.fill_null(pc.equal(references(rows["subject_ref"]), subject), False)
-        photos.append(rows.filter(pc.and_(named, rows["admitted"]))["image_id"].combine_chunks())
-    return pa.concat_arrays([pa.array([], pa.string()), *photos])
 
 
 def _in_photos(state: ReviewState, photos: pa.Array) -> _Candidates:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import reference, references
+from facelake.contracts import reference
 from facelake.errors import Refused
 from facelake.lake.lake import Lake
 from facelake.publish.template_index import IndexFacts
@@ -17,6 +17,7 @@ from facelake.publish.thresholds import impostor_curve
 from facelake.publish.transform import key_name
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import compared
+from facelake.stages.gallery.face_index import photos_of_subject
 from facelake.stages.gallery.versions import not_active, require_gallery
 from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.changes import Outgoing
@@ -59,7 +60,7 @@ def show(
     if not by_photo:
         raise not_active(gallery, identity)
     columns = ["identity_id", *columns]
-    photos = pa.array(_photos_named(lake, identity), pa.string())
+    photos = pa.concat_arrays([pa.array([identity], pa.string()), photos_of_subject(lake, reference(identity))])
     shown = [
         rows.filter(pc.is_in(rows["image_id"], photos)).select(columns)
         for rows in gallery.parts("memberships", columns)
@@ -68,15 +69,6 @@ def show(
     if not faces.num_rows:
         raise not_active(gallery, identity)
     return columns, faces.sort_by([("identity_id", "ascending"), ("face_id", "ascending")]).to_pylist()
-
-
-def _photos_named(lake: Lake, name: str) -> list[str]:
-    """Return the id itself, as that of a photo, and the ids of the admitted photos of a subject of this name."""
-    photos = {name}
-    for _, rows in lake["admissions"].parts(["image_id", "subject_ref", "admitted"]):
-        of_subject = pc.fill_null(pc.equal(references(rows["subject_ref"]), reference(name)), False)
-        photos.update(rows["image_id"].filter(pc.and_(of_subject, rows["admitted"])).to_pylist())
-    return sorted(photos)
 
 
 def export_gallery(
