@@ -1,8 +1,8 @@
 """Decodes JPEGs on the GPU with nvJPEG, through torchvision, so that pixels are where the networks run.
 
-Only plain JPEGs are decoded there: their headers and limits are checked on the host first. Photos that nvJPEG does not
-support (other formats, progressive or grey JPEGs, damaged files) are decoded on the host, which reports errors. A
-thread decodes one batch ahead on its own stream, while the networks process the previous batch.
+Only plain, intact JPEGs are decoded there: their headers, limits and data are checked on the host first. Photos that
+nvJPEG does not support (other formats, progressive or grey JPEGs, damaged files) are decoded on the host, which reports
+errors. A thread decodes one batch ahead on its own stream, while the networks process the previous batch.
 """
 
 from __future__ import annotations
@@ -102,13 +102,17 @@ class DeviceOpener(Opener):
 
     def _upright(self, photos: Sequence[_Plain]) -> list[torch.Tensor | None]:
         """Pixels as `decode` returns them, None for damaged photos."""
-        finished: list[torch.Tensor | None] = []
+        whole = [_is_intact(data) for data, _ in photos]
+        sound = [photo for photo, intact in zip(photos, whole, strict=True) if intact]
+        decoded: list[torch.Tensor | None] = []
         with self._decoder.own_stream():
-            for part in _bounded(photos):
+            for part in _bounded(sound):
                 pairs = zip(self._together(part), part, strict=True)
-                finished += [
+                decoded += [
                     pixels if pixels is None else self._finished(pixels, header) for pixels, (_, header) in pairs
                 ]
+        remaining = iter(decoded)
+        finished = [next(remaining) if intact else None for intact in whole]
         for pixels in finished:
             if pixels is not None and pixels.is_cuda:  # the networks' stream reads it before the memory is reused
                 pixels.record_stream(torch.cuda.default_stream(pixels.device))
@@ -132,6 +136,20 @@ class DeviceOpener(Opener):
     def _finished(self, pixels: torch.Tensor, header: JpegHeader) -> torch.Tensor:
         divisor = divisor_of(header.width, header.height, self._limits.target_px)
         return device_ops.upright(shrunk(pixels, divisor).permute(1, 2, 0), header.orientation)
+
+
+def _is_intact(data: bytes) -> bool:
+    """Whether the host's decoder reads a JPEG to its end without a complaint, at an eighth of its size.
+
+    nvJPEG reports no damage: of 376 damaged JPEGs with an end marker it refused none (H200, CUDA 13.0), and where data
+    are missing, pixels may be what its buffer held before: those of another photo. This takes a fifth to a half of a
+    decode on the host.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1)
+    except ValueError:
+        return False
+    return True
 
 
 def _bounded(photos: Sequence[_Plain]) -> Iterator[Sequence[_Plain]]:
