@@ -38,6 +38,8 @@ class DeviceDetector(Protocol):
     graph: TorchGraph
     sides: tuple[int, ...]
     """sides of the square inputs in which each photo is searched, pixels"""
+    crop_side: int
+    """side of the square crop in which each face is searched again, pixels; 0: none is"""
     confirmed: float
     smooth: bool
     batch: int
@@ -75,7 +77,7 @@ def batch_of(model: bytes, runtime: Runtime, shape: tuple[int, int, int], wanted
 class DeviceScrfd:
     """SCRFD on a device; the counterpart of scrfd.Scrfd."""
 
-    smooth, confirmed = False, SCRFD_CONFIRMED
+    crop_side, smooth, confirmed = 0, False, SCRFD_CONFIRMED
 
     def __init__(self, pack: Pack, card: ScrfdCard, min_score: float, runtime: Runtime, batch: int) -> None:
         model = batchable(pack.detector, any_size=card.any_size, blocks=False)
@@ -125,7 +127,7 @@ class DeviceYuNet:
         model, full_precision = batchable(pack.detector, any_size=True, blocks=False), replace(runtime, half=False)
         self.graph, self._min_score = open_torch(model, full_precision), min_score
         self.sides: tuple[int, ...] = (card.input_px,)
-        self._crop_side, self._order = card.refine_px, yunet_order(self.graph)
+        self.crop_side, self._order = card.refine_px, yunet_order(self.graph)
         self.batch = batch_of(model, full_precision, (3, card.refine_px, card.refine_px), batch, "detector")
 
     def detect(self, photos: Sequence[torch.Tensor], *, once: bool) -> list[Detections]:
@@ -146,11 +148,11 @@ class DeviceYuNet:
             again: list[Detections] = []
             for start in range(0, len(entry), self.batch):
                 part = slice(start, start + self.batch)
-                crops = device_sampling.warp(canvas, entry[part], inverse[part], self._crop_side)
+                crops = device_sampling.warp(canvas, entry[part], inverse[part], self.crop_side)
                 again += best(self._candidates(crops), CROP_SCORE, YUNET_IOU, border=0.0)
             return again
 
-        return refined(faces, CROP_SHARE, self._crop_side, sample)
+        return refined(faces, CROP_SHARE, self.crop_side, sample)
 
     def _detect(self, photos: Sequence[torch.Tensor], fill: float) -> list[Detections]:
         side = self.sides[0]

@@ -18,7 +18,7 @@ from facelake.embed.graphs import is_batch_invariant
 from facelake.embed.packs import Pack, ScrfdCard, YuNetCard
 from facelake.embed.resample import Levels, to_blob
 from facelake.embed.runtime import Graph, Network, Runtime, open_network
-from facelake.embed.scrfd import Scrfd
+from facelake.embed.scrfd import MEAN, SCALE, Scrfd
 from facelake.embed.upright import refined
 
 STRIDES = (8, 16, 32)
@@ -181,14 +181,16 @@ def detector_network(pack: Pack) -> Network:
     card = pack.card.detector
     if isinstance(card, ScrfdCard):
         least, most = ((3, side, side) for side in (min(card.sides), max(card.sides)))
-        return Network("detector", pack.detector, most, least, any_size=card.any_size)
+        return Network("detector", pack.detector, most, least, any_size=card.any_size, mean=MEAN, scale=SCALE)
     most, least = ((3, side, side) for side in (card.input_px, card.refine_px))
-    return Network("detector", pack.detector, most, least, any_size=True, batch=1)
+    return Network("detector", pack.detector, most, least, any_size=True, mean=0.0, scale=1.0)
 
 
 def encoder_network(pack: Pack, batch: int = _ENCODER_BATCH) -> Network:
     """The pack's encoder, called with at most `batch` faces at once."""
-    return Network("encoder", pack.encoder, (3, 112, 112), input_name=pack.card.encoder.input_name, batch=batch)
+    card = pack.card.encoder
+    name, mean, scale = card.input_name, card.mean, card.scale
+    return Network("encoder", pack.encoder, (3, 112, 112), input_name=name, batch=batch, mean=mean, scale=scale)
 
 
 def open_detector(pack: Pack, min_score: float, runtime: Runtime = _CPU) -> tuple[Detector, Choice]:

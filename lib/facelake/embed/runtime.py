@@ -67,6 +67,9 @@ class Network:
     any_size: bool = False
     batch: int = 1
     """most inputs at once"""
+    mean: float = 127.5
+    scale: float = 1 / 127.5
+    """the input is (pixel - mean) * scale, of pixels from 0 to 255"""
 
     def prepared(self, name: RuntimeName) -> bytes:
         """The graph after surgery; only onnxruntime's blocked layout on CPUs needs PRelu unfolded."""

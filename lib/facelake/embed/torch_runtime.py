@@ -173,7 +173,9 @@ def _conv(values: _Values, attributes: _Attributes) -> torch.Tensor:
 
 def _batch_norm(values: _Values, attributes: _Attributes) -> torch.Tensor:
     x, scale, shift, mean, variance = values
-    return F.batch_norm(x, mean, variance, scale, shift, eps=attributes.get("epsilon", 1e-5))
+    # some graphs state 0, which some versions of torch refuse; the substitute is below float32's resolution
+    epsilon = attributes.get("epsilon", 1e-5) or 1e-30
+    return F.batch_norm(x, mean, variance, scale, shift, eps=epsilon)
 
 
 def _prelu(values: _Values, attributes: _Attributes) -> torch.Tensor:
