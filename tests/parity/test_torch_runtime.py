@@ -18,7 +18,7 @@ from facelake.contracts import F32
 from facelake.embed import Pack, Pipeline, PipelineOptions
 from facelake.embed.graphs import batchable
 from facelake.embed.models import load_encoder
-from facelake.embed.runtime import OnnxGraph, Runtime, open_graph
+from facelake.embed.runtime import OnnxGraph, Runtime, open_graph, open_torch
 from facelake.embed.torch_runtime import TorchGraph, captured_batch
 from facelake.errors import ConfigError
 from facelake.stages.models.model_cards import card_of_pack
@@ -31,7 +31,7 @@ def blob(*shape: int) -> F32:
 
 
 def agree(model: bytes, x: F32, device: str) -> None:
-    ours, theirs = TorchGraph(model, device), OnnxGraph(model)
+    ours, theirs = open_torch(model, Runtime("torch", device)), OnnxGraph(model)
     assert ours.outputs == theirs.outputs
     for found, wanted in zip(ours.run(x), theirs.run(x), strict=True):
         assert found.dtype == np.float32

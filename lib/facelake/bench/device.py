@@ -8,6 +8,9 @@ Rates in photos per second, measured in turns, medians over the rounds; each mea
 - convolutions: only their convolutions and matrix products, on the tensors of a recorded run of the graph.
 
 The difference between two adjacent rates is the cost of what the lower one leaves out. Needs neither Ray nor Spark.
+
+Other runtimes on the same device (torch in float32, onnxruntime's CUDA and TensorRT providers) can be measured in the
+same run: `whole` with each, in turns. Their photos are decoded, scaled and aligned on the host.
 """
 
 from __future__ import annotations
@@ -16,26 +19,27 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from facelake.bench.embed import Sizes, pack_and_photos, resolve_pack
+from facelake.bench.embed import Sizes, pack_and_photos, resolve_pack, write_photos
 from facelake.config import Config
 from facelake.embed import Pack, Pipeline, PipelineOptions, open_opener
 from facelake.embed.decode import Photo
 from facelake.embed.detectors import Detections
 from facelake.embed.device_vision import DeviceVision
 from facelake.embed.pipeline import open_vision
+from facelake.embed.runtime import Runtime, RuntimeName, unavailable
 from facelake.embed.torch_runtime import TorchGraph, replayed
 from facelake.embed.vision import FACE_PX
 from facelake.errors import ConfigError
-from facelake.stages.models.registry import pipeline_options
+from facelake.stages.models.registry import load_pack, pipeline_options
 
 _PART_S = 1.0
 _PRODUCTS = {"conv2d", "matmul", "__matmul__"}
@@ -75,7 +79,7 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
     """Photos per second at each level, and the ratio of adjacent levels.
 
     Args:
-        pack: folder of an InsightFace pack, or `shape:r50`; see bench.embed.
+        pack: folder of an InsightFace pack, or `shape:r50`, see bench.embed; empty: the pack of the config's card.
 
     Raises:
         ConfigError: no photos, no pack, no such device.
@@ -83,15 +87,23 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
     """
     with tempfile.TemporaryDirectory(prefix="facelake-bench-") as scratch:
         folder = Path(scratch)
-        pack, config = resolve_pack(config, pack, folder)
-        card, loaded = pack_and_photos(config, pack, images, folder, sizes)
+        if pack:
+            pack, config = resolve_pack(config, pack, folder)
+            card, loaded = pack_and_photos(config, pack, images, folder, sizes)
+        else:
+            loaded = load_pack(config)
+            card = loaded.card
+            write_photos(images, folder / "photos", sizes)
         data = [path.read_bytes() for path in sorted((folder / "photos").iterdir())]
     options = pipeline_options(config, card)
     if options.runtime.name != "torch":
         raise ConfigError("bench device measures torch", where="embed.runtime", next_step="set embed.runtime to torch")
     began = time.monotonic()
     photos = _Photos(loaded, options, data)
+    others = {name: _other_runtime(name, options.runtime) for name in sizes.runtimes}
+    usable = {name: runtime for name, runtime in others.items() if unavailable(runtime) is None}
     rounds = [photos.rates() for _ in range(sizes.rounds)]
+    whole = {name: [photos.whole_with(other) for _ in range(sizes.rounds)] for name, other in usable.items()}
     median = {name: statistics.median(rates[name] for rates in rounds) for name in rounds[0]}
     shares = {
         f"{name}_of_{below}": round(statistics.median(rates[name] / rates[below] for rates in rounds), 3)
@@ -101,13 +113,30 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
         "device": torch.cuda.get_device_name() if options.runtime.device.startswith("cuda") else "cpu",
         "half_precision": options.runtime.half,
         "nvjpeg": options.runtime.nvjpeg,
+        "ready_s": round(photos.ready_s, 1),
         "photos": len(data),
         "faces_per_photo": round(photos.faces, 2),
         **{f"{name}_per_s": round(rate, 2) for name, rate in median.items()},
         **shares,
         "seen_of_convolutions": round(statistics.median(rates["seen"] / rates["convolutions"] for rates in rounds), 3),
         "convolution_tflops": round(photos.flop * median["convolutions"] / 1e12, 3),
+        **({"other_runtimes": _others(others, whole)} if others else {}),
         "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _other_runtime(name: str, measured: Runtime) -> Runtime:
+    """A runtime in float32 on the device of the measured one; photos are decoded on the host."""
+    return replace(measured, name=cast(RuntimeName, name), half=False, nvjpeg=False)
+
+
+def _others(runtimes: dict[str, Runtime], whole: dict[str, list[float]]) -> dict[str, dict[str, float | str | None]]:
+    """For each runtime its photos per second, or why this host does not have it."""
+    return {
+        name: {"whole_per_s": round(statistics.median(whole[name]), 2)}
+        if name in whole
+        else {"unavailable": unavailable(runtime)}
+        for name, runtime in runtimes.items()
     }
 
 
@@ -115,6 +144,7 @@ class _Photos:
     """The photos and prepared tensors that all measurements share."""
 
     def __init__(self, pack: Pack, options: PipelineOptions, data: list[bytes]) -> None:
+        began = time.monotonic()
         self._pack, self._options = pack, options
         self._rows = [(i, str(i), body) for i, body in enumerate(data)]
         size, vision = options.batch_photos, self._vision()
@@ -127,17 +157,24 @@ class _Photos:
         squares = [(detector.graph, torch.rand(size, 3, side, side, device=self._device)) for side in detector.sides]
         crops = torch.rand(options.batch_faces, 3, FACE_PX, FACE_PX, device=self._device)
         self._graphs = [(graph, x, 1.0) for graph, x in squares] + [(vision.encoder, crops, self.faces)]
+        if side := detector.crop_side:
+            again = torch.rand(detector.batch, 3, side, side, device=self._device)
+            self._graphs.append((detector.graph, again, self.faces))
         with torch.inference_mode():
             self._products = [products_of(graph, x) for graph, x, _ in self._graphs]
             self._replays = [replayed(work.run, self._device) for work in self._products]
         self.flop = sum(w.flop / len(x) * share for w, (_, x, share) in zip(self._products, self._graphs, strict=True))
         """floating-point operations per photo"""
+        self.ready_s = time.monotonic() - began
+        """seconds in which networks were loaded, kernels compiled and chosen, and graphs captured, before work starts"""
 
     def rates(self) -> dict[str, float]:
         """Photos per second at each level, the one with the least work last."""
+        began = time.monotonic()
         pipeline, vision, first = Pipeline(self._pack, self._options), self._vision(), self._rows[:1]
         list(pipeline.run(first))  # captures the graphs before the measurement; the new pipeline has no cached faces
         self._see(vision, [self._placed[0][:1]])
+        self.ready_s = max(self.ready_s, time.monotonic() - began)
         with torch.inference_mode():
             graphs = [(partial(graph.on_device, x, len(x)), len(x), share) for graph, x, share in self._graphs]
             alone = [(replay, len(x), share) for replay, (_, x, share) in zip(self._replays, self._graphs, strict=True)]
@@ -148,9 +185,15 @@ class _Photos:
                 "convolutions": self._per_photo(alone),
             }
 
+    def whole_with(self, runtime: Runtime) -> float:
+        """Photos per second of the whole pipeline on another runtime."""
+        pipeline = Pipeline(self._pack, replace(self._options, runtime=runtime))
+        list(pipeline.run(self._rows[: self._options.batch_photos]))  # the first batch chooses kernels, builds engines
+        return len(self._rows) / self._seconds(lambda: list(pipeline.run(self._rows)))
+
     def _vision(self) -> DeviceVision:
         vision = open_vision(self._pack, self._options)
-        assert isinstance(vision, DeviceVision)  # InsightFace packs on torch
+        assert isinstance(vision, DeviceVision)  # the runtime is torch
         return vision
 
     def _see(self, vision: DeviceVision, batches: list[list[torch.Tensor]]) -> None:

@@ -92,6 +92,9 @@ def bench_device(
     nvjpeg: Annotated[bool, typer.Option(help="decode JPEGs on the GPU")] = True,
     batch_photos: Annotated[int, typer.Option(min=1, max=256, help="photos per detector batch")] = 64,
     batch_faces: Annotated[int, typer.Option(min=1, max=1024, help="faces per encoder batch")] = 256,
+    runtimes: Annotated[
+        str | None, typer.Option(help="other runtimes on the device to compare, as torch,onnxruntime,tensorrt")
+    ] = None,
     photos: PhotosOption = 2000,
     rounds: RoundsOption = 3,
     side: SideOption = 0,
@@ -110,7 +113,9 @@ def bench_device(
     check_runtime(settings)
     from facelake.bench.device import device_rates
 
-    figures = device_rates(settings, chosen_pack(pack, shape), images, Sizes(photos, rounds, side))
+    sizes = Sizes(photos, rounds, side, tuple(runtimes.split(",")) if runtimes else ())
+    chosen = chosen_pack(pack, shape) if pack or shape else ""
+    figures = device_rates(settings, chosen, images, sizes)
     call.terminal.figures("device", figures)
     call.terminal.result({"ok": True, **figures})
 
