@@ -166,7 +166,7 @@ class _Photos:
         self.flop = sum(w.flop / len(x) * share for w, (_, x, share) in zip(self._products, self._graphs, strict=True))
         """floating-point operations per photo"""
         self.ready_s = time.monotonic() - began
-        """seconds in which networks were loaded, kernels compiled and chosen, and graphs captured, before work starts"""
+        """seconds until work starts: networks are loaded, kernels compiled and chosen, graphs captured"""
 
     def rates(self) -> dict[str, float]:
         """Photos per second at each level, the one with the least work last."""

@@ -27,7 +27,8 @@ from facelake.stages.gallery.corrections import Corrected
 from facelake.stages.gallery.face_keys import Grouped
 from facelake.stages.gallery.face_vectors import dimension_of
 from facelake.stages.gallery.previous import HOW, Previous
-from facelake.stages.gallery.range_tasks import Item, RangeWork, SharedFaces
+from facelake.stages.gallery.range_tasks import RangeTasks, SharedFaces
+from facelake.stages.gallery.range_work import Item
 from facelake.stages.gallery.ranges import bits_for, range_of_file, ranges_of
 from facelake.stages.gallery.table_codec import pack_tables
 from facelake.stages.gallery.versions import Gallery
@@ -322,12 +323,12 @@ def _former(new: NewVersion) -> I64:
     return former
 
 
-def _work(new: NewVersion, plan: Plan, store: ObjectStore) -> RangeWork:
+def _work(new: NewVersion, plan: Plan, store: ObjectStore) -> RangeTasks:
     context, files = new.context, _files(new)
     by_range = {
         table: {own[1]: file.path for file, own in files[table] if own and own[0] == plan.bits} for table in files
     }
-    return RangeWork(
+    return RangeTasks(
         lake=context.lake.uri,
         s3=context.lake.s3.model_dump_json(),
         work=store.uri,
