@@ -93,6 +93,7 @@ def deciding(rows: Sequence[Mapping[str, Any]], sides: list[set[str]]) -> list[d
 
 
 def _faces_of(lake: Lake, item: str) -> set[str]:
+    """Return the id itself and, if it is an identity's, the ids of its faces; read file by file."""
     gallery = current_gallery(lake)
     faces = {item}
     for rows in gallery.parts("memberships", ["face_id", "identity_id"]) if gallery else ():
@@ -141,13 +142,7 @@ def _groups_text(both: GroupPair) -> str:
 
 
 def _group_of(lake: Lake, item: str) -> int:
-    face = item
-    gallery = current_gallery(lake)
-    if gallery:
-        members = gallery.read("memberships", ["face_id", "identity_id"])
-        of_identity = members.filter(pc.equal(members["identity_id"], item))
-        if of_identity.num_rows:
-            face = of_identity["face_id"][0].as_py()
+    face = min(_faces_of(lake, item) - {item}, default=item)
     for _, part in lake["groups"].parts(["face_id", "group_id"]):
         of_face = part.filter(pc.equal(part["face_id"], face))
         if of_face.num_rows:
