@@ -1,4 +1,4 @@
-"""Real faces: 102 volunteers, two photos each, default config."""
+"""Real faces, default config: 102 volunteers with two photos each, 40 with ten each."""
 
 from __future__ import annotations
 
@@ -39,6 +39,23 @@ def test_london_is_perfect(shared: Path, tmp_path: Path) -> None:
     assert run_json("verify", "--lake", lake)["ok"]
     night = run_json("nightly", "-c", assessed(tmp_path), "--lake", lake)
     assert (night["faces"], night["identities"]) == (202, 101)
+
+
+def test_orl_is_not_behind_a_simple_method(shared: Path, tmp_path: Path) -> None:
+    """40 volunteers with ten photos each: nobody is joined with another, few are split."""
+    lake, labels = str(tmp_path / "lake"), tmp_path / "people.csv"
+    photos = shared / "data/orl/images"
+    pairs = [f"{path.name},{path.name.split('_')[0]}" for path in sorted(photos.iterdir())]
+    labels.write_text("\n".join(["image,person", *pairs]) + "\n")
+    run_json("import", str(photos), "--basis", "b", "--lake", lake, "--person-from", r"^(orl\d+)_")
+    run_json("nightly", "-c", assessed(tmp_path), "--lake", lake)
+    scores = run_json("bench", "quality", "--lake", lake, "--labels", str(labels), "--baselines")
+    assert scores["faces"] == 400
+    assert scores["pairwise"]["precision"] == 1.0
+    assert scores["pairwise"]["f"] > 0.99
+    methods = scores["compared"]["methods"]
+    ours = methods.pop("facelake")["fixed"]["bcubed"]["f"]
+    assert ours >= methods["chinese_whispers"]["fixed"]["bcubed"]["f"]
 
 
 def test_hostile_folder_has_one_outcome_per_row(shared: Path, tmp_path: Path) -> None:

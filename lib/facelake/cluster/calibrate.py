@@ -121,6 +121,11 @@ class Calibration:
         """Mean cosine between two groups from which they may be modes of one person (mode_merging.py)."""
         return self.edge if self.by_hand or not self.nearest_low else min(self.edge, self._share(_LEAST_MODES))
 
+    @property
+    def mean_of_groups(self) -> float:
+        """Mean cosine of the pairs between two groups from which they may be of one person (within_person.py)."""
+        return self.edge if self.by_hand else max(self.chance, self.impostor_mean + _LEAST_CUT_SMALL * self.gap)
+
     def _share(self, share: float) -> float:
         """Return the cosine at a share of the way from different people's mean to `nearest_low`."""
         return self.impostor_mean + share * (self.nearest_low - self.impostor_mean)
@@ -185,7 +190,8 @@ def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration
     first = int(np.ceil(cuts.edge * _STEPS))
     near = int(seen.best[first:].sum())
     if near < _ENOUGH_FACES:
-        return replace(cuts, cut=max(crossing, cuts.impostor_mean + _LEAST_CUT_SMALL * cuts.gap))
+        edge = cuts.edge if cuts.by_hand else min(cuts.edge, cuts.impostor_mean + _EDGE_CAP * cuts.gap)
+        return replace(cuts, edge=edge, cut=max(crossing, cuts.impostor_mean + _LEAST_CUT_SMALL * cuts.gap))
     # The nearest of many photos flatters, and the other neighbours do not tell how alike one person's photos are: most
     # are frames of a session in one corpus, look-alikes just above the edge in another.
     low, level = _quantile(seen.best, first, 0.25), _quantile(seen.best, first, 0.5)

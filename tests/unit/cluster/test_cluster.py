@@ -158,6 +158,19 @@ def test_calibration_reads_impostors_off_a_corpus_and_falls_back_on_the_card() -
     assert abs(with_level(cuts, seen, 5000).level - 0.8) < 0.05
 
 
+def test_in_a_small_corpus_too_the_edge_does_not_lie_among_pairs_of_one_person() -> None:
+    prior = Prior(0.12, 0.09, 0.8)
+    for faces in (100, 2_000, 100_000):
+        start = calibrate(np.eye(5, dtype=np.float32), np.arange(5), faces, prior, 0)
+        few = Similarities(np.zeros(1000, np.int64), np.zeros(1000, np.int64))
+        cuts = with_level(start, few, faces)
+        assert cuts.edge == pytest.approx(min(start.edge, 0.12 + 0.54 * 0.68))
+        assert cuts.chance == start.edge
+        assert cuts.mean_of_groups >= cuts.edge
+        by_hand = calibrate(np.eye(5, dtype=np.float32), np.arange(5), faces, prior, 0, fixed=0.6)
+        assert with_level(by_hand, few, faces).edge == 0.6
+
+
 def test_look_alikes_just_above_the_edge_and_frames_of_sessions_do_not_move_the_cuts() -> None:
     start = calibrate(np.eye(5, dtype=np.float32), np.arange(5), 20_000, Prior(0.0, 0.045, 0.7), 0)
 

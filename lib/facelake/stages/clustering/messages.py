@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from facelake.contracts import F16, F32, I32
+from facelake.contracts import F16, F32, F64, I32
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +93,10 @@ class FaceScores:
 
     faces: I32
     score: F32
+
+
+@dataclass(frozen=True, slots=True)
+class PartMoment:
+    """A part's share of the second moment (dim, dim) of vectors."""
+
+    moment: F64

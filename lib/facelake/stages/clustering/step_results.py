@@ -107,9 +107,18 @@ class Settled(Stored):
 
 @dataclass(frozen=True, slots=True)
 class Bounded(Stored):
-    """(F,) final labels; `text` says how many groups were divided, or is empty where none was a candidate."""
+    """(F,) labels after loose groups were divided; `text` says how many were, or is empty where none was a candidate."""
 
     PREFIX: ClassVar[str] = "done/bound"
     labels: I32
     divided: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoined(Stored):
+    """(F,) final labels; `text` says how many groups were joined, or is empty where the step does not apply."""
+
+    PREFIX: ClassVar[str] = "done/rejoin"
+    labels: I32
     text: str

@@ -33,6 +33,7 @@ from facelake.stages.clustering.steps.scan import ScanTasks
 from facelake.stages.clustering.steps.second_pass import SecondPassTasks
 from facelake.stages.clustering.work import Work
 from tests.unit.cluster.test_cluster import people, unit
+from tests.unit.cluster.test_within_person import sessions, templates
 
 PRIOR = Prior(0.02, 0.09, 0.8)
 CUTS = Calibration(0.4, 0.75, 0.75, 0.7, 0.02, 0.09, "")
@@ -290,6 +291,14 @@ def test_two_people_who_look_alike_stay_apart(tmp_path: Path) -> None:
     x = np.concatenate([v + 0.27 * unit(generator, 4, 128) for v in (one, two)])
     world = World((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), np.repeat([0, 1], 4))
     assert agree(world, cluster(world, tmp_path, settings=ClusterSection(threshold=0.47))[0])
+
+
+def test_sessions_of_one_person_in_a_small_corpus_are_one_group(tmp_path: Path) -> None:
+    vectors, _, person = sessions(templates(30), shift=1.4)
+    world = World(vectors, person)
+    groups, clustered = cluster(world, tmp_path)
+    assert agree(world, groups)
+    assert clustered.manifest["rejoined"].startswith("1 joins among 31 groups")
 
 
 def test_a_doubled_face_id_is_corrupt(crowd: World, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""Step rejoin: in a small corpus, groups of one person are joined by templates normalised within persons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from facelake.cluster.array_codec import decode, encode
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.labels import canonical
+from facelake.cluster.within_person import LEAST_GROUPS, MOST_GROUPS, Groups, join_normalised
+from facelake.contracts import F64, I32
+from facelake.engines.exchange import Block, Exchange
+from facelake.stages.clustering.messages import PartMoment
+from facelake.stages.clustering.step_results import Rejoined
+from facelake.stages.clustering.steps.sums import ROWS_AT_ONCE, SharedGroups, share_labels, sum_groups, sums_in_order
+from facelake.stages.clustering.stored import SharedLabels
+from facelake.stages.clustering.work import Work
+
+
+@dataclass(frozen=True, slots=True)
+class MomentTasks:
+    """Adds up the outer products of the vectors of groups."""
+
+    work: Work
+    labels: str
+
+    def moment(self, part: int) -> Iterator[Block]:
+        """Send a part's share of the second moment."""
+        faces, vectors = self.work.faces_of_part(part)
+        shared = self.work.shared(SharedLabels, self.labels)
+        grouped = vectors[shared.row[shared.labels[faces]] >= 0]
+        moment = np.zeros((self.work.dim, self.work.dim), np.float64)
+        for start in range(0, len(grouped), ROWS_AT_ONCE):
+            batch = grouped[start : start + ROWS_AT_ONCE].astype(np.float64)
+            moment += batch.T @ batch
+        yield part, encode(PartMoment(moment))
+
+
+def rejoin_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, cuts: Calibration) -> Rejoined:
+    """Join groups of one person in a corpus that is too small to show how similar one person's photos are.
+
+    Args:
+        work: the work store.
+        exchange: the engine.
+        parts: number of parts.
+        labels: (F,) labels after groups were divided.
+        part: (F,) part where each face is at home.
+        cuts: the calibration.
+    """
+    several = np.flatnonzero(np.bincount(labels) >= 2).astype(np.int32)
+    if cuts.nearest_low or not LEAST_GROUPS <= len(several) <= MOST_GROUPS:
+        return Rejoined(labels, "")
+    groups = share_labels(work, "rejoin-sums", labels, part, several)
+    sum_groups(work, exchange, parts, groups)
+    number, text = join_normalised(_summed(work, exchange, parts, groups), cuts)
+    first = np.full(len(several), len(groups.size), np.int64)
+    np.minimum.at(first, number, groups.summed)
+    group = np.arange(len(groups.size), dtype=np.int64)
+    group[groups.summed] = first[number]
+    return Rejoined(canonical(group[labels]), text)
+
+
+def _summed(work: Work, exchange: Exchange, parts: int, groups: SharedGroups) -> Groups:
+    sums = np.concatenate([of_chunk for _, of_chunk in sums_in_order(work, groups)])
+    blocks = sorted(exchange.run(range(parts), MomentTasks(work, groups.name).moment))
+    moment: F64 = np.sum([decode(PartMoment, body).moment for _, body in blocks], axis=0)
+    return Groups(sums, groups.size[groups.summed], moment)

@@ -1,0 +1,90 @@
+"""Groups of one person that differ as faces of one person do are joined; different people and relatives are not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.within_person import Groups, join_normalised
+from facelake.contracts import F32
+from facelake.vectors import unit_rows
+
+DIM, VARIABLE = 128, 24
+CUTS = Calibration(0.45, 0.75, 0.75, 0.8, 0.05, 0.09, "a test", chance=0.45)
+
+
+def group_sums(vectors: F32, labels: np.ndarray) -> Groups:
+    """The groups of vectors (n, dim) by labels (n,)."""
+    sums = np.zeros((labels.max() + 1, vectors.shape[1]), np.float32)
+    np.add.at(sums, labels, vectors)
+    wide = vectors.astype(np.float64)
+    return Groups(sums, np.bincount(labels), wide.T @ wide)
+
+
+def sessions(
+    people: F32, *, shift: float, faces: int = 5, noise: float = 0.4, seed: int = 3
+) -> tuple[F32, np.ndarray, np.ndarray]:
+    """Vectors, groups and people of faces of which each person's second half is moved by `shift`.
+
+    Everybody's is moved in a direction of their own in the same few dimensions; only person 0 is split in two groups.
+    """
+    generator = np.random.default_rng(seed)
+    axis = np.zeros((len(people), DIM), np.float32)
+    axis[:, :VARIABLE] = unit_rows(generator.normal(size=(len(people), VARIABLE)))
+    person = np.repeat(np.arange(len(people)), 2 * faces)
+    late = np.tile(np.repeat([0.0, 1.0], faces), len(people))
+    vectors = people[person] + shift * late[:, None] * axis[person]
+    vectors = vectors + noise * unit_rows(generator.normal(size=vectors.shape))
+    group = np.where((person == 0) & (late == 1), len(people), person)
+    return unit_rows(vectors.astype(np.float32)), group, person
+
+
+def templates(count: int, seed: int = 1) -> F32:
+    """Unit vectors (count, dim) of different people, orthogonal to the dimensions of the sessions."""
+    drawn = np.random.default_rng(seed).normal(size=(count, DIM)).astype(np.float32)
+    drawn[:, :VARIABLE] = 0
+    return unit_rows(drawn)
+
+
+def test_two_sessions_of_one_person_are_joined_although_they_are_less_alike_than_the_relative_cut() -> None:
+    vectors, group, _ = sessions(templates(30), shift=1.0)
+    groups = group_sums(vectors, group)
+    between = groups.sums[0] @ groups.sums[30] / 25
+    inside = (groups.sums[0] @ groups.sums[0] - 5) / 20
+    assert between < 0.75 * inside  # what linking asks for
+    number, text = join_normalised(groups, CUTS)
+    assert number.tolist() == [*range(30), 0]
+    assert text.startswith("1 joins")
+
+
+def test_different_people_are_not_joined() -> None:
+    for seed in range(5):
+        vectors, _, person = sessions(templates(40, seed), shift=1.0, seed=seed)
+        number, _ = join_normalised(group_sums(vectors, person), CUTS)
+        assert len(set(number.tolist())) == 40
+
+
+def test_look_alikes_of_whom_two_photos_each_are_known_are_not_joined() -> None:
+    people = templates(30)
+    people[1] = unit_rows(people[[0]] * 0.7 + people[[1]] * 0.7)[0]
+    vectors, _, person = sessions(people, shift=0.0, faces=1, noise=0.2)
+    groups = group_sums(vectors, person)
+    assert groups.sums[0] @ groups.sums[1] / 4 > CUTS.mean_of_groups
+    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 30
+    vectors, _, person = sessions(people, shift=0.0, faces=2, noise=0.2)  # four photos each do tell
+    assert len(set(join_normalised(group_sums(vectors, person), CUTS)[0].tolist())) == 29
+
+
+def test_in_a_corpus_of_families_nobody_is_joined() -> None:
+    families = np.repeat(templates(8, seed=5), 4, axis=0)
+    people = unit_rows((0.8 * families + 0.6 * templates(32, seed=6)).astype(np.float32))
+    vectors, _, person = sessions(people, shift=0.0, noise=0.2)
+    groups = group_sums(vectors, person)
+    assert groups.sums[0] @ groups.sums[1] / 100 > CUTS.mean_of_groups
+    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 32
+
+
+def test_pairs_less_alike_than_linked_faces_are_not_joined() -> None:
+    vectors, group, _ = sessions(templates(30), shift=1.0)
+    strict = Calibration(0.8, 0.75, 0.75, 0.8, 0.05, 0.09, "a test", chance=0.8)
+    assert len(set(join_normalised(group_sums(vectors, group), strict)[0].tolist())) == 31
