@@ -107,7 +107,7 @@ class Settled(Stored):
 
 @dataclass(frozen=True, slots=True)
 class Bounded(Stored):
-    """(F,) labels after loose groups were divided; `text` says how many were, or is empty where none was a candidate."""
+    """(F,) labels after loose groups were divided; `text` says how many, or is empty where none was a candidate."""
 
     PREFIX: ClassVar[str] = "done/bound"
     labels: I32
