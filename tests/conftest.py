@@ -21,6 +21,7 @@ from facelake.embed import Pack
 from facelake.engines.ray_isolation import isolate_local_ray
 from facelake.stages.models.registry import load_pack
 from facelake.testing.servers import Server, rclone_s3, seaweedfs
+from tests import cli_server
 from tests.targets import pg_folder, target_place
 
 __all__ = ["pg_folder", "target_place"]  # fixtures
@@ -29,11 +30,43 @@ __all__ = ["pg_folder", "target_place"]  # fixtures
 settings.register_profile("facelake", deadline=None)
 settings.load_profile("facelake")
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every worker and command would compile the library again
+sys.dont_write_bytecode = False
 isolate_local_ray(RaySection())  # tests import Ray at the top of their files, and stages refuse one that is open
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 FACELAKE = [sys.executable, "-m", "facelake"]
+
+
+# Files that take longest, longest first, in the order of two processes; a test that ends last leaves a core idle.
+_LONG = (
+    ("e2e/test_s3", "integration/test_spark_standalone"),
+    ("integration/test_hosts", "faults/test_crash_points"),
+    ("e2e/test_handbook", "integration/test_nights"),
+    ("e2e/test_erasure", "integration/test_image_stores"),
+    ("e2e/test_demo", "integration/test_ray_embed"),
+    ("e2e/test_consent", "e2e/test_london"),
+    ("faults/test_kill", "integration/test_spark_cluster"),
+    ("e2e/test_feed", "parity/test_device_vision"),
+    ("e2e/test_review", "unit/embed/test_pipeline"),
+    ("e2e/test_report", "faults/test_store"),
+    ("e2e/test_partitions", "integration/test_site"),
+)
+
+
+@pytest.hookimpl(trylast=True)  # after those that are not chosen were taken out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first, and half of them at the middle, where xdist's second process begins."""
+    place = {f"{name}.py": (side, rank) for rank, pair in enumerate(_LONG) for side, name in enumerate(pair)}
+    sides: tuple[list[tuple[int, pytest.Item]], ...] = ([], [])
+    short = []
+    for item in items:
+        side, rank = place.get(item.path.relative_to(ROOT / "tests").as_posix(), (None, 0))
+        short.append(item) if side is None else sides[side].append((rank, item))
+    first, second = ([item for _, item in sorted(side, key=lambda pair: pair[0])] for side in sides)
+    half = max(0, len(items) // 2 - len(first))
+    items[:] = [*first, *short[:half], *second, *short[half:]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -91,14 +124,12 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def run_cli(
     *arguments: str, env: dict[str, str] | None = None, timeout: float = 1200
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*FACELAKE, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=os.environ | (env or {}),
-        check=False,
-    )
+    """Run a command in a process of its own, to its end."""
+    environment = os.environ | (env or {})
+    if cli_server.can_fork():
+        return cli_server.run(arguments, environment, timeout)
+    command = [*FACELAKE, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
 def run_json(*arguments: str, env: dict[str, str] | None = None, code: int = 0) -> dict[str, Any]:

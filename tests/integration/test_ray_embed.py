@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -20,8 +23,10 @@ from facelake.contracts import Chunk, ChunkReceipt, DataFileName, Reject
 from facelake.embed import DecodeLimits, Opened, Opener, Pack, PipelineOptions, Undecoded
 from facelake.engines.chunk_worker import WORKER_FAILED, ChunkTask, ChunkWorker, WorkerSpec, tasks_of
 from facelake.engines.embed_metrics import METRICS
+from facelake.engines.embed_process import ProcessEmbedder, needs_ray, open_ray
 from facelake.engines.ray_decoders import DecoderPool
 from facelake.engines.ray_embed import RayEmbedder, _exit_on_gpu_failure, start_ray
+from facelake.errors import FacelakeError
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.data_files import read_file
 from facelake.lake.lake import Lake
@@ -71,6 +76,63 @@ def run(spec: WorkerSpec, actors: int = 2, **embed: Any) -> tuple[list[ChunkRece
         return sorted(engine.run(tasks_of(chunks(), 2)), key=lambda r: r.chunk.row_start), engine
     finally:
         engine.close()
+
+
+def by_process(spec: WorkerSpec, stall_s: float = 300.0) -> ProcessEmbedder:
+    return ProcessEmbedder(spec, lambda: open_ray(spec, EmbedSection(actors=1), RaySection(num_cpus=2)), stall_s)
+
+
+def test_one_process_gives_the_same_rows(spec: WorkerSpec) -> None:
+    tasks = [ChunkTask(tuple(chunks()[:2]), frozenset({3})), ChunkTask(tuple(others(60)))]
+    engine = by_process(spec)
+    try:
+        receipts = list(engine.run(tasks))
+    finally:
+        engine.close()
+    here = [receipt for task in tasks for receipt in ChunkWorker(spec).run(task)]
+    assert [r.chunk for r in receipts] == [r.chunk for r in here]
+    assert rows_of(spec, receipts) == rows_of(spec, here)
+    assert sum(r.embedded for r in receipts) > 15
+    assert not engine.uses_ray
+    assert engine._process.returncode == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_what_a_process_leaves_is_embedded_on_ray(spec: WorkerSpec, how: signal.Signals) -> None:
+    """The process ends, or stalls, after its first chunk."""
+    engine = by_process(spec, stall_s=3.0)
+    receipts = []
+    try:
+        for receipt in engine.run(tasks_of(chunks(), 2)):
+            if not receipts:
+                os.kill(engine._process.pid, how)
+            receipts.append(receipt)
+        assert engine.uses_ray
+    finally:
+        engine.close()
+    assert sorted(r.chunk.row_start for r in receipts) == [chunk.row_start for chunk in chunks()]
+    assert sum(r.embedded + r.rejected for r in receipts) == _ROWS
+
+
+def test_an_error_of_a_task_is_the_error_of_the_run(spec: WorkerSpec) -> None:
+    engine = by_process(replace(spec, corpus_uri=f"{spec.lake_uri}/nothing"))
+    try:
+        with pytest.raises(FacelakeError):
+            list(engine.run(tasks_of(chunks(), 2)))
+    finally:
+        engine.close()
+    assert not engine.uses_ray
+
+
+def test_few_photos_need_no_ray_but_where_it_is_configured() -> None:
+    few, auto, local = 199, EmbedSection(), RaySection()
+    assert not needs_ray(auto, local, few)
+    assert needs_ray(auto, local, 200)
+    assert needs_ray(auto, RaySection(one_process_below=0), 1)
+    assert needs_ray(auto, RaySection(address="auto"), few)
+    assert needs_ray(EmbedSection(actors=1), local, few)
+    assert needs_ray(EmbedSection(decoders=1), local, few)
+    assert needs_ray(EmbedSection(use_gpu=True), local, few)
 
 
 def test_tasks_bundle_neighbours_of_one_file() -> None:

@@ -46,13 +46,14 @@ def run_stages(
     wait_s: float = 0.0,
     rebase: bool = False,
     accept_loss: bool = False,
-    in_process_below: int | None = None,
+    on_engines: bool = False,
 ) -> None:
-    """Run stages, print a summary, and write the JSON result."""
+    """Run stages, print a summary, and write the JSON result; `on_engines`: on Ray and Spark whatever the size."""
     from facelake.nightly import run_night
     from facelake.partitions import is_partition
 
-    terminal, settings = call.terminal, call.config(spark__in_process_below=in_process_below)
+    below = 0 if on_engines else None
+    terminal, settings = call.terminal, call.config(spark__in_process_below=below, ray__one_process_below=below)
 
     def run(config: Config) -> dict[str, Any]:
         results = run_night(config, terminal.listen, stages, wait_s=wait_s, rebase=rebase, accept_loss=accept_loss)
@@ -128,10 +129,12 @@ def demo(
             import_folder(context, photos, grant=Grant(stated) if stated else None)
         else:
             build_demo(context)
-    usual = f"{call.config().spark.in_process_below:,}"
-    shown = f"the demo groups faces on Spark to show that it works here; real lakes use it from {usual} on"
-    call.terminal.say(f"{shown}. Warnings that Java prints then are harmless")
-    run_stages(call, [], in_process_below=0)
+    faces, few = f"{call.config().spark.in_process_below:,}", call.config().ray.one_process_below
+    shown = "the demo embeds photos on Ray and groups faces on Spark to show that both work here; real lakes use them"
+    call.terminal.say(
+        f"{shown} from {few} new photos and {faces} faces on. Warnings that Java prints then are harmless"
+    )
+    run_stages(call, [], on_engines=True)
 
 
 @command(app, "import")

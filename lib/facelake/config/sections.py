@@ -141,6 +141,12 @@ class RaySection(Section):
     )
     num_cpus: int | None = Field(None, ge=1, description="cores of the local Ray; null: all")
     object_store_mb: int = Field(256, ge=80, description="object store of the local Ray, MiB")
+    one_process_below: int = Field(
+        200,
+        ge=0,
+        description="below this many photos no local Ray is started: one worker process embeds them, with equal "
+        "results; not where `embed` names actors, decoders or a GPU",
+    )
 
 
 class SparkSection(Section):

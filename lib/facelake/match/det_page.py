@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 _RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.05, 0.2, 0.5)
 _LEAST, _MOST = 5e-7, 0.6
@@ -40,8 +40,8 @@ def det_page(report: Mapping[str, Any]) -> str:
 
 def _place(rate: float) -> float:
     """Return the position of a rate on an axis, 0..1."""
-    low, high = norm.ppf(_LEAST), norm.ppf(_MOST)
-    return float((norm.ppf(min(max(rate, _LEAST), _MOST)) - low) / (high - low))
+    low, high = ndtri(_LEAST), ndtri(_MOST)
+    return float((ndtri(min(max(rate, _LEAST), _MOST)) - low) / (high - low))
 
 
 def _at(fmr: float, fnmr: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta
+from scipy.special import betaincinv  # scipy.stats takes a second to import
 
 from facelake.contracts import F32
 
@@ -124,6 +124,6 @@ def interval(errors: int, trials: int) -> tuple[float | None, float | None]:
     if not trials:
         return None, None
     tail = (1 - _CONFIDENCE) / 2
-    low = float(beta.ppf(tail, errors, trials - errors + 1)) if errors else 0.0
-    high = float(beta.ppf(1 - tail, errors + 1, trials - errors)) if errors < trials else 1.0
+    low = float(betaincinv(errors, trials - errors + 1, tail)) if errors else 0.0
+    high = float(betaincinv(errors + 1, trials - errors, 1 - tail)) if errors < trials else 1.0
     return low, high

@@ -15,7 +15,7 @@ from facelake.embed.calibration import must_have_any
 from facelake.embed.looks import SuppressedLooks
 from facelake.embed.not_faces import Regions
 from facelake.engines.chunk_worker import WorkerSpec, tasks_of
-from facelake.engines.ray_isolation import isolate_local_ray
+from facelake.engines.embed_process import Embedder, ProcessEmbedder, needs_ray, open_ray
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.stages.admission.withdrawn_datasets import refused_contents
@@ -77,7 +77,7 @@ def embed(context: Context) -> StageResult:
     admitted = plan.images + plan.waiting
     tally = _Tally(Counter(admitted=admitted, embedded=0, rejected=0, faces=0, swept=carried.swept))
     done, reasons = tally.done, tally.reasons
-    receipts = _work(context, progress, plan.chunks, tally, marks.regions()) if plan.chunks else []
+    receipts = _work(context, progress, plan, tally, marks.regions()) if plan.chunks else []
     reused, waiting = carried.photos, 0
     if (copied := _finish(context, receipts, waiting=plan.waiting > 0)) is not None:
         done.update({name: count for name, count in copied.reused.items() if name in done})
@@ -119,15 +119,23 @@ def _check_budget(context: Context, images: int) -> dict[str, object]:
     }
 
 
-def _work(context: Context, progress: Progress, chunks: int, tally: _Tally, not_faces: Regions) -> list[ChunkReceipt]:
-    """Run the open chunks on Ray and commit their outcomes; returns the receipts of chunks that are not recorded yet:
-    the last ones, and those in which a photo waits or changed.
-    """
-    isolate_local_ray(context.config.ray)
-    context.emit(Notice("embed", "starting the workers on Ray, which takes up to a minute"))
-    # Ray takes long to import and is not needed when there is nothing to embed
-    from facelake.engines.ray_embed import RayEmbedder
+def _engine(context: Context, spec: WorkerSpec, photos: int) -> Embedder:
+    """Return the workers for this many photos: a process of this host where Ray would take longer to start."""
+    embed, ray = context.config.embed, context.config.ray
 
+    def on_ray() -> Embedder:
+        context.emit(Notice("embed", "starting the workers on Ray, which takes up to a minute"))
+        return open_ray(spec, embed, ray)
+
+    return on_ray() if needs_ray(embed, ray, photos) else ProcessEmbedder(spec, on_ray)
+
+
+def _work(
+    context: Context, progress: Progress, plan: EmbedPlan, tally: _Tally, not_faces: Regions
+) -> list[ChunkReceipt]:
+    """Run the open chunks in worker processes and commit their outcomes; returns the receipts of chunks that are not
+    recorded yet: the last ones, and those in which a photo waits or changed.
+    """
     assert context.pack is not None
     config = context.config
     options, done = pipeline_options(config, context.pack.card), tally.done
@@ -138,10 +146,10 @@ def _work(context: Context, progress: Progress, chunks: int, tally: _Tally, not_
     suppressed = context.lake.suppressed_looks()
     looks = SuppressedLooks.of(suppressed, context.lake.salt, config.purpose) if suppressed else None
     spec = replace(spec, not_faces=not_faces, looks=looks)
-    engine = RayEmbedder(spec, config.embed, config.ray)
+    engine = _engine(context, spec, plan.images)
     pending: list[ChunkReceipt] = []
     unrecorded: list[ChunkReceipt] = []
-    per_task = max(1, min(_CHUNKS_PER_TASK, chunks // (_TASKS_PER_WORKER * engine.size)))
+    per_task = max(1, min(_CHUNKS_PER_TASK, plan.chunks // (_TASKS_PER_WORKER * engine.size)))
     try:
         for receipt in engine.run(tasks_of(progress.open_chunks(), per_task)):
             pending.append(receipt)
