@@ -310,7 +310,7 @@ _OLD = {"Versions": [{"Key": "lake/a", "VersionId": "v1", "IsLatest": False}]}
 
 def _answering(monkeypatch: pytest.MonkeyPatch, *answers: tuple[str, dict[str, Any] | str]) -> S3Store:
     """A store that gives scripted answers in this order; a text is an error code."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", secrets.token_hex(4))  # so that no other store uses the stubbed client
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     store = S3Store("s3://bucket/lake", S3Section())
     stub = Stubber(store._client)
@@ -367,3 +367,16 @@ def test_other_faults_keep_their_names(
 def test_deleting_a_missing_version_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = ("delete_objects", {"Errors": [{"Key": "lake/a", "Code": "NoSuchVersion"}]})
     assert _answering(monkeypatch, _ENABLED, _LISTED, gone).drop_old_versions() == 1
+
+
+def test_stores_of_an_endpoint_share_a_client_but_not_with_other_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = S3Section(endpoint_url="http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "one")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    first, second = S3Store("s3://a/x", section), S3Store("s3://b", section)
+    assert first._client is second._client
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "two")
+    other = S3Store("s3://a/x", section)
+    assert other._client is not first._client
+    assert other._session.get_credentials().access_key == "two"
+    assert S3Store("s3://a", S3Section(endpoint_url="http://127.0.0.1:8"))._client is not other._client

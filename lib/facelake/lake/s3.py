@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from facelake.lake.object_store import StoredObject
 _Versions = list[dict[str, Any]]  # as S3 lists them
 _READ_ATTEMPTS = 10  # Arrow's own 3 do not suffice for a store that fails one request in five
 _PART_BYTES = 16 << 20  # of a multipart upload
-_CONNECTIONS = 32  # photos are read by that many threads at most
+_CONNECTIONS = 64  # photos are read by half as many threads at most; other stores share them
 _BATCH = 1000  # what S3 deletes and lists in one call
 _DENIED = ("AccessDenied", "403")
 _CHECK = "check the AWS_* environment"
@@ -42,6 +43,30 @@ def endpoint_of(s3: S3Section) -> str | None:
     return endpoint
 
 
+@lru_cache(maxsize=16)
+def _connected(
+    endpoint: str | None, region: str, *, path_style: bool, environment: frozenset[tuple[str, str]], process: int
+) -> tuple[Any, Any]:
+    """Return a session and a client, shared by all stores of an endpoint.
+
+    Making one takes 0.1 s of CPU, and a run opens hundreds of stores. Threads may share a client.
+
+    Args:
+        endpoint: URL; None means Amazon's own.
+        region: the bucket's.
+        path_style: whether URLs name the bucket in their path.
+        environment: variables from which the credentials come.
+        process: id of this process, since connections must not be shared with a forked one.
+    """
+    session = boto3.session.Session()
+    style = {"addressing_style": "path" if path_style else "auto"}
+    retries = {"mode": "standard", "max_attempts": 6}
+    config = BotoConfig(
+        s3=style, retries=retries, connect_timeout=5, read_timeout=60, max_pool_connections=_CONNECTIONS
+    )
+    return session, session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
 class S3Store:
     """An S3-compatible bucket and prefix."""
 
@@ -56,20 +81,10 @@ class S3Store:
         self.uri = f"s3://{bucket}/{self.prefix}".rstrip("/")
         self.endpoint = endpoint_of(s3)
         self.region = s3.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        self._session = boto3.session.Session()
-        style = {"addressing_style": "path" if s3.path_style else "auto"}
         self._path_style = s3.path_style
-        self._client = self._session.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name=self.region,
-            config=BotoConfig(
-                s3=style,
-                retries={"mode": "standard", "max_attempts": 6},
-                connect_timeout=5,
-                read_timeout=60,
-                max_pool_connections=_CONNECTIONS,
-            ),
+        environment = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_") or item[0] == "HOME")
+        self._session, self._client = _connected(
+            self.endpoint, self.region, path_style=s3.path_style, environment=environment, process=os.getpid()
         )
 
     def _key(self, key: str) -> str:
