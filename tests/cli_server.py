@@ -174,6 +174,7 @@ def _become(request: dict[str, object], fds: Sequence[int]) -> NoReturn:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(str(request["folder"]))
+    tempfile.tempdir = None  # TMPDIR may be another one
     sys.argv = ["facelake", *arguments]
     import facelake.cli
 

@@ -39,12 +39,6 @@ from tests.faults.test_crash_points import Crash, crash_at
 Photos = dict[str, bytes]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _stop_ray() -> Iterator[None]:
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def new_ray() -> Iterator[None]:
     """Ray's processes keep the environment that they started with, credentials among it."""
@@ -68,8 +62,7 @@ def config_of(tmp_path: Path, uri: Path, **more: Any) -> Config:
         "corpus": {"uri": str(uri), "columns": {"source_id": {"constant": "s"}}},
         "corpus_may_shrink": True,
         "governance": {"dpia": "test"},
-        "embed": {"chunk_rows": 3, "actors": 1},
-        "ray": {"num_cpus": 2},
+        "embed": {"chunk_rows": 3},
     }
     return Config.model_validate(body | more)
 
@@ -250,7 +243,8 @@ def test_tar_files_in_a_bucket_give_the_identities_of_plain_parquet(
         store.write(path.name, path.read_bytes())
     made = []
     for number, uri in enumerate((str(tmp_path / "c"), "s3://lake/tars")):
-        config = config_of(tmp_path, Path("/"), lake=str(tmp_path / f"lake-{number}"))
+        on_ray = {"embed": {"chunk_rows": 3, "actors": 1}, "ray": {"num_cpus": 2}}
+        config = config_of(tmp_path, Path("/"), lake=str(tmp_path / f"lake-{number}"), **on_ray)
         columns = {"source_id": {"constant": "s"}}
         config = config.model_copy(update={"corpus": CorpusSection.model_validate({"uri": uri, "columns": columns})})
         grant(config)

@@ -14,6 +14,8 @@ from pathlib import Path
 from facelake.testing.servers import free_ports
 
 _START_S = 240.0
+# these JVMs live for a minute: what an optimising compiler and a parallel collector cost is not earned back
+SHORT_LIVED_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -XX:-UsePerfData"
 
 
 @contextmanager
@@ -30,7 +32,11 @@ def spark_standalone(folder: Path, workers: int = 1, cores: int = 2, *, hosts: b
     assert spec is not None
     assert spec.origin is not None
     program = Path(spec.origin).parent / "bin" / "spark-class"
-    environment = os.environ | {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    environment = os.environ | {
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JVM,
+    }
     port, *pages = free_ports(workers + 2)
     url, log = f"spark://127.0.0.1:{port}", folder / "master.log"
     host = ["--host", "127.0.0.1", "--webui-port"]

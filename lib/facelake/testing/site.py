@@ -18,6 +18,7 @@ import yaml
 from numba.core.caching import UserWideCacheLocator
 
 from facelake.config import conf_dir, package_dir
+from facelake.testing.clusters import SHORT_LIVED_JVM
 from facelake.testing.hosts import Host, Network
 from facelake.testing.servers import ACCESS_KEY, SECRET_KEY, weed_command
 
@@ -32,6 +33,7 @@ _HEALTH = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "6000",
     "RAY_health_check_failure_threshold": "4",
+    "RAY_raylet_start_wait_time_s": "120",  # five nodes start at once on the cores of one
 }
 _BUCKET = """
 import boto3, sys, time
@@ -101,6 +103,7 @@ class Site:
         assert spec.origin is not None
         program = str(Path(spec.origin).parent / "bin" / "spark-class")
         env = CREDENTIALS | {"PYSPARK_PYTHON": sys.executable, "SPARK_WORKER_DIR": "/home/work"}
+        env |= {"SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JVM}
         master = self.net["master"]
         package = "org.apache.spark.deploy"
         page = ["--webui-port", "8081"]
@@ -125,7 +128,10 @@ class Site:
         data["ray"] = {"address": "auto"}
         data["spark"]["master"] = "spark://master:7077"
         data["spark"]["driver_memory"] = "1g"
-        data["spark"]["conf"] = data["spark"]["conf"] | {"spark.executor.memory": "700m"}
+        data["spark"]["conf"] = data["spark"]["conf"] | {
+            "spark.executor.memory": "700m",
+            "spark.executor.extraJavaOptions": SHORT_LIVED_JVM,
+        }
         data["embed"] |= {"chunk_rows": 32, "commit_every_chunks": 2}
         for key, value in over.items():
             section, _, name = key.rpartition(".")
@@ -194,12 +200,14 @@ def give_caches(site: Site, models: Path, names: Sequence[str] = ("driver",)) ->
     for host in site.net.hosts.values():
         chosen = host.path("/home/.cache/facelake/runtimes")
         shutil.copytree(models / "runtimes", chosen, dirs_exist_ok=True)
-    loops = package_dir() / "cluster"
+    compiled = {file.parent for file in package_dir().rglob("__pycache__/*.nb?")}
     for host in site.net.hosts.values():
-        target = host.path("/home/.cache/numba") / UserWideCacheLocator.get_suitable_cache_subpath(str(loops / "x.py"))
-        target.mkdir(parents=True, exist_ok=True)
-        for file in (loops / "__pycache__").glob("*.nb?"):
-            shutil.copy(file, target)
+        for folder in compiled:
+            place = UserWideCacheLocator.get_suitable_cache_subpath(str(folder.parent / "x.py"))
+            target = host.path("/home/.cache/numba") / place
+            target.mkdir(parents=True, exist_ok=True)
+            for file in folder.glob("*.nb?"):
+                shutil.copy(file, target)
 
 
 def start_site(net: Network) -> Site:
