@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+from facelake.publish.ranges import RANGE_BYTES, bits_for
 from facelake.stages.capacity.measured_costs import cost
 
 STAGES = ("admit", "embed", "cluster", "publish", "scan")
@@ -20,7 +21,6 @@ _PART_FACES, _LEAST_PARTS, _CELL_FACES = 100_000, 8, 12_000  # clustering/steps/
 _READ_AHEAD = 1 << 20  # bytes per read of a corpus file's column (lake/corpora/)
 _TASK_CHUNKS, _TASKS_PER_WORKER = 8, 4  # stages/embedding/embed.py
 _SAMPLE, _DEEP_CELLS = 100_000, 8  # clustering/steps/sample.py, config.py
-_KEPT_BYTES, _BUFFER_BYTES = 1 << 29, 1 << 31  # stages/gallery/templates.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,27 +295,25 @@ def _shuffled(work: Workload, cells: int) -> float:
 
 
 def publish(work: Workload) -> Cost:
-    """The driver writes identities, memberships and changes, one file and one commit each, then the gallery row."""
+    """Tasks write identities and memberships, a file per range; the driver commits these and changes."""
     faces, people, files = work.faces, work.identities, work.chunks
-    vectors = 4.0 * work.dim * faces
+    ranges = _ranges(work)
     stage = Cost(
-        driver_cpu_s=cost("publish_cpu_s")
-        + faces * (cost("publish_face_cpu_s") + work.dim * cost("publish_face_dim_cpu_s"))
+        driver_cpu_s=cost("publish_cpu_s") + faces * cost("publish_face_cpu_s"),
+        worker_cpu_s=cost("publish_start_cpu_s")
+        + faces * work.dim * cost("publish_face_dim_cpu_s")
         + files * cost("publish_file_cpu_s"),
         get=cost("publish_get") + files * cost("publish_file_get"),
         head=cost("publish_head") + files * cost("publish_file_head"),
-        put=cost("publish_put") + 4,
+        put=cost("publish_put") + 2 * ranges + 2,
         list_=cost("publish_list"),
         delete=cost("publish_delete"),
         read_bytes=faces * (2 * work.dim + cost("publish_face_read_bytes")) + files * cost("publish_file_read_bytes"),
         written_bytes=faces * cost("membership_row_bytes") + people * _identity_bytes(work),
-        driver_bytes=cost("publish_bytes")
-        + faces * cost("publish_face_memory_bytes")
-        + people * 8 * work.dim
-        + min(vectors, _KEPT_BYTES)
-        + min(vectors, _BUFFER_BYTES),
+        shuffled_bytes=2.0 * work.dim * faces,
+        driver_bytes=cost("publish_bytes") + faces * cost("publish_face_memory_bytes"),
     )
-    return stage + _run() + appends(1, 1) + appends(1, 1) + appends(1, 1) + appends(1, 1)
+    return stage + _run() + appends(1, ranges) + appends(1, ranges) + appends(1, 1) + appends(1, 1)
 
 
 def scan(work: Workload) -> Cost:
@@ -326,18 +324,26 @@ def scan(work: Workload) -> Cost:
     size += faces * (cost("group_row_bytes") + cost("membership_row_bytes")) + work.identities * _identity_bytes(work)
     size += (2 * files + work.corpus_files + commits) * cost("embed_file_bytes")
     objects = 2 * work.corpus_files + 2 * files + work.chunks_with_rejects + 4 * commits + cost("scan_objects") - 4
+    ranges = _ranges(work)
+    objects += 2 * (ranges - 1)
+    largest = min(work.identities * _identity_bytes(work), float(RANGE_BYTES))
     return Cost(
         driver_cpu_s=size * cost("scan_byte_cpu_s") + objects * cost("scan_object_cpu_s"),
         get=objects,
         list_=_ceil(objects, _LIST_PAGE),
         read_bytes=size,
-        driver_bytes=2 * max(work.identities * _identity_bytes(work), faces * cost("membership_row_bytes")),
+        driver_bytes=cost("scan_bytes") + 2 * largest,
     )
 
 
 def _run() -> Cost:
     """The commit of a row of `runs`, when the table exists."""
     return Cost(get=cost("run_get"), list_=cost("run_list"), put=cost("run_put"), log_entries=1, data_files=1)
+
+
+def _ranges(work: Workload) -> int:
+    """Number of ranges of identities, each with a file of identities and one of memberships."""
+    return 1 << bits_for(work.identities, work.dim, round(cost("exemplars")), None)
 
 
 def _identity_bytes(work: Workload) -> float:

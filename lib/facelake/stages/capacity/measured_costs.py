@@ -14,6 +14,8 @@ _LOG = "106 commits of one file to a table on SeaweedFS, requests counted one by
 _FILES = "49 commits of 1,000 files to a table in a directory, then more commits"
 _BENCH = "docs/benchmarks.md"
 _DRIVER = "admit and publish of 50,000 and 200,000 faces of 128 dimensions in a directory"
+_RANGES = "publish of 12,000 faces of 128 dimensions on Spark, on SeaweedFS behind a counting proxy"
+_GALLERY = "facelake bench gallery with 10^6 and 8 x 10^6 faces of 512 dimensions (docs/scale.md)"
 _PHOTOS = "embed of 150 photos of London in chunks of 8, on SeaweedFS behind a counting proxy"
 _SWEEP = "facelake bench scaling: embed's driver with a stand-in for its workers"
 _LOCAL = "clustering of 24,000, 120,000 and 480,000 faces in one process"
@@ -122,16 +124,17 @@ COSTS: dict[str, Measured] = {
     "sum_share": Measured(0.36, "sums of groups sent per face, three times", _SHUFFLES),
     "cluster_bytes": Measured(60e6, "driver memory, whatever the faces", _STORE),
     "cluster_face_memory_bytes": Measured(160, "driver memory per face while scanning", "docs/clustering.md"),
-    # ---- publish: the driver alone
-    "publish_cpu_s": Measured(0.5, "driver seconds, whatever the faces", _DRIVER),
-    "publish_face_cpu_s": Measured(7e-6, "driver seconds per face", _DRIVER),
-    "publish_face_dim_cpu_s": Measured(4e-8, "driver seconds per face and dimension", _DRIVER),
-    "publish_file_cpu_s": Measured(0.0165, "driver seconds per file of faces", _STORE),
+    # ---- publish: tasks over ranges of identities on Spark
+    "publish_cpu_s": Measured(2.0, "driver seconds, whatever the faces", _RANGES),
+    "publish_start_cpu_s": Measured(2.0, "worker seconds, whatever the faces", _RANGES),
+    "publish_face_cpu_s": Measured(2.7e-5, "driver seconds per face", _GALLERY),
+    "publish_face_dim_cpu_s": Measured(1e-7, "worker seconds per face and dimension", _GALLERY),
+    "publish_file_cpu_s": Measured(0.0165, "worker seconds per file of faces", _STORE),
     "publish_get": Measured(89, "GET, whatever the faces", _STORE),
     "publish_file_get": Measured(8, "GET per file of faces: read four times", _STORE),
     "publish_head": Measured(6, "HEAD, whatever the faces", _STORE),
     "publish_file_head": Measured(4, "HEAD per file of faces", _STORE),
-    "publish_put": Measured(1, "PUT, whatever the faces", _STORE),
+    "publish_put": Measured(4, "PUT besides files and commits", _RANGES),
     "publish_list": Measured(22, "LIST, whatever the faces", _STORE),
     "publish_delete": Measured(2, "DELETE, whatever the faces", _STORE),
     "publish_face_read_bytes": Measured(63, "bytes read per face besides the embedding", _STORE),
@@ -139,11 +142,12 @@ COSTS: dict[str, Measured] = {
     "membership_row_bytes": Measured(26.5, "bytes of a row of memberships", _DRIVER),
     "identity_row_bytes": Measured(240, "bytes of an identity besides template and exemplars", _DRIVER),
     "exemplars": Measured(8, "exemplars per identity", "gallery.exemplars"),
-    "publish_bytes": Measured(35e6, "driver memory, whatever the faces", _DRIVER),
-    "publish_face_memory_bytes": Measured(984, "driver memory per face, besides vectors held temporarily", _DRIVER),
+    "publish_bytes": Measured(1e6, "driver memory, whatever the faces", _RANGES),
+    "publish_face_memory_bytes": Measured(118, "driver memory per face", _GALLERY),
     # ---- the scan of an erasure, for one needle
     "scan_byte_cpu_s": Measured(1.2e-8, "seconds per byte of the lake", _STORE),
     "scan_object_cpu_s": Measured(0.0043, "seconds per object", _STORE),
+    "scan_bytes": Measured(13e6, "driver memory, whatever the objects", _RANGES),
     "scan_objects": Measured(32, "objects of a lake besides data files of photos and faces", _STORE),
     # ---- every stage writes a row of `runs`
     "run_get": Measured(9, "GET of the commit of a run's row", _LOG),

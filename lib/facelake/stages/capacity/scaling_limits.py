@@ -8,14 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from facelake.stages.capacity.cost_model import Estimate, Workload, appends, estimate
-from facelake.stages.capacity.measured_costs import cost
 
 DRIVER_BYTES = 64 << 30
 """memory of a driver that is commonly available"""
 NIGHT_S = 10 * 3600.0
 """seconds that one sequential process may take in a nightly run"""
-PUT_BYTES = 5 << 30
-"""the largest object of one PUT on S3, with which data files are written"""
 _OFFSETS = float((1 << 31) - 1)  # bytes of text in one Arrow array, and numbers of faces (int32)
 _ID_CHARS = 32
 _FEWEST, _MOST = 10**3, 10**12
@@ -69,13 +66,11 @@ _LIMITS = (
     _Limit("cluster", "driver alone for a night, s", NIGHT_S, lambda e: e.stages["cluster"].driver_cpu_s,
            "the same"),
     _Limit("cluster", "faces numbered by 32 bits", _OFFSETS, lambda e: float(e.work.faces), "in code: 64 bits"),
-    _Limit("publish", "bytes of face ids in one Arrow array", _OFFSETS, lambda e: float(_ID_CHARS * e.work.faces),
-           "in code: large_string, or ids as 16 bytes"),
-    _Limit("publish", "memberships as one object, bytes", PUT_BYTES,
-           lambda e: e.work.faces * cost("membership_row_bytes"), "in code: one file per range of faces"),
+    _Limit("review", "bytes of face ids in one Arrow array", _OFFSETS, lambda e: float(_ID_CHARS * e.work.faces),
+           "in code: faces looked up file by file, in review sessions and where a correction is recorded"),
     _Limit("publish", "driver memory", DRIVER_BYTES, lambda e: e.stages["publish"].driver_bytes,
-           "in code: ranges of identities, which need nothing of each other"),
-    _Limit("publish", "one process for a night, s", NIGHT_S, lambda e: e.stages["publish"].driver_cpu_s, "the same"),
+           "in code: numbers of faces by ranges too"),
+    _Limit("publish", "driver alone for a night, s", NIGHT_S, lambda e: e.stages["publish"].driver_cpu_s, "the same"),
     _Limit("scan", "one process for a night, s", NIGHT_S, lambda e: e.stages["scan"].driver_cpu_s,
            "in code: objects scanned by workers, which need nothing of each other"),
 )  # fmt: skip

@@ -21,10 +21,10 @@ from facelake.engines.exchange import Block
 from facelake.lake.data_files import stage
 from facelake.lake.store import cached_store
 from facelake.publish.matching import places
+from facelake.publish.ranges import range_of_file, ranges_of, stem_of
 from facelake.stages.gallery.face_keys import FaceKeys
 from facelake.stages.gallery.range_rows import RangeWriter
 from facelake.stages.gallery.range_work import RangeWork
-from facelake.stages.gallery.ranges import range_of_file, ranges_of, stem_of
 from facelake.stages.gallery.table_codec import pack_tables, unpack_tables
 
 _MEMBER = ["face_id", "image_id"]

@@ -22,6 +22,7 @@ from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
 from facelake.publish import Published, Standing
 from facelake.publish.matching import overlaps
+from facelake.publish.ranges import bits_for, range_of_file, ranges_of
 from facelake.stages.core.context import Context, digest_of
 from facelake.stages.gallery.corrections import Corrected
 from facelake.stages.gallery.face_keys import Grouped
@@ -29,7 +30,6 @@ from facelake.stages.gallery.face_vectors import dimension_of
 from facelake.stages.gallery.previous import HOW, Previous
 from facelake.stages.gallery.range_tasks import RangeTasks, SharedFaces
 from facelake.stages.gallery.range_work import Item
-from facelake.stages.gallery.ranges import bits_for, range_of_file, ranges_of
 from facelake.stages.gallery.table_codec import pack_tables
 from facelake.stages.gallery.versions import Gallery
 

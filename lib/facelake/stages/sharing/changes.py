@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from facelake.contracts import F64
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.publish.ranges import range_of_file
 from facelake.publish.transform import rotated, rotation
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.gallery.gallery_rows import matrix_of
-from facelake.stages.gallery.ranges import range_of_file
 from facelake.stages.gallery.versions import Gallery, require_gallery
 from facelake.vectors import decode_embeddings, encode_embeddings
 

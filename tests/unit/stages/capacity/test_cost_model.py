@@ -95,7 +95,7 @@ def test_scaling_limits_are_reached_at_the_reported_size() -> None:
 
 
 def test_arrow_strings_of_face_ids_overflow_at_the_reported_limit() -> None:
-    """Arrow's strings end at 2^31 bytes in one array: publish joins all face ids into one."""
+    """Arrow's strings end at 2^31 bytes in one array: a review session joins all face ids into one."""
     (wall,) = (wall for wall in scaling_limits(Workload(1000)) if "Arrow" in wall.what)
     half = wall.at_images // 2
     body = pa.py_buffer(bytes(32 * half))

@@ -15,12 +15,12 @@ from facelake.contracts import GROUPS
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
 from facelake.errors import Corrupt
 from facelake.nightly import reading, writing
+from facelake.publish.ranges import range_of_file
 from facelake.stages.core.context import StageRun
 from facelake.stages.gallery import publish as publish_module
 from facelake.stages.gallery import version_builder
 from facelake.stages.gallery.previous import match_by_photo
 from facelake.stages.gallery.publish import publish
-from facelake.stages.gallery.ranges import range_of_file
 from facelake.stages.gallery.table_codec import pack_tables, unpack_tables
 from facelake.stages.gallery.versions import current_gallery
 from facelake.vectors import decode_embeddings

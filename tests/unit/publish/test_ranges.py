@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facelake.publish import new_identity_id
-from facelake.stages.gallery.ranges import bits_for, range_of_file, ranges_of, stem_of
+from facelake.publish.ranges import bits_for, range_of_file, ranges_of, stem_of
 
 IDS = sorted(new_identity_id(1, i) for i in range(5_000))
 

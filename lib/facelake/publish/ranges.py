@@ -14,7 +14,7 @@ import pyarrow as pa
 from facelake.contracts import I64
 
 _MAX_BITS = 15  # three characters of an id
-_TARGET_BYTES = 32 << 20  # of the templates and exemplars of one range
+RANGE_BYTES = 32 << 20  # of the templates and exemplars of one range
 _ALPHABET = "234567abcdefghijklmnopqrstuvwxyz"  # of base32 in lower case, in the order of characters
 _PREFIX = len("id-")
 _STEM = re.compile(r"r(\d{2})-(\d{5})-")
@@ -30,7 +30,7 @@ def bits_for(identities: int, dim: int, exemplars: int, current: int | None) -> 
         current: bits of the version before, kept while ranges are within half and four times the target.
     """
     size = identities * dim * (4 + 2 * exemplars)
-    wanted = min(max(int(np.ceil(np.log2(max(size / _TARGET_BYTES, 1)))), 0), _MAX_BITS)
+    wanted = min(max(int(np.ceil(np.log2(max(size / RANGE_BYTES, 1)))), 0), _MAX_BITS)
     if current is not None and wanted - 2 <= current <= wanted + 1:
         return current
     return wanted
