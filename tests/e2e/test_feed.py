@@ -25,7 +25,7 @@ from facelake.stages.erasure.stage import erase
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
 from facelake.stages.sharing.changes import changes_since
-from facelake.stages.sharing.export import export_gallery
+from facelake.stages.sharing.export import export_gallery, send_changes
 from facelake.stages.sharing.leases import acknowledge, leases, mark_returned, recall, what_is_owed
 from facelake.vectors import embedding_matrix
 from tests.conftest import run_cli, run_json
@@ -65,7 +65,12 @@ def test_an_erasure_is_owed_until_it_is_acknowledged(demo_lake: Path, tmp_path: 
         assert copy_of(tmp_path / "d") != copy
         assert replayed(replayed(copy, context.lake, 1), context.lake, 1) == copy_of(tmp_path / "d")
         assert changes_since(context.lake, fresh["gallery_version"]).num_rows == 0
-        acknowledge(context.lake, first["lease_id"])
+        for version in (None, 2):  # nothing was handed out that it could have applied
+            with pytest.raises(ConfigError, match=r"given no changes since|handed out up to gallery 1, not 2"):
+                acknowledge(context.lake, first["lease_id"], version)
+        assert set(what_is_owed(context.lake, context.now)) == {first["lease_id"], other["lease_id"]}
+        send_changes(context, first["lease_id"], str(tmp_path / "changes"))
+        assert acknowledge(context.lake, first["lease_id"]).acknowledged == 2
         assert set(what_is_owed(context.lake, context.now)) == {other["lease_id"]}
         export_gallery(context, str(tmp_path / "e"), P, "gate-7")
         mark_returned(context.lake, other["lease_id"])

@@ -60,7 +60,8 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
         assert what_is_owed(lake, datetime.now(UTC))[first["lease_id"]].startswith("has not acknowledged the withdrawal")  # fmt: skip
         with pytest.raises(Refused, match=r"no further export.*withdrawal"):
             export_gallery(context, str(tmp_path / "b"), P, "  GATE-7 ")
-        acknowledge(lake, first["lease_id"])  # without having been given the changes: it cannot know
+        with pytest.raises(ConfigError, match="given no changes since"):
+            acknowledge(lake, first["lease_id"])  # without having been given the changes: it cannot know
         assert what_is_owed(lake, datetime.now(UTC))
 
         other = export_gallery(context, str(tmp_path / "c"), P, "gate-8")

@@ -97,10 +97,11 @@ class Feed:
             return push(context, PushTerms(target, recipient, purpose, lease_days(context, days), key))
 
     def acknowledge(self, lease_id: str, version: int | None = None) -> FeedLease:
-        """Record that the recipient has applied every change up to a gallery version; None: the newest.
+        """Record that the recipient has applied what it was given, up to a gallery version; None: all of it.
 
         Raises:
-            ConfigError: there is no such lease or version.
+            ConfigError: there is no such lease or version; changes up to the version were never handed out, or none
+                since the last acknowledgement although one is owed.
         """
         with self.access.write("feed") as context:
             return acknowledge(context.lake, lease_id, version)

@@ -39,12 +39,19 @@ def feed_leases(call: Invocation) -> None:
 def feed_ack(
     call: Invocation,
     lease: _Lease,
-    version: Annotated[int | None, typer.Option(help="gallery version applied; default: the newest")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="gallery version applied; default: all that was handed out")
+    ] = None,
 ) -> None:
-    """Record that the recipient has applied every change, erasures included, up to a gallery version."""
-    updated = call.open_lake().feed.acknowledge(lease, version)
+    """Record that the recipient has applied the changes that it was given, erasures included."""
+    feed = call.open_lake().feed
+    updated = feed.acknowledge(lease, version)
     call.terminal.say(f"{updated.lease_id}: acknowledged up to gallery {updated.acknowledged}")
-    call.terminal.result({"ok": True, "lease_id": updated.lease_id, "acknowledged": updated.acknowledged})
+    owes = next(state.owes for state in feed.leases() if state.lease.lease_id == lease)
+    if owes:
+        call.terminal.say(f"{updated.lease_id}: the recipient still {owes}; write `feed changes` again")
+    result = {"lease_id": updated.lease_id, "acknowledged": updated.acknowledged, "owes": owes}
+    call.terminal.result({"ok": True, **result})
 
 
 @command(feed_app, "return")

@@ -243,7 +243,8 @@ class GovernanceSection(Section):
     )
     lease_days: int = Field(90, ge=1, description="how long a matcher may use an export")
     signing_key: str = Field(
-        "~/.config/facelake/signing-key.pem", description="ed25519 key for certificates; generated at the first erasure"
+        "~/.config/facelake/signing-key.pem",
+        description="ed25519 key of certificates and records; made by the first run",
     )
     hash_key: str | None = Field(
         None,

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from facelake.contracts import SEARCHABLE
 from facelake.erase.spellings import NOT_SEARCHED, SEARCHED
+
+SHORT_REFERENCES = (
+    f"subject reference(s) of fewer than {SEARCHABLE} characters, which occur by chance: "
+    "photos, faces and embeddings of these people were searched for"
+)
 
 
 def certificate(
@@ -23,6 +29,7 @@ def certificate(
     recipients_pending: Sequence[str] = (),
     coincidences: Mapping[str, int] | None = None,
     copies_kept: int = 0,
+    short_references: int = 0,
     controller: str | None = None,
     lake: str = "",
 ) -> dict[str, Any]:
@@ -40,6 +47,7 @@ def certificate(
         recipients_pending: recipients of exports that have not acknowledged the erasure yet.
         coincidences: places with the same characters that are not the person's data, such as a recipient of that name.
         copies_kept: photos of equal content under other ids, which the request left in the lake.
+        short_references: subject references that are too short to be searched for.
         controller: who is responsible, as configured.
         lake: the name of the lake.
 
@@ -48,6 +56,7 @@ def certificate(
     """
     if residual_hits:
         raise ValueError(f"{residual_hits} residual hits: not certified")
+    short = [f"{short_references} {SHORT_REFERENCES}"] if short_references else []
     return {
         "erasure": erasure_id,
         "completed_at": when.isoformat(),
@@ -62,7 +71,7 @@ def certificate(
             "hits": 0,
             "coincidences": dict(coincidences or {}),
             "searched": list(SEARCHED),
-            "not_searched": list(NOT_SEARCHED),
+            "not_searched": [*short, *NOT_SEARCHED],
         },
         "copies_kept": copies_kept,
         "controller": controller,

@@ -49,6 +49,8 @@ class FeedLease:
     returned: bool = False
     acknowledged_at: datetime | None = None
     """as of when the recipient's copy is known to be right: the issue, or the changes that it last acknowledged"""
+    sent: int = 0
+    """gallery version up to which the recipient was given data; initially that of the export"""
     sent_at: datetime | None = None
     """as of when the changes were computed that the recipient was last given"""
     target: str | None = None
@@ -93,9 +95,11 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
         if kind is LeaseEvent.ISSUED:
             facts = {fact: event[fact] for fact in _FACTS} | {"target": event.get("target")}
             facts |= {"acknowledged": event["gallery_version"], "acknowledged_at": event["issued_at"]}
+            facts |= {"sent": event["gallery_version"]}
             leases[name] = FeedLease(lease_id=name, **facts)
         elif kind is LeaseEvent.SENT:
-            leases[name] = replace(leases[name], sent_at=event["issued_at"])
+            sent = max(leases[name].sent, event["gallery_version"])
+            leases[name] = replace(leases[name], sent=sent, sent_at=event["issued_at"])
         elif kind is LeaseEvent.ACKNOWLEDGED:
             applied = max(leases[name].acknowledged, event["gallery_version"])
             as_of = leases[name].sent_at or leases[name].acknowledged_at

@@ -40,6 +40,7 @@ def keys(lake: Path) -> list[str]:
         (["--subject", "ZO\u00cb"], "there is 'Zo\u00eb'"),
         (["--subject", "person 0041"], "there is 'person-0041'"),
         (["--subject", "person-0042"], "did you mean 'person-0041'"),
+        (["--subject", "person-41"], "there is 'person-0041'"),
         (["--subject", "school"], "it is a source: --source school"),
         (["--source", "schol"], "did you mean 'school'"),
         (["--source", "school", "--purpose", "identity-groupng"], f"did you mean '{P}'"),

@@ -116,12 +116,15 @@ class Known:
         same = sorted(other for other in own[kind] if _plain(other) == _plain(name))
         if same:
             return Unknown(kind, name, f"there is {same[0]!r}", certain=True)
-        near_ones = difflib.get_close_matches(name, sorted(own[kind]), n=1, cutoff=_ALIKE)
+        padded = sorted(other for other in own[kind] if _without_zeros(other) == _without_zeros(name))
+        if padded:  # a spreadsheet turns 008 into 8
+            return Unknown(kind, name, f"there is {_either(padded)}", certain=True)
+        near_ones = difflib.get_close_matches(name, sorted(own[kind]), n=3, cutoff=_ALIKE)
         if not near_ones:
             return Unknown(kind, name)
         # person-0041 and person-0042 are two people, not a mistype of one
         numbers_agree = re.findall(r"\d+", near_ones[0]) == re.findall(r"\d+", name)
-        return Unknown(kind, name, f"did you mean {near_ones[0]!r}", certain=numbers_agree)
+        return Unknown(kind, name, f"did you mean {_either(near_ones)}", certain=numbers_agree)
 
 
 def refuse_unknown(unknown: Sequence[Unknown], action: str) -> None:
@@ -140,7 +143,8 @@ def doubts(known: Known, entries: Sequence[Entry]) -> tuple[list[Unknown], list[
     """Return what in new ledger events looks mistyped: what must be refused, and what is to be questioned only.
 
     A withdrawal or expiry must match something, or it has no effect. A grant may come before its photos; but a source
-    or purpose that nobody used is questioned, and refused if it is nearly one that exists.
+    or purpose that nobody used is questioned, and refused if it is nearly one that exists. A subject is questioned if
+    it resembles one that exists.
     """
     refused: dict[Unknown, None] = {}
     questioned: dict[Unknown, None] = {}
@@ -149,7 +153,7 @@ def doubts(known: Known, entries: Sequence[Entry]) -> tuple[list[Unknown], list[
         for item in names:
             if entry.kind is not EventKind.GRANT or (item.certain and item.kind != "subject"):
                 refused[item] = None
-            elif item.kind != "subject":
+            elif item.kind != "subject" or item.near:
                 questioned[item] = None
     return list(refused), list(questioned)
 
@@ -186,6 +190,15 @@ def _identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
             yield corpus.ids(part.name)
     except ConfigError:
         return  # no photo was imported yet
+
+
+def _without_zeros(text: str) -> str:
+    """Return a reference as `_plain` does, without leading zeros of its numbers."""
+    return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", _plain(text))
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _plain(text: str) -> str:

@@ -236,6 +236,10 @@ def _text(value: object) -> str:
 
 
 def _check_columns(names: list[str], where: str) -> None:
+    for mark, called in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0]:
+            next_step = "save the file with commas between the columns"
+            raise ConfigError(f"the columns are separated by {called}", where=where, next_step=next_step)
     unknown = [name for name in names if name not in COLUMNS]
     if unknown or not {"source", "subject", "key"} & set(names):
         what = f"unknown column {unknown[0]!r}" if unknown else "no column source, subject or key"

@@ -116,8 +116,13 @@ class Targets:
         """
         if self.request.purpose:
             return Needles.of(self.faces, self.embeddings)
-        named = (v for v in (*self.request.subjects, *self.subjects) if len(v) >= SEARCHABLE)
+        named = {*self.request.subjects, *self.subjects} - self.short_references()
         return Needles.of([*self.faces, *self.images, *named], self.embeddings, self.pieces)
+
+    def short_references(self) -> set[str]:
+        """Return the subject references that the residual scan does not search for, since they occur by chance."""
+        names = {*self.request.subjects, *self.subjects} if not self.request.purpose else set()
+        return {name for name in names if len(name) < SEARCHABLE}
 
 
 def is_in(column: pa.ChunkedArray, values: Collection[str]) -> Bool:

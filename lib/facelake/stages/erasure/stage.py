@@ -25,6 +25,7 @@ from facelake.contracts import (
 )
 from facelake.embed.looks import keyed_bands
 from facelake.erase import Needles, Signer, certificate
+from facelake.erase.certificate import SHORT_REFERENCES
 from facelake.errors import ConfigError, Corrupt
 from facelake.events import Notice, StageProgress
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
@@ -132,6 +133,8 @@ def _removed_and_scanned(context: Context, targets: Targets) -> Note:
     targets.copies |= hits.copies
     for key, place in hits.where.items():
         context.emit(Notice("erase", f"{key}: the same characters, as {place}; not this person's data"))
+    if short := targets.short_references():
+        context.emit(Notice("erase", f"the scan did not search for {len(short)} {SHORT_REFERENCES}"))
     scan = {"objects": scanned, "coincidences": dict(hits.coincidences)}
     remembered = Targets(targets.request, copies=targets.copies, places=targets.places)
     return Note(remembered, dict(removed), scan)
@@ -255,6 +258,7 @@ def _certify(context: Context, note: Note, signer: Signer) -> str:
         recipients_pending=recipients_that_owe(context.lake, context.now),
         coincidences=scan["coincidences"],
         copies_kept=len(note.targets.copies),
+        short_references=len(note.targets.short_references()),
         controller=context.config.governance.controller,
         lake=context.lake.name,
     )

@@ -122,13 +122,26 @@ def mark_sent(lake: Lake, lease_id: str, version: int, as_of: datetime) -> FeedL
 
 
 def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLease:
-    """Record that the recipient has applied all changes up to a gallery version (default: the newest).
+    """Record that the recipient has applied the changes that it was given, up to a gallery version (default: all).
 
     Raises:
-        ConfigError: there is no such lease or version.
+        ConfigError: there is no such lease or version; changes up to the version were never handed out under the lease,
+            or none since the last acknowledgement although the recipient owes one.
     """
-    gallery = current_gallery(lake, version)
-    return _record_event(lake, lease_id, LeaseEvent.ACKNOWLEDGED, gallery.version if gallery else 0)
+    lease = _find(lake, lease_id)
+    next_step = f"run `facelake feed changes {lease_id} --out DIR`, have them applied, and acknowledge then"
+    if version is not None:
+        current_gallery(lake, version)
+    wanted = lease.sent if version is None else version
+    if wanted > lease.sent:
+        what = f"under {lease_id} data were handed out up to gallery {lease.sent}, not {wanted}"
+        raise ConfigError(what, where=lake.uri, next_step=next_step)
+    nothing_new = wanted <= lease.acknowledged and lease.sent_at in (None, lease.acknowledged_at)
+    duty = what_is_owed(lake, datetime.now(UTC)).get(lease_id)
+    if nothing_new and duty and not lease.ended(datetime.now(UTC)):
+        what = f"the recipient {duty}, and was given no changes since its last acknowledgement"
+        raise ConfigError(what, where=lease_id, next_step=next_step)
+    return _record_event(lake, lease_id, LeaseEvent.ACKNOWLEDGED, wanted)
 
 
 def mark_returned(lake: Lake, lease_id: str) -> FeedLease:

@@ -137,7 +137,12 @@ def test_a_parquet_file_of_events(lake: Lake, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("person,basis\na,b\n", "unknown column"), ("basis,purposes\na,b\n", "no column"), ("", "no column")],
+    [
+        ("kind;subject\ngrant;a\n", "semicolons"),
+        ("person,basis\na,b\n", "unknown column"),
+        ("basis,purposes\na,b\n", "no column"),
+        ("", "no column"),
+    ],
 )
 def test_a_file_with_unknown_columns_records_nothing(lake: Lake, tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "events.csv"
