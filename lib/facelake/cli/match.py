@@ -74,7 +74,10 @@ def _match(call: Invocation, gallery: Gallery, embedder: Embedder, options: Matc
                 values = candidate["identity_id"], candidate["similarity"], candidate["fmr_high"]
                 rows.append([photo["photo"], decision, *values])
     call.terminal.table("matches", ["photo", "decision", "identity", "similarity", "FMR at most"], rows)
-    call.terminal.say(f"operating point: similarity {point['similarity']:.4f} ({point['source']})")
+    source = point["source"]
+    if source == "extrapolated":
+        source += ": so low a rate cannot be measured in this gallery, so that `FMR at most` states a higher bound"
+    call.terminal.say(f"operating point: similarity {point['similarity']:.4f} ({source})")
     call.terminal.result({"ok": True, "gallery_version": gallery.version, "lease_id": gallery.lease_id, **result})
 
 

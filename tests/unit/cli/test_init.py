@@ -45,6 +45,13 @@ def test_the_next_commands_exist_and_a_missing_assessment_comes_first(corpus: st
     assert commands[-1].startswith("facelake nightly")
 
 
+def test_photos_that_were_imported_before_are_not_imported_again(tmp_path: Path) -> None:
+    answers = Answers(Place.DIRECTORY, str(tmp_path / "lake"), None, dpia="D-1")
+    assert "--person-from" in next_steps("a.yaml", answers)[0]
+    (tmp_path / "lake/corpus").mkdir(parents=True)
+    assert next_steps("a.yaml", answers) == ["facelake nightly -c a.yaml"]
+
+
 def test_a_new_user_gets_a_config_that_runs(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     said = run_json("init", str(file), "--lake", str(tmp_path / "lake"), "--dpia", "D-1")
