@@ -65,8 +65,9 @@ def test_an_erasure_is_owed_until_it_is_acknowledged(demo_lake: Path, tmp_path: 
         assert copy_of(tmp_path / "d") != copy
         assert replayed(replayed(copy, context.lake, 1), context.lake, 1) == copy_of(tmp_path / "d")
         assert changes_since(context.lake, fresh["gallery_version"]).num_rows == 0
-        for version in (None, 2):  # nothing was handed out that it could have applied
-            with pytest.raises(ConfigError, match=r"given no changes since|handed out up to gallery 1, not 2"):
+        # nothing was handed out that it could have applied
+        for version, why in ((None, "given no changes since"), (2, "handed out up to gallery 1, not 2")):
+            with pytest.raises(ConfigError, match=why):
                 acknowledge(context.lake, first["lease_id"], version)
         assert set(what_is_owed(context.lake, context.now)) == {first["lease_id"], other["lease_id"]}
         send_changes(context, first["lease_id"], str(tmp_path / "changes"))

@@ -101,9 +101,15 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
     began = time.monotonic()
     photos = _Photos(loaded, options, data)
     others = {name: _other_runtime(name, options.runtime) for name in sizes.runtimes}
-    usable = {name: runtime for name, runtime in others.items() if unavailable(runtime) is None}
+    missing = {name: reason for name, runtime in others.items() if (reason := unavailable(runtime))}
     rounds = [photos.rates() for _ in range(sizes.rounds)]
-    whole = {name: [photos.whole_with(other) for _ in range(sizes.rounds)] for name, other in usable.items()}
+    whole = {
+        name: [photos.whole_with(runtime) for _ in range(sizes.rounds)]
+        for name, runtime in others.items()
+        if name not in missing
+    }
+    compared: dict[str, dict[str, float | str]] = {name: {"unavailable": reason} for name, reason in missing.items()}
+    compared |= {name: {"whole_per_s": round(statistics.median(rates), 2)} for name, rates in whole.items()}
     median = {name: statistics.median(rates[name] for rates in rounds) for name in rounds[0]}
     shares = {
         f"{name}_of_{below}": round(statistics.median(rates[name] / rates[below] for rates in rounds), 3)
@@ -120,7 +126,7 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
         **shares,
         "seen_of_convolutions": round(statistics.median(rates["seen"] / rates["convolutions"] for rates in rounds), 3),
         "convolution_tflops": round(photos.flop * median["convolutions"] / 1e12, 3),
-        **({"other_runtimes": _others(others, whole)} if others else {}),
+        **({"other_runtimes": compared} if others else {}),
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -128,16 +134,6 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
 def _other_runtime(name: str, measured: Runtime) -> Runtime:
     """A runtime in float32 on the device of the measured one; photos are decoded on the host."""
     return replace(measured, name=cast(RuntimeName, name), half=False, nvjpeg=False)
-
-
-def _others(runtimes: dict[str, Runtime], whole: dict[str, list[float]]) -> dict[str, dict[str, float | str | None]]:
-    """For each runtime its photos per second, or why this host does not have it."""
-    return {
-        name: {"whole_per_s": round(statistics.median(whole[name]), 2)}
-        if name in whole
-        else {"unavailable": unavailable(runtime)}
-        for name, runtime in runtimes.items()
-    }
 
 
 class _Photos:

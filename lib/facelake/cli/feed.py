@@ -49,7 +49,8 @@ def feed_ack(
     call.terminal.say(f"{updated.lease_id}: acknowledged up to gallery {updated.acknowledged}")
     owes = next(state.owes for state in feed.leases() if state.lease.lease_id == lease)
     if owes:
-        call.terminal.say(f"{updated.lease_id}: the recipient still {owes}; write `feed changes` again")
+        next_step = "run `facelake feed changes` again, or `facelake feed return` once the copy is deleted"
+        call.terminal.say(f"{updated.lease_id}: still open: {owes}. Next: {next_step}")
     result = {"lease_id": updated.lease_id, "acknowledged": updated.acknowledged, "owes": owes}
     call.terminal.result({"ok": True, **result})
 
