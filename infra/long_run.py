@@ -85,7 +85,7 @@ def sample(config: Config, root: int, began: float, attempt: int) -> Sample | No
     """Look at the processes and the lake; None while there is no lake to read."""
     memory = dict.fromkeys(("worker", "driver", "ray", "spark", "other"), 0.0)
     for process in process_family(root):
-        memory[_kind(process)] += proportional_bytes(process) / 2**20
+        memory[_kind(process)] += proportional_bytes(process)[0] / 2**20
     try:
         work = status(config)["work"] or {}
         objects = list(open_store(config.lake, config.s3).list())

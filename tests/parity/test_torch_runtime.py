@@ -19,7 +19,7 @@ from facelake.embed import Pack, Pipeline, PipelineOptions
 from facelake.embed.graphs import batchable
 from facelake.embed.models import load_encoder
 from facelake.embed.runtime import OnnxGraph, Runtime, open_graph, open_torch
-from facelake.embed.torch_runtime import TorchGraph, captured_batch
+from facelake.embed.torch_runtime import TorchGraph
 from facelake.errors import ConfigError
 from facelake.stages.models.model_cards import card_of_pack
 
@@ -107,13 +107,6 @@ def test_the_pipeline_on_torch_gives_the_same_faces(light: Pack, shared: Path) -
     np.testing.assert_allclose(torch_face.box, onnx_face.box, atol=0.01)
     np.testing.assert_allclose(torch_face.landmarks, onnx_face.landmarks, atol=0.01)
     assert float(torch_face.embedding.astype(np.float32) @ onnx_face.embedding.astype(np.float32)) >= 0.9995
-
-
-def test_a_captured_batch_is_the_smallest_half_that_fits() -> None:
-    assert [captured_batch(count, 256) for count in (1, 16, 17, 64, 65, 129, 256)] == [16, 16, 32, 64, 128, 256, 256]
-    assert [captured_batch(count, 8) for count in (1, 8)] == [8, 8]
-    assert [captured_batch(count, 96) for count in (1, 24, 25, 49)] == [24, 24, 48, 96]
-    assert captured_batch(3, 1) == 1, "a graph that could not be made batchable is given one by one"
 
 
 def test_padding_of_batches_does_not_affect_outputs(pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,8 @@ def bench_gallery(config: Config, size: GallerySize, emit: Listener) -> dict[str
 
     Returns:
         `faces`, `identities`, `lake_bytes`, and `commands`: by name `seconds`, `driver_peak_bytes` (resident set of the
-        command's process), `peak_bytes` (all processes), `read_bytes` and `written_bytes` (by all processes).
+        command's process), `peak_bytes` (all processes), `peak_unmapped_bytes` (the same without pages of mapped
+        files), `read_bytes` and `written_bytes` (by all processes).
 
     Raises:
         ConfigError: there is a lake at the URI already, or a command failed.
@@ -173,6 +174,7 @@ def _main() -> None:
         "seconds": round(seconds, 2),
         "driver_peak_bytes": own_peak_bytes(),
         "peak_bytes": memory.peak_bytes,
+        "peak_unmapped_bytes": memory.peak_unmapped_bytes,
         "read_bytes": read,
         "written_bytes": written,
     }

@@ -1,6 +1,7 @@
 """Peak memory, CPU time and bytes moved of this process and all its descendants, sampled on Linux.
 
-psutil reads most figures; the peak of this process's resident set, which it lacks, comes from /proc.
+psutil reads most figures; memory comes from /proc, which tells mapped files, whose pages the system may drop at any
+time, from memory that a process has to keep.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ class PeakMemory:
 
     Attributes:
         peak_bytes: the largest sum seen.
+        peak_unmapped_bytes: the same without pages of mapped files.
     """
 
     def __init__(self, every_s: float = 0.5) -> None:
-        self.peak_bytes = self._lap = 0
+        self.peak_bytes = self.peak_unmapped_bytes = self._lap = 0
         self._every_s, self._stop = every_s, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._moved: dict[int, tuple[int, int]] = {}
@@ -43,8 +45,10 @@ class PeakMemory:
 
     def _sample(self) -> None:
         family = process_family(os.getpid())
-        now = sum(proportional_bytes(process) for process in family)
+        sizes = [proportional_bytes(process) for process in family]
+        now, unmapped = sum(all_bytes for all_bytes, _ in sizes), sum(unmapped for _, unmapped in sizes)
         self.peak_bytes, self._lap = max(self.peak_bytes, now), max(self._lap, now)
+        self.peak_unmapped_bytes = max(self.peak_unmapped_bytes, unmapped)
         self._moved |= {process.pid: moved for process in family if (moved := _moved_bytes(process)) is not None}
 
     def lap(self) -> int:
@@ -87,11 +91,18 @@ def process_family(root: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def proportional_bytes(process: psutil.Process) -> int:
-    """Return the proportional set size of a process; 0 if it has ended or belongs to another account."""
-    with suppress(psutil.Error):
-        return int(process.memory_full_info().pss)
-    return 0
+def proportional_bytes(process: psutil.Process) -> tuple[int, int]:
+    """Return the proportional set size of a process, and that without pages of mapped files.
+
+    Both are 0 if it has ended or belongs to another account.
+    """
+    sizes = {"Pss": 0, "Pss_File": 0}
+    with suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in sizes:
+                sizes[name] = int(value.split()[0]) * 1024
+    return sizes["Pss"], sizes["Pss"] - sizes["Pss_File"]
 
 
 def _moved_bytes(process: psutil.Process) -> tuple[int, int] | None:

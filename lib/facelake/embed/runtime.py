@@ -10,6 +10,7 @@ import numpy as np
 
 from facelake.contracts import F32
 from facelake.embed import onnx_runtime
+from facelake.embed.batch_sizes import padded_batch
 from facelake.embed.cpu_features import Cpu, Precision, this_cpu
 from facelake.embed.graphs import batchable
 from facelake.embed.onnx_runtime import OnnxGraph
@@ -88,6 +89,25 @@ class InPieces:
             return self._graph.run(blob)
         parts = [self._graph.run(blob[start : start + self._size]) for start in range(0, len(blob), self._size)]
         return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+class InFixedSizes:
+    """A graph on a GPU that is called with few different numbers of inputs, filled up with zeros.
+
+    cuDNN prepares kernels anew for every shape, which takes longer than hundreds of photos.
+    """
+
+    def __init__(self, graph: Graph, most: int) -> None:
+        self._graph, self._most, self.outputs = graph, most, graph.outputs
+
+    def run(self, blob: F32) -> list[F32]:
+        """Implements Graph."""
+        size = padded_batch(len(blob), self._most)
+        if len(blob) >= size:
+            return self._graph.run(blob)
+        filled = np.zeros((size, *blob.shape[1:]), blob.dtype)
+        filled[: len(blob)] = blob
+        return [output[: len(blob)] for output in self._graph.run(filled)]
 
 
 def unavailable(runtime: Runtime, cpu: Cpu | None = None) -> str | None:
@@ -187,7 +207,8 @@ def open_network(network: Network, runtime: Runtime) -> Graph:
         return open_torch(model, runtime)
     name = network.input_name or _input_of(model)
     shapes = network.smallest or network.shape, network.shape
-    return OnnxGraph(model, 1, onnx_runtime.gpu_providers(runtime, model, name, shapes, network.batch))
+    graph = OnnxGraph(model, 1, onnx_runtime.gpu_providers(runtime, model, name, shapes, network.batch))
+    return InFixedSizes(graph, network.batch) if runtime.name == "onnxruntime" and network.batch > 1 else graph
 
 
 def _input_of(model: bytes) -> str:
@@ -206,6 +227,13 @@ def open_torch(model: bytes, runtime: Runtime) -> TorchGraph:
     from facelake.embed.torch_runtime import TorchGraph
 
     return TorchGraph(model, runtime.device, half=runtime.half)
+
+
+def torch_sees_gpu() -> bool:
+    """Whether torch was built for CUDA and finds a GPU. Imports torch, which takes seconds."""
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def must_have_torch(runtime: Runtime) -> None:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 
 from facelake.contracts import F32
+from facelake.embed.batch_sizes import padded_batch
 
-_LEAST_BATCH = 16
 _Values = Sequence[Any]
 _Attributes = dict[str, Any]
 
@@ -62,7 +62,7 @@ class TorchGraph(torch.nn.Module):
         x, count = self._fit(x), len(x)
         if not self._captures:
             return self.once(x)
-        shape = (captured_batch(count, batch), *x.shape[1:])
+        shape = (padded_batch(count, batch), *x.shape[1:])
         if shape not in self._captured:
             self._shared = self._shared or (torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device))
             self._captured[shape] = _Captured(self, shape, self._device, self._dtype, self._shared)
@@ -122,15 +122,6 @@ class _Captured:
     def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
         self._input[: len(x)].copy_(x)
         return [value.clone() for value in self._replay()]
-
-
-def captured_batch(count: int, most: int) -> int:
-    """The smallest of `most` and its halves (at least 16) that fits `count` inputs, since padding costs as much as
-    inputs.
-    """
-    while most % 2 == 0 and most // 2 >= max(count, _LEAST_BATCH):
-        most //= 2
-    return most
 
 
 def replayed(

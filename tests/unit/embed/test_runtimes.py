@@ -14,13 +14,24 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from facelake.config import Config, load_config
+from facelake.contracts import F32
 from facelake.embed import Pack, PipelineOptions, calibration, model_digest
-from facelake.embed.calibration import resolve
+from facelake.embed.batch_sizes import padded_batch
+from facelake.embed.calibration import device_runtime, resolve
 from facelake.embed.cpu_features import Cpu, parse_cpuinfo
 from facelake.embed.models import encoder_network
 from facelake.embed.onnx_runtime import CPU, CUDA, TENSORRT, OnnxGraph, card, engine_key, gpu_providers
 from facelake.embed.packs import check_precision
-from facelake.embed.runtime import InPieces, Network, Runtime, must_have, open_graph, open_network, unavailable
+from facelake.embed.runtime import (
+    InFixedSizes,
+    InPieces,
+    Network,
+    Runtime,
+    must_have,
+    open_graph,
+    open_network,
+    unavailable,
+)
 from facelake.errors import ConfigError
 from facelake.stages.models.registry import find_card, pipeline_options
 
@@ -253,3 +264,39 @@ def test_int8_needs_a_file_in_int8() -> None:
 def test_openvino_cannot_import_its_telemetry(network: Network) -> None:
     open_graph(network.prepared("openvino"), Runtime("openvino"))
     assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_padded_batch_is_the_smallest_half_that_fits() -> None:
+    assert [padded_batch(count, 256) for count in (1, 16, 17, 64, 65, 129, 256)] == [16, 16, 32, 64, 128, 256, 256]
+    assert [padded_batch(count, 8) for count in (1, 8)] == [8, 8]
+    assert [padded_batch(count, 96) for count in (1, 24, 25, 49)] == [24, 24, 48, 96]
+    assert padded_batch(3, 1) == 1, "a graph that could not be made batchable is given one by one"
+
+
+def test_a_gpu_provider_sees_few_numbers_of_inputs(network: Network) -> None:
+    graph = open_network(network, Runtime("onnxruntime"))
+    sizes: list[int] = []
+
+    class Counting:
+        outputs = graph.outputs
+
+        def run(self, blob: F32) -> list[F32]:
+            sizes.append(len(blob))
+            return graph.run(blob)
+
+    fixed = InFixedSizes(Counting(), 64)
+    faces = np.random.default_rng(1).uniform(-1, 1, (64, *network.shape)).astype(np.float32)
+    for count in (1, 7, 16, 17, 33, 64):
+        assert np.allclose(fixed.run(faces[:count])[0], graph.run(faces[:count])[0], rtol=1e-5, atol=1e-6)
+    assert sizes == [16, 16, 16, 32, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("installed", "sees", "chosen"), [(True, True, "torch"), (True, False, "auto"), (False, False, "auto")]
+)
+def test_auto_on_a_gpu_is_torch_where_torch_sees_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, installed: bool, sees: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(calibration, "torch_sees_gpu", lambda: sees)
+    monkeypatch.setattr(calibration, "unavailable", lambda r: None if r.name != "torch" or installed else "no torch")
+    assert device_runtime(Runtime("auto", "cuda")).name == chosen
