@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelake.contracts import I64, Bool
+from facelake.distinct import distinct
 from facelake.erase.spellings import embedding_forms, piece_forms, text_blobs, text_forms
 
 _CHUNK = 1 << 20  # bytes per step, so that numpy's intermediate arrays stay in the processor's cache
@@ -34,7 +35,7 @@ class _Windows:
     @classmethod
     def of(cls, words: _U64) -> _Windows:
         """From words (n,) in any order. The hash table has 16 slots per word, so that it rejects most other words."""
-        words = np.unique(words)
+        words = distinct(words)
         bits = min(max(16, (16 * len(words)).bit_length()), 26)
         windows = cls(words, np.zeros(1 << bits, bool), np.uint64(64 - bits))
         windows.table[windows._slots(words)] = True
@@ -105,7 +106,7 @@ class _Texts:
         places = np.flatnonzero(opens & np.frombuffer(piece[: stop - start].translate(self.first), np.bool_))
         words = np.ndarray((stop - start,), "<u8", piece, strides=(1,))[places]
         kept = [places[windows.where(words & mask)] for mask, windows in self.prefixes]
-        begins = np.unique(np.concatenate(kept)) + start
+        begins = distinct(np.concatenate(kept)) + start
         return self._ended(data, edges, begins) if len(begins) else ([], [])
 
     def _ended(self, data: memoryview, edges: I64, begins: I64) -> tuple[list[int], list[int]]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.contracts import I64, TABLES
+from facelake.distinct import distinct
 from facelake.lake.data_files import completed, data_file, plain, present_columns
 from facelake.lake.object_store import ObjectStore
 
@@ -67,7 +68,7 @@ def pick_scattered(
         Corrupt: as `pick_rows`.
     """
     empty = plain(pa.schema([TABLES[table].field(name) for name in columns])).empty_table()
-    parts = [np.flatnonzero(file == number) for number in np.unique(file)]
+    parts = [np.flatnonzero(file == number) for number in distinct(file)]
 
     def read(places: I64) -> pa.Table:
         return pick_rows(store, table, paths[int(file[places[0]])], row[places], columns)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from facelake.contracts import F32, I64
+from facelake.distinct import distinct
 from facelake.embedder import Embedder, ProbeFace, probe_matrix
 from facelake.errors import ConfigError
 from facelake.match.search import OperatingPoint
@@ -106,7 +107,7 @@ def det_points(impostor: I64, genuine: I64) -> list[DetPoint]:
     bins = len(impostor)
     edges = np.flatnonzero((np.diff(matches, prepend=-1) != 0) | (np.diff(missed, prepend=-1) != 0))
     if len(edges) > _MOST_POINTS:
-        edges = edges[np.unique(np.linspace(0, len(edges) - 1, _MOST_POINTS).astype(np.int64))]
+        edges = edges[distinct(np.linspace(0, len(edges) - 1, _MOST_POINTS).astype(np.int64))]
     return [_point(2 * int(edge) / bins - 1, int(matches[edge]), int(missed[edge]), totals) for edge in edges]
 
 

@@ -31,6 +31,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from facelake.contracts import I64, Bool, Verdict
+from facelake.distinct import distinct, union
 
 _ROUNDS = 8
 
@@ -167,7 +168,7 @@ _APPLY: dict[Verdict, Callable[[I64, Correction], None]] = {
 def met(correction: Correction, parts: I64, labels: I64) -> bool:
     """Return whether a run's labels (n,) satisfy a correction, for the faces that it still joins in the agreement."""
     if correction.kind in (Verdict.MERGE, Verdict.CONFIRM):
-        return len(np.unique(labels[_bound_faces(correction, parts)])) <= 1
+        return len(distinct(labels[_bound_faces(correction, parts)])) <= 1
     return not np.isin(labels[correction.b], labels[correction.a]).any()
 
 
@@ -217,13 +218,13 @@ def _joined_sets(corrections: Sequence[Correction], parts: I64) -> list[I64]:
     shape = (len(sets) + len(faces),) * 2
     _, component = connected_components(coo_matrix((np.ones(len(at)), (owner, len(sets) + at)), shape), directed=False)
     of_face = component[len(sets) :]
-    return [faces[of_face == number] for number in np.unique(of_face)]
+    return [faces[of_face == number] for number in distinct(of_face)]
 
 
 def _bound_faces(correction: Correction, parts: I64) -> I64:
     """Return the faces that a correction joins, without those that later corrections took out."""
     if correction.kind in (Verdict.MERGE, Verdict.CONFIRM) and len(correction.a) and len(correction.b):
-        both = np.union1d(correction.a, correction.b)
+        both = union(correction.a, correction.b)
         return np.asarray(both[parts[both] == _main(parts, correction.a)], np.int64)
     if correction.kind is Verdict.SPLIT and len(correction.b):
         return np.asarray(correction.b[parts[correction.b] == _main(parts, correction.b)], np.int64)
@@ -235,8 +236,8 @@ def _separated_parts(corrections: Sequence[Correction], parts: I64) -> dict[int,
     separated: dict[int, set[int]] = defaultdict(set)
     for correction in corrections:
         if correction.kind in (Verdict.SPLIT, Verdict.REJECT, Verdict.DISTINCT):
-            for a in np.unique(parts[correction.a]).tolist():
-                for b in np.unique(parts[correction.b]).tolist():
+            for a in distinct(parts[correction.a]).tolist():
+                for b in distinct(parts[correction.b]).tolist():
                     if a != b:
                         separated[a].add(b)
                         separated[b].add(a)

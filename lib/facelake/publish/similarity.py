@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from facelake.contracts import F32, I64, Bool
+from facelake.distinct import distinct
 
 _ROUNDS = 20
 
@@ -68,4 +69,4 @@ def evenly_spaced(count: int, most: int) -> I64:
     """Return at most `most` of the positions 0..count-1, evenly spaced and ascending."""
     if count <= most:
         return np.arange(count)
-    return np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
+    return distinct(np.linspace(0, count - 1, most).round().astype(np.int64))

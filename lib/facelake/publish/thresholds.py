@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import betaincinv  # scipy.stats takes a second to import
 
 from facelake.contracts import F32
+from facelake.distinct import distinct
 
 FALSE_MATCH_RATES = (1e-4, 1e-5, 1e-6)
 _MIN_ERRORS = 10  # the "rule of 30", relaxed: the interval is still within a factor of two and a half
@@ -94,7 +95,7 @@ def impostor_curve(impostor: F32) -> dict[str, Any]:
     similarity can be looked up later without the comparisons.
     """
     descending, count = np.sort(impostor)[::-1], len(impostor)
-    ranks = np.unique(np.geomspace(1, count, _CURVE_POINTS).astype(np.int64)) if count else np.zeros(0, np.int64)
+    ranks = distinct(np.geomspace(1, count, _CURVE_POINTS).astype(np.int64)) if count else np.zeros(0, np.int64)
     return {"comparisons": count, "points": [[float(descending[rank - 1]), int(rank)] for rank in ranks]}
 
 

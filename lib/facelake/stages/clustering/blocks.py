@@ -12,6 +12,7 @@ from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.edges import starts_of
 from facelake.cluster.neighbours import FaceNeighbours, Ragged, union
 from facelake.contracts import I32, U16
+from facelake.distinct import distinct
 from facelake.engines.exchange import Block
 from facelake.stages.clustering.messages import FacesOfCell, FacesToDivide, FaceVectors, Queries
 from facelake.stages.clustering.stored import FoundNeighbours
@@ -94,7 +95,7 @@ def neighbours_by_key(key: np.ndarray, neighbours: FaceNeighbours, near_part: U1
 def united(blocks: list[FoundNeighbours], k: int) -> tuple[FaceNeighbours, U16]:
     """Return the k best neighbours of each face over several cells, and the part (pairs,) of each neighbour."""
     several = [neighbours_in(block) for block in blocks]
-    faces: I32 = np.unique(np.concatenate([neighbours.faces for neighbours in several])).astype(np.int32)
+    faces: I32 = distinct(np.concatenate([neighbours.faces for neighbours in several])).astype(np.int32)
     near = union([(neighbours.faces, neighbours.near) for neighbours in several], faces, k).ragged()
     known, place = np.unique(np.concatenate([block.index for block in blocks]), return_index=True)
     parts = np.concatenate([block.part for block in blocks])[place]

@@ -23,6 +23,7 @@ from facelake.cluster.increment import Arrived, ExemplarBlock, Standing, place
 from facelake.cluster.labels import add_sums
 from facelake.cluster.nuisance import without
 from facelake.contracts import F32, GROUPS, I64, Bool
+from facelake.distinct import distinct
 from facelake.lake.data_files import plain
 from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
 from facelake.stages.core.context import Context, must_add_up
@@ -145,7 +146,7 @@ def run_increment(night: Increment) -> Placed | None:
     brought = placed.into != np.arange(len(placed.into))
     counts = {
         "faces": len(group),
-        "groups": len(np.unique(group)),
+        "groups": len(distinct(group)),
         "set_aside": int((~sound).sum()),
         "came": come,
         "went": gone,
@@ -307,7 +308,7 @@ def _corrected_since(night: Increment, seqs: set[int]) -> I64:
     stored = stored.filter(pc.is_in(stored["seq"], pa.array(sorted(seqs)))).to_pylist()
     spoken = {face for row in stored for face in (*(row["faces_a"] or ()), *(row["faces_b"] or ()))}
     at = night.faces.find(pa.array(sorted(spoken), pa.string()))
-    found = np.unique(night.home[at[at >= 0]])
+    found = distinct(night.home[at[at >= 0]])
     return np.asarray(found[found >= 0], np.int64)
 
 

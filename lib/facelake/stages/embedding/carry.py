@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import I64, Covers, DataFileName, Receipt
+from facelake.distinct import distinct
 from facelake.embed.pipeline import face_id
 from facelake.lake.data_files import DataFile
 from facelake.lake.row_reader import pick_scattered
@@ -110,7 +111,7 @@ class _Doomed:
     def lost(self, carried: np.ndarray) -> int:
         """The number of photos whose outcome is removed and not moved."""
         places, identities = np.concatenate(self._places), np.concatenate(self._identities)
-        return len(np.unique(places[~np.isin(identities, carried)]))
+        return len(distinct(places[~np.isin(identities, carried)]))
 
     def rewritten(self, name: str) -> tuple[list[Receipt], list[DataFile]]:
         """Stage what is kept of the files concerned; returns that, and the files."""
@@ -143,7 +144,7 @@ class _Sources:
         if not any(paths.values()):
             return empty
         marks = [same_outcome(item.decisions) for item in progress.missing()]
-        wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *marks]))
+        wanted = distinct(np.concatenate([np.zeros(0, np.uint64), *marks]))
         if not len(wanted):
             return empty
         parts: list[tuple[np.ndarray, ...]] = []
@@ -214,7 +215,7 @@ class _Copies:
             if not len(of_photo):
                 continue
             done.update(of_photo.tolist())
-            self._count(name, rows, len(np.unique(of_photo)))
+            self._count(name, rows, len(distinct(of_photo)))
             moved = _moved(rows, [decisions[at] for at in of_photo], [places[at] for at in of_photo])
             files = moved["corpus_file"].combine_chunks()
             for path in pc.unique(files).to_pylist():

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.contracts import Bool
+from facelake.distinct import distinct
 from facelake.embed.decode import DecodeLimits, Photo, decode
 from facelake.embed.looks import bands_of
 from facelake.erase.spellings import photo_forms
@@ -105,7 +106,7 @@ class _Search:
 
     def in_corpus(self, config: Config) -> None:
         """Read the photos of the targets in the lake's own corpus, then those that have no outcome yet."""
-        processed = np.unique(np.concatenate([np.zeros(0, np.uint64), *self.processed]))
+        processed = distinct(np.concatenate([np.zeros(0, np.uint64), *self.processed]))
         for corpus, path in own_corpus(config):
             for image, data in _photos(corpus, path, self.targets.hits(corpus.ids(path))):
                 digest = hashlib.sha256(data).hexdigest()

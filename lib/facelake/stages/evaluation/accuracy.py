@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import F32, I64
+from facelake.distinct import distinct
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.publish.thresholds import interval, thresholds
@@ -82,7 +83,7 @@ def _same_photo(context: Context) -> F32:
     first = np.flatnonzero(images[1:] == images[:-1])[:_MOST_PHOTOS]
     if not len(first):
         return np.zeros(0, np.float32)
-    rows_needed = np.unique(np.concatenate([first, first + 1]))
+    rows_needed = distinct(np.concatenate([first, first + 1]))
     ids = rows["face_id"].combine_chunks().take(pa.array(rows_needed))
     vectors = vectors_of_faces(context.lake, ids)
     a, b = (np.searchsorted(rows_needed, side) for side in (first, first + 1))
@@ -103,7 +104,7 @@ def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
     similarity, same = (vectors @ vectors.T)[upper], person[upper[0]] == person[upper[1]]
     counts = {
         "faces": len(chosen),
-        "people": len(np.unique(person)),
+        "people": len(distinct(person)),
         "images_without_face": labelled.missing,
         "genuine_pairs": int(same.sum()),
         "impostor_pairs": int((~same).sum()),

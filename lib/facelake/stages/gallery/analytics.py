@@ -91,7 +91,8 @@ def _nearest(means: F32, fresh: Bool, nearest: I32, similarity: F32) -> None:
     which = np.flatnonzero(fresh)
     if len(means) < 2 or not len(which):
         return
-    index, cosine = near_groups(means, means[which], 0)
+    asking = means if len(which) == len(means) else means[which]  # all of a million identities take gigabytes
+    index, cosine = near_groups(means, asking, 0)
     other = index != which[:, None]
     first = np.argmax(other & (index >= 0), axis=1)
     row = np.arange(len(which))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import CORRECTIONS, I64, Bool, Verdict
+from facelake.distinct import distinct, union
 from facelake.erase import Needles
 from facelake.errors import ConfigError, Contradiction
 from facelake.lake.data_files import plain
@@ -257,7 +258,7 @@ def _contradicted(members: pa.Table, stored: Sequence[Any]) -> list[int]:
     *earlier, last = corrections
     parts = agreement(corrections, members.num_rows)
     if not holds(last, parts):
-        return [c.seq for c in earlier if np.intersect1d(np.union1d(c.a, c.b), last.b).size]
+        return [c.seq for c in earlier if np.intersect1d(union(c.a, c.b), last.b).size]
     return [c.seq for c in earlier if not holds(c, parts)]
 
 
@@ -283,7 +284,7 @@ def _numbered(stored: Sequence[Any], faces: FaceKeys) -> list[Correction]:
     # all ids at once: looking up a few at a time takes a hundred times as long
     at = faces.find(pa.array([face for side in sides for face in side], pa.string()))
     ends = np.cumsum([len(side) for side in sides], dtype=np.int64)
-    numbers = [np.unique(part[part >= 0]) for part in np.split(at, ends[:-1])]
+    numbers = [distinct(part[part >= 0]) for part in np.split(at, ends[:-1])]
     return [
         Correction(
             row["seq"],

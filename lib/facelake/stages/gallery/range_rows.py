@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from facelake.cluster import columns
 from facelake.contracts import I64, IDENTITIES, MEMBERSHIPS, Bool
+from facelake.distinct import distinct
 from facelake.errors import Corrupt
 from facelake.lake.data_files import plain
 from facelake.lake.hash_key import keyed_hash
@@ -224,7 +225,7 @@ class RangeWriter:
             positions.append(faces.find_keys(routed["key"].to_numpy()))
         rows, position = pa.concat_tables(parts), np.concatenate(positions)
         if not np.array_equal(np.sort(position), np.arange(len(self._key))):
-            missing = len(self._key) - len(np.unique(position))
+            missing = len(self._key) - len(distinct(position))
             what = f"{missing} grouped faces are not in the faces table" if missing else "faces occur twice"
             raise Corrupt(what, where="groups", next_step="run `facelake nightly` again: cluster will be redone")
         rows = rows.take(pa.array(np.argsort(position, kind="stable")))

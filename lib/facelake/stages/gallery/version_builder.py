@@ -16,6 +16,7 @@ import pyarrow as pa
 from facelake.cluster.array_codec import encode
 from facelake.cluster.by_group import ByGroup
 from facelake.contracts import I64, U8, Bool, Receipt, is_of_model
+from facelake.distinct import distinct
 from facelake.engines.exchange import Exchange
 from facelake.lake.data_files import DataFile
 from facelake.lake.object_store import ObjectStore
@@ -145,7 +146,7 @@ def plan_version(new: NewVersion) -> Plan:
     )
     changed_ids = [*result.merged_into, *result.retired, *result.came_back]
     stale = range_of_group[groups_undone(new)]
-    targets = np.unique(np.concatenate([range_of_group[touched], stale, ranges_of(changed_ids, bits)])).astype(np.int64)
+    targets = distinct(np.concatenate([range_of_group[touched], stale, ranges_of(changed_ids, bits)])).astype(np.int64)
     if any(_is_stray(file, bits) for files in _files(new).values() for file, _ in files):
         targets = np.arange(1 << bits)  # rows of files that are not of one range can belong to any
     return Plan(bits, touched, range_of_group, known_identity, known_group, ended, targets, read)
@@ -289,7 +290,7 @@ def _undone(new: NewVersion) -> Bool:
 
 def groups_undone(new: NewVersion) -> I64:
     """Return the groups with such faces: their membership rows are written again, even if nothing else changed."""
-    return np.unique(new.standing.groups[_undone(new)])
+    return distinct(new.standing.groups[_undone(new)])
 
 
 def _how(new: NewVersion) -> U8:
@@ -380,6 +381,6 @@ def _left_ranges(new: NewVersion, plan: Plan) -> tuple[set[int], set[int]]:
     standing = new.standing
     home = np.append(ranges_of(standing.names, plan.bits), -1)  # the last one: faces without an identity
     before, now = home[standing.previous], plan.range_of_group[standing.groups]
-    faces = np.unique(before[(before >= 0) & ~plan.read & (before != now)])
+    faces = distinct(before[(before >= 0) & ~plan.read & (before != now)])
     before, now = home[plan.known_identity], plan.range_of_group[plan.known_group]
-    return set(faces.tolist()), set(np.unique(before[before != now]).tolist())
+    return set(faces.tolist()), set(distinct(before[before != now]).tolist())

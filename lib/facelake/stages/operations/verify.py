@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facelake.cluster import columns
 from facelake.config import Config
 from facelake.contracts import I64, TABLES, Refusal
+from facelake.distinct import among, distinct, union, without
 from facelake.erase import Needles, Signer
 from facelake.erase import verify as verify_signature
 from facelake.errors import ConfigError, FacelakeError
@@ -30,7 +29,7 @@ from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
 from facelake.stages.governance.processing_register import REGISTER
 from facelake.stages.operations.verify_gallery import FaceIds, check_chain
-from facelake.vectors import embedding_matrix
+from facelake.stages.operations.verify_vectors import check_faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +116,20 @@ def _admissions(context: Context, counts: dict[str, int]) -> Iterator[str]:
 def _outcomes(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """admitted = embedded + rejected; no image has two outcomes, and no refused image has one."""
     numbers: dict[str, int] = {}  # of corpus files: a row is then one integer
-    faces = np.unique(_corpus_rows(context, "faces", numbers))
+    faces = distinct(_corpus_rows(context, "faces", numbers))
     rejects = _corpus_rows(context, "rejects", numbers)
-    admitted = np.unique(_corpus_rows(context, "admissions", numbers, only="admitted"))
-    repeated = len(rejects) - len(np.unique(rejects))
+    admitted = distinct(_corpus_rows(context, "admissions", numbers, only="admitted"))
+    repeated = len(rejects) - len(distinct(rejects))
     if repeated:
         yield f"{repeated} images are rejected twice"
-    rejects = np.unique(rejects)
-    both = np.intersect1d(faces, rejects, assume_unique=True)
+    rejects = distinct(rejects)
+    both = faces[among(faces, rejects)]
     if len(both):
         yield f"{len(both)} images have faces and a reject row, e.g. {_row_name(both[0], numbers)}"
     counts["embedded"], counts["rejected"] = len(faces), len(rejects)
-    outcomes = np.union1d(faces, rejects)
-    stray = np.setdiff1d(outcomes, admitted, assume_unique=True)
-    missing = np.setdiff1d(admitted, outcomes, assume_unique=True)
+    outcomes = union(faces, rejects)
+    stray = without(outcomes, admitted)
+    missing = without(admitted, outcomes)
     if len(stray):
         yield f"{len(stray)} images have an outcome but are not admitted, e.g. {_row_name(stray[0], numbers)}"
     if len(missing):
@@ -170,27 +169,15 @@ def _row_name(value: int, numbers: dict[str, int]) -> str:
 
 def _faces(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """Face ids are unique; embeddings are finite and of unit norm; boxes have an area."""
-    bad_vectors = bad_boxes = 0
-    keys = [np.zeros(0, np.int64)]
-    for _, rows in context.lake["faces"].parts(["face_id", "embedding", "box"]):
-        keys.append(columns.keys(rows["face_id"]))
-        bad_vectors += int((~embedding_matrix(rows["embedding"])[1]).sum())
-        bad_boxes += rows.num_rows - _boxes_with_area(rows["box"])
-    face_ids = FaceIds(context.lake, "faces", np.concatenate(keys))
+    found = check_faces(context)
+    face_ids = FaceIds(context.lake, "faces", found.keys)
     counts["faces"] = len(face_ids.keys)
     if repeated := face_ids.repeated():
         yield f"{repeated} face ids occur twice"
-    if bad_vectors:
-        yield f"{bad_vectors} embeddings are not finite unit vectors"
-    if bad_boxes:
-        yield f"{bad_boxes} boxes have no area"
-
-
-def _boxes_with_area(column: pa.ChunkedArray) -> int:
-    """Return how many boxes (x0, y0, x1, y1) have a positive width and height."""
-    four = column.filter(pc.fill_null(pc.equal(pc.list_value_length(column), 4), False))
-    boxes = pc.list_flatten(four).to_numpy().reshape(-1, 4)
-    return int(((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).sum())
+    if found.bad_vectors:
+        yield f"{found.bad_vectors} embeddings are not finite unit vectors"
+    if found.bad_boxes:
+        yield f"{found.bad_boxes} boxes have no area"
 
 
 def _audit(context: Context, counts: dict[str, int]) -> Iterator[str]:

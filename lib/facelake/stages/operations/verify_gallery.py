@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from facelake.cluster import columns
 from facelake.contracts import I64, Bool
+from facelake.distinct import distinct, union, without
 from facelake.lake.lake import Lake
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.face_keys import FaceKeys
-from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, current_gallery
+from facelake.stages.operations.verify_vectors import count_bad_templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class FaceIds:
 
     def repeated(self) -> int:
         """Return how many rows hold an id that another row holds too."""
-        extra = len(self.keys) - len(np.unique(self.keys))
+        extra = len(self.keys) - len(distinct(self.keys))
         if not extra:
             return 0
         unique, count = np.unique(self.keys, return_counts=True)
@@ -51,7 +52,7 @@ class FaceIds:
 
     def missing_in(self, other: FaceIds) -> tuple[int, str]:
         """Return how many ids the other table lacks, and an example."""
-        missing = np.setdiff1d(self.keys, other.keys)
+        missing = without(self.keys, other.keys)
         return len(missing), min(self._with_keys(missing[:1])) if len(missing) else ""
 
     def _with_keys(self, keys: I64) -> list[str]:
@@ -75,7 +76,7 @@ def check_chain(context: Context, counts: dict[str, int]) -> Iterator[str]:
         yield from _same(groups, faces)
     if gallery is not None:
         yield from _same(FaceIds.of(lake, "memberships", gallery.parts("memberships", ["face_id"])), groups)
-        yield from _gallery(gallery, counts)
+        yield from _gallery(context, gallery, counts)
 
 
 def _same(left: FaceIds, right: FaceIds) -> Iterator[str]:
@@ -99,42 +100,28 @@ class _Identities:
     size: I64
     merged_into: I64
     """key of the winner; 0 for none"""
-    bad_templates: int
 
     @classmethod
     def of(cls, gallery: Gallery) -> _Identities:
         """Read them file by file."""
         parts: list[tuple[I64, Bool, I64, I64]] = []
-        bad = 0
-        for rows in gallery.parts("identities", ["identity_id", "status", "size", "merged_into", "prototype"]):
+        for rows in gallery.parts("identities", ["identity_id", "status", "size", "merged_into"]):
             active = np.asarray(pc.equal(rows["status"], "active"))
             winner = np.where(
                 np.asarray(pc.is_valid(rows["merged_into"])), columns.keys(pc.fill_null(rows["merged_into"], "")), 0
             )
             parts.append((columns.keys(rows["identity_id"]), active, rows["size"].to_numpy(), winner))
-            bad += _bad_templates(rows["prototype"].filter(pa.array(active)))
         nothing = (np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, np.int64), np.zeros(0, np.int64))
         keys, active, size, merged = (np.concatenate(part) for part in zip(nothing, *parts, strict=True))
         order = np.argsort(keys, kind="stable")
-        return cls(keys[order], active[order], size[order], merged[order], bad)
+        return cls(keys[order], active[order], size[order], merged[order])
 
     def find(self, keys: I64) -> I64:
         """Return the position (m,) of each key, -1 where it is not an identity's."""
         return FaceKeys(self.keys).find_keys(keys)
 
 
-def _bad_templates(column: pa.ChunkedArray) -> int:
-    """Return how many templates are not finite unit vectors."""
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
-    if not len(lengths):
-        return 0
-    if (lengths != lengths[0]).any() or not lengths[0]:
-        return int((lengths != np.bincount(lengths).argmax()).sum()) or len(lengths)
-    norm = np.linalg.norm(matrix_of(column, int(lengths[0])), axis=1)
-    return int((~(np.abs(norm - 1) < 1e-3)).sum())
-
-
-def _gallery(gallery: Gallery, counts: dict[str, int]) -> Iterator[str]:
+def _gallery(context: Context, gallery: Gallery, counts: dict[str, int]) -> Iterator[str]:
     identities = _Identities.of(gallery)
     active = int(identities.active.sum())
     counts["identities"], counts["gallery"] = active, gallery.version
@@ -144,7 +131,7 @@ def _gallery(gallery: Gallery, counts: dict[str, int]) -> Iterator[str]:
         keys = columns.keys(rows["identity_id"])
         at = identities.find(keys)
         known = (at >= 0) & identities.active[at] if len(identities.active) else at >= 0
-        stray = np.union1d(stray, keys[~known])
+        stray = union(stray, keys[~known])
         sizes += np.bincount(at[known], minlength=len(sizes))
         members += rows.num_rows
     if len(stray):
@@ -152,8 +139,8 @@ def _gallery(gallery: Gallery, counts: dict[str, int]) -> Iterator[str]:
     wrong = int((identities.active & (identities.size != sizes[:-1])).sum())
     if wrong:
         yield f"{wrong} identities have a size that differs from their members"
-    if identities.bad_templates:
-        yield f"{identities.bad_templates} templates are not finite unit vectors"
+    if bad := count_bad_templates(context, gallery.snapshot("identities")):
+        yield f"{bad} templates are not finite unit vectors"
     lost = int((identities.find(identities.merged_into[identities.merged_into != 0]) < 0).sum())
     if lost:
         yield f"{lost} identities were merged into an identity that does not exist"
@@ -167,9 +154,9 @@ def _change_events(gallery: Gallery, identities: _Identities) -> Iterator[str]:
     for rows in gallery.parts("changes", ["gallery_version", "identity_id"]):
         keys = columns.keys(rows["identity_id"])
         events.append(columns.mix(keys, 1) ^ columns.mix(rows["gallery_version"].to_numpy(), 2))
-        unknown = np.union1d(unknown, keys[identities.find(keys) < 0])
+        unknown = union(unknown, keys[identities.find(keys) < 0])
     every = np.concatenate(events)
-    if repeated := len(every) - len(np.unique(every)):
+    if repeated := len(every) - len(distinct(every)):
         yield f"{repeated} change events are recorded twice"
     if len(unknown):
         yield f"{len(unknown)} change events name an identity that does not exist"

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from facelake.cluster import columns
 from facelake.contracts import I64, Change, is_of_model
+from facelake.distinct import distinct
 from facelake.lake.sampling import batches
 from facelake.report import (
     Bar,
@@ -192,7 +193,7 @@ def _faces(context: Context) -> _Faces:
     table = context.lake["faces"]
     snapshot = table.snapshot()
     keys = [columns.keys(part["image_id"]) for part in batches(table, ["image_id"], snapshot)]
-    photos = len(np.unique(np.concatenate(keys))) if keys else 0
+    photos = len(distinct(np.concatenate(keys))) if keys else 0
     rejected: Counter[str] = Counter()
     for part in batches(context.lake["rejects"], ["reason"]):
         rejected.update(part["reason"].to_pylist())

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from facelake.contracts import F32, I64, Bool
+from facelake.distinct import union
 from facelake.errors import ConfigError
 from facelake.publish.similarity import (
     evenly_spaced,
@@ -190,7 +191,7 @@ def _view(
     linked_ids = {face for link in links for face in (link.a, link.b)}
     for sheet, at in rows:
         extra = [i for i, face in enumerate(sheet.faces["face_id"].to_pylist()) if face in linked_ids]
-        chosen = pa.array(np.union1d(at, np.array(extra, np.int64)))
+        chosen = pa.array(union(at, np.array(extra, np.int64)))
         session.mark_shown(sheet.faces.take(chosen), sheet.admitted.take(chosen))
     between = mean_between(columns[0].vectors, columns[1].vectors)
     return View(state.gallery.version, kind, sides, between, templates_cosine, links, linked, len(in_both))

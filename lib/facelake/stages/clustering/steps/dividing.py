@@ -11,6 +11,7 @@ from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.bounding import BOUND, LEAST_FACES, MOST_FACES, divided_group, mean_similarity
 from facelake.cluster.labels import canonical
 from facelake.contracts import I32
+from facelake.distinct import distinct
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import by_key, gather
 from facelake.stages.clustering.messages import FacesToDivide, Relabelled
@@ -42,7 +43,7 @@ class DividingTasks:
         """Send the parts of a task's groups, numbered from 0 over all of them."""
         sent = gather(FacesToDivide, blocks)
         labels, count = np.empty(len(sent.faces), np.int32), 0
-        for group in np.unique(sent.row):
+        for group in distinct(sent.row):
             here = sent.row == group
             labels[here] = divided_group(sent.vectors[here].astype(np.float32), self.edge) + count
             count = int(labels[here].max()) + 1

@@ -10,6 +10,7 @@ import numpy as np
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.labels import add_sums
 from facelake.contracts import F32, I32, I64
+from facelake.distinct import distinct
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.messages import PartSums
 from facelake.stages.clustering.stored import GroupSums, SharedLabels
@@ -48,7 +49,7 @@ class SumTasks:
         faces, vectors = self.work.faces_of_part(part)
         shared = self.work.shared(SharedLabels, self.labels)
         row = shared.row[shared.labels[faces]]
-        rows = np.unique(row[row >= 0]).astype(np.int32)
+        rows = distinct(row[row >= 0]).astype(np.int32)
         if not len(rows):
             return
         sums = np.zeros((len(rows), self.work.dim), np.float32)
@@ -109,7 +110,7 @@ def sums_in_order(work: Work, groups: SharedGroups) -> Iterator[tuple[I32, F32]]
 def sums_of(work: Work, row: I32) -> F32:
     """Return the sums (n, dim) of groups by their rows (n,); zero where the row is below 0."""
     out = np.zeros((len(row), work.dim), np.float32)
-    for chunk in np.unique(row[row >= 0] // _CHUNK):
+    for chunk in distinct(row[row >= 0] // _CHUNK):
         places = np.flatnonzero((row >= 0) & (row // _CHUNK == chunk))
         out[places] = work.read(GroupSums, int(chunk)).sums[row[places] % _CHUNK]
     return out
