@@ -137,14 +137,12 @@ class Table:
             columns: to return; they are read only from files with such rows.
         """
         wanted = pc.unique(values)
-        parts = [
-            self.file(file, columns)
-            for file, keys in self.parts([column])
-            if pc.any(pc.is_in(keys[column], wanted)).as_py()
-        ]
-        empty = plain(pa.schema([self.schema.field(name) for name in columns])).empty_table()
-        rows = pa.concat_tables([empty, *parts])
-        return rows.filter(pc.is_in(rows[column], wanted))
+        parts = [plain(pa.schema([self.schema.field(name) for name in columns])).empty_table()]
+        for file, keys in self.parts([column]):
+            if pc.any(pc.is_in(keys[column], wanted)).as_py():
+                rows = self.file(file, columns)  # filtered at once: few rows of each of thousands of files are asked for
+                parts.append(rows.filter(pc.is_in(rows[column], wanted)))
+        return pa.concat_tables(parts)
 
     def replace_rows(self, column: str, rows: pa.Table) -> None:
         """Replace rows in one transaction, each in the data file that has a row with the same value of `column`.
