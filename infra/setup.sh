@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv with pinned packages and checks Java. Idempotent; fast if nothing changed. Arguments: extras.
+# Sets up .venv with pinned packages, and Debian packages as root. Idempotent; fast if nothing changed. Arguments: extras.
 #   bash infra/setup.sh          the dependencies of facelake
 #   bash infra/setup.sh test     also those of the tests
 set -euo pipefail
@@ -14,20 +14,32 @@ python="${PYTHON:-python3}"
 }
 
 java_major() { "$1" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1; }
-java="${JAVA_HOME:+$JAVA_HOME/bin/java}"
-java="${java:-$(command -v java || true)}"
-java_is_fit() { [ -n "$java" ] && [ "$(java_major "$java")" -ge 17 ] 2>/dev/null; }
-if ! java_is_fit; then
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing a Java 17+ runtime for Spark (Debian's default-jre-headless)"
-    apt-get update -qq && apt-get install -y -qq default-jre-headless >/dev/null
-    java="$(command -v java || true)"
-  fi
-  if ! java_is_fit; then
-    echo "error: Spark needs Java 17 or newer. Next: 'sudo apt-get install default-jre-headless'," \
-         "'brew install openjdk@17', or set JAVA_HOME to a JDK." >&2
-    exit 2
-  fi
+java_is_fit() {
+  local java="${JAVA_HOME:+$JAVA_HOME/bin/java}"
+  java="${java:-$(command -v java || true)}"
+  [ -n "$java" ] && [ "$(java_major "$java")" -ge 17 ] 2>/dev/null
+}
+
+must_have_java() {
+  java_is_fit && return
+  echo "error: Spark needs Java 17 or newer. Next: 'sudo apt-get install default-jre-headless'," \
+       "'brew install openjdk@17', or set JAVA_HOME to a JDK." >&2
+  exit 2
+}
+
+packages=()  # of Debian, installed while pip works
+java_is_fit || packages+=(default-jre-headless)
+if [ "$extra" = test ]; then
+  command -v chromium >/dev/null || packages+=(chromium)
+  command -v g++ >/dev/null || packages+=(g++)
+fi
+installing=""
+if [ ${#packages[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  say "installing ${packages[*]} (a Java runtime is for Spark)"
+  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${packages[@]}" >/dev/null; } &
+  installing=$!
+else
+  must_have_java  # before minutes of pip
 fi
 
 stamp=".venv/.facelake-setup-${extra:-base}"
@@ -37,9 +49,13 @@ if [ -x .venv/bin/facelake ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; the
 else
   .venv/bin/python -m pip --version >/dev/null 2>&1 || { say "making .venv"; "$python" -m venv --clear .venv; }
   say "installing facelake${extra:+ with what the tests need} (pinned by constraints.txt; a few minutes the first time)"
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+  # pip compiles the 20,000 modules on one core; some are templates that cannot be compiled
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
     --editable ".${extra:+[$extra]}"
+  .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
   echo "$want" >"$stamp"
 fi
+[ -z "$installing" ] || wait "$installing" || { echo "error: apt-get failed. Next: see above." >&2; exit 2; }
+must_have_java
 say "model pack"
 .venv/bin/facelake models fetch
