@@ -140,7 +140,7 @@ class Table:
         parts = [plain(pa.schema([self.schema.field(name) for name in columns])).empty_table()]
         for file, keys in self.parts([column]):
             if pc.any(pc.is_in(keys[column], wanted)).as_py():
-                rows = self.file(file, columns)  # filtered at once: few rows of each of thousands of files are asked for
+                rows = self.file(file, columns)  # filtered at once: few rows of many files are asked for
                 parts.append(rows.filter(pc.is_in(rows[column], wanted)))
         return pa.concat_tables(parts)
 

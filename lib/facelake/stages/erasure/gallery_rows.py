@@ -32,11 +32,7 @@ def rewrite_gallery(context: Context, targets: Targets) -> int:
         return 0
     names = strings(affected)
     rest = _remaining_members(gallery, names, doomed)
-    before: dict[str, dict[str, Any]] = {}
-    active = 0
-    for rows in gallery.parts("identities"):
-        active += int(pc.sum(pc.equal(rows["status"], "active")).as_py() or 0)
-        before |= {row["identity_id"]: row for row in rows.filter(pc.is_in(rows["identity_id"], names)).to_pylist()}
+    before, active = _rows_before(gallery, names)
     version = gallery.version + 1
     after, events = _shrunk(context, rest, sorted(affected), before, version)
     context.check_lease()
@@ -57,6 +53,22 @@ def _affected(gallery: Gallery, doomed: pa.Array) -> set[str]:
     for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
         affected.update(rows["identity_id"].filter(pc.is_in(rows["face_id"], doomed)).to_pylist())
     return affected
+
+
+def _rows_before(gallery: Gallery, names: pa.Array) -> tuple[dict[str, dict[str, Any]], int]:
+    """Return the rows of the named identities, and how many identities are active.
+
+    Vectors are read only from files with such rows: those of all identities are nearly all of a gallery.
+    """
+    table, active = gallery.lake["identities"], 0
+    before: dict[str, dict[str, Any]] = {}
+    for file in gallery.snapshot("identities").files:
+        keys = table.file(file, ["identity_id", "status"])
+        active += int(pc.sum(pc.equal(keys["status"], "active")).as_py() or 0)
+        named = pc.is_in(keys["identity_id"], names)
+        if pc.any(named).as_py():
+            before |= {row["identity_id"]: row for row in table.file(file).filter(named).to_pylist()}
+    return before, active
 
 
 def _remaining_members(gallery: Gallery, names: pa.Array, doomed: pa.Array) -> pa.Table:
