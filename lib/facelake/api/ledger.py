@@ -10,7 +10,7 @@ from facelake.api.values import LedgerImport, LedgerRecord, from_row
 from facelake.contracts import EventKind, Scope
 from facelake.events import Notice
 from facelake.lake.lake import Lake
-from facelake.stages.admission.known_references import Known, doubts, refuse_unknown
+from facelake.stages.admission.known_references import Known, also_there, doubts, refuse_unknown
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.ledger_import import import_ledger
 from facelake.stages.core.partition_names import create_lake, open_lake
@@ -52,11 +52,16 @@ class LedgerEvents:
         with private_files():
             lake = self._lake(create=create_lake)
             if not even_if_unknown:
-                refused, questioned = doubts(Known.of(self.access.config, lake), events)
+                known = Known.of(self.access.config, lake)
+                refused, questioned = doubts(known, events)
                 refuse_unknown(refused, "record the events")
                 for item in questioned:
                     text = f"the lake has {item}: the event has no effect until photos of it come, or a run for it"
                     self.access.on_event(Notice("ledger", text))
+                ending = [entry for entry in events if entry.kind is not EventKind.GRANT]
+                for scope in Scope:
+                    for text in also_there(known, scope, [entry.key for entry in ending if entry.scope is scope]):
+                        self.access.on_event(Notice("ledger", text))
             record(lake, events)
         return len(events)
 
@@ -95,8 +100,8 @@ class LedgerEvents:
         with private_files():
             lake = self._lake(create=create_lake)
             known = None if even_if_unknown else Known.of(self.access.config, lake)
-            recorded, present, rejected = import_ledger(lake, path, known)
-        return LedgerImport(recorded, present, tuple(rejected))
+            done = import_ledger(lake, path, known)
+        return LedgerImport(done.recorded, done.present, tuple(done.rejected), tuple(done.questioned))
 
     def _lake(self, *, create: bool) -> Lake:
         config = self.access.config

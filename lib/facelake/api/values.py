@@ -232,11 +232,14 @@ class LedgerImport:
         recorded: number of events recorded.
         present: number of events that the ledger already had.
         rejected: the lines that were not recorded.
+        questioned: recorded lines that may be mistyped: the lake does not have their source or purpose, or has a
+            similar subject.
     """
 
     recorded: int
     present: int
     rejected: tuple[RejectedLine, ...]
+    questioned: tuple[RejectedLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

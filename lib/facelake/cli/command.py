@@ -177,8 +177,9 @@ def moment(text: str | None, option: str) -> datetime | None:
         return None
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError as err:
+        parsed = parsed.astimezone(UTC) if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as err:
         raise ConfigError(
             f"not a date: {text!r}", where=option, next_step="write 2027-01-31 or 2027-01-31T12:00+00:00"
         ) from err
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+    return parsed

@@ -68,7 +68,7 @@ def _lake(settings: Config, *, create: bool) -> Lake:
 
 def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     from facelake.contracts import EventKind, Scope
-    from facelake.stages.admission.known_references import FLAG, Known, doubts, refuse_unknown
+    from facelake.stages.admission.known_references import FLAG, Known, also_there, doubts, refuse_unknown
     from facelake.stages.admission.ledger import Entry, record
 
     named = [(Scope.SOURCE, key) for key in target.sources] + [(Scope.SUBJECT, key) for key in target.subjects]
@@ -81,13 +81,17 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     settings = call.config()
     lake = _lake(settings, create=target.create_lake)
     if not target.even_if_unknown:
-        refused, questioned = doubts(Known.of(settings, lake), entries)
+        known = Known.of(settings, lake)
+        refused, questioned = doubts(known, entries)
         refuse_unknown(refused, f"record the {kind}")
         for item in questioned:
             text = f"the lake has {item}: the {kind} has no effect until photos of it come, or a run for it"
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
                 raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
             call.terminal.warn(text)
+        for scope in Scope if kind != "grant" else ():
+            for text in also_there(known, scope, [entry.key for entry in entries if entry.scope is scope]):
+                call.terminal.warn(text)
     for entry in entries:
         if kind == "grant" and entry.valid_until and entry.valid_until <= datetime.now(UTC):
             text = (
@@ -172,12 +176,17 @@ def ledger_import(
     terminal, settings = call.terminal, call.config()
     lake = _lake(settings, create=create_lake)
     known = None if even_if_unknown else Known.of(settings, lake)
-    recorded, present, rejected = import_ledger(lake, file, known)
-    terminal.table("rejected lines", ["line", "problem"], [[item.line, item.problem] for item in rejected])
-    terminal.say(f"{recorded} events recorded, {present} already present, {len(rejected)} lines rejected")
-    lines = [{"line": item.line, "problem": item.problem} for item in rejected]
-    counts = {"events": recorded, "present": present, "rejected": len(rejected)}
-    terminal.result({"ok": not rejected, **counts, "lines": lines})
+    done = import_ledger(lake, file, known)
+    for title, items in (("rejected lines", done.rejected), ("recorded, but perhaps mistyped", done.questioned)):
+        terminal.table(title, ["line", "problem"], [[item.line, item.problem] for item in items])
+    terminal.say(
+        f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected"
+    )
+    rejected, questioned = (
+        [{"line": item.line, "problem": item.problem} for item in items] for items in (done.rejected, done.questioned)
+    )
+    counts = {"events": done.recorded, "present": done.present, "rejected": len(rejected)}
+    terminal.result({"ok": not rejected, **counts, "lines": rejected, "questioned": questioned})
     if rejected:
         raise typer.Exit(1)
 

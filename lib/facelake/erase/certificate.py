@@ -14,6 +14,11 @@ SHORT_REFERENCES = (
     "photos, faces and embeddings of these people were searched for"
 )
 
+ERASED_BEFORE = (
+    "reference(s) that an earlier erasure named: photos, faces and embeddings that it removed are not known any more; "
+    "its own certificate covers them, if it was not cancelled"
+)
+
 
 def certificate(
     erasure_id: str,
@@ -30,6 +35,7 @@ def certificate(
     coincidences: Mapping[str, int] | None = None,
     copies_kept: int = 0,
     short_references: int = 0,
+    erased_before: int = 0,
     controller: str | None = None,
     lake: str = "",
 ) -> dict[str, Any]:
@@ -48,6 +54,7 @@ def certificate(
         coincidences: places with the same characters that are not the person's data, such as a recipient of that name.
         copies_kept: photos of equal content under other ids, which the request left in the lake.
         short_references: subject references that are too short to be searched for.
+        erased_before: references that an earlier erasure named, whose removed data this one does not know.
         controller: who is responsible, as configured.
         lake: the name of the lake.
 
@@ -56,7 +63,8 @@ def certificate(
     """
     if residual_hits:
         raise ValueError(f"{residual_hits} residual hits: not certified")
-    short = [f"{short_references} {SHORT_REFERENCES}"] if short_references else []
+    counted = ((short_references, SHORT_REFERENCES), (erased_before, ERASED_BEFORE))
+    not_searched = [f"{count} {what}" for count, what in counted if count]
     return {
         "erasure": erasure_id,
         "completed_at": when.isoformat(),
@@ -71,7 +79,7 @@ def certificate(
             "hits": 0,
             "coincidences": dict(coincidences or {}),
             "searched": list(SEARCHED),
-            "not_searched": [*short, *NOT_SEARCHED],
+            "not_searched": [*not_searched, *NOT_SEARCHED],
         },
         "copies_kept": copies_kept,
         "controller": controller,

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 from facelake.contracts import I64
 from facelake.erase.needles import Needles
 
-_SEARCHED_BYTES = 8192  # binary values up to this length are searched for identifiers; longer ones are photos
 _BATCH_BYTES = 64 << 20
 _NESTED = 4  # levels of archives in archives that are unpacked
 
@@ -132,17 +131,23 @@ def _in_footer(file: pq.ParquetFile, data: bytes, needles: Needles) -> int:
     values = {name.encode() for name in metadata.schema.names}
     for pairs in [metadata.metadata, file.schema_arrow.metadata, *(f.metadata for f in file.schema_arrow)]:
         values.update(part for pair in (pairs or {}).items() for part in pair)
-    end = 0
+    spans = []
     for group in range(metadata.num_row_groups):
         for column in range(metadata.num_columns):
             chunk = metadata.row_group(group).column(column)
             begin = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-            end = max(end, begin + chunk.total_compressed_size)
+            spans.append((begin, begin + chunk.total_compressed_size))
             statistics = chunk.statistics
             if statistics is not None and statistics.has_min_max:
                 values.update(v for v in (statistics.min_raw, statistics.max_raw) if isinstance(v, bytes))
-    # page indexes lie between the last column and the footer
-    return _in_values(pa.array(sorted(values), pa.large_binary()), needles) or _in_raw(data[end:], needles)
+    # page indexes lie between the last column and the footer; other bytes outside of columns are not Parquet's
+    outside, end = [], 0
+    for first, last in sorted(spans):
+        outside.append(data[end:first])
+        end = max(end, last)
+    between = sum(_in_raw(gap, needles) for gap in outside if gap)
+    known = _in_values(pa.array(sorted(values), pa.large_binary()), needles)
+    return between + (known or _in_raw(data[end:], needles))
 
 
 def _leaves(column: pa.Array) -> Iterator[pa.Array]:
@@ -169,19 +174,16 @@ def _in_values(leaf: pa.Array, needles: Needles) -> int:
     kind = leaf.type
     if pa.types.is_primitive(kind):
         return _in_numbers(leaf, needles) if kind.bit_width >= 8 else 0
-    text, binary = any(is_kind(kind) for is_kind in _TEXT), any(is_kind(kind) for is_kind in _BINARY)
-    if not (text or binary):
+    if not any(is_kind(kind) for is_kind in (*_TEXT, *_BINARY)):
         return 0
     values = leaf.cast(pa.large_binary())
     data, edges = _packed(values)
     spans = np.array(sorted(needles.in_bytes(data)), np.int64).reshape(-1, 2)
     at = np.searchsorted(edges, spans[:, 0], side="right") - 1
     hit = set(at[spans[:, 1] <= edges[at + 1]].tolist())
-    searched = np.flatnonzero(np.diff(edges) <= (_SEARCHED_BYTES if binary else len(data)))
-    if len(searched) < len(values):
-        data, edges = _packed(values.take(pa.array(searched)))
+    # photos too: their metadata may name people
     at = np.searchsorted(edges, needles.in_text(data, edges), side="right") - 1
-    return len(hit.union(searched[at].tolist()))
+    return len(hit.union(at.tolist()))
 
 
 def _in_numbers(leaf: pa.Array, needles: Needles) -> int:

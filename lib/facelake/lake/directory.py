@@ -122,20 +122,29 @@ class DirectoryStore:
             self.write(key, data)
             return True
 
-    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, prefix: str = "", *, follow_links: bool = False) -> Iterator[StoredObject]:
+        """Objects whose key starts with prefix (a folder), in key order; with `follow_links` also those in folders
+        that symbolic links lead to, each folder once.
+        """
         base = self._path(prefix) if prefix else self.root
         if not base.is_dir():
             return
+        entered: set[tuple[int, int]] = set()
 
         def unreadable(err: OSError) -> None:
             raise Retryable(f"cannot list: {err}", where=str(base), next_step="check the rights and run again") from err
 
-        for folder, folders, names in os.walk(base, onerror=unreadable):
+        for folder, folders, names in os.walk(base, onerror=unreadable, followlinks=follow_links):
+            if follow_links and not _is_first(folder, entered):
+                folders.clear()  # a loop, or a second link to the same folder
+                continue
             folders[:] = sorted(name for name in folders if Path(folder, name) != self.root / _TEMPORARY)
             for name in sorted(names):
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # deleted while we listed
-                    yield _described(path.relative_to(self.root).as_posix(), path.stat())
+                    described = path.stat()
+                    if stat.S_ISREG(described.st_mode):  # reading a pipe would never end
+                        yield _described(path.relative_to(self.root).as_posix(), described)
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
@@ -162,6 +171,15 @@ class DirectoryStore:
 
     def storage_options(self) -> dict[str, str]:
         return {}
+
+
+def _is_first(folder: str, entered: set[tuple[int, int]]) -> bool:
+    """Whether a folder was not entered before; it is then."""
+    status = os.stat(folder)
+    place = status.st_dev, status.st_ino
+    known = place in entered
+    entered.add(place)
+    return not known
 
 
 def _described(key: str, status: os.stat_result) -> StoredObject:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from collections.abc import Iterator
 from functools import lru_cache
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.fs as pafs
 from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
 from facelake.lake.directory import DirectoryStore
-from facelake.lake.object_store import ObjectStore
+from facelake.lake.object_store import ObjectStore, StoredObject
 from facelake.lake.retrying_file import RetryingFile
 
 
@@ -26,6 +27,11 @@ def open_store(uri: str, s3: S3Section | None = None) -> ObjectStore:
 
         return S3Store(uri, s3 or S3Section())
     return DirectoryStore(uri.removeprefix("file://"))
+
+
+def every_object(store: ObjectStore) -> Iterator[StoredObject]:
+    """Yield every object under the root of a store, also what symbolic links to folders lead to."""
+    return store.list(follow_links=True) if isinstance(store, DirectoryStore) else store.list()
 
 
 @lru_cache(maxsize=4)

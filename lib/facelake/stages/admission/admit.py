@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from facelake.lake.data_files import DataFile, plain
 from facelake.lake.tables import Snapshot
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index import CorpusIndex, update_index
-from facelake.stages.admission.ledger import ledger_of
+from facelake.stages.admission.ledger import ledger_of, not_before
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.losses import Losses
 from facelake.stages.admission.shrinking import PRESENCE, Present, hashed, refuse_if_much
@@ -127,13 +127,11 @@ def _not_before(context: Context, events: pa.Table) -> datetime:
 
     A clock that was set back would otherwise admit what has expired.
     """
-    newest: datetime | None = pc.max(events["recorded_at"]).as_py()
-    if newest is None or newest <= context.now:
-        return context.now
-    if newest - context.now > _CLOCK_TOLERANCE:
-        text = f"the clock ({context.now:%F %R}) is behind the newest ledger event: {newest:%F %R} UTC is used instead"
+    moment = not_before(events, context.now)
+    if moment - context.now > _CLOCK_TOLERANCE:
+        text = f"the clock ({context.now:%F %R}) is behind the newest ledger event: {moment:%F %R} UTC is used instead"
         context.emit(Notice("admit", text))
-    return newest.astimezone(UTC)
+    return moment
 
 
 def _duplicates(context: Context, index: CorpusIndex) -> list[np.ndarray]:

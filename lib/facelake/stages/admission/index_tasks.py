@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.config import S3Section
-from facelake.contracts import IMAGES, DataFileName, Receipt
+from facelake.contracts import IMAGES, DataFileName, Receipt, label
 from facelake.lake.corpora.detect import CorpusSpec
 from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.photos import PhotoReader, Place
@@ -132,7 +132,8 @@ def suppression_check(suppressed: frozenset[str], hash_salt: bytes) -> Callable[
         hit = np.zeros(rows.num_rows, bool)
         for kind, column in (("image", "image_id"), ("subject", "subject_ref"), ("source", "source_id")):
             values = rows[column].combine_chunks().dictionary_encode()
-            erased = [keyed_hash(hash_salt, f"{kind}:{name}") in suppressed for name in values.dictionary.to_pylist()]
+            names = values.dictionary.to_pylist()
+            erased = [keyed_hash(hash_salt, label(kind, name)) in suppressed for name in names]
             if any(erased):
                 codes = pc.fill_null(values.indices, -1).to_numpy(zero_copy_only=False)
                 hit |= np.where(codes >= 0, np.array([*erased, False])[codes], False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -32,13 +33,15 @@ class Unknown:
         kind: subject, source, image or purpose.
         name: the reference.
         near: what may have been meant, as text; empty if nothing is alike.
-        certain: whether `near` differs only in case, spaces or punctuation, or is of another kind.
+        certain: whether it is most likely a mistype: `near` is the same, is of another kind, or has the same numbers.
+        same: whether `near` differs only in case, spaces, punctuation, compatibility forms or leading zeros.
     """
 
     kind: str
     name: str
     near: str = ""
     certain: bool = False
+    same: bool = False
 
     def __str__(self) -> str:
         """Return a sentence for an error message."""
@@ -78,26 +81,26 @@ class Known:
         known.purposes.update(reference(name) for row in events for name in row["purposes"] or ())
         leased = lake["leases"].read(["purpose"])["purpose"].to_pylist()
         known.purposes.update(reference(name) for name in leased if name)  # acknowledgements name none
-        wanted = {_plain(reference(image)): reference(image) for image in images}
+        wanted = {reference(image) for image in images}
         for rows in _identified(config, lake):
             known.subjects.update(filter(None, references(pc.unique(rows["subject_ref"])).to_pylist()))
             known.sources.update(filter(None, references(pc.unique(rows["source_id"])).to_pylist()))
             known._look_for(rows["image_id"], wanted)
         return known
 
-    def _look_for(self, ids: pa.ChunkedArray, wanted: dict[str, str]) -> None:
+    def _look_for(self, ids: pa.ChunkedArray, wanted: set[str]) -> None:
         """Note which wanted photos are among the ids, and ids that differ from one in case or punctuation only."""
         if not wanted:
             return
         spelled = references(ids)
-        plain = pc.replace_substring_regex(pc.utf8_lower(spelled), r"[^\pL\pN]", "")
-        at = pc.is_in(plain, pa.array(sorted(wanted), pa.string()))
+        self.images.update(spelled.filter(pc.is_in(spelled, pa.array(sorted(wanted), pa.string()))).to_pylist())
+        lower = pc.utf8_lower(pc.utf8_normalize(spelled, "NFKC"))
+        plain = pc.replace_substring_regex(lower, r"[^\pL\pN]", "")
+        asked = {_plain(image): image for image in sorted(wanted)}
+        at = pc.is_in(plain, pa.array(sorted(asked), pa.string()))
         for image in spelled.filter(at).to_pylist():
-            asked = wanted[_plain(image)]
-            if image == asked:
-                self.images.add(image)
-            else:
-                self._similar_images[asked] = image
+            if image not in wanted and (name := asked.get(_plain(image))):
+                self._similar_images[name] = image
 
     def unknown(self, kind: str, names: Iterable[str]) -> Iterator[Unknown]:
         """Yield the references of a kind (subject, source, image, purpose) that the lake does not have."""
@@ -105,6 +108,17 @@ class Known:
         for name in map(reference, names):
             if name not in own[kind]:
                 yield self._unknown(kind, name, own)
+
+    def alike(self, kind: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Yield (name, other) for references of a kind (subject, source) that differ from a named one that exists only
+        in case, punctuation, compatibility forms or leading zeros: they may be the same person.
+        """
+        own = self.subjects if kind == "subject" else self.sources
+        wanted = {_without_zeros(name): name for name in map(reference, names) if name in own}
+        for other in sorted(own):
+            name = wanted.get(_without_zeros(other)) if wanted else None
+            if name is not None and name != other:
+                yield name, other
 
     def _unknown(self, kind: str, name: str, own: dict[str, set[str]]) -> Unknown:
         for other in ("subject", "source"):
@@ -115,16 +129,24 @@ class Known:
             return Unknown(kind, name, f"there is {near!r}" if near else "", certain=near is not None)
         same = sorted(other for other in own[kind] if _plain(other) == _plain(name))
         if same:
-            return Unknown(kind, name, f"there is {same[0]!r}", certain=True)
+            return Unknown(kind, name, f"there is {same[0]!r}", certain=True, same=True)
         padded = sorted(other for other in own[kind] if _without_zeros(other) == _without_zeros(name))
         if padded:  # a spreadsheet turns 008 into 8
-            return Unknown(kind, name, f"there is {_either(padded)}", certain=True)
+            return Unknown(kind, name, f"there is {_either(padded)}", certain=True, same=True)
         near_ones = difflib.get_close_matches(name, sorted(own[kind]), n=3, cutoff=_ALIKE)
         if not near_ones:
             return Unknown(kind, name)
         # person-0041 and person-0042 are two people, not a mistype of one
         numbers_agree = re.findall(r"\d+", near_ones[0]) == re.findall(r"\d+", name)
         return Unknown(kind, name, f"did you mean {_either(near_ones)}", certain=numbers_agree)
+
+
+def also_there(known: Known, kind: str, names: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each reference that is nearly one that is named, and is not named itself."""
+    named = set(map(reference, names))
+    for name, other in known.alike(kind, named):
+        if other not in named:
+            yield f"the lake also has the {kind} {other!r}, not {name!r}: name it too if both are one"
 
 
 def refuse_unknown(unknown: Sequence[Unknown], action: str) -> None:
@@ -202,5 +224,8 @@ def _either(names: Sequence[str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a reference without case, spaces and punctuation, for comparison with what may have been meant."""
-    return "".join(character for character in text.lower() if character.isalnum())
+    """Return a reference without case, spaces, punctuation and compatibility forms (such as digits of full width), for
+    comparison with what may have been meant.
+    """
+    plain = unicodedata.normalize("NFKC", text)
+    return "".join(character.lower() for character in plain if character.isalnum())

@@ -6,10 +6,11 @@ import getpass
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from facelake.admit import Event, Ledger
 from facelake.contracts import Covers, EventKind, Scope, SourceClass, reference
@@ -22,6 +23,8 @@ from facelake.stages.admission.ledger_head import Pin, ledger_rows, write_pin
 _KEPT_YEARS = 3
 """Illinois BIPA, 740 ILCS 14/15(a): destroyed when the purpose is met, or 3 years after the last interaction."""
 _LEDGER_WAIT_S = 120.0
+_CLOCK_TOLERANCE = timedelta(days=1)
+_DATES = ("valid_from", "valid_until", "last_contact", "destroy_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Entry:
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", reference(self.key))
         object.__setattr__(self, "purposes", tuple(map(reference, self.purposes)))
+        for name in _DATES:
+            object.__setattr__(self, name, in_utc(getattr(self, name), name))
 
     def check(self) -> None:
         """Check that the record is complete and consistent.
@@ -63,6 +68,9 @@ class Entry:
             raise ConfigError(what, where="ledger", next_step="give --basis and --purpose")
         if not all(self.purposes):
             raise ConfigError("a purpose is empty", where="ledger", next_step="name the purpose or omit it")
+        if self.last_contact and self.last_contact > datetime.now(UTC) + _CLOCK_TOLERANCE:
+            what = f"the last contact, {self.last_contact:%F}, is in the future, and would put off the destruction"
+            raise ConfigError(what, where="ledger", next_step="give the date of the last contact that took place")
         if self.valid_from and self.valid_until and self.valid_until <= self.valid_from:
             raise ConfigError("the grant ends before it begins", where="ledger", next_step="correct --from and --until")
 
@@ -86,6 +94,21 @@ class Entry:
             "recorded_at": now,
             "recorded_by": getpass.getuser(),
         }
+
+
+def in_utc(moment: datetime | None, name: str) -> datetime | None:
+    """Return a time in UTC; without a zone it is taken to be UTC.
+
+    Raises:
+        ConfigError: in UTC it is before the year 1 or after 9999, which nothing that reads the ledger could represent.
+    """
+    if moment is None:
+        return None
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError as err:
+        what = f"{name} {moment.isoformat()} is out of range"
+        raise ConfigError(what, where="ledger", next_step="give a date between the years 1 and 9999") from err
 
 
 def evidence_digest(evidence: str) -> str | None:
@@ -138,15 +161,30 @@ def ledger_lease(lake: Lake) -> Lease:
 
 
 def _years_after(moment: datetime, years: int) -> datetime:
+    year = min(moment.year + years, MAXYEAR)
     try:
-        return moment.replace(year=moment.year + years)
+        return moment.replace(year=year)
     except ValueError:  # 29 February
-        return moment.replace(year=moment.year + years, day=28)
+        return moment.replace(year=year, day=28)
 
 
 def _next_seq(rows: pa.Table) -> int:
     """The sequence number of the next event."""
     return 1 + (rows["seq"][-1].as_py() if rows.num_rows else 0)
+
+
+def newest_event(rows: pa.Table) -> datetime | None:
+    """Return when the newest event of the ledger was recorded; None if it is empty."""
+    newest: datetime | None = pc.max(rows["recorded_at"]).as_py()
+    return newest.astimezone(UTC) if newest else None
+
+
+def not_before(rows: pa.Table, now: datetime) -> datetime:
+    """Return the moment at which legal bases are checked: now, but never before an event of the ledger.
+
+    A clock that was set back would otherwise allow what has expired.
+    """
+    return max(now, newest_event(rows) or now)
 
 
 def read_ledger(lake: Lake) -> Ledger:

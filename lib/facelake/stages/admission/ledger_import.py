@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,14 +35,31 @@ K = TypeVar("K", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """A line that was not recorded."""
+    """A line that was not recorded, or that may be mistyped."""
 
     line: int
     """counted from 1; of a CSV file the header is line 1"""
     problem: str
 
 
-def import_ledger(lake: Lake, path: str, known: Known | None = None) -> tuple[int, int, list[RejectedLine]]:
+class ImportedLedger(NamedTuple):
+    """What was done with the lines of a file.
+
+    Attributes:
+        recorded: the number of events recorded.
+        present: the number that the ledger already had.
+        rejected: lines that were not recorded.
+        questioned: recorded lines that may be mistyped: their source or purpose is unknown, or their subject resembles
+            a known one.
+    """
+
+    recorded: int
+    present: int
+    rejected: list[RejectedLine]
+    questioned: list[RejectedLine]
+
+
+def import_ledger(lake: Lake, path: str, known: Known | None = None) -> ImportedLedger:
     """Record the events of a file that the ledger does not have yet.
 
     An event is there already if it is what the ledger last recorded of its source or subject; so a withdrawal that a
@@ -55,26 +72,30 @@ def import_ledger(lake: Lake, path: str, known: Known | None = None) -> tuple[in
         known: what the lake has; lines with references that match nothing are then rejected. None: they are recorded.
 
     Returns:
-        The number of events recorded, the number that the ledger already had, and the rejected lines.
+        The number of events recorded, the number that the ledger already had, and the rejected and questioned lines.
 
     Raises:
         ConfigError: the file cannot be read or has unknown columns; nothing was recorded.
     """
     lines: dict[int, Entry] = {}
     rejected: list[RejectedLine] = []
+    questioned: list[RejectedLine] = []
     for line, row in _lines(path):
         try:
             entry = _entry(row)
             entry.check()
-            if known is not None and (doubtful := doubts(known, [entry])[0]):
-                raise ValueError(f"{doubtful[0]}; correct it or give {FLAG}")
+            refused, doubtful = doubts(known, [entry]) if known is not None else ([], [])
+            refused += [item for item in doubtful if item.same]  # nobody is asked about a line
+            if refused:
+                raise ValueError(f"{refused[0]}; correct it or give {FLAG}")
+            questioned += [RejectedLine(line, str(item)) for item in doubtful]
             lines[line] = entry
         except (ValueError, ConfigError) as err:
             rejected.append(RejectedLine(line, err.what if isinstance(err, ConfigError) else str(err)))
     new, present = _Histories.of(lake["ledger"].read().sort_by("seq").to_pylist()).sort_out(lines, rejected)
     if new:
         record(lake, new)
-    return len(new), present, sorted(rejected, key=lambda item: item.line)
+    return ImportedLedger(len(new), present, sorted(rejected, key=lambda item: item.line), questioned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +136,24 @@ class _History:
 
     Attributes:
         events: the recorded ones, in order.
-        fresh: whether events of the file were added.
+        recorded: how many of them the ledger has; the others are of the file.
     """
 
     events: list[_Content] = field(default_factory=list)
-    fresh: bool = False
+    recorded: int = 0
 
-    def superseded(self, event: _Content) -> bool | None:
+    def superseded(self, event: _Content, *, recorded: bool = False) -> bool | None:
         """Return whether a later event changed what the last equal event said; None if there is no equal one.
 
-        A grant is changed by every other event, a withdrawal or expiry by grants only.
+        A grant is changed by every other event, a withdrawal or expiry by grants only. With `recorded`, only by events
+        that the ledger has.
         """
         equal = [at for at, recorded in enumerate(self.events) if event.equals(recorded)]
         if not equal:
             return None
         changing = set(EventKind) if event.kind == EventKind.GRANT else {EventKind.GRANT}
-        return any(later.kind in changing for later in self.events[equal[-1] + 1 :])
+        until = self.recorded if recorded else len(self.events)
+        return any(later.kind in changing for later in self.events[equal[-1] + 1 : until])
 
     def repeated(self, lines: Sequence[_Content]) -> int:
         """Return how many lines, from the first, repeat the end of the history: the longest such beginning."""
@@ -151,7 +174,9 @@ class _Histories:
         """From the ledger's rows in order."""
         histories = cls()
         for row in rows:
-            histories._of_key(row["scope"], row["key"]).events.append(_Content.of_row(row))
+            history = histories._of_key(row["scope"], row["key"])
+            history.events.append(_Content.of_row(row))
+            history.recorded += 1
         return histories
 
     def _of_key(self, scope: str, key: str) -> _History:
@@ -168,13 +193,12 @@ class _Histories:
             superseded = history.superseded(content)
             if line in repeated or superseded is False:
                 present += 1
-            elif superseded and entry.kind is EventKind.GRANT and not history.fresh:
+            elif entry.kind is EventKind.GRANT and history.superseded(content, recorded=True):
                 problem = "the ledger has this grant and a later event that ended or replaced it; a repeated line does "
                 problem += "not bring it back: record a new one (`facelake ledger grant`) or remove the line"
                 rejected.append(RejectedLine(line, problem))
             else:
                 history.events.append(content)
-                history.fresh = True
                 new.append(entry)
         return new, present
 

@@ -17,7 +17,7 @@ from facelake.admit.rules import Decision, Ledger, decide
 from facelake.contracts import Bool, Covers, EventKind, Scope, label, reference, references
 from facelake.errors import LedgerMoved
 from facelake.lake.lake import Lake
-from facelake.stages.admission.ledger import ledger_lease, ledger_of
+from facelake.stages.admission.ledger import ledger_lease, ledger_of, not_before
 from facelake.stages.admission.ledger_head import ledger_rows
 
 _COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "covers"]
@@ -67,10 +67,10 @@ class LedgerState:
 
         Args:
             purpose: of the use.
-            now: at which legal bases are checked.
+            now: at which legal bases are checked; a clock that is behind the ledger is not believed.
             among: ids of the photos that matter; None: all.
         """
-        ledger, barred = ledger_of(self.rows), []
+        ledger, barred, now = ledger_of(self.rows), [], not_before(self.rows, now)
         subjects = self.rows.filter(pc.equal(self.rows["scope"], str(Scope.SUBJECT)))["key"]
         known = pa.array(sorted({reference(key) for key in subjects.to_pylist()}), pa.string())
         verdicts: dict[tuple[str | None, ...], bool] = {}

@@ -14,8 +14,6 @@ import pyarrow.compute as pc
 from facelake.config import Config
 from facelake.contracts import Bool
 from facelake.distinct import distinct
-from facelake.embed.decode import DecodeLimits, Photo, decode
-from facelake.embed.looks import bands_of
 from facelake.erase.spellings import photo_forms
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.data_files import DataFile
@@ -23,6 +21,7 @@ from facelake.lake.tables import Table
 from facelake.stages.admission.corpus_rewrite import own_corpus
 from facelake.stages.admission.shrinking import hashed
 from facelake.stages.core.context import Context
+from facelake.stages.erasure.decoding import Decoder, look_of
 from facelake.stages.erasure.request import Targets, is_in
 
 _U64 = npt.NDArray[np.uint64]
@@ -107,14 +106,21 @@ class _Search:
     def in_corpus(self, config: Config) -> None:
         """Read the photos of the targets in the lake's own corpus, then those that have no outcome yet."""
         processed = distinct(np.concatenate([np.zeros(0, np.uint64), *self.processed]))
-        for corpus, path in own_corpus(config):
-            for image, data in _photos(corpus, path, self.targets.hits(corpus.ids(path))):
-                digest = hashlib.sha256(data).hexdigest()
-                self.targets.contents.add(digest)
-                self.of_image.setdefault(image, set()).add(digest)
-                self.pieces[image] = photo_forms(data)
-                if image in self.with_faces and isinstance(photo := decode(data, DecodeLimits()), Photo):
-                    self.looks[image] = bands_of(photo.pixels)
+        with Decoder() as decoder:
+            for corpus, path in own_corpus(config):
+                ids = corpus.ids(path)
+                without_outcome = set(
+                    ids["image_id"].filter(pa.array(~np.isin(hashed(ids["image_id"]), processed))).to_pylist()
+                )
+                for image, data in _photos(corpus, path, self.targets.hits(ids)):
+                    digest = hashlib.sha256(data).hexdigest()
+                    self.targets.contents.add(digest)
+                    self.of_image.setdefault(image, set()).add(digest)
+                    self.pieces[image] = photo_forms(data)
+                    # a photo whose faces a withdrawal has removed, or that no run has seen, may show one
+                    decoding = look_of if image in self.with_faces else decoder.look_of
+                    if (image in self.with_faces or image in without_outcome) and (look := decoding(data)):
+                        self.looks[image] = look
         if not self.targets.contents:
             return
         for corpus, path in own_corpus(config):

@@ -38,11 +38,13 @@ class Note:
         targets: what it removes; after the scan only the request.
         removed: counts of what was removed; empty before the scan.
         scan: what the scan reported; None before it.
+        erased_before: how many of the references were on the suppression list when the erasure was begun.
     """
 
     targets: Targets
     removed: dict[str, int] = field(default_factory=dict)
     scan: dict[str, Any] | None = None
+    erased_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +63,27 @@ class Notes:
         """Write a note in place of the earlier one of the same request."""
         body: dict[str, Any] = {name: sorted(_text(value) for value in getattr(note.targets, name)) for name in _SETS}
         body |= {"request": asdict(note.targets.request), "removed": note.removed, "scan": note.scan}
+        body["erased_before"] = note.erased_before
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = self._cipher().encrypt(nonce, json.dumps(body).encode(), self.lake.name.encode())
         self.lake.store.write(self.key(note.targets.request), nonce + sealed)
 
     def read(self, request: Request) -> Note | None:
-        """Return the note of a request; None if there is none."""
+        """Return the note of a request; None if there is none.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
         try:
             return self._opened(self.lake.store.read(self.key(request)))
         except FileNotFoundError:
             return None
+        except InvalidTag as err:
+            ident = self.key(request).rpartition("/")[2].partition(".")[0]
+            next_step = f"`facelake erase --cancel {ident}`, then give the command again"
+            raise ConfigError(
+                "the note of this erasure is damaged", where=self.key(request), next_step=next_step
+            ) from err
 
     def delete(self, request: Request) -> None:
         """Delete the note of a request, with its earlier versions in a versioned bucket."""
@@ -78,7 +91,7 @@ class Notes:
         self.lake.store.drop_old_versions(PENDING)
 
     def unfinished(self) -> Iterator[tuple[str, Note | None]]:
-        """Yield (id, note) of every erasure without a certificate; None where another signing key began it."""
+        """Yield (id, note) of every erasure without a certificate; None if another key began it or it is damaged."""
         for key, ident in pending(self.lake):
             try:
                 yield ident, self._opened(self.lake.store.read(key))
@@ -89,6 +102,9 @@ class Notes:
         return AESGCM(self.signer.secret("content of erasure notes"))
 
     def _opened(self, sealed: bytes) -> Note:
+        """Decrypt a note; raises InvalidTag if it is damaged, of another key, or no note at all."""
+        if len(sealed) < 2 * _NONCE_BYTES:
+            raise InvalidTag
         nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         body: dict[str, Any] = json.loads(self._cipher().decrypt(nonce, rest, self.lake.name.encode()))
         request = {key: tuple(value) if isinstance(value, list) else value for key, value in body["request"].items()}
@@ -96,7 +112,7 @@ class Notes:
         for name in _SETS:
             values = body[name]
             setattr(targets, name, {bytes.fromhex(value) for value in values} if name in _BYTES else set(values))
-        return Note(targets, body["removed"], body["scan"])
+        return Note(targets, body["removed"], body["scan"], body["erased_before"])
 
 
 def pending(lake: Lake) -> list[tuple[str, str]]:

@@ -53,7 +53,7 @@ _OTHER_FIELDS = frozenset(
 )
 _JSON = re.compile(r"(?:audit|register)/[^/]+\.json|(?:audit-head|lake|lease|ledger-lease|ledger-head)\.json")
 _LOG = re.compile(r"(\w+)/_delta_log/\d+(?:\.\w+)*\.(json|parquet)")
-_NUMBERED = re.compile(r"audit/\d{8}\.json|\w+/_delta_log/\d{20}[^/]*")
+_NUMBER = re.compile(r"(?<=^audit/)\d{8}(?=\.json$)|(?<=/_delta_log/)\d{20}(?=\.)")
 
 
 @dataclass(slots=True)
@@ -61,12 +61,14 @@ class Hits:
     """What a scan found.
 
     Attributes:
+        biometric: embeddings and pieces of photos, which are the person's data wherever they are.
         remains: hits by key that are the person's data, or may be.
         coincidences: hits by kind of place that are not.
         where: keys of the objects with coincidences, for the operator.
-        copies: ids of photos that are the erased picture in another file.
+        copies: ids of photos that are the erased picture in another file, or whose metadata name the person.
     """
 
+    biometric: Needles
     remains: dict[str, int] = field(default_factory=dict)
     coincidences: Counter[str] = field(default_factory=Counter)
     where: dict[str, str] = field(default_factory=dict)
@@ -75,7 +77,7 @@ class Hits:
     def add(self, key: str, count: int, data: bytes, needles: Needles, sources: Collection[str]) -> None:
         """Sort the hits in one object."""
         name, rest, place = without_other_fields(key, data, needles, sources)
-        left = scan(name, rest, needles) if place else count
+        left = max(scan(name, rest, needles), scan("", data, self.biometric)) if place else count
         if left:
             self.remains[key] = left
         else:
@@ -83,7 +85,9 @@ class Hits:
             self.where[key] = place
 
     def sort_out_copies(self, key: str, data: bytes, needles: Needles, *, kept: bool) -> None:
-        """Name the photos of a corpus file that are the erased picture; if copies are kept, they are no remains."""
+        """Name the photos of a corpus file that are the erased picture, or whose metadata name the person; if copies
+        are kept, they are no remains.
+        """
         copies, rest = copies_in(data, needles)
         self.copies |= copies
         if copies and kept:
@@ -94,13 +98,14 @@ class Hits:
         """Return the places of the remains, for an error message."""
         shown = ", ".join(f"{key} ({count})" for key, count in sorted(self.remains.items())[:5])
         more = f" and {len(self.remains) - 5} more objects" if len(self.remains) > 5 else ""
-        copies = f"; the same picture has the ids {', '.join(sorted(self.copies)[:5])}" if self.copies else ""
+        photos = ", ".join(sorted(self.copies)[:5])
+        copies = f"; photos that are the same picture or whose metadata name the person: {photos}" if photos else ""
         return f"{sum(self.remains.values())} remains in {shown}{more}{copies}"
 
 
 def copies_in(data: bytes, needles: Needles) -> tuple[set[str], bytes]:
     """Return the ids of photos in a corpus file that are the erased picture in another file, such as one with another
-    header; and the file without their bytes.
+    header, or whose metadata name the person; and the file without their bytes.
     """
     rows = pq.read_table(io.BytesIO(data))
     found = [bool(image) and scan("", image, needles) > 0 for image in rows["image"].to_pylist()]
@@ -124,14 +129,14 @@ def without_other_fields(key: str, data: bytes, needles: Needles, sources: Colle
     Returns:
         The name and the content to scan again, and the kind of the fields; an empty kind if there are none.
     """
-    name = "" if _NUMBERED.fullmatch(key) else key
+    name = _NUMBER.sub("", key)
     table = key.partition("/")[0]
     try:
         if log := _LOG.fullmatch(key):
             body = _log_json(data) if log[2] == "json" else _parquet(data, ("add.stats", "add.stats_parsed"), ())
             return name, body, "numbers in a table's log"
         if _JSON.fullmatch(key):
-            return name, json.dumps(_without(json.loads(data))).encode(), "recipient, operator or number in a record"
+            return name, json.dumps(_without(_pairs(data))).encode(), "recipient, operator or number in a record"
         if key.endswith(".parquet") and (table in TABLES or table == "corpus"):
             columns = _OTHER_COLUMNS.get(table, ())
             own = [text.decode(errors="replace") for text in needles.texts] if sources else []
@@ -145,24 +150,36 @@ def without_other_fields(key: str, data: bytes, needles: Needles, sources: Colle
     return (name, data, "number of a record") if name != key else (name, data, "")
 
 
+class _Fields(tuple[tuple[str, Any], ...]):
+    """The fields of a JSON object, also those that have one name."""
+
+
+def _pairs(data: bytes | str) -> Any:
+    """Parse JSON with every field of its objects; a dict would keep only the last of a name."""
+    try:
+        return json.loads(data, object_pairs_hook=_Fields)
+    except RecursionError as err:
+        raise ValueError("nested too deeply") from err
+
+
 def _without(value: Any) -> Any:
-    """Return JSON without numbers and the fields of others."""
-    if isinstance(value, dict):
-        return {key: _without(part) for key, part in value.items() if key not in _OTHER_FIELDS}
+    """Return JSON without numbers and the fields of others; objects become lists of name and value."""
+    if isinstance(value, _Fields):
+        return [[key, _without(part)] for key, part in value if key not in _OTHER_FIELDS]
     if isinstance(value, list):
         return [_without(part) for part in value]
     if isinstance(value, int | float):
         return None
     if isinstance(value, str) and value.startswith("{"):
         try:
-            return json.dumps(_without(json.loads(value)))
+            return json.dumps(_without(_pairs(value)))
         except ValueError:
             return value
     return value
 
 
 def _log_json(data: bytes) -> bytes:
-    return b"\n".join(json.dumps(_without(json.loads(line))).encode() for line in data.splitlines() if line.strip())
+    return b"\n".join(json.dumps(_without(_pairs(line))).encode() for line in data.splitlines() if line.strip())
 
 
 def _parquet(data: bytes, columns: Collection[str], sources: Collection[str], own: Collection[str] = ()) -> bytes:

@@ -119,6 +119,10 @@ class Targets:
         named = {*self.request.subjects, *self.subjects} - self.short_references()
         return Needles.of([*self.faces, *self.images, *named], self.embeddings, self.pieces)
 
+    def biometric_needles(self) -> Needles:
+        """Return those of `needles` that no other data can equal by chance: embeddings and pieces of photos."""
+        return Needles.of((), self.embeddings, () if self.request.purpose else self.pieces)
+
     def short_references(self) -> set[str]:
         """Return the subject references that the residual scan does not search for, since they occur by chance."""
         names = {*self.request.subjects, *self.subjects} if not self.request.purpose else set()
@@ -152,6 +156,9 @@ def read_keys(path: str) -> dict[str, list[str]]:
                 if kind not in kinds or not key:
                     what = f"line {reader.line_num} names no {', '.join(kinds)} with a key"
                     raise ConfigError(what, where=path, next_step="correct it; nothing was erased")
+                if None in row:  # a second key, or a comma in a name that is not in quotes
+                    what = f"line {reader.line_num} has more fields than the header"
+                    raise ConfigError(what, where=path, next_step="one key per line, in quotes if it has a comma")
                 keys[kind].append(key)
     except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise ConfigError(f"cannot be read: {err}", where=path, next_step="give a CSV file in UTF-8") from err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -62,6 +63,8 @@ def _scan_chunk(keys: Sequence[str]) -> dict[str, int]:
 
 
 def _scan_some(store: tuple[str, str], needles: Needles, keys: Sequence[str]) -> dict[str, int]:
-    reader = cached_store(*store)
-    counts = {key: scan(key, reader.read(key), needles) for key in keys}
+    reader, counts = cached_store(*store), {}
+    for key in keys:
+        with contextlib.suppress(FileNotFoundError):  # deleted since the listing, as leases are
+            counts[key] = scan(key, reader.read(key), needles)
     return {key: count for key, count in counts.items() if count}

@@ -8,7 +8,7 @@ deleted last.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -25,9 +25,10 @@ from facelake.contracts import (
 )
 from facelake.embed.looks import keyed_bands
 from facelake.erase import Needles, Signer, certificate
-from facelake.erase.certificate import SHORT_REFERENCES
+from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES
 from facelake.errors import ConfigError, Corrupt
 from facelake.events import Notice, StageProgress
+from facelake.lake.store import every_object
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
 from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
@@ -86,9 +87,12 @@ def erase(context: Context, request: Request) -> Erased:
         targets = _targets(context, request, note)
         if not targets.images - set(request.images) and not targets.faces:
             context.emit(Notice("erase", "the lake holds nothing of it; it is now on the suppression list"))
-        notes.write(Note(targets))
-        note = _removed_and_scanned(context, targets)
+        before = _erased_before(context, request) if note is None else note.erased_before
+        notes.write(Note(targets, erased_before=before))
+        note = replace(_removed_and_scanned(context, targets), erased_before=before)
         notes.write(note)
+    if note.erased_before:
+        context.emit(Notice("erase", f"the scan did not search for {note.erased_before} {ERASED_BEFORE}"))
     _step(context, 7)
     key = _certify(context, note, signer)
     notes.delete(request)
@@ -105,6 +109,14 @@ def erase(context: Context, request: Request) -> Erased:
         copies_kept=sorted(note.targets.copies),
         left_to_delete=left,
     )
+
+
+def _erased_before(context: Context, request: Request) -> int:
+    """Return how many references of a request an earlier erasure has suppressed: what it removed is not known any more,
+    and so is not searched for.
+    """
+    suppressed = context.lake.suppressed()
+    return sum(context.lake.keyed_hash(text) in suppressed for text in request.labels())
 
 
 def _removed_and_scanned(context: Context, targets: Targets) -> Note:
@@ -166,7 +178,8 @@ def finish_erasures(context: Context) -> list[StageResult]:
     results: list[StageResult] = []
     for ident, note in list(Notes(context.lake, signer).unfinished()):
         if note is None:
-            text = f"erasure {ident} was begun with another signing key: run it there, give the same command here, or "
+            text = f"erasure {ident} was begun with another signing key, or its note is damaged: give the same command "
+            text += "there, or here, or "
             context.emit(Notice("erase", text + f"`facelake erase --cancel {ident}`"))
             continue
         context.emit(Notice("erase", "an earlier erasure was interrupted: it is completed now"))
@@ -181,7 +194,7 @@ def scan_lake(context: Context, targets: Targets) -> tuple[int, Hits]:
     """Scan every object under the lake's root for what was erased; returns the number of objects, and the hits."""
     needles = targets.needles()
     scanned, counts = residual(context, needles, leave_out=PENDING)
-    hits, request = Hits(), targets.request
+    hits, request = Hits(targets.biometric_needles()), targets.request
     if counts:
         names = {*request.subjects, *targets.subjects}
         sources = names & set(Known.of(context.config, context.lake).sources)
@@ -204,7 +217,7 @@ def residual(context: Context, needles: Needles, leave_out: str = "\0") -> tuple
     Returns:
         The number of objects scanned, and hits by key.
     """
-    keys = [item.key for item in context.lake.store.list() if not item.key.startswith(leave_out)]
+    keys = [item.key for item in every_object(context.lake.store) if not item.key.startswith(leave_out)]
     return len(keys), scan_objects(context.lake.store.uri, context.lake.s3, keys, needles)
 
 
@@ -259,6 +272,7 @@ def _certify(context: Context, note: Note, signer: Signer) -> str:
         coincidences=scan["coincidences"],
         copies_kept=len(note.targets.copies),
         short_references=len(note.targets.short_references()),
+        erased_before=note.erased_before,
         controller=context.config.governance.controller,
         lake=context.lake.name,
     )

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from facelake.contracts import references
 from facelake.errors import ConfigError
+from facelake.events import Notice
 from facelake.stages.admission.corpus_rewrite import own_corpus
-from facelake.stages.admission.known_references import Known, not_suppressed, refuse_unknown
+from facelake.stages.admission.known_references import Known, also_there, not_suppressed, refuse_unknown
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.copies import find_copies
 from facelake.stages.erasure.request import Request, Targets, is_in, strings
@@ -32,6 +33,9 @@ def refuse_unknown_targets(context: Context, request: Request) -> None:
         *known.unknown("purpose", [request.purpose] if request.purpose else []),
     ]
     refuse_unknown(not_suppressed(context.lake, unknown), "erase")
+    for kind, names in (("subject", request.subjects), ("source", request.sources)):
+        for text in also_there(known, kind, names):
+            context.emit(Notice("erase", text))
 
 
 def find_targets(

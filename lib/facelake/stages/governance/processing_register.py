@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from facelake.config import Config
-from facelake.contracts import EventKind
-from facelake.erase import Needles, scan
+from facelake.contracts import EventKind, parse_json
+from facelake.erase import Needles, scan, verify
 from facelake.errors import ConfigError
 from facelake.lake.lake import is_demo
 from facelake.lake.store import open_store
@@ -28,6 +28,10 @@ from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.leases import leases
 
 REGISTER = "register"
+MOST_RECORD_BYTES = 64 << 20
+REDACTED = "redacted"
+"""field of a record from which an erasure removed free text"""
+_REDACTED_WORDS = "words that named an erased person"
 _PROCESSING_STAGES = {"admit", "embed", "cluster", "publish", "erase"}
 
 
@@ -73,18 +77,38 @@ def record_processing(context: Context, results: Sequence[StageResult]) -> str |
 
 
 def redact_register(context: Context, needles: Needles) -> int:
-    """Remove free text from the records that name an erased person; return the number of redacted records."""
+    """Remove free text from the records that name an erased person; return the number of redacted records.
+
+    Only a record whose signature is valid is signed again. What is no record is left as it is: the scan reports it.
+    """
     redacted = 0
     for item in list(context.lake.store.list(REGISTER)):
         body = context.lake.store.read(item.key)
-        if scan(item.key, body, needles):
-            removed = ("bases", "recipients", "signature")
-            kept = {key: value for key, value in json.loads(body).items() if key not in removed}
-            context.lake.store.write(
-                item.key, _signed(context, kept | {"redacted": "words that named an erased person"})
-            )
-            redacted += 1
+        record = parse_register(body)
+        if record is None or not scan(item.key, body, needles):
+            continue
+        removed = ("bases", "recipients", "signature")
+        kept = {key: value for key, value in record.items() if key not in removed} | {REDACTED: _REDACTED_WORDS}
+        keys = context.config.governance.trusted_keys or [context.signer().fingerprint]
+        valid = register_is_signed(record, keys)
+        context.lake.store.write(item.key, _signed(context, kept) if valid else json.dumps(kept).encode())
+        redacted += 1
     return redacted
+
+
+def parse_register(data: bytes) -> dict[str, Any] | None:
+    """Return a record of processing; None for what is none."""
+    try:
+        record = parse_json(data, MOST_RECORD_BYTES)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def register_is_signed(record: Mapping[str, Any], keys: Collection[str]) -> bool:
+    """Return whether a record of processing has a valid signature by one of some keys; no keys: by any."""
+    body = {name: value for name, value in record.items() if name != "signature"}
+    return any(verify(body, record.get("signature"), key) for key in keys or (None,))
 
 
 def _signed(context: Context, record: dict[str, Any]) -> bytes:

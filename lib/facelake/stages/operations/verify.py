@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.config import Config
-from facelake.contracts import I64, TABLES, Refusal
+from facelake.contracts import I64, TABLES, Refusal, parse_json
 from facelake.distinct import among, distinct, union, without
 from facelake.erase import Needles, Signer
-from facelake.erase import verify as verify_signature
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
 from facelake.lake.store import read_input
@@ -27,7 +28,13 @@ from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.corpus_size import present_rows
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.stage import residual
-from facelake.stages.governance.processing_register import REGISTER
+from facelake.stages.governance.processing_register import (
+    MOST_RECORD_BYTES,
+    REDACTED,
+    REGISTER,
+    parse_register,
+    register_is_signed,
+)
 from facelake.stages.operations.verify_gallery import FaceIds, check_chain
 from facelake.stages.operations.verify_vectors import check_faces
 
@@ -197,12 +204,40 @@ def pinned_keys(config: Config) -> list[str]:
 
 
 def _registers(context: Context, keys: list[str]) -> Iterator[str]:
-    """Every record of processing is signed."""
+    """Every record of processing is signed, and is the one whose digest the audit trail has; an erasure may have
+    redacted it since.
+    """
+    digests = {}
+    for record in _audit_bodies(context):
+        if isinstance(record.get("register"), str):
+            digests[record["register"]] = record.get("sha256")
+    present = set()
     for item in context.lake.store.list(REGISTER):
-        record = json.loads(context.lake.store.read(item.key))
-        body = {name: value for name, value in record.items() if name != "signature"}
-        if not any(verify_signature(body, record.get("signature"), key) for key in keys or (None,)):
+        present.add(item.key)
+        data = context.lake.store.read(item.key)
+        register = parse_register(data)
+        if register is None:
+            yield f"{item.key} is not a record of processing"
+        elif not register_is_signed(register, keys):
             yield f"{item.key} has no valid signature of a pinned key"
+        elif REDACTED not in register and digests.get(item.key, _sha256(data)) != _sha256(data):
+            yield f"{item.key} is not the record whose digest the audit trail has"
+    yield from (f"{key} is named by the audit trail but missing" for key in sorted(digests.keys() - present))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _audit_bodies(context: Context) -> Iterator[dict[str, Any]]:
+    """Yield the content of the audit records, in order; what is no record is left out, and reported by the check of
+    the chain.
+    """
+    for item in context.lake.store.list("audit"):
+        with contextlib.suppress(ValueError):
+            record = parse_json(context.lake.store.read(item.key), MOST_RECORD_BYTES)
+            if isinstance(record, dict) and isinstance(record.get("body"), dict):
+                yield record["body"]
 
 
 def _ledger(context: Context, counts: dict[str, int]) -> Iterator[str]:
@@ -210,10 +245,10 @@ def _ledger(context: Context, counts: dict[str, int]) -> Iterator[str]:
     rows, _ = ledger_rows(context.lake)
     counts["ledger_events"] = rows.num_rows
     pins = []
-    for item in context.lake.store.list("audit"):
-        body = json.loads(context.lake.store.read(item.key)).get("body", {})
-        if isinstance(body, dict) and isinstance(body.get("ledger"), dict):
-            pins.append(Pin(int(body["ledger"]["events"]), tuple(body["ledger"]["digests"])))
+    for body in _audit_bodies(context):
+        if isinstance(pin := body.get("ledger"), dict):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                pins.append(Pin(int(pin["events"]), tuple(pin["digests"])))
     if pins and (fault := pins[-1].fault(rows)):
         yield f"{fault} (pinned by the audit trail)"
 

@@ -12,7 +12,7 @@ from facelake.admit import Ledger
 from facelake.admit.rules import Decision, decide
 from facelake.contracts import Bool
 from facelake.lake.lake import Lake
-from facelake.stages.admission.ledger import ledger_of
+from facelake.stages.admission.ledger import ledger_of, newest_event
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import still_allows, was_erased
 
@@ -27,6 +27,8 @@ class DisplayRights:
     version: int
     """of the ledger"""
     suppressed: frozenset[str]
+    newest: datetime | None
+    """when the newest event of the ledger was recorded"""
 
     @classmethod
     def of(cls, lake: Lake, purpose: str, before: DisplayRights | None = None) -> DisplayRights:
@@ -35,9 +37,9 @@ class DisplayRights:
         if before and before.version == snapshot.version:
             if before.suppressed == suppressed:
                 return before
-            return cls(lake, purpose, before.ledger, before.version, suppressed)
+            return cls(lake, purpose, before.ledger, before.version, suppressed, before.newest)
         rows, snapshot = ledger_rows(lake)
-        return cls(lake, purpose, ledger_of(rows), snapshot.version, suppressed)
+        return cls(lake, purpose, ledger_of(rows), snapshot.version, suppressed, newest_event(rows))
 
     def may_show(self, faces: pa.Table, admitted: pa.Table) -> Bool:
         """Return per face (n,) whether it may be shown; faces without an admission may not.
@@ -50,7 +52,7 @@ class DisplayRights:
             faces: columns image_id and covers.
             admitted: the admissions of the photos in the same order, nulls where there is none.
         """
-        now = datetime.now(UTC)
+        now = max(filter(None, (datetime.now(UTC), self.newest)))  # a clock that was set back is not believed
         decisions: dict[tuple[str | None, str | None], Decision] = {}
         out = np.zeros(faces.num_rows, bool)
         columns = [admitted[name].to_pylist() for name in ("admitted", "purpose", "source_id", "subject_ref")]

@@ -108,7 +108,7 @@ s10,grant
 def test_a_file_of_events(lake: Lake, tmp_path: Path) -> None:
     path = tmp_path / "events.csv"
     path.write_text("\ufeff" + CSV, encoding="utf-8")
-    recorded, present, rejected = import_ledger(lake, str(path))
+    recorded, present, rejected, _ = import_ledger(lake, str(path))
     assert (recorded, present) == (3, 0)
     assert [item.line for item in rejected] == list(range(5, 17))
     for item, word in zip(
@@ -130,7 +130,7 @@ def test_a_parquet_file_of_events(lake: Lake, tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     table = pa.table({"subject": ["a", "b"], "purposes": [[P], []], "basis": ["x", "x"], "valid_from": [NOW, None]})
     pq.write_table(table, path)
-    recorded, _, (bad,) = import_ledger(lake, str(path))
+    recorded, _, (bad,), _ = import_ledger(lake, str(path))
     assert (recorded, bad.line) == (1, 2)
     assert rows(lake)[0]["valid_from"] == NOW
 
@@ -182,7 +182,7 @@ def test_a_repeated_grant_does_not_lift_a_withdrawal(lake: Lake, tmp_path: Path)
     path = csv_of(tmp_path, GRANT)
     import_ledger(lake, path)
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
-    recorded, present, (line,) = import_ledger(lake, path)
+    recorded, present, (line,), _ = import_ledger(lake, path)
     assert (recorded, present, line.line) == (0, 0, 2)
     assert "does not bring it back" in line.problem
     assert standing(lake) == "withdrawn"
@@ -198,7 +198,7 @@ def test_the_order_of_a_file_counts_and_importing_it_twice_changes_nothing(
     path = csv_of(tmp_path, *lines)
     assert import_ledger(lake, path)[:2] == (len(lines), 0)
     assert standing(lake) == reason
-    assert import_ledger(lake, path) == (0, len(lines), [])
+    assert import_ledger(lake, path) == (0, len(lines), [], [])
     assert standing(lake) == reason
 
 

@@ -1,0 +1,153 @@
+"""Variants of the audit's findings on erasure: certificates that must not be signed, and people who must not return."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from PIL import Image
+
+from facelake.config import load_config
+from facelake.contracts import EventKind, Scope
+from facelake.errors import ConfigError, Corrupt
+from facelake.lake.lake import Lake
+from facelake.nightly import reading, run_night, writing
+from facelake.stages.admission.import_images import Grant, import_folder, write_corpus_file
+from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.erasure.cancelling import cancel_erasure
+from facelake.stages.erasure.notes import PENDING, Notes, pending
+from facelake.stages.erasure.request import Request, read_keys
+from facelake.stages.erasure.stage import Erased, erase, finish_erasures
+from facelake.stages.governance.processing_register import register_is_signed
+from facelake.stages.operations.verify import verify_residual
+from tests.e2e.test_erasure import PHOTO, certificate_of, photo_of
+
+PERSON = Request.of(subjects=["person-2"])
+
+
+def erased(lake: Path, request: Request = PERSON) -> Erased:
+    with writing(load_config(lake=str(lake)), "test") as context:
+        return erase(context, request)
+
+
+def remains(lake: Path, request: Request = PERSON) -> str:
+    with pytest.raises(Corrupt) as refused:
+        erased(lake, request)
+    return str(refused.value)
+
+
+def embedding_of(lake: Path) -> list[float]:
+    rows = Lake.open(str(lake))["faces"].read(["image_id", "embedding"])
+    value = rows.filter(pc.equal(rows["image_id"], PHOTO))["embedding"][0].as_py()
+    return [float(number) for number in np.frombuffer(value, "<f2")]
+
+
+def test_a_certificate_after_a_cancelled_erasure_says_what_it_did_not_search(demo_lake: Path) -> None:
+    (demo_lake / "copy.bin").write_bytes(photo_of(demo_lake, PHOTO))
+    assert "copy.bin" in remains(demo_lake)
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        cancel_erasure(context)
+    body = certificate_of(demo_lake, erased(demo_lake).certificate)
+    assert any("1 reference(s) that an earlier erasure named" in text for text in body["residual_scan"]["not_searched"])
+
+
+def test_a_first_certificate_names_no_earlier_erasure(demo_lake: Path) -> None:
+    (demo_lake / "notes.txt").write_text("person-2")
+    remains(demo_lake)
+    (demo_lake / "notes.txt").unlink()
+    body = certificate_of(demo_lake, erased(demo_lake).certificate)  # continues the unfinished one
+    assert not any("earlier erasure" in text for text in body["residual_scan"]["not_searched"])
+
+
+def test_what_links_to_folders_lead_to_is_searched(demo_lake: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other disk"
+    (demo_lake / "faces").rename(other)
+    (demo_lake / "faces").symlink_to(other)
+    (demo_lake / "extra").symlink_to(tmp_path / "extra")
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra/loop").symlink_to(tmp_path / "extra")
+    (tmp_path / "extra/copy.bin").write_bytes(photo_of(demo_lake, PHOTO))
+    assert "extra/copy.bin" in remains(demo_lake)
+    (tmp_path / "extra/copy.bin").unlink()
+    assert erased(demo_lake).counts["residual_hits"] == 0
+
+
+def test_an_embedding_in_a_record_is_no_coincidence(demo_lake: Path) -> None:
+    planted = demo_lake / "register/planted.json"
+    planted.write_text(json.dumps({"counts": embedding_of(demo_lake)}))
+    assert "register/planted.json" in remains(demo_lake)
+
+
+def test_a_second_field_of_one_name_hides_nothing(demo_lake: Path) -> None:
+    (demo_lake / "audit/00000099.json").write_text('{"note": "about person-2", "note": ""}')
+    assert "audit/00000099.json" in remains(demo_lake)
+
+
+def test_the_name_of_a_log_entry_hides_nothing(demo_lake: Path) -> None:
+    (demo_lake / f"faces/_delta_log/{10**19}.person-2.json").write_text("{}")
+    assert "person-2.json" in remains(demo_lake)
+
+
+def test_a_record_that_is_not_ours_is_redacted_but_not_signed(demo_lake: Path) -> None:
+    planted = demo_lake / "register/planted.json"
+    planted.write_text(json.dumps({"bases": ["release of person-2"], "purposes": ["advertising"]}))
+    (demo_lake / "register/list.json").write_text('["no", "record"]')
+    erased(demo_lake)
+    record_now = json.loads(planted.read_text())
+    assert "bases" not in record_now
+    assert not register_is_signed(record_now, ())
+
+
+def test_photos_whose_metadata_name_the_person_are_remains(demo_lake: Path) -> None:
+    sink = io.BytesIO()
+    other = Image.open(io.BytesIO(photo_of(demo_lake, "album/person-1-00.jpg")))
+    other.save(sink, "JPEG", quality=95, comment=b"party, with person-2 on the left")
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        row = {"image_id": "party/1.jpg", "image": sink.getvalue(), "source_id": "party", "subject_ref": "person-1"}
+        write_corpus_file(context, [row])
+    _, hits = verify_residual(reading(load_config(lake=str(demo_lake))), ["on the left"])
+    assert hits
+    assert "party/1.jpg" in remains(demo_lake)
+    kept = erased(demo_lake, Request.of(subjects=["person-2"], copies="keep"))
+    assert kept.copies_kept == ["party/1.jpg"]
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(200)])
+def test_a_damaged_note_stops_nothing(demo_lake: Path, content: bytes) -> None:
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        notes = Notes(context.lake, context.signer())
+        context.lake.store.write(notes.key(PERSON), content)
+        assert finish_erasures(context) == []
+        with pytest.raises(ConfigError, match="damaged") as refused:
+            erase(context, PERSON)
+        ((_, ident),) = pending(context.lake)
+        assert ident in refused.value.next_step
+        cancel_erasure(context, ident)
+    assert erased(demo_lake).counts["images"] == 27
+    assert not list((demo_lake / PENDING).iterdir())
+
+
+def test_a_withdrawn_and_then_erased_photo_does_not_come_back_encoded_again(demo_lake: Path, tmp_path: Path) -> None:
+    """A run removes the faces of who withdrew, so that the erasure finds none; the looks are remembered all the same."""
+    config, folder = load_config(lake=str(demo_lake)), tmp_path / "again"
+    folder.mkdir()
+    image = Image.open(io.BytesIO(photo_of(demo_lake, PHOTO))).convert("RGB")
+    image.save(folder / "theirs.jpg", quality=60)
+    record(Lake.open(str(demo_lake)), [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "person-2")])
+    run_night(config, only=["embed"])
+    with writing(config, "test") as context:
+        erase(context, PERSON)
+        import_folder(context, str(folder), grant=Grant("signed"))
+    (embedded,) = (result for result in run_night(config, only=["embed"]) if result.stage == "embed")
+    assert embedded.counts["rejected_retracted_content"] == 1
+
+
+@pytest.mark.parametrize("line", ["subject,person-2,person-3", "subject,Doe, John"])
+def test_a_line_with_more_than_one_key_is_refused(tmp_path: Path, line: str) -> None:
+    (tmp_path / "keys.csv").write_text(f"kind,key\n{line}\n")
+    with pytest.raises(ConfigError, match="line 2 has more fields"):
+        read_keys(str(tmp_path / "keys.csv"))
