@@ -82,6 +82,8 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
     with writing(config, "test") as context:
         send_changes(context, first["lease_id"], str(tmp_path / "later"))
         copy.apply(str(tmp_path / "later"))
+        with pytest.raises(Refused, match="older than this copy"):  # a replay would bring identities back
+            copy.apply(str(tmp_path / "changes"))
         export_gallery(context, str(tmp_path / "d"), P, "gate-7")
         assert copy.same_as(Gallery.open(str(tmp_path / "d")))
         assert audit_faults(context.lake) == []

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +42,7 @@ class Answers:
         endpoint_url: of a store other than Amazon S3.
         ray_address: of a Ray cluster.
         spark_master: of a Spark cluster.
+        hash_key: path of the key of the hashes that stand for erased names.
     """
 
     place: Place
@@ -53,9 +54,14 @@ class Answers:
     endpoint_url: str | None = None
     ray_address: str = "auto"
     spark_master: str = "spark://spark-master:7077"
+    hash_key: str | None = None
 
 
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
+_HASH_KEY = "~/.config/facelake/hash-key"
+_HASH_KEY_HELP = (
+    "key of the hashes of erased names, made with the lake; back it up; null: who has the lake can guess them"
+)
 _LAKE_HELP = "a directory, or s3://bucket/prefix"
 
 
@@ -94,6 +100,8 @@ def init(
         dpia = dpia or _asked("Reference of your data-protection impact assessment")
         controller = controller or _asked("Controller, the organisation that is responsible for the data")
     answers = Answers(place, lake, corpus, purpose, dpia, controller, endpoint_url, ray_address, spark_master)
+    if place is not Place.CLUSTER and (no_check or not _has_lake_without_key(lake, endpoint_url)):
+        answers = replace(answers, hash_key=_HASH_KEY)
     text = config_text(answers)
     config = load_config(file, read=lambda _: text)  # fails before the file exists
     if place is Place.CLUSTER and not lake.startswith("s3://"):
@@ -106,6 +114,17 @@ def init(
     for step in steps:
         call.terminal.say(f"  {step}")
     call.terminal.result({"ok": True, "config": str(path), "lake": config.lake, "next": steps})
+
+
+def _has_lake_without_key(lake: str, endpoint_url: str | None) -> bool:
+    """Return whether there is a lake already that was made without a key of hashes, which cannot be added later."""
+    from facelake.config import S3Section
+    from facelake.lake.lake import Lake
+
+    try:
+        return not Lake.open(lake, S3Section(endpoint_url=endpoint_url)).has_key
+    except ConfigError:
+        return False
 
 
 def _asked(question: str) -> str | None:
@@ -131,6 +150,7 @@ def config_text(answers: Answers) -> str:
         ),
         _line("  controller", answers.controller, "controller (Art. 4 GDPR), for the record of processing activities"),
         _line("  lease_days", 90, "how long a matcher may use an export"),
+        _line("  hash_key", answers.hash_key, _HASH_KEY_HELP),
     ]
     if any((location or "").startswith("s3://") for location in (answers.lake, answers.corpus)):
         lines += [

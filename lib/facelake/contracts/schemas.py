@@ -274,6 +274,7 @@ LEASES = _schema(
     ("gallery_version", _I, "issued or sent: that version; acknowledged: the version up to which changes are applied"),
     ("identities", _I, "rows exported"),
     ("target", _S, "issued by a push: the database that it fills, without credentials; null: files"),
+    ("ledger_seq", _I, "issued or sent: newest event of the ledger that was known"),
     ("recorded_at", _T, ""),
     ("recorded_by", _S, "operating-system user"),
 )

@@ -93,6 +93,11 @@ class Lake:
         """16 hex digits that identify this lake; known to whoever has it, with its key or without."""
         return keyed_hash(bytes.fromhex(self._marker["salt"]), "name of the lake")[:16]
 
+    @property
+    def has_key(self) -> bool:
+        """Whether names are hashed with a key that is not in the lake."""
+        return "hash_key" in self._marker
+
     def mark_as_demo(self) -> None:
         """Mark the lake as a demo, unless anything was recorded or run in it: a lake of real people never becomes a
         demo.

@@ -55,6 +55,7 @@ class Gallery:
     ) -> None:
         """Use identities under a manifest that was checked; `open` reads both."""
         self._manifest, self._now = manifest, now
+        self._computed_at = _moment(manifest, "computed_at", "exported_at")
         self._keys: tuple[str, ...] = ()
         self._files: CheckedFiles | None = None
         self.version = int(manifest["gallery_version"])
@@ -232,7 +233,8 @@ class Gallery:
         Raises:
             ConfigError: no changes at the URI, or under another key.
             Corrupt: signature or files do not fit, or the result does not have the stated number of identities.
-            Refused: the changes are of another lease or model, leave out versions, or the lease has expired.
+            Refused: the changes are of another lease or model, leave out versions, are older than the copy, or the
+                lease has expired.
         """
         store = open_store(uri, s3)
         manifest = signed_manifest(store, self._keys)
@@ -241,6 +243,8 @@ class Gallery:
             what = f"these are not the changes of lease {self.lease_id}"
         elif manifest["since"] > self.version:
             what = f"the changes begin at gallery {manifest['since']}, this copy is at {self.version}"
+        elif manifest["gallery_version"] < self.version or _moment(manifest, "computed_at") < self._computed_at:
+            what = "these changes are older than this copy, and would bring back what was removed since"
         elif manifest["template_key"] != self._manifest["template_key"]:
             what = "the changes are under another template key"
         if what:
@@ -248,7 +252,8 @@ class Gallery:
         parts = list(CheckedFiles.of(uri, store, manifest).parts("changes"))
         touched = self.apply_rows(pa.concat_tables(parts), manifest["gallery_version"]) if parts else 0
         self.version = max(self.version, manifest["gallery_version"])
-        if self.version == manifest["gallery_version"] and len(self) != manifest["identities"]:
+        self._computed_at = _moment(manifest, "computed_at")
+        if len(self) != manifest["identities"]:
             what = f"after the changes there are {len(self)} identities, in the lake {manifest['identities']}"
             raise Corrupt(what, where=uri, next_step="have the copy returned, and request another export")
         return touched
@@ -300,6 +305,11 @@ class Gallery:
                 next_step=f"pass the key named {wanted} (--key-env)" if wanted else "omit the key",
             )
         return rotation(key, self._manifest["lake"], self.purpose, self._identities.dim) if key else None
+
+
+def _moment(manifest: dict[str, Any], *names: str) -> datetime:
+    """The time at which a manifest says that its content was computed, by the first of some fields that it has."""
+    return datetime.fromisoformat(next(manifest[name] for name in names if name in manifest))
 
 
 def _identities(files: CheckedFiles, manifest: dict[str, Any], uri: str) -> Identities:

@@ -14,11 +14,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from facelake.contracts import reference
 
 _FACTS = ("recipient", "purpose", "issued_at", "expires_at", "gallery_version", "identities")
+
+
+class Ending(NamedTuple):
+    """The newest withdrawals or ends of grants for a purpose that took effect."""
+
+    at: datetime
+    """when the newest took effect"""
+    seq: int
+    """the highest sequence number in the ledger"""
 
 
 class LeaseEvent(StrEnum):
@@ -55,6 +64,10 @@ class FeedLease:
     """as of when the changes were computed that the recipient was last given"""
     target: str | None = None
     """the database that `feed push` fills under this lease, without credentials; None: files"""
+    sent_seq: int | None = None
+    """newest event of the ledger that was known when the recipient was last given data"""
+    acknowledged_seq: int | None = None
+    """newest event of the ledger that was known at `acknowledged_at`; clocks of hosts may differ, so both count"""
 
     def ended(self, now: datetime) -> str | None:
         """Return why the lease no longer gives a right of use; None while it does."""
@@ -64,23 +77,27 @@ class FeedLease:
             return "was recalled and is not returned"
         return f"ended on {self.expires_at:%Y-%m-%d} and is not returned" if self.expires_at <= now else None
 
-    def owes(self, erased_version: int, now: datetime, withdrawn_at: datetime | None = None) -> str | None:
+    def owes(self, erased_version: int, now: datetime, withdrawn: Ending | None = None) -> str | None:
         """Return what the recipient owes; None if nothing.
 
         Args:
             erased_version: newest gallery version in which an identity was erased; 0 for none.
             now: the present time.
-            withdrawn_at: when the newest withdrawal for the purpose of the lease took effect.
+            withdrawn: the newest withdrawal for the purpose of the lease that took effect.
         """
         if self.returned:
             return None
         if reason := self.ended(now):
             return reason
-        if withdrawn_at and self.acknowledged_at and self.acknowledged_at < withdrawn_at:
-            return f"has not acknowledged the withdrawal of {withdrawn_at:%Y-%m-%d}"
+        if withdrawn and self._unaware_of(withdrawn):
+            return f"has not acknowledged the withdrawal of {withdrawn.at:%Y-%m-%d}"
         if self.acknowledged < erased_version:
             return f"has not acknowledged the erasures up to gallery {erased_version}"
         return None
+
+    def _unaware_of(self, withdrawn: Ending) -> bool:
+        before = self.acknowledged_at is not None and self.acknowledged_at < withdrawn.at
+        return before or (self.acknowledged_seq is not None and self.acknowledged_seq < withdrawn.seq)
 
 
 def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
@@ -95,15 +112,17 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
         if kind is LeaseEvent.ISSUED:
             facts = {fact: event[fact] for fact in _FACTS} | {"target": event.get("target")}
             facts |= {"acknowledged": event["gallery_version"], "acknowledged_at": event["issued_at"]}
-            facts |= {"sent": event["gallery_version"]}
+            facts |= {"sent": event["gallery_version"], "acknowledged_seq": event.get("ledger_seq")}
             leases[name] = FeedLease(lease_id=name, **facts)
         elif kind is LeaseEvent.SENT:
             sent = max(leases[name].sent, event["gallery_version"])
-            leases[name] = replace(leases[name], sent=sent, sent_at=event["issued_at"])
+            known = event.get("ledger_seq")
+            leases[name] = replace(leases[name], sent=sent, sent_at=event["issued_at"], sent_seq=known)
         elif kind is LeaseEvent.ACKNOWLEDGED:
             applied = max(leases[name].acknowledged, event["gallery_version"])
-            as_of = leases[name].sent_at or leases[name].acknowledged_at
-            leases[name] = replace(leases[name], acknowledged=applied, acknowledged_at=as_of)
+            was = leases[name]
+            as_of, known = (was.sent_at, was.sent_seq) if was.sent_at else (was.acknowledged_at, was.acknowledged_seq)
+            leases[name] = replace(was, acknowledged=applied, acknowledged_at=as_of, acknowledged_seq=known)
         elif kind is LeaseEvent.RECALLED:
             leases[name] = replace(leases[name], recalled=True)
         else:
@@ -123,7 +142,7 @@ def duties(
     leases: Sequence[FeedLease],
     erased_version: int,
     now: datetime,
-    withdrawn_at: Callable[[str], datetime | None] = lambda _: None,
+    withdrawn: Callable[[str], Ending | None] = lambda _: None,
 ) -> dict[str, str]:
     """Return what recipients owe, by lease id; leases without a duty are left out.
 
@@ -131,7 +150,7 @@ def duties(
         leases: their present state.
         erased_version: newest gallery version in which an identity was erased; 0 for none.
         now: the present time.
-        withdrawn_at: returns when the newest withdrawal for a purpose took effect.
+        withdrawn: returns the newest withdrawal for a purpose that took effect.
     """
-    owed = {lease.lease_id: lease.owes(erased_version, now, withdrawn_at(lease.purpose)) for lease in leases}
+    owed = {lease.lease_id: lease.owes(erased_version, now, withdrawn(lease.purpose)) for lease in leases}
     return {name: duty for name, duty in owed.items() if duty}

@@ -12,6 +12,7 @@ from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.publish.leases import LeaseEvent
 from facelake.stages.admission.import_images import write_corpus_file
+from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, record
 from tests.conftest import run_cli, run_json
 
@@ -82,6 +83,41 @@ def test_lines_of_a_file_that_match_nothing_are_rejected(lake: Path, tmp_path: P
     said = run_json("ledger", "import", str(path), "--lake", str(lake), code=1)
     assert (said["events"], [line["line"] for line in said["lines"]]) == (1, [3])
     assert run_json("ledger", "import", str(path), "--even-if-unknown", "--lake", str(lake))["events"] == 1
+
+
+def test_a_grant_of_a_file_for_somebody_who_resembles_another_is_rejected_or_named(lake: Path, tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    lines = [
+        f"{name},{P},b"
+        for name in ("Person-0041", "person-41", "ｐｅｒｓｏｎ-0041", "person-0042", "nobody", "person-0041")
+    ]
+    path.write_text("subject,purposes,basis\n" + "\n".join(lines) + "\n")
+    said = run_json("ledger", "import", str(path), "--lake", str(lake), code=1)
+    assert said["events"] == 3
+    assert [line["line"] for line in said["lines"]] == [2, 3, 4]
+    assert [line["line"] for line in said["questioned"]] == [5]
+
+
+def test_a_withdrawal_names_others_who_are_written_nearly_the_same(lake: Path) -> None:
+    with writing(load_config(lake=str(lake)), "a custodian") as context:
+        write_corpus_file(
+            context, [{"image_id": "school/2", "image": b"x", "source_id": "school", "subject_ref": "PERSON 41"}]
+        )
+    done = run_cli("ledger", "withdraw", "--subject", "person-0041", "--lake", str(lake))
+    assert done.returncode == 0
+    assert "the lake also has the subject 'PERSON 41'" in done.stderr
+    done = run_cli("erase", "--subject", "person-0041", "--yes", "--lake", str(lake))
+    assert "the lake also has the subject 'PERSON 41'" in done.stderr
+
+
+def test_a_photo_is_known_by_its_id_whatever_its_letters(tmp_path: Path) -> None:
+    """Lower case of a final sigma depends on the neighbours in Python, and not in Arrow."""
+    image = "\u039d\u0399\u039a\u039f\u03a3/1.jpg"
+    with writing(load_config(lake=str(tmp_path / "lake")), "a custodian") as context:
+        write_corpus_file(context, [{"image_id": image, "image": b"x", "source_id": "s"}])
+        known = Known.of(context.config, context.lake, [image, image.replace("1", "\uff11")])
+    assert known.images == {image}
+    assert [item.near for item in known.unknown("image", [image.replace("1", "\uff11")])] == [f"there is {image!r}"]
 
 
 @pytest.mark.parametrize(

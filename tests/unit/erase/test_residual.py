@@ -146,6 +146,22 @@ def test_bytes_before_the_footer_are_searched() -> None:
     assert scan("x.parquet", body[:at] + b" album/ann.jpg " + body[at:], NEEDLES) == 1
 
 
+def test_bytes_between_the_columns_are_searched() -> None:
+    """No reader of Parquet shows them."""
+    sink, rows = io.BytesIO(), pa.table({"a": ["x"]})
+    with pq.ParquetWriter(sink, rows.schema, write_statistics=False) as writer:
+        writer.write_table(rows)
+        sink.write(b" album/ann.jpg ")
+        writer.write_table(rows)
+    assert pq.read_table(io.BytesIO(sink.getvalue())).num_rows == 2
+    assert scan("x.parquet", sink.getvalue(), NEEDLES) == 1
+
+
+def test_names_in_the_metadata_of_large_photos_are_found() -> None:
+    photo = RNG.bytes(20_000) + b"<rdf>person-0042</rdf>" + RNG.bytes(20_000)
+    assert scan("x.parquet", parquet(pa.table({"image": [photo, RNG.bytes(20_000)]})), NEEDLES) == 1
+
+
 def test_identifiers_are_found_in_json_url_and_html_spelling() -> None:
     name = 'Jörg & "Käthe"/1 2.jpg'
     needles = Needles.of([name])
@@ -202,10 +218,11 @@ def test_nested_values_of_a_delta_checkpoint() -> None:
     assert scan("t/_delta_log/1.checkpoint.parquet", body, NEEDLES) == 3
 
 
-def test_photos_are_searched_for_embeddings_only() -> None:
+def test_photos_are_searched_for_embeddings_and_for_names() -> None:
+    """A photo of somebody else may name the person in its metadata."""
     long = b" album/ann.jpg " + bytes(9000)
     table = pa.table({"image": [long, long + BLOB, b"", BLOB, b" album/ann.jpg " + BLOB]})
-    assert scan("x.parquet", parquet(table), NEEDLES) == 3
+    assert scan("x.parquet", parquet(table), NEEDLES) == 4
     assert scan("x.parquet", parquet(pa.table({"text": [long.decode()]})), NEEDLES) == 1
 
 

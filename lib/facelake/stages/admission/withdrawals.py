@@ -17,6 +17,7 @@ from facelake.admit.rules import Decision, Ledger, decide
 from facelake.contracts import Bool, Covers, EventKind, Scope, label, reference, references
 from facelake.errors import LedgerMoved
 from facelake.lake.lake import Lake
+from facelake.publish.leases import Ending
 from facelake.stages.admission.ledger import ledger_lease, ledger_of, not_before
 from facelake.stages.admission.ledger_head import ledger_rows
 
@@ -145,8 +146,8 @@ def _without_unknown(rows: pa.Table, known: pa.Array) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("subject_ref"), "subject_ref", column)
 
 
-def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> datetime | None:
-    """Return when the newest withdrawal or end of a grant for the purpose took effect; None if there is none.
+def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> Ending | None:
+    """Return the newest withdrawal or end of a grant for the purpose that took effect; None if there is none.
 
     Args:
         rows: of the ledger table.
@@ -154,9 +155,11 @@ def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> datetime | N
         now: events that begin later are left out.
     """
     ending = rows.filter(pc.is_in(rows["kind"], pa.array([str(kind) for kind in _ENDING])))
-    times = [
-        max(row["recorded_at"], row["valid_from"] or row["recorded_at"])
-        for row in ending.select(["recorded_at", "valid_from", "purposes"]).to_pylist()
+    now = not_before(rows, now)
+    endings = [
+        Ending(max(row["recorded_at"], row["valid_from"] or row["recorded_at"]), row["seq"])
+        for row in ending.select(["seq", "recorded_at", "valid_from", "purposes"]).to_pylist()
         if not row["purposes"] or purpose in row["purposes"]
     ]
-    return max((time for time in times if time <= now), default=None)
+    past = [item for item in endings if item.at <= now]
+    return Ending(max(item.at for item in past), max(item.seq for item in past)) if past else None

@@ -97,6 +97,7 @@ def issue(lake: Lake, gallery: Gallery, terms: LeaseTerms, identities: int, now:
         "gallery_version": gallery.version,
         "identities": identities,
         "target": terms.target,
+        "ledger_seq": _newest_seq(lake),
     }
     _append(lake, LeaseEvent.ISSUED, facts)
     return leases(lake)[-1]
@@ -185,8 +186,14 @@ def _record_event(
 ) -> FeedLease:
     recipient = _find(lake, lease_id).recipient
     facts = {"lease_id": lease_id, "recipient": recipient, "gallery_version": version, "issued_at": as_of}
+    facts |= {"ledger_seq": _newest_seq(lake)} if event is LeaseEvent.SENT else {}
     _append(lake, event, facts)
     return _find(lake, lease_id)
+
+
+def _newest_seq(lake: Lake) -> int:
+    """Return the sequence number of the newest event of the ledger; 0 for none."""
+    return int(pc.max(lake["ledger"].read(["seq"])["seq"]).as_py() or 0)
 
 
 def _append(lake: Lake, event: LeaseEvent, facts: dict[str, Any]) -> None:

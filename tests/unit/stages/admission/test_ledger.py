@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from facelake.contracts import LEDGER, EventKind, Scope
+from facelake.contracts import ADMISSIONS, LEDGER, EventKind, Scope, reference, references
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.stages.admission.ledger import Entry, accept_ledger, evidence_digest, read_ledger, record
 from facelake.stages.admission.ledger_head import HEAD
 from facelake.stages.admission.ledger_import import import_ledger
+from facelake.stages.admission.withdrawals import LedgerState, last_withdrawal
+from facelake.stages.review.visibility import DisplayRights
 
 P = "identity-grouping"
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -255,3 +257,59 @@ def test_a_crash_between_the_event_and_its_pin_is_no_fault(lake: Lake) -> None:
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
     lake.store.write(HEAD, pin)
     assert standing(lake) == "withdrawn"
+
+
+@pytest.mark.parametrize("spelling", ["an\u200bn", "\u200eann", "ann\u00ad", "a\ufe0fnn", "\u202bann\u202c"])
+def test_invisible_characters_do_not_make_another_person(lake: Lake, spelling: str) -> None:
+    assert reference(spelling) == references(pa.array([spelling, None]))[0].as_py() == "ann"
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, spelling)])
+    assert standing(lake) == "withdrawn"
+
+
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_a_date_that_nothing_could_read_is_not_recorded(lake: Lake, tmp_path: Path, end: str) -> None:
+    path = tmp_path / "lines.csv"
+    path.write_text(f"kind,subject,purposes,basis,valid_until\ngrant,ann,{P},b,{end}\ngrant,bob,{P},b,9999-12-31\n")
+    recorded, _, (line,), _ = import_ledger(lake, str(path))
+    assert (recorded, line.line) == (1, 2)
+    assert "out of range" in line.problem
+    with pytest.raises(ConfigError, match="out of range"):
+        Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b", valid_until=datetime.fromisoformat(end))
+    assert len(rows(lake)) == 1
+
+
+def test_a_contact_in_the_future_does_not_put_off_the_destruction(lake: Lake, tmp_path: Path) -> None:
+    recorded, _, lines, _ = import_ledger(lake, csv_of(tmp_path, GRANT + "2090-01-01", GRANT + "9998-01-01"))
+    assert (recorded, [line.line for line in lines]) == (0, [2, 3])
+    assert "in the future" in lines[0].problem
+
+
+def test_a_repeated_grant_does_not_lift_a_withdrawal_behind_another_new_line(lake: Lake, tmp_path: Path) -> None:
+    """A new event of the same person in the file does not make its old grant a new one."""
+    import_ledger(lake, csv_of(tmp_path, GRANT))
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    recorded, _, (line,), _ = import_ledger(lake, csv_of(tmp_path, "expire,ann,,,", GRANT))
+    assert (recorded, line.line) == (1, 3)
+    assert standing(lake) == "withdrawn"
+
+
+def test_a_clock_that_was_set_back_lets_nothing_leave_that_has_expired(lake: Lake) -> None:
+    ends = datetime.now(UTC)
+    record(lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", valid_until=ends)])
+    row = dict.fromkeys(ADMISSIONS.names) | {
+        "image_id": "s/1",
+        "source_id": "s",
+        "admitted": True,
+        "covers": "everyone_depicted",
+    }
+    lake["admissions"].append([row])
+    state, before = LedgerState.of(lake), ends - timedelta(days=30)
+    assert state.barred_images(P, before).to_pylist() == ["s/1"]
+    rights = DisplayRights.of(lake, P)
+    assert rights.newest is not None
+    assert rights.newest >= ends
+    record(lake, [Entry(EventKind.EXPIRE, Scope.SOURCE, "s")])
+    ending = last_withdrawal(LedgerState.of(lake).rows, P, before)
+    assert ending is not None
+    assert ending.seq == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,8 +15,10 @@ from facelake.config import Config, load_config
 from facelake.contracts import DataFileName
 from facelake.lake.lake import Lake
 from facelake.nightly import reading, writing
+from facelake.stages.core.context import StageResult
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery, pin
+from facelake.stages.governance.processing_register import record_processing
 from facelake.stages.operations.verify import verify
 
 PEOPLE = Population(60, 8, 5, seed=1)
@@ -98,3 +101,22 @@ def test_an_admitted_image_without_an_outcome_is_found(config: Config) -> None:
     rows = lake["faces"].read()
     change(lake, "faces", lambda r: r.filter(pc.not_equal(r["face_id"], rows["face_id"][0])))
     assert any("1 admitted images have no outcome" in problem for problem in problems(config))
+
+
+def test_records_of_processing_that_are_gone_or_replaced_are_found(config: Config) -> None:
+    with writing(config, "test") as context:
+        runs = [replace(context, run_id=name) for name in ("a", "b", "c", "d")]
+        for run in runs:
+            record_processing(run, [StageResult("embed", {"faces": 1}, 0.1)])
+        store = context.lake.store
+        assert problems(config) == []
+        store.delete("register/a.json")
+        store.write("register/b.json", store.read("register/c.json"))
+        store.write("register/d.json", b"[1]")
+        store.write("audit/notes.txt", b"[")
+    found = problems(config)
+    assert any("register/a.json is named by the audit trail but missing" in problem for problem in found)
+    assert any("register/b.json is not the record whose digest" in problem for problem in found)
+    assert any("register/d.json is not a record of processing" in problem for problem in found)
+    assert any("audit/notes.txt is not an audit record" in problem for problem in found)
+    assert len(found) == 4
