@@ -99,7 +99,8 @@ class Known:
         asked = {_plain(image): image for image in sorted(wanted)}
         at = pc.is_in(plain, pa.array(sorted(asked), pa.string()))
         for image in spelled.filter(at).to_pylist():
-            if image not in wanted and (name := asked.get(_plain(image))):
+            name = asked.get(_plain(image))
+            if name is not None and name != image:
                 self._similar_images[name] = image
 
     def unknown(self, kind: str, names: Iterable[str]) -> Iterator[Unknown]:
