@@ -91,6 +91,8 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
 
 def test_changes_leave_under_a_lease_only(demo_lake: Path, tmp_path: Path) -> None:
     lake = str(demo_lake)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/.partial-x").symlink_to(demo_lake)  # what a delivery that was killed left is removed, links too
     export = run_json("gallery", "export", "--out", str(tmp_path / "a"), "--purpose", P, "--recipient", "Gate 7", "--lake", lake)  # fmt: skip
     assert run_cli("feed", "changes", "--out", str(tmp_path / "x"), "--lake", lake).returncode == 2
     sent = run_json("feed", "changes", export["lease_id"], "--since", "0", "--out", str(tmp_path / "x"), "--lake", lake)

@@ -53,13 +53,12 @@ def _local(settings: Config, page: bytes) -> Path:
     """The report as a local file: that of a directory lake, or a copy in the lake's scratch folder on this host, which
     an erasure deletes.
     """
-    from facelake.engines.scratch import scratch_dir
+    from facelake.engines.scratch import private_folder, scratch_dir
     from facelake.stages.reporting.report import LATEST
 
     if not settings.lake.startswith("s3://"):
         return Path(settings.lake.removeprefix("file://")).expanduser().absolute() / LATEST
-    folder = scratch_dir(settings.lake)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = private_folder(scratch_dir(settings.lake))
     path = folder / Path(LATEST).name
     path.unlink(missing_ok=True)
     return _copied(page, str(path))

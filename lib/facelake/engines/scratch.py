@@ -21,6 +21,22 @@ def scratch_dir(lake_uri: str) -> Path:
     return Path(tempfile.gettempdir()) / f"facelake-{hashlib.sha256(lake_uri.encode()).hexdigest()[:16]}"
 
 
+def private_folder(folder: Path) -> Path:
+    """Make a folder that only this account can read, or check that an existing one is such a folder; returns it.
+
+    Its name is known beforehand: another account could have made it, and could exchange what is written there.
+
+    Raises:
+        Retryable: it belongs to another account.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if {folder.lstat().st_uid, folder.stat().st_uid} != {os.getuid()}:
+        what = "the folder for temporary files belongs to another account, which could change what is written there"
+        raise Retryable(what, where=str(folder), next_step="set TMPDIR to a folder of your own and run again")
+    folder.chmod(0o700)
+    return folder
+
+
 def clear_scratch(lake_uri: str) -> None:
     """Delete files that ended engines left. Requires the lake's lease, which excludes running engines.
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from facelake.config import SparkSection, package_dir
+from facelake.engines.scratch import private_folder
 from facelake.errors import ConfigError, Retryable
 
 # The JVM only moves blocks; its optimising compiler took half of its CPU time.
@@ -27,7 +29,7 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
 
     Raises:
         ConfigError: somebody else's session on another master is active in this process.
-        Retryable: the master does not respond, or Java is missing.
+        Retryable: the master does not respond, Java is missing, or the scratch folder belongs to another account.
     """
     _stop_other_master(section.master, app)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -59,7 +61,7 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
     if local:
         conf |= _LOCAL | {"spark.driver.extraJavaOptions": f"{java} {_SIMPLE_COMPILER}"}
         if scratch:
-            conf["spark.local.dir"] = scratch
+            conf["spark.local.dir"] = str(private_folder(Path(scratch)))
     builder = SparkSession.builder
     try:
         submitted = _submitted()

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from facelake.config import SparkSection
 from facelake.engines import scratch
+from facelake.engines.spark_session import start_spark
 from facelake.errors import Retryable
 from facelake.lake.directory import DirectoryStore
 from tests.conftest import FACELAKE
@@ -34,6 +36,16 @@ def test_a_scratch_folder_behind_a_link_is_not_taken_for_empty(tmp_path: Path) -
     (tmp_path / "disk/vectors").unlink()
     scratch.clear_scratch("lake")
     assert not folder.is_symlink()
+
+
+def test_a_scratch_folder_of_another_account_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is known, and /tmp is everybody's."""
+    folder = scratch.scratch_dir("lake")
+    folder.mkdir(mode=0o777)
+    assert stat.S_IMODE(scratch.private_folder(folder).stat().st_mode) == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(Retryable, match="another account"):
+        start_spark(SparkSection(), scratch=str(folder))
 
 
 def test_sessions_of_ended_processes_are_deleted_and_others_stay(tmp_path: Path) -> None:

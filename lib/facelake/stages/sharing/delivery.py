@@ -145,7 +145,10 @@ def delivery(uri: str, s3: S3Section) -> Iterator[Delivery]:
     out = _folder(uri)
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(leftover)
+        if leftover.is_symlink():
+            leftover.unlink()
+        else:
+            shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as partial:
         yield Delivery(out, Path(partial))
 
