@@ -21,6 +21,7 @@ _PHASED = 2 * _WINDOW - 1  # a blob of this length contains a window at a multip
 _U64 = npt.NDArray[np.uint64]
 _LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"
 _OPENS = bytes(byte not in _LETTERS + b"./" for byte in range(256))  # bytes after which an identifier may begin
+_OPENS_IN_PATHS = bytes(byte not in _LETTERS for byte in range(256))
 _CLOSES = np.array([byte not in _LETTERS for byte in range(256)])  # bytes before which it may end
 
 
@@ -62,9 +63,10 @@ class _Texts:
     lengths: tuple[int, ...]
     first: bytes
     prefixes: tuple[tuple[np.uint64, _Windows], ...]
+    opens: bytes
 
     @classmethod
-    def of(cls, wanted: frozenset[bytes]) -> _Texts:
+    def of(cls, wanted: frozenset[bytes], opens: bytes) -> _Texts:
         """Build the search structures: shorter identifiers than a window are grouped by length, the others share a
         group.
         """
@@ -77,7 +79,7 @@ class _Texts:
         ]
         initials = {text[0] for text in wanted}
         lengths = sorted({len(text) for text in wanted})
-        return cls(wanted, tuple(lengths), bytes(byte in initials for byte in range(256)), tuple(prefixes))
+        return cls(wanted, tuple(lengths), bytes(byte in initials for byte in range(256)), tuple(prefixes), opens)
 
     def find(self, data: memoryview, edges: I64) -> list[int]:
         """Offsets of identifiers, ascending: the longest one at each offset, without overlaps.
@@ -99,7 +101,7 @@ class _Texts:
         """(begins, ends) of candidates that begin in one chunk, ascending by begin, longest first."""
         stop = min(start + _CHUNK, len(data))
         before = bytes(data[start - 1 : stop - 1]) if start else b" " + bytes(data[: stop - 1])
-        opens = np.frombuffer(bytearray(before.translate(_OPENS)), np.bool_)
+        opens = np.frombuffer(bytearray(before.translate(self.opens)), np.bool_)
         low, high = np.searchsorted(edges, (start, stop))
         opens[edges[low:high] - start] = True
         piece = bytes(data[start : stop + _WINDOW]).ljust(stop - start + _WINDOW, b"\0")
@@ -167,21 +169,37 @@ class _Blobs:
 
 @dataclass(frozen=True, slots=True)
 class Needles:
-    """Byte strings that must not occur in any stored object: identifiers and embeddings."""
+    """Byte strings that must not occur in any stored object: identifiers and embeddings.
+
+    Attributes:
+        texts: identifiers.
+        blobs: embeddings, pieces of photos, and encoded identifiers.
+        within_paths: whether an identifier may also begin after a slash or dot, as part of the name of a file. Ids of
+            photos begin with their source, so that a path that ends with one is another photo's.
+    """
 
     texts: Collection[bytes] = ()
     blobs: Collection[bytes] = ()
+    within_paths: bool = False
     _texts: _Texts = field(init=False, repr=False, compare=False)
     _blobs: tuple[_Blobs, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         long = frozenset(blob for blob in self.blobs if len(blob) >= _PHASED)
         short = frozenset(blob for blob in self.blobs if _WINDOW <= len(blob) < _PHASED)
-        object.__setattr__(self, "_texts", _Texts.of(frozenset(text for text in self.texts if text)))
+        opens = _OPENS_IN_PATHS if self.within_paths else _OPENS
+        object.__setattr__(self, "_texts", _Texts.of(frozenset(text for text in self.texts if text), opens))
         object.__setattr__(self, "_blobs", (_Blobs.of(long, _WINDOW, 1), _Blobs.of(short, 1, _WINDOW)))
 
     @classmethod
-    def of(cls, texts: Iterable[str], blobs: Iterable[bytes] = (), pieces: Iterable[bytes] = ()) -> Needles:
+    def of(
+        cls,
+        texts: Iterable[str],
+        blobs: Iterable[bytes] = (),
+        pieces: Iterable[bytes] = (),
+        *,
+        within_paths: bool = False,
+    ) -> Needles:
         """From identifiers, stored embeddings (little-endian float16; those shorter than 8 bytes are ignored) and
         pieces of encoded photos, in the forms of `spellings`.
         """
@@ -190,7 +208,7 @@ class Needles:
         vectors = {form for blob in blobs for form in embedding_forms(bytes(blob))}
         photos = {form for piece in pieces for form in piece_forms(bytes(piece))}
         written = frozenset(form for name in names for form in text_forms(name))
-        return cls(written, frozenset(encoded | vectors | photos))
+        return cls(written, frozenset(encoded | vectors | photos), within_paths)
 
     def in_text(self, data: memoryview, edges: I64) -> list[int]:
         """Offsets of identifiers in the concatenated values that `edges` delimits."""

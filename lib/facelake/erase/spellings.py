@@ -28,6 +28,7 @@ NOT_SEARCHED = (
     "base64 and hex that are broken into lines",
     "embeddings that were rotated, quantised or averaged with others",
     "values in archives of other formats",
+    "names that are part of the file name of another photo (`facelake verify --residual` finds those)",
 )
 
 

@@ -188,7 +188,7 @@ def _read_marker(store: ObjectStore) -> dict[str, Any] | None:
         written = int(marker["format"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, OverflowError) as err:
         raise Corrupt(
             "the lake's marker is damaged", where=f"{store.uri}/{_MARKER}", next_step="restore the marker from a backup"
         ) from err

@@ -23,6 +23,8 @@ from facelake.lake.object_store import ObjectStore
 
 KEY = "lease.json"
 TTL_S = 60.0
+_LONGEST_TTL_S = 3600.0
+_MOST_AHEAD_S = 86400.0  # by which a running host's clock may be ahead before its lease is taken for damaged
 _SKEW_S = 30.0  # by how much the clocks of two hosts may differ
 
 
@@ -116,10 +118,17 @@ class Lease:
         return self
 
     def _holder(self) -> dict[str, Any]:
+        """Return what the lease says of its holder; nothing if there is no lease or it is damaged."""
         try:
-            return dict(json.loads(self._store.read(self._key)))
-        except (FileNotFoundError, ValueError):
+            holder = dict(json.loads(self._store.read(self._key)))
+            holder |= {name: float(holder.get(name, 0)) for name in ("renewed", "ttl_s")}
+            holder["pid"] = int(holder.get("pid", 0))
+            latest_s = time.time() + _MOST_AHEAD_S
+            if not (0 <= holder["ttl_s"] <= _LONGEST_TTL_S and holder["renewed"] <= latest_s):
+                return {}  # nobody writes such a lease, and it would never be taken over
+        except (FileNotFoundError, ValueError, TypeError, OverflowError):
             return {}
+        return holder
 
     def _try_take(self) -> bool:
         if self._store.create(self._key, self._body()):

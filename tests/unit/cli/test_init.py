@@ -14,6 +14,7 @@ import pytest
 from facelake.cli.init import Answers, Place, check_writable, config_text, next_steps
 from facelake.config import load_config
 from facelake.errors import ConfigError, Refused
+from facelake.lake.lake import Lake
 from facelake.testing.servers import Server
 from tests.conftest import FACELAKE, run_json
 from tests.unit.test_docs import parse
@@ -63,6 +64,20 @@ def test_a_new_user_gets_a_config_that_runs(tmp_path: Path) -> None:
     refused = run_json("init", str(file), "--lake", "other", code=2)
     assert refused["error"]["what"] == "there is a file of that name, which is kept"
     assert file.read_bytes() == kept
+
+
+def test_a_new_lake_gets_a_key_of_hashes_apart_from_it(tmp_path: Path) -> None:
+    """Not on a cluster, where every host needs the file, and not where a lake was made without one."""
+
+    def key(name: str, *arguments: str) -> str | None:
+        run_json("init", str(tmp_path / name), *arguments)
+        return load_config(str(tmp_path / name)).governance.hash_key
+
+    assert key("a.yaml", "--lake", str(tmp_path / "lake")) == "~/.config/facelake/hash-key"
+    assert key("b.yaml", "--lake", "s3://bucket/lake", "--no-check") == "~/.config/facelake/hash-key"
+    assert key("c.yaml", "--lake", str(tmp_path / "lake"), "--for", "cluster") is None
+    Lake.create(str(tmp_path / "old"))
+    assert key("d.yaml", "--lake", str(tmp_path / "old")) is None
 
 
 def test_without_a_terminal_the_lake_must_be_given(tmp_path: Path) -> None:

@@ -124,6 +124,12 @@ def test_the_longest_identifier_counts_and_none_that_overlaps_it(texts: list[str
     assert scan("", data, needles) == slow_raw(data, frozenset(needles.texts), frozenset()) == hits
 
 
+def test_a_reference_in_the_file_name_of_another_photo_is_found_on_request() -> None:
+    table = parquet(pa.table({"image_id": ["class/Ann Berg with Tom.jpg", "class/Ann Bergson.jpg"]}))
+    assert scan("x.parquet", table, Needles.of(["Ann Berg"])) == 0
+    assert scan("x.parquet", table, Needles.of(["Ann Berg"], within_paths=True)) == 1
+
+
 def test_slices_of_columns() -> None:
     texts = pa.array(["album/ann.jpg", "person-0042", "x", None, "album/ann.jpg"])
     numbers = pa.array(np.frombuffer(OTHER + BLOB + OTHER, "<f2"))

@@ -75,7 +75,7 @@ def read_pin(lake: Lake) -> Pin | None:
         return Pin(int(body["events"]), tuple(map(str, body["digests"])))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, OverflowError) as err:
         raise Corrupt("the ledger's pin is damaged", where=f"{lake.uri}/{HEAD}", next_step=_NEXT) from err
 
 

@@ -68,10 +68,14 @@ def verify(context: Context, only: str | None = None) -> tuple[list[Finding], di
 def verify_residual(context: Context, texts: list[str]) -> tuple[int, dict[str, int]]:
     """Search every byte of the lake for identifiers; returns the number of objects scanned and the hits by key.
 
-    A file name also stands for the ids of photos that end with it, which begin with their source.
+    A file name also stands for the ids of photos that end with it, which begin with their source. A reference is also
+    found as part of the file name of a photo, whoever it shows.
     """
     ids = photos_named(context.config, context.lake, texts)
-    return residual(context, Needles.of([*texts, *ids]))
+    paths = [text for text in texts if "/" in text]
+    scanned, hits = residual(context, Needles.of([*paths, *ids]))
+    _, names = residual(context, Needles.of(set(texts) - set(paths), within_paths=True))
+    return scanned, {key: max(hits.get(key, 0), names.get(key, 0)) for key in sorted({*hits, *names})}
 
 
 def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:
