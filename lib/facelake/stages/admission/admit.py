@@ -87,6 +87,13 @@ def admit(context: Context) -> StageResult:
             adds.append(table.stage(decided, name))
         context.emit(StageProgress("admit", sum(totals.values()), {"admitted": totals["admitted"]}))
 
+    if own and (returned := totals[Refusal.ERASED]):  # an erasure empties the rows of its photos
+        text = (
+            f"{returned} photos of erased people are in the lake's own corpus again, from a backup or another program; "
+        )
+        context.emit(
+            Notice("admit", text + "they are not processed. Give the same `facelake erase` again to delete them")
+        )
     admitted, emptied = totals.pop("admitted", 0), totals.pop(Refusal.EMPTIED, 0)
     counts = {"read": index.rows - emptied, "admitted": admitted, "refused": totals.total()}
     counts |= {f"refused_{reason}": count for reason, count in sorted(totals.items())}

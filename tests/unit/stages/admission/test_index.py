@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
-from facelake.contracts import label
+from facelake.config import load_config
+from facelake.contracts import EventKind, Scope, label
+from facelake.events import Event, Notice
 from facelake.lake.hash_key import keyed_hash
+from facelake.nightly import writing
+from facelake.stages.admission.admit import admit
+from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.index_tasks import without_erased
+from facelake.stages.admission.ledger import Entry, record
 
 KEY = b"k" * 32
 
@@ -19,3 +27,19 @@ def test_an_erased_reference_is_not_indexed_in_any_spelling(spelling: str) -> No
     rows = without_erased(suppressed, KEY, pa.table(columns))
     assert rows["subject_ref"].to_pylist() == [None, "Ann"]
     assert rows["erased"].to_pylist() == [True, False]
+
+
+def test_photos_of_erased_people_that_a_backup_brought_back_are_reported(tmp_path: Path) -> None:
+    """They are refused; but their bytes are in the lake again, which nothing else says."""
+    events: list[Event] = []
+    with writing(load_config(lake=str(tmp_path / "lake")), "a backup", events.append) as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", ("identity-grouping",), "b")])
+        context.lake.suppress([label("subject", "ann")])
+        rows = [
+            {"image_id": f"s/{name}", "image": b"x", "source_id": "s", "subject_ref": name} for name in ("ann", "b")
+        ]
+        write_corpus_file(context, rows)
+        counts = admit(context).counts
+    assert (counts["admitted"], counts["refused_erased"]) == (1, 1)
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert any("1 photos of erased people are in the lake's own corpus again" in text for text in notices)
