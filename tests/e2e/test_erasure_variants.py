@@ -146,8 +146,16 @@ def test_a_withdrawn_and_then_erased_photo_does_not_come_back_encoded_again(demo
     assert embedded.counts["rejected_retracted_content"] == 1
 
 
-@pytest.mark.parametrize("line", ["subject,person-2,person-3", "subject,Doe, John"])
-def test_a_line_with_more_than_one_key_is_refused(tmp_path: Path, line: str) -> None:
-    (tmp_path / "keys.csv").write_text(f"kind,key\n{line}\n")
-    with pytest.raises(ConfigError, match="line 2 has more fields"):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind,key\nsubject,person-2,person-3\n", "line 2 has more fields"),
+        ("kind,key\nsubject,Doe, John\n", "line 2 has more fields"),
+        ("kind,key,key\nsubject,person-2,person-3\n", "occurs twice"),
+        ('kind,key\nsubject,"person-2\nsubject,person-3\n', "cannot be read"),
+    ],
+)
+def test_a_file_from_which_a_key_would_be_lost_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "keys.csv").write_text(text)
+    with pytest.raises(ConfigError, match=said):
         read_keys(str(tmp_path / "keys.csv"))

@@ -9,7 +9,7 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -32,6 +32,10 @@ _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_
 class _Inflater(Protocol):
     """A decompressor of the standard library."""
 
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
@@ -69,9 +73,9 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
             yield "", _stream(data, codec)
             return
     if data[:1] == b"\x78" and len(data) > 2 and int.from_bytes(data[:2], "big") % 31 == 0:
-        yield "", _inflated(data, zlib.decompressobj())
+        yield "", _inflated(data, zlib.decompressobj)
     elif data.startswith(b"\xfd7zXZ\0"):
-        yield "", _inflated(data, lzma.LZMADecompressor())
+        yield "", _inflated(data, lzma.LZMADecompressor)
     elif data[:2] == b"PK":
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -81,12 +85,16 @@ def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
             return  # damaged, encrypted or of a method that Python lacks
 
 
-def _inflated(data: bytes, stream: _Inflater) -> bytes:
-    """The content of a zlib or xz stream, up to the first damage."""
+def _inflated(data: bytes, start: Callable[[], _Inflater]) -> bytes:
+    """The content of zlib or xz streams one after another, as appending writes them, up to the first damage."""
     blocks = []
     try:
-        for at in range(0, len(data), 1 << 16):
-            blocks.append(stream.decompress(data[at : at + (1 << 16)]))
+        while data:
+            stream, at = start(), 0
+            while at < len(data) and not stream.eof:
+                blocks.append(stream.decompress(data[at : at + (1 << 16)]))
+                at += 1 << 16
+            data = stream.unused_data + data[at:]
     except (zlib.error, lzma.LZMAError, EOFError):
         pass  # truncated or damaged: the readable part is searched
     return b"".join(blocks)

@@ -164,6 +164,14 @@ def test_bytes_between_the_columns_are_searched() -> None:
     assert scan("x.parquet", body, NEEDLES) == 1
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zlib.compress])
+@pytest.mark.parametrize("other", [b"other " * 20, RNG.bytes(200_000)])
+def test_compressed_streams_that_were_appended_are_searched(compress: Callable[[bytes], bytes], other: bytes) -> None:
+    body = compress(other) + compress(b"about " * 50 + b"person-0042 and others")
+    assert scan("log", body, NEEDLES) == 1
+    assert scan("log", body[:-9], NEEDLES) <= 1  # truncated
+
+
 def test_names_in_the_metadata_of_large_photos_are_found() -> None:
     photo = RNG.bytes(20_000) + b"<rdf>person-0042</rdf>" + RNG.bytes(20_000)
     assert scan("x.parquet", parquet(pa.table({"image": [photo, RNG.bytes(20_000)]})), NEEDLES) == 1

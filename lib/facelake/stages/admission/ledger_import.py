@@ -229,7 +229,7 @@ def _lines(path: str) -> Iterator[tuple[int, dict[str, str]]]:
 def _csv(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     csv.field_size_limit(_FIELD_CHARS)
     with file.open(encoding="utf-8-sig", newline="") as text:
-        reader = csv.reader(text)
+        reader = csv.reader(text, strict=True)  # a quote that is not closed would hide the lines after it
         header = [name.strip() for name in next(reader, [])]
         _check_columns(header, str(file))
         for values in reader:

@@ -150,7 +150,9 @@ def read_keys(path: str) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {kind: [] for kind in kinds}
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, strict=True)  # a quote that is not closed would hide the lines after it
+            if len(set(reader.fieldnames or ())) != len(reader.fieldnames or ()):
+                raise ConfigError("a column occurs twice", where=path, next_step="keep one of them; nothing was erased")
             for row in reader:
                 kind, key = (row.get("kind") or "").strip(), (row.get("key") or "").strip()
                 if kind not in kinds or not key:

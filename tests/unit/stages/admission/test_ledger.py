@@ -313,3 +313,11 @@ def test_a_clock_that_was_set_back_lets_nothing_leave_that_has_expired(lake: Lak
     ending = last_withdrawal(LedgerState.of(lake).rows, P, before)
     assert ending is not None
     assert ending.seq == 2
+
+
+def test_a_quote_that_is_not_closed_hides_no_lines(lake: Lake, tmp_path: Path) -> None:
+    path = tmp_path / "lines.csv"
+    path.write_text(f'kind,purposes,basis,subject\ngrant,{P},b,"ann\nwithdraw,,,bob\n')
+    with pytest.raises(ConfigError, match="cannot be read"):
+        import_ledger(lake, str(path))
+    assert rows(lake) == []
