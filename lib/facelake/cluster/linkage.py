@@ -31,6 +31,9 @@ _PRIOR_PAIRS = 3.0  # weight of the corpus's level against a group's own
 _LARGE = 8  # faces from which on a group's own figures are trusted
 _APART = 0.05  # how much more alike two groups must be that were left apart
 _MARGIN = 0.15  # lead of another group at which a face moves
+# Several look-alikes of a face are about equally similar to it, its own person is alone: the group next to the best one
+# lies at most this share of its way above different people. Asked of groups with few faces, whose centroid is noisy.
+_NEXT_SHARE = 0.75
 _NEAR_GROUPS = 16  # other groups looked at per face, the nearest first
 
 
@@ -98,8 +101,9 @@ def settle(vectors: F32, own: I32, near: NearGroups, sums: F32, size: I64, cuts:
     """Return labels in which singletons are assigned and misplaced faces moved.
 
     A singleton joins the group with the most similar centroid, if the similarity is at least `cuts.attach` and leads
-    over the next group by `cuts.lead`. A face in a group of three or more moves to another group whose faces are more
-    similar to it, relative to inside each group, than the other faces of its own, by a margin.
+    over the next group by `cuts.lead`; where the group is small, also by a quarter of its way above different people.
+    A face in a group of three or more moves to another group whose faces are more similar to it, relative to inside
+    each group, than the other faces of its own, by a margin.
 
     Args:
         vectors: (m, dim) unit.
@@ -113,7 +117,7 @@ def settle(vectors: F32, own: I32, near: NearGroups, sums: F32, size: I64, cuts:
         (m,) labels.
     """
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
-    limits = _SettleLimits(cuts.level, cuts.attach, cuts.lead)
+    limits = _SettleLimits(cuts.level, cuts.attach, cuts.lead, cuts.impostor_mean)
     return np.asarray(_settle(vectors, own, near, _Groups(sums, size, square), limits), np.int32)
 
 
@@ -132,6 +136,7 @@ class _SettleLimits(NamedTuple):
     level: float
     attach: float
     lead: float
+    impostor_mean: float
 
 
 class _Groups(NamedTuple):
@@ -237,6 +242,14 @@ def _dot(a: F32, b: F32) -> float:
 
 
 @numba.njit(cache=True)
+def _leads(score: float, second: float, size: int, limits: _SettleLimits) -> bool:
+    """Return whether a group's similarity is clearly above that of the next one."""
+    if score - second < limits.lead:
+        return False
+    return size >= _LARGE or second - limits.impostor_mean <= _NEXT_SHARE * (score - limits.impostor_mean)
+
+
+@numba.njit(cache=True)
 def _settle(vectors: F32, labels: I32, near: NearGroups, groups: _Groups, limits: _SettleLimits) -> I32:
     sums, size = groups.sums, groups.size
     out = labels.copy()
@@ -248,7 +261,7 @@ def _settle(vectors: F32, labels: I32, near: NearGroups, groups: _Groups, limits
         around = near.group[near.start[i] : near.start[i + 1]]
         if size[own] == 1:
             best, score, second = _nearest_group(vectors[i], own, around, 2, groups, length)
-            if score >= limits.attach and score - second >= limits.lead:
+            if score >= limits.attach and _leads(score, second, size[best], limits):
                 out[i] = best
         elif size[own] > 2:
             at_home = (_dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]

@@ -10,6 +10,7 @@
     link      groups of one person are joined
     settle    singletons are assigned, misplaced faces moved, remaining singletons grouped
     bound     groups whose faces are not similar enough on the mean are divided
+    overlap   groups that are parts of one person, in changing light or turning, are joined
     rejoin    in a small corpus: groups of one person are joined by templates normalised within persons
 
 What a step knows is the result of the steps before it, passed as a value; no state changes between steps. The driver
@@ -47,6 +48,7 @@ from facelake.stages.clustering.step_results import (
     Joined,
     Linked,
     LocallyGrouped,
+    Overlapped,
     Rejoined,
     Sampled,
     Scanned,
@@ -59,6 +61,7 @@ from facelake.stages.clustering.steps.grouping import GroupingTasks, group_corpu
 from facelake.stages.clustering.steps.index import make_index
 from facelake.stages.clustering.steps.join import join_cells
 from facelake.stages.clustering.steps.linking import link_groups
+from facelake.stages.clustering.steps.overlapping import join_overlapping
 from facelake.stages.clustering.steps.rejoining import rejoin_groups
 from facelake.stages.clustering.steps.sample import measure_sample
 from facelake.stages.clustering.steps.scan import scan_faces
@@ -68,7 +71,7 @@ from facelake.stages.clustering.steps.singletons import assign_singletons
 from facelake.stages.clustering.stored import Nuisance, NumberedRows, Stored
 from facelake.stages.clustering.work import Work
 
-STEPS = ("scan", "sample", "index", "join", "deep", "local", "groups", "link", "settle", "bound", "rejoin")
+STEPS = ("scan", "sample", "index", "join", "deep", "local", "groups", "link", "settle", "bound", "overlap", "rejoin")
 _STATE = "state"
 _FORMAT = 1  # of the objects in the work store: those of another format are not resumed from
 
@@ -119,12 +122,13 @@ class FullClustering:
         cells = 0 if scan.faces <= search.exact_below else settings.deep_cells
         second = SecondPassTasks(work, cuts, search.k, cells)
         self._step(SecondPass, partial(search_again, exchange, second, index))
-        linked, bounded, rejoined = self._groups(index.parts, scan.faces, known)
+        linked, bounded, overlapped, rejoined = self._groups(index.parts, scan.faces, known)
         evidence = {"nuisance": sample.nuisance, "gate": sample.gate.manifest(), "calibration": cuts.manifest()}
-        texts = {"modes": linked.modes, "divided": bounded.text, "rejoined": rejoined.text}
+        texts = {"modes": linked.modes, "divided": bounded.text, "overlapping": overlapped.text}
+        texts |= {"rejoined": rejoined.text}
         return self._result(scan, rejoined.labels, evidence | {name: text for name, text in texts.items() if text})
 
-    def _groups(self, parts: int, faces: int, known: Known) -> tuple[Linked, Bounded, Rejoined]:
+    def _groups(self, parts: int, faces: int, known: Known) -> tuple[Linked, Bounded, Overlapped, Rejoined]:
         """Run the steps that make groups of the final neighbours."""
         work, exchange, seed = self.work, self.exchange, self.settings.seed
         tasks = GroupingTasks(work, known, seed)
@@ -136,8 +140,11 @@ class FullClustering:
         settled = self._step(Settled, assign)
         divide = partial(divide_groups, work, exchange, parts, settled.labels, part, known.cuts.edge)
         bounded = self._step(Bounded, divide)
-        rejoin = partial(rejoin_groups, work, exchange, parts, bounded.labels, part, known.cuts)
-        return linked, bounded, self._step(Rejoined, rejoin)
+        overlapped = self._step(
+            Overlapped, partial(join_overlapping, work, exchange, parts, bounded.labels, part, known)
+        )
+        rejoin = partial(rejoin_groups, work, exchange, parts, overlapped.labels, part, known.cuts)
+        return linked, bounded, overlapped, self._step(Rejoined, rejoin)
 
     def scores(self, labels: I32) -> F32:
         """Return the cosine (F,) of each face to the centroid of its group; only after `run`."""

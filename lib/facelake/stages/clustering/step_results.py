@@ -116,6 +116,15 @@ class Bounded(Stored):
 
 
 @dataclass(frozen=True, slots=True)
+class Overlapped(Stored):
+    """(F,) labels after overlapping groups were joined; `text` says how many, or is empty without a candidate."""
+
+    PREFIX: ClassVar[str] = "done/overlap"
+    labels: I32
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rejoined(Stored):
     """(F,) final labels; `text` says how many groups were joined, or is empty where the step does not apply."""
 

@@ -1,0 +1,135 @@
+"""Joins groups that overlap: parts of one person whose photos vary continuously, as in changing light or turning heads.
+
+The map equation divides such a person where links are sparse, and the mean similarity of the two parts is low, because
+most pairs are of photos far from each other. Yet the nearest photos of the parts are as similar as those of one person
+are. The similarities of the pairs between two *different* people cannot scatter more than those of random pairs do,
+which scatter from person to person besides. So their mean says how many of the pairs are expected above the graph's
+cut: with relatives, whose mean is high, many; with two parts of one person far fewer than there are.
+
+A few faces in the wrong group also have links to the group that they belong to. By König's edge colouring theorem a
+bipartite graph has a matching of at least its edges divided by its greatest degree: that many faces of either group
+have a counterpart of their own in the other one, and a few misplaced faces do not account for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtr
+
+from facelake.cluster.bounding import BOUND
+from facelake.cluster.calibrate import Calibration
+from facelake.contracts import F32, F64, I32, I64, Bool
+
+LEAST_FACES = 3
+"""of either group"""
+_TIMES_EXPECTED = 5.0  # links, of those that two people with that mean similarity would have
+_LEAST_MATCHED, _MATCHED_SHARE = 1.5, 0.1  # counterparts in the other group; relative to the smaller group's faces
+_LEAST_DEVIATIONS = 2.0  # of different people, that the mean lies above theirs
+_BLOCK = 20_000  # pairs of groups whose sums are multiplied at once
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Links of faces of a group (n,) to faces of another one, as listed by the faces of the first."""
+
+    group: I32
+    other: I32
+    links: I64
+    most: I64
+    """the greatest number of one face"""
+
+    @classmethod
+    def of(cls, face: I32, group: I32, other: I32) -> Links:
+        """Count links (n,) by pair of groups, from the linking face, its group and the other face's group."""
+        order = np.lexsort((face, other, group))
+        face, group, other = face[order], group[order], other[order]
+        pair = np.ones(len(face), bool)
+        pair[1:] = (group[1:] != group[:-1]) | (other[1:] != other[:-1])
+        of_face = pair.copy()
+        of_face[1:] |= face[1:] != face[:-1]
+        first = np.flatnonzero(pair)
+        degree = np.diff(np.append(np.flatnonzero(of_face), len(face)))
+        starts = np.searchsorted(np.flatnonzero(of_face), first)
+        most = np.maximum.reduceat(degree, starts) if len(first) else degree
+        return cls(group[first], other[first], np.diff(np.append(first, len(face))), most)
+
+    def summed(self) -> Links:
+        """Add up what the parts of a corpus found: each pair of groups (low < high) once, in ascending order.
+
+        Two faces may list each other, or a face's list may be too short, so that the larger count of both sides holds.
+        """
+        group, other, links, most = _total(self.group, self.other, self.links, self.most)
+        low, high = np.minimum(group, other), np.maximum(group, other)
+        order = np.lexsort((high, low))
+        low, high, links, most = low[order], high[order], links[order], most[order]
+        first = _firsts(low, high)
+        if not len(first):
+            return Links(low, high, links, most)
+        return Links(low[first], high[first], np.maximum.reduceat(links, first), np.maximum.reduceat(most, first))
+
+
+def _total(group: I32, other: I32, links: I64, most: I64) -> tuple[I32, I32, I64, I64]:
+    order = np.lexsort((other, group))
+    group, other, links, most = group[order], other[order], links[order], most[order]
+    first = _firsts(group, other)
+    if not len(first):
+        return group, other, links, most
+    return group[first], other[first], np.add.reduceat(links, first), np.maximum.reduceat(most, first)
+
+
+def _firsts(low: I32, high: I32) -> I64:
+    """Return where each pair begins among ordered pairs."""
+    change = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    return np.flatnonzero(np.concatenate([[len(low) > 0], change]))
+
+
+def matched(links: Links, size: I64) -> Bool:
+    """Return which pairs (pairs,) of groups have enough faces with a counterpart in the other group.
+
+    Args:
+        links: of pairs of groups.
+        size: (groups,) faces of each.
+    """
+    smaller = np.minimum(size[links.group], size[links.other])
+    least = np.maximum(_LEAST_MATCHED, _MATCHED_SHARE * smaller)
+    return np.asarray((smaller >= LEAST_FACES) & (links.links >= least * links.most))
+
+
+class Sums(NamedTuple):
+    """Sums (groups, dim) of the unit vectors of groups, and their faces (groups,)."""
+
+    sums: F32
+    size: I64
+
+
+def overlapping(links: Links, groups: Sums, cuts: Calibration) -> Bool:
+    """Return which pairs (pairs,) of groups are parts of one person.
+
+    Args:
+        links: of pairs of groups, numbered as in `groups`.
+        groups: the groups.
+        cuts: the calibration.
+    """
+    size, sums = groups.size.astype(np.float64), groups.sums
+    between, of_union = _means(links, sums, size)
+    pairs = size[links.group] * size[links.other]
+    sd = max(cuts.impostor_sd, 1e-6)
+    expected = pairs * ndtr((between - cuts.graph_cut) / sd)
+    enough = links.links >= _TIMES_EXPECTED * expected
+    above = between >= cuts.impostor_mean + _LEAST_DEVIATIONS * sd
+    return np.asarray(enough & above & (of_union >= BOUND * cuts.edge))
+
+
+def _means(links: Links, sums: F32, size: F64) -> tuple[F64, F64]:
+    """Return the mean cosine (pairs,) of the pairs between two groups, and that of the pairs inside their union."""
+    total = np.zeros(len(links.group))
+    for start in range(0, len(total), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        total[rows] = np.einsum("ij,ij->i", sums[links.group[rows]], sums[links.other[rows]])
+    square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
+    low, high, both = links.group, links.other, size[links.group] + size[links.other]
+    inside = (square[low] + square[high] + 2 * total - both) / (both * (both - 1))
+    return total / (size[low] * size[high]), inside
