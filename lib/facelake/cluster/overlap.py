@@ -33,51 +33,59 @@ _BLOCK = 20_000  # pairs of groups whose sums are multiplied at once
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Links of faces of a group (n,) to faces of another one, as listed by the faces of the first."""
+    """Links of faces of a group (n,) to faces of another one."""
 
     group: I32
     other: I32
     links: I64
     most: I64
-    """the greatest number of one face"""
+    """at least the greatest number of links that one face of either group has"""
 
     @classmethod
-    def of(cls, face: I32, group: I32, other: I32) -> Links:
-        """Count links (n,) by pair of groups, from the linking face, its group and the other face's group."""
-        order = np.lexsort((face, other, group))
-        face, group, other = face[order], group[order], other[order]
-        pair = np.ones(len(face), bool)
-        pair[1:] = (group[1:] != group[:-1]) | (other[1:] != other[:-1])
-        of_face = pair.copy()
-        of_face[1:] |= face[1:] != face[:-1]
-        first = np.flatnonzero(pair)
-        degree = np.diff(np.append(np.flatnonzero(of_face), len(face)))
-        starts = np.searchsorted(np.flatnonzero(of_face), first)
-        most = np.maximum.reduceat(degree, starts) if len(first) else degree
-        return cls(group[first], other[first], np.diff(np.append(first, len(face))), most)
+    def of(cls, face: I32, near: I32, labels: I32) -> Links:
+        """Count the links (n,) of faces of one part of the corpus.
+
+        Args:
+            face: (n,) face that lists the other one.
+            near: (n,) face that is listed.
+            labels: (F,) group of each face; that of the two differs.
+        """
+        group, other = labels[face], labels[near]
+        order = np.lexsort((other, group))
+        face, near, group, other = face[order], near[order], group[order], other[order]
+        first = _firsts(group, other)
+        if not len(first):
+            return cls(group, other, np.zeros(0, np.int64), np.zeros(0, np.int64))
+        pair = np.repeat(np.arange(len(first)), np.diff(np.append(first, len(group))))
+        most = np.maximum(_greatest_degree(pair, face), _greatest_degree(pair, near))
+        return cls(group[first], other[first], np.bincount(pair).astype(np.int64), most)
 
     def summed(self) -> Links:
         """Add up what the parts of a corpus found: each pair of groups (low < high) once, in ascending order.
 
         Two faces may list each other, or a face's list may be too short, so that the larger count of both sides holds.
         """
-        group, other, links, most = _total(self.group, self.other, self.links, self.most)
+        group, other, links, most = _combined(np.add, self.group, self.other, self.links, self.most)
         low, high = np.minimum(group, other), np.maximum(group, other)
-        order = np.lexsort((high, low))
-        low, high, links, most = low[order], high[order], links[order], most[order]
-        first = _firsts(low, high)
-        if not len(first):
-            return Links(low, high, links, most)
-        return Links(low[first], high[first], np.maximum.reduceat(links, first), np.maximum.reduceat(most, first))
+        return Links(*_combined(np.maximum, low, high, links, most))
 
 
-def _total(group: I32, other: I32, links: I64, most: I64) -> tuple[I32, I32, I64, I64]:
-    order = np.lexsort((other, group))
-    group, other, links, most = group[order], other[order], links[order], most[order]
-    first = _firsts(group, other)
+def _greatest_degree(pair: I64, face: I32) -> I64:
+    """Return the greatest number (pairs,) of links of one face in each pair of groups, numbered from 0."""
+    key, degree = np.unique(np.stack([pair, face.astype(np.int64)]), axis=1, return_counts=True)
+    most = np.zeros(int(pair[-1]) + 1, np.int64)
+    np.maximum.at(most, key[0], degree)
+    return most
+
+
+def _combined(how: np.ufunc, low: I32, high: I32, links: I64, most: I64) -> tuple[I32, I32, I64, I64]:
+    """Return the pairs, each once and in ascending order, with their numbers combined."""
+    order = np.lexsort((high, low))
+    low, high, links, most = low[order], high[order], links[order], most[order]
+    first = _firsts(low, high)
     if not len(first):
-        return group, other, links, most
-    return group[first], other[first], np.add.reduceat(links, first), np.maximum.reduceat(most, first)
+        return low, high, links, most
+    return low[first], high[first], how.reduceat(links, first), how.reduceat(most, first)
 
 
 def _firsts(low: I32, high: I32) -> I64:

@@ -41,7 +41,7 @@ class OverlapTasks:
         face, near = face[across], near[across]
         value = self.known.value(face, near, of_part.near.cosine[across])
         strong = value >= self.known.cuts.graph_cut
-        yield part, encode(Links.of(face[strong], group[across][strong], other[across][strong]))
+        yield part, encode(Links.of(face[strong], near[strong], shared.labels))
 
 
 def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, known: Known) -> Overlapped:
