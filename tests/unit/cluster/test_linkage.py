@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.linkage import Pairs, join_groups
+from facelake.cluster.linkage import NearGroups, Pairs, join_groups, settle
 
 FACES, INSIDE = 20, 0.8
 CUTS = Calibration(0.3, 0.75, 0.9, INSIDE, 0.0, 0.05, "by hand")
@@ -57,3 +59,20 @@ def test_groups_left_apart_must_be_more_alike(ratio: float, apart: list[bool] | 
 def test_what_was_left_apart_is_not_joined_by_way_of_a_third() -> None:
     """A new group joins the one it is most like, and does not bring it together with the other."""
     assert joined(alike(3, 0.76, (0, 2, 0.79)), [True, True, False]) == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("faces", "next_similarity", "joins"),
+    [(2, 0.33, False), (2, 0.2, True), (8, 0.33, True), (8, 0.37, False)],
+)
+def test_a_singleton_joins_a_small_group_only_if_no_other_is_nearly_as_similar(
+    faces: int, next_similarity: float, *, joins: bool
+) -> None:
+    """Several look-alikes of a stranger are about equally similar to them; the template of two photos is a noisy one."""
+    rest = np.sqrt(1 - 0.4**2 - next_similarity**2)
+    vectors = np.array([[0.4, next_similarity, rest]], np.float32)
+    sums, size = np.diag([faces, faces, 1]).astype(np.float32), np.array([faces, faces, 1])
+    sums[2] = vectors[0]
+    near = NearGroups(np.array([0, 2]), np.array([0, 1], np.int32))
+    label = settle(vectors, np.array([2], np.int32), near, sums, size, replace(CUTS, cut=0.3, chance=0.3))
+    assert label[0] == (0 if joins else 2)
