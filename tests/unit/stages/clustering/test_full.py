@@ -301,6 +301,22 @@ def test_sessions_of_one_person_in_a_small_corpus_are_one_group(tmp_path: Path) 
     assert clustered.manifest["rejoined"].startswith("1 joins among 31 groups")
 
 
+def test_a_person_who_turns_from_one_side_to_the_other_is_one_group(tmp_path: Path) -> None:
+    """Photos of the way between are few: the map equation makes two groups, whose mean similarity is low."""
+    generator = np.random.default_rng(0)
+    people = np.repeat(unit(generator, 250, 128), 9, 0) + 0.5 * unit(generator, 2250, 128)
+    angle = np.concatenate([np.linspace(0, 0.4, 12), np.linspace(0.6, 1, 12)]) * 0.7 * np.pi
+    axes = np.linalg.qr(generator.standard_normal((128, 3)))[0].T
+    turning = np.cos(angle)[:, None] * axes[0] + np.sin(angle)[:, None] * axes[1] + 0.45 * axes[2]
+    turning /= np.linalg.norm(turning, axis=1, keepdims=True)
+    x = np.concatenate([people, turning + 0.35 * unit(generator, 24, 128)])
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    world = World(x.astype(np.float32), np.concatenate([np.repeat(np.arange(250), 9), np.full(24, 250)]))
+    groups, clustered = cluster(world, tmp_path)
+    assert agree(world, groups)
+    assert clustered.manifest["overlapping"].startswith("1 pairs of groups joined")
+
+
 def test_a_doubled_face_id_is_corrupt(crowd: World, tmp_path: Path) -> None:
     doubled = World(crowd.x, crowd.truth)
     doubled.ids[5] = doubled.ids[6]
