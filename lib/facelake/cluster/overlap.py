@@ -113,19 +113,29 @@ class Sums(NamedTuple):
     size: I64
 
 
-def overlapping(links: Links, groups: Sums, cuts: Calibration) -> Bool:
+def link_cuts(cuts: Calibration) -> tuple[float, float]:
+    """Return the cosines from which a pair of faces is a link: each is tested by itself.
+
+    The graph's cut shows parts between which few photos were taken. In a large group a face's list of neighbours ends
+    above it, so that links are counted too low there; not so at one person's level.
+    """
+    return cuts.graph_cut, max(cuts.level, cuts.graph_cut)
+
+
+def overlapping(links: Links, groups: Sums, cuts: Calibration, cut: float) -> Bool:
     """Return which pairs (pairs,) of groups are parts of one person.
 
     Args:
         links: of pairs of groups, numbered as in `groups`.
         groups: the groups.
         cuts: the calibration.
+        cut: cosine from which a pair of faces is a link.
     """
     size, sums = groups.size.astype(np.float64), groups.sums
     between, of_union = _means(links, sums, size)
     pairs = size[links.group] * size[links.other]
     sd = max(cuts.impostor_sd, 1e-6)
-    expected = pairs * ndtr((between - cuts.graph_cut) / sd)
+    expected = pairs * ndtr((between - cut) / sd)
     enough = links.links >= _TIMES_EXPECTED * expected
     above = between >= cuts.impostor_mean + _LEAST_DEVIATIONS * sd
     return np.asarray(enough & above & (of_union >= BOUND * cuts.edge))

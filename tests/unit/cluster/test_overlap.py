@@ -46,7 +46,7 @@ def links_of(vectors: F32, labels: I32, rows: slice = slice(None)) -> Links:
 def joined(vectors: F32, labels: I32 = LABELS) -> bool:
     sums = np.stack([vectors[labels == group].sum(0) for group in (0, 1)])
     links, size = links_of(vectors, labels).summed(), np.bincount(labels)
-    return bool((matched(links, size) & overlapping(links, Sums(sums, size), CUTS)).any())
+    return bool((matched(links, size) & overlapping(links, Sums(sums, size), CUTS, CUTS.graph_cut)).any())
 
 
 def test_two_halves_of_a_turning_head_are_one_person() -> None:

@@ -314,7 +314,7 @@ def test_a_person_who_turns_from_one_side_to_the_other_is_one_group(tmp_path: Pa
     world = World(x.astype(np.float32), np.concatenate([np.repeat(np.arange(250), 9), np.full(24, 250)]))
     groups, clustered = cluster(world, tmp_path)
     assert agree(world, groups)
-    assert clustered.manifest["overlapping"].startswith("1 pairs of groups joined")
+    assert clustered.manifest["overlapping"].startswith("1 joins")
 
 
 def test_a_doubled_face_id_is_corrupt(crowd: World, tmp_path: Path) -> None:

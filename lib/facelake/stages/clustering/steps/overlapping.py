@@ -11,16 +11,17 @@ from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.edges import Known
 from facelake.cluster.labels import canonical
 from facelake.cluster.mode_merging import connected
-from facelake.cluster.overlap import LEAST_FACES, Links, Sums, matched, overlapping
+from facelake.cluster.overlap import LEAST_FACES, Links, Sums, link_cuts, matched, overlapping
 from facelake.contracts import I32
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
 from facelake.stages.clustering.step_results import Overlapped
-from facelake.stages.clustering.steps.sums import share_labels, sum_groups, sums_in_order
+from facelake.stages.clustering.steps.sums import SharedGroups, share_labels, sum_groups, sums_in_order
 from facelake.stages.clustering.stored import FinalNeighbours, SharedLabels
 from facelake.stages.clustering.work import Work
 
 _NO_GROUPS = np.zeros(0, np.int32)
+_SIDES = ("group", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class OverlapTasks:
     labels: str
 
     def links(self, part: int) -> Iterator[Block]:
-        """Send the links of a part's faces to faces of other groups, above the graph's cut."""
+        """Send the links of a part's faces to faces of other groups, a block for each cut."""
         of_part = neighbours_in(self.work.read(FinalNeighbours, part))
         shared = self.work.shared(SharedLabels, self.labels)
         face, near = of_part.sources(), of_part.near.index
@@ -40,8 +41,10 @@ class OverlapTasks:
         across = np.flatnonzero((group != other) & (np.minimum(shared.size[group], shared.size[other]) >= LEAST_FACES))
         face, near = face[across], near[across]
         value = self.known.value(face, near, of_part.near.cosine[across])
-        strong = value >= self.known.cuts.graph_cut
-        yield part, encode(Links.of(face[strong], near[strong], shared.labels))
+        cuts = link_cuts(self.known.cuts)
+        for number, cut in enumerate(cuts):
+            strong = value >= cut
+            yield part * len(cuts) + number, encode(Links.of(face[strong], near[strong], shared.labels))
 
 
 def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, known: Known) -> Overlapped:
@@ -55,21 +58,31 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
         part: (F,) part where each face is at home.
         known: normalisation and calibration.
     """
-    shared = share_labels(work, "overlap", labels, part, _NO_GROUPS)
+    shared, cuts = share_labels(work, "overlap", labels, part, _NO_GROUPS), link_cuts(known.cuts)
     blocks = sorted(exchange.run(range(parts), OverlapTasks(work, known, shared.name).links))
-    links = joined([decode(Links, body) for _, body in blocks]).summed()
-    links = _rows(links, np.flatnonzero(matched(links, shared.size)))
-    linked = np.unique(np.concatenate([links.group, links.other])).astype(np.int32)
+    of_cut = [
+        _candidates([decode(Links, body) for key, body in blocks if key % len(cuts) == number], shared)
+        for number in range(len(cuts))
+    ]
+    linked = np.unique(np.concatenate([side for links in of_cut for side in (links.group, links.other)]))
     if not len(linked):
         return Overlapped(labels, "")
-    shared = share_labels(work, "overlap-sums", labels, part, linked)
+    shared = share_labels(work, "overlap-sums", labels, part, linked.astype(np.int32))
     sum_groups(work, exchange, parts, shared)
     sums = np.concatenate([of_chunk for _, of_chunk in sums_in_order(work, shared)])
-    at = Links(shared.row[links.group], shared.row[links.other], links.links, links.most)
-    parts_of_one = overlapping(at, Sums(sums, shared.size[shared.summed]), known.cuts)
-    group = connected(len(shared.size), links.group[parts_of_one], links.other[parts_of_one])
-    text = f"{int(parts_of_one.sum())} pairs of groups joined of {len(parts_of_one)} with many links"
-    return Overlapped(canonical(group[labels]), text)
+    groups, chosen = Sums(sums, shared.size[shared.summed]), []
+    for links, cut in zip(of_cut, cuts, strict=True):
+        at = Links(shared.row[links.group], shared.row[links.other], links.links, links.most)
+        chosen.append(_rows(links, np.flatnonzero(overlapping(at, groups, known.cuts, cut))))
+    group = connected(len(shared.size), *(np.concatenate([getattr(x, side) for x in chosen]) for side in _SIDES))
+    count = len(linked) - len(np.unique(group[linked]))
+    return Overlapped(canonical(group[labels]), f"{count} joins among {len(linked)} groups with many links")
+
+
+def _candidates(of_parts: list[Links], groups: SharedGroups) -> Links:
+    """Return the pairs of groups that have enough links, over all parts."""
+    links = joined(of_parts).summed()
+    return _rows(links, np.flatnonzero(matched(links, groups.size)))
 
 
 def _rows(links: Links, rows: np.ndarray) -> Links:
