@@ -141,6 +141,29 @@ def overlapping(links: Links, groups: Sums, cuts: Calibration, cut: float) -> Bo
     return np.asarray(enough & above & (of_union >= BOUND * cuts.edge))
 
 
+def join_within_bound(low: I32, high: I32, groups: Sums, least: float) -> I32:
+    """Join pairs of groups, in their order, while the mean cosine inside the joined group is at least `least`.
+
+    Args:
+        low, high: (pairs,) groups.
+        groups: the groups.
+        least: the bound, so that no chain of look-alikes becomes one group.
+
+    Returns:
+        (groups,) the group that each is part of, by one of its members.
+    """
+    sums, size = groups.sums.astype(np.float64), groups.size.astype(np.float64)
+    out = np.arange(len(size), dtype=np.int32)
+    for a, b in zip(out[low], out[high], strict=True):
+        i, j = out[a], out[b]
+        total, faces = sums[i] + sums[j], size[i] + size[j]
+        if i == j or (total @ total - faces) / (faces * (faces - 1)) < least:
+            continue
+        sums[i], size[i] = total, faces
+        out[out == j] = i
+    return out
+
+
 def _means(links: Links, sums: F32, size: F64) -> tuple[F64, F64]:
     """Return the mean cosine (pairs,) of the pairs between two groups, and that of the pairs inside their union."""
     total = np.zeros(len(links.group))

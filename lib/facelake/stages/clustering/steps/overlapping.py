@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
+from facelake.cluster.bounding import BOUND
 from facelake.cluster.edges import Known
 from facelake.cluster.labels import canonical
-from facelake.cluster.mode_merging import connected
-from facelake.cluster.overlap import LEAST_FACES, Links, Sums, link_cuts, matched, overlapping
+from facelake.cluster.overlap import LEAST_FACES, Links, Sums, join_within_bound, link_cuts, matched, overlapping
 from facelake.contracts import I32
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
@@ -21,7 +21,6 @@ from facelake.stages.clustering.stored import FinalNeighbours, SharedLabels
 from facelake.stages.clustering.work import Work
 
 _NO_GROUPS = np.zeros(0, np.int32)
-_SIDES = ("group", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,13 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
     groups, chosen = Sums(sums, shared.size[shared.summed]), []
     for links, cut in zip(of_cut, cuts, strict=True):
         at = Links(shared.row[links.group], shared.row[links.other], links.links, links.most)
-        chosen.append(_rows(links, np.flatnonzero(overlapping(at, groups, known.cuts, cut))))
-    group = connected(len(shared.size), *(np.concatenate([getattr(x, side) for x in chosen]) for side in _SIDES))
-    count = len(linked) - len(np.unique(group[linked]))
-    return Overlapped(canonical(group[labels]), f"{count} joins among {len(linked)} groups with many links")
+        chosen.append(_rows(at, np.flatnonzero(overlapping(at, groups, known.cuts, cut))))
+    pairs = joined(chosen)
+    row = join_within_bound(pairs.group, pairs.other, groups, BOUND * known.cuts.edge)
+    group = np.arange(len(shared.size), dtype=np.int32)
+    group[shared.summed] = shared.summed[row]
+    text = f"{len(row) - len(np.unique(row))} joins among {len(row)} groups with many links"
+    return Overlapped(canonical(group[labels]), text)
 
 
 def _candidates(of_parts: list[Links], groups: SharedGroups) -> Links:
