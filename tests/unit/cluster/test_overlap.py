@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.overlap import Links, Sums, matched, overlapping
+from facelake.cluster.overlap import Links, Sums, join_within_bound, matched, overlapping
 from facelake.contracts import F32, I32
 from facelake.vectors import unit_rows
 
@@ -93,3 +93,12 @@ def test_parts_of_a_corpus_add_up_to_the_whole() -> None:
 def test_no_links_are_no_pairs() -> None:
     none = np.zeros(0, np.int32)
     assert not len(Links.of(none, none, LABELS).summed().links)
+
+
+def test_a_chain_of_groups_stays_within_the_bound() -> None:
+    """Each of four groups is similar to the next one; the mean inside all of them is below the bound."""
+    angle = np.arange(4) * 0.3 * np.pi
+    sums = (np.stack([np.cos(angle), np.sin(angle)], 1) * 10).astype(np.float32)
+    low, high = np.array([0, 1, 2], np.int32), np.array([1, 2, 3], np.int32)
+    group = join_within_bound(low, high, Sums(sums, np.full(4, 10)), 0.6)
+    assert group.tolist() == [0, 0, 2, 2]
