@@ -72,9 +72,12 @@ class Links:
 
 def _greatest_degree(pair: I64, face: I32) -> I64:
     """Return the greatest number (pairs,) of links of one face in each pair of groups, numbered from 0."""
-    key, degree = np.unique(np.stack([pair, face.astype(np.int64)]), axis=1, return_counts=True)
+    width = int(face.max()) + 1
+    key = np.sort(pair * width + face)
+    first = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+    degree = np.diff(np.append(first, len(key)))
     most = np.zeros(int(pair[-1]) + 1, np.int64)
-    np.maximum.at(most, key[0], degree)
+    np.maximum.at(most, key[first] // width, degree)
     return most
 
 

@@ -13,6 +13,7 @@ from facelake.cluster.edges import Known
 from facelake.cluster.labels import canonical
 from facelake.cluster.overlap import LEAST_FACES, Links, Sums, join_within_bound, link_cuts, matched, overlapping
 from facelake.contracts import I32
+from facelake.distinct import distinct
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
 from facelake.stages.clustering.step_results import Overlapped
@@ -63,7 +64,7 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
         _candidates([decode(Links, body) for key, body in blocks if key % len(cuts) == number], shared)
         for number in range(len(cuts))
     ]
-    linked = np.unique(np.concatenate([side for links in of_cut for side in (links.group, links.other)]))
+    linked = distinct(np.concatenate([side for links in of_cut for side in (links.group, links.other)]))
     if not len(linked):
         return Overlapped(labels, "")
     shared = share_labels(work, "overlap-sums", labels, part, linked.astype(np.int32))
@@ -77,7 +78,7 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
     row = join_within_bound(pairs.group, pairs.other, groups, BOUND * known.cuts.edge)
     group = np.arange(len(shared.size), dtype=np.int32)
     group[shared.summed] = shared.summed[row]
-    text = f"{len(row) - len(np.unique(row))} joins among {len(row)} groups with many links"
+    text = f"{len(row) - len(distinct(row))} joins among {len(row)} groups with many links"
     return Overlapped(canonical(group[labels]), text)
 
 
