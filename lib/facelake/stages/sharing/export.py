@@ -23,7 +23,7 @@ from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import Delivery, check_place, delivery
 from facelake.stages.sharing.index_files import IndexWriter
-from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, mark_sent
+from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, mark_sent, refuse_debtor
 
 _FORMAT = 4
 _COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_digest")
@@ -126,6 +126,7 @@ def manifest_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now: da
         what += f"; the gallery was made for {gallery.row['purpose']!r}"
         next_step = "record grants for that purpose and publish a gallery for it"
         raise Refused(what, where=context.lake.uri, next_step=next_step)
+    refuse_debtor(context.lake, terms.recipient, now)  # before minutes of comparing the faces of a large gallery
     measured = compared(context, gallery, rows)
     lease = issue(context.lake, gallery, terms, rows.num_rows, now)
     return {

@@ -82,12 +82,7 @@ def issue(lake: Lake, gallery: Gallery, terms: LeaseTerms, identities: int, now:
     Raises:
         Refused: the recipient owes an action on an earlier lease.
     """
-    owed = what_is_owed(lake, now)
-    for lease in leases(lake):
-        if recipient_key(lease.recipient) == recipient_key(terms.recipient) and lease.lease_id in owed:
-            what = f"{lease.recipient!r} gets no further export: lease {lease.lease_id} {owed[lease.lease_id]}"
-            next_step = "have the changes applied and run `facelake feed ack`, or the copy deleted and `feed return`"
-            raise Refused(what, where=lake.uri, next_step=next_step)
+    refuse_debtor(lake, terms.recipient, now)
     facts = {
         "lease_id": "lease-" + secrets.token_hex(6),
         "recipient": terms.recipient,
@@ -101,6 +96,20 @@ def issue(lake: Lake, gallery: Gallery, terms: LeaseTerms, identities: int, now:
     }
     _append(lake, LeaseEvent.ISSUED, facts)
     return leases(lake)[-1]
+
+
+def refuse_debtor(lake: Lake, recipient: str, now: datetime) -> None:
+    """Check that a recipient owes no action on an earlier lease.
+
+    Raises:
+        Refused: it does.
+    """
+    owed = what_is_owed(lake, now)
+    for lease in leases(lake):
+        if recipient_key(lease.recipient) == recipient_key(recipient) and lease.lease_id in owed:
+            what = f"{lease.recipient!r} gets no further export: lease {lease.lease_id} {owed[lease.lease_id]}"
+            next_step = "have the changes applied and run `facelake feed ack`, or the copy deleted and `feed return`"
+            raise Refused(what, where=lake.uri, next_step=next_step)
 
 
 def lease_in_force(lake: Lake, lease_id: str, now: datetime) -> FeedLease:
