@@ -24,6 +24,7 @@ from facelake.lake.lake import Lake
 from facelake.nightly import run_night, writing
 from facelake.stages.admission.import_images import Grant, import_folder, write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 from facelake.stages.erasure import stage
@@ -92,7 +93,7 @@ def in_basis(context: Context) -> None:
 def as_recipient(context: Context) -> None:
     gallery = current_gallery(context.lake)
     assert gallery is not None
-    issue(context.lake, gallery, LeaseTerms("person-2", P, 30), 1, context.now)
+    issue(context.lake, gallery, LeaseTerms("person-2", P, 30), 1, context.now, LedgerState.of(context.lake).newest_seq)
     append_audit(context.lake, "export", {"recipient": "person-2", "purpose": P, "identities": 1})
 
 

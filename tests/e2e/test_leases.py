@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,8 +24,9 @@ from facelake.stages.core.audit import audit_faults
 from facelake.stages.gallery.versions import require_gallery
 from facelake.stages.reporting.sheets import crops_of
 from facelake.stages.sharing.changes import WITHHELD, changes_since
+from facelake.stages.sharing.delivery import Delivery
 from facelake.stages.sharing.export import export_gallery, send_changes
-from facelake.stages.sharing.leases import acknowledge, mark_returned, recall, what_is_owed
+from facelake.stages.sharing.leases import acknowledge, leases, mark_returned, recall, what_is_owed
 from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"
@@ -87,6 +89,21 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
         export_gallery(context, str(tmp_path / "d"), P, "gate-7")
         assert copy.same_as(Gallery.open(str(tmp_path / "d")))
         assert audit_faults(context.lake) == []
+
+
+def test_an_export_that_fails_leaves_no_lease(demo_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Delivery, name: str) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        with monkeypatch.context() as patch:
+            patch.setattr(Delivery, "add", full)
+            with pytest.raises(OSError, match="no space left"):
+                export_gallery(context, str(tmp_path / "a"), P, "gate-7")
+        assert leases(context.lake) == []
+        assert list((tmp_path / "a").iterdir()) == []
+        first = export_gallery(context, str(tmp_path / "a"), P, "gate-7")
+        assert [lease.lease_id for lease in leases(context.lake)] == [first["lease_id"]]
 
 
 def test_changes_leave_under_a_lease_only(demo_lake: Path, tmp_path: Path) -> None:

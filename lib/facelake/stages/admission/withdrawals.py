@@ -52,6 +52,11 @@ class LedgerState:
         rows, snapshot = ledger_rows(lake)
         return cls(lake, rows, snapshot.version, lake.suppressed())
 
+    @property
+    def newest_seq(self) -> int:
+        """Sequence number of the newest event; 0 for none."""
+        return int(pc.max(self.rows["seq"]).as_py() or 0)
+
     def check_unchanged(self) -> None:
         """Check that nothing was recorded since; call before data leaves.
 

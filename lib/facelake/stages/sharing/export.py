@@ -99,11 +99,14 @@ def export_gallery(
     outgoing = Outgoing.of(context.lake, purpose, now, key)
     check_place(out)
     terms = LeaseTerms(recipient, purpose, lease_days(context, days))
-    manifest = manifest_of(context, outgoing, terms, now)  # refuses before anything is written
+    described = description_of(context, outgoing, terms, now)  # refuses before anything is written
     with delivery(out, context.config.s3) as files:
-        facts = _write_files(context, outgoing, files, manifest["identities"])
+        facts = _write_files(context, outgoing, files, described["identities"])
         outgoing.ledger.check_unchanged()
-        return files.hand_over(context, "export", manifest | {"index": facts.as_json()})
+        # at the end: a lease without an export would have to be returned
+        lease = issue(context.lake, outgoing.gallery, terms, described["identities"], now, outgoing.ledger.newest_seq)
+        leased = {"format": _FORMAT, "lease_id": lease.lease_id, "expires_at": lease.expires_at.isoformat()}
+        return files.hand_over(context, "export", leased | described | {"index": facts.as_json()})
 
 
 def lease_days(context: Context, days: int | None) -> int:
@@ -112,8 +115,8 @@ def lease_days(context: Context, days: int | None) -> int:
     return min(days or most, most)
 
 
-def manifest_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now: datetime) -> dict[str, Any]:
-    """Measure thresholds, issue the lease, and return the manifest without files and signature.
+def description_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now: datetime) -> dict[str, Any]:
+    """Measure thresholds, and return the manifest without lease, files and signature.
 
     Raises:
         Refused: no identity is in force for the purpose, or the recipient owes an action on an earlier lease.
@@ -128,11 +131,7 @@ def manifest_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now: da
         raise Refused(what, where=context.lake.uri, next_step=next_step)
     refuse_debtor(context.lake, terms.recipient, now)  # before minutes of comparing the faces of a large gallery
     measured = compared(context, gallery, rows)
-    lease = issue(context.lake, gallery, terms, rows.num_rows, now)
     return {
-        "format": _FORMAT,
-        "lease_id": lease.lease_id,
-        "expires_at": lease.expires_at.isoformat(),
         "gallery_version": gallery.version,
         "identities": rows.num_rows,
         "purpose": terms.purpose,

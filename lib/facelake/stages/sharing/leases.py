@@ -69,8 +69,10 @@ class LeaseTerms:
     target: str | None = None
 
 
-def issue(lake: Lake, gallery: Gallery, terms: LeaseTerms, identities: int, now: datetime) -> FeedLease:
-    """Record a lease. Call before data is exported, so that no export exists without a lease.
+def issue(
+    lake: Lake, gallery: Gallery, terms: LeaseTerms, identities: int, now: datetime, ledger_seq: int
+) -> FeedLease:
+    """Record a lease. Call before data leaves, so that no export exists without a lease.
 
     Args:
         lake: the lake.
@@ -78,6 +80,7 @@ def issue(lake: Lake, gallery: Gallery, terms: LeaseTerms, identities: int, now:
         terms: of the lease.
         identities: how many are handed out.
         now: as of when they were chosen.
+        ledger_seq: newest event of the ledger by which they were chosen.
 
     Raises:
         Refused: the recipient owes an action on an earlier lease.
@@ -92,7 +95,7 @@ def issue(lake: Lake, gallery: Gallery, terms: LeaseTerms, identities: int, now:
         "gallery_version": gallery.version,
         "identities": identities,
         "target": terms.target,
-        "ledger_seq": _newest_seq(lake),
+        "ledger_seq": ledger_seq,
     }
     _append(lake, LeaseEvent.ISSUED, facts)
     return leases(lake)[-1]

@@ -236,7 +236,7 @@ def _lease(
         if same and lease.target == location.shown and not lease.ended(now):
             return lease
     wanted = LeaseTerms(terms.recipient, outgoing.purpose, terms.days, location.shown)
-    return issue(context.lake, outgoing.gallery, wanted, expected, now)
+    return issue(context.lake, outgoing.gallery, wanted, expected, now, outgoing.ledger.newest_seq)
 
 
 def _check_model(
