@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,15 @@ def _mapped(path: Path, kind: np.dtype[np.generic], dim: int) -> np.ndarray:
     if size % (dim * kind.itemsize):
         raise ValueError(f"{path.name} is not of rows of {dim} values")
     return np.memmap(path, kind, mode="r", shape=(size // (dim * kind.itemsize), dim))
+
+
+def release(array: np.ndarray) -> None:
+    """Let go of the pages of a mapped file that were read; the system reads them again where they are needed.
+
+    A pass over gigabytes of templates would keep them resident otherwise. An array in memory stays as it is.
+    """
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 class VectorFiles:

@@ -16,14 +16,14 @@ import faiss
 import numpy as np
 
 from facelake.contracts import F32, I64
-from facelake.publish.template_files import Vectors
+from facelake.publish.template_files import Vectors, release
 
 FLAT_UP_TO = 100_000
 """identities up to which the index is flat: exact, .2 GB at 512 dimensions, some 400 probes per second"""
 _BITS = 512
 _LEAST_RECALL, _RECALL_PROBES = 0.998, 1_000
 _FEWEST, _MOST = 32, 8_192  # candidates
-_SAMPLE, _BLOCK = 65_536, 65_536
+_SAMPLE, _BLOCK, _PROBES_AT_ONCE = 65_536, 65_536, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +62,37 @@ def build_codes(vectors: Vectors, seed: int = 0) -> tuple[faiss.Index, IndexFact
     count, dim = vectors.templates.shape
     index = faiss.IndexLSH(dim, _BITS, True, True)
     generator = np.random.default_rng(seed)
-    index.train(vectors.templates[np.sort(generator.choice(count, min(count, _SAMPLE), False))])
+    index.train(_rows(vectors.templates, np.sort(generator.choice(count, min(count, _SAMPLE), False))))
     for start in range(0, count, _BLOCK):
+        release(vectors.templates)
         index.add(np.ascontiguousarray(vectors.templates[start : start + _BLOCK]))
     probes = _sample_probes(vectors, generator)
     best = _exhaustive(vectors.templates, probes)
     candidates, recall = _FEWEST, 0.0
     while True:
-        similarity, _ = Codes(index, vectors.templates, candidates).search(probes, 1)
-        recall = float((similarity[:, 0] >= best - 1e-6).mean())
+        recall = float((_found(Codes(index, vectors.templates, candidates), probes) >= best - 1e-6).mean())
         if recall >= _LEAST_RECALL or candidates >= min(count, _MOST):
             return index, IndexFacts("codes", candidates, round(recall, 4), len(probes))
         candidates *= 2
+
+
+def _rows(templates: F32, rows: I64) -> F32:
+    """Return some rows (m,), ascending, of mapped templates, of which few pages stay resident."""
+    parts = []
+    for start in range(0, len(templates), _BLOCK):
+        low, high = np.searchsorted(rows, (start, start + _BLOCK))
+        parts.append(templates[rows[low:high]])
+        release(templates)
+    return np.concatenate(parts)
+
+
+def _found(codes: Codes, probes: F32) -> F32:
+    """Return the similarity (m,) of each probe to the best template that a search finds."""
+    best = []
+    for start in range(0, len(probes), _PROBES_AT_ONCE):
+        best.append(codes.search(probes[start : start + _PROBES_AT_ONCE], 1)[0][:, 0])
+        release(codes.templates)  # candidates are all over the file
+    return np.concatenate(best)
 
 
 def _sample_probes(vectors: Vectors, generator: np.random.Generator) -> F32:
@@ -94,6 +113,7 @@ def _exhaustive(templates: F32, probes: F32) -> F32:
     best = np.full(len(probes), -np.inf, np.float32)
     for start in range(0, len(templates), _BLOCK):
         np.maximum(best, (probes @ templates[start : start + _BLOCK].T).max(axis=1), out=best)
+        release(templates)
     return best
 
 
