@@ -10,7 +10,7 @@ from facelake.api.values import LedgerImport, LedgerRecord, from_row
 from facelake.contracts import EventKind, Scope
 from facelake.events import Notice
 from facelake.lake.lake import Lake
-from facelake.stages.admission.known_references import Known, also_there, doubts, refuse_unknown
+from facelake.stages.admission.known_references import Known, also_ended, doubts, refuse_unknown
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.ledger_import import import_ledger
 from facelake.stages.core.partition_names import create_lake, open_lake
@@ -58,10 +58,8 @@ class LedgerEvents:
                 for item in questioned:
                     text = f"the lake has {item}: the event has no effect until photos of it come, or a run for it"
                     self.access.on_event(Notice("ledger", text))
-                ending = [entry for entry in events if entry.kind is not EventKind.GRANT]
-                for scope in Scope:
-                    for text in also_there(known, scope, [entry.key for entry in ending if entry.scope is scope]):
-                        self.access.on_event(Notice("ledger", text))
+                for text in also_ended(known, events):
+                    self.access.on_event(Notice("ledger", text))
             record(lake, events)
         return len(events)
 

@@ -68,7 +68,7 @@ def _lake(settings: Config, *, create: bool) -> Lake:
 
 def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     from facelake.contracts import EventKind, Scope
-    from facelake.stages.admission.known_references import FLAG, Known, also_there, doubts, refuse_unknown
+    from facelake.stages.admission.known_references import FLAG, Known, also_ended, doubts, refuse_unknown
     from facelake.stages.admission.ledger import Entry, record
 
     named = [(Scope.SOURCE, key) for key in target.sources] + [(Scope.SUBJECT, key) for key in target.subjects]
@@ -89,9 +89,8 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
                 raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
             call.terminal.warn(text)
-        for scope in Scope if kind != "grant" else ():
-            for text in also_there(known, scope, [entry.key for entry in entries if entry.scope is scope]):
-                call.terminal.warn(text)
+        for text in also_ended(known, entries):
+            call.terminal.warn(text)
     for entry in entries:
         if kind == "grant" and entry.valid_until and entry.valid_until <= datetime.now(UTC):
             text = (

@@ -30,7 +30,7 @@ from facelake.cluster.mapequation import map_equation, whole_graph
 from facelake.cluster.neighbours import exact_join
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I32, I64, U8
-from facelake.distinct import distinct
+from facelake.distinct import distinct, union
 from facelake.vectors import unit_rows
 
 _NEAR_GROUPS = 16
@@ -318,7 +318,7 @@ def _sums(standing: Standing, vectors: F32, labels: I64) -> tuple[F32, I64]:
 
 def _linked(sums: F32, size: I64, pairs: Pairs, groups: int, cuts: Calibration) -> I64:
     """The group that each is part of; sums and sizes of those that took others in are theirs too."""
-    wanted = distinct(np.concatenate([pairs.low, pairs.high]))
+    wanted = union(pairs.low, pairs.high)
     number = np.arange(len(size), dtype=np.int64)
     if not len(wanted):
         return number
@@ -377,7 +377,7 @@ def _leftovers(
     right = np.concatenate([group[mine], groups + b[both]])
     if not len(left):
         return _packed(labels, groups)
-    nodes = distinct(np.concatenate([left, right]))
+    nodes = union(left, right)
     at, to = (np.searchsorted(nodes, side).astype(np.int32) for side in (left, right))
     strength = np.concatenate([value[mine], pair[both]]).astype(np.float32)
     module = map_equation(len(nodes), [leftover_graph(len(nodes), at, to, strength, cuts)], seed).astype(np.int64)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facelake.contracts import I64, Bool
-from facelake.distinct import distinct
+from facelake.distinct import distinct, union
 from facelake.erase.spellings import embedding_forms, piece_forms, text_blobs, text_forms
 
 _CHUNK = 1 << 20  # bytes per step, so that numpy's intermediate arrays stay in the processor's cache
@@ -108,7 +108,7 @@ class _Texts:
         places = np.flatnonzero(opens & np.frombuffer(piece[: stop - start].translate(self.first), np.bool_))
         words = np.ndarray((stop - start,), "<u8", piece, strides=(1,))[places]
         kept = [places[windows.where(words & mask)] for mask, windows in self.prefixes]
-        begins = distinct(np.concatenate(kept)) + start
+        begins = union(*kept) + start
         return self._ended(data, edges, begins) if len(begins) else ([], [])
 
     def _ended(self, data: memoryview, edges: I64, begins: I64) -> tuple[list[int], list[int]]:

@@ -150,6 +150,13 @@ def also_there(known: Known, kind: str, names: Iterable[str]) -> Iterator[str]:
             yield f"the lake also has the {kind} {other!r}, not {name!r}: name it too if both are one"
 
 
+def also_ended(known: Known, entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield what `also_there` says of the withdrawals and expiries among new ledger events."""
+    ending = [entry for entry in entries if entry.kind is not EventKind.GRANT]
+    for scope in Scope:
+        yield from also_there(known, scope, [entry.key for entry in ending if entry.scope is scope])
+
+
 def refuse_unknown(unknown: Sequence[Unknown], action: str) -> None:
     """Refuse an action on references that match nothing.
 

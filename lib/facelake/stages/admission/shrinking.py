@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.config import Config
-from facelake.distinct import distinct
+from facelake.distinct import union
 from facelake.errors import Refused
 
 _SHARE = 0.2
@@ -33,7 +33,7 @@ class Present:
         for rows in tables:
             ids.append(hashed(rows["image_id"].drop_null()))
             contents.append(hashed(rows["content_sha256"].drop_null()))
-        return cls(distinct(np.concatenate(ids)), distinct(np.concatenate(contents)))
+        return cls(union(*ids), union(*contents))
 
     def missing(self, tables: Iterable[pa.Table]) -> int:
         """How many photos are gone: neither their id nor their content is in the corpus any more."""

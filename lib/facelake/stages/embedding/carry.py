@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import I64, Covers, DataFileName, Receipt
-from facelake.distinct import distinct
+from facelake.distinct import distinct, union
 from facelake.embed.pipeline import face_id
 from facelake.lake.data_files import DataFile
 from facelake.lake.row_reader import pick_scattered
@@ -144,7 +144,7 @@ class _Sources:
         if not any(paths.values()):
             return empty
         marks = [same_outcome(item.decisions) for item in progress.missing()]
-        wanted = distinct(np.concatenate([np.zeros(0, np.uint64), *marks]))
+        wanted = union(np.zeros(0, np.uint64), *marks)
         if not len(wanted):
             return empty
         parts: list[tuple[np.ndarray, ...]] = []

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.contracts import Bool
-from facelake.distinct import distinct
+from facelake.distinct import union
 from facelake.erase.spellings import photo_forms
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.data_files import DataFile
@@ -105,14 +105,16 @@ class _Search:
 
     def in_corpus(self, config: Config) -> None:
         """Read the photos of the targets in the lake's own corpus, then those that have no outcome yet."""
-        processed = distinct(np.concatenate([np.zeros(0, np.uint64), *self.processed]))
+        processed = union(np.zeros(0, np.uint64), *self.processed)
         with Decoder() as decoder:
             for corpus, path in own_corpus(config):
                 ids = corpus.ids(path)
-                without_outcome = set(
-                    ids["image_id"].filter(pa.array(~np.isin(hashed(ids["image_id"]), processed))).to_pylist()
-                )
-                for image, data in _photos(corpus, path, self.targets.hits(ids)):
+                own = self.targets.hits(ids)
+                if not own.any():
+                    continue
+                asked = ids["image_id"].filter(pa.array(own))
+                without_outcome = set(asked.filter(pa.array(~np.isin(hashed(asked), processed))).to_pylist())
+                for image, data in _photos(corpus, path, own):
                     digest = hashlib.sha256(data).hexdigest()
                     self.targets.contents.add(digest)
                     self.of_image.setdefault(image, set()).add(digest)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import F32, I64
-from facelake.distinct import distinct
+from facelake.distinct import distinct, union
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.publish.thresholds import interval, thresholds
@@ -83,7 +83,7 @@ def _same_photo(context: Context) -> F32:
     first = np.flatnonzero(images[1:] == images[:-1])[:_MOST_PHOTOS]
     if not len(first):
         return np.zeros(0, np.float32)
-    rows_needed = distinct(np.concatenate([first, first + 1]))
+    rows_needed = union(first, first + 1)
     ids = rows["face_id"].combine_chunks().take(pa.array(rows_needed))
     vectors = vectors_of_faces(context.lake, ids)
     a, b = (np.searchsorted(rows_needed, side) for side in (first, first + 1))

@@ -16,7 +16,7 @@ import pyarrow as pa
 from facelake.cluster.array_codec import encode
 from facelake.cluster.by_group import ByGroup
 from facelake.contracts import I64, U8, Bool, Receipt, is_of_model
-from facelake.distinct import distinct
+from facelake.distinct import distinct, union
 from facelake.engines.exchange import Exchange
 from facelake.lake.data_files import DataFile
 from facelake.lake.object_store import ObjectStore
@@ -146,7 +146,7 @@ def plan_version(new: NewVersion) -> Plan:
     )
     changed_ids = [*result.merged_into, *result.retired, *result.came_back]
     stale = range_of_group[groups_undone(new)]
-    targets = distinct(np.concatenate([range_of_group[touched], stale, ranges_of(changed_ids, bits)])).astype(np.int64)
+    targets = union(range_of_group[touched], stale, ranges_of(changed_ids, bits)).astype(np.int64)
     if any(_is_stray(file, bits) for files in _files(new).values() for file, _ in files):
         targets = np.arange(1 << bits)  # rows of files that are not of one range can belong to any
     return Plan(bits, touched, range_of_group, known_identity, known_group, ended, targets, read)

@@ -73,7 +73,7 @@ class VectorTasks:
         """Count the templates of active identities that are not finite unit vectors."""
         for path in self.paths[number]:
             rows = self._read(path, ["status", "prototype"])
-            bad = bad_templates(rows["prototype"].filter(pc.equal(rows["status"], "active")))
+            bad = _bad_templates(rows["prototype"].filter(pc.equal(rows["status"], "active")))
             yield 0, bad.to_bytes(8, "little")
 
     def _read(self, path: str, names: Sequence[str]) -> pa.Table:
@@ -114,7 +114,7 @@ def _boxes_with_area(column: pa.ChunkedArray) -> int:
     return int(((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])).sum())
 
 
-def bad_templates(column: pa.ChunkedArray) -> int:
+def _bad_templates(column: pa.ChunkedArray) -> int:
     """Return how many templates are not finite unit vectors of one dimension."""
     lengths = pc.list_value_length(column).fill_null(0).to_numpy()
     if not len(lengths):

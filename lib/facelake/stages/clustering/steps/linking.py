@@ -13,7 +13,7 @@ from facelake.cluster.labels import canonical
 from facelake.cluster.linkage import Pairs, join_groups
 from facelake.cluster.mode_merging import connected, mode_pairs
 from facelake.contracts import F32, I32, I64
-from facelake.distinct import distinct
+from facelake.distinct import union
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
 from facelake.stages.clustering.messages import GroupPairs
@@ -56,7 +56,7 @@ def link_groups(work: Work, exchange: Exchange, parts: int, grouped: Grouped, kn
     blocks = exchange.run(range(parts), LinkingTasks(work, known, shared.name).pairs)
     sent = joined([decode(GroupPairs, body) for _, body in blocks])
     pairs = Pairs.of(sent.low, sent.high, sent.cosine)
-    linked = distinct(np.concatenate([pairs.low, pairs.high]))
+    linked = union(pairs.low, pairs.high)
     if not len(linked):
         return Linked(labels, 0, "")
     groups = share_labels(work, "link-sums", labels, grouped.part, linked)

@@ -10,14 +10,13 @@ import numpy as np
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.bounding import BOUND
 from facelake.cluster.edges import Known
-from facelake.cluster.labels import canonical
 from facelake.cluster.overlap import LEAST_FACES, Links, Sums, join_within_bound, link_cuts, matched, overlapping
 from facelake.contracts import I32
-from facelake.distinct import distinct
+from facelake.distinct import distinct, union
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
 from facelake.stages.clustering.step_results import Overlapped
-from facelake.stages.clustering.steps.sums import SharedGroups, share_labels, sum_groups, sums_in_order
+from facelake.stages.clustering.steps.sums import SharedGroups, all_sums, share_labels
 from facelake.stages.clustering.stored import FinalNeighbours, SharedLabels
 from facelake.stages.clustering.work import Work
 
@@ -64,22 +63,18 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
         _candidates([decode(Links, body) for key, body in blocks if key % len(cuts) == number], shared)
         for number in range(len(cuts))
     ]
-    linked = distinct(np.concatenate([side for links in of_cut for side in (links.group, links.other)]))
+    linked = union(*(side for links in of_cut for side in (links.group, links.other)))
     if not len(linked):
         return Overlapped(labels, "")
     shared = share_labels(work, "overlap-sums", labels, part, linked.astype(np.int32))
-    sum_groups(work, exchange, parts, shared)
-    sums = np.concatenate([of_chunk for _, of_chunk in sums_in_order(work, shared)])
-    groups, chosen = Sums(sums, shared.size[shared.summed]), []
+    groups, chosen = Sums(all_sums(work, exchange, parts, shared), shared.size[shared.summed]), []
     for links, cut in zip(of_cut, cuts, strict=True):
         at = Links(shared.row[links.group], shared.row[links.other], links.links, links.most)
         chosen.append(_rows(at, np.flatnonzero(overlapping(at, groups, known.cuts, cut))))
     pairs = joined(chosen)
     row = join_within_bound(pairs.group, pairs.other, groups, BOUND * known.cuts.edge)
-    group = np.arange(len(shared.size), dtype=np.int32)
-    group[shared.summed] = shared.summed[row]
     text = f"{len(row) - len(distinct(row))} joins among {len(row)} groups with many links"
-    return Overlapped(canonical(group[labels]), text)
+    return Overlapped(shared.joined(labels, row), text)
 
 
 def _candidates(of_parts: list[Links], groups: SharedGroups) -> Links:

@@ -9,13 +9,12 @@ import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.labels import canonical
 from facelake.cluster.within_person import LEAST_GROUPS, MOST_GROUPS, Groups, join_normalised
 from facelake.contracts import F64, I32
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.messages import PartMoment
 from facelake.stages.clustering.step_results import Rejoined
-from facelake.stages.clustering.steps.sums import ROWS_AT_ONCE, SharedGroups, share_labels, sum_groups, sums_in_order
+from facelake.stages.clustering.steps.sums import ROWS_AT_ONCE, SharedGroups, all_sums, share_labels
 from facelake.stages.clustering.stored import SharedLabels
 from facelake.stages.clustering.work import Work
 
@@ -54,17 +53,12 @@ def rejoin_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part:
     if cuts.nearest_low or not LEAST_GROUPS <= len(several) <= MOST_GROUPS:
         return Rejoined(labels, "")
     groups = share_labels(work, "rejoin-sums", labels, part, several)
-    sum_groups(work, exchange, parts, groups)
     number, text = join_normalised(_summed(work, exchange, parts, groups), cuts)
-    first = np.full(len(several), len(groups.size), np.int64)
-    np.minimum.at(first, number, groups.summed)
-    group = np.arange(len(groups.size), dtype=np.int64)
-    group[groups.summed] = first[number]
-    return Rejoined(canonical(group[labels]), text)
+    return Rejoined(groups.joined(labels, number), text)
 
 
 def _summed(work: Work, exchange: Exchange, parts: int, groups: SharedGroups) -> Groups:
-    sums = np.concatenate([of_chunk for _, of_chunk in sums_in_order(work, groups)])
+    sums = all_sums(work, exchange, parts, groups)
     blocks = sorted(exchange.run(range(parts), MomentTasks(work, groups.name).moment))
     moment: F64 = np.sum([decode(PartMoment, body).moment for _, body in blocks], axis=0)
     return Groups(sums, groups.size[groups.summed], moment)

@@ -13,7 +13,7 @@ from facelake.cluster.labels import canonical
 from facelake.cluster.linkage import NearGroups, settle
 from facelake.cluster.mapequation import map_equation
 from facelake.contracts import I32
-from facelake.distinct import distinct
+from facelake.distinct import union
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
 from facelake.stages.clustering.messages import FacePairs, Relabelled
@@ -39,10 +39,10 @@ class SingletonTasks:
         faces, vectors = self.work.faces_of_part(part)
         shared = self.work.shared(SharedLabels, self.labels)
         labels, start = shared.labels, of_part.near.start
-        near = distinct(np.concatenate([labels[of_part.faces], labels[of_part.near.index]]))
+        near = union(labels[of_part.faces], labels[of_part.near.index])
         place = np.full(len(shared.row), -1, np.int32)
         place[near] = np.arange(len(near))
-        sums, sizes = sums_of(self.work, shared.row[near]), shared.size[near]
+        sums, sizes = sums_of(self.work, shared.row[near]), shared.size[near].astype(np.int64)
         out = np.empty(len(faces), np.int32)
         for first in range(0, len(faces), ROWS_AT_ONCE):
             last = min(first + ROWS_AT_ONCE, len(faces))
@@ -100,7 +100,7 @@ def _with_leftovers(labels: I32, pairs: FacePairs, known: Known, seed: int) -> I
     """Return labels (F,) in which the faces of the pairs are grouped among themselves."""
     taken = mutual_or_strong(pairs.a, pairs.b, pairs.value, known.cuts)
     a, b, value = pairs.a[taken], pairs.b[taken], pairs.value[taken]
-    faces = distinct(np.concatenate([a, b]))
+    faces = union(a, b)
     at, to = (np.searchsorted(faces, side).astype(np.int32) for side in (a, b))
     graph = leftover_graph(len(faces), at, to, value, known.cuts)
     out = labels.astype(np.int64)

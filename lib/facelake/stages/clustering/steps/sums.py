@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from facelake.cluster.array_codec import decode, encode
-from facelake.cluster.labels import add_sums
+from facelake.cluster.labels import add_sums, canonical
 from facelake.contracts import F32, I32, I64
 from facelake.distinct import distinct
 from facelake.engines.exchange import Block, Exchange
@@ -35,6 +36,18 @@ class SharedGroups:
         """The groups (n,) that have sums, in the order of their rows."""
         groups = np.flatnonzero(self.row >= 0).astype(np.int32)
         return groups[np.argsort(self.row[groups], kind="stable")]
+
+    def joined(self, labels: I32, number: npt.NDArray[np.integer]) -> I32:
+        """Return the labels (F,) after groups that have sums were joined.
+
+        Args:
+            labels: (F,) labels before.
+            number: (n,) of the joined group that each row of sums is part of.
+        """
+        _, first, part = np.unique(number, return_index=True, return_inverse=True)
+        group = np.arange(len(self.size), dtype=np.int32)
+        group[self.summed] = self.summed[first[part]]
+        return canonical(group[labels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,12 @@ def sum_groups(work: Work, exchange: Exchange, parts: int, groups: SharedGroups)
         work.delete(GroupSums, name)
     tasks = SumTasks(work, groups.name)
     exchange.run(range(parts), tasks.add, tasks.total, keys=parts)
+
+
+def all_sums(work: Work, exchange: Exchange, parts: int, groups: SharedGroups) -> F32:
+    """Add up the vectors of groups and return the sums (n, dim), in the order of their rows."""
+    sum_groups(work, exchange, parts, groups)
+    return np.concatenate([of_chunk for _, of_chunk in sums_in_order(work, groups)])
 
 
 def sums_in_order(work: Work, groups: SharedGroups) -> Iterator[tuple[I32, F32]]:
