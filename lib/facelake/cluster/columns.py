@@ -12,7 +12,6 @@ import pyarrow as pa
 from facelake.contracts import F32, I32, I64, U8
 
 _LONG = 128
-_BLOCK = 65_536
 _NORM = 1e-6
 
 
@@ -28,6 +27,9 @@ class State(IntEnum):
     """below the configured quality"""
 
 
+_NOT_FINITE, _ZERO = int(State.NOT_FINITE), int(State.ZERO)  # for compiled functions
+
+
 def keys(column: pa.ChunkedArray | pa.Array, salt: int = 0) -> I64:
     """Return a 64-bit hash (n,) of each string: equal strings have equal keys on every machine.
 
@@ -38,14 +40,8 @@ def keys(column: pa.ChunkedArray | pa.Array, salt: int = 0) -> I64:
     array = _one(column).cast(pa.binary())
     offsets, body = _binary(array)
     lengths = np.diff(offsets)
-    words = -(-min(int(lengths.max(initial=0)), _LONG) // 8)
     out = mix(lengths, salt) if salt else lengths.astype(np.uint64)
-    for first in range(0, len(lengths), _BLOCK):
-        part = slice(first, first + _BLOCK)
-        padded = _padded(body, offsets[first : first + _BLOCK + 1], words * 8).view(np.uint64)
-        for word in range(words):  # a word past a string's end must not count, however long the others are
-            inside = lengths[part] > 8 * word
-            out[part][inside] = mix(out[part][inside] ^ padded[inside, word], word)
+    _hash_strings(body, offsets, out)
     for i in np.flatnonzero(lengths > _LONG):  # rare: ids are short
         tail = bytes(body[offsets[i] + _LONG : offsets[i + 1]])
         out[i] ^= np.uint64(int.from_bytes(tail, "little") % (2**61 - 1))
@@ -91,6 +87,11 @@ def vectors(column: pa.ChunkedArray | pa.Array, dim: int) -> tuple[F32, U8]:
     missing = np.asarray(array.is_null()) if array.null_count else np.zeros(len(array), bool)
     state[lengths != dim] = State.WRONG_DIMENSION
     state[missing] = State.MISSING
+    if raw is not None and dim and not fixed and raw.dtype == np.float16:
+        halves = np.ascontiguousarray(raw).view(np.uint16).reshape(len(array), dim)
+        out = np.empty(halves.shape, np.float32)
+        _unit_of_halves(halves, out, out.view(np.uint32), state)
+        return out, state
     out = np.zeros((len(array), dim), np.float32)
     if raw is not None and dim and (lengths == dim).all():
         out[:] = raw.reshape(len(array), dim)
@@ -140,6 +141,62 @@ def _hash_rows(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return out
 
 
+@numba.njit(cache=True, nogil=True)
+def _hash_strings(body: npt.NDArray[np.uint8], offsets: I64, out: npt.NDArray[np.uint64]) -> None:
+    """Mix the first _LONG bytes of each string into `out` (n,), in little-endian words filled up with zeros."""
+    for i in range(len(out)):
+        x, start = out[i], offsets[i]
+        end = min(offsets[i + 1], start + _LONG)
+        for number, at in enumerate(range(start, end, 8)):
+            word = np.uint64(0)
+            for byte in range(min(8, end - at)):
+                word |= np.uint64(body[at + byte]) << np.uint64(8 * byte)
+            x = (x ^ word) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * number + 1)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x = x ^ (x >> np.uint64(31))
+        out[i] = x
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def _unit_of_halves(
+    halves: npt.NDArray[np.uint16], out: F32, bits: npt.NDArray[np.uint32], state: npt.NDArray[np.uint8]
+) -> None:
+    """Write unit vectors (n, dim) of float16 values; numpy converts those one by one, here many at a time.
+
+    Exponent and mantissa of a half, moved to their place in a float32, are the value times 2^-112; also where it is
+    subnormal.
+
+    Args:
+        halves: (n, dim) bits of the float16 values.
+        out: (n, dim) receives the vectors, zero where they are not sound.
+        bits: the same memory.
+        state: (n,) State, changed where a row is not sound.
+    """
+    scale, zero = np.float32(2.0**112), np.float32(0)
+    for i in range(len(halves)):
+        largest = np.uint16(0)
+        for d in range(halves.shape[1]):
+            half = halves[i, d]
+            largest = max(largest, np.uint16(half & 0x7C00))
+            bits[i, d] = (np.uint32(half & 0x7FFF) << np.uint32(13)) | (np.uint32(half & 0x8000) << np.uint32(16))
+        total = zero
+        for d in range(halves.shape[1]):
+            value = out[i, d] * scale
+            out[i, d] = value
+            total += value * value
+        norm = np.sqrt(total)
+        if largest == 0x7C00:  # infinite or not a number
+            state[i] = _NOT_FINITE
+        elif norm <= np.float32(_NORM):
+            state[i] = _ZERO
+        else:
+            for d in range(halves.shape[1]):
+                out[i, d] /= norm
+            continue
+        out[i] = zero
+
+
 def _normalise(raw: F32, state: U8) -> F32:
     with np.errstate(invalid="ignore", over="ignore"):
         norm = np.linalg.norm(raw, axis=1)
@@ -147,6 +204,9 @@ def _normalise(raw: F32, state: U8) -> F32:
     state[sound & ~np.isfinite(norm)] = State.NOT_FINITE
     state[sound & (norm <= _NORM)] = State.ZERO
     sound = state == State.SOUND
+    if sound.all():  # without copies of the rows
+        raw /= norm[:, None]
+        return raw
     raw[~sound] = 0
     raw[sound] /= norm[sound, None]
     return raw
@@ -187,13 +247,3 @@ def _row(value: pa.Scalar, kind: pa.DataType) -> npt.NDArray[np.floating]:
     if pa.types.is_binary(kind):
         return np.frombuffer(value.as_py(), "<f2")
     return np.asarray([np.nan if item is None else item for item in value.as_py()], np.float32)
-
-
-def _padded(body: npt.NDArray[np.uint8], offsets: I64, width: int) -> npt.NDArray[np.uint8]:
-    """(n, width) bytes of each string, cut or filled with zeros."""
-    count = len(offsets) - 1
-    at = offsets[:-1, None] + np.arange(width)
-    there = at < np.minimum(offsets[1:, None], offsets[:-1, None] + width)
-    out = np.zeros((count, width), np.uint8)
-    out[there] = body[at[there]]
-    return out

@@ -25,9 +25,9 @@ from facelake.cluster.calibrate import Calibration
 from facelake.cluster.edges import clear_nearest, leftover_graph
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle
-from facelake.cluster.lists import nearest, spherical_kmeans
+from facelake.cluster.lists import trained_index
 from facelake.cluster.mapequation import map_equation, whole_graph
-from facelake.cluster.neighbours import exact_join
+from facelake.cluster.neighbours import Search, join
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I32, I64, U8
 from facelake.distinct import distinct, union
@@ -36,7 +36,9 @@ from facelake.vectors import unit_rows
 _NEAR_GROUPS = 16
 _NEIGHBOURS = 32
 _FLAT_PAIRS = 1_000_000_000  # products of a new face and a group up to which all are made
-_GROUPS_PER_CELL, _CELL_PROBES, _CELL_ROUNDS, _SAMPLED_PER_CELL = 500, 24, 5, 64
+_GROUPS_PER_LIST, _SAMPLED_PER_LIST, _HOME_CELLS = 500, 64, 2
+_LIST_PROBES, _CELL_PROBES = 24, 12
+_EXACT_FACES = 20_000  # new faces up to which all pairs are compared
 _SAME_PHOTO = 1.0  # faces of one photo must be so many of different people's sds more alike to be edges
 _BLOCK = 2048
 _GROUP_BLOCK = 32_768  # groups whose unit means are in memory at once
@@ -104,7 +106,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
         return Placed(np.zeros(0, np.int64), into)
     near, _ = near_groups(standing.sums[:groups], new.vectors, seed)
     face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
-    a, b, pair = _new_edges(new, gate, cuts)
+    a, b, pair = _new_edges(new, gate, cuts, seed)
     strong, fine = value >= cuts.graph_cut, pair >= cuts.graph_cut
     labels = _group(
         standing,
@@ -132,7 +134,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
 def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
     """The nearest groups (m, k) of unit vectors (m, dim) by their means, -1 for none; and the cosines (m, k).
 
-    Of many groups only those in the nearest cells are compared (lists.py).
+    Of many groups only those in the nearest lists are compared (lists.py).
 
     Args:
         means: (g, dim) means or sums of the groups; only their directions count.
@@ -148,25 +150,26 @@ def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
 
 
 def _compared(means: F32, vectors: F32, seed: int) -> Iterator[tuple[I32, I32]]:
-    """Yield groups and the vectors that are compared with them: in blocks, or the cells of many groups."""
+    """Yield groups and the vectors that are compared with them: in blocks, or the lists of many groups."""
     starts = range(0, len(means), _GROUP_BLOCK)
     if len(means) * len(vectors) <= _FLAT_PAIRS:
         every = np.arange(len(vectors), dtype=np.int32)
         yield from ((np.arange(i, min(i + _GROUP_BLOCK, len(means)), dtype=np.int32), every) for i in starts)
         return
-    cells = spherical_kmeans(_sample(means, seed), len(means) // _GROUPS_PER_CELL, seed, _CELL_ROUNDS)
-    home = [nearest(unit_rows(means[i : i + _GROUP_BLOCK], least=1e-9), cells, 1)[:, 0] for i in starts]
-    by_cell = ByGroup.of(np.concatenate(home).astype(np.int64), len(cells))
-    probes = nearest(vectors, cells, _CELL_PROBES)
-    asking = ByGroup.of(probes.ravel().astype(np.int64), len(cells))
-    for cell in range(len(cells)):
-        names, rows = by_cell.of_group(cell), asking.of_group(cell)
+    index = trained_index(_sample(means, seed), len(means), _GROUPS_PER_LIST, seed)
+    blocks = (unit_rows(means[i : i + _GROUP_BLOCK], least=1e-9) for i in starts)
+    home = np.concatenate([index.assign(block, 1, _HOME_CELLS)[:, 0] for block in blocks])
+    by_list = ByGroup.of(home.astype(np.int64), len(index.lists))
+    probes = index.assign(vectors, _LIST_PROBES, _CELL_PROBES)
+    asking = ByGroup.of(probes.ravel().astype(np.int64), len(index.lists))
+    for number in range(len(index.lists)):
+        names, rows = by_list.of_group(number), asking.of_group(number)
         if len(names) and len(rows):
             yield names.astype(np.int32), (rows // probes.shape[1]).astype(np.int32)
 
 
 def _sample(means: F32, seed: int) -> F32:
-    most = _SAMPLED_PER_CELL * (len(means) // _GROUPS_PER_CELL)
+    most = _SAMPLED_PER_LIST * (len(means) // _GROUPS_PER_LIST)
     if len(means) > most:
         means = means[np.sort(np.random.default_rng(seed).choice(len(means), most, replace=False))]
     return unit_rows(means, least=1e-9)
@@ -210,7 +213,7 @@ class _EdgeLimits(NamedTuple):
     scale: float
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "contract"})
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _dot(a: F32, b: F32) -> np.float32:
     """Inner product of two vectors; the sums may be taken in another order, so that they are vectorised."""
     total = np.float32(0)
@@ -219,7 +222,7 @@ def _dot(a: F32, b: F32) -> np.float32:
     return total
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _exemplar_edges(
     vectors: F32, face: I64, group: I64, off: F32, groups: _Shown, limits: _EdgeLimits
 ) -> tuple[F32, F32]:
@@ -245,9 +248,10 @@ def _exemplar_edges(
     return best, weight
 
 
-def _new_edges(new: Arrived, gate: Gate, cuts: Calibration) -> tuple[I64, I64, F32]:
+def _new_edges(new: Arrived, gate: Gate, cuts: Calibration, seed: int) -> tuple[I64, I64, F32]:
     """Pairs of new faces (a < b) with their discounted similarity, from the floor on."""
-    found = exact_join(new.vectors, _NEIGHBOURS, cuts.deep_floor).ragged()
+    search = Search(_NEIGHBOURS, cuts.deep_floor, exact_below=_EXACT_FACES, seed=seed)
+    found = join(new.vectors, search).ragged()
     a = np.repeat(np.arange(len(new.vectors)), np.diff(found.start))
     b = found.index.astype(np.int64)
     a, b = np.minimum(a, b), np.maximum(a, b)

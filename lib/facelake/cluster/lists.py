@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.cluster import topk
+from facelake.cluster.by_group import ByGroup
 from facelake.cluster.labels import add_sums
 from facelake.contracts import F32, I32, I64
 
@@ -57,6 +58,26 @@ def cells_of(sample: F32, faces: int, seed: int) -> F32:
 def lists_of(sample: F32, count: int, seed: int) -> F32:
     """List centroids of one cell, from the sample's faces (n, dim) that are nearest to it."""
     return spherical_kmeans(sample, count, seed, _LIST_ROUNDS)
+
+
+def trained_index(sample: F32, faces: int, list_size: float, seed: int) -> Index:
+    """The index of a corpus that is in memory.
+
+    Args:
+        sample: (n, dim) unit vectors of it.
+        faces: of the corpus.
+        list_size: faces per list, on average.
+    """
+    cells = cells_of(sample, faces, seed)
+    by_cell = ByGroup.of(nearest(sample, cells, 1)[:, 0].astype(np.int64), len(cells))
+    per_list = list_size * len(sample) / faces
+    lists: list[F32] = []
+    for cell in range(len(cells)):
+        members = by_cell.of_group(cell)
+        count = max(1, round(len(members) / per_list))
+        lists.append(lists_of(sample[members], count, seed + cell) if len(members) else cells[cell : cell + 1])
+    first = np.concatenate([[0], np.cumsum([len(part) for part in lists])]).astype(np.int64)
+    return Index(cells, np.concatenate(lists), first)
 
 
 def divided(lists: F32, centroid: F32, faces: float, seed: int) -> tuple[F32, F32, I64]:

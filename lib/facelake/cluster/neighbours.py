@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.cluster import topk
+from facelake.cluster.lists import trained_index
 from facelake.contracts import F16, F32, I32, I64
 
 _BLOCK = 2048
+CELL_PROBES = 8
+"""nearest cells in which a face's lists are looked up"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,16 @@ def exact_join(vectors: F32, k: int, floor: float) -> Neighbours:
         similarity = np.matmul(vectors[rows], vectors.T, out=buffer[: len(rows)])
         topk.fold(similarity, rows, everyone, rows, floor, (best.index, best.cosine))
     return best
+
+
+def join(vectors: F32, search: Search) -> Neighbours:
+    """Neighbours among unit vectors (n, dim), as positions: of few all pairs are compared, of many those of a list."""
+    if len(vectors) <= search.exact_below:
+        return exact_join(vectors, search.k, search.floor)
+    index = trained_index(vectors, len(vectors), search.list_size, search.seed)
+    lists = index.assign(vectors, search.probes, CELL_PROBES)
+    row, column = np.nonzero(lists >= 0)
+    return join_lists(vectors, row.astype(np.int32), lists[row, column], index.lists, search)
 
 
 def join_lists(vectors: F32, rows: I32, lists: I32, centroids: F32, search: Search) -> Neighbours:

@@ -25,6 +25,7 @@ from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
 from facelake.lake.data_files import UNNAMED, DataFile, plain, read_file, stage
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.open_delta import open_table, version_gone
+from facelake.lake.read_ahead import read_ahead
 from facelake.lake.retries import first_line, retrying
 
 _LOG = logging.getLogger(__name__)
@@ -105,9 +106,10 @@ class Table:
     def parts(
         self, columns: Sequence[str] | None = None, snapshot: Snapshot | None = None
     ) -> Iterator[tuple[DataFile, pa.Table]]:
-        """Yield (file, rows) for each data file, so that memory stays bounded."""
-        for file in (snapshot or self.snapshot()).files:
-            yield file, self.file(file, columns)
+        """Yield (file, rows) for each data file, so that memory stays bounded; the next file is read meanwhile."""
+        files = (snapshot or self.snapshot()).files
+        read = ((file, self.file(file, columns)) for file in files)
+        yield from read_ahead(read) if len(files) > 1 else read
 
     def stage(self, data: pa.Table, name: DataFileName = UNNAMED) -> Receipt:
         """Write a data file without committing it."""

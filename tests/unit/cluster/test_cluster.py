@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from facelake.cluster import columns
 from facelake.cluster.calibrate import Calibration, Prior, Similarities, calibrate, with_level
 from facelake.cluster.edges import clear_nearest, mutual_or_strong
-from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans
-from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join_lists, union
+from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans, trained_index
+from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join, join_lists, union
 from facelake.cluster.nuisance import nuisance_directions, without
 
 
@@ -76,6 +76,29 @@ def test_lists_find_nearly_all_near_neighbours() -> None:
     exact = as_pairs(exact_join(x, 10, 0.5))
     found = as_pairs(whole_list(x, Search(10, 0.5, probes=4), 20))
     assert len(found & exact) / len(exact) > 0.97
+
+
+def test_many_vectors_are_joined_by_lists_with_nearly_all_neighbours() -> None:
+    x, _ = people(np.random.default_rng(5), [6] * 700)
+    exact = as_pairs(join(x, Search(10, 0.5)))
+    assert exact == as_pairs(exact_join(x, 10, 0.5))
+    search = Search(10, 0.5, probes=5, exact_below=1_000)
+    found = as_pairs(join(x, search))
+    assert len(found & exact) / len(exact) > 0.97
+    assert found == as_pairs(join(x, search))
+
+
+@given(st.integers(0, 9999), st.integers(1, 400), st.integers(1, 60_000))
+def test_trained_index_has_about_as_many_lists_as_were_asked_for(seed: int, sampled: int, faces: int) -> None:
+    sample = unit(np.random.default_rng(seed), sampled, 6)
+    faces = max(faces, sampled)
+    index = trained_index(sample, faces, 70, seed)
+    assert len(index.first) == len(index.cells) + 1
+    assert (np.diff(index.first) >= 1).all()
+    assert index.first[-1] == len(index.lists) <= sampled + len(index.cells)
+    np.testing.assert_allclose(np.linalg.norm(index.lists, axis=1), 1, atol=1e-5)
+    if faces >= 70 * 10 and sampled * 70 >= 2 * faces:
+        assert 0.5 * faces / 70 <= len(index.lists) <= 1.5 * faces / 70 + len(index.cells)
 
 
 @pytest.mark.parametrize("people_count", [1, 3])
@@ -265,6 +288,38 @@ def test_vectors_of_every_column_type_with_their_faults(kind: str, seed: int) ->
     np.testing.assert_allclose(np.linalg.norm(found[sound], axis=1), 1, atol=1e-3)
     np.testing.assert_allclose(found[4], found[5], atol=2e-3)
     assert not found[~sound].any()
+
+
+def test_every_float16_value_is_read_as_numpy_reads_it() -> None:
+    values = np.arange(1 << 16, dtype=np.uint16).view("<f2")
+    finite = values[np.isfinite(values)]
+    rows = np.stack([finite, np.full(len(finite), 1.0, "<f2")], axis=1)
+    found, state = columns.vectors(pa.array([row.tobytes() for row in rows], pa.binary()), 2)
+    assert (state == columns.State.SOUND).all()
+    wide = rows.astype(np.float64)
+    np.testing.assert_allclose(found, wide / np.linalg.norm(wide, axis=1, keepdims=True), rtol=3e-7, atol=1e-45)
+    bad = values[~np.isfinite(values)]
+    found, state = columns.vectors(pa.array([np.array([x, 1], "<f2").tobytes() for x in bad], pa.binary()), 2)
+    assert (state == columns.State.NOT_FINITE).all()
+    assert not found.any()
+
+
+@given(st.lists(st.text(max_size=150), max_size=20), st.integers(0, 3))
+def test_keys_are_those_of_a_plain_reference(texts: list[str], salt: int) -> None:
+    def mixed(value: int, seed: int) -> int:
+        x = (value + 0x9E3779B97F4A7C15 * (2 * seed + 1)) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    def key(body: bytes) -> int:
+        out = mixed(len(body), salt) if salt else len(body)
+        for word, at in enumerate(range(0, min(len(body), 128), 8)):
+            out = mixed(out ^ int.from_bytes(body[:128][at : at + 8], "little"), word)
+        return out ^ (int.from_bytes(body[128:], "little") % (2**61 - 1)) if len(body) > 128 else out
+
+    found = columns.keys(pa.array(texts, pa.string()), salt).view(np.uint64)
+    assert found.tolist() == [key(text.encode()) for text in texts]
 
 
 @given(st.lists(st.text(max_size=150), min_size=1, max_size=40, unique=True), st.integers(0, 40))

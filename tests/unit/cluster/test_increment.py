@@ -118,7 +118,7 @@ def test_the_same_whatever_the_machine_split_the_work_into(monkeypatch: pytest.M
     vectors = people.faces([int(w) for w in people.rng.integers(0, 400, 300)])
     whole, cosine = near_groups(means, vectors, 0)
     monkeypatch.setattr("facelake.cluster.increment._FLAT_PAIRS", 1)
-    monkeypatch.setattr("facelake.cluster.increment._GROUPS_PER_CELL", 30)
+    monkeypatch.setattr("facelake.cluster.increment._GROUPS_PER_LIST", 30)
     cells, _ = near_groups(means, vectors, 0)
     assert (whole[:, 0] == cells[:, 0]).mean() > 0.97
     assert (np.diff(cosine, axis=1) <= 0).all()

@@ -25,6 +25,7 @@ from facelake.cluster.nuisance import without
 from facelake.contracts import F32, GROUPS, I64, Bool
 from facelake.distinct import distinct
 from facelake.lake.data_files import plain
+from facelake.lake.read_ahead import read_ahead
 from facelake.stages.clustering.calibration_store import Measures, Since, read_measures, read_since, write_since
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
@@ -191,7 +192,7 @@ def _standing(night: Increment, home: I64, left: Bool, exemplars: _Exemplars, me
     for at, vectors, _ in night.faces.vectors(wanted) if wanted.any() else ():
         add_sums(without(vectors, measures.directions), number[home[at]].astype(np.int32), sums)
     bins = measures.gate.bins((weight / np.maximum(size + night.gone, 1))[left])
-    return Standing(sums, size[left], bins, exemplars.blocks)
+    return Standing(sums, size[left], bins, lambda: read_ahead(exemplars.blocks()))
 
 
 def _stored_means(night: Increment, wanted: Bool) -> Iterator[tuple[I64, F32]]:

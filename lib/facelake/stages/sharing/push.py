@@ -8,10 +8,9 @@ lease is acknowledged. A lease that was recalled or has ended empties the target
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 from facelake.contracts import F32, reference
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.events import StageProgress, StageStarted
+from facelake.lake.read_ahead import read_ahead
 from facelake.publish.leases import FeedLease, recipient_key
 from facelake.publish.transform import key_name
 from facelake.stages.core.audit import append_audit
@@ -42,7 +42,6 @@ _BATCH = 8_192  # ids of one delete
 _WRITE_BYTES = 64 << 20  # of the templates of one write
 _SEARCHED = 256  # deleted identities that are searched for by their former template
 _SEARCH_K = 10
-_V = TypeVar("_V")
 _ROWS = ["identity_id", "prototype", "last_version"]
 
 
@@ -80,7 +79,7 @@ class _Push:
 
     def upsert(self, parts: Iterator[pa.Table], *, fresh: bool) -> None:
         """Write tables with identity_id, prototype and last_version; the next one is prepared meanwhile."""
-        for rows in _read_ahead(self._prepared(parts)):
+        for rows in read_ahead(self._prepared(parts)):
             self.target.upsert(rows, fresh=fresh)
             self.upserted += len(rows.ids)
             self.context.check_lease()
@@ -281,15 +280,6 @@ def _gathered(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
             held = []
     if held:
         yield pa.concat_tables(held)
-
-
-def _read_ahead(values: Iterator[_V]) -> Iterator[_V]:
-    """Yield values of which the next one is computed by a thread meanwhile."""
-    with ThreadPoolExecutor(1) as reader:
-        pending = reader.submit(next, values, None)
-        while (value := pending.result()) is not None:
-            pending = reader.submit(next, values, None)
-            yield value
 
 
 def _proven(work: _Push, expected: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.calibrate import Similarities
 from facelake.cluster.neighbours import (
+    CELL_PROBES,
     FaceNeighbours,
     Neighbours,
     Ragged,
@@ -36,8 +37,6 @@ from facelake.stages.clustering.stored import (
 )
 from facelake.stages.clustering.work import Work
 
-_CELL_PROBES = 8  # nearest cells in which a face's lists are looked up
-
 
 @dataclass(frozen=True, slots=True)
 class JoinTasks:
@@ -58,7 +57,7 @@ class JoinTasks:
         for numbers, faces in self.work.faces_of_file(item):
             vectors = self.work.project(faces)
             if known is None:
-                lists = index.assign(vectors, self.search.probes, _CELL_PROBES)
+                lists = index.assign(vectors, self.search.probes, CELL_PROBES)
                 looked_up.append(lists)
             else:
                 lists = known[first : first + len(numbers)]
