@@ -19,28 +19,22 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from facelake.cluster import topk
 from facelake.cluster.by_group import ByGroup
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.edges import clear_nearest, leftover_graph
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle
-from facelake.cluster.lists import trained_index
 from facelake.cluster.mapequation import map_equation, whole_graph
+from facelake.cluster.near_groups import nearest_groups
 from facelake.cluster.neighbours import Search, join
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I32, I64, U8
 from facelake.distinct import distinct, union
-from facelake.vectors import unit_rows
 
-_NEAR_GROUPS = 16
 _NEIGHBOURS = 32
-_FLAT_PAIRS = 1_000_000_000  # products of a new face and a group up to which all are made
-_GROUPS_PER_LIST, _SAMPLED_PER_LIST, _HOME_CELLS = 500, 64, 2
-_LIST_PROBES, _CELL_PROBES = 24, 12
+_FAR = 0.8  # share of the graph's floor below which a face's cosine to a group's mean says nothing
 _EXACT_FACES = 20_000  # new faces up to which all pairs are compared
 _SAME_PHOTO = 1.0  # faces of one photo must be so many of different people's sds more alike to be edges
-_BLOCK = 2048
 _GROUP_BLOCK = 32_768  # groups whose unit means are in memory at once
 
 
@@ -104,7 +98,7 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     into = np.arange(groups, dtype=np.int64)
     if not faces:
         return Placed(np.zeros(0, np.int64), into)
-    near, _ = near_groups(standing.sums[:groups], new.vectors, seed)
+    near, _ = nearest_groups(standing.sums[:groups], new.vectors, _FAR * cuts.floor, seed)
     face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
     a, b, pair = _new_edges(new, gate, cuts, seed)
     strong, fine = value >= cuts.graph_cut, pair >= cuts.graph_cut
@@ -129,50 +123,6 @@ def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed:
     to_groups, among = (face, group, value), (a, b, pair)
     labels = _leftovers(labels, into, cuts, to_groups=to_groups, among=among, size=size, seed=seed)
     return Placed(labels, into)
-
-
-def near_groups(means: F32, vectors: F32, seed: int) -> tuple[I32, F32]:
-    """The nearest groups (m, k) of unit vectors (m, dim) by their means, -1 for none; and the cosines (m, k).
-
-    Of many groups only those in the nearest lists are compared (lists.py).
-
-    Args:
-        means: (g, dim) means or sums of the groups; only their directions count.
-    """
-    index, cosine = topk.empty(len(vectors), min(_NEAR_GROUPS, max(1, len(means))))
-    no_faces = np.full(_BLOCK, -1, np.int32)
-    for names, rows in _compared(means, vectors, seed):
-        columns = unit_rows(means[names], least=1e-9).T
-        for at in range(0, len(rows), _BLOCK):
-            block = rows[at : at + _BLOCK]
-            topk.fold(vectors[block] @ columns, block, names, no_faces, -2.0, (index, cosine))
-    return index, cosine
-
-
-def _compared(means: F32, vectors: F32, seed: int) -> Iterator[tuple[I32, I32]]:
-    """Yield groups and the vectors that are compared with them: in blocks, or the lists of many groups."""
-    starts = range(0, len(means), _GROUP_BLOCK)
-    if len(means) * len(vectors) <= _FLAT_PAIRS:
-        every = np.arange(len(vectors), dtype=np.int32)
-        yield from ((np.arange(i, min(i + _GROUP_BLOCK, len(means)), dtype=np.int32), every) for i in starts)
-        return
-    index = trained_index(_sample(means, seed), len(means), _GROUPS_PER_LIST, seed)
-    blocks = (unit_rows(means[i : i + _GROUP_BLOCK], least=1e-9) for i in starts)
-    home = np.concatenate([index.assign(block, 1, _HOME_CELLS)[:, 0] for block in blocks])
-    by_list = ByGroup.of(home.astype(np.int64), len(index.lists))
-    probes = index.assign(vectors, _LIST_PROBES, _CELL_PROBES)
-    asking = ByGroup.of(probes.ravel().astype(np.int64), len(index.lists))
-    for number in range(len(index.lists)):
-        names, rows = by_list.of_group(number), asking.of_group(number)
-        if len(names) and len(rows):
-            yield names.astype(np.int32), (rows // probes.shape[1]).astype(np.int32)
-
-
-def _sample(means: F32, seed: int) -> F32:
-    most = _SAMPLED_PER_LIST * (len(means) // _GROUPS_PER_LIST)
-    if len(means) > most:
-        means = means[np.sort(np.random.default_rng(seed).choice(len(means), most, replace=False))]
-    return unit_rows(means, least=1e-9)
 
 
 def _group_edges(

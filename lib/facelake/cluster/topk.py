@@ -18,7 +18,7 @@ def empty(rows: int, k: int) -> tuple[I32, F32]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _put(j: int, v: float, index: I32, cosine: F32, r: int) -> None:
+def put(j: int, v: float, index: I32, cosine: F32, r: int) -> None:
     """Insert number j into row r in its place; if it is there already it keeps its better value."""
     k = index.shape[1]
     last = k - 1
@@ -56,7 +56,7 @@ def fold(similarity: F32, rows: I32, columns: I32, own: I32, floor: float, best:
                 j = columns[y]
                 if j == own[x] or (v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0):
                     continue
-                _put(j, v, index, cosine, r)
+                put(j, v, index, cosine, r)
                 least = max(floor, cosine[r, k - 1])
 
 
@@ -70,4 +70,4 @@ def merge(place: I64, start: I64, from_index: I32, from_cosine: F32, index: I32,
             j, v = from_index[y], from_cosine[y]
             if v < cosine[r, k - 1] or (v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0):
                 break
-            _put(j, v, index, cosine, r)
+            put(j, v, index, cosine, r)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.increment import Arrived, ExemplarBlock, Placed, Standing, near_groups, place
+from facelake.cluster.increment import Arrived, ExemplarBlock, Placed, Standing, place
+from facelake.cluster.near_groups import near_groups, nearest_groups
 from facelake.cluster.quality_norm import Gate
 
 _DIM = 128
@@ -117,11 +118,32 @@ def test_the_same_whatever_the_machine_split_the_work_into(monkeypatch: pytest.M
     means = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     vectors = people.faces([int(w) for w in people.rng.integers(0, 400, 300)])
     whole, cosine = near_groups(means, vectors, 0)
-    monkeypatch.setattr("facelake.cluster.increment._FLAT_PAIRS", 1)
-    monkeypatch.setattr("facelake.cluster.increment._GROUPS_PER_LIST", 30)
+    monkeypatch.setattr("facelake.cluster.near_groups._FLAT_PAIRS", 1)
+    monkeypatch.setattr("facelake.cluster.near_groups._GROUPS_PER_LIST", 30)
     cells, _ = near_groups(means, vectors, 0)
     assert (whole[:, 0] == cells[:, 0]).mean() > 0.97
     assert (np.diff(cosine, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("groups", [1, 15, 300])
+def test_a_scan_in_few_dimensions_finds_what_a_comparison_of_all_finds(
+    groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = People(400, seed=3)
+    sums = people.groups([6] * groups).sums
+    vectors = people.faces([int(w) for w in people.rng.integers(0, 400, 700)])
+    whole, cosine = nearest_groups(sums, vectors, -1.0, 0)
+    monkeypatch.setattr("facelake.cluster.near_groups._FLAT_PAIRS", 1)
+    monkeypatch.setattr("facelake.cluster.near_groups._DIMS", 12)
+    monkeypatch.setattr("facelake.cluster.near_groups._SCAN_COLUMNS", 70)
+    found, of_found = nearest_groups(sums, vectors, 0.3, 0)
+    near = cosine >= 0.3
+    assert near.any()
+    assert (found == whole)[near].mean() > 0.99
+    np.testing.assert_allclose(of_found[found == whole], cosine[found == whole], atol=1e-5)
+    assert (of_found[found >= 0] >= 0.3).all()
+    assert (of_found[found < 0] == -2).all()
+    assert (np.diff(of_found, axis=1) <= 0).all()
 
 
 def test_faces_of_one_photo_are_softly_distinct() -> None:
