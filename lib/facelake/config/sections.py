@@ -158,7 +158,8 @@ class SparkSection(Section):
     in_process_below: int = Field(
         50_000,
         ge=0,
-        description="below this many faces no local master is started: this process clusters, with equal results",
+        description="below this many faces no local master is started: this process clusters, with equal results; "
+        "publish starts one when it reads eight times as many",
     )
     scratch_gb: float | None = Field(
         None,

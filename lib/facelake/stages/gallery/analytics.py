@@ -26,6 +26,7 @@ from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _MAX_REVIEWS = 1_000
 _BLOCK = 4_096
+_WHOLE_BYTES = 1 << 30
 _MAX_EXACT_PAIRS = 2_000_000_000  # of an unchanged and a changed identity, compared exhaustively
 _COLUMNS = ["identity_id", "status", "size", "cohesion", "last_version"]
 
@@ -70,12 +71,12 @@ def _stats(gallery: Gallery, rows: pa.Table, ids: pa.Array, old: pa.Table, done:
     return Stats(size, rows["cohesion"].to_numpy().astype(np.float32), nearest, similarity, shared), fresh
 
 
-def _templates(gallery: Gallery, ids: pa.Array) -> F16:
+def _templates(gallery: Gallery, ids: pa.Array) -> F16 | F32:
     """Return the templates (n, dim) of active identities in the order of `ids`, read file by file.
 
-    At half precision: they are most of the memory, and a cosine changes by less than 1e-4.
+    More than _WHOLE_BYTES are kept at half precision: a cosine changes by less than 1e-4.
     """
-    means: F16 | None = None
+    means: F16 | F32 | None = None
     numbers = IdNumbers.of(ids, f"{gallery.lake.uri}/identities")
     for rows in gallery.parts("identities", ["identity_id", "status", "prototype"]):
         active = rows.filter(pc.equal(rows["status"], "active"))
@@ -83,13 +84,15 @@ def _templates(gallery: Gallery, ids: pa.Array) -> F16:
             continue
         dim = len(active["prototype"][0])
         if means is None:
-            means = np.zeros((len(ids), dim), np.float16)
+            shape = len(ids), dim
+            whole = 4 * len(ids) * dim <= _WHOLE_BYTES
+            means = np.zeros(shape, np.float32) if whole else np.zeros(shape, np.float16)
         means[numbers.find(active["identity_id"])] = matrix_of(active["prototype"], dim)
     assert means is not None
     return means
 
 
-def _nearest(means: F16, fresh: Bool, nearest: I32, similarity: F32) -> None:
+def _nearest(means: F16 | F32, fresh: Bool, nearest: I32, similarity: F32) -> None:
     """Find the nearest other template of fresh identities; update others to which a fresh one came nearer."""
     which = np.flatnonzero(fresh)
     if len(means) < 2 or not len(which):
@@ -106,10 +109,10 @@ def _nearest(means: F16, fresh: Bool, nearest: I32, similarity: F32) -> None:
     if len(rest) * len(which) > _MAX_EXACT_PAIRS:
         _update_from_pairs(which, index, cosine, fresh, nearest, similarity)
         return
-    fresh_means = means[which].astype(np.float32).T
+    fresh_means = np.asarray(means[which], np.float32).T
     for start in range(0, len(rest), _BLOCK):
         block = rest[start : start + _BLOCK]
-        cosine = means[block].astype(np.float32) @ fresh_means
+        cosine = np.asarray(means[block], np.float32) @ fresh_means
         best = np.argmax(cosine, axis=1)
         value = cosine[np.arange(len(block)), best]
         nearer = value > similarity[block]
