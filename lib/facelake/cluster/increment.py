@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from facelake.cluster.by_group import ByGroup
 from facelake.cluster.calibrate import Calibration
@@ -94,10 +95,14 @@ class Placed:
 
 def place(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed: int) -> Placed:
     """Place new faces; deterministic for their order and the seed."""
+    if not len(new.vectors):
+        return Placed(np.zeros(0, np.int64), np.arange(len(standing.size), dtype=np.int64))
+    with threadpool_limits(1, "blas"):  # small products, which threads only slow down on shared cores
+        return _placed(standing, new, gate, cuts, seed)
+
+
+def _placed(standing: Standing, new: Arrived, gate: Gate, cuts: Calibration, seed: int) -> Placed:
     groups, faces = len(standing.size), len(new.vectors)
-    into = np.arange(groups, dtype=np.int64)
-    if not faces:
-        return Placed(np.zeros(0, np.int64), into)
     near, _ = nearest_groups(standing.sums[:groups], new.vectors, _FAR * cuts.floor, seed)
     face, group, value, weight = _group_edges(standing, new, near, gate, cuts)
     a, b, pair = _new_edges(new, gate, cuts, seed)

@@ -12,10 +12,13 @@ the groups miss 4 % of the groups with a cosine above .7 and 26 % of those at .5
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from facelake.cluster import topk
 from facelake.cluster.by_group import ByGroup
@@ -25,13 +28,13 @@ from facelake.vectors import unit_rows
 
 NEAR_GROUPS = 16
 """nearest groups that are kept of each vector"""
-_FLAT_PAIRS = 300_000_000  # pairs up to which all are compared in all dimensions
+_FLAT_PAIRS = 4_000_000_000  # pairs up to which all are compared in all dimensions; the scan needs many groups to pay
 _SCANNED_PAIRS = 500_000_000_000  # pairs up to which all are compared in few; by then it takes ten minutes
 _DIMS = 96  # of the scan
 _SPREAD = 6.0  # standard deviations of strangers' cosine that two remainders may have in common
 _SEGMENT = 32  # similarities of which the largest is looked at first
 _SAMPLE = 20_000  # means of which the principal components are computed
-_BLOCK, _GROUP_BLOCK = 2_048, 32_768
+_BLOCK, _GROUP_BLOCK = 2_048, 8_192
 _SCAN_ROWS, _SCAN_COLUMNS = 512, 4_096  # so that a block of similarities stays in the cache
 _GROUPS_PER_LIST, _SAMPLED_PER_LIST, _HOME_CELLS = 500, 64, 2
 _LIST_PROBES, _CELL_PROBES = 24, 12
@@ -50,8 +53,21 @@ def nearest_groups(sums: F32, vectors: F32, floor: float, seed: int) -> tuple[I3
     if pairs > _SCANNED_PAIRS:
         return near_groups(sums, vectors, seed)
     if pairs <= _FLAT_PAIRS or sums.shape[1] <= 2 * _DIMS:
-        return _compared(sums, vectors, _blocks(len(sums), len(vectors)))
-    return _scanned(sums, vectors, floor, seed)
+        return _in_threads(lambda part: _compared(sums, part, _blocks(len(sums), len(part))), vectors)
+    axes = _principal_axes(sums, seed)
+    return _in_threads(lambda part: _scanned(sums, part, floor, axes), vectors)
+
+
+def _in_threads(search: Callable[[F32], tuple[I32, F32]], vectors: F32) -> tuple[I32, F32]:
+    """Search for parts of the vectors at once, each with one thread of BLAS.
+
+    Threads of BLAS wait for each other after every block, in a loop: on cores shared with other work that takes most of
+    the time.
+    """
+    threads = max(1, min(os.cpu_count() or 1, len(vectors) // _BLOCK))
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(search, np.array_split(vectors, threads)))
+    return np.concatenate([index for index, _ in found]), np.concatenate([cosine for _, cosine in found])
 
 
 def near_groups(means: F16 | F32, vectors: F16 | F32, seed: int) -> tuple[I32, F32]:
@@ -83,8 +99,8 @@ def _blocks(groups: int, vectors: int) -> Iterator[tuple[I32, I32]]:
 # ---- in few dimensions first
 
 
-def _scanned(sums: F32, vectors: F32, floor: float, seed: int) -> tuple[I32, F32]:
-    axes, spread = _principal_axes(sums, seed)
+def _scanned(sums: F32, vectors: F32, floor: float, principal: tuple[F32, float]) -> tuple[I32, F32]:
+    axes, spread = principal
     best = topk.empty(len(vectors), min(NEAR_GROUPS, len(sums)))
     best[1][:] = floor
     low = np.empty((len(vectors), _DIMS + 1), np.float32)
