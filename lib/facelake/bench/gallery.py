@@ -11,20 +11,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from facelake.bench.memory import PeakMemory, own_peak_bytes, reset_own_peak
+from facelake.bench.nights import pack_of_dimension
 from facelake.bench.synthetic_lake import Population, add_faces, subject_of, write_groups
 from facelake.config import Config
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
 from facelake.nightly import reading, run_night, writing
-from facelake.stages.core.context import Context, StageRun
+from facelake.stages.clustering.calibration_store import MEASURES, read_since, write_since
+from facelake.stages.clustering.stage import cluster
+from facelake.stages.core.context import Context
 
 _ARRIVING, _ERASED = 0.012, 100  # share of faces that an incremental run adds; subjects that are erased
+_SAMPLED = 30_000  # faces of which the measures of clustering are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,9 @@ def bench_gallery(config: Config, size: GallerySize, emit: Listener) -> dict[str
     """Make a lake at the config's URI and run every command on it.
 
     Returns:
-        `faces`, `identities`, `lake_bytes`, and `commands`: by name `seconds`, `driver_peak_bytes` (resident set of the
-        command's process), `peak_bytes` (all processes), `peak_unmapped_bytes` (the same without pages of mapped
-        files), `read_bytes` and `written_bytes` (by all processes).
+        `faces`, `identities`, `lake_bytes`, and `commands`: by name `seconds`, `driver_cpu_seconds` (of the command's
+        process), `driver_peak_bytes` (its resident set), `peak_bytes` (all processes), `peak_unmapped_bytes` (the same
+        without pages of mapped files), `read_bytes` and `written_bytes` (by all processes).
 
     Raises:
         ConfigError: there is a lake at the URI already, or a command failed.
@@ -105,16 +109,31 @@ def _analyse(config: Config, size: GallerySize) -> None:
 
 
 def _arrive(config: Config, size: GallerySize) -> None:
-    """Add faces to known identities, as an incremental clustering would; not measured with the run that follows."""
-    arriving = max(int(size.faces * _ARRIVING), 1)
+    """Add faces of known identities, and what a full clustering would have recorded; the runs that follow use both."""
     with writing(config, "bench") as context:
-        add_faces(context, _population(size), size.faces, arriving)
-        write_groups(context, _population(size), size.faces + arriving)
-        _record_increment(context)
+        add_faces(context, _population(size), size.faces, max(int(size.faces * _ARRIVING), 1))
+        _record_measures(context, size)
 
 
-def _record_increment(context: Context) -> None:
-    StageRun(context, "cluster").finish({}, "bench", {"mode": "increment"})
+def _record_measures(context: Context, size: GallerySize) -> None:
+    """Record the measures of a full clustering of a sample as those of the lake, whose groups are given."""
+    with tempfile.TemporaryDirectory(prefix="facelake-bench-") as folder:
+        sample = replace(size, faces=min(size.faces, _SAMPLED))
+        with writing(context.config.model_copy(update={"lake": folder}), "bench") as other:
+            other.lake.mark_as_demo()
+            other.pack = pack_of_dimension(other, size.dim)
+            add_faces(other, _population(sample), 0, sample.faces)
+            cluster(other)
+            since = read_since(other.lake)
+            assert since is not None
+            write_since(context.lake, replace(since, faces=size.faces))
+            context.lake.store.write(MEASURES, other.lake.store.read(MEASURES))
+
+
+def _cluster(config: Config, size: GallerySize) -> None:
+    with writing(config, "bench") as context:
+        context.pack = pack_of_dimension(context, size.dim)
+        cluster(context)
 
 
 def _verify(config: Config, size: GallerySize) -> None:
@@ -155,6 +174,7 @@ _COMMANDS: dict[str, Callable[[Config, GallerySize], None]] = {
     "export": _export,
     "report": _report,
     "arrive": _arrive,
+    "cluster_increment": _cluster,
     "publish_increment": _publish,
     "analytics_increment": _analyse,
     "erase": _erase,
@@ -166,12 +186,13 @@ def _main() -> None:
     config = Config.model_validate(order["config"])
     with PeakMemory(every_s=0.2) as memory:
         reset_own_peak()
-        began = time.monotonic()
+        began, worked = time.monotonic(), time.process_time()
         _COMMANDS[order["command"]](config, GallerySize(**order["size"]))
-        seconds = time.monotonic() - began
+        seconds, worked = time.monotonic() - began, time.process_time() - worked
         read, written = memory.moved_bytes()
     figures = {
         "seconds": round(seconds, 2),
+        "driver_cpu_seconds": round(worked, 2),
         "driver_peak_bytes": own_peak_bytes(),
         "peak_bytes": memory.peak_bytes,
         "peak_unmapped_bytes": memory.peak_unmapped_bytes,

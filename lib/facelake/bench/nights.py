@@ -67,9 +67,15 @@ def run_nights(config: Config, world: str, out: str, emit: Listener, *, full: bo
 
 
 def _pack_of(context: Context, folder: Path) -> Pack:
-    """The pack with the dimension of the world's vectors; its card's figures stand in only for small corpora."""
+    """The pack with the dimension of the world's vectors."""
     first = pq.ParquetFile(next(iter(sorted(folder.glob("*.parquet")))))
-    dim = columns.dimension(next(first.iter_batches(1000, columns=["embedding"])).column(0))
+    return pack_of_dimension(
+        context, columns.dimension(next(first.iter_batches(1000, columns=["embedding"])).column(0))
+    )
+
+
+def pack_of_dimension(context: Context, dim: int) -> Pack:
+    """The config's pack with vectors of another dimension; its card's figures stand in only for small corpora."""
     pack = load_pack(context.config)
     encoder = pack.card.encoder.model_copy(update={"dim": dim})
     return replace(pack, card=pack.card.model_copy(update={"encoder": encoder} | asdict(PRIORS.get(dim, PRIOR))))

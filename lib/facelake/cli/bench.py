@@ -327,7 +327,15 @@ def bench_gallery_command(
     from facelake.bench.gallery import GallerySize, bench_gallery
 
     figures = bench_gallery(call.config(), GallerySize(faces, dim, per_identity, seed), call.terminal.listen)
-    columns = ["seconds", "driver_peak_bytes", "peak_bytes", "peak_unmapped_bytes", "read_bytes", "written_bytes"]
+    columns = [
+        "seconds",
+        "driver_cpu_seconds",
+        "driver_peak_bytes",
+        "peak_bytes",
+        "peak_unmapped_bytes",
+        "read_bytes",
+        "written_bytes",
+    ]
     rows = [[name, *(values[column] for column in columns)] for name, values in figures["commands"].items()]
     call.terminal.table("gallery", ["command", *columns], rows)
     call.terminal.result({"ok": True, **figures})
