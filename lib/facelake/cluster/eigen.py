@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.linalg
+from threadpoolctl import threadpool_limits
 
 from facelake.contracts import F32, F64
 
@@ -25,6 +26,7 @@ def usual(vectors: F32) -> F32:
 def largest(vectors: F32, among: F32, most: int) -> tuple[F64, F64]:
     """Ratios (most,), falling, of the variance of vectors (n, dim) to the usual one; their directions (dim, most)."""
     dim = vectors.shape[1]
-    pair = moments(vectors).astype(float), among.astype(float)
-    variance, directions = scipy.linalg.eigh(*pair, subset_by_index=(dim - most, dim - 1))
+    with threadpool_limits(1, "blas"):  # for so small a matrix: threads that wait for each other took 16 times as long
+        pair = moments(vectors).astype(float), among.astype(float)
+        variance, directions = scipy.linalg.eigh(*pair, subset_by_index=(dim - most, dim - 1))
     return variance[::-1], directions[:, ::-1]
