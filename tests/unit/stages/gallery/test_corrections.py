@@ -13,7 +13,7 @@ from facelake.errors import ConfigError
 from facelake.nightly import writing
 from facelake.stages.clustering.explain import deciding_corrections
 from facelake.stages.core.context import Context
-from facelake.stages.gallery.corrections import CorrectionRequest, record_correction, undo
+from facelake.stages.gallery.corrections import CorrectionRequest, list_corrections, record_correction, undo
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.export import show
@@ -73,3 +73,22 @@ def test_what_corrections_leave_behind_and_decide(tmp_path: Path) -> None:
         assert (confirmed, own[0]) in {(item["identity_id"], item["face_id"]) for item in found}
         with pytest.raises(ConfigError, match="no active identity 'nobody'"):
             show(context.lake, "nobody", None, by_photo=True)
+
+
+def test_a_long_review_stays_few_files(tmp_path: Path) -> None:
+    """Every correction reads all earlier ones, so that a file per correction would make each slower than the last."""
+    with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
+        add_faces(context, PEOPLE, 0, PEOPLE.faces)
+        write_groups(context, PEOPLE, PEOPLE.faces)
+        publish(context)
+        (name, faces), *_ = members(context).items()
+        table = context.lake["corrections"]
+        for number in range(40):
+            request = CorrectionRequest(Verdict.CONFIRM, name, faces=(faces[number % 2],), reason=f"look {number}")
+            assert record_correction(context, request)["seq"] == number + 1
+        assert undo(context, 3)["seq"] == 41
+        assert len(table.snapshot().files) <= 32
+        rows = list_corrections(context.lake)
+        assert [row["seq"] for row in rows] == list(range(1, 42))
+        assert [row["reason"] for row in rows[:40]] == [f"look {number}" for number in range(40)]
+        assert [row["seq"] for row in rows if row["counts"] is False] == [3]
