@@ -13,7 +13,7 @@ from facelake.config import SparkSection, package_dir
 from facelake.engines.scratch import private_folder
 from facelake.errors import ConfigError, Retryable
 
-# The JVM only moves blocks; its optimising compiler took half of its CPU time.
+# The driver's JVM only schedules and moves blocks; its optimising compiler took half of its CPU time.
 _SIMPLE_COMPILER = "-XX:TieredStopAtLevel=1"
 # Local masters only: on a cluster the daemon starts before `--py-files` are available.
 _LOCAL = {"spark.python.daemon.module": "facelake.engines.spark_daemon"}
@@ -39,14 +39,14 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault("SPARK_LAUNCHER_OPTS", "-XX:-UsePerfData")
     # without performance data, which a JVM writes below /tmp and which nothing here reads
-    java = f"-XX:-UsePerfData -Dlog4j2.configurationFile=file:{package_dir() / 'engines' / 'log4j2.properties'}"
+    logging = f"-Dlog4j2.configurationFile=file:{package_dir() / 'engines' / 'log4j2.properties'}"
     conf = {
         "spark.master": section.master,
         "spark.app.name": app,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.driver.memory": section.driver_memory,
-        "spark.driver.extraJavaOptions": java,
+        "spark.driver.extraJavaOptions": f"{_SIMPLE_COMPILER} -XX:-UsePerfData {logging}",
         "spark.driver.maxResultSize": "0",
         # Rows are blocks of up to some megabytes, and facelake itself determines the input size of tasks.
         "spark.sql.execution.arrow.maxRecordsPerBatch": "64",
@@ -59,7 +59,7 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
     }
     if local:
-        conf |= _LOCAL | {"spark.driver.extraJavaOptions": f"{java} {_SIMPLE_COMPILER}"}
+        conf |= _LOCAL
         if scratch:
             conf["spark.local.dir"] = str(private_folder(Path(scratch)))
     builder = SparkSession.builder
