@@ -1,8 +1,18 @@
-"""The embedding pipeline: decode, detect, align, encode. Works on batches in memory, without the lake or Ray."""
+"""The embedding pipeline: decode, detect, align, encode. Works on batches in memory, without the lake or Ray.
+
+The pipeline is imported when it is first used: it loads numba, onnx and onnxruntime, which commands that only read the
+model's card, and processes that only decode, do not need.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from facelake.embed.decode import DecodeLimits, Opened, Opener, Undecoded
 from facelake.embed.packs import ModelCard, Pack, model_digest
-from facelake.embed.pipeline import Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
+
+if TYPE_CHECKING:
+    from facelake.embed.pipeline import Pipeline, PipelineOptions, faces_table, open_opener, rejects_table
 
 __all__ = [
     "DecodeLimits",
@@ -18,3 +28,11 @@ __all__ = [
     "open_opener",
     "rejects_table",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from facelake.embed import pipeline
+
+    return getattr(pipeline, name)

@@ -11,15 +11,18 @@ import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facelake.config import Config, EmbedSection, conf_dir, read_yaml_as
-from facelake.embed import ModelCard, Pack, PipelineOptions, model_digest
+from facelake.embed import ModelCard, Pack, model_digest
 from facelake.embed.decode import DecodeLimits
 from facelake.embed.packs import PACKAGE, VERSION, FolderCard, check_precision
-from facelake.embed.runtime import Runtime, must_have_torch
 from facelake.errors import ConfigError, Corrupt, Refused, Retryable
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
+
+if TYPE_CHECKING:
+    from facelake.embed import PipelineOptions
 
 _SHARED = "models"
 """folder of the lake in which model files are shared with other hosts"""
@@ -114,6 +117,9 @@ def pipeline_options(config: Config, card: ModelCard) -> PipelineOptions:
     Raises:
         ConfigError: embed.precision does not fit the card's file.
     """
+    from facelake.embed.pipeline import PipelineOptions  # loads the runtimes, which most commands do not need
+    from facelake.embed.runtime import Runtime
+
     embed = config.embed
     precision = embed.precision or card.encoder.precision
     check_precision(card, precision)
@@ -135,6 +141,8 @@ def check_runtime(config: Config) -> None:
     Raises:
         ConfigError: torch is not installed, or has no such device.
     """
+    from facelake.embed.runtime import Runtime, must_have_torch
+
     must_have_torch(Runtime(config.embed.runtime, config.embed.device))
 
 
