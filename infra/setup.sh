@@ -27,6 +27,25 @@ must_have_java() {
   exit 2
 }
 
+# What pip does, on one line that is rewritten; elsewhere than on a terminal a line for every twenty packages.
+show_progress() {
+  local line count=0 width=$(( ${COLUMNS:-80} - 1 ))
+  while IFS= read -r line; do
+    case "$line" in
+      Collecting\ *) count=$((count + 1)); line="package $count: ${line#Collecting }"; line="${line%% (from*}" ;;
+      *Downloading\ *) line="package $count: downloads ${line##*Downloading }" ;;
+      Installing\ collected*) line="copies $count packages into .venv" ;;
+      *) continue ;;
+    esac
+    if [ -t 1 ]; then
+      printf '\r\033[K%s' "${line:0:$width}"
+    elif [[ "$line" = copies* ]] || { [[ "$line" != *downloads* ]] && [ $((count % 20)) = 0 ]; }; then
+      echo "$line"
+    fi
+  done
+  [ ! -t 1 ] || printf '\r\033[K'
+}
+
 packages=()  # of Debian, installed while pip works
 java_is_fit || packages+=(default-jre-headless)
 if [ "$extra" = test ]; then
@@ -50,8 +69,9 @@ else
   .venv/bin/python -m pip --version >/dev/null 2>&1 || { say "making .venv"; "$python" -m venv --clear .venv; }
   say "installing facelake${extra:+ with what the tests need} (pinned by constraints.txt; a few minutes the first time)"
   # pip compiles the 20,000 modules on one core; some are templates that cannot be compiled
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt \
-    --editable ".${extra:+[$extra]}"
+  .venv/bin/python -m pip install --disable-pip-version-check --no-compile --constraint constraints.txt \
+    --editable ".${extra:+[$extra]}" | show_progress
+  say "compiling the modules"
   .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
   echo "$want" >"$stamp"
 fi

@@ -237,6 +237,12 @@ def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:
     assert row["identities"] == len(identities)
     faces = run_json("gallery", "show", identities[0]["identity_id"], "--lake", str(demo_lake))["faces"]
     assert len(faces) == identities[0]["size"]
+    assert len({face["image_id"] for face in faces}) == identities[0]["photos"]
+    assert all(item["first_seen"] == item["last_changed"] == row["created_at"][:10] for item in identities)
+    shown = run_cli("gallery", "show", "--lake", str(demo_lake)).stdout.splitlines()
+    total = sum(item["size"] for item in identities)
+    assert shown[0] == f"{len(identities)} active identities with {total} faces, 0 of one face"
+    assert shown[1].split()[2:5] == ["size", "photos", "cohesion"]
     out = tmp_path / "out"
     manifest = run_json("gallery", "export", "--out", str(out), "--purpose", "identity-grouping", "--recipient", "m", "--lake", str(demo_lake))  # fmt: skip
     assert pq.read_table(out / "identities-00000.parquet").num_rows == manifest["identities"] == len(identities)

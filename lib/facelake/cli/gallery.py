@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,8 +38,15 @@ def gallery_show(
     from facelake.stages.sharing.export import show
 
     columns, rows = show(reading(call.config()).lake, identity, version, by_photo=True)
-    call.terminal.table(identity or "identities", columns, [[row[column] for column in columns] for row in rows])
+    title = identity or _counted(rows)
+    call.terminal.table(title, columns, [[row[column] for column in columns] for row in rows])
     call.terminal.result({"ok": True, "faces" if identity else "identities": rows})
+
+
+def _counted(rows: list[dict[str, Any]]) -> str:
+    active = [row for row in rows if row["status"] == "active"]
+    single = sum(row["size"] == 1 for row in active)
+    return f"{len(active)} active identities with {sum(row['size'] for row in active)} faces, {single} of one face"
 
 
 @command(gallery_app, "export")

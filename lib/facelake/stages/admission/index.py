@@ -49,7 +49,7 @@ class CorpusIndex:
 
     parts: tuple[tuple[str, DataFile], ...]
     hashed: int
-    """photos that were read"""
+    """photos of the index whose bytes were read in this run"""
     erased: int
     """listed photos of the suppression list, of which no row is kept"""
     left_out: LeftOut

@@ -49,6 +49,7 @@ class IndexedPart:
     receipt: Receipt | None
     """None: no photo is left"""
     hashed: int
+    """photos whose bytes were read and of which a row is staged"""
     left_out: LeftOut = field(default_factory=LeftOut)
 
 
@@ -61,7 +62,8 @@ def run_index_task(task: IndexTask) -> IndexedPart:
         rows = corpus.index(task.part, trusted=task.trusted)
         left_out = corpus.left_out
         rows = rows.append_column("tag", pa.array([task.part.tag] * rows.num_rows, pa.string()))
-        rows, hashed = without_erased(lake.suppressed(), task.hash_salt, rows), rows.num_rows
+        rows = without_erased(lake.suppressed(), task.hash_salt, rows)
+        hashed = rows.num_rows - rows["content_sha256"].null_count  # an erasure leaves rows without content
     else:
         assert task.rows is not None
         rows, hashed = _hashed(task, task.rows, left_out)
@@ -95,7 +97,9 @@ def _reader(root: str, s3: str) -> PhotoReader:
 
 
 def _hashed(task: IndexTask, rows: pa.Table, left_out: LeftOut) -> tuple[pa.Table, int]:
-    """Listed rows with the digests that were missing, without photos that cannot be read; and the number hashed."""
+    """Listed rows with the digests that were missing, without photos that cannot be read; and the number that were
+    hashed and are kept.
+    """
     digests = rows["content_sha256"].to_pylist()
     missing = [row for row, digest in enumerate(digests) if digest is None]
     uris, sizes = rows["uri"], rows["size_bytes"]
@@ -108,7 +112,8 @@ def _hashed(task: IndexTask, rows: pa.Table, left_out: LeftOut) -> tuple[pa.Tabl
             digests[row] = sha256(data).hexdigest()
     at = rows.schema.get_field_index("content_sha256")
     rows = rows.set_column(at, "content_sha256", pa.array(digests, pa.string()))
-    return compacted(rows, np.array([digest is None for digest in digests], bool)), len(missing)
+    kept = compacted(rows, np.array([digest is None for digest in digests], bool))
+    return kept, len(missing) - (rows.num_rows - kept.num_rows)
 
 
 def compacted(rows: pa.Table, drop: np.ndarray) -> pa.Table:

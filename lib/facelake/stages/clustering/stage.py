@@ -100,8 +100,8 @@ def _summary(clustered: Clustered) -> str:
     if not cuts:
         return "no face can be compared"
     return (
-        f"two faces count as similar from cosine {cuts['edge']:.2f} on, faces of one person usually score "
-        f"{cuts['level']:.2f}; derived from: {cuts['evidence']}"
+        f"two faces are linked from cosine {cuts['graph_cut']:.2f} on, two groups may be joined from a mean of "
+        f"{cuts['edge']:.2f} on; faces of one person usually score {cuts['level']:.2f}; evidence: {cuts['evidence']}"
     )
 
 

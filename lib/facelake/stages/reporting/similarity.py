@@ -32,7 +32,8 @@ _FACES = 40_000
 _PAIRS = 100_000
 _MEANINGS = {
     "impostor_mean": ("different people", "mean similarity of two faces of different people"),
-    "edge": ("edge", "least similarity at which two single faces are linked"),
+    "edge": ("groups", "least mean similarity at which two groups may be joined"),
+    "graph_cut": ("faces", "least similarity at which two faces are linked"),
     "level": ("one person", "typical similarity of two faces of one person"),
 }
 

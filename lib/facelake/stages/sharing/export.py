@@ -18,7 +18,7 @@ from facelake.publish.transform import key_name
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import compared
 from facelake.stages.gallery.face_index import photos_of_subject
-from facelake.stages.gallery.versions import not_active, require_gallery
+from facelake.stages.gallery.versions import Gallery, list_galleries, not_active, require_gallery
 from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import Delivery, check_place, delivery
@@ -27,7 +27,8 @@ from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, ma
 
 _FORMAT = 4
 _COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_digest")
-_SHOWN = ["identity_id", "status", "size", "cohesion", "first_version", "last_version", "merged_into"]
+_STORED = ["identity_id", "status", "size", "cohesion", "first_version", "last_version", "merged_into"]
+_SHOWN = ["identity_id", "status", "size", "photos", "cohesion", "first_seen", "last_changed", "merged_into"]
 
 
 def show(
@@ -47,8 +48,7 @@ def show(
     """
     gallery = require_gallery(lake, version)
     if identity is None:
-        rows = gallery.read("identities", _SHOWN).sort_by([("size", "descending"), ("identity_id", "ascending")])
-        return _SHOWN, rows.to_pylist()
+        return _SHOWN, _identities(gallery)
     columns = ["face_id", "image_id", "score", "how"]
     own = [
         rows.filter(pc.equal(rows["identity_id"], identity)).select(columns)
@@ -69,6 +69,27 @@ def show(
     if not faces.num_rows:
         raise not_active(gallery, identity)
     return columns, faces.sort_by([("identity_id", "ascending"), ("face_id", "ascending")]).to_pylist()
+
+
+def _identities(gallery: Gallery) -> list[dict[str, Any]]:
+    """The rows of identities, the largest first, with the number of `photos` of each, and the dates of the versions
+    that created it (`first_seen`) and last changed it (`last_changed`); None where a version's row is gone.
+    """
+    pair = ["identity_id", "image_id"]
+    parts = [rows.group_by(pair).aggregate([]) for rows in gallery.parts("memberships", pair)]
+    counted = pa.concat_tables(parts).group_by(pair).aggregate([]).group_by("identity_id") if parts else None
+    table = counted.aggregate([([], "count_all")]) if counted else None
+    photos = (
+        dict(zip(*(table[name].to_pylist() for name in ("identity_id", "count_all")), strict=True)) if table else {}
+    )
+    published = {row["gallery_version"]: f"{row['created_at']:%Y-%m-%d}" for row in list_galleries(gallery.lake)}
+    stored = gallery.read("identities", _STORED).sort_by([("size", "descending"), ("identity_id", "ascending")])
+    return [
+        row
+        | {"photos": photos.get(row["identity_id"], 0)}
+        | {"first_seen": published.get(row["first_version"]), "last_changed": published.get(row["last_version"])}
+        for row in stored.to_pylist()
+    ]
 
 
 def export_gallery(
