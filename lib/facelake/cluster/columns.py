@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 
 import numba
@@ -37,14 +38,16 @@ def keys(column: pa.ChunkedArray | pa.Array, salt: int = 0) -> I64:
         column: (n,) strings.
         salt: selects another hash function, for when two strings collide.
     """
+    if isinstance(column, pa.ChunkedArray):  # chunk by chunk: one array holds at most 2 GiB of text
+        return np.concatenate([np.zeros(0, np.int64), *(keys(chunk, salt) for chunk in column.chunks)])
     array = _one(column).cast(pa.binary())
     offsets, body = _binary(array)
     lengths = np.diff(offsets)
     out = mix(lengths, salt) if salt else lengths.astype(np.uint64)
     _hash_strings(body, offsets, out)
     for i in np.flatnonzero(lengths > _LONG):  # rare: ids are short
-        tail = bytes(body[offsets[i] + _LONG : offsets[i + 1]])
-        out[i] ^= np.uint64(int.from_bytes(tail, "little") % (2**61 - 1))
+        tail = hashlib.blake2b(body[offsets[i] + _LONG : offsets[i + 1]], digest_size=8).digest()
+        out[i] ^= np.uint64(int.from_bytes(tail, "little"))
     return out.view(np.int64)
 
 

@@ -91,7 +91,6 @@ def record_correction(context: Context, request: CorrectionRequest) -> dict[str,
     """
     gallery = require_gallery(context.lake)
     members = gallery.read("memberships", ["face_id", "identity_id"])
-    members = members if _ascending(members["face_id"].combine_chunks()) else members.sort_by("face_id")
     table, stored = context.lake["corrections"], context.lake["corrections"].read().to_pylist()
     seq = 1 + max((row["seq"] for row in stored), default=0)
     row = dict.fromkeys(CORRECTIONS.names) | _identities_and_faces(context.lake, request, members)
@@ -241,11 +240,6 @@ def _regions(lake: Lake, faces: list[str], identity: str | None) -> dict[str, An
     return {"identity_a": identity, "faces_a": [], "faces_b": faces, "contents": contents, "boxes": boxes}
 
 
-def _ascending(ids: pa.Array) -> bool:
-    """Return whether ids ascend, as publish writes them; after an erasure they may do so only within each file."""
-    return bool(pc.all(pc.less_equal(ids[:-1], ids[1:])).as_py()) if len(ids) > 1 else True
-
-
 def _pair(lake: Lake, members: pa.Table, identity: str | None, faces: Sequence[str]) -> dict[str, Any]:
     rest = set(_faces_of(lake, members, identity)) - set(faces)
     return {"identity_a": identity, "faces_a": sorted(rest), "faces_b": list(faces)}
@@ -255,7 +249,7 @@ def _faces_of(lake: Lake, members: pa.Table, identity: str | None) -> list[str]:
     faces: list[str] = _where(members, "identity_id", [identity or ""])["face_id"].to_pylist()
     if not faces:
         raise not_active(require_gallery(lake), identity)
-    return faces
+    return sorted(faces)  # after an erasure the table's rows ascend only within each file
 
 
 def _where(members: pa.Table, column: str, values: Sequence[str]) -> pa.Table:

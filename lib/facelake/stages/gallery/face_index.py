@@ -17,7 +17,7 @@ from facelake.contracts import F32, I64, DataFileName, corpus_key, references
 from facelake.lake.lake import Lake
 from facelake.lake.row_reader import pick_scattered
 from facelake.lake.tables import Snapshot
-from facelake.publish.matching import places
+from facelake.stages.gallery.face_keys import IdNumbers
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery
 
@@ -35,7 +35,7 @@ class FaceIndex:
     """(identities,) identity ids"""
     starts: I64
     face_ids: pa.Array
-    """(n,)"""
+    """(n,) of type large_string"""
     score: F32
     """(n,) similarity to the identity's template when the face was assigned to it"""
     how: pa.DictionaryArray
@@ -49,28 +49,27 @@ class FaceIndex:
     def of(cls, lake: Lake, gallery: Gallery) -> FaceIndex:
         """Read the memberships of a gallery and the row positions of its faces."""
         members = gallery.read("memberships", ["face_id", "identity_id", "score", "how"])
-        identities = members["identity_id"].combine_chunks().dictionary_encode()
-        code = identities.indices.to_numpy()
+        names, code = _encoded(members["identity_id"])
         order = np.argsort(code, kind="stable")
-        ids = members["face_id"].combine_chunks().take(pa.array(order))
-        starts = np.searchsorted(code[order], np.arange(len(identities.dictionary) + 1)).astype(np.int64)
+        # all face ids as one array: of type string it would end at 2 GiB, which is 67 million faces
+        ids = members["face_id"].cast(pa.large_string()).combine_chunks().take(pa.array(order))
+        starts = np.searchsorted(code[order], np.arange(len(names) + 1)).astype(np.int64)
         parts = list(lake["faces"].parts(["face_id"]))
-        column = pa.chunked_array(
-            [pa.array([], pa.string()), *(chunk for _, rows in parts for chunk in rows[0].chunks)]
-        )
+        column = pa.chunked_array([chunk for _, rows in parts for chunk in rows[0].chunks], pa.string())
         counts = [rows.num_rows for _, rows in parts]
         file = np.repeat(np.arange(len(parts)), counts)
         row = np.concatenate([np.zeros(0, np.int64), *(np.arange(count) for count in counts)])
-        at = places(ids, column)
+        at = IdNumbers.of(column, f"{lake.uri}/faces").find(members["face_id"])[order]
         exists = at >= 0
         at = np.where(exists, at, 0)[: len(at) if len(row) else 0]
         no_row = np.full(len(ids), -1, np.int64)
+        hows, how = _encoded(members["how"])
         return cls(
-            identities.dictionary,
+            names,
             starts,
             ids,
             members["score"].to_numpy()[order],
-            members["how"].combine_chunks().dictionary_encode().take(pa.array(order)),
+            pa.DictionaryArray.from_arrays(pa.array(how[order].astype(np.int32)), hows),
             np.where(exists, file[at], -1) if len(at) else no_row,
             row[at] if len(at) else no_row,
             tuple(item.path for item, _ in parts),
@@ -91,6 +90,13 @@ class FaceIndex:
     def faces(self, lake: Lake, at: I64, columns: Sequence[str] = DISPLAYED) -> pa.Table:
         """Return the rows of the faces table at positions (m,) of faces that exist, in that order."""
         return pick_scattered(lake.store, "faces", self.files, self.file[at], self.row[at], columns)
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[pa.Array, I64]:
+    """The distinct strings of a column in the order of their first rows, and the number of each row's (n,)."""
+    chunks = column.dictionary_encode().chunks  # all have one dictionary
+    names = chunks[-1].dictionary if chunks else pa.array([], pa.string())
+    return names, np.concatenate([np.zeros(0, np.int64), *(chunk.indices.to_numpy() for chunk in chunks)])
 
 
 @dataclass(frozen=True, slots=True)

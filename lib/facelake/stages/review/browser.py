@@ -253,7 +253,7 @@ def _positions(index: FaceIndex, name: str, matches: dict[str, pa.Array] | None)
     if at is None:
         return np.zeros(0, np.int64)
     if matches is not None:
-        at = at[np.asarray(pc.is_in(index.face_ids.take(pa.array(at)), matches[name]))]
+        at = at[np.asarray(pc.is_in(index.face_ids.take(pa.array(at)).cast(pa.string()), matches[name]))]
     return index.present(at)
 
 
