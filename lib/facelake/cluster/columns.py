@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from enum import IntEnum
 
 import numba
@@ -45,9 +44,7 @@ def keys(column: pa.ChunkedArray | pa.Array, salt: int = 0) -> I64:
     lengths = np.diff(offsets)
     out = mix(lengths, salt) if salt else lengths.astype(np.uint64)
     _hash_strings(body, offsets, out)
-    for i in np.flatnonzero(lengths > _LONG):  # rare: ids are short
-        tail = hashlib.blake2b(body[offsets[i] + _LONG : offsets[i + 1]], digest_size=8).digest()
-        out[i] ^= np.uint64(int.from_bytes(tail, "little"))
+    _hash_tails(body, offsets, out)
     return out.view(np.int64)
 
 
@@ -159,6 +156,29 @@ def _hash_strings(body: npt.NDArray[np.uint8], offsets: I64, out: npt.NDArray[np
             x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             x = x ^ (x >> np.uint64(31))
         out[i] = x
+
+
+@numba.njit(cache=True, nogil=True)
+def _hash_tails(body: npt.NDArray[np.uint8], offsets: I64, out: npt.NDArray[np.uint64]) -> None:
+    """Mix the bytes after the first _LONG of each string into `out` (n,): as a little-endian integer modulo 2^61 - 1.
+
+    Modulo that number 2^64 is 8 and 2^61 is 1, so that words are added from the last one on and folded.
+    """
+    prime, bits, three = np.uint64(2**61 - 1), np.uint64(61), np.uint64(3)
+    for i in range(len(out)):
+        start, end = offsets[i] + _LONG, offsets[i + 1]
+        x = np.uint64(0)
+        for number in range((end - start + 7) // 8 - 1, -1, -1):
+            at, word = start + 8 * number, np.uint64(0)
+            for byte in range(min(8, end - at)):
+                word |= np.uint64(body[at + byte]) << np.uint64(8 * byte)
+            x = x << three
+            x = (x & prime) + (x >> bits) + (word & prime) + (word >> bits)
+            x = (x & prime) + (x >> bits)
+            if x >= prime:
+                x -= prime
+        if end > start:
+            out[i] ^= x
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
