@@ -1,22 +1,26 @@
-"""Real databases for tests of `feed push`: PostgreSQL with pgvector, Qdrant's local mode, Milvus Lite, LanceDB."""
+"""Real databases for tests of `feed push`: PostgreSQL with pgvector, Qdrant's local mode, Milvus Lite, LanceDB in a
+folder and on the real S3 server.
+"""
 
 from __future__ import annotations
 
+import base64
 import os
 import struct
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 
-from facelake.contracts import F32
+from facelake.contracts import F16, F32
 from facelake.erase import Needles, scan
+from facelake.lake.store import open_store
 
-KINDS = ("postgresql", "qdrant", "milvus", "lancedb")
+KINDS = ("postgresql", "qdrant", "milvus", "lancedb", "lancedb-s3")
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +41,12 @@ def pg_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
 
 
 @pytest.fixture(params=KINDS)
-def target_place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
-    """The folder in which a database keeps its files, and the URL of a new target in it."""
+def target_place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path | str, str]:
+    """The folder or s3:// prefix in which a database keeps its files, and the URL of a new target in it."""
+    if request.param == "lancedb-s3":
+        request.getfixturevalue("weed_env")
+        place = f"lake/targets-{os.urandom(4).hex()}"
+        return f"s3://{place}", f"lancedb+s3://{place}"
     if request.param == "postgresql":
         folder, url = request.getfixturevalue("pg_folder")
         name = "t_" + "".join(c for c in request.node.name.lower() if c.isalnum())[-30:]
@@ -58,17 +66,36 @@ def _drop_tables(url: str) -> None:
         db.execute("CHECKPOINT")
 
 
-def remains(folder: Path, needles: Needles) -> dict[str, int]:
+def remains(folder: Path | str, needles: Needles) -> dict[str, int]:
     """Occurrences of the needles in the files of a database, by path; locks and sockets are left out.
 
     PostgreSQL's write-ahead log keeps what was written until its segments are recycled (docs/matcher.md).
     """
+    if isinstance(folder, str):
+        store = open_store(folder)
+        found = {item.key: scan(item.key, store.read(item.key), needles) for item in store.list()}
+        return {key: count for key, count in found.items() if count}
     hits = {}
     for path in sorted(folder.rglob("*")):
         searched = path.is_file() and "pg_wal" not in path.parts
         if searched and (count := scan(path.name, path.read_bytes(), needles)):
             hits[str(path.relative_to(folder))] = count
     return hits
+
+
+def needles_of_exemplars(exemplars: Iterable[F16]) -> Needles:
+    """What must not be left of exemplars (k, dim): pieces of every vector in either byte order, and in base64.
+
+    A text of base64 is searched for at each of the three places where a value can begin in it.
+    """
+    pieces = []
+    for vector in (row for own in exemplars for row in own):
+        for start in (0, 16, 48):
+            part = vector[start : start + 16]
+            pieces += [part.astype("<f2").tobytes(), part.astype(">f2").tobytes()]
+            raw = part.astype("<f2").tobytes()
+            pieces += [base64.b64encode(bytes(at) + raw)[4 if at else 0 : -4] for at in range(3)]
+    return Needles.of((), pieces=pieces)
 
 
 def needles_of(templates: dict[str, F32]) -> Needles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -12,17 +13,19 @@ import numpy as np
 import psycopg
 import pytest
 
-from facelake.errors import ConfigError, FacelakeError
+from facelake.errors import ConfigError, FacelakeError, Refused
 from facelake.targets import Location, Target, TargetRows, open_target
+from facelake.targets.postgres import PostgresTarget
+from facelake.testing.servers import Server
 from facelake.vectors import unit_rows
-from tests.targets import needles_of, remains
+from tests.targets import needles_of, needles_of_exemplars, remains
 
 TAGS = {"lease_id": "lease-1", "purpose": "p", "expires_at": "2030-01-02T03:04:05.678901+00:00", "model_digest": "m"}
 COUNT, DIM = 120, 64
 
 
 @pytest.fixture
-def opened(target_place: tuple[Path, str]) -> Iterator[tuple[Path, Target]]:
+def opened(target_place: tuple[Path | str, str]) -> Iterator[tuple[Path | str, Target]]:
     folder, url = target_place
     with open_target(Location.parse(url)) as target:
         yield folder, target
@@ -34,7 +37,7 @@ def rows_of(first: int, count: int, seed: int = 0, **tags: str) -> TargetRows:
     return TargetRows(ids, templates, np.full(count, seed + 1, np.int64), TAGS | tags)
 
 
-def test_a_target_keeps_its_promises(opened: tuple[Path, Target]) -> None:
+def test_a_target_keeps_its_promises(opened: tuple[Path | str, Target]) -> None:
     folder, target = opened
     assert (target.read_record(), target.exists()) == (None, False)
     for state in ("pushing", "complete"):
@@ -90,7 +93,7 @@ def test_a_target_keeps_its_promises(opened: tuple[Path, Target]) -> None:
     assert (target.read_record(), target.exists()) == (None, False)
 
 
-def test_dimensions_are_checked_by_the_database(opened: tuple[Path, Target]) -> None:
+def test_dimensions_are_checked_by_the_database(opened: tuple[Path | str, Target]) -> None:
     _, target = opened
     target.create(DIM)
     rows = rows_of(0, 2)
@@ -132,6 +135,11 @@ def test_deleted_rows_that_another_session_sees_are_waited_for(
         "milvus://host?token=secret",
         "mysql://host/db",
         "lancedb:///x?table=Drop;Table",
+        "lancedb://srv/gate",
+        "lancedb+s3:///gate",
+        "lancedb+s3://key:secret@bucket/gate",
+        "lancedb+s3://bucket/gate?aws_secret_access_key=secret",
+        "lancedb+s3://bucket:9000/gate",
         "qdrant://host:99999999",
     ],
 )
@@ -160,3 +168,63 @@ def test_a_database_that_does_not_answer_is_an_error_with_a_next_step(tmp_path: 
         ):
             target.read_record()
     assert caught.value.next_step
+
+
+def with_exemplars(rows: TargetRows, seed: int = 0) -> TargetRows:
+    """The rows with 0 to 3 exemplars each."""
+    draw = np.random.default_rng((seed, 5))
+    own = [unit_rows(draw.standard_normal((i % 4, DIM)).astype(np.float32)).astype(np.float16) for i in range(len(rows.ids))]  # fmt: skip
+    return replace(rows, exemplars=own)
+
+
+def test_exemplars_come_and_go_with_their_identity(opened: tuple[Path | str, Target]) -> None:
+    folder, target = opened
+    target.create(DIM, exemplars=True)
+    first, others = with_exemplars(rows_of(0, 60)), with_exemplars(rows_of(60, 20), seed=1)
+    target.upsert(first, fresh=True)
+    target.upsert(others, fresh=False)
+    assert (first.exemplars, others.exemplars) != (None, None)
+    everything = dict(zip([*first.ids, *others.ids], [*(first.exemplars or ()), *(others.exemplars or ())], strict=True))  # fmt: skip
+    found = target.exemplars([*everything, "id-none"])
+    assert set(found) == set(everything)
+    assert all(np.array_equal(found[name], own) for name, own in everything.items())
+    assert target.search(first.templates[7], 1)[0][0] == first.ids[7]
+
+    replaced = with_exemplars(rows_of(0, 8, seed=1), seed=2)
+    target.upsert(replaced, fresh=False)
+    deleted = [*first.ids[20:30], *others.ids[:4]]
+    gone = needles_of_exemplars(everything[name] for name in [*first.ids[:8], *deleted])
+    assert remains(folder, gone) or isinstance(target, PostgresTarget)  # whose rows are in memory and in its log only
+    target.delete(deleted)
+    target.compact()
+    assert remains(folder, gone) == {}
+    kept = target.exemplars([*first.ids, *others.ids])
+    assert set(kept) == set(everything) - set(deleted)
+    assert all(np.array_equal(kept[n], own) for n, own in zip(replaced.ids, replaced.exemplars or (), strict=True))
+    assert remains(folder, needles_of_exemplars(kept.values()))
+
+
+@pytest.mark.parametrize("exemplars", [False, True])
+def test_the_end_of_all_rows_is_set(opened: tuple[Path | str, Target], exemplars: bool) -> None:
+    _, target = opened
+    later = "2031-01-01T00:00:00.000001+00:00"
+    rows = with_exemplars(rows_of(0, 40)) if exemplars else rows_of(0, 40)
+    target.create(DIM, exemplars=exemplars)
+    target.upsert(rows, fresh=True)
+    target.upsert(replace(rows_of(40, 3, expires_at=later), exemplars=rows.exemplars and rows.exemplars[:3]), fresh=False)  # fmt: skip
+    assert (target.count_other_ends(TAGS["expires_at"]), target.count_other_ends(later)) == (3, 40)
+    for _ in range(2):
+        target.set_end(later)
+        assert (target.count_other_ends(later), target.count()) == (0, 43)
+    target.compact()
+    assert np.allclose(target.templates(rows.ids[5:6])[rows.ids[5]], rows.templates[5], atol=1e-6)
+    assert sum(len(batch) for batch in target.versions()) == 43
+    if exemplars:
+        assert np.array_equal(target.exemplars(rows.ids[7:8])[rows.ids[7]], (rows.exemplars or ())[7])
+
+
+def test_a_bucket_without_conditional_writes_is_refused(rclone: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in rclone.environment().items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(Refused, match="conditional writes"), open_target(Location.parse("lancedb+s3://bucket/gate")):
+        pass

@@ -58,6 +58,27 @@ def in_process(*arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.parametrize(("kind", "block"), [("postgresql", 1), ("qdrant", 2)])
+def test_exemplars_are_compared_as_in_an_export(
+    kind: str, block: int, probe: Any, demo_lake: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    command, search = recipe("Exemplars")[0], recipe("Exemplars")[block]
+    lake, to = str(demo_lake), {"qdrant": "qdrant://qdrant:6333?table=gate"}
+    command = command.replace("postgresql://facelake@db/faces?table=gate", to.get(kind, "postgresql://facelake@db/faces?table=exact"))  # fmt: skip
+    search = search.replace("FROM gate", "FROM exact")
+    for theirs, ours in places(kind, tmp_path, request).items():
+        command, search = command.replace(theirs, ours), search.replace(theirs, ours)
+    assert in_process(*shlex.split(command)[1:], "--lake", lake)["state"] == "copied"
+    out = str(tmp_path / "export")
+    in_process("gallery", "export", "--out", out, "--purpose", "identity-grouping", "--recipient", "x", "--lake", lake)
+    gallery = Gallery.open(out)
+    for claim in gallery.identity_ids[:3]:
+        values: dict[str, Any] = {"probe": probe, "claim": claim}
+        exec(compile(search, kind, "exec"), values)
+        (wanted,) = gallery.verify(probe[None], [claim], gallery.model_digest, exemplars=True)
+        assert values["similarity"] == pytest.approx(float(wanted), abs=1e-4)
+
+
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_a_recipe_fills_and_searches(
     kind: str, probe: Any, demo_lake: Path, tmp_path: Path, request: pytest.FixtureRequest

@@ -14,6 +14,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import Config, load_config
@@ -28,13 +29,14 @@ from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
 from facelake.stages.sharing import push as pushing
+from facelake.stages.sharing import target_writer
 from facelake.stages.sharing.export import export_gallery
 from facelake.stages.sharing.leases import leases, recall, what_is_owed
 from facelake.stages.sharing.push import PushTerms, push
 from facelake.targets import Location, TargetRows, open_target
 from tests.conftest import FACELAKE, run_cli, run_json
 from tests.e2e.test_leases import identities_of
-from tests.targets import needles_of, remains
+from tests.targets import needles_of, needles_of_exemplars, remains
 
 P = "identity-grouping"
 Rows = dict[str, tuple[int, bytes]]
@@ -52,7 +54,9 @@ def content(url: str) -> tuple[Rows, dict[str, Any] | None]:
         body = target.read_record()
         versions = {k: v for batch in target.versions() for k, v in batch.items()} if target.exists() else {}
         templates = target.templates(list(versions)) if versions else {}
-    rows = {name: (version, templates[name].tobytes()) for name, version in versions.items()}
+        own = target.exemplars(list(versions)) if versions and body and body["exemplars"] else {}
+    vectors = {name: template.tobytes() + own[name].tobytes() if own else template.tobytes() for name, template in templates.items()}  # fmt: skip
+    rows = {name: (version, vectors[name]) for name, version in versions.items()}
     return rows, body and {k: body[k] for k in ("gallery_version", "state", "identities", "model_digest", "purpose")}
 
 
@@ -60,7 +64,9 @@ def counts(result: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(result[name] for name in ("state", "before", "inserted", "replaced", "deleted", "after"))
 
 
-def test_a_target_follows_the_lake_to_its_end(context: Context, target_place: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_target_follows_the_lake_to_its_end(
+    context: Context, target_place: tuple[Path | str, str], tmp_path: Path
+) -> None:
     folder, url = target_place
     lake, terms = context.lake, PushTerms(target_place[1], "gate-7", P)
     first = push(context, terms)
@@ -158,13 +164,13 @@ def crash_at(call: int, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> Iter
     @contextmanager
     def opening(location: Location) -> Iterator[Any]:
         with opened(location) as target:
-            for name in ("write_record", "create", "upsert", "delete", "compact", "drop", "drop_record"):
+            for name in ("write_record", "create", "upsert", "delete", "set_end", "compact", "drop", "drop_record"):
                 counted(type(target), name)
             yield target
 
     with monkeypatch.context() as patch:
-        patch.setattr(pushing, "_BATCH", 3)
-        patch.setattr(pushing, "_WRITE_BYTES", 3 * 4 * 128)
+        patch.setattr(target_writer, "_BATCH", 3)
+        patch.setattr(target_writer, "_WRITE_BYTES", 3 * 4 * 128)
         patch.setattr(pushing, "open_target", opening)
         for name in ("issue", "mark_sent", "acknowledge", "mark_returned"):
             counted(pushing, name)
@@ -172,11 +178,11 @@ def crash_at(call: int, monkeypatch: pytest.MonkeyPatch, *, after: bool) -> Iter
 
 
 def test_a_push_killed_at_random_points_ends_like_a_fresh_one(
-    context: Context, target_place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    context: Context, target_place: tuple[Path | str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty kills: of a first copy, of a changing push, and of emptying."""
     url, generator = target_place[1], random.Random(7)
-    terms = PushTerms(url, "gate-7", P)
+    terms = PushTerms(url, "gate-7", P, exemplars=True)
     kills = 0
 
     def kill(most: int) -> None:
@@ -212,6 +218,33 @@ def test_a_push_killed_at_random_points_ends_like_a_fresh_one(
     assert what_is_owed(context.lake, datetime.now(UTC)) == {}
 
 
+def test_exemplars_are_those_of_an_export_and_go_with_their_identity(
+    context: Context, target_place: tuple[Path | str, str], tmp_path: Path
+) -> None:
+    folder, url = target_place
+    key = bytes(range(32))
+    push(context, PushTerms(url, "gate-7", P, key=key, exemplars=True))
+    export_gallery(context, str(tmp_path / "export"), P, "other", key=key)
+    stored = pq.read_table(tmp_path / "export/identities-00000.parquet")
+    wanted = dict(zip(stored["identity_id"].to_pylist(), stored["exemplars"].to_pylist(), strict=True))
+    with open_target(Location.parse(url)) as target:
+        found = target.exemplars(list(wanted))
+        target.compact()
+    assert {name: [row.tobytes() for row in own] for name, own in found.items()} == wanted
+    assert remains(folder, needles_of_exemplars(found.values()))
+    with pytest.raises(Refused, match="was made with exemplars"):
+        push(context, PushTerms(url, key=key, exemplars=False))
+    erase(context, Request.of(subjects=["person-3"]))
+    push(context, PushTerms(url, key=key))
+    export_gallery(context, str(tmp_path / "fresh"), P, "fresh", key=key)
+    stored = pq.read_table(tmp_path / "fresh/identities-00000.parquet")
+    kept = {own for row in stored["exemplars"].to_pylist() for own in row}
+    gone = [np.frombuffer(own, "<f2") for row in wanted.values() for own in row if own not in kept]
+    assert gone
+    assert remains(folder, needles_of_exemplars([np.stack(gone)])) == {}
+    assert remains(folder, needles_of_exemplars([np.stack([np.frombuffer(own, "<f2") for own in kept])]))
+
+
 @pytest.mark.slow
 def test_processes_killed_at_random_moments(demo_lake: Path, pg_folder: tuple[Path, str]) -> None:
     """Twenty processes end by SIGKILL, in any instruction of a push to PostgreSQL."""
@@ -238,7 +271,7 @@ def test_processes_killed_at_random_moments(demo_lake: Path, pg_folder: tuple[Pa
 
 
 def test_what_is_not_this_lakes_is_refused(
-    context: Context, target_place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+    context: Context, target_place: tuple[Path | str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, url = target_place
     terms = PushTerms(url, "gate-7", P)

@@ -12,6 +12,7 @@ from facelake.publish.leases import FeedLease
 from facelake.stages.sharing.export import export_gallery, lease_days, send_changes
 from facelake.stages.sharing.leases import acknowledge, leases, mark_returned, recall, what_is_owed
 from facelake.stages.sharing.push import PushTerms, push
+from facelake.stages.sharing.renewals import renew
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +81,43 @@ class Feed:
         purpose: str | None = None,
         days: int | None = None,
         key: bytes | None = None,
+        exemplars: bool | None = None,
     ) -> Mapping[str, Any]:
         """Bring a matcher's database to the newest gallery; empty it if its lease was recalled or has ended.
 
         Args:
-            target: postgresql://, qdrant://, milvus:// or lancedb:// URL.
+            target: postgresql://, qdrant://, milvus://, lancedb:// or lancedb+s3:// URL.
             recipient: who operates the target; needed for the first push.
             purpose: what it is used for; needed for the first push.
             days: until the lease expires; None: the config's.
             key: by which the templates are rotated; None: they are not.
+            exemplars: whether each identity comes with its exemplars; None: as the target was made, a new one without.
 
         Returns:
             Counts and state, as `facelake feed push --json` prints them.
         """
         with self.access.write("push") as context:
-            return push(context, PushTerms(target, recipient, purpose, lease_days(context, days), key))
+            return push(context, PushTerms(target, recipient, purpose, lease_days(context, days), key, exemplars))
+
+    def renew(self, lease_id: str, *, days: int | None = None, out: str | None = None) -> Mapping[str, Any]:
+        """Let a lease end later, for the same recipient and purpose; nothing is exported again.
+
+        Args:
+            lease_id: the lease.
+            days: from now until the new end; default and maximum: the config's.
+            out: of a lease of files: the folder or s3://bucket/prefix to which the renewed manifest is written. None:
+                the lease is of a database, whose next push brings the new end.
+
+        Returns:
+            `lease_id`, `recipient`, `purpose`, `expires_at`, and `target` or `out`.
+
+        Raises:
+            ConfigError: there is no such lease, or it lasts longer already.
+            Refused: the lease has ended, was recalled or returned, the recipient owes an action, or no identity is in
+                force for the purpose.
+        """
+        with self.access.write("feed") as context:
+            return renew(context, lease_id, days=days, out=out)
 
     def acknowledge(self, lease_id: str, version: int | None = None) -> FeedLease:
         """Record that the recipient has applied what it was given, up to a gallery version; None: all of it.

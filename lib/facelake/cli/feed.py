@@ -75,6 +75,22 @@ def feed_recall(
     call.terminal.result({"ok": True, "recalled": [item.lease_id for item in recalled]})
 
 
+@command(feed_app, "renew")
+def feed_renew(
+    call: Invocation,
+    lease: _Lease,
+    out: Annotated[
+        str | None, typer.Option(help="of files: the export, or a folder or s3://bucket/prefix to send from")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="days until the new end; default: the config's")] = None,
+) -> None:
+    """Let a lease end later, if it is in force and its recipient owes nothing; nothing is exported again. Audited."""
+    renewed = call.open_lake().feed.renew(lease, days=days, out=out)
+    then = f"manifest written to {renewed['out']}" if renewed.get("out") else "run `feed push` to bring it to the rows"
+    call.terminal.say(f"{lease}: renewed until {renewed['expires_at'][:10]}; {then}")
+    call.terminal.result({"ok": True, **renewed})
+
+
 @command(feed_app, "changes")
 def feed_changes(
     call: Invocation,
@@ -96,17 +112,22 @@ def feed_changes(
 @command(feed_app, "push")
 def feed_push(
     call: Invocation,
-    to: Annotated[str, typer.Option(help="postgresql://, qdrant://, milvus:// or lancedb:// URL, with ?table=NAME")],
+    to: Annotated[str, typer.Option(help="postgresql, qdrant, milvus, lancedb or lancedb+s3 URL, with ?table=NAME")],
     recipient: Annotated[str | None, typer.Option(help="who operates the target; needed for the first push")] = None,
     purpose: Annotated[str | None, typer.Option(help="what it is used for; needed for the first push")] = None,
     days: Annotated[int | None, typer.Option(min=1, help="days until the lease expires; default: the config's")] = None,
     key_env: Annotated[
         str | None, typer.Option(help="environment variable with the key (hex) that rotates the templates")
     ] = None,
+    exemplars: Annotated[
+        bool | None, typer.Option("--exemplars/--no-exemplars", help="also push exemplars; default: as the target is")
+    ] = None,
 ) -> None:
     """Bring a matcher's database to the newest gallery; empty it if its lease was recalled or has ended. Audited."""
     key = template_key(key_env) if key_env else None
-    result = call.open_lake().feed.push(to, recipient=recipient, purpose=purpose, days=days, key=key)
+    result = call.open_lake().feed.push(
+        to, recipient=recipient, purpose=purpose, days=days, key=key, exemplars=exemplars
+    )
     counts = ", ".join(f"{name} {result[name]}" for name in ("inserted", "replaced", "deleted", "after"))
     call.terminal.say(f"{result['state']}: gallery {result['gallery_version']}, {counts} ({result['lease_id']})")
     if result["kept"]:

@@ -3,6 +3,7 @@
     gallery = Gallery.open("export", keys=["3f0c..."])   # a folder, or s3://bucket/prefix
     matches = gallery.search(probes, gallery.model_digest, k=5)
     gallery.apply("changes")                             # the folder that `feed changes` wrote
+    gallery.renew("renewal")                             # the folder that `feed renew` wrote
 
 It refuses an export whose lease has expired, whose signature or files do not fit, or that is for another purpose;
 probes of another model or dimension, zero or not finite; and a key-protected export without its key.
@@ -62,6 +63,7 @@ class Gallery:
         self.model_digest, self.purpose = str(manifest["model_digest"]), str(manifest["purpose"])
         self.lease_id, self.expires_at = str(manifest["lease_id"]), datetime.fromisoformat(manifest["expires_at"])
         self.check_lease()
+        self._needs = _needed_changes(manifest)
         self._identities = identities
         self._rotation = self._check_key(key)
 
@@ -258,6 +260,31 @@ class Gallery:
             raise Corrupt(what, where=uri, next_step="have the copy returned, and request another export")
         return touched
 
+    def renew(self, uri: str, *, s3: S3Section | None = None) -> datetime:
+        """Take the later end of the lease from a renewed manifest; returns it.
+
+        Put the manifest in place of the one of the export, so that it is opened with the new end.
+
+        Args:
+            uri: the folder, or s3://bucket/prefix, to which `feed renew` wrote.
+            s3: how to reach the store.
+
+        Raises:
+            ConfigError: no manifest at the URI.
+            Corrupt: its signature does not fit.
+            Refused: it is not of this copy, or its lease ends no later.
+        """
+        manifest = signed_manifest(open_store(uri, s3), self._keys)
+        end, what = datetime.fromisoformat(manifest["expires_at"]), None
+        if _without_end(manifest) != _without_end(self._manifest):
+            what = f"this is not a renewal of the copy under {self.lease_id}"
+        elif "renewal" not in manifest or end <= self.expires_at:
+            what = f"this manifest does not renew the lease beyond {self.expires_at:%Y-%m-%d}"
+        if what:
+            raise Refused(what, where=uri, next_step="have the controller run `facelake feed renew` for this lease")
+        self._manifest, self.expires_at, self._needs = manifest, end, _needed_changes(manifest)
+        return end
+
     def apply_rows(self, table: pa.Table, version: int) -> int:
         """Apply rows of changes without checking where they come from; otherwise as `apply`.
 
@@ -280,8 +307,19 @@ class Gallery:
         self.version = max(self.version, version)
         return int(touched)
 
+    def _check_changes(self) -> None:
+        """Check that a renewed copy has the changes that its recipient had acknowledged.
+
+        Raises:
+            Refused: it lacks them; its files are those of the export.
+        """
+        if self._needs is not None and self._computed_at < self._needs:
+            what = f"the lease {self.lease_id} was renewed for a copy with the changes of {self._needs:%Y-%m-%d %H:%M}"
+            raise Refused(what, where="matcher", next_step="apply them: gallery.apply(...)")
+
     def _ready(self, probes: F32, model_digest: str) -> F32:
         self.check_lease()
+        self._check_changes()
         if model_digest != self.model_digest or probes.ndim != 2 or probes.shape[1] != self._identities.dim:
             what = f"probes of model {model_digest[:12]} and shape {probes.shape} against a gallery of model "
             what += f"{self.model_digest[:12]} and dimension {self._identities.dim}"
@@ -305,6 +343,16 @@ class Gallery:
                 next_step=f"pass the key named {wanted} (--key-env)" if wanted else "omit the key",
             )
         return rotation(key, self._manifest["lake"], self.purpose, self._identities.dim) if key else None
+
+
+def _needed_changes(manifest: dict[str, Any]) -> datetime | None:
+    """As of when the changes were computed that a renewed copy must have; None before a renewal."""
+    renewal = manifest.get("renewal")
+    return datetime.fromisoformat(renewal["needs_changes_of"]) if renewal else None
+
+
+def _without_end(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name not in ("expires_at", "renewal", "signature")}
 
 
 def _moment(manifest: dict[str, Any], *names: str) -> datetime:

@@ -1,10 +1,10 @@
 """Leases: what was exported, to whom, for which purpose and until when; and what the recipients owe. Pure.
 
-The events of a lease are: issued with an export, changes sent, acknowledged up to a gallery version, recalled,
-returned. An acknowledgement covers the withdrawals that were known when the last changes were sent. A recipient
-owes an action if the lease was recalled or has ended and was not returned, if identities were erased after the version
-that the recipient last acknowledged, or if a withdrawal took effect after that acknowledgement. A recipient that owes
-an action gets no further export.
+The events of a lease are: issued with an export, renewed, changes sent, acknowledged up to a gallery version,
+recalled, returned. An acknowledgement covers the withdrawals that were known when the last changes were sent. A
+recipient owes an action if the lease was recalled or has ended and was not returned, if identities were erased after
+the version that the recipient last acknowledged, or if a withdrawal took effect after that acknowledgement. A recipient
+that owes an action gets no further export.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class LeaseEvent(StrEnum):
     """What happened to a lease."""
 
     ISSUED = "issued"
+    RENEWED = "renewed"
     ACKNOWLEDGED = "acknowledged"
     RECALLED = "recalled"
     RETURNED = "returned"
@@ -114,6 +115,8 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
             facts |= {"acknowledged": event["gallery_version"], "acknowledged_at": event["issued_at"]}
             facts |= {"sent": event["gallery_version"], "acknowledged_seq": event.get("ledger_seq")}
             leases[name] = FeedLease(lease_id=name, **facts)
+        elif kind is LeaseEvent.RENEWED:
+            leases[name] = replace(leases[name], expires_at=event["expires_at"])
         elif kind is LeaseEvent.SENT:
             sent = max(leases[name].sent, event["gallery_version"])
             known = event.get("ledger_seq")

@@ -9,17 +9,19 @@ from urllib.parse import parse_qsl, urlsplit
 from facelake.errors import ConfigError
 
 DEFAULT_TABLE = "facelake_gallery"
-SCHEMES = ("postgresql", "qdrant", "milvus", "lancedb")
+SCHEMES = ("postgresql", "qdrant", "milvus", "lancedb", "lancedb+s3")
 KEEPS = {
     "postgresql": "segments of the write-ahead log until they are overwritten (at once with wal_recycle=off); archives",
     "qdrant": "segments until the server's optimizer has rewritten them; its write-ahead log; snapshots",
     "milvus": "segments until the server's compaction and garbage collection (dataCoord.gc), by default hours",
-    "lancedb": "object versions, if the bucket keeps them",
+    "lancedb": "backups of the folder",
+    "lancedb+s3": "replicas and backups of the bucket",
 }
 """where an engine may keep deleted rows after `Target.compact`, and until when"""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _NEXT = (
-    "write postgresql://host/database, qdrant://host:6333, milvus://host:19530 or lancedb:///folder, with ?table=NAME"
+    "write postgresql://host/database, qdrant://host:6333, milvus://host:19530, lancedb:///folder or "
+    "lancedb+s3://bucket/prefix, with ?table=NAME"
 )
 _SECRET = re.compile(r"pass|secret|token|key|auth", re.IGNORECASE)
 
@@ -29,9 +31,9 @@ class Location:
     """Where a target is.
 
     Attributes:
-        scheme: postgresql, qdrant, milvus or lancedb.
+        scheme: postgresql, qdrant, milvus, lancedb (a folder) or lancedb+s3.
         user: of the database; empty: the engine's default.
-        host: empty for a local folder or socket.
+        host: empty for a local folder or socket; the bucket.
         port: None: the engine's default.
         path: the database, or the folder.
         table: name of the table or collection.
@@ -58,8 +60,14 @@ class Location:
             raise ConfigError(f"no target {parts.scheme or url[:20]!r}", where="--to", next_step=_NEXT)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         if parts.password is not None or any(_SECRET.search(name) for name in options):
-            next_step = "set PGPASSWORD, QDRANT_API_KEY, MILVUS_TOKEN or LANCEDB_API_KEY, and leave it out of the URL"
+            next_step = "set PGPASSWORD, QDRANT_API_KEY, MILVUS_TOKEN or the AWS_* variables instead"
             raise ConfigError("the URL contains credentials", where="--to", next_step=next_step)
+        if parts.scheme.startswith("lancedb") and bool(parts.netloc) != (parts.scheme == "lancedb+s3"):
+            next_step = "write lancedb:///folder (three slashes) or lancedb+s3://bucket/prefix"
+            raise ConfigError("the URL names no folder and no bucket", where="--to", next_step=next_step)
+        if parts.scheme == "lancedb+s3" and (parts.username or ":" in parts.netloc):
+            next_step = "write lancedb+s3://bucket/prefix, and set AWS_ENDPOINT_URL for a server of your own"
+            raise ConfigError("the URL names a user or port", where="--to", next_step=next_step)
         table = options.pop("table", DEFAULT_TABLE)
         if not _NAME.fullmatch(table):
             next_step = "use lower-case letters, digits and _, at most 48, beginning with a letter"
@@ -68,7 +76,7 @@ class Location:
             port = parts.port
         except ValueError as err:
             raise ConfigError(f"not a port: {err}", where="--to", next_step=_NEXT) from err
-        host = parts.hostname or ""
+        host = parts.netloc if parts.scheme == "lancedb+s3" else parts.hostname or ""  # which is in lower case
         return cls(parts.scheme, parts.username or "", host, port, parts.path, table, tuple(sorted(options.items())))
 
     @property

@@ -15,16 +15,17 @@ from typing import Any
 import numpy as np
 from pymilvus import DataType, MilvusClient, MilvusException
 
-from facelake.contracts import F32
+from facelake.contracts import F16, F32
 from facelake.errors import ConfigError
 from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
-from facelake.targets.target import COLUMNS, TargetRows
+from facelake.targets.target import COLUMNS, EXEMPLARS, TargetRows, as_text, from_text
 
 FAULTS = Faults("Milvus", "MILVUS_TOKEN", refused=(MilvusException,), opening=(MilvusException, OSError))
 _BATCH = 1_000
 _TEXT = {"max_length": 256}
-_RECORD_CHARACTERS = 65_535
+_MOST_CHARACTERS = 65_535  # of a text
+_BATCH_EXEMPLARS = 250  # rows of up to that many characters in one request
 _ALL = 'identity_id != ""'
 
 
@@ -65,12 +66,12 @@ class MilvusTarget:
 
     def write_record(self, record: dict[str, Any]) -> None:
         body = json.dumps(record)
-        if len(body) > _RECORD_CHARACTERS:
+        if len(body) > _MOST_CHARACTERS:
             raise ConfigError("the record is too long", where=self.location.shown, next_step="shorten the recipient")
         if not self._db.has_collection(self._record):
             schema = MilvusClient.create_schema(auto_id=False)
             schema.add_field("key", DataType.VARCHAR, is_primary=True, **_TEXT)
-            schema.add_field("body", DataType.VARCHAR, max_length=_RECORD_CHARACTERS)
+            schema.add_field("body", DataType.VARCHAR, max_length=_MOST_CHARACTERS)
             schema.add_field("unused", DataType.FLOAT_VECTOR, dim=2)  # a collection needs a vector
             self._create(self._record, schema, "unused")
         self._db.upsert(self._record, [{"key": "record", "body": body, "unused": [0.0, 0.0]}])
@@ -84,18 +85,20 @@ class MilvusTarget:
     def exists(self) -> bool:
         return bool(self._db.has_collection(self._table))
 
-    def create(self, dim: int) -> None:
+    def create(self, dim: int, *, exemplars: bool = False) -> None:
         if not self.exists():
-            self._create_rows(self._table, dim)
+            self._create_rows(self._table, dim, (*COLUMNS, EXEMPLARS) if exemplars else COLUMNS)
         self._db.load_collection(self._table)
 
-    def _create_rows(self, name: str, dim: int) -> None:
+    def _create_rows(self, name: str, dim: int, columns: Sequence[str]) -> None:
         schema = MilvusClient.create_schema(auto_id=False)
-        for column in COLUMNS:
+        for column in columns:
             if column == "template":
                 schema.add_field(column, DataType.FLOAT_VECTOR, dim=dim)
             elif column == "gallery_version":
                 schema.add_field(column, DataType.INT64)
+            elif column == EXEMPLARS:
+                schema.add_field(column, DataType.VARCHAR, max_length=_MOST_CHARACTERS)
             else:
                 schema.add_field(column, DataType.VARCHAR, is_primary=column == "identity_id", **_TEXT)
         self._create(name, schema, "template")
@@ -108,18 +111,30 @@ class MilvusTarget:
 
     def upsert(self, rows: TargetRows, *, fresh: bool) -> None:
         write = self._db.insert if fresh else self._db.upsert
-        for start in range(0, len(rows.ids), _BATCH):
-            chosen = slice(start, start + _BATCH)
+        size = _BATCH if rows.exemplars is None else _BATCH_EXEMPLARS
+        for start in range(0, len(rows.ids), size):
+            chosen = slice(start, start + size)
             names, versions = rows.ids[chosen], rows.versions[chosen].tolist()
             parts = zip(names, rows.templates[chosen], versions, strict=True)
             write(
                 self._table,
                 [
-                    {"identity_id": name, "template": template, "gallery_version": version} | rows.tags
-                    for name, template, version in parts
+                    {"identity_id": name, "template": template, "gallery_version": version} | rows.tags | more
+                    for (name, template, version), more in zip(parts, self._more(rows, chosen), strict=True)
                 ],
             )
         self._db.flush(self._table)
+
+    def _more(self, rows: TargetRows, chosen: slice) -> Iterator[dict[str, str]]:
+        """Yield the exemplars of rows as a column; no column in a target without."""
+        if rows.exemplars is None:
+            yield from ({} for _ in rows.ids[chosen])
+            return
+        for text in map(as_text, rows.exemplars[chosen]):
+            if len(text) > _MOST_CHARACTERS:
+                what = f"exemplars of {len(text)} characters, of which Milvus takes {_MOST_CHARACTERS}"
+                raise ConfigError(what, where=self.location.shown, next_step="lower gallery.exemplars, or push without")
+            yield {EXEMPLARS: text}
 
     def delete(self, ids: Sequence[str]) -> None:
         for start in range(0, len(ids), _BATCH):
@@ -149,6 +164,33 @@ class MilvusTarget:
                 out[row["identity_id"]] = np.array(row["template"], np.float32)
         return out
 
+    def exemplars(self, ids: Sequence[str]) -> dict[str, F16]:
+        out: dict[str, F16] = {}
+        dim = self.dim()
+        for start in range(0, len(ids), _BATCH_EXEMPLARS):
+            chosen = list(ids[start : start + _BATCH_EXEMPLARS])
+            for row in self._db.get(self._table, ids=chosen, output_fields=["identity_id", EXEMPLARS]):
+                out[row["identity_id"]] = from_text(row[EXEMPLARS], dim)
+        return out
+
+    def count_other_ends(self, expires_at: str) -> int:
+        chosen = f"expires_at != {json.dumps(expires_at)}"
+        rows = self._db.query(self._table, filter=chosen, output_fields=["count(*)"], **_STRONG)
+        return int(rows[0]["count(*)"])
+
+    def set_end(self, expires_at: str) -> None:
+        stored = (row for rows in self._rows(["identity_id", "expires_at"]) for row in rows)
+        names = [row["identity_id"] for row in stored if row["expires_at"] != expires_at]
+        for start in range(0, len(names), _BATCH_EXEMPLARS):
+            chosen = names[start : start + _BATCH_EXEMPLARS]
+            rows = self._db.get(self._table, ids=chosen, output_fields=self._columns())
+            self._db.upsert(self._table, [dict(row) | {"expires_at": expires_at} for row in rows])
+        self._db.flush(self._table)
+
+    def _columns(self) -> list[str]:
+        """The columns that the collection has."""
+        return [field["name"] for field in self._db.describe_collection(self._table)["fields"]]
+
     def count(self, lease_id: str | None = None) -> int:
         chosen = f"lease_id == {json.dumps(lease_id)}" if lease_id else ""
         rows = self._db.query(self._table, filter=chosen, output_fields=["count(*)"], **_STRONG)
@@ -173,8 +215,9 @@ class MilvusTarget:
                 self._db.compact(self._table)
             return KEEPS["milvus"]
         if self.exists():
-            self._create_rows(self._next, self.dim())
-            for rows in self._rows([*COLUMNS]):
+            columns = self._columns()
+            self._create_rows(self._next, self.dim(), columns)
+            for rows in self._rows(columns):
                 self._db.insert(self._next, rows)
             self._db.flush(self._next)
             self._db.drop_collection(self._table)

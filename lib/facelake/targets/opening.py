@@ -13,6 +13,7 @@ from facelake.targets.location import Location
 from facelake.targets.target import Target
 
 _NEEDED = {"postgresql": "psycopg", "qdrant": "qdrant_client", "milvus": "pymilvus", "lancedb": "lancedb"}
+_ENGINE = {"lancedb+s3": "lancedb"}  # of schemes that are not named after it
 _EXTRA = {"postgresql": "pgvector"}
 
 
@@ -24,11 +25,12 @@ def open_target(location: Location) -> Iterator[Target]:
         ConfigError: the client library is not installed, or the database refuses a request.
         Retryable: the database does not answer.
     """
-    if importlib.util.find_spec(_NEEDED[location.scheme]) is None:
-        extra = _EXTRA.get(location.scheme, location.scheme)
-        what = f"{location.scheme}:// needs the package {_NEEDED[location.scheme]}"
+    engine = _ENGINE.get(location.scheme, location.scheme)
+    if importlib.util.find_spec(_NEEDED[engine]) is None:
+        extra = _EXTRA.get(engine, engine)
+        what = f"{location.scheme}:// needs the package {_NEEDED[engine]}"
         raise ConfigError(what, where="--to", next_step=f"run {install_command(extra)}")
-    make, faults = _engine(location.scheme)
+    make, faults = _engine(engine)
     with faults.reported(location.shown, opening=True):
         target = make(location)
     try:

@@ -14,11 +14,11 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from facelake.contracts import F32
+from facelake.contracts import F16, F32
 from facelake.errors import ConfigError
 from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
-from facelake.targets.target import COLUMNS, TargetRows
+from facelake.targets.target import COLUMNS, EXEMPLARS, TargetRows
 
 _BATCH = 10_000
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL's binary timestamps
@@ -70,7 +70,7 @@ class PostgresTarget:
     def exists(self) -> bool:
         return self._is_table(self.location.table)
 
-    def create(self, dim: int) -> None:
+    def create(self, dim: int, *, exemplars: bool = False) -> None:
         if dim > _MAX_DIM:
             raise ConfigError(
                 f"pgvector has at most {_MAX_DIM} dimensions", where=self.location.shown, next_step="use another target"
@@ -81,9 +81,14 @@ class PostgresTarget:
                 "CREATE TABLE IF NOT EXISTS {table} (identity_id text PRIMARY KEY, "
                 f"template vector({int(dim)}) NOT NULL, "
                 "gallery_version bigint NOT NULL, lease_id text NOT NULL, purpose text NOT NULL, "
-                "expires_at timestamptz NOT NULL, model_digest text NOT NULL)"
+                "expires_at timestamptz NOT NULL, model_digest text NOT NULL"
+                f"{f', {EXEMPLARS} halfvec({int(dim)})[] NOT NULL' if exemplars else ''})"
             )
-            for column in COLUMNS:  # statistics would keep samples of deleted rows
+            if exemplars:  # in another table, and not compressed, which float16 values hardly are
+                self._run(f"ALTER TABLE {{table}} ALTER COLUMN {EXEMPLARS} SET STORAGE EXTERNAL")
+            for column in (
+                (*COLUMNS, EXEMPLARS) if exemplars else COLUMNS
+            ):  # statistics would keep samples of deleted rows
                 self._run(f"ALTER TABLE {{table}} ALTER COLUMN {column} SET STATISTICS 0")
             if dim <= _INLINE_DIM:  # beside the row and not in another table, from which an exact search reads slowly
                 self._run("ALTER TABLE {table} ALTER COLUMN template SET STORAGE PLAIN")
@@ -94,7 +99,8 @@ class PostgresTarget:
         return int(self._one(wanted, name) or -1)
 
     def upsert(self, rows: TargetRows, *, fresh: bool) -> None:
-        columns = ", ".join(COLUMNS)
+        names = COLUMNS if rows.exemplars is None else (*COLUMNS, EXEMPLARS)
+        columns = ", ".join(names)
         with self._db.transaction():
             # the record of a complete push is written after this, and its commit is waited for
             self._run("SET LOCAL synchronous_commit = off")
@@ -103,7 +109,7 @@ class PostgresTarget:
                 return
             self._run("CREATE TEMP TABLE arriving (LIKE {table}) ON COMMIT DROP")
             self._copy(f"COPY arriving ({columns}) FROM STDIN (FORMAT BINARY)", rows)
-            replaced = ", ".join(f"{name} = EXCLUDED.{name}" for name in COLUMNS[1:])
+            replaced = ", ".join(f"{name} = EXCLUDED.{name}" for name in names[1:])
             self._run(
                 f"INSERT INTO {{table}} ({columns}) SELECT {columns} FROM arriving "
                 f"ON CONFLICT (identity_id) DO UPDATE SET {replaced}"
@@ -111,8 +117,9 @@ class PostgresTarget:
 
     def _copy(self, text: str, rows: TargetRows) -> None:
         statement = sql.SQL(cast(Any, text)).format(table=self._table)
+        element = 0 if rows.exemplars is None else int(self._one("SELECT 'halfvec'::regtype::oid"))
         with self._db.cursor() as cursor, cursor.copy(statement) as copy:
-            for block in copy_blocks(rows):
+            for block in copy_blocks(rows, element):
                 copy.write(block)
 
     def delete(self, ids: Sequence[str]) -> None:
@@ -136,6 +143,27 @@ class PostgresTarget:
     def templates(self, ids: Sequence[str]) -> dict[str, F32]:
         rows = self._run("SELECT identity_id, template::text FROM {table} WHERE identity_id = ANY(%s)", list(ids))
         return {name: np.array(json.loads(text), np.float32) for name, text in rows.fetchall()}
+
+    def exemplars(self, ids: Sequence[str]) -> dict[str, F16]:
+        found: dict[str, list[F16]] = {}
+        rows = self._run(
+            "SELECT identity_id, one::text FROM {table} LEFT JOIN LATERAL unnest(exemplars) WITH ORDINALITY "
+            "AS list(one, number) ON true WHERE identity_id = ANY(%s) ORDER BY identity_id, number",
+            list(ids),
+        )
+        for name, text in rows.fetchall():
+            own = found.setdefault(name, [])
+            if text is not None:
+                own.append(np.array(json.loads(text), np.float16))
+        dim = self.dim()
+        return {name: np.array(own, np.float16).reshape(-1, dim) for name, own in found.items()}
+
+    def count_other_ends(self, expires_at: str) -> int:
+        return int(self._one("SELECT count(*) FROM {table} WHERE expires_at <> %s::timestamptz", expires_at))
+
+    def set_end(self, expires_at: str) -> None:
+        values = (expires_at, expires_at)
+        self._run("UPDATE {table} SET expires_at = %s::timestamptz WHERE expires_at <> %s::timestamptz", *values)
 
     def count(self, lease_id: str | None = None) -> int:
         if lease_id is None:
@@ -194,11 +222,15 @@ class PostgresTarget:
         self._db.close()
 
 
-def copy_blocks(rows: TargetRows) -> Iterator[bytes]:
+def copy_blocks(rows: TargetRows, element: int = 0) -> Iterator[bytes]:
     """Yield rows in PostgreSQL's binary COPY format, in blocks of some megabytes.
 
     A field is its length and its bytes; pgvector's `vector` is the number of values (int16), an unused int16, and the
     values as big-endian float32 (its function vector_recv).
+
+    Args:
+        rows: what is written.
+        element: number (oid) of the type `halfvec` in this database, of which exemplars are an array.
     """
     count, dim = rows.templates.shape
     kind = np.dtype([("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("values", ">f4", (dim,))])
@@ -213,11 +245,27 @@ def copy_blocks(rows: TargetRows) -> Iterator[bytes]:
     block, block_bytes = [_COPY_HEAD], 0
     for i, (name, version) in enumerate(zip(rows.ids, rows.versions.tolist(), strict=True)):
         text = name.encode()
-        block.append(struct.pack(">hi", len(COLUMNS), len(text)) + text)
+        more = b"" if rows.exemplars is None else _halfvec_array(rows.exemplars[i], element)
+        block.append(struct.pack(">hi", len(COLUMNS) + bool(more), len(text)) + text)
         block.append(raw[i * size : (i + 1) * size])
-        block.append(struct.pack(">iq", 8, version) + tail)
-        block_bytes += size + 64
+        block.append(struct.pack(">iq", 8, version) + tail + more)
+        block_bytes += size + 64 + len(more)
         if block_bytes >= _SEND_BYTES:
             yield b"".join(block)
             block, block_bytes = [], 0
     yield b"".join([*block, _COPY_END])
+
+
+def _halfvec_array(vectors: F16, element: int) -> bytes:
+    """Return float16 vectors (k, dim) as a field of the type `halfvec[]`.
+
+    PostgreSQL's array_recv reads the number of dimensions (0 if it is empty), flags and the element type, per dimension
+    its length and first index, then the elements as fields; pgvector's halfvec_recv as vector_recv, with float16.
+    """
+    count, dim = vectors.shape
+    head = struct.pack(">iii", int(count > 0), 0, element - (1 << 32) if element >= 1 << 31 else element)
+    kind = np.dtype([("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("values", ">f2", (dim,))])
+    parts = np.zeros(count, kind)
+    parts["bytes"], parts["dim"], parts["values"] = kind.itemsize - 4, dim, vectors
+    body = head + (struct.pack(">ii", count, 1) if count else b"") + parts.tobytes()
+    return struct.pack(">i", len(body)) + body

@@ -18,10 +18,10 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from facelake.contracts import F32
+from facelake.contracts import F16, F32
 from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
-from facelake.targets.target import COLUMNS, TargetRows
+from facelake.targets.target import COLUMNS, EXEMPLARS, TargetRows, as_text, from_text
 
 FAULTS = Faults(
     "Qdrant",
@@ -70,7 +70,7 @@ class QdrantTarget:
     def exists(self) -> bool:
         return self._db.collection_exists(self._table)
 
-    def create(self, dim: int) -> None:
+    def create(self, dim: int, *, exemplars: bool = False) -> None:  # a payload needs no schema
         if not self.exists():
             size = models.VectorParams(size=dim, distance=models.Distance.DOT)  # unit vectors: the cosine
             self._db.create_collection(self._table, vectors_config=size)
@@ -87,6 +87,9 @@ class QdrantTarget:
                 {"identity_id": name, "gallery_version": version} | rows.tags
                 for name, version in zip(ids, versions, strict=True)
             ]
+            if rows.exemplars is not None:
+                chosen = rows.exemplars[start : start + _BATCH]
+                payloads = [row | {EXEMPLARS: as_text(own)} for row, own in zip(payloads, chosen, strict=True)]
             vectors = rows.templates[start : start + _BATCH].tolist()
             batch = models.Batch(ids=[_point_id(name) for name in ids], vectors=vectors, payloads=payloads)
             self._db.upsert(self._table, batch, wait=True)
@@ -111,9 +114,26 @@ class QdrantTarget:
         out: dict[str, F32] = {}
         for start in range(0, len(ids), _BATCH):
             chosen = [_point_id(name) for name in ids[start : start + _BATCH]]
-            for point in self._db.retrieve(self._table, chosen, with_payload=True, with_vectors=True):
+            for point in self._db.retrieve(self._table, chosen, with_payload=["identity_id"], with_vectors=True):
                 out[(point.payload or {})["identity_id"]] = np.array(point.vector, np.float32)
         return out
+
+    def exemplars(self, ids: Sequence[str]) -> dict[str, F16]:
+        out: dict[str, F16] = {}
+        wanted, dim = ["identity_id", EXEMPLARS], self.dim()
+        for start in range(0, len(ids), _BATCH):
+            chosen = [_point_id(name) for name in ids[start : start + _BATCH]]
+            for point in self._db.retrieve(self._table, chosen, with_payload=wanted):
+                payload = point.payload or {}
+                out[payload["identity_id"]] = from_text(payload[EXEMPLARS], dim)
+        return out
+
+    def count_other_ends(self, expires_at: str) -> int:
+        return self._db.count(self._table, count_filter=_other_end(expires_at), exact=True).count
+
+    def set_end(self, expires_at: str) -> None:
+        chosen = _other_end(expires_at)
+        self._db.set_payload(self._table, payload={"expires_at": expires_at}, points=chosen, wait=True)
 
     def count(self, lease_id: str | None = None) -> int:
         chosen = None
@@ -147,6 +167,10 @@ class QdrantTarget:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _other_end(expires_at: str) -> models.Filter:
+    return models.Filter(must_not=[models.FieldCondition(key="expires_at", match=models.MatchValue(value=expires_at))])
 
 
 def _point_id(identity_id: str) -> str:

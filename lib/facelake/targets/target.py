@@ -6,14 +6,19 @@ which lease. Both are named after the table of the URL.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from facelake.contracts import F32, I64
+import numpy as np
+
+from facelake.contracts import F16, F32, I64
 
 COLUMNS = ("identity_id", "template", "gallery_version", "lease_id", "purpose", "expires_at", "model_digest")
 """columns or payload fields of a row in every target; `expires_at` is ISO 8601, in PostgreSQL a timestamp"""
+EXEMPLARS = "exemplars"
+"""one more column, in targets that were made with exemplars: float16 vectors in the form of the engine"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +30,24 @@ class TargetRows:
         templates: (n, dim) float32 of unit norm.
         versions: (n,) the gallery version in which each template was computed.
         tags: lease_id, purpose, expires_at (ISO 8601) and model_digest of all of them.
+        exemplars: per identity (k, dim) float16, k at least 0; None: the target has no exemplars.
     """
 
     ids: Sequence[str]
     templates: F32
     versions: I64
     tags: dict[str, str]
+    exemplars: Sequence[F16] | None = None
+
+
+def as_text(exemplars: F16) -> str:
+    """Return exemplars (k, dim) as base64 of their little-endian float16 values, for engines without such a type."""
+    return base64.b64encode(exemplars.astype("<f2").tobytes()).decode()
+
+
+def from_text(text: str, dim: int) -> F16:
+    """Return the exemplars (k, dim) of `as_text`."""
+    return np.frombuffer(base64.b64decode(text), "<f2").reshape(-1, dim)
 
 
 class Target(Protocol):
@@ -48,8 +65,8 @@ class Target(Protocol):
         """Return whether there is a table of the name, by whomever it was made."""
         ...
 
-    def create(self, dim: int) -> None:
-        """Create the table for templates of `dim` values, unless it exists."""
+    def create(self, dim: int, *, exemplars: bool = False) -> None:
+        """Create the table for templates of `dim` values, with or without exemplars, unless it exists."""
         ...
 
     def dim(self) -> int:
@@ -75,6 +92,18 @@ class Target(Protocol):
 
     def templates(self, ids: Sequence[str]) -> dict[str, F32]:
         """Return the templates of those identities that are in the table."""
+        ...
+
+    def exemplars(self, ids: Sequence[str]) -> dict[str, F16]:
+        """Return the exemplars (k, dim) of those identities that are in a table with exemplars."""
+        ...
+
+    def count_other_ends(self, expires_at: str) -> int:
+        """Return the exact number of rows whose `expires_at` is another one."""
+        ...
+
+    def set_end(self, expires_at: str) -> None:
+        """Set `expires_at` (ISO 8601) of all rows."""
         ...
 
     def count(self, lease_id: str | None = None) -> int:

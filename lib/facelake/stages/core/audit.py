@@ -73,6 +73,12 @@ def append_audit(lake: Lake, kind: str, body: dict[str, Any], sign: Sign | None 
     raise CommitConflict("other processes keep writing the audit trail", where=_FOLDER, next_step="run again")
 
 
+def records(lake: Lake) -> Iterator[tuple[str, bytes]]:
+    """Yield the keys and bytes of all records, the newest first; neither chain nor signatures are checked."""
+    for key in sorted((item.key for item in lake.store.list(_FOLDER) if _KEY.fullmatch(item.key)), reverse=True):
+        yield key, lake.store.read(key)
+
+
 def audit_faults(lake: Lake, keys: Collection[str] = ()) -> list[str]:
     """Return the faults of the chain: records that were edited, deleted, inserted or reordered; empty if it is intact.
 

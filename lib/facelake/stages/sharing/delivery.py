@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
+from facelake.contracts import parse_json
 from facelake.errors import ConfigError
 from facelake.lake.data_files import encoding
 from facelake.lake.object_store import ObjectStore
@@ -151,6 +152,32 @@ def delivery(uri: str, s3: S3Section) -> Iterator[Delivery]:
             shutil.rmtree(leftover)
     with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as partial:
         yield Delivery(out, Path(partial))
+
+
+def read_manifest(uri: str, s3: S3Section) -> dict[str, Any] | None:
+    """Return the manifest of the delivery at a place, unchecked; None if there is none, empty if it is not one."""
+    try:
+        manifest = parse_json(open_store(uri if uri.startswith("s3://") else str(_folder(uri)), s3).read(MANIFEST))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def place_manifest(uri: str, s3: S3Section, manifest: dict[str, Any]) -> None:
+    """Write a signed manifest to a place, instead of one that is there; the other files stay."""
+    data = json.dumps(manifest, indent=1).encode()
+    if uri.startswith("s3://"):
+        open_store(uri, s3).write(MANIFEST, data)
+        return
+    out = _folder(uri)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as partial:
+        file = Path(partial, MANIFEST)
+        file.write_bytes(data)
+        file.chmod(0o600)
+        file.replace(out / MANIFEST)
 
 
 def _folder(uri: str) -> Path:

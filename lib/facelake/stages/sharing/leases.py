@@ -1,4 +1,4 @@
-"""Leases of what left the lake: issue, acknowledgement, recall and return; what recipients owe."""
+"""Leases of what left the lake: issue, renewal, acknowledgement, recall and return; what recipients owe."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from facelake.contracts import LEASES, Change
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events, recipient_key
+from facelake.stages.admission.ledger import not_before
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import last_withdrawal
 from facelake.stages.gallery.versions import Gallery, current_gallery
@@ -31,9 +32,19 @@ def erased_version(lake: Lake) -> int:
     return pc.max(rows["gallery_version"].filter(pc.equal(rows["kind"], str(Change.ERASED)))).as_py() or 0
 
 
+def present_time(lake: Lake, now: datetime) -> datetime:
+    """Return the time at which leases are checked: now, but never before an event of the ledger or of the leases.
+
+    Otherwise a lease that has ended could be used and renewed after the clock was set back.
+    """
+    recorded = pc.max(lake["leases"].read(["recorded_at"])["recorded_at"]).as_py()
+    return max(not_before(ledger_rows(lake)[0], now), recorded or now)
+
+
 def what_is_owed(lake: Lake, now: datetime) -> dict[str, str]:
     """Return what recipients owe, by lease id."""
     events = ledger_rows(lake)[0]
+    now = present_time(lake, now)
     return duties(leases(lake), erased_version(lake), now, lambda purpose: last_withdrawal(events, purpose, now))
 
 
@@ -123,10 +134,17 @@ def lease_in_force(lake: Lake, lease_id: str, now: datetime) -> FeedLease:
         Refused: it was recalled, has ended or was returned.
     """
     lease = _find(lake, lease_id)
-    if reason := lease.ended(now):
+    if reason := lease.ended(present_time(lake, now)):
         next_step = "have the copy deleted, run `facelake feed return`, and export again under a new lease"
         raise Refused(f"lease {lease_id} {reason}", where=lake.uri, next_step=next_step)
     return lease
+
+
+def extend(lake: Lake, lease: FeedLease, end: datetime, now: datetime) -> FeedLease:
+    """Record that a lease ends later. Call before the recipient learns it."""
+    facts = {"lease_id": lease.lease_id, "recipient": lease.recipient, "purpose": lease.purpose}
+    _append(lake, LeaseEvent.RENEWED, facts | {"issued_at": now, "expires_at": end, "target": lease.target})
+    return _find(lake, lease.lease_id)
 
 
 def mark_sent(lake: Lake, lease_id: str, version: int, as_of: datetime) -> FeedLease:
@@ -149,9 +167,10 @@ def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLe
     if wanted > lease.sent:
         what = f"under {lease_id} data were handed out up to gallery {lease.sent}, not {wanted}"
         raise ConfigError(what, where=lake.uri, next_step=next_step)
+    now = present_time(lake, datetime.now(UTC))
     nothing_new = wanted <= lease.acknowledged and lease.sent_at in (None, lease.acknowledged_at)
-    duty = what_is_owed(lake, datetime.now(UTC)).get(lease_id)
-    if nothing_new and duty and not lease.ended(datetime.now(UTC)):
+    duty = what_is_owed(lake, now).get(lease_id)
+    if nothing_new and duty and not lease.ended(now):
         what = f"the recipient {duty}, and was given no changes since its last acknowledgement"
         raise ConfigError(what, where=lease_id, next_step=next_step)
     return _record_event(lake, lease_id, LeaseEvent.ACKNOWLEDGED, wanted)

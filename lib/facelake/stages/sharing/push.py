@@ -2,29 +2,26 @@
 
 The target records which gallery version it holds, under which lease. A push that was killed leaves this record at the
 version before, and the next push applies the same changes again. Deletes are proven by a search and a count before the
-lease is acknowledged. A lease that was recalled or has ended empties the target.
+lease is acknowledged. A lease that was recalled or has ended empties the target; one that was renewed gives all rows
+its new end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import F32, reference
 from facelake.errors import ConfigError, Corrupt, Refused
-from facelake.events import StageProgress, StageStarted
-from facelake.lake.read_ahead import read_ahead
+from facelake.events import StageStarted
 from facelake.publish.leases import FeedLease, recipient_key
 from facelake.publish.transform import key_name
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, must_add_up
-from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.leases import (
     LeaseTerms,
@@ -34,15 +31,13 @@ from facelake.stages.sharing.leases import (
     leases,
     mark_returned,
     mark_sent,
+    present_time,
 )
-from facelake.targets import Location, Target, TargetRows, open_target
+from facelake.stages.sharing.target_writer import SEARCHED, TargetWriter
+from facelake.targets import Location, Target, open_target
 
 _FORMAT = 1
-_BATCH = 8_192  # ids of one delete
-_WRITE_BYTES = 64 << 20  # of the templates of one write
-_SEARCHED = 256  # deleted identities that are searched for by their former template
 _SEARCH_K = 10
-_ROWS = ["identity_id", "prototype", "last_version"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +50,7 @@ class PushTerms:
         purpose: for which; needed for the first push.
         days: how long the lease lasts.
         key: by which templates are rotated.
+        exemplars: whether each identity comes with its exemplars; None: as the target was made, a new one without.
     """
 
     url: str
@@ -62,60 +58,7 @@ class PushTerms:
     purpose: str | None = None
     days: int = 90
     key: bytes | None = None
-
-
-@dataclass(slots=True)
-class _Push:
-    """One push in progress."""
-
-    context: Context
-    target: Target
-    outgoing: Outgoing
-    lease: FeedLease
-    upserted: int = 0
-    deleted: int = 0
-    former: dict[str, F32] = field(default_factory=dict)
-    """templates of some of the deleted identities"""
-
-    def upsert(self, parts: Iterator[pa.Table], *, fresh: bool) -> None:
-        """Write tables with identity_id, prototype and last_version; the next one is prepared meanwhile."""
-        for rows in read_ahead(self._prepared(parts)):
-            self.target.upsert(rows, fresh=fresh)
-            self.upserted += len(rows.ids)
-            self.context.check_lease()
-            self.context.emit(StageProgress("push", self.upserted))
-
-    def _prepared(self, parts: Iterator[pa.Table]) -> Iterator[TargetRows]:
-        tags = self._tags()
-        for rows in _gathered(parts):
-            per_write = max(_WRITE_BYTES // (4 * len(rows["prototype"][0])), 1)
-            for start in range(0, rows.num_rows, per_write):
-                part = rows.slice(start, per_write)
-                templates = matrix_of(part["prototype"], len(part["prototype"][0]))
-                versions = part["last_version"].to_numpy().astype(np.int64)
-                yield TargetRows(part["identity_id"].to_pylist(), templates, versions, tags)
-
-    def delete(self, ids: Sequence[str]) -> None:
-        """Delete identities, and check that none of them is left."""
-        for start in range(0, len(ids), _BATCH):
-            part = ids[start : start + _BATCH]
-            present = self.target.templates(part)
-            if not present:
-                continue
-            self.target.delete(list(present))
-            if remains := self.target.templates(part):
-                what = f"{len(remains)} of {len(present)} deleted identities are still in the target"
-                raise Corrupt(what, where=self.lease.target or "", next_step="check the database, then push again")
-            self.deleted += len(present)
-            self.former |= dict(list(present.items())[: _SEARCHED - len(self.former)])
-
-    def _tags(self) -> dict[str, str]:
-        return {
-            "lease_id": self.lease.lease_id,
-            "purpose": self.lease.purpose,
-            "expires_at": self.lease.expires_at.isoformat(),
-            "model_digest": self.outgoing.gallery.row["model_digest"],
-        }
+    exemplars: bool | None = None
 
 
 def push(context: Context, terms: PushTerms) -> dict[str, Any]:
@@ -123,7 +66,8 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
 
     Returns:
         `state` (copied, updated, unchanged or emptied), `lease_id`, `gallery_version`, `since`, and the counts
-        `before`, `inserted`, `replaced`, `deleted` and `after`, which add up; `kept` says what the engine keeps of
+        `before`, `inserted`, `replaced`, `deleted` and `after`, which add up; `renewed` counts rows that got the end of
+        a renewed lease; `kept` says what the engine keeps of
         deleted rows, null for nothing.
 
     Raises:
@@ -134,7 +78,7 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
         Corrupt: deleted rows are still in the target, or the counts do not add up.
     """
     location = Location.parse(terms.url)
-    now = datetime.now(UTC)
+    now = present_time(context.lake, datetime.now(UTC))
     with open_target(location) as target:
         record = target.read_record()
         if record is None:
@@ -161,6 +105,8 @@ def _check_record(context: Context, record: dict[str, Any], location: Location, 
         what = f"the target is for the purpose {record['purpose']!r}"
     elif (key_name(terms.key) if terms.key else None) != record["template_key"]:
         what = "the target's templates are under another template key"
+    elif terms.exemplars is not None and terms.exemplars != bool(record.get("exemplars")):
+        what = "the target was made without exemplars" if terms.exemplars else "the target was made with exemplars"
     if what:
         raise Refused(what, where=location.shown, next_step="name another table: ?table=NAME")
 
@@ -182,26 +128,32 @@ def _fill(
     _check_model(target, location, record, (digest, dim))
     _check_rows(target, location, lease)
     since = int(record["gallery_version"]) if record else 0
+    exemplars = bool(record.get("exemplars") if record else terms.exemplars)
     body = _record(context, lease, outgoing, (since, expected)) | {"dim": dim or (record or {}).get("dim")}
+    body |= {"exemplars": exemplars}
     before = target.count() if record and target.exists() else 0
     audited = {name: body[name] for name in ("lease_id", "recipient", "purpose", "target", "gallery_version")}
-    append_audit(context.lake, "push", audited | {"since": since, "identities": expected}, context.sign)
+    audited |= {"since": since, "identities": expected, "exemplars": exemplars}
+    append_audit(context.lake, "push", audited, context.sign)
     mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now)
     if record is None or record["state"] != "pushing":
         target.write_record(_signed(context, body | {"gallery_version": since, "state": "pushing"}))
-    target.create(int(body["dim"]))
-    work = _Push(context, target, outgoing, lease)
+    target.create(int(body["dim"]), exemplars=exemplars)
+    work = TargetWriter(context, target, outgoing, lease, exemplars)
     context.emit(StageStarted("push", expected, "identities"))
     _apply(work, since, fresh=before == 0)
+    renewed = _set_end(work)
     after = _proven(work, expected)
     resumed = record is not None and record["state"] == "pushing"  # what a killed push deleted is still in the files
-    kept = target.compact() if resumed or work.deleted or work.upserted > after - before else None
+    rewritten = resumed or renewed or work.deleted or work.upserted > after - before
+    kept = target.compact() if rewritten else None
     outgoing.ledger.check_unchanged()
     target.write_record(_signed(context, body | {"state": "complete"}))
     acknowledge(context.lake, lease.lease_id, outgoing.gallery.version)
     inserted = after - before + work.deleted
     must_add_up("push", ("rows after", after), ("before", before), ("inserted", inserted), ("deleted", -work.deleted))
-    state = "copied" if since == 0 else "updated" if work.upserted or work.deleted else "unchanged"
+    changed = renewed or work.upserted or work.deleted
+    state = "copied" if since == 0 else "updated" if changed else "unchanged"
     return {
         "state": state,
         "lease_id": lease.lease_id,
@@ -212,6 +164,7 @@ def _fill(
         "replaced": work.upserted - inserted,
         "deleted": work.deleted,
         "after": after,
+        "renewed": renewed,
         "kept": kept,
     }
 
@@ -259,10 +212,10 @@ def _check_rows(target: Target, location: Location, lease: FeedLease) -> None:
         raise Refused(what, where=location.shown, next_step="remove them, or name another table: ?table=NAME")
 
 
-def _apply(work: _Push, since: int, *, fresh: bool) -> None:
+def _apply(work: TargetWriter, since: int, *, fresh: bool) -> None:
     """Write the gallery to an empty target, or its changes to one that holds a version."""
     if fresh:
-        work.upsert(work.outgoing.parts(_ROWS), fresh=True)
+        work.upsert(work.outgoing.parts(work.columns), fresh=True)
         return
     for rows in work.outgoing.changes(since):
         active = pc.equal(rows["status"], "active")
@@ -270,19 +223,19 @@ def _apply(work: _Push, since: int, *, fresh: bool) -> None:
         work.upsert(iter([rows.filter(active)]), fresh=False)
 
 
-def _gathered(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Yield the rows of data files together until they fill a write."""
-    held: list[pa.Table] = []
-    for rows in (part for part in parts if part.num_rows):
-        held.append(rows)
-        if sum(part.nbytes for part in held) >= _WRITE_BYTES:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
+def _set_end(work: TargetWriter) -> int:
+    """Give rows that were written before a renewal the lease's present end; returns how many there were."""
+    end = work.lease.expires_at.isoformat()
+    count = work.target.count_other_ends(end)
+    if count:
+        work.target.set_end(end)
+        if left := work.target.count_other_ends(end):
+            what = f"{left} rows of the target still have another end than the lease"
+            raise Corrupt(what, where=work.lease.target or "", next_step="check the database, then push again")
+    return count
 
 
-def _proven(work: _Push, expected: int) -> int:
+def _proven(work: TargetWriter, expected: int) -> int:
     """Check the number of rows, and that no deleted identity is found by its former template; returns the number."""
     if work.target.count() != expected:  # an identity that was withheld came back without a change
         _reconcile(work)
@@ -297,13 +250,13 @@ def _proven(work: _Push, expected: int) -> int:
     return after
 
 
-def _reconcile(work: _Push) -> None:
+def _reconcile(work: TargetWriter) -> None:
     """Compare all rows of the target with the gallery, and write or delete those that differ."""
     present: dict[str, int] = {}
     for batch in work.target.versions():
         present |= batch
     wanted: set[str] = set()
-    for rows in work.outgoing.parts(_ROWS):
+    for rows in work.outgoing.parts(work.columns):
         names, versions = rows["identity_id"].to_pylist(), rows["last_version"].to_pylist()
         wanted |= set(names)
         differs = [present.get(name) != version for name, version in zip(names, versions, strict=True)]
@@ -344,7 +297,7 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
             what = f"{foreign} rows of the target were not written under lease {record['lease_id']}"
             raise Refused(what, where=location.shown, next_step="remove them, then push again to have the rest deleted")
         before = target.count()
-        names = list(next(target.versions(), {}))[:_SEARCHED]
+        names = list(next(target.versions(), {}))[:SEARCHED]
         former = target.templates(names)
         ids = [list(batch) for batch in target.versions() if batch]
         for batch in ids:
@@ -372,6 +325,7 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
         "replaced": 0,
         "deleted": before,
         "after": 0,
+        "renewed": 0,
         "kept": kept,
     }
 
