@@ -6,6 +6,7 @@ Fails closed: an image without a recorded, valid basis for exactly this purpose 
    CCTV or of unknown origin, regardless of grants. A source that any event stated to be of such a class stays refused.
 2. A withdrawal in force (one not followed by a newer grant of the same scope and key) of the image's source
    or subject refuses it, for the withdrawn purposes or, if none are named, for all. An expiry lifts no withdrawal.
+   The withdrawal of a subject refuses every photo with the same bytes too, whomever that names.
 3. Otherwise it is admitted if its source or its subject has a grant in force for the purpose; of several grants for
    the same key and purpose the newest that has begun decides. If no such grant covers everyone depicted, only the named
    subject may be encoded; an image without a subject_ref is refused then.
@@ -80,6 +81,11 @@ class Ledger:
             elif _ends_now(event, purpose, now) and verdict is not Refusal.WITHDRAWN:  # only a newer grant lifts one
                 verdict = Refusal.WITHDRAWN if event.kind is EventKind.WITHDRAW else Refusal.EXPIRED
         return Decision(verdict, covers)
+
+    def withdrawn_subjects(self, purpose: str, now: datetime) -> set[str]:
+        """The subjects with a withdrawal in force for the purpose."""
+        subjects = [key for scope, key in self._by_key if scope is Scope.SUBJECT]
+        return {key for key in subjects if self.standing(Scope.SUBJECT, key, purpose, now).reason is Refusal.WITHDRAWN}
 
     def purposes(self) -> set[str]:
         """The purposes that any grant names."""
@@ -174,6 +180,7 @@ def decide_rows(
     duplicate: np.ndarray,
     erased: Callable[[str], bool] | None,
     retracted: Sequence[str | None] | None = None,
+    withdrawn: np.ndarray | None = None,
 ) -> Decisions:
     """Decide for every row of a corpus file.
 
@@ -183,11 +190,14 @@ def decide_rows(
         erased: whether `image:`, `subject:` or `source:` followed by an identifier is on the suppression list; None if
             the list is empty.
         retracted: per row the withdrawn data set that it is recognised as, or None.
+        withdrawn: bool per row, true if a photo with the same bytes is of a subject who has withdrawn.
     """
     names = ["source_id", "subject_ref", "source_class"]
     triples = list(zip(*(rows[name].to_pylist() for name in names), strict=True))
     verdicts = {(a, b, c): decide(ledger, a, b, purpose, now, c) for a, b, c in set(triples)}
     reasons: list[Refusal | None] = [verdicts[triple].reason for triple in triples]
+    for i in np.flatnonzero(withdrawn).tolist() if withdrawn is not None else ():
+        reasons[i] = reasons[i] or Refusal.WITHDRAWN
     for i, name in enumerate(retracted or ()):
         if name:
             reasons[i] = Refusal.RETRACTED

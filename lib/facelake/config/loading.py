@@ -63,7 +63,7 @@ def read_yaml_as(kind: type[M], path: Path) -> M:
 def _read_yaml(path: str, read: Callable[[str], str] = read_local) -> dict[str, Any]:
     try:
         text = read(path)
-        data = parse_yaml(text) or {}
+        data = parse_yaml(text, only=True) or {}
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(
             f"config cannot be read: {err}", where=path, next_step="correct the path given with -c"

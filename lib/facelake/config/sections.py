@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from facelake.contracts import reference
 from facelake.corpus_config import CorpusSection, Section, location
 
 _LOCAL_SCRATCH_BYTES = 16 * 2**30  # share of one local disk that leaves room for the corpus and intermediate files
@@ -358,6 +359,14 @@ class Config(Section):
     lineage: LineageSection = LineageSection()
     tracing: TracingSection = TracingSection()
     s3: S3Section = S3Section()
+
+    @field_validator("purpose")
+    @classmethod
+    def _as_in_the_ledger(cls, value: str) -> str:
+        """The spelling in which the ledger has purposes."""
+        if not any(c.isalnum() for c in value):
+            raise ValueError("must be a name; there is no purpose that stands for all")
+        return reference(value)
 
     @field_validator("lake")
     @classmethod

@@ -1,6 +1,7 @@
-"""Reads YAML and JSON that others wrote, with limits: on size and depth, and without YAML's aliases.
+"""Reads YAML and JSON that others wrote: limited in size and depth, without YAML's aliases and without repeated keys.
 
-Aliases let a few hundred bytes stand for gigabytes; none of facelake's files needs them.
+Aliases let a few hundred bytes stand for gigabytes; none of facelake's files needs them. Of a key that occurs
+twice, parsers take the last value: a person who reads the text may take the first.
 """
 
 from __future__ import annotations
@@ -16,11 +17,25 @@ _OPENS = (yaml.SequenceStartEvent, yaml.MappingStartEvent)
 _CLOSES = (yaml.SequenceEndEvent, yaml.MappingEndEvent)
 
 
-def parse_yaml(text: str | bytes) -> Any:
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping in which a key occurs twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := [key[1] for at, key in enumerate(keys) if key in keys[:at]]:
+            raise ValueError(f"the key {repeated[0]!r} occurs twice: keep one of them")
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str | bytes, *, only: bool = False) -> Any:
     """Return the first YAML document as plain values; None for an empty text.
 
+    Args:
+        text: of the file.
+        only: whether further documents are refused; they are ignored otherwise.
+
     Raises:
-        ValueError: it is not YAML, uses aliases, or is too large or too deeply nested.
+        ValueError: it is not YAML, uses aliases, has a key twice, or is too large or too deeply nested.
     """
     _check_size(text)
     depth = documents = 0
@@ -33,8 +48,10 @@ def parse_yaml(text: str | bytes) -> Any:
             if depth > _MOST_DEPTH:
                 raise ValueError(f"it is nested more than {_MOST_DEPTH} levels deep")
             if documents > 1:
+                if only:
+                    raise ValueError("it has more than one document (---): keep one")
                 break
-        return next(iter(yaml.safe_load_all(text)), None)
+        return next(iter(yaml.load_all(text, _Loader)), None)
     except (yaml.YAMLError, RecursionError, OverflowError, TypeError, AttributeError) as err:
         raise ValueError(" ".join(str(err).split()) or type(err).__name__) from err
 
@@ -43,13 +60,22 @@ def parse_json(text: str | bytes, most_bytes: int = _MOST_BYTES) -> Any:
     """Return a JSON value.
 
     Raises:
-        ValueError: it is not JSON, or is too large or too deeply nested.
+        ValueError: it is not JSON, has a key twice in one object, or is too large or too deeply nested.
     """
     _check_size(text, most_bytes)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for at, name in enumerate(names) if name in names[:at])
+        raise ValueError(f"the key {repeated!r} occurs twice")
+    return made
 
 
 def _check_size(text: str | bytes, most_bytes: int = _MOST_BYTES) -> None:

@@ -115,7 +115,7 @@ def test_names_of_the_api() -> None:
     }  # fmt: skip
     assert public(facelake.api.LedgerEvents) == {"access", "import_file", "list", "record", "withdraw"}
     assert public(facelake.api.Feed) == {
-        "access", "acknowledge", "changes", "export", "leases", "mark_returned", "push", "recall",
+        "access", "acknowledge", "changes", "export", "leases", "mark_returned", "push", "recall", "renew",
     }  # fmt: skip
 
 

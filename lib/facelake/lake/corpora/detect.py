@@ -16,7 +16,7 @@ from facelake.errors import ConfigError
 from facelake.lake.corpora.listing import list_photos
 from facelake.lake.corpora.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, read_rows, refuse_web
 from facelake.lake.corpora.parquet import ParquetForm, refuse_tables, type_at
-from facelake.lake.corpora.rules import COLUMNS
+from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS
 from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
 from facelake.lake.corpora.tables import TableFile, delta_files, iceberg_files
 from facelake.lake.object_store import ObjectStore
@@ -285,7 +285,9 @@ def _of_table(store: ObjectStore, spec: CorpusSpec) -> CorpusSpec:
         schema = rows.schema if rows is not None else pa.schema([])
     names = [*schema.names, *first.constants]
     image = None if spec.kind == "manifest" else _bytes_column(store, first.path, schema, section)
-    rules = {name: ColumnRule(column=name) for name in COLUMNS if name in names and name != "image_id"}
+    # later files may have columns that the first one lacks; without a source in it, nobody has a basis
+    rules = {name: ColumnRule(column=name) for name in COLUMNS if name in names or name in ROW_COLUMNS}
+    rules.pop("image_id", None)
     optional = frozenset(rules) | {"image_id"}
     rules |= spec.rules
     if image is None and spec.kind in ("manifest", "delta", "iceberg"):

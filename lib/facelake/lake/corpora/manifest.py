@@ -5,7 +5,6 @@ table.
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,14 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from facelake.contracts import parse_json
 from facelake.errors import ConfigError, Retryable
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
-from facelake.lake.corpora.rules import Rules, apply_rules, column_at
+from facelake.lake.corpora.rules import ROW_COLUMNS, Rules, apply_rules, check_names, column_at
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.corpora.tables import TableFile
 from facelake.lake.object_store import ObjectStore, StoredObject
@@ -34,6 +35,8 @@ URI_COLUMNS = (
     *("filename", "image_file", "location", "url", "image_url", "image", "img"),
 )
 _ROWS = 4096
+_LINE_BYTES = 64 << 20
+_PHOTO, _WHOSE = ("image_id", "uri"), ("subject_ref", "source_id", "source_class")
 _LIST_AFTER = 64  # photos of one folder that are asked for one by one before the folder is listed
 _LISTED_PER_ROW = 1000  # objects listed per photo asked for before listing is given up
 _FOLDERS_KEPT = 8
@@ -55,24 +58,60 @@ class ManifestLayout:
         Raises:
             ConfigError: a row names a web address, or a file is no table.
         """
-        sizes = _Sizes(self.photos)
+        sizes, contradicted = _Sizes(self.photos), self._contradicted()
+        for file, table in self._tables():
+            for rows in self._batch(table, sizes, left_out, file.path):
+                bad = np.isin(_hash_rows(rows, _PHOTO), contradicted)
+                for uri in rows["uri"].filter(pa.array(bad)).to_pylist() if bad.any() else ():
+                    left_out.add("named with different references", uri)
+                yield rows.filter(pa.array(~bad)) if bad.any() else rows
+
+    def _tables(self) -> Iterator[tuple[TableFile, pa.Table]]:
         for file in self.files:
             for table in read_rows(self.photos.root, file.path):
-                yield from self._batch(with_constants(table, file.constants), sizes, left_out, file.path)
+                yield file, with_constants(table, file.constants)
 
-    def _batch(self, table: pa.Table, sizes: _Sizes, left_out: LeftOut, path: str) -> Iterator[pa.Table]:
+    def _contradicted(self) -> np.ndarray:
+        """Hashes of photos that are named more than once, with different persons or sources.
+
+        One of the persons may have withdrawn: the order of the rows must not decide.
+        """
+        if all((rule := self.rules.get(name)) and rule.constant is not None for name in _WHOSE):
+            return np.zeros(0, np.uint64)
+        photos, marks = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+        for file, table in self._tables():
+            uris = self._uris(table, file.path)
+            made = apply_rules(self._rules_of(table, file.path), table, [uri or "" for uri in uris])
+            rows = made.append_column("uri", pa.array(uris, pa.string()))
+            photos.append(_hash_rows(rows, _PHOTO))
+            marks.append(_hash_rows(rows, _WHOSE))
+        pairs = pd.DataFrame({"photo": np.concatenate(photos), "mark": np.concatenate(marks)}).drop_duplicates()
+        return np.asarray(pairs["photo"][pairs["photo"].duplicated()].unique())
+
+    def _rules_of(self, table: pa.Table, path: str) -> Rules:
+        """The rules for a table; columns by the names of the corpus are read where a table has them."""
+        own = [name for name in ROW_COLUMNS if (rule := self.rules.get(name)) is None or rule.column == name]
+        check_names(table.column_names, own, path)
+        absent = {name for name in own if name not in table.column_names}
+        return {name: rule for name, rule in self.rules.items() if name not in absent}
+
+    def _uris(self, table: pa.Table, path: str) -> list[str | None]:
+        """The URIs of the rows, relative to the corpus."""
         column = column_at(table, self.uri_column)
         if column is None:
             what = f"the manifest has no column {self.uri_column!r}; it has {', '.join(table.column_names[:12])}"
             raise ConfigError(what, where=path, next_step="set corpus.columns.image to the column with the URIs")
         uris = [None if value is None else str(value) for value in column.to_pylist()]
         refuse_web(uris, path)
-        uris = [uri and relative_to(uri, path.rpartition("/")[0]) for uri in uris]
+        return [uri and relative_to(uri, path.rpartition("/")[0]) for uri in uris]
+
+    def _batch(self, table: pa.Table, sizes: _Sizes, left_out: LeftOut, path: str) -> Iterator[pa.Table]:
+        uris = self._uris(table, path)
         described = sizes.of([uri or "" for uri in uris])
         exists = np.array([item is not None for item in described], bool)
         for uri in (uri for uri, there in zip(uris, exists, strict=True) if not there):
             left_out.add("missing", uri or f"a row of {path} without URI")
-        made = apply_rules(self.rules, table, [uri or "" for uri in uris])
+        made = apply_rules(self._rules_of(table, path), table, [uri or "" for uri in uris])
         made = made.append_column("uri", pa.array(uris, pa.string()))
         made = made.append_column("size_bytes", pa.array([d.size_bytes if d else None for d in described], pa.int64()))
         made = made.append_column("tag", pa.array([d.tag if d else None for d in described], pa.string()))
@@ -106,6 +145,7 @@ def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = Non
     try:
         if path.endswith(".parquet"):
             with read_input(store, path) as source, pq.ParquetFile(source) as file:
+                check_names(file.schema_arrow.names, (), path)
                 for batch in file.iter_batches(_ROWS, columns=columns):
                     yield pa.table(batch)
         elif path.endswith((".csv", ".tsv")):
@@ -114,7 +154,7 @@ def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = Non
             yield from _json_lines(store, path)
     except FileNotFoundError as err:
         raise Retryable("a manifest was removed while it was read", where=where, next_step="run again") from err
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, ValueError) as err:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as err:
         what = f"the manifest cannot be read: {first_line(err)}"
         raise ConfigError(what, where=where, next_step="write Parquet, CSV with a header, or JSON lines") from err
 
@@ -123,7 +163,12 @@ def _csv(store: ObjectStore, path: str) -> Iterator[pa.Table]:
     parse = pacsv.ParseOptions(delimiter="\t" if path.endswith(".tsv") else ",", newlines_in_values=True)
     with read_input(store, path) as source:
         names = pacsv.open_csv(source, parse_options=parse).schema.names
-    convert = pacsv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=True)
+    check_names(names, (), path)
+    convert = pacsv.ConvertOptions(
+        column_types={name: pa.string() for name in names},
+        strings_can_be_null=True,
+        null_values=[""],  # by default also NA, NaN and null, which may be somebody's reference
+    )
     with read_input(store, path) as source:
         for batch in pacsv.open_csv(source, parse_options=parse, convert_options=convert):
             table = pa.table(batch)
@@ -136,7 +181,7 @@ def _json_lines(store: ObjectStore, path: str) -> Iterator[pa.Table]:
     with read_input(store, path) as source:
         for line in io.BufferedReader(source):
             if line.strip():
-                body = json.loads(line)
+                body = parse_json(line, _LINE_BYTES)
                 if not isinstance(body, dict):
                     raise ValueError("a line is no JSON object")
                 rows.append(body)
@@ -230,6 +275,13 @@ def _hashed(items: list[StoredObject]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def _tag_of(tag: str) -> str:
     """A tag in the form that a listing keeps."""
     return f"{int(_hash([tag])[0]):016x}"
+
+
+def _hash_rows(rows: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """A 64-bit hash of some text columns per row."""
+    texts = [pc.fill_null(rows[name], "\x00") for name in names]
+    joined = pc.binary_join_element_wise(*texts, "\x1f").to_pandas()
+    return pd.util.hash_array(joined.to_numpy(dtype=object), categorize=False)
 
 
 def _hash(texts: list[str]) -> np.ndarray:

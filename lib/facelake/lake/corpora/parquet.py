@@ -17,7 +17,15 @@ from facelake.config import S3Section
 from facelake.contracts import CORPUS_REQUIRED
 from facelake.corpus_config import ColumnRule
 from facelake.errors import ConfigError, Retryable
-from facelake.lake.corpora.rules import COLUMNS, Rules, apply_rules, column_at, columns_needed, normal_form
+from facelake.lake.corpora.rules import (
+    COLUMNS,
+    Rules,
+    apply_rules,
+    check_names,
+    column_at,
+    columns_needed,
+    normal_form,
+)
 from facelake.lake.corpora.selection import Selection
 from facelake.lake.object_store import StoredObject
 from facelake.lake.store import open_store, read_input
@@ -145,6 +153,9 @@ class Corpus:
             return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
 
     def _check(self, schema: pa.Schema, where: str) -> None:
+        form = self.form
+        own = [name for name, rule in form.rules.items() if name in form.optional and rule.column == name]
+        check_names(schema.names, own, where)
         if self.form.strict:
             _check_columns(schema, self.form.rules, where)
         _check_image(schema, self.form.image, where)

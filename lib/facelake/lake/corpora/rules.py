@@ -14,6 +14,8 @@ from facelake.corpus_config import ColumnRule
 from facelake.errors import ConfigError
 
 COLUMNS = ("image_id", "source_id", "subject_ref", "source_class", "captured_at")
+ROW_COLUMNS = ("subject_ref", "source_class", "captured_at")
+"""columns that a file need not have"""
 _TIME = pa.timestamp("us", tz="UTC")
 Rules = Mapping[str, ColumnRule]
 
@@ -21,6 +23,32 @@ Rules = Mapping[str, ColumnRule]
 def columns_needed(rules: Rules) -> list[str]:
     """The top-level columns that the rules read."""
     return sorted({rule.column for rule in rules.values() if rule.column})
+
+
+def check_names(names: Sequence[str], wanted: Sequence[str], where: str) -> None:
+    """Check the names of a file's columns: none occurs twice, and none is a wanted one in another spelling.
+
+    `Subject_Ref` would otherwise be no column, and a withdrawal of the persons in it without effect.
+
+    Args:
+        names: of the columns.
+        wanted: columns that are read if they are there.
+        where: the file.
+
+    Raises:
+        ConfigError: one of both.
+    """
+    alike = {_letters(name): name for name in wanted if name not in names}
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            raise ConfigError(f"the column {name!r} occurs twice", where=where, next_step="rewrite the file with one")
+        if _letters(name) in alike:
+            what = f"there is a column {name!r} and none named {alike[_letters(name)]!r}"
+            raise ConfigError(what, where=where, next_step="rename it, or map it: docs/image-stores.md")
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", name).casefold() if c.isalnum())
 
 
 def apply_rules(rules: Rules, table: pa.Table, paths: str | Sequence[str]) -> pa.Table:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 
+from facelake.contracts import parse_json
 from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import content_id
 from facelake.lake.corpora.rules import Rules, apply_rules, columns_needed, normal_form
@@ -32,6 +33,26 @@ class _Sample:
     photos: list[tuple[str, int, int, str]] = field(default_factory=list)
     """name, offset, size, SHA-256"""
     fields: dict[str, Any] = field(default_factory=dict)
+    unreadable: bool = False
+    """whether there is a text that could not be read"""
+    contradicted: set[str] = field(default_factory=set)
+    """fields of which two texts give different values"""
+
+    def add_fields(self, fields: dict[str, Any] | None) -> None:
+        """Add the fields of a text; None for one that cannot be read."""
+        if fields is None:
+            self.unreadable = True
+            return
+        self.contradicted |= {name for name in fields.keys() & self.fields.keys() if fields[name] != self.fields[name]}
+        self.fields |= fields
+
+    def fault(self, needed: Sequence[str]) -> str:
+        """Why fields cannot be relied on, so that nobody knows whose the photos are; empty if they can."""
+        if self.contradicted & set(needed):
+            return "with contradicting fields"
+        values = [self.fields.get(name) for name in needed]
+        missing = self.unreadable and None in values
+        return "with unreadable fields" if missing or any(v is not None and _text(v) is None for v in values) else ""
 
 
 class TarLayout:
@@ -74,11 +95,18 @@ class TarLayout:
         where = f"{self.store.uri}/{path}"
         rows: list[tuple[str, int, int, str, dict[str, Any]]] = []
         try:
-            for sample in self._samples(path):
-                rows += [(*photo, sample.fields) for photo in sample.photos]
+            samples = list(self._samples(path))
         except (tarfile.TarError, EOFError, UnicodeDecodeError, OverflowError) as err:
             what = f"not a readable tar file (truncated or damaged): {err}"
             raise ConfigError(what, where=where, next_step="replace the file or move it out of the corpus") from err
+        needed, times = columns_needed(self._rules), Counter(sample.key for sample in samples)
+        for sample in samples:
+            fault = needed and (sample.fault(needed) or ("of divided samples" if times[sample.key] > 1 else ""))
+            for photo in sample.photos:
+                if fault:
+                    self.left_out.add(fault, f"{path}/{photo[0]}")
+                else:
+                    rows.append((*photo, sample.fields))
         return self._table(path, rows)
 
     def _table(self, path: str, rows: list[tuple[str, int, int, str, dict[str, Any]]]) -> pa.Table:
@@ -123,8 +151,8 @@ class TarLayout:
             digest = _digest(tar, member)
             sample.photos.append((member.name, member.offset_data, member.size, digest))
             sample.fields |= {"key": sample.key, "__key__": sample.key}
-        elif ending in ("json", *_TEXTS) and member.size <= _TEXT_BYTES:
-            sample.fields |= _fields(ending, _content(tar, member))
+        elif ending in ("json", *_TEXTS):
+            sample.add_fields(_fields(ending, _content(tar, member)) if member.size <= _TEXT_BYTES else None)
         else:
             self.left_out.add("not photos", f"{path}/{member.name}")
 
@@ -167,16 +195,16 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return bytes(_reader(tar, member).read())
 
 
-def _fields(ending: str, data: bytes) -> dict[str, Any]:
-    """The fields of a text (by its ending) or of a JSON object (by `json.NAME` and, unless a text has it, by NAME)."""
+def _fields(ending: str, data: bytes) -> dict[str, Any] | None:
+    """The fields of a text (by its ending) or of a JSON object (by `json.NAME` and by NAME); None if it is not one."""
     text = data.decode("utf-8", "replace")
     if ending != "json":
         return {ending: text.strip()}
     try:
-        body = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return _flattened(body, "json.") | _flattened(body, "") if isinstance(body, dict) else {}
+        body = parse_json(text)
+    except ValueError:
+        return None
+    return _flattened(body, "json.") | _flattened(body, "") if isinstance(body, dict) else None
 
 
 def _flattened(body: dict[str, Any], prefix: str, depth: int = 4) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from facelake.lake.data_files import DataFile, plain
 from facelake.lake.tables import Snapshot
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index import CorpusIndex, update_index
-from facelake.stages.admission.ledger import ledger_of, not_before
+from facelake.stages.admission.ledger import ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.losses import Losses
+from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
 from facelake.stages.admission.shrinking import PRESENCE, Present, hashed, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus, retracted_rows
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
@@ -58,6 +59,8 @@ def admit(context: Context) -> StageResult:
         return any(lake.keyed_hash(text) in suppressed for text in (name, f"for:{config.purpose}:{name}"))
 
     erased = is_erased if suppressed else None
+    named = (lake[INDEX].file(file, ["subject_ref", CONTENT]) for _, file in index.parts)
+    withdrawn = withdrawn_contents(named, ledger, config.purpose, now)
     duplicates = _duplicates(context, index)
     own = owns_corpus(config)
     table = lake["admissions"]
@@ -70,8 +73,9 @@ def admit(context: Context) -> StageResult:
     for (path, file), duplicate in zip(index.parts, duplicates, strict=True):
         rows = lake[INDEX].file(file, _IDS)
         retracted = retracted_rows(lineages, *(rows[name].to_pylist() for name in ("image_id", "source_id")))
+        same = pc.is_in(rows[CONTENT].combine_chunks(), withdrawn).to_numpy(zero_copy_only=False)
         decisions = decide_rows(
-            rows, ledger, config.purpose, now, duplicate=duplicate, erased=erased, retracted=retracted
+            rows, ledger, config.purpose, now, duplicate=duplicate, erased=erased, retracted=retracted, withdrawn=same
         )
         decisions = _with_erased(decisions, rows["erased"])
         if own:
@@ -130,13 +134,10 @@ def _check_ledger_present(context: Context, version: int) -> None:
 
 
 def _not_before(context: Context, events: pa.Table) -> datetime:
-    """The moment of the decisions: now, but never before an event that is already in the ledger.
-
-    A clock that was set back would otherwise admit what has expired.
-    """
-    moment = not_before(events, context.now)
+    """The moment of the decisions: now, but never before an event that is already in the ledger, or an earlier run."""
+    moment = present_time(context.lake, events, context.now)
     if moment - context.now > _CLOCK_TOLERANCE:
-        text = f"the clock ({context.now:%F %R}) is behind the newest ledger event: {moment:%F %R} UTC is used instead"
+        text = f"the clock ({context.now:%F %R}) is behind the newest event or run: {moment:%F %R} UTC is used instead"
         context.emit(Notice("admit", text))
     return moment
 

@@ -66,8 +66,9 @@ class Entry:
         if self.kind is EventKind.GRANT and (not self.basis.strip() or not self.purposes):
             what = "a grant needs a basis and at least one purpose"
             raise ConfigError(what, where="ledger", next_step="give --basis and --purpose")
-        if not all(self.purposes):
-            raise ConfigError("a purpose is empty", where="ledger", next_step="name the purpose or omit it")
+        if not all(any(c.isalnum() for c in name) for name in self.purposes):
+            next_step = "name the purpose; a withdrawal without purposes is for all of them"
+            raise ConfigError("a purpose is empty, or only a sign such as *", where="ledger", next_step=next_step)
         if self.last_contact and self.last_contact > datetime.now(UTC) + _CLOCK_TOLERANCE:
             what = f"the last contact, {self.last_contact:%F}, is in the future, and would put off the destruction"
             raise ConfigError(what, where="ledger", next_step="give the date of the last contact that took place")
@@ -185,6 +186,20 @@ def not_before(rows: pa.Table, now: datetime) -> datetime:
     A clock that was set back would otherwise allow what has expired.
     """
     return max(now, newest_event(rows) or now)
+
+
+def newest_moment(lake: Lake, rows: pa.Table) -> datetime | None:
+    """Return when the newest event of the ledger was recorded or the newest stage began; None if there is neither."""
+    run = pc.max(lake["runs"].read(["started_at"])["started_at"]).as_py()
+    return max(filter(None, (newest_event(rows), run and run.astimezone(UTC))), default=None)
+
+
+def present_time(lake: Lake, rows: pa.Table, now: datetime) -> datetime:
+    """Return the moment at which legal bases are checked: now, but never before an event of the ledger or a run.
+
+    A clock that was set back would otherwise allow what has expired, and what a run has removed for that reason.
+    """
+    return max(now, newest_moment(lake, rows) or now)
 
 
 def read_ledger(lake: Lake) -> Ledger:

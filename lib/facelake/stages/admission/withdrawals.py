@@ -18,10 +18,11 @@ from facelake.contracts import Bool, Covers, EventKind, Scope, label, reference,
 from facelake.errors import LedgerMoved
 from facelake.lake.lake import Lake
 from facelake.publish.leases import Ending
-from facelake.stages.admission.ledger import ledger_lease, ledger_of, not_before
+from facelake.stages.admission.ledger import ledger_lease, ledger_of, not_before, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
+from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
 
-_COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "covers"]
+_COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "covers", CONTENT]
 _UNKNOWN = "\ufffd"  # stands for subjects without events
 _ENDING = (EventKind.WITHDRAW, EventKind.EXPIRE)
 
@@ -76,7 +77,9 @@ class LedgerState:
             now: at which legal bases are checked; a clock that is behind the ledger is not believed.
             among: ids of the photos that matter; None: all.
         """
-        ledger, barred, now = ledger_of(self.rows), [], not_before(self.rows, now)
+        ledger, barred, now = ledger_of(self.rows), [], present_time(self.lake, self.rows, now)
+        named = (rows for _, rows in self.lake["admissions"].parts(["subject_ref", CONTENT]))
+        withdrawn = withdrawn_contents(named, ledger, purpose, now)
         subjects = self.rows.filter(pc.equal(self.rows["scope"], str(Scope.SUBJECT)))["key"]
         known = pa.array(sorted({reference(key) for key in subjects.to_pylist()}), pa.string())
         verdicts: dict[tuple[str | None, ...], bool] = {}
@@ -84,11 +87,13 @@ class LedgerState:
             admitted = rows.filter(rows["admitted"])
             if among is not None:
                 admitted = admitted.filter(pc.is_in(admitted["image_id"], among))
+            same = admitted.filter(pc.is_in(admitted[CONTENT], withdrawn))["image_id"]
+            barred.append(same.combine_chunks())
             decided = admitted if self.suppressed else _without_unknown(admitted, known)
             hit = self._hit(decided, ledger, (purpose, now), verdicts)
             if hit.any():
                 barred.append(admitted["image_id"].combine_chunks().filter(pa.array(hit)))
-        return pa.concat_arrays(barred) if barred else pa.array([], pa.string())
+        return pc.unique(pa.concat_arrays(barred)) if barred else pa.array([], pa.string())
 
     def _hit(
         self,

@@ -12,7 +12,7 @@ from facelake.admit import Ledger
 from facelake.admit.rules import Decision, decide
 from facelake.contracts import Bool
 from facelake.lake.lake import Lake
-from facelake.stages.admission.ledger import ledger_of, newest_event
+from facelake.stages.admission.ledger import ledger_of, newest_moment
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import still_allows, was_erased
 
@@ -28,7 +28,7 @@ class DisplayRights:
     """of the ledger"""
     suppressed: frozenset[str]
     newest: datetime | None
-    """when the newest event of the ledger was recorded"""
+    """when the newest event of the ledger was recorded or the newest stage began"""
 
     @classmethod
     def of(cls, lake: Lake, purpose: str, before: DisplayRights | None = None) -> DisplayRights:
@@ -39,7 +39,7 @@ class DisplayRights:
                 return before
             return cls(lake, purpose, before.ledger, before.version, suppressed, before.newest)
         rows, snapshot = ledger_rows(lake)
-        return cls(lake, purpose, ledger_of(rows), snapshot.version, suppressed, newest_event(rows))
+        return cls(lake, purpose, ledger_of(rows), snapshot.version, suppressed, newest_moment(lake, rows))
 
     def may_show(self, faces: pa.Table, admitted: pa.Table) -> Bool:
         """Return per face (n,) whether it may be shown; faces without an admission may not.

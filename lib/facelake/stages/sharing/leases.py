@@ -14,7 +14,7 @@ from facelake.contracts import LEASES, Change
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events, recipient_key
-from facelake.stages.admission.ledger import not_before
+from facelake.stages.admission.ledger import present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import last_withdrawal
 from facelake.stages.gallery.versions import Gallery, current_gallery
@@ -32,19 +32,19 @@ def erased_version(lake: Lake) -> int:
     return pc.max(rows["gallery_version"].filter(pc.equal(rows["kind"], str(Change.ERASED)))).as_py() or 0
 
 
-def present_time(lake: Lake, now: datetime) -> datetime:
-    """Return the time at which leases are checked: now, but never before an event of the ledger or of the leases.
+def lease_time(lake: Lake, now: datetime) -> datetime:
+    """Return the time at which leases are checked: now, but never before a run or an event of ledger or leases.
 
     Otherwise a lease that has ended could be used and renewed after the clock was set back.
     """
     recorded = pc.max(lake["leases"].read(["recorded_at"])["recorded_at"]).as_py()
-    return max(not_before(ledger_rows(lake)[0], now), recorded or now)
+    return max(present_time(lake, ledger_rows(lake)[0], now), recorded or now)
 
 
 def what_is_owed(lake: Lake, now: datetime) -> dict[str, str]:
     """Return what recipients owe, by lease id."""
     events = ledger_rows(lake)[0]
-    now = present_time(lake, now)
+    now = lease_time(lake, now)
     return duties(leases(lake), erased_version(lake), now, lambda purpose: last_withdrawal(events, purpose, now))
 
 
@@ -134,7 +134,7 @@ def lease_in_force(lake: Lake, lease_id: str, now: datetime) -> FeedLease:
         Refused: it was recalled, has ended or was returned.
     """
     lease = _find(lake, lease_id)
-    if reason := lease.ended(present_time(lake, now)):
+    if reason := lease.ended(lease_time(lake, now)):
         next_step = "have the copy deleted, run `facelake feed return`, and export again under a new lease"
         raise Refused(f"lease {lease_id} {reason}", where=lake.uri, next_step=next_step)
     return lease
@@ -167,7 +167,7 @@ def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLe
     if wanted > lease.sent:
         what = f"under {lease_id} data were handed out up to gallery {lease.sent}, not {wanted}"
         raise ConfigError(what, where=lake.uri, next_step=next_step)
-    now = present_time(lake, datetime.now(UTC))
+    now = lease_time(lake, datetime.now(UTC))
     nothing_new = wanted <= lease.acknowledged and lease.sent_at in (None, lease.acknowledged_at)
     duty = what_is_owed(lake, now).get(lease_id)
     if nothing_new and duty and not lease.ended(now):

@@ -28,10 +28,10 @@ from facelake.stages.sharing.leases import (
     acknowledge,
     issue,
     lease_in_force,
+    lease_time,
     leases,
     mark_returned,
     mark_sent,
-    present_time,
 )
 from facelake.stages.sharing.target_writer import SEARCHED, TargetWriter
 from facelake.targets import Location, Target, open_target
@@ -78,7 +78,7 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
         Corrupt: deleted rows are still in the target, or the counts do not add up.
     """
     location = Location.parse(terms.url)
-    now = present_time(context.lake, datetime.now(UTC))
+    now = lease_time(context.lake, datetime.now(UTC))
     with open_target(location) as target:
         record = target.read_record()
         if record is None:

@@ -18,7 +18,7 @@ from facelake.stages.core.context import Context
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import MANIFEST, check_place, place_manifest, read_manifest
 from facelake.stages.sharing.export import lease_days
-from facelake.stages.sharing.leases import extend, lease_in_force, present_time, refuse_debtor
+from facelake.stages.sharing.leases import extend, lease_in_force, lease_time, refuse_debtor
 
 
 def renew(context: Context, lease_id: str, *, days: int | None = None, out: str | None = None) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def renew(context: Context, lease_id: str, *, days: int | None = None, out: str 
         Corrupt: the record of the export in the audit trail was changed.
         LedgerMoved: an event was recorded meanwhile; nothing was renewed.
     """
-    now = present_time(context.lake, datetime.now(UTC))
+    now = lease_time(context.lake, datetime.now(UTC))
     lease = lease_in_force(context.lake, lease_id, now)
     end = now + timedelta(days=lease_days(context, days))
     _check_arguments(context, lease, end, out)
