@@ -75,6 +75,20 @@ def test_uploads_that_were_left_open_are_aborted(weed_env: Server) -> None:
     other.clear_leftovers()
 
 
+def test_a_purge_takes_uploads_of_the_same_key_along(weed_env: Server) -> None:
+    """A photo in the operator's bucket may be uploaded again while it is erased; another photo's upload goes on."""
+    store = S3Store(f"s3://lake/{secrets.token_hex(4)}", S3Section())
+    for key in ("a.jpg", "a.jpg.new"):
+        upload = store._client.create_multipart_upload(Bucket="lake", Key=store._key(key))
+        part = {"Bucket": "lake", "Key": upload["Key"], "UploadId": upload["UploadId"], "PartNumber": 1}
+        store._client.upload_part(**part, Body=b"a photo")
+    store.write("a.jpg", b"a photo")
+    store.purge("a.jpg")
+    left = store._client.list_multipart_uploads(Bucket="lake", Prefix=store._folder("")).get("Uploads", [])
+    assert [item["Key"] for item in left] == [store._key("a.jpg.new")]
+    store.clear_leftovers()
+
+
 @pytest.mark.parametrize("code", ["AccessDenied", "NotImplemented"])
 def test_uploads_that_cannot_be_aborted_are_refused(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     store = _answering(monkeypatch, ("list_multipart_uploads", code))

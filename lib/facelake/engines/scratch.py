@@ -1,11 +1,14 @@
-"""The folder for temporary files of engines on this host, one per lake, so that erasure can delete it."""
+"""The folder for temporary files of a lake on this host, so that erasure can delete what killed processes left."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -13,6 +16,7 @@ import psutil
 from facelake.errors import Retryable
 
 _RAY = "fl-ray-"
+_ELSEWHERE = "elsewhere-"
 _SHORT = Path("/tmp")  # Ray's sockets allow paths of about 100 characters only
 
 
@@ -37,6 +41,36 @@ def private_folder(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def temporary_folder(lake_uri: str, beside: Path | None = None, prefix: str = "files-") -> Iterator[Path]:
+    """Make a folder for temporary files of a lake, and delete it at the end.
+
+    If the process is killed, `clear_scratch` deletes it, wherever it is.
+
+    Args:
+        lake_uri: the lake.
+        beside: the folder in which it is made, of which a note is kept; None: the scratch folder of the lake.
+        prefix: of its name.
+    """
+    scratch = private_folder(scratch_dir(lake_uri))
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=beside or scratch) as folder:
+        note = scratch / f"{_ELSEWHERE}{secrets.token_hex(8)}"
+        if beside is not None:
+            note.write_text(os.path.abspath(folder))
+        try:
+            yield Path(folder)
+        finally:
+            note.unlink(missing_ok=True)
+
+
+def _clear_elsewhere(scratch: Path) -> None:
+    """Delete temporary folders outside of a scratch folder that killed processes left."""
+    for note in scratch.glob(f"{_ELSEWHERE}*"):
+        folder = Path(note.read_text())
+        if folder.is_dir() and not folder.is_symlink() and folder.lstat().st_uid == os.getuid():
+            shutil.rmtree(folder)
+
+
 def clear_scratch(lake_uri: str) -> None:
     """Delete files that ended engines left. Requires the lake's lease, which excludes running engines.
 
@@ -52,11 +86,22 @@ def clear_scratch(lake_uri: str) -> None:
         if folder.is_symlink():
             folder.unlink()
         elif folder.exists():
+            _clear_elsewhere(folder)
             shutil.rmtree(folder)
         clear_ray_sessions()
     except OSError as err:
         next_step = "delete it by hand, as the account that owns it, and run again"
         raise Retryable(f"temporary files cannot be deleted: {err}", where=str(folder), next_step=next_step) from err
+
+
+def process_folder(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """Make a temporary folder of this process, after deleting those of the prefix whose process was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix}*-*"):
+        pid = folder.name.removeprefix(prefix).partition("-")[0]
+        own = not folder.is_symlink() and folder.lstat().st_uid == os.getuid()
+        if own and pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-")
 
 
 def new_ray_session() -> Path:

@@ -9,7 +9,8 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Protocol
 from urllib.parse import unquote
 
@@ -22,8 +23,14 @@ from facelake.erase.needles import Needles
 
 _BATCH_BYTES = 64 << 20
 _NESTED = 4  # levels of archives in archives that are unpacked
+_MOST_BYTES = 1 << 28  # that one object may unpack to
+_BLOCK = 1 << 16
+_PACKED = 1 << 12  # bytes given to a decompressor at once: xz makes 7,000 times as many of them
 
 _STREAMS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"), (b"\x04\x22\x4d\x18", "lz4"))
+
+_XZ, _ZIP = b"\xfd7zXZ\0", b"PK"
+_ARCHIVES = (*(magic for magic, _ in _STREAMS), _XZ, b"PK\x03\x04")
 
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
@@ -39,25 +46,53 @@ class _Inflater(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
+class _Unsearchable(Exception):
+    """The object unpacks to more than can be searched."""
+
+
+class _Budget:
+    """How many bytes an object may still unpack to."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_BYTES
+
+    def joined(self, blocks: Iterable[bytes]) -> bytes:
+        """Return the blocks together; raises _Unsearchable if they are more than what is left."""
+        kept = []
+        for block in blocks:
+            self._left -= len(block)
+            if self._left < 0:
+                raise _Unsearchable
+            kept.append(block)
+        return b"".join(kept)
+
+
 def scan(name: str, data: bytes, needles: Needles) -> int:
     """The number of occurrences in one stored object: in its name, its unpacked bytes and, for Parquet, every value.
 
     In a Parquet file, values that equal or contain a needle are counted. What cannot be decoded is searched as raw
-    bytes.
+    bytes. An object that unpacks to more than 256 MiB, or has archives nested more than four levels deep, counts as one
+    occurrence: nothing can be said about it.
     """
     if not (needles.texts or needles.blobs):
         return 0
     spellings = {form.encode(errors="surrogateescape") for form in (name, unquote(name))}
-    return any(map(needles.in_name, spellings)) + _in_object(name, data, needles, _NESTED)
+    in_name = int(any(map(needles.in_name, spellings)))
+    try:
+        return in_name + _in_object(name, data, needles, _NESTED, _Budget())
+    except _Unsearchable:
+        return in_name + max(1, _in_raw(data, needles))
 
 
-def _in_object(name: str, data: bytes, needles: Needles, depth: int) -> int:
+def _in_object(name: str, data: bytes, needles: Needles, depth: int, budget: _Budget) -> int:
     if name.endswith(".parquet") or data[:4] == b"PAR1":
         return _in_parquet(data, needles)
+    if not depth and data.startswith(_ARCHIVES):
+        raise _Unsearchable
     inside = 0
-    for member, content in _unpacked(data) if depth else ():
+    for member, content in _unpacked(data, budget) if depth else ():
         inside += needles.in_name(member.encode(errors="surrogateescape"))
-        inside += _in_object(member, content, needles, depth - 1)
+        inside += _in_object(member, content, needles, depth - 1, budget)
     return max(inside, _in_raw(data, needles))  # uncompressed members are in both counts
 
 
@@ -66,50 +101,47 @@ def _in_raw(data: bytes, needles: Needles) -> int:
     return len(needles.in_text(view, np.array([0, len(view)]))) + len({begin for begin, _ in needles.in_bytes(view)})
 
 
-def _unpacked(data: bytes) -> Iterator[tuple[str, bytes]]:
+def _unpacked(data: bytes, budget: _Budget) -> Iterator[tuple[str, bytes]]:
     """(name, content) of the members of a compressed object; none if it is of another type or unreadable."""
     for magic, codec in _STREAMS:
         if data.startswith(magic):
-            yield "", _stream(data, codec)
+            yield "", budget.joined(_stream(data, codec))
             return
     if data[:1] == b"\x78" and len(data) > 2 and int.from_bytes(data[:2], "big") % 31 == 0:
-        yield "", _inflated(data, zlib.decompressobj)
-    elif data.startswith(b"\xfd7zXZ\0"):
-        yield "", _inflated(data, lzma.LZMADecompressor)
-    elif data[:2] == b"PK":
+        yield "", budget.joined(_inflated(data, zlib.decompressobj))
+    elif data.startswith(_XZ):
+        yield "", budget.joined(_inflated(data, lzma.LZMADecompressor))
+    elif data.startswith(_ZIP):
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 for member in archive.infolist():
-                    yield member.filename, archive.read(member)
+                    with archive.open(member) as file:
+                        yield member.filename, budget.joined(iter(partial(file.read, _BLOCK), b""))
         except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError):
             return  # damaged, encrypted or of a method that Python lacks
 
 
-def _inflated(data: bytes, start: Callable[[], _Inflater]) -> bytes:
+def _inflated(data: bytes, start: Callable[[], _Inflater]) -> Iterator[bytes]:
     """The content of zlib or xz streams one after another, as appending writes them, up to the first damage."""
-    blocks = []
     try:
         while data:
             stream, at = start(), 0
             while at < len(data) and not stream.eof:
-                blocks.append(stream.decompress(data[at : at + (1 << 16)]))
-                at += 1 << 16
+                yield stream.decompress(data[at : at + _PACKED])
+                at += _PACKED
             data = stream.unused_data + data[at:]
     except (zlib.error, lzma.LZMAError, EOFError):
         pass  # truncated or damaged: the readable part is searched
-    return b"".join(blocks)
 
 
-def _stream(data: bytes, codec: str) -> bytes:
+def _stream(data: bytes, codec: str) -> Iterator[bytes]:
     """The content of a compressed stream, up to the first damage."""
-    blocks = []
     with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
         try:
-            while block := stream.read(1 << 16):
-                blocks.append(block)
+            while block := stream.read(_BLOCK):
+                yield block
         except (pa.ArrowException, OSError):
             pass  # truncated: the readable part is searched
-    return b"".join(blocks)
 
 
 def _in_parquet(data: bytes, needles: Needles) -> int:

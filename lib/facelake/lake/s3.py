@@ -205,13 +205,17 @@ class S3Store:
     def purge(self, key: str) -> None:
         self.delete(key)
         self._without_versions(key, lambda: self._versions_of(key))
+        self._abort_uploads(self._key(key), only=self._key(key))
 
     def clear_leftovers(self) -> None:
         """Abort uploads in parts that writers left open: their parts are kept, and no listing of objects has them."""
-        prefix = self._folder("")
+        self._abort_uploads(self._folder(""))
+
+    def _abort_uploads(self, prefix: str, only: str | None = None) -> None:
         try:
             pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=prefix)
-            for upload in [item for page in pages for item in page.get("Uploads", [])]:
+            uploads = [item for page in pages for item in page.get("Uploads", [])]
+            for upload in [item for item in uploads if only in (None, item["Key"])]:
                 self._client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         except (BotoCoreError, ClientError) as err:
             code = _code(err)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.contracts import parse_json
+from facelake.engines.scratch import process_folder
 from facelake.erase import verify as signature_fits
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.object_store import ObjectStore
@@ -74,7 +75,7 @@ class CheckedFiles:
         Raises:
             Corrupt: a file is missing or differs.
         """
-        temporary = tempfile.TemporaryDirectory(prefix="facelake-gallery-") if uri.startswith("s3://") else None
+        temporary = process_folder("facelake-gallery-") if uri.startswith("s3://") else None
         folder = Path(temporary.name if temporary else uri.removeprefix("file://")).expanduser()
         for name, wanted in manifest["files"].items():
             where = f"{store.uri}/{name}"

@@ -77,3 +77,49 @@ def test_nothing_that_a_command_writes_is_open_to_others(tmp_path: Path) -> None
     modes = {str(path): stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "lake").rglob("*")}
     assert modes
     assert not {path: mode for path, mode in modes.items() if mode & 0o077}
+
+
+KILLED = """
+import os, signal, sys, tempfile
+from pathlib import Path
+from facelake.config import S3Section
+from facelake.stages.sharing.delivery import delivery
+tempfile.tempdir = sys.argv[1]
+with delivery(sys.argv[2], S3Section(), "lake") as files:
+    (files.folder / "templates.f32").write_bytes(b"vectors")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("to", ["export", "s3://bucket/export"])
+def test_templates_that_a_killed_export_left_are_deleted(to: str, tmp_path: Path) -> None:
+    out = to if "://" in to else str(tmp_path / to)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), out], check=False).returncode == -9
+    (left,) = tmp_path.rglob("templates.f32")
+    other = left.parent.parent / ".partial-of-another-lake"
+    other.mkdir()
+    scratch.clear_scratch("lake")
+    assert list(tmp_path.rglob("templates.f32")) == []
+    assert other.exists() == ("://" not in to)
+    with scratch.temporary_folder("lake", tmp_path) as folder:
+        assert folder.parent == tmp_path
+    assert not folder.exists()
+    assert list(scratch.scratch_dir("lake").iterdir()) == []
+
+
+def test_a_note_does_not_lead_out_of_this_account(tmp_path: Path) -> None:
+    folder = scratch.private_folder(scratch.scratch_dir("lake"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    (folder / "elsewhere-1").write_text(str(tmp_path / "link"))
+    (folder / "elsewhere-2").write_text(str(tmp_path / "none"))
+    scratch.clear_scratch("lake")
+    assert (tmp_path / "mine").exists()
+
+
+def test_copies_of_killed_matchers_are_deleted(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    (tmp_path / f"facelake-gallery-{process.pid}-abc").mkdir()
+    with scratch.process_folder("facelake-gallery-") as own, scratch.process_folder("facelake-gallery-") as second:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted((Path(own).name, Path(second).name))

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import re
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -270,6 +271,36 @@ def test_compressed_objects_are_unpacked() -> None:
     assert scan("x.zst", pa.compress(inner, "zstd", asbytes=True), NEEDLES) == 1
     assert scan("x.zip", zipped.getvalue(), NEEDLES) == 3
     assert scan("x.npz", arrays.getvalue(), NEEDLES) == 1
+
+
+def nested(data: bytes, levels: int) -> bytes:
+    for _ in range(levels):
+        data = gzip.compress(data)
+    return data
+
+
+def test_what_cannot_be_searched_is_not_taken_for_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = b'{"image": "album/ann.jpg"}'
+    assert [scan("x", nested(note, levels), NEEDLES) for levels in range(7)] == [1] * 7
+    assert [scan("x", nested(b"nobody", levels), NEEDLES) for levels in range(7)] == [0, 0, 0, 0, 0, 1, 1]
+    monkeypatch.setattr("facelake.erase.residual._MOST_BYTES", 1 << 20)
+    zeros = bytes(1 << 21)
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(4):  # each within the limit, together beyond it
+            archive.writestr(f"{number}", zeros[: 1 << 19])
+    for bomb in (*(pack(zeros) for pack in (gzip.compress, bz2.compress, lzma.compress, zlib.compress)), zipped.getvalue()):  # fmt: skip
+        assert scan("x", bomb, NEEDLES) == 1
+    assert scan("x", gzip.compress(zeros[: 1 << 19]), NEEDLES) == 0
+
+
+def test_a_bomb_is_given_up_at_the_limit() -> None:
+    """A gigabyte and more in a megabyte."""
+    packer = zlib.compressobj(9)
+    bomb = b"".join(packer.compress(bytes(1 << 24)) for _ in range(80)) + packer.flush()
+    begin = time.process_time()
+    assert scan("x", bomb, NEEDLES) == 1
+    assert time.process_time() - begin < 30
 
 
 def test_an_identifier_in_the_object_name_counts() -> None:

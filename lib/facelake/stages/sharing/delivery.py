@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from facelake.config import S3Section
 from facelake.contracts import parse_json
+from facelake.engines.scratch import temporary_folder
 from facelake.errors import ConfigError
 from facelake.lake.data_files import encoding
 from facelake.lake.object_store import ObjectStore
@@ -132,16 +133,18 @@ def check_place(uri: str) -> None:
 
 
 @contextmanager
-def delivery(uri: str, s3: S3Section) -> Iterator[Delivery]:
+def delivery(uri: str, s3: S3Section, lake_uri: str) -> Iterator[Delivery]:
     """Open a delivery to a local folder or s3://bucket/prefix; files that were not handed over are removed.
+
+    What a killed process leaves of it, the next erasure in the lake removes.
 
     Raises:
         ConfigError: as `check_place`.
     """
     check_place(uri)
     if uri.startswith("s3://"):
-        with tempfile.TemporaryDirectory(prefix="facelake-delivery-") as folder:
-            yield Delivery(open_store(uri, s3), Path(folder))
+        with temporary_folder(lake_uri, prefix="delivery-") as folder:
+            yield Delivery(open_store(uri, s3), folder)
         return
     out = _folder(uri)
     out.mkdir(parents=True, exist_ok=True)
@@ -150,8 +153,8 @@ def delivery(uri: str, s3: S3Section) -> Iterator[Delivery]:
             leftover.unlink()
         else:
             shutil.rmtree(leftover)
-    with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=out) as partial:
-        yield Delivery(out, Path(partial))
+    with temporary_folder(lake_uri, out, _PARTIAL) as partial:
+        yield Delivery(out, partial)
 
 
 def read_manifest(uri: str, s3: S3Section) -> dict[str, Any] | None:

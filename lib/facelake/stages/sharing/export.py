@@ -121,7 +121,7 @@ def export_gallery(
     check_place(out)
     terms = LeaseTerms(recipient, purpose, lease_days(context, days))
     described = description_of(context, outgoing, terms, now)  # refuses before anything is written
-    with delivery(out, context.config.s3) as files:
+    with delivery(out, context.config.s3, context.lake.uri) as files:
         facts = _write_files(context, outgoing, files, described["identities"])
         outgoing.ledger.check_unchanged()
         # at the end: a lease without an export would have to be returned
@@ -211,7 +211,7 @@ def send_changes(
     lease = lease_in_force(context.lake, lease_id, now)
     outgoing = Outgoing.of(context.lake, lease.purpose, now, key)
     before = lease.acknowledged if since is None else since
-    with delivery(out, context.config.s3) as files:
+    with delivery(out, context.config.s3, context.lake.uri) as files:
         rows = files.write_rows("changes", outgoing.changes(before))
         outgoing.ledger.check_unchanged()
         mark_sent(context.lake, lease_id, outgoing.gallery.version, now)
