@@ -33,6 +33,7 @@ def _show(terminal: Terminal, result: dict[str, Any]) -> None:
     terminal.say(f"memory: {memory['available'] >> 20} of {memory['total'] >> 20} MiB available, for "
                  f"{result['workers_by_memory']} workers")  # fmt: skip
     terminal.say(f"Java: {result['java'] or 'none'}; store: {result['store']}")
+    terminal.say(f"key of hashes: {result['hash_key'] or 'unknown'}")
     versions = [[name, number or "not installed"] for name, number in result["versions"].items()]
     terminal.table("versions", ["package", "version"], versions)
     runtimes = [[name, why or "available"] for name, why in result["runtimes"].items()]

@@ -118,8 +118,9 @@ def demo(
     from facelake.demo import build_demo
     from facelake.nightly import writing
     from facelake.stages.admission.import_images import Grant, import_folder
+    from facelake.stages.core.hash_keys import without_hash_key
 
-    settings = call.config()
+    settings = without_hash_key(call.config())
     stated = ""
     if photos:
         stated = basis or _asked_basis(settings, Path(photos).expanduser().resolve().name, None) or ""
@@ -328,9 +329,12 @@ def plan(
         show(terminal, forecast, with_sources=sources)
         terminal.result({"ok": True, **forecast})
         return
+    from facelake.stages.core.hash_keys import hash_key_advice
     from facelake.stages.embedding.plan import plan as make_plan
 
     figures = make_plan(settings, calibrate=calibrate)
+    if (advice := hash_key_advice(settings)).mend:
+        terminal.warn(f"governance.hash_key: {advice.state}. Next: {advice.mend}")
     terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
     if calibrate:
         duration = format_duration(3600 * figures["hours"])

@@ -22,6 +22,7 @@ from facelake.embed.onnx_runtime import card, providers
 from facelake.embed.runtime import Runtime, RuntimeName, unavailable
 from facelake.errors import FacelakeError
 from facelake.lake.store import open_store, probe
+from facelake.stages.core.hash_keys import hash_key_advice
 from facelake.stages.embedding.cost_projection import project, worker_memory_bytes
 from facelake.stages.models.registry import load_pack, pipeline_options
 
@@ -45,7 +46,7 @@ def examine(config: Config) -> dict[str, Any]:
 
     Returns:
         cpu, memory, versions, runtimes (None or why it cannot be used, by name), providers, choices (of the config's
-        runtime), images_per_s of one worker by a calibration on noise, store, java; `missing`, a list of what and
+        runtime), images_per_s of one worker by a calibration on noise, store, hash_key, java; `missing`, a list of what and
         command; `ok`, whether nothing is missing.
     """
     missing: list[Missing] = []
@@ -62,6 +63,7 @@ def examine(config: Config) -> dict[str, Any]:
     figures |= _embedding(config, missing)
     figures["java"] = _java(missing)
     figures["store"] = _store(config, missing)
+    figures["hash_key"] = _hash_key(config, missing)
     workers_bytes = worker_memory_bytes(_MEAN_BYTES, config.embed.batch_photos)
     figures["workers_by_memory"] = figures["memory_bytes"]["available"] // workers_bytes
     if not figures["workers_by_memory"]:
@@ -142,6 +144,17 @@ def _store(config: Config, missing: list[Missing]) -> str:
         missing.append(Missing(f"{err.where}: {err.what}", err.next_step))
         return "refused"
     return "conditional writes work"
+
+
+def _hash_key(config: Config, missing: list[Missing]) -> str | None:
+    """The state of the key of hashes; None if the store does not say."""
+    try:
+        advice = hash_key_advice(config)
+    except FacelakeError:
+        return None  # the store's own check has reported it
+    if advice.mend and not advice.new:
+        missing.append(Missing(f"governance.hash_key: {advice.state}", advice.mend))
+    return f"{advice.state}. Next: {advice.mend}" if advice.mend else advice.state
 
 
 def _folder_to_be(folder: Path, missing: list[Missing]) -> str:
