@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from facelake.config import Config
 from facelake.errors import ConfigError, LedgerMoved
-from facelake.events import Listener, Tracker, fan_out, ignore_events, log_listener
+from facelake.events import Listener, Notice, Tracker, fan_out, ignore_events, log_listener
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import OpenedCorpus
 from facelake.lake.lease import Lease

@@ -23,7 +23,7 @@ from facelake.stages.gallery.versions import Gallery
 
 DISPLAYED = ("face_id", "image_id", "content_sha256", "box", "quality", "covers", "corpus_file", "corpus_row")
 """columns of table `faces` with which a face is displayed; without its embedding"""
-_ADMITTED = ("image_id", "source_id", "subject_ref", "corpus_file", "admitted", "purpose")
+_ADMITTED = ("image_id", "source_id", "subject_ref", "corpus_file", "admitted", "purpose", "content_sha256")
 _PHOTO = ("image_id", "corpus_file", "captured_at")
 
 

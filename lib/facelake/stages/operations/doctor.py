@@ -46,8 +46,8 @@ def examine(config: Config) -> dict[str, Any]:
 
     Returns:
         cpu, memory, versions, runtimes (None or why it cannot be used, by name), providers, choices (of the config's
-        runtime), images_per_s of one worker by a calibration on noise, store, hash_key, java; `missing`, a list of what and
-        command; `ok`, whether nothing is missing.
+        runtime), images_per_s of one worker by a calibration on noise, store, hash_key, java; `missing`, a list of what
+        and command; `ok`, whether nothing is missing.
     """
     missing: list[Missing] = []
     cpu = this_cpu()

@@ -26,6 +26,7 @@ from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.withdrawals import LedgerState
+from facelake.stages.review.visibility import DisplayRights
 
 P = "identity-grouping"
 GRANT = Entry(EventKind.GRANT, Scope.SOURCE, "school", (P,), "b")
@@ -241,6 +242,8 @@ def test_the_same_bytes_leave_no_more_before_the_next_run(tmp_path: Path) -> Non
         record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "anna")])
         barred = LedgerState.of(context.lake).barred_images(P, datetime.now(UTC))
         assert sorted(barred.to_pylist()) == ["a", "b"]
+        photos = context.lake["admissions"].read().sort_by("image_id")
+        assert DisplayRights.of(context.lake, P).may_show(photos, photos).tolist() == [False, False, True]
         record(context.lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "anna", (P,), "b")])
         assert len(LedgerState.of(context.lake).barred_images(P, datetime.now(UTC))) == 0
 
