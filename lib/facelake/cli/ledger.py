@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -204,15 +205,31 @@ def ledger_list(call: Invocation) -> None:
 def ledger_accept(
     call: Invocation,
     yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
+    *,
+    clock: Annotated[
+        bool, typer.Option("--clock", help="instead: what is dated after the present clock is not taken for the time")
+    ] = False,
 ) -> None:
     """Accept the ledger as it is, after it was restored from a backup: events that are missing are lost for good."""
     from facelake.nightly import writing
+    from facelake.stages.admission.accepted_clock import accept_clock
     from facelake.stages.admission.ledger import accept_ledger
     from facelake.stages.admission.ledger_head import pin_for_audit
     from facelake.stages.core.audit import append_audit
 
-    if not yes and not (sys.stdin.isatty() and typer.confirm("Withdrawals that are missing no longer hold. Accept?")):
+    now = datetime.now(UTC)
+    question = "Withdrawals that are missing no longer hold. Accept?"
+    if clock:
+        question = f"The clock says {now:%F %R} UTC. Grants that had ended by a later time may hold again. Accept?"
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
         raise ConfigError("not confirmed", where="ledger accept", next_step="add --yes")
+    if clock:
+        with writing(call.config(), "ledger", call.terminal.listen, must_exist=True) as context:
+            accepted = accept_clock(context.lake, now).as_json()
+            append_audit(context.lake, "clock-accepted", {"clock": now.isoformat()} | accepted, context.sign)
+        call.terminal.say("the clock is accepted; not taken for the time any more: " + json.dumps(accepted))
+        call.terminal.result({"ok": True, **accepted})
+        return
     with writing(call.config(), "ledger", call.terminal.listen, must_exist=True) as context:
         events = accept_ledger(context.lake)
         append_audit(context.lake, "ledger-accepted", pin_for_audit(context.lake), context.sign)

@@ -137,7 +137,10 @@ def _not_before(context: Context, events: pa.Table) -> datetime:
     """The moment of the decisions: now, but never before an event that is already in the ledger, or an earlier run."""
     moment = present_time(context.lake, events, context.now)
     if moment - context.now > _CLOCK_TOLERANCE:
-        text = f"the clock ({context.now:%F %R}) is behind the newest event or run: {moment:%F %R} UTC is used instead"
+        text = (
+            f"the clock ({context.now:%F %R}) is behind the newest event or run: {moment:%F %R} UTC is used instead. "
+        )
+        text += "If the clock is right and that time is wrong: `facelake ledger accept --clock`"
         context.emit(Notice("admit", text))
     return moment
 

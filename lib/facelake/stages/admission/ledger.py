@@ -18,6 +18,7 @@ from facelake.errors import ConfigError
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
+from facelake.stages.admission.accepted_clock import AcceptedClock, newest
 from facelake.stages.admission.ledger_head import Pin, ledger_rows, write_pin
 
 _KEPT_YEARS = 3
@@ -189,9 +190,14 @@ def not_before(rows: pa.Table, now: datetime) -> datetime:
 
 
 def newest_moment(lake: Lake, rows: pa.Table) -> datetime | None:
-    """Return when the newest event of the ledger was recorded or the newest stage began; None if there is neither."""
-    run = pc.max(lake["runs"].read(["started_at"])["started_at"]).as_py()
-    return max(filter(None, (newest_event(rows), run and run.astimezone(UTC))), default=None)
+    """Return when the newest event of the ledger was recorded or the newest stage began; None if there is neither.
+
+    Times that an operator has declared wrong do not count (accepted_clock.py).
+    """
+    accepted = AcceptedClock.of(lake)
+    runs = lake["runs"].read(["run_id", "started_at"])
+    moments = newest(rows, "recorded_at", "seq", accepted.events), newest(runs, "started_at", "run_id", accepted.runs)
+    return max((moment.astimezone(UTC) for moment in moments if moment), default=None)
 
 
 def present_time(lake: Lake, rows: pa.Table, now: datetime) -> datetime:

@@ -14,6 +14,7 @@ from facelake.contracts import LEASES, Change
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events, recipient_key
+from facelake.stages.admission.accepted_clock import AcceptedClock, newest
 from facelake.stages.admission.ledger import present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import last_withdrawal
@@ -37,7 +38,8 @@ def lease_time(lake: Lake, now: datetime) -> datetime:
 
     Otherwise a lease that has ended could be used and renewed after the clock was set back.
     """
-    recorded = pc.max(lake["leases"].read(["recorded_at"])["recorded_at"]).as_py()
+    rows = lake["leases"].read(["seq", "recorded_at"])
+    recorded = newest(rows, "recorded_at", "seq", AcceptedClock.of(lake).leases)
     return max(present_time(lake, ledger_rows(lake)[0], now), recorded or now)
 
 

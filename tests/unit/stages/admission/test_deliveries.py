@@ -20,13 +20,15 @@ from deltalake import DeltaTable, write_deltalake
 
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
-from facelake.errors import ConfigError
+from facelake.errors import ConfigError, Refused
 from facelake.events import Notice
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.withdrawals import LedgerState
+from facelake.stages.core.audit import audit_faults
 from facelake.stages.review.visibility import DisplayRights
+from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"
 GRANT = Entry(EventKind.GRANT, Scope.SOURCE, "school", (P,), "b")
@@ -301,3 +303,44 @@ def test_a_config_says_everything_once(text: str, problem: str, tmp_path: Path) 
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=problem):
         load_config(str(tmp_path / "c.yaml"))
+
+
+def test_a_clock_that_was_far_ahead_does_not_end_every_grant_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails closed until the operator says which clock is right; what the event states stays in force."""
+
+    class Far(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime(2099, 1, 1, tzinfo=tz)
+
+    (tmp_path / "corpus").mkdir()
+    parquet(tmp_path / "corpus", 1, subject_ref=["bob"])
+    parquet(tmp_path / "corpus", 2, subject_ref=["anna"])
+    lake = str(tmp_path / "lake")
+    config = load_config(lake=lake, overrides={"corpus.uri": str(tmp_path / "corpus")})
+    with writing(config, "test") as context:
+        record(context.lake, [GRANT])
+        assert admit(context).counts["admitted"] == 2
+        with monkeypatch.context() as patch:
+            patch.setattr("facelake.stages.admission.ledger.datetime", Far)
+            record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "anna")])
+        with pytest.raises(Refused, match="expired"):
+            admit(context)
+    refused = run_cli("ledger", "accept", "--clock", "--lake", lake)
+    assert (refused.returncode, "not confirmed" in refused.stderr) == (2, True)
+    accepted = run_json("ledger", "accept", "--clock", "--yes", "--lake", lake)
+    assert (accepted["events"], accepted["runs"]) == ([2], [])
+    with writing(config, "test") as context:
+        assert audit_faults(context.lake) == []
+        counts = admit(context).counts
+        assert (counts["admitted"], counts["refused_withdrawn"]) == (1, 1)
+        with monkeypatch.context() as patch:  # a later event counts again
+            patch.setattr("facelake.stages.admission.ledger.datetime", Far)
+            record(context.lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "zoe", (P,), "b")])
+        with pytest.raises(Refused, match="expired"):
+            admit(context)
+        context.lake.store.write("clock-accepted.json", b"{")
+        with pytest.raises(Refused, match="expired"):
+            admit(context)
