@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import secrets
@@ -16,6 +15,7 @@ from facelake.errors import ConfigError, Corrupt
 from facelake.lake.hash_key import check_value, hashing_key, keyed_hash, read_hash_key
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store, probe
+from facelake.lake.suppression import SuppressionList
 from facelake.lake.tables import Table
 
 _MARKER = "lake.json"
@@ -127,28 +127,29 @@ class Lake:
 
     def suppress(self, values: list[str]) -> None:
         """Add identifiers (as keyed hashes) to the suppression list: they are never processed again."""
-        names = sorted(self.keyed_hash(value) for value in values)
-        if names:
-            body = "\n".join(names).encode()
-            self.store.write(f"{_SUPPRESSED}/{hashlib.sha256(body).hexdigest()[:16]}.txt", body)
+        if names := sorted(self.keyed_hash(value) for value in values):
+            SuppressionList(self.store, _SUPPRESSED).add(names)
 
     def suppressed(self) -> frozenset[str]:
-        """The suppression list: keyed hashes of the erased identifiers."""
-        hashes: set[str] = set()
-        for item in self.store.list(_SUPPRESSED):
-            hashes.update(self.store.read(item.key).decode().split())
-        return frozenset(hashes)
+        """The suppression list: keyed hashes of the erased identifiers.
+
+        Raises:
+            Corrupt: a part of it is missing or was changed.
+        """
+        return frozenset(SuppressionList(self.store, _SUPPRESSED).lines())
 
     def suppress_looks(self, looks: Collection[tuple[str, ...]]) -> None:
         """Add photos, each by the keyed hashes of its bands (embed/looks.py), to those refused by their looks."""
         if looks:
-            body = "\n".join(sorted(" ".join(bands) for bands in looks)).encode()
-            self.store.write(f"{_LOOKS}/{hashlib.sha256(body).hexdigest()[:16]}.txt", body)
+            SuppressionList(self.store, _LOOKS).add(sorted(" ".join(bands) for bands in looks))
 
     def suppressed_looks(self) -> list[tuple[str, ...]]:
-        """The keyed hashes of the bands of each photo that is refused by its looks."""
-        bodies = (self.store.read(item.key).decode() for item in self.store.list(_LOOKS))
-        return [tuple(line.split()) for line in sorted({line for body in bodies for line in body.splitlines()})]
+        """The keyed hashes of the bands of each photo that is refused by its looks.
+
+        Raises:
+            Corrupt: a part of the list is missing or was changed.
+        """
+        return [tuple(line.split()) for line in sorted(set(SuppressionList(self.store, _LOOKS).lines()))]
 
 
 def _hashing_key(store: ObjectStore, marker: dict[str, Any], path: str | None) -> bytes | None:

@@ -257,6 +257,19 @@ def _ledger(context: Context, counts: dict[str, int]) -> Iterator[str]:
         yield f"{fault} (pinned by the audit trail)"
 
 
+def _suppressed(context: Context, counts: dict[str, int]) -> Iterator[str]:
+    """The suppression list is whole, and has every reference whose erasure the audit trail records."""
+    suppressed = context.lake.suppressed()
+    context.lake.suppressed_looks()
+    counts["suppressed"] = len(suppressed)
+    for body in _audit_bodies(context):
+        hashes = body.get("targets_keyed_sha256")
+        missing = set(map(str, hashes)) - suppressed if isinstance(hashes, list) else ()
+        if missing:
+            name = body.get("erasure")
+            yield f"{len(missing)} references of erasure {name} are not on the suppression list: they would be admitted"
+
+
 _CHECKS: dict[str, Callable[[Context, dict[str, int]], Iterator[str]]] = {
     "files": _files,
     "admissions": _admissions,
@@ -265,4 +278,5 @@ _CHECKS: dict[str, Callable[[Context, dict[str, int]], Iterator[str]]] = {
     "chain": check_chain,
     "ledger": _ledger,
     "audit": _audit,
+    "suppressed": _suppressed,
 }
