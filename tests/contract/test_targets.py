@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ import numpy as np
 import psycopg
 import pytest
 
+from facelake.config import S3Section
+from facelake.erase import Needles, scan
 from facelake.errors import ConfigError, FacelakeError, Refused
+from facelake.lake.s3 import S3Store
 from facelake.targets import Location, Target, TargetRows, open_target
 from facelake.targets.postgres import PostgresTarget
 from facelake.testing.servers import Server
@@ -228,3 +232,34 @@ def test_a_bucket_without_conditional_writes_is_refused(rclone: Server, monkeypa
         monkeypatch.setenv(key, value)
     with pytest.raises(Refused, match="conditional writes"), open_target(Location.parse("lancedb+s3://bucket/gate")):
         pass
+
+
+def test_a_versioned_bucket_keeps_nothing_of_deleted_rows(weed_env: Server) -> None:
+    store = S3Store(f"s3://versions-{os.urandom(4).hex()}/faces", S3Section())
+    store._client.create_bucket(Bucket=store.bucket)
+    store._client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+
+    def remains_in_versions(needles: Needles) -> int:
+        page = store._client.list_object_versions(Bucket=store.bucket)
+        items = [{name: item[name] for name in ("Key", "VersionId")} for item in page.get("Versions", [])]
+        bodies = (store._client.get_object(Bucket=store.bucket, **item)["Body"].read() for item in items)
+        return sum(scan("", body, needles) for body in bodies)
+
+    with open_target(Location.parse(f"lancedb+s3://{store.bucket}/faces?table=gate")) as target:
+        rows = with_exemplars(rows_of(0, 40))
+        target.create(DIM, exemplars=True)
+        target.upsert(rows, fresh=True)
+        gone = needles_of(target.templates(rows.ids[10:17])), needles_of_exemplars((rows.exemplars or ())[10:17])
+        target.delete(rows.ids[10:17])
+        upload = store._client.create_multipart_upload(Bucket=store.bucket, Key="faces/gate.lance/data/x.lance")
+        part = {"Bucket": store.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"], "PartNumber": 1}
+        store._client.upload_part(**part, Body=rows.templates.tobytes())
+        assert all(map(remains_in_versions, gone))
+        target.compact()
+        assert [remains_in_versions(needles) for needles in gone] == [0, 0]
+        assert target.count() == 33
+        target.drop()
+        target.compact()
+        everything = needles_of(dict(zip(rows.ids, rows.templates, strict=True)))
+        assert remains_in_versions(everything) == 0
+    assert "Uploads" not in store._client.list_multipart_uploads(Bucket=store.bucket)
