@@ -129,6 +129,7 @@ def test_erase_subject_everywhere_and_for_good(demo_lake: Path) -> None:
     night = run_json("nightly", "--lake", str(demo_lake))
     admitted = night["stages"]["admit"]
     assert (admitted["emptied"], "refused_no_id" in admitted) == (27, False)  # corpus rows that are no photos any more
+    assert admitted["hashed"] == 140 - 27  # the photos of the rewritten corpus file
     after = members(demo_lake)
     assert len(after) == len(before) - 23
     assert {f: i for f, i in before.items() if f in after} == after

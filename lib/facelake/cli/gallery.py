@@ -9,7 +9,8 @@ import typer
 from facelake.cli.command import Invocation, command, template_key, typer_app
 
 gallery_app = typer_app("List, show, export and evaluate published gallery versions.")
-_POINT_COLUMNS = ("fmr", "similarity", "fmr_low", "fmr_high", "impostors", "fnmr", "fnmr_low", "fnmr_high")
+_RATES = ("fmr_low", "fmr_high", "impostors", "fnmr", "fnmr_low", "fnmr_high")
+_POINT_COLUMNS = ("fmr", "similarity", "extrapolated", *_RATES)
 
 
 @command(gallery_app, "list")
@@ -93,4 +94,9 @@ def gallery_accuracy(
     parts |= {"labels": report["labels"]["points"]} if labels else {}
     rows = [[name, *(point[key] for key in _POINT_COLUMNS)] for name, points in parts.items() for point in points]
     call.terminal.table("accuracy", ["evidence", *_POINT_COLUMNS], rows)
+    if any(point["similarity"] is None for points in parts.values() for point in points):
+        call.terminal.say(
+            "Without a similarity: too few comparisons of different people (impostors) to count errors at that rate. "
+            "`extrapolated` is then an estimate, rather too high than too low; without it there are far too few"
+        )
     call.terminal.result({"ok": True, **report})
