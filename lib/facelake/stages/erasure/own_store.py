@@ -6,7 +6,9 @@ operator, and the certificate counts them: it does not claim that they are gone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +77,9 @@ def _place(spec: CorpusSpec, row: dict[str, object]) -> str:
 def delete_places(context: Context, targets: Targets) -> int:
     """Delete the photos where the config allows it; those that are left stay in `targets.places`.
 
+    Left are also photos of which another name would keep the bytes, and those outside of the corpus: whoever writes a
+    manifest could otherwise have any file deleted.
+
     Returns the number of photos deleted.
     """
     if not targets.places or context.config.corpus.on_erase != "delete":
@@ -86,6 +91,8 @@ def delete_places(context: Context, targets: Targets) -> int:
     deleted = set()
     for place in sorted(targets.places):
         context.check_lease()
+        if not _is_only_ours(spec, place):
+            continue
         try:
             store, key = photos.locate(place)
             store.purge(key)
@@ -94,6 +101,20 @@ def delete_places(context: Context, targets: Targets) -> int:
             continue
     targets.places -= deleted
     return len(deleted)
+
+
+def _is_only_ours(spec: CorpusSpec, place: str) -> bool:
+    """Whether a photo lies in the corpus's folder or bucket, and is no link and has no second name."""
+    if place.startswith("s3://") or (spec.root.startswith("s3://") and not os.path.isabs(place) and "://" not in place):
+        bucket = spec.root.split("/")[:3]
+        return not place.startswith("s3://") or place.split("/")[:3] == bucket
+    if spec.root.startswith("s3://"):
+        return False
+    root = Path(spec.root.removeprefix("file://")).resolve()
+    path = Path(os.path.normpath(root / place.removeprefix("file://")))
+    if not path.is_relative_to(root) or path.resolve() != path:
+        return False
+    return not path.exists() or path.stat().st_nlink == 1
 
 
 def complete_places(context: Context, targets: Targets) -> list[str]:
