@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numba
 import numpy as np
@@ -22,10 +23,11 @@ from threadpoolctl import threadpool_limits
 
 from facelake.cluster import topk
 from facelake.cluster.by_group import ByGroup
-from facelake.cluster.lists import trained_index
+from facelake.cluster.lists import Index, trained_index
 from facelake.contracts import F16, F32, F64, I32
 from facelake.vectors import unit_rows
 
+_Rows = TypeVar("_Rows", F16, F32, F16 | F32)
 NEAR_GROUPS = 16
 """nearest groups that are kept of each vector"""
 _FLAT_PAIRS = 4_000_000_000  # pairs up to which all are compared in all dimensions; the scan needs many groups to pay
@@ -58,7 +60,7 @@ def nearest_groups(sums: F32, vectors: F32, floor: float, seed: int) -> tuple[I3
     return _in_threads(lambda part: _scanned(sums, part, floor, axes), vectors)
 
 
-def _in_threads(search: Callable[[F32], tuple[I32, F32]], vectors: F32) -> tuple[I32, F32]:
+def _in_threads(search: Callable[[_Rows], tuple[I32, F32]], vectors: _Rows) -> tuple[I32, F32]:
     """Search for parts of the vectors at once, each with one thread of BLAS.
 
     Threads of BLAS wait for each other after every block, in a loop: on cores shared with other work that takes most of
@@ -73,8 +75,10 @@ def _in_threads(search: Callable[[F32], tuple[I32, F32]], vectors: F32) -> tuple
 def near_groups(means: F16 | F32, vectors: F16 | F32, seed: int) -> tuple[I32, F32]:
     """As `nearest_groups`, faster and less complete: of many pairs only those in the nearest lists are compared."""
     if len(means) * len(vectors) <= _FLAT_PAIRS:
-        return _compared(means, vectors, _blocks(len(means), len(vectors)))
-    return _compared(means, vectors, _listed(means, vectors, seed))
+        return _in_threads(lambda part: _compared(means, part, _blocks(len(means), len(part))), vectors)
+    with threadpool_limits(1, "blas"):
+        lists = _lists(means, seed)
+    return _in_threads(lambda part: _compared(means, part, _listed(*lists, part)), vectors)
 
 
 def _compared(means: F16 | F32, vectors: F16 | F32, pairs: Iterator[tuple[I32, I32]]) -> tuple[I32, F32]:
@@ -176,13 +180,17 @@ def _fold_possible(
 # ---- in lists
 
 
-def _listed(means: F16 | F32, vectors: F16 | F32, seed: int) -> Iterator[tuple[I32, I32]]:
-    """Yield the groups of each list, and the vectors to which it is near."""
+def _lists(means: F16 | F32, seed: int) -> tuple[Index, ByGroup]:
+    """An index of the means, and the groups by their nearest list."""
     index = trained_index(_sample(means, seed), len(means), _GROUPS_PER_LIST, seed)
     parts = (means[i : i + _GROUP_BLOCK] for i in range(0, len(means), _GROUP_BLOCK))
     units = (unit_rows(np.asarray(part, np.float32), least=1e-9) for part in parts)
     home = np.concatenate([index.assign(unit, 1, _HOME_CELLS)[:, 0] for unit in units])
-    by_list = ByGroup.of(home.astype(np.int64), len(index.lists))
+    return index, ByGroup.of(home.astype(np.int64), len(index.lists))
+
+
+def _listed(index: Index, by_list: ByGroup, vectors: F16 | F32) -> Iterator[tuple[I32, I32]]:
+    """Yield the groups of each list, and the vectors to which it is near."""
     blocks = (np.asarray(vectors[i : i + _GROUP_BLOCK], np.float32) for i in range(0, len(vectors), _GROUP_BLOCK))
     probes = np.concatenate([index.assign(block, _LIST_PROBES, _CELL_PROBES) for block in blocks])
     asking = ByGroup.of(probes.ravel().astype(np.int64), len(index.lists))
