@@ -1,10 +1,10 @@
 """The groups nearest to vectors by their means: all compared, compared in few dimensions first, or looked up in lists.
 
-    few pairs    every vector with every mean
+    few groups   every vector with every mean
     many         every vector with every mean in the leading principal components of the means; in all dimensions only
                  the pairs that can be among the nearest, if what is left of both has no more in common than that of
                  strangers times _SPREAD
-    very many    the means in the nearest lists (lists.py), which misses groups that are not much like the vector
+    most         the means in the nearest lists (lists.py), which misses groups that are not much like the vector
 
 Means of people have little structure: on a hard world (ms1m, 512 dimensions, 21,778 groups) lists that hold a tenth of
 the groups miss 4 % of the groups with a cosine above .7 and 26 % of those at .5 to .6; the scan misses none and 1 %.
@@ -30,7 +30,8 @@ from facelake.vectors import unit_rows
 _Rows = TypeVar("_Rows", F16, F32, F16 | F32)
 NEAR_GROUPS = 16
 """nearest groups that are kept of each vector"""
-_FLAT_PAIRS = 4_000_000_000  # pairs up to which all are compared in all dimensions; the scan needs many groups to pay
+_FLAT_PAIRS = 1_000_000_000  # pairs up to which all are compared, where lists are the other way
+_SCANNED_GROUPS = 50_000  # groups from which on a scan costs less than to compare all pairs in all dimensions
 _SCANNED_PAIRS = 500_000_000_000  # pairs up to which all are compared in few; by then it takes ten minutes
 _DIMS = 96  # of the scan
 _SPREAD = 6.0  # standard deviations of strangers' cosine that two remainders may have in common
@@ -54,7 +55,7 @@ def nearest_groups(sums: F32, vectors: F32, floor: float, seed: int) -> tuple[I3
     pairs = len(sums) * len(vectors)
     if pairs > _SCANNED_PAIRS:
         return near_groups(sums, vectors, seed)
-    if pairs <= _FLAT_PAIRS or sums.shape[1] <= 2 * _DIMS:
+    if len(sums) < _SCANNED_GROUPS or sums.shape[1] <= 2 * _DIMS:
         return _in_threads(lambda part: _compared(sums, part, _blocks(len(sums), len(part))), vectors)
     axes = _principal_axes(sums, seed)
     return _in_threads(lambda part: _scanned(sums, part, floor, axes), vectors)
