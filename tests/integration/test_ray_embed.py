@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -254,9 +255,10 @@ def test_the_pool_grows_while_photos_wait_and_not_beyond_the_cluster(spec: Worke
     tasks, given = list(tasks_of(chunks(2), 1)), []
 
     def more() -> Iterator[ChunkTask]:
-        """All tasks once, and again until the pool has grown."""
-        for number in range(50 * len(tasks)):
-            if number >= len(tasks) and len(engine._slots) == 3:
+        """All tasks once, and again until the pool has grown: a further worker may take longer to start than many tasks."""
+        deadline = time.monotonic() + 120
+        for number in count():
+            if number >= len(tasks) and (len(engine._slots) == 3 or time.monotonic() > deadline):
                 return
             given.append(tasks[number % len(tasks)])
             yield given[-1]
