@@ -23,7 +23,7 @@ from facelake.stages.models.registry import cache_folder
 IN_USE_S = 3600.0
 """a temporary folder that changed within this time may belong to a run that is in progress"""
 _MODEL = re.compile(r"[0-9a-f]{12}-.+")
-_SCRATCH = re.compile(r"facelake-(?:[0-9a-f]{16}|(?:package|cluster|runtime)-\w+|facelake-gallery-[0-9]+-\w+)")
+_SCRATCH = re.compile(r"facelake-(?:[0-9a-f]{16}|(?:package|cluster|runtime)-\w+|gallery-[0-9]+-\w+)")
 
 
 class LocalKind(StrEnum):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from facelake.engines.scratch import process_folder
 from facelake.stages.operations.local_files import IN_USE_S
 from tests.conftest import run_cli, run_json
 
@@ -64,6 +65,16 @@ def test_cleanup_deletes_what_is_not_in_use(tmp_path: Path, host: dict[str, str]
     assert not key.parent.exists()
     refused = run_cli("cleanup", "--keys", env=host)
     assert refused.returncode == 2
+
+
+def test_cleanup_deletes_the_files_of_an_export_that_a_killed_client_left(tmp_path: Path, host: dict[str, str]) -> None:
+    with process_folder("facelake-gallery-") as made:
+        left = tmp_path / "tmp" / Path(made).name
+    left.mkdir()
+    (left / "index.faiss").write_bytes(b"x" * 100)
+    aged(left)
+    run_json("cleanup", "--delete", env=host)
+    assert not left.exists()
 
 
 def test_spark_leaves_no_performance_data(tmp_path: Path, host: dict[str, str]) -> None:
