@@ -127,18 +127,33 @@ def chosen(values: npt.NDArray[np.integer], seed: int, share: float) -> npt.NDAr
 
 
 @numba.njit(cache=True, nogil=True)
+def _mixed(x: np.uint64, seed: int) -> np.uint64:
+    """SplitMix64 of one value: `mix`, for compiled functions."""
+    x += np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * seed + 1)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@numba.njit(cache=True, nogil=True)
 def _hash_rows(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """SplitMix64 over the words of each row, see mix."""
     out = np.zeros(len(words), np.uint64)
     for i in range(len(words)):
         x = np.uint64(0)
         for word in range(words.shape[1]):
-            x = (x ^ words[i, word]) + np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
+            x = _mixed(x ^ words[i, word], 0)
         out[i] = x
     return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _word(body: npt.NDArray[np.uint8], at: int, end: int) -> np.uint64:
+    """The little-endian word of up to eight bytes from `at` on, filled up with zeros after `end`."""
+    word = np.uint64(0)
+    for byte in range(min(8, end - at)):
+        word |= np.uint64(body[at + byte]) << np.uint64(8 * byte)
+    return word
 
 
 @numba.njit(cache=True, nogil=True)
@@ -148,13 +163,7 @@ def _hash_strings(body: npt.NDArray[np.uint8], offsets: I64, out: npt.NDArray[np
         x, start = out[i], offsets[i]
         end = min(offsets[i + 1], start + _LONG)
         for number, at in enumerate(range(start, end, 8)):
-            word = np.uint64(0)
-            for byte in range(min(8, end - at)):
-                word |= np.uint64(body[at + byte]) << np.uint64(8 * byte)
-            x = (x ^ word) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * number + 1)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            x = x ^ (x >> np.uint64(31))
+            x = _mixed(x ^ _word(body, at, end), number)
         out[i] = x
 
 
@@ -169,9 +178,7 @@ def _hash_tails(body: npt.NDArray[np.uint8], offsets: I64, out: npt.NDArray[np.u
         start, end = offsets[i] + _LONG, offsets[i + 1]
         x = np.uint64(0)
         for number in range((end - start + 7) // 8 - 1, -1, -1):
-            at, word = start + 8 * number, np.uint64(0)
-            for byte in range(min(8, end - at)):
-                word |= np.uint64(body[at + byte]) << np.uint64(8 * byte)
+            word = _word(body, start + 8 * number, end)
             x = x << three
             x = (x & prime) + (x >> bits) + (word & prime) + (word >> bits)
             x = (x & prime) + (x >> bits)

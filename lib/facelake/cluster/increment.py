@@ -26,7 +26,7 @@ from facelake.cluster.edges import clear_nearest, leftover_graph
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle
 from facelake.cluster.mapequation import map_equation, whole_graph
-from facelake.cluster.near_groups import nearest_groups
+from facelake.cluster.near_groups import dot, nearest_groups
 from facelake.cluster.neighbours import Search, join
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I32, I64, U8
@@ -168,15 +168,6 @@ class _EdgeLimits(NamedTuple):
     scale: float
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _dot(a: F32, b: F32) -> np.float32:
-    """Inner product of two vectors; the sums may be taken in another order, so that they are vectorised."""
-    total = np.float32(0)
-    for d in range(len(a)):
-        total += a[d] * b[d]
-    return total
-
-
 @numba.njit(cache=True, nogil=True)
 def _exemplar_edges(
     vectors: F32, face: I64, group: I64, off: F32, groups: _Shown, limits: _EdgeLimits
@@ -191,12 +182,12 @@ def _exemplar_edges(
         # a face keeps so many neighbours at the most, however many faces the group has
         each = min(size, _NEIGHBOURS) / max(shown, 1)
         for x in range(first[g], first[g + 1]):
-            value = _dot(vector, groups.exemplars[x]) - off[p]
+            value = dot(vector, groups.exemplars[x]) - off[p]
             best[p] = max(best[p], value)
             if value >= cut:
                 weight[p] += each * np.exp((value - limits.level) / limits.scale)
         if size > shown:  # what it has in common with all of them, exemplars or not
-            value = _dot(vector, groups.sums[number]) / size - off[p]
+            value = dot(vector, groups.sums[number]) / size - off[p]
             best[p] = max(best[p], value)
             if value >= cut:
                 weight[p] = max(weight[p], min(size, _NEIGHBOURS) * np.exp((value - limits.level) / limits.scale))

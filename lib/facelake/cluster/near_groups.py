@@ -1,9 +1,9 @@
 """The groups nearest to vectors by their means: all compared, compared in few dimensions first, or looked up in lists.
 
     few groups   every vector with every mean
-    many         every vector with every mean in the leading principal components of the means; in all dimensions only
-                 the pairs that can be among the nearest, if what is left of both has no more in common than that of
-                 strangers times _SPREAD
+    many         every vector with every mean, first in the leading principal components of the means. What these leave
+                 out adds to a cosine at most _SPREAD standard deviations of what it adds between strangers. Pairs that
+                 can still be among the nearest are compared in all dimensions
     most         the means in the nearest lists (lists.py), which misses groups that are not much like the vector
 
 Means of people have little structure: on a hard world (ms1m, 512 dimensions, 21,778 groups) lists that hold a tenth of
@@ -32,7 +32,7 @@ NEAR_GROUPS = 16
 """nearest groups that are kept of each vector"""
 _FLAT_PAIRS = 1_000_000_000  # pairs up to which all are compared, where lists are the other way
 _SCANNED_GROUPS = 50_000  # groups from which on a scan costs less than to compare all pairs in all dimensions
-_SCANNED_PAIRS = 500_000_000_000  # pairs up to which all are compared in few; by then it takes ten minutes
+_SCANNED_PAIRS = 500_000_000_000  # pairs up to which all are compared in few; these take half an hour of CPU
 _DIMS = 96  # of the scan
 _SPREAD = 6.0  # standard deviations of strangers' cosine that two remainders may have in common
 _SEGMENT = 32  # similarities of which the largest is looked at first
@@ -144,6 +144,15 @@ def _remainder(low: F32) -> F32:
     return np.asarray(np.sqrt(np.maximum(1 - np.einsum("ij,ij->i", low, low), 0)), np.float32)
 
 
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def dot(a: F32, b: F32) -> np.float32:
+    """Inner product of two vectors; the sums may be taken in another order, so that they are vectorised."""
+    total = np.float32(0)
+    for d in range(len(a)):
+        total += a[d] * b[d]
+    return total
+
+
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nnan"})
 def _fold_possible(
     bound: F32, vectors: F32, start: int, groups: F32, scale: F32, first: int, best: tuple[I32, F32]
@@ -170,10 +179,7 @@ def _fold_possible(
                 continue
             for y in range(segment, end):
                 if bound[x, y] >= cosine[row, last]:
-                    value = np.float32(0)
-                    for d in range(groups.shape[1]):
-                        value += vectors[row, d] * groups[y, d]
-                    value *= scale[y]
+                    value = dot(vectors[row], groups[y]) * scale[y]
                     if value > cosine[row, last]:
                         topk.put(first + y, value, index, cosine, row)
 

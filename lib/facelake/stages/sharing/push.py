@@ -67,8 +67,7 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
     Returns:
         `state` (copied, updated, unchanged or emptied), `lease_id`, `gallery_version`, `since`, and the counts
         `before`, `inserted`, `replaced`, `deleted` and `after`, which add up; `renewed` counts rows that got the end of
-        a renewed lease; `kept` says what the engine keeps of
-        deleted rows, null for nothing.
+        a renewed lease; `kept` says what the engine keeps of deleted rows, null for nothing.
 
     Raises:
         ConfigError: no such target, or recipient and purpose are missing.
