@@ -640,8 +640,9 @@ def test_rates_of_a_device(shared: Path, light: Pack, tmp_path: Path, monkeypatc
     embed = EmbedSection(runtime="torch", batch_photos=2, batch_faces=2)
     config = Config(embed=embed, model=ModelSection(accept_license="non-commercial"))
     runtimes = ("torch", "onnxruntime", "tensorrt")
-    figures = device_rates(config, str(folder), str(shared / "data/london/images"), Sizes(3, 1, 320, runtimes))
+    figures = device_rates(config, str(folder), str(shared / "data/london/images"), Sizes(3, 1, 320, runtimes, (2,)))
     assert figures["faces_per_photo"] == 1
+    assert figures["workers"]["2"]["whole_per_s"] > 0
     assert all(figures["other_runtimes"][name]["whole_per_s"] > 0 for name in ("torch", "onnxruntime"))
     assert figures["other_runtimes"]["tensorrt"] == {"unavailable": "TensorRT needs embed.device cuda"}
     rates = ("whole_per_s", "seen_per_s", "networks_per_s", "convolutions_per_s")

@@ -10,7 +10,8 @@ Rates in photos per second, measured in turns, medians over the rounds; each mea
 The difference between two adjacent rates is the cost of what the lower one leaves out. Needs neither Ray nor Spark.
 
 Other runtimes on the same device (torch in float32, onnxruntime's CUDA and TensorRT providers) can be measured in the
-same run: `whole` with each, in turns. Their photos are decoded, scaled and aligned on the host.
+same run: `whole` with each, in turns. Their photos are decoded, scaled and aligned on the host. Several processes that
+share the device, as `embed.workers_per_gpu` of them do, can be measured too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any, cast
 import torch
 from torch.overrides import TorchFunctionMode
 
+from facelake.bench.device_workers import SharedRate, shared_rate
 from facelake.bench.embed import Sizes, pack_and_photos, resolve_pack, write_photos
 from facelake.config import Config
 from facelake.embed import Pack, Pipeline, PipelineOptions, open_opener
@@ -110,6 +112,7 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
     }
     compared: dict[str, dict[str, float | str]] = {name: {"unavailable": reason} for name, reason in missing.items()}
     compared |= {name: {"whole_per_s": round(statistics.median(rates), 2)} for name, rates in whole.items()}
+    shared = {count: shared_rate(loaded, options, data, count) for count in sizes.workers}
     median = {name: statistics.median(rates[name] for rates in rounds) for name in rounds[0]}
     shares = {
         f"{name}_of_{below}": round(statistics.median(rates[name] / rates[below] for rates in rounds), 3)
@@ -127,8 +130,13 @@ def device_rates(config: Config, pack: str, images: str, sizes: Sizes) -> dict[s
         "seen_of_convolutions": round(statistics.median(rates["seen"] / rates["convolutions"] for rates in rounds), 3),
         "convolution_tflops": round(photos.flop * median["convolutions"] / 1e12, 3),
         **({"other_runtimes": compared} if others else {}),
+        **({"workers": {str(n): _rounded(rate) for n, rate in shared.items()}} if shared else {}),
         "seconds": round(time.monotonic() - began, 1),
     }
+
+
+def _rounded(rate: SharedRate) -> dict[str, float]:
+    return {"whole_per_s": round(rate.per_s, 2), "cpu_ms_per_photo": round(rate.cpu_ms, 3)}
 
 
 def _other_runtime(name: str, measured: Runtime) -> Runtime:

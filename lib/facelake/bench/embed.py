@@ -68,6 +68,8 @@ class Sizes:
     """longer side to which photos are scaled, pixels; 0: unchanged"""
     runtimes: tuple[str, ...] = ()
     """values of embed.runtime that are compared; none: that of the config"""
+    workers: tuple[int, ...] = ()
+    """bench device: numbers of processes that share the device"""
 
 
 def embed_rates(config: Config, pack: str, images: str, sizes: Sizes, *, alone: bool = False) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def bench_device(
     runtimes: Annotated[
         str | None, typer.Option(help="other runtimes on the device to compare, as torch,onnxruntime,tensorrt")
     ] = None,
+    workers: Annotated[str | None, typer.Option(help="numbers of processes that share the GPU, as 2,4,8")] = None,
     photos: PhotosOption = 2000,
     rounds: RoundsOption = 3,
     side: SideOption = 0,
@@ -113,7 +114,8 @@ def bench_device(
     check_runtime(settings)
     from facelake.bench.device import device_rates
 
-    sizes = Sizes(photos, rounds, side, tuple(runtimes.split(",")) if runtimes else ())
+    counts = tuple(numbers(workers, "--workers")) if workers else ()
+    sizes = Sizes(photos, rounds, side, tuple(runtimes.split(",")) if runtimes else (), counts)
     chosen = chosen_pack(pack, shape) if pack or shape else ""
     figures = device_rates(settings, chosen, images, sizes)
     call.terminal.figures("device", figures)
