@@ -68,19 +68,21 @@ def test_dockerfiles(path: Path) -> None:
     assert "-c constraints.txt" in path.read_text()
 
 
-def test_the_cuda_image_has_a_build_of_onnxruntime_for_gpus() -> None:
-    """pip resolves the pinned build, with wheels for CUDA and cuDNN of the major versions that it was built for."""
+_NO_BRACKETS = str.maketrans("", "", "()")
+
+
+def test_the_cuda_image_has_torch_and_its_torchvision() -> None:
+    """The pinned torchvision, which has nvJPEG, was made for the torch of the constraints."""
     text = (ROOT / "infra" / "docker" / "Dockerfile.cuda").read_text()
-    (pinned,) = re.findall(r"^ARG ONNXRUNTIME_GPU=(.+)$", text, re.MULTILINE)
-    assert "onnxruntime-gpu[cuda,cudnn]==${ONNXRUNTIME_GPU}" in text
-    assert "pip uninstall -y onnxruntime " in text, "both have the module onnxruntime"
-    wanted = ["--no-deps", f"onnxruntime-gpu[cuda,cudnn]=={pinned}"]
+    (chosen,) = re.findall(r"^ARG TORCHVISION=(.+)$", text, re.MULTILINE)
+    assert '".[cluster,torch]" "torchvision==${TORCHVISION}"' in text
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--report", "-"]
+    wanted = ["--no-deps", f"torchvision=={chosen}"]
     done = subprocess.run([*command, *wanted], capture_output=True, text=True, timeout=120, check=True)
     (build,) = json.loads(done.stdout)["install"]
-    extras = " ".join(line for line in build["metadata"]["requires_dist"] if "extra ==" in line)
-    assert "nvidia-cudnn" in extras
-    assert "nvidia-cuda-runtime~=13" in extras, "the image's comment names the driver that CUDA 13 needs"
+    requires = [line.replace(" ", "").translate(_NO_BRACKETS) for line in build["metadata"]["requires_dist"]]
+    assert f"torch=={pinned('torch')}" in requires
+    assert "gcc" in text, "torch.compile needs a compiler"
     assert "FROM nvidia/cuda" not in text, "libraries of another CUDA version in the image would be loaded first"
 
 

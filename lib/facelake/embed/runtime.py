@@ -141,9 +141,10 @@ def unavailable(runtime: Runtime, cpu: Cpu | None = None) -> str | None:
 
 _NEXT_STEPS = {
     "no native precision": "set embed.precision to float32, or use hosts whose processors compute it",
-    "onnxruntime": "install onnxruntime-gpu in place of onnxruntime (infra/docker/Dockerfile.cuda), or set "
-    "embed.runtime to torch",
-    "tensorrt": "use the image of infra/docker/Dockerfile.cuda, or set embed.runtime to onnxruntime",
+    "onnxruntime": "run `pip uninstall onnxruntime` and `pip install 'onnxruntime-gpu[cuda,cudnn]'`, or set "
+    "embed.runtime to torch, which is faster",
+    "tensorrt": "install onnxruntime-gpu in place of onnxruntime, and TensorRT's libraries, or set embed.runtime to "
+    "torch",
     "openvino": "pip install openvino, or set embed.runtime to onnxruntime",
     "torch": f"run {install_command('torch')}, or set embed.runtime to onnxruntime",
 }
