@@ -181,3 +181,32 @@ def test_an_export_goes_to_s3(demo_lake: Path, weed_env: object, monkeypatch: py
     assert (copy.lease_id, len(copy)) == (again["lease_id"], manifest["identities"])
     assert copy.apply("s3://lake/changes") == manifest["identities"]
     assert not Path("s3:").exists()
+
+
+def test_an_export_overwrites_nothing_of_others_and_never_lands_in_the_lake(demo_lake: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    with writing(load_config(lake=str(demo_lake)), "test", lambda event: notes.append(str(event))) as context:
+        for name in ("manifest.json", "index.faiss", "model_card.json"):
+            project = tmp_path / name.replace(".", "-")
+            project.mkdir()
+            (project / name).write_text('{"mine": 1}')
+            with pytest.raises(ConfigError, match="not of an export, and would be overwritten"):
+                export_gallery(context, str(project), P, "a")
+            assert [file.read_text() for file in project.iterdir()] == ['{"mine": 1}']
+        (tmp_path / "link").symlink_to(demo_lake)
+        for inside in (demo_lake, demo_lake / "exports/a", demo_lake / "corpus", tmp_path / "link/a"):
+            with pytest.raises(ConfigError, match="inside the lake"):
+                export_gallery(context, str(inside), P, "a")
+        assert not leases(context.lake), "no lease of what did not leave"
+        first = export_gallery(context, str(tmp_path / "gate"), P, "a")
+        assert not any("overwritten" in note for note in notes)
+        with pytest.raises(ConfigError, match=r"another kind \(export\) under .* would be overwritten"):
+            send_changes(context, first["lease_id"], str(tmp_path / "gate"))
+        with pytest.raises(ConfigError, match="inside the lake"):
+            send_changes(context, first["lease_id"], str(demo_lake / "changes-to-send"))
+        assert len(Gallery.open(str(tmp_path / "gate"))) == first["identities"]
+        (tmp_path / "gate/manifest.json").unlink()  # as a delivery that was killed leaves it
+        second = export_gallery(context, str(tmp_path / "gate"), P, "a")
+        export_gallery(context, str(tmp_path / "gate"), P, "a")
+    assert sum(f"`facelake feed return {second['lease_id']}`" in note for note in notes) == 1
+    assert Gallery.open(str(tmp_path / "gate")).lease_id not in (first["lease_id"], second["lease_id"])

@@ -65,3 +65,20 @@ def test_a_mistyped_uri_is_not_taken_for_a_folder(lake: str) -> None:
     with pytest.raises(ConfigError, match=r"^must be a directory or s3://bucket/prefix.*\[--lake "):
         load_config(lake=lake)
     assert load_config(lake="a:b/lake").lake == "a:b/lake"
+
+
+def test_a_lake_beside_the_config_is_not_made_again_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home/my-lake").mkdir(parents=True)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "home/my.yaml").write_text("lake: my-lake\n")
+    monkeypatch.chdir(tmp_path / "else")
+    with pytest.raises(ConfigError, match="is in the folder of the config") as caught:
+        load_config("../home/my.yaml")
+    assert str(tmp_path / "home") in str(caught.value)
+    assert load_config("../home/my.yaml", lake="other").lake == "other"
+    (tmp_path / "else/my-lake").mkdir()
+    assert load_config("../home/my.yaml").lake == "my-lake"
+    monkeypatch.chdir(tmp_path / "home")
+    assert load_config("my.yaml").lake == "my-lake"

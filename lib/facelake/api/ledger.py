@@ -10,7 +10,7 @@ from facelake.api.values import LedgerImport, LedgerRecord, from_row
 from facelake.contracts import EventKind, Scope
 from facelake.events import Notice
 from facelake.lake.lake import Lake
-from facelake.stages.admission.known_references import Known, also_ended, doubts, refuse_unknown
+from facelake.stages.admission.known_references import Known, also_ended, doubts, refuse_barred, refuse_unknown
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.ledger_import import import_ledger
 from facelake.stages.core.partition_names import create_lake, open_lake
@@ -36,7 +36,8 @@ class LedgerEvents:
 
         Args:
             entries: the events.
-            even_if_unknown: record them although nothing in the lake matches. Otherwise a withdrawal of something
+            even_if_unknown: record them although nothing in the lake matches, or although a grant's class bars a
+                source of the lake for good. Otherwise a withdrawal of something
                 unknown is refused, and a grant for an unknown source or purpose is reported as an event.
             create_lake: create the lake if there is none, for a corpus of your own.
 
@@ -44,7 +45,8 @@ class LedgerEvents:
             The number of events recorded.
 
         Raises:
-            ConfigError: an incomplete event, or a reference that the lake does not have; nothing was recorded.
+            ConfigError: an incomplete event, a reference that the lake does not have, or a grant whose class would bar
+                a source of the lake; nothing was recorded.
         """
         events = list(entries)
         for entry in events:
@@ -55,6 +57,7 @@ class LedgerEvents:
                 known = Known.of(self.access.config, lake)
                 refused, questioned = doubts(known, events)
                 refuse_unknown(refused, "record the events")
+                refuse_barred(known, events)
                 for item in questioned:
                     text = f"the lake has {item}: the event has no effect until photos of it come, or a run for it"
                     self.access.on_event(Notice("ledger", text))

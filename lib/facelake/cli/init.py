@@ -16,7 +16,7 @@ import typer
 
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
-from facelake.config import Config, load_config
+from facelake.config import USUAL_HASH_KEY, Config, load_config
 from facelake.errors import ConfigError
 
 
@@ -58,7 +58,6 @@ class Answers:
 
 
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
-_HASH_KEY = "~/.config/facelake/hash-key"
 _HASH_KEY_HELP = (
     "key of the hashes of erased names, made with the lake; back it up; null: who has the lake can guess them"
 )
@@ -99,9 +98,12 @@ def init(
     if interactive:
         dpia = dpia or _asked("Reference of your data-protection impact assessment")
         controller = controller or _asked("Controller, the organisation that is responsible for the data")
+    if "://" not in lake:
+        # so that the config names the same lake in whichever folder a command runs
+        lake = str(Path(lake).expanduser().absolute())
     answers = Answers(place, lake, corpus, purpose, dpia, controller, endpoint_url, ray_address, spark_master)
     if place is not Place.CLUSTER and (no_check or not _has_lake_without_key(lake, endpoint_url)):
-        answers = replace(answers, hash_key=_HASH_KEY)
+        answers = replace(answers, hash_key=USUAL_HASH_KEY)
     text = config_text(answers)
     config = load_config(file, read=lambda _: text)  # fails before the file exists
     if place is Place.CLUSTER and not lake.startswith("s3://"):

@@ -19,7 +19,11 @@ if TYPE_CHECKING:  # imported when a command runs: pyarrow takes long
     from facelake.lake.lake import Lake
 
 _EvenIfUnknown = Annotated[
-    bool, typer.Option("--even-if-unknown", help="record it although the lake has no such subject, source or purpose")
+    bool,
+    typer.Option(
+        "--even-if-unknown",
+        help="record it although it looks mistyped: an unknown reference or purpose, or a class that bars a source",
+    ),
 ]
 _CreateLake = Annotated[
     bool, typer.Option("--create-lake", help="make the lake if there is none, for a corpus of your own")
@@ -69,7 +73,14 @@ def _lake(settings: Config, *, create: bool) -> Lake:
 
 def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     from facelake.contracts import EventKind, Scope
-    from facelake.stages.admission.known_references import FLAG, Known, also_ended, doubts, refuse_unknown
+    from facelake.stages.admission.known_references import (
+        FLAG,
+        Known,
+        also_ended,
+        doubts,
+        refuse_barred,
+        refuse_unknown,
+    )
     from facelake.stages.admission.ledger import Entry, record
 
     named = [(Scope.SOURCE, key) for key in target.sources] + [(Scope.SUBJECT, key) for key in target.subjects]
@@ -85,6 +96,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
         known = Known.of(settings, lake)
         refused, questioned = doubts(known, entries)
         refuse_unknown(refused, f"record the {kind}")
+        refuse_barred(known, entries)
         for item in questioned:
             text = f"the lake has {item}: the {kind} has no effect until photos of it come, or a run for it"
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
@@ -99,7 +111,8 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             )
             call.terminal.warn(text + "and the next run refuses the photos. Record another if that is not meant")
     record(lake, entries)
-    call.terminal.say(f"recorded {len(entries)} event(s); they take effect with the next nightly run")
+    recorded = "1 event; it takes" if len(entries) == 1 else f"{len(entries)} events; they take"
+    call.terminal.say(f"recorded {recorded} effect with the next nightly run")
     call.terminal.result({"ok": True, "events": len(entries)})
 
 

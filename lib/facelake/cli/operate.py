@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -130,20 +131,32 @@ def cleanup(
     call: Invocation,
     delete: Annotated[bool, typer.Option("--delete", help="delete what no process is using, except keys")] = False,
     keys: Annotated[
-        bool, typer.Option("--keys", help="with --delete: the signing key too; lakes that it signed need it")
+        bool, typer.Option("--keys", help="with --delete: the keys too; without them lakes made with them are lost")
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="with --keys: do not ask for confirmation")] = False,
 ) -> None:
     """List what facelake wrote on this host outside lakes: models, temporary files, keys; or delete it."""
-    from facelake.stages.operations.local_files import delete_local_files, local_files
+    from facelake.stages.operations.local_files import LocalKind, delete_local_files, local_files
 
     if keys and not delete:
         raise ConfigError("--keys says what to delete", where="--keys", next_step="add --delete")
     terminal = call.terminal
     listed = local_files(call.config())
+    if keys and not yes:
+        _confirm_loss([item.path for item in listed if item.kind == LocalKind.KEY])
     deleted = delete_local_files(listed, keys=keys) if delete else []
     terminal.table("files outside lakes", ["path", "kind", "bytes", ""], _rows(listed, deleted))
     kept = [item.as_json() for item in listed if item not in deleted]
     terminal.result({"ok": True, "deleted": [item.as_json() for item in deleted], "kept": kept})
+
+
+def _confirm_loss(keys: list[str]) -> None:
+    """Ask whether keys may be deleted; ConfigError if not, or if nobody can be asked."""
+    text = f"{' and '.join(keys) or 'no key'} would be deleted: a lake made with a lost key of hashes cannot be written"
+    text += " again, and nobody can check what a lost signing key signed"
+    if not (sys.stdin.isatty() and typer.confirm(f"{text}. Delete?")):
+        next_step = "keep a copy of the keys, then add --yes; nothing was deleted"
+        raise ConfigError(text, where="--keys", next_step=next_step)
 
 
 def _rows(listed: list[LocalFiles], deleted: list[LocalFiles]) -> list[list[object]]:

@@ -173,6 +173,8 @@ def import_(
     ] = False,
 ) -> None:
     """Copy a folder of photos into the lake's corpus and record their legal basis."""
+    from facelake.lake.lake import has_lake
+    from facelake.lake.store import open_store
     from facelake.nightly import writing
     from facelake.stages.admission.import_images import Grant, check_source, import_folder
     from facelake.stages.governance.processing_register import require_assessment_to_import
@@ -184,7 +186,10 @@ def import_(
         basis = _asked_basis(settings, source or settings.partition or origin.name, purpose)
     stated = (basis or "", tuple(purpose or ()), evidence, exemption, covers, source_class)
     grant = None if no_grant or not basis else Grant(*stated)
+    made = not has_lake(open_store(settings.lake, settings.s3))
     with writing(settings, "import", terminal.listen) as context:
+        if made:
+            terminal.say(f"a new lake is made: {context.lake.uri}")
         result = import_folder(
             context,
             folder,

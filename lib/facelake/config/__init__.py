@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facelake.config.loading import load_config, read_local, read_yaml_as
 from facelake.config.sections import (
+    USUAL_HASH_KEY,
     ClusterSection,
     Config,
     EmbedSection,
@@ -21,6 +22,7 @@ from facelake.config.sections import (
 from facelake.config.shipped_files import conf_dir, package_dir
 
 __all__ = [
+    "USUAL_HASH_KEY",
     "ClusterSection",
     "Config",
     "EmbedSection",

@@ -37,7 +37,8 @@ def load_config(
         read: returns the text at `path`; `facelake.lake.store.read_text` reads s3:// as well.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key (the message suggests a similar one) or an invalid value.
+        ConfigError: no such file, not YAML, an unknown key (the message suggests a similar one) or an invalid value; or
+            the lake's relative path names a lake beside the config and none here.
     """
     data = _read_yaml(path, read) if path else {}
     if lake:
@@ -46,13 +47,30 @@ def load_config(
         section, _, name = key.rpartition(".")
         (data.setdefault(section, {}) if section else data)[name] = value
     try:
-        return _validate(Config, data, path or "arguments")
+        config = _validate(Config, data, path or "arguments")
+        if path and not lake:
+            _refuse_other_folder(path, config.lake)
+        return config
     except ConfigError as err:
         if lake and err.what.startswith("key 'lake': "):
             raise ConfigError(
                 err.what.removeprefix("key 'lake': "), where=f"--lake {lake}", next_step=err.next_step
             ) from None
         raise
+
+
+def _refuse_other_folder(path: str, lake: str) -> None:
+    """Refuse a relative lake that exists beside the config only: a second one would be made in the working directory,
+    with copies of photos that no erasure of the first reaches.
+    """
+    local = Path(os.path.expanduser(path))
+    if "://" in lake or "://" in path or Path(os.path.expanduser(lake)).is_absolute():
+        return
+    beside = local.parent / lake
+    if beside.is_dir() and not Path(lake).exists():
+        what = f"the lake {lake!r} is in the folder of the config, and a relative path starts in the working directory"
+        next_step = f"run this in {local.parent.resolve()}, or write the absolute path into the config"
+        raise ConfigError(what, where=path, next_step=next_step)
 
 
 def read_yaml_as(kind: type[M], path: Path) -> M:

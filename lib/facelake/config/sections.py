@@ -233,6 +233,10 @@ class ReportSection(Section):
     keep: int = Field(30, ge=1, description="report pages of earlier runs that are kept; older ones are deleted")
 
 
+USUAL_HASH_KEY = "~/.config/facelake/hash-key"
+"""path that `facelake init` writes for `governance.hash_key`"""
+
+
 class GovernanceSection(Section):
     """Responsibility for the processing under the GDPR."""
 

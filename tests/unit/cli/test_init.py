@@ -98,7 +98,11 @@ def test_on_a_terminal_it_asks(tmp_path: Path) -> None:
     assert process.wait(60) == 0
     os.close(ours)
     config = load_config(str(tmp_path / "a.yaml"))
-    assert (config.lake, config.governance.dpia, config.governance.controller) == ("lakes/one", "DPIA-7", None)
+    assert (config.lake, config.governance.dpia, config.governance.controller) == (
+        str(tmp_path / "lakes/one"),
+        "DPIA-7",
+        None,
+    )
 
 
 def test_a_lake_that_cannot_be_written_is_noticed(tmp_path: Path) -> None:

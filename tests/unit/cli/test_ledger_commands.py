@@ -176,3 +176,21 @@ def test_a_grant_that_has_ended_is_pointed_out(lake: Path) -> None:
     grant = ["ledger", "grant", "--source", "school", "--basis", "b", "--purpose", P, "--lake", str(lake)]
     assert "ended on 2025-01-01" in run_cli(*grant, "--until", "2025-01-01").stderr
     assert "ended" not in run_cli(*grant, "--until", "2999-01-01").stderr
+
+
+@pytest.mark.parametrize("name", ["web-scrape", "cctv", "unknown"])
+def test_a_class_that_bars_a_source_for_good_is_refused_until_it_is_confirmed(
+    lake: Path, tmp_path: Path, name: str
+) -> None:
+    grant = ["ledger", "grant", "--source", "school", "--purpose", P, "--basis", "b", "--class", name]
+    done = run_cli(*grant, "--lake", str(lake))
+    assert done.returncode == 2
+    assert "would refuse 'school' for good" in done.stderr
+    path = tmp_path / "grants.csv"
+    path.write_text(f"source,purposes,basis,source_class\nschool,{P},b,{name}\n")
+    done = run_cli("ledger", "import", str(path), "--lake", str(lake))
+    assert done.returncode == 1
+    assert "would refuse 'school' for good" in done.stdout
+    assert keys(lake) == ["school"], "nothing was recorded"
+    run_json(*grant, "--even-if-unknown", "--lake", str(lake))
+    assert keys(lake) == ["school"] * 2

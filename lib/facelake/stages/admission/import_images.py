@@ -16,7 +16,18 @@ import pyarrow.parquet as pq
 from facelake.admit import decide
 from facelake.admit.lineage import Lineages
 from facelake.config import Config
-from facelake.contracts import CORPUS, SEARCHABLE, Covers, EventKind, Refusal, Scope, SourceClass, label, reference
+from facelake.contracts import (
+    CORPUS,
+    REFUSED_CLASSES,
+    SEARCHABLE,
+    Covers,
+    EventKind,
+    Refusal,
+    Scope,
+    SourceClass,
+    label,
+    reference,
+)
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
@@ -27,6 +38,7 @@ from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
 from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash
+from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.admission.withdrawn_datasets import (
     load_lineages,
@@ -116,6 +128,7 @@ def import_folder(
     refuse_retracted_names((source_id, origin.name), origin.location, names, origin.property_text(), lineages)
     refuse_declared(origin.location, origin.sidecars(files), lineages)
     if grant is not None:
+        _refuse_mistyped(context, grant)
         _refuse_other_basis(context, source_id, grant)
     total = sum(1 for _ in origin.photos())
     run = StageRun(context, "import", total, "photos")
@@ -337,6 +350,25 @@ def _grant(context: Context, source_id: str, grant: Grant) -> bool:
         event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
         record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
     return bool(needed)
+
+
+def _refuse_mistyped(context: Context, grant: Grant) -> None:
+    """Refuse a grant that is recorded for good and does not permit what the run needs.
+
+    Raises:
+        ConfigError: a purpose nearly equals a known one; or the class is refused, so that no photo would be processed.
+    """
+    if grant.source_class in REFUSED_CLASSES:
+        what = f"photos of class {grant.source_class} are never processed, and no later event lifts this"
+        next_step = "give contributed, commissioned, archive or research; or leave these photos out"
+        raise ConfigError(what, where="--class", next_step=next_step)
+    known = Known.of_records(context.config, context.lake)
+    for item in known.unknown("purpose", grant.purposes):
+        if item.certain:
+            next_step = (
+                "correct it; a new purpose of that name is recorded by `facelake ledger grant --even-if-unknown`"
+            )
+            raise ConfigError(f"the lake has {item}; nothing was imported", where="--purpose", next_step=next_step)
 
 
 def _refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:

@@ -24,6 +24,7 @@ from facelake.lake.object_store import ObjectStore, StoredObject
 from facelake.lake.store import open_store
 from facelake.stages.admission.withdrawn_datasets import MOST_NAMES, SIDECAR_BYTES, SIDECARS
 
+_TWINS = "second files of one name"
 _ANYTHING = Selection(("*",), DEFAULT_EXCLUDE)
 
 
@@ -89,10 +90,22 @@ class ImportSource:
         if self.tar is not None:
             yield from self._of_tar(self.tar)
             return
+        respelled: set[str] = set()
         for item in list_photos(self.store, _ANYTHING, self.left_out, follow_links=self.follow_links):
+            path = unicodedata.normalize("NFC", item.key)
+            if path != item.key:
+                # one id for two files: replacing the photo of one by the other would put one person for another
+                if path in respelled or self._is_another(path, item):
+                    self.left_out.add(_TWINS, item.key)
+                    continue
+                respelled.add(path)
             if self._is_photo(item):
-                place = Place(item.key, item.size_bytes)
-                yield SourcePhoto(unicodedata.normalize("NFC", item.key), place, f"{item.size_bytes}-{item.tag}")
+                yield SourcePhoto(path, Place(item.key, item.size_bytes), f"{item.size_bytes}-{item.tag}")
+
+    def _is_another(self, path: str, item: StoredObject) -> bool:
+        """Whether there is a file of this name that is not the given one, which some file systems find by any form."""
+        other = self.store.stat(path)
+        return other is not None and (other.size_bytes, other.tag) != (item.size_bytes, item.tag)
 
     def _is_photo(self, item: StoredObject) -> bool:
         """Whether a file is a photo, by its suffix or its first bytes."""
@@ -113,9 +126,14 @@ class ImportSource:
         described = layout.objects()[0]
         rows = layout.index(tar)
         self.left_out.merge(layout.left_out)
+        seen: set[str] = set()
         columns = ("image_id", "uri", "size_bytes", "byte_offset", "content_sha256")
         for path, uri, size, offset, digest in zip(*(rows[name].to_pylist() for name in columns), strict=True):
             inside = path.removeprefix(f"{tar}/")
+            if inside in seen:
+                self.left_out.add(_TWINS, inside)
+                continue
+            seen.add(inside)
             yield SourcePhoto(inside, Place(uri, size, offset), f"{described.tag}-{offset}", digest)
 
     def reader(self, s3: S3Section) -> PhotoReader:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.config import Config
-from facelake.contracts import EventKind, Scope, label, reference, references
+from facelake.contracts import REFUSED_CLASSES, EventKind, Scope, label, reference, references
 from facelake.errors import ConfigError
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
@@ -74,19 +74,26 @@ class Known:
             lake: the lake.
             images: image ids of which to say whether they exist.
         """
-        known = cls(purposes={reference(config.purpose)})
-        events = lake["ledger"].read(["scope", "key", "purposes"]).to_pylist()
-        known.subjects = {reference(row["key"]) for row in events if row["scope"] == Scope.SUBJECT}
-        known.sources = {reference(row["key"]) for row in events if row["scope"] == Scope.SOURCE}
-        known.purposes.update(reference(name) for row in events for name in row["purposes"] or ())
-        leased = lake["leases"].read(["purpose"])["purpose"].to_pylist()
-        known.purposes.update(reference(name) for name in leased if name)  # acknowledgements name none
+        known = cls.of_records(config, lake)
         wanted = {reference(image) for image in images}
         for rows in _identified(config, lake):
             known.subjects.update(filter(None, references(pc.unique(rows["subject_ref"])).to_pylist()))
             known.sources.update(filter(None, references(pc.unique(rows["source_id"])).to_pylist()))
             known._look_for(rows["image_id"], wanted)
         return known
+
+    @classmethod
+    def of_records(cls, config: Config, lake: Lake) -> Known:
+        """Read the references of the config, the ledger and the leases only, without those of the photos."""
+        events = lake["ledger"].read(["scope", "key", "purposes"]).to_pylist()
+        leased = lake["leases"].read(["purpose"])["purpose"].to_pylist()
+        named = {reference(name) for row in events for name in row["purposes"] or ()}
+        return cls(
+            subjects={reference(row["key"]) for row in events if row["scope"] == Scope.SUBJECT},
+            sources={reference(row["key"]) for row in events if row["scope"] == Scope.SOURCE},
+            # acknowledgements of leases name no purpose
+            purposes={reference(config.purpose), *named, *(reference(name) for name in leased if name)},
+        )
 
     def _look_for(self, ids: pa.ChunkedArray, wanted: set[str]) -> None:
         """Note which wanted photos are among the ids, and ids that differ from one in case or punctuation only."""
@@ -186,6 +193,28 @@ def doubts(known: Known, entries: Sequence[Entry]) -> tuple[list[Unknown], list[
             elif item.kind != "subject" or item.near:
                 questioned[item] = None
     return list(refused), list(questioned)
+
+
+def barred(known: Known, entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield a sentence for each grant that states a refused class of a source that the lake has.
+
+    Such a grant permits nothing, and no later event lifts it: every photo of the source is refused from then on.
+    """
+    for entry in entries:
+        bars = (entry.kind, entry.scope) == (EventKind.GRANT, Scope.SOURCE) and entry.source_class in REFUSED_CLASSES
+        if bars and reference(entry.key) in known.sources:
+            yield f"photos of class {entry.source_class} are refused: this would refuse {entry.key!r} for good"
+
+
+def refuse_barred(known: Known, entries: Iterable[Entry]) -> None:
+    """Refuse grants that would bar a source of the lake by a mistyped class.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for text in barred(known, entries):
+        next_step = f"give contributed, commissioned, archive or research; if the source is to be barred, add {FLAG}"
+        raise ConfigError(f"{text}, whatever is recorded later", where="source class", next_step=next_step)
 
 
 def not_suppressed(lake: Lake, unknown: Iterable[Unknown]) -> list[Unknown]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.admission.known_references import FLAG, Known, doubts
+from facelake.stages.admission.known_references import FLAG, Known, barred, doubts
 from facelake.stages.admission.ledger import Entry, evidence_digest, record
 
 COLUMNS = (
@@ -88,6 +88,8 @@ def import_ledger(lake: Lake, path: str, known: Known | None = None) -> Imported
             refused += [item for item in doubtful if item.same]  # nobody is asked about a line
             if refused:
                 raise ValueError(f"{refused[0]}; correct it or give {FLAG}")
+            for text in barred(known, [entry]) if known is not None else ():
+                raise ValueError(f"{text}; correct it or give {FLAG}")
             questioned += [RejectedLine(line, str(item)) for item in doubtful]
             lines[line] = entry
         except (ValueError, ConfigError) as err:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from facelake.config import Config
+from facelake.config import USUAL_HASH_KEY, Config
 from facelake.engines.scratch import ray_sessions
 from facelake.stages.models.registry import cache_folder
 
@@ -34,7 +34,7 @@ class LocalKind(StrEnum):
     TEMPORARY = "temporary"
     """not needed once the process that made it has ended"""
     KEY = "key"
-    """signs certificates and the audit trail; lakes that were signed with it need it"""
+    """signs certificates and the audit trail, or keys the hashes of a lake; lakes that were made with it need it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,7 @@ def _java_runs(folder: Path) -> bool:
 
 
 def _keys(config: Config) -> Iterator[Path]:
+    """The keys of the config, and the key of hashes in its usual place, which configs of other lakes name."""
     governance = config.governance
-    paths = (Path(name).expanduser() for name in (governance.signing_key, governance.hash_key) if name)
-    yield from (path for path in paths if path.exists())
+    named = dict.fromkeys((governance.signing_key, governance.hash_key or USUAL_HASH_KEY, USUAL_HASH_KEY))
+    yield from (path for path in (Path(name).expanduser() for name in named) if path.exists())

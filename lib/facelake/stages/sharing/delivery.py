@@ -18,17 +18,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facelake.config import S3Section
+from facelake.config import Config, S3Section
 from facelake.contracts import parse_json
 from facelake.engines.scratch import temporary_folder
 from facelake.errors import ConfigError
 from facelake.lake.data_files import encoding
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
+from facelake.partitions import all_partitions_uri
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 
 MANIFEST = "manifest.json"
+_FIXED = frozenset({"index.faiss", "model_card.json"})
 _PARTIAL = ".partial-"  # folder of a delivery that is being written; one that was killed is removed by the next
 _FORMER = re.compile(r"(?:identities|changes)-\d{5}\.parquet|templates\.f32|exemplars\.f16|exemplar_starts\.i64")
 _ROW_GROUP = 2_048
@@ -114,34 +116,70 @@ class Delivery:
 
     def _former(self) -> set[str]:
         """Return files of an earlier delivery to the same place that a later one may not have."""
-        place = self._place
-        names = [file.name for file in place.iterdir()] if isinstance(place, Path) else [o.key for o in place.list()]
-        return {name for name in names if _FORMER.fullmatch(name)}
+        return {name for name in _names(self._place) if _FORMER.fullmatch(name)}
 
 
-def check_place(uri: str) -> None:
+def check_place(uri: str, config: Config) -> None:
     """Check that files can be handed over there; writes nothing.
 
+    A copy inside the lake would be found by the scan of every later erasure, and one among the photos would be read as
+    a photo.
+
     Raises:
-        ConfigError: it is neither a folder nor s3://, or a file.
+        ConfigError: it is neither a folder nor s3://, it is a file, or it is inside the lake or the corpus.
     """
     if "://" in uri and not uri.startswith(("s3://", "file://")):
         what = f"cannot write files to {uri.partition('://')[0]}://"
         raise ConfigError(what, where="--out", next_step="give a folder or s3://bucket/prefix")
     if not uri.startswith("s3://") and (out := _folder(uri)).exists() and not out.is_dir():
         raise ConfigError("there is a file already", where=str(out), next_step="give a folder to write to")
+    for name, root in (("lake", all_partitions_uri(config)), ("lake", config.lake), ("corpus", config.corpus_uri)):
+        if _is_inside(uri, root):
+            what = f"this place is inside the {name}: what is handed to recipients must lie outside of it"
+            raise ConfigError(what, where=uri, next_step="give another folder or s3://bucket/prefix")
+
+
+def check_free(uri: str, kind: str, config: Config) -> str | None:
+    """Check that a delivery to this place replaces at most an earlier delivery of its kind, and nothing of others.
+
+    Args:
+        uri: a folder, or s3://bucket/prefix.
+        kind: `export` or `changes`.
+        config: says where the lake and the store are.
+
+    Returns:
+        The lease of the earlier delivery; None if there is none that was finished.
+
+    Raises:
+        ConfigError: as `check_place`; or there are files of the same names that are not of such a delivery.
+    """
+    check_place(uri, config)
+    there = read_manifest(uri, config.s3)
+    if there is None:
+        names = _names(_place(uri, config.s3))
+        if any(_FORMER.fullmatch(name) for name in names):
+            return None  # a delivery that was killed before its manifest
+        if foreign := sorted(_FIXED & names):
+            raise _not_free(uri, f"the files {', '.join(foreign)} there are not of an export")
+        return None
+    if "lease_id" not in there:
+        raise _not_free(uri, f"the file {MANIFEST} there is not of an export")
+    if (found := str(there.get("kind", "export"))) != kind:
+        raise _not_free(uri, f"the files of another kind ({found}) under {there['lease_id']} are there")
+    return str(there["lease_id"])
+
+
+def _not_free(uri: str, what: str) -> ConfigError:
+    return ConfigError(f"{what}, and would be overwritten", where=uri, next_step="give an empty folder or prefix")
 
 
 @contextmanager
 def delivery(uri: str, s3: S3Section, lake_uri: str) -> Iterator[Delivery]:
-    """Open a delivery to a local folder or s3://bucket/prefix; files that were not handed over are removed.
+    """Open a delivery to a local folder or s3://bucket/prefix that was checked; files that were not handed over are
+    removed.
 
     What a killed process leaves of it, the next erasure in the lake removes.
-
-    Raises:
-        ConfigError: as `check_place`.
     """
-    check_place(uri)
     if uri.startswith("s3://"):
         with temporary_folder(lake_uri, prefix="delivery-") as folder:
             yield Delivery(open_store(uri, s3), folder)
@@ -181,6 +219,23 @@ def place_manifest(uri: str, s3: S3Section, manifest: dict[str, Any]) -> None:
         file.write_bytes(data)
         file.chmod(0o600)
         file.replace(out / MANIFEST)
+
+
+def _place(uri: str, s3: S3Section) -> ObjectStore | Path:
+    return open_store(uri, s3) if uri.startswith("s3://") else _folder(uri)
+
+
+def _names(place: ObjectStore | Path) -> set[str]:
+    if isinstance(place, Path):
+        return {file.name for file in place.iterdir()} if place.is_dir() else set()
+    return {item.key for item in place.list()}
+
+
+def _is_inside(uri: str, root: str) -> bool:
+    """Whether a folder or prefix is another one or lies in it, symbolic links resolved."""
+    if uri.startswith("s3://") or root.startswith("s3://"):
+        return f"{uri.rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
+    return _folder(uri).resolve().is_relative_to(_folder(root).resolve())
 
 
 def _folder(uri: str) -> Path:

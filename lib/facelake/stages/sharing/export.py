@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from facelake.contracts import reference
 from facelake.errors import Refused
+from facelake.events import Notice
 from facelake.lake.lake import Lake
 from facelake.publish.template_index import IndexFacts
 from facelake.publish.thresholds import impostor_curve
@@ -21,9 +22,9 @@ from facelake.stages.gallery.face_index import photos_of_subject
 from facelake.stages.gallery.versions import Gallery, list_galleries, not_active, require_gallery
 from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.changes import Outgoing
-from facelake.stages.sharing.delivery import Delivery, check_place, delivery
+from facelake.stages.sharing.delivery import Delivery, check_free, delivery
 from facelake.stages.sharing.index_files import IndexWriter
-from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, mark_sent, refuse_debtor
+from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, leases, mark_sent, refuse_debtor
 
 _FORMAT = 4
 _COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_digest")
@@ -112,13 +113,14 @@ def export_gallery(
         The manifest.
 
     Raises:
+        ConfigError: `out` is inside the lake or the corpus, or has files of others that would be overwritten.
         Refused: the gallery is not in force for the purpose, or the recipient owes an action on an earlier lease.
         LedgerMoved: an event was recorded meanwhile; nothing has left.
     """
     now = datetime.now(UTC)
     purpose = reference(purpose)
     outgoing = Outgoing.of(context.lake, purpose, now, key)
-    check_place(out)
+    earlier = check_free(out, "export", context.config)
     terms = LeaseTerms(recipient, purpose, lease_days(context, days))
     described = description_of(context, outgoing, terms, now)  # refuses before anything is written
     with delivery(out, context.config.s3, context.lake.uri) as files:
@@ -127,7 +129,16 @@ def export_gallery(
         # at the end: a lease without an export would have to be returned
         lease = issue(context.lake, outgoing.gallery, terms, described["identities"], now, outgoing.ledger.newest_seq)
         leased = {"format": _FORMAT, "lease_id": lease.lease_id, "expires_at": lease.expires_at.isoformat()}
-        return files.hand_over(context, "export", leased | described | {"index": facts.as_json()})
+        manifest = files.hand_over(context, "export", leased | described | {"index": facts.as_json()})
+    _tell_of_replaced(context, out, earlier)
+    return manifest
+
+
+def _tell_of_replaced(context: Context, out: str, lease_id: str | None) -> None:
+    """Report that an export of this lake was overwritten whose lease is still open: its recipient keeps owing."""
+    if any(lease.lease_id == lease_id and not lease.returned for lease in leases(context.lake)):
+        text = f"the export under {lease_id} in {out} was overwritten and its lease is still open: "
+        context.emit(Notice("export", text + f"run `facelake feed return {lease_id}` if no other copy is left"))
 
 
 def lease_days(context: Context, days: int | None) -> int:
@@ -203,7 +214,7 @@ def send_changes(
         The manifest.
 
     Raises:
-        ConfigError: there is no such lease or version.
+        ConfigError: there is no such lease or version, or the place has other files.
         Refused: the lease was recalled, has ended or was returned.
         LedgerMoved: an event was recorded meanwhile; nothing has left.
     """
@@ -211,6 +222,7 @@ def send_changes(
     lease = lease_in_force(context.lake, lease_id, now)
     outgoing = Outgoing.of(context.lake, lease.purpose, now, key)
     before = lease.acknowledged if since is None else since
+    check_free(out, "changes", context.config)
     with delivery(out, context.config.s3, context.lake.uri) as files:
         rows = files.write_rows("changes", outgoing.changes(before))
         outgoing.ledger.check_unchanged()

@@ -82,7 +82,7 @@ def _check_arguments(context: Context, lease: FeedLease, end: datetime, out: str
     if out is None:
         what = f"lease {lease.lease_id} is of files"
         raise ConfigError(what, where="--out", next_step="give the folder of the export, or one to send from")
-    check_place(out)
+    check_place(out, context.config)
     there = read_manifest(out, context.config.s3)
     if there is not None and (there.get("lease_id") != lease.lease_id or "kind" in there):
         what = f"there is a {MANIFEST} that is not of the export under {lease.lease_id}"

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from facelake.config import Config
+from facelake.contracts import SourceClass
 from facelake.errors import ConfigError, Refused
 from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission import import_images
@@ -141,6 +143,44 @@ def test_both_unicode_forms_of_a_name_are_one_photo(tmp_path: Path) -> None:
     (photos / unicodedata.normalize("NFD", "café.jpg")).rename(photos / unicodedata.normalize("NFC", "café.jpg"))
     assert imported(tmp_path, str(photos))[0]["present"] == 1
     assert list(corpus(tmp_path)) == [f"s/{unicodedata.normalize('NFC', 'café.jpg')}"]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_two_files_of_one_name_never_replace_each_other(tmp_path: Path, pack: bool) -> None:
+    photos = tmp_path / "p"
+    photos.mkdir()
+    for form in ("NFD", "NFC"):
+        (photos / unicodedata.normalize(form, "café.jpg")).write_bytes(PHOTO + form.encode())
+    location = str(photos)
+    if pack:
+        location += ".tar"
+        with tarfile.open(location, "w") as tar:
+            for form in ("NFC", "NFD"):
+                tar.add(photos / unicodedata.normalize(form, "café.jpg"), "café.jpg")
+    for replace_changed in (False, True, True):
+        counts, notes = imported(tmp_path, location, replace_changed=replace_changed)
+        assert (counts["changed"], counts["replaced"], counts["skipped_second_files_of_one_name"]) == (0, 0, 1)
+        assert any("second files of one name: caf" in note for note in notes)
+        assert list(corpus(tmp_path).values()) == [PHOTO + b"NFC"]
+
+
+@pytest.mark.parametrize("name", ["web-scrape", "cctv", "unknown"])
+def test_photos_that_no_run_may_process_are_not_imported(tmp_path: Path, name: str) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/a.jpg").write_bytes(PHOTO)
+    with pytest.raises(ConfigError, match=f"photos of class {name} are never processed"):
+        imported(tmp_path, str(tmp_path / "p"), grant=Grant("b", source_class=SourceClass(name)))
+    assert not (tmp_path / "lake/corpus").exists()
+    assert not Lake.open(str(tmp_path / "lake"))["ledger"].read().num_rows
+
+
+def test_an_import_refuses_a_purpose_that_is_nearly_a_known_one(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/a.jpg").write_bytes(PHOTO)
+    with pytest.raises(ConfigError, match=r"no purpose 'identity-groupin' \(did you mean 'identity-grouping'"):
+        imported(tmp_path, str(tmp_path / "p"), grant=Grant("b", ("identity-groupin",)))
+    assert not (tmp_path / "lake/corpus").exists()
+    assert imported(tmp_path, str(tmp_path / "p"), grant=Grant("b", ("print",)))[0]["granted"] == 1
 
 
 def test_new_photos_do_not_come_in_under_a_statement_made_for_others(tmp_path: Path) -> None:

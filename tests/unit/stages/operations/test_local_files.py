@@ -61,7 +61,15 @@ def test_cleanup_deletes_what_is_not_in_use(tmp_path: Path, host: dict[str, str]
     assert running.exists()
     assert key.exists()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["of-others.txt"]
-    run_json("cleanup", "--delete", "--keys", env=host)
+    hash_key = key.parent / "hash-key"  # named by the configs of `facelake init`, not by the default one
+    hash_key.write_text("key")
+    asked = run_cli("cleanup", "--delete", "--keys", env=host)
+    assert asked.returncode == 2
+    assert str(key) in asked.stderr
+    assert str(hash_key) in asked.stderr
+    assert "keep a copy of the keys, then add --yes; nothing was deleted" in asked.stderr
+    assert key.exists()
+    run_json("cleanup", "--delete", "--keys", "--yes", env=host)
     assert not key.parent.exists()
     refused = run_cli("cleanup", "--keys", env=host)
     assert refused.returncode == 2
