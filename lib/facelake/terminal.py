@@ -219,9 +219,13 @@ def printable(text: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    """Format a value for a table: at most four significant digits."""
+    """Format a value for a table: at most four significant digits, times to the second, lists without brackets."""
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value))
     return "" if value is None else printable(str(value))
 
 

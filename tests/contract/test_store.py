@@ -225,6 +225,12 @@ def test_unreachable_and_forbidden_stores_are_reported(weed_env: Server, monkeyp
         Lake.create("s3://lake/x")
 
 
+def test_a_bucket_of_no_valid_name_is_not_called_unreachable(weed_env: Server) -> None:
+    for name in ("b", "Not_A_Bucket", "a b"):
+        with pytest.raises(ConfigError, match="is not a valid name of a bucket"):
+            Lake.create(f"s3://{name}/x")
+
+
 def test_keys_cannot_leave_a_directory(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     for key in ("../x", "/etc/passwd", "a/../../x"):

@@ -252,6 +252,23 @@ def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:
     assert "no identity is in force" in refused.stderr
 
 
+def test_what_is_not_in_the_gallery_is_explained(demo_lake: Path) -> None:
+    lake = ["--lake", str(demo_lake)]
+    for fate in ("refused", "rejected"):
+        image = run_json("images", f"--{fate}", *lake)["images"][0]
+        said = run_json("gallery", "show", image["image_id"], *lake, code=2)["error"]
+        assert said["what"].endswith(f"has no face in the gallery: of 1 photos 1 {fate} for {image['reason']}")
+    assert "no active identity 'x'" in run_json("gallery", "show", "x", *lake, code=2)["error"]["what"]
+    one, two = (item["identity_id"] for item in run_json("gallery", "show", *lake)["identities"][:2])
+    run_json("correct", "merge", one, two, *lake)
+    assert "note report: to act on: 1 grant past the date of destruction" in run_cli("nightly", *lake).stderr
+    (left,) = {one, two} & {item["identity_id"] for item in run_json("gallery", "show", *lake)["identities"] if item["status"] == "active"}  # fmt: skip
+    (gone,) = {one, two} - {left}
+    for command in (("gallery", "show", gone), ("explain", gone, left), ("explain", left, gone)):
+        error = run_json(*command, *lake, code=2)["error"]
+        assert (error["what"], error["next"]) == (f"no active identity {gone!r}: merged into {left}", f"use {left}")
+
+
 def test_other_commands(demo_lake: Path) -> None:
     assert run_json("models", "list")["models"][0]["name"] == "opencv"
     assert run_json("models", "show")["model"]["licence"]

@@ -161,6 +161,7 @@ def test_remains_are_named_and_other_runs_go_on(demo_lake: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "is not finished" in done.stderr
     assert len(run_json("status", "--lake", lake)["unfinished_erasures"]) == 1
+    assert "1 erasures are not certified yet" in run_cli("verify", "--lake", lake).stderr
     (demo_lake / "notes.txt").unlink()
     done = run_cli("erase", "--subject", "person-2", "--yes", "--lake", lake)
     assert done.returncode == 0, done.stderr

@@ -149,11 +149,14 @@ def test_a_matcher_refuses(demo_lake: Path, tmp_path: Path) -> None:
 def test_recalled_and_ended_leases(demo_lake: Path, tmp_path: Path) -> None:
     lake = str(demo_lake)
     issued = run_json("gallery", "export", "--out", str(tmp_path / "a"), "--purpose", P, "--recipient", "gate", "--lake", lake)  # fmt: skip
+    (row,) = run_json("feed", "leases", "--lake", lake)["leases"]
+    assert (row["state"], row["owes"]) == ("in force", None)
     assert run_json("feed", "recall", "--recipient", "gate", "--lake", lake)["recalled"] == [issued["lease_id"]]
     again = run_cli("gallery", "export", "--out", str(tmp_path / "b"), "--purpose", P, "--recipient", "gate", "--lake", lake)  # fmt: skip
     assert again.returncode == 1
     assert "was recalled" in again.stderr
     (row,) = run_json("feed", "leases", "--lake", lake)["leases"]
+    assert row["state"] == "was recalled and is not returned"
     assert row["owes"] == "was recalled and is not returned"
     run_json("feed", "return", issued["lease_id"], "--lake", lake)
     with writing(load_config(lake=lake), "test") as context:

@@ -82,3 +82,20 @@ def test_a_lake_beside_the_config_is_not_made_again_in_another_folder(
     assert load_config("../home/my.yaml").lake == "my-lake"
     monkeypatch.chdir(tmp_path / "home")
     assert load_config("my.yaml").lake == "my-lake"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("embed: {actors: 0}", "embed.actors"),
+        ("embed: {chunk_rows: many}", "embed.chunk_rows"),
+        ("governance: {trusted_keys: [x]}", "governance.trusted_keys.0"),
+        ("corpus: {kind: zip}", "corpus.kind"),
+        ("model: {accept_lineage: {a: [1]}}", "model.accept_lineage.a"),
+    ],
+)
+def test_an_error_names_the_key_as_the_file_has_it(tmp_path: Path, text: str, key: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path / "a.yaml"))
+    assert caught.value.what.startswith(f"key {key!r}: "), caught.value.what

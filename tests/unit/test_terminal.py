@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,12 @@ def test_a_run_ends_with_a_table_and_the_alerts(capsys: pytest.CaptureFixture[st
     ]
     Terminal().run_summary([StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 0}, 0.5)])
     assert capsys.readouterr().out.splitlines()[-1] == "no alerts in the report"
+
+
+def test_tables_show_times_to_the_second_and_lists_without_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    then = datetime(2026, 11, 27, 5, 40, 16, 802925, UTC)
+    Terminal().table("ledger", ["at", "purposes"], [[then, ["identity-grouping", "print"]]])
+    assert capsys.readouterr().out.splitlines()[-1] == "2026-11-27 05:40:16  identity-grouping, print"
 
 
 def test_the_version_is_printed() -> None:

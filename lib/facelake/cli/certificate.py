@@ -30,7 +30,7 @@ def certificate_verify(
         "controller": body.get("controller") or "not named",
         "completed at": body["completed_at"],
         "purpose": body.get("purpose") or "all",
-        "removed": ", ".join(f"{name} {count}" for name, count in body["removed"].items() if count),
+        "removed": ", ".join(f"{name} {count}" for name, count in body["removed"].items() if count) or "nothing",
         "objects searched": body["residual_scan"].get("objects"),
         "remains": body["residual_scan"].get("hits"),
         "coincidences": sum((body["residual_scan"].get("coincidences") or {}).values()),
@@ -43,6 +43,8 @@ def certificate_verify(
         "signed by key": checked.key or "none",
     }
     call.terminal.figures("certificate", facts)
+    for item in body["residual_scan"].get("not_searched") or ():
+        call.terminal.say(f"not searched: {item}")
     if not checked.intact:
         call.terminal.say("NOT VALID: the signature does not fit the content: it was changed after it was signed")
     elif not checked.valid:

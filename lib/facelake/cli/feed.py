@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -25,12 +26,14 @@ _COLUMNS = (
 @command(feed_app, "leases")
 def feed_leases(call: Invocation) -> None:
     """List every lease and what its recipient still owes."""
+    now = datetime.now(UTC)
     rows = [
         {name: getattr(state.lease, name) for name in _COLUMNS}
+        | {"state": state.lease.ended(now) or "in force"}
         | {"recalled": state.lease.recalled, "returned": state.lease.returned, "owes": state.owes}
         for state in call.open_lake().feed.leases()
     ]
-    columns = [*_COLUMNS, "owes"]
+    columns = [*_COLUMNS, "state", "owes"]
     call.terminal.table("leases", columns, [[row[name] for name in columns] for row in rows])
     call.terminal.result({"ok": True, "leases": rows})
 

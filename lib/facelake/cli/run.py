@@ -284,6 +284,8 @@ def verify(
         terminal.say(f"searched every object of the lake: no trace of {', '.join(map(repr, residual))}")
     problems = [{"check": f.check, "problem": f.problem} for f in findings]
     terminal.say("the lake is consistent" if result.ok else f"{len(findings) + len(hits)} problems")
+    if unfinished := result.counts.get("unfinished_erasures"):
+        terminal.warn(f"{unfinished} erasures are not certified yet: `facelake status` lists them; give them again")
     terminal.result({"ok": result.ok, "problems": problems, "residual": hits, "counts": result.counts})
     if not result.ok:
         raise typer.Exit(1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from facelake.config.sections import Config
 from facelake.contracts import parse_yaml
 from facelake.errors import ConfigError
 
+_ALTERNATIVE = re.compile(r"^(constrained-|literal\[|function-|nullable|str$|int$|float$|bool$|list\[|dict\[)")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -98,13 +100,25 @@ def _validate(kind: type[M], data: dict[str, Any], where: str) -> M:
         return kind.model_validate(data)
     except ValidationError as err:
         problem = err.errors()[0]
-        path = ".".join(str(part) for part in problem["loc"])
+        path = ".".join(_keys(kind, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             near = _nearest(kind, problem["loc"])
             hint = f"did you mean {near!r}" if near else "remove the key"
             raise ConfigError(f"unknown key {path!r}", where=where, next_step=hint) from None
         message = str(problem["msg"]).removeprefix("Value error, ")
         raise ConfigError(f"key {path!r}: {message}", where=where, next_step="correct the value") from None
+
+
+def _keys(kind: type[BaseModel], loc: tuple[int | str, ...]) -> Iterator[str]:
+    """Yield the keys of the file in a location, without the names of alternatives that pydantic puts behind them."""
+    section: Any = kind
+    for part in loc:
+        is_section = isinstance(section, type) and issubclass(section, BaseModel)
+        if not is_section and isinstance(part, str) and _ALTERNATIVE.search(part):
+            return
+        yield str(part)
+        field = section.model_fields.get(str(part)) if is_section else None
+        section = field.annotation if field else None
 
 
 def _nearest(kind: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:

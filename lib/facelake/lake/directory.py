@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -75,8 +76,7 @@ class DirectoryStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as err:
-            next_step = "check the path, rights and space"
-            raise Retryable(f"cannot write: {err}", where=str(target), next_step=next_step) from err
+            raise _unwritable(err, target) from err
         return Path(file.name)
 
     def write(self, key: str, data: bytes) -> None:
@@ -96,8 +96,7 @@ class DirectoryStore:
                 os.fsync(sink.fileno())
             beside.replace(self._path(key))
         except OSError as err:
-            next_step = "check the path, rights and space"
-            raise Retryable(f"cannot write: {err}", where=str(self._path(key)), next_step=next_step) from err
+            raise _unwritable(err, self._path(key)) from err
         finally:
             _IN_FLIGHT.discard(str(beside))
 
@@ -184,3 +183,12 @@ def _is_first(folder: str, entered: set[tuple[int, int]]) -> bool:
 
 def _described(key: str, status: os.stat_result) -> StoredObject:
     return StoredObject(key, status.st_size, f"{status.st_mtime_ns:x}")
+
+
+def _unwritable(err: OSError, target: Path) -> Retryable:
+    next_step = "check the path and its rights"
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        # every command that writes takes a lease first, `vacuum` too
+        next_step = "free space on this disk, then run again; with a megabyte free, `facelake vacuum` can delete data "
+        next_step += "files that no kept version needs"
+    return Retryable(f"cannot write: {err.strerror or err}", where=str(target), next_step=next_step)

@@ -108,7 +108,14 @@ class S3Store:
             return ConfigError(
                 "no S3 credentials", where=where, next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
+        if code == "InvalidBucketName" or type(err).__name__ == "ParamValidationError":
+            what = f"{self.bucket!r} is not a valid name of a bucket"
+            next_step = "correct the URI: 3 to 63 lower-case letters, digits, dots and hyphens"
+            return ConfigError(what, where=where, next_step=next_step)
         at = f" at {self.endpoint}" if self.endpoint else ""
+        if code and not _answers_later(err):
+            what = f"the object store{at} refuses the request: {code}"
+            return Retryable(what, where=where, next_step=f"{_CHECK}, and the URI")
         what = f"the object store{at} does not answer: {type(err).__name__} {code}".rstrip()
         return Retryable(what, where=where, next_step="check the endpoint and the network, then run again")
 
@@ -314,3 +321,11 @@ class S3Store:
 
 def _code(err: BotoCoreError | ClientError) -> str:
     return str(err.response["Error"].get("Code", "")) if isinstance(err, ClientError) else ""
+
+
+def _answers_later(err: BotoCoreError | ClientError) -> bool:
+    """Whether the store answered that it cannot serve the request now (5xx, 429), or did not say why."""
+    status = (
+        err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500) if isinstance(err, ClientError) else 500
+    )
+    return not 400 <= int(status) < 500 or status == 429

@@ -39,7 +39,10 @@ def signed_manifest(store: ObjectStore, keys: Collection[str]) -> dict[str, Any]
         if not isinstance(files, dict) or any("/" in name for name in files):
             raise ValueError("files")
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as err:
-        what = f"no gallery export: {type(err).__name__}"
+        found = (
+            "has no manifest.json" if isinstance(err, FileNotFoundError) else "has a manifest.json that is not of one"
+        )
+        what = f"no gallery export: the folder {found}"
         next_step = "give the folder that `gallery export` or `feed changes` wrote"
         raise ConfigError(what, where=store.uri, next_step=next_step) from err
     if not any(signature_fits(body, signature, key) for key in keys or (None,)):

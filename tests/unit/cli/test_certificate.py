@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,9 +68,11 @@ def test_a_trail_that_was_chained_again_is_noticed(context: Context, tmp_path: P
 def test_the_config_pins_keys_for_hosts_without_one(context: Context, tmp_path: Path) -> None:
     other = {"governance.signing_key": str(tmp_path / "none.pem")}
     key = Signer.load_or_create(tmp_path / "key.pem").fingerprint
-    for trusted, faults in (([], 0), ([key], 0), (["0" * 32], 3)):
+    for trusted, faults in (([], 0), ([key], 0), (["0" * 32], 1)):
         config = load_config(lake=context.lake.uri, overrides=other | {"governance.trusted_keys": trusted})
-        assert len(verify(reading(config), "audit")[0]) == faults
+        found = verify(reading(config), "audit")[0]
+        assert len(found) == faults
+    assert re.search(rf"^3 records, from audit/\S+ on, .* not trusted here: {key}; if it is yours", found[0].problem)
     config = load_config(lake=context.lake.uri, overrides=other | {"governance.trusted_keys": [key]})
     with pytest.raises(ConfigError, match=r"this host has no signing key, and governance\.trusted_keys"):
         reading(config).signer()
@@ -90,12 +93,21 @@ def test_a_certificate_is_checked_without_the_lake(context: Context, tmp_path: P
     assert done.returncode == 0
     assert "Compare the key" in done.stdout
     assert run_json("certificate", "verify", str(file), "--key", "0" * 32, code=1)["valid"] is False
+    for item in said["certificate"]["residual_scan"]["not_searched"]:
+        assert f"not searched: {item}" in done.stdout
     assert "by another key" in run_cli("certificate", "verify", str(file), "--key", "0" * 32).stdout
     record = json.loads(file.read_text())
     record["body"]["removed"]["images"] = 7
     file.write_text(json.dumps(record))
     done = run_cli("certificate", "verify", str(file), "--key", key)
     assert (done.returncode, "changed after it was signed" in done.stdout) == (1, True)
+    nothing = erase(context, Request.of(subjects=["person-1"]))
+    file.write_bytes(context.lake.store.read(nothing.certificate))
+    said_so = run_cli("certificate", "verify", str(file)).stdout
+    assert re.search(r"^removed +nothing$", said_so, re.MULTILINE)
+    assert "earlier erasure named" in said_so
+    file.write_text("lake: my-lake")
+    assert "it is not JSON" in run_cli("certificate", "verify", str(file)).stderr
     file.write_text("[" * 100_000)
     assert run_cli("certificate", "verify", str(file)).returncode == 2
     assert verify(context, "audit")[0] == []

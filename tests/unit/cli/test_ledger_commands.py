@@ -194,3 +194,11 @@ def test_a_class_that_bars_a_source_for_good_is_refused_until_it_is_confirmed(
     assert keys(lake) == ["school"], "nothing was recorded"
     run_json(*grant, "--even-if-unknown", "--lake", str(lake))
     assert keys(lake) == ["school"] * 2
+
+
+def test_a_photo_that_is_named_in_the_wrong_folder_is_offered(lake: Path) -> None:
+    for wrong in ("school/2026/person-0041.jpg", "other/person-0041.jpg"):
+        done = run_cli("erase", "--image", wrong, "--yes", "--lake", str(lake))
+        assert done.returncode == 2
+        assert "there is 'school/person-0041.jpg'" in done.stderr
+    assert "there is" not in run_cli("erase", "--image", "school/0041.jpg", "--yes", "--lake", str(lake)).stderr

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
+import pytest
+
+from facelake.errors import Retryable
 from facelake.lake.directory import DirectoryStore
 from facelake.lake.store import every_object
 
@@ -22,6 +26,19 @@ def test_links_to_folders_are_listed_on_request_and_each_folder_once(tmp_path: P
     store = DirectoryStore(str(lake))
     assert [item.key for item in store.list()] == ["own/a"]
     assert [item.key for item in every_object(store)] == ["link/b", "own/a"]
+
+
+def test_a_full_disk_is_named_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = DirectoryStore(str(tmp_path))
+    (tmp_path / "photo").write_bytes(b"a")
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (lambda: store.write("a", b"1"), lambda: store.create("a", b"1"), lambda: store.upload("a", tmp_path / "photo")):  # fmt: skip
+        with pytest.raises(Retryable, match=r"No space left.* Next: free space on this disk, .*`facelake vacuum`"):
+            write()
+    assert store.tag("a") is None
 
 
 def test_a_pipe_is_not_an_object(tmp_path: Path) -> None:

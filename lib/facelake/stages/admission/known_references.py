@@ -101,6 +101,11 @@ class Known:
             return
         spelled = references(ids)
         self.images.update(spelled.filter(pc.is_in(spelled, pa.array(sorted(wanted), pa.string()))).to_pylist())
+        for image in sorted(wanted):
+            same_file = pc.ends_with(spelled, pattern="/" + image.rpartition("/")[2])
+            for other in spelled.filter(pc.fill_null(same_file, False)).to_pylist()[:1]:  # in another folder or source
+                if other != image:
+                    self._similar_images.setdefault(image, other)
         lower = pc.utf8_lower(pc.utf8_normalize(spelled, "NFKC"))
         plain = pc.replace_substring_regex(lower, r"[^\pL\pN]", "")
         asked = {_plain(image): image for image in sorted(wanted)}

@@ -69,6 +69,7 @@ class Losses:
         total = len(lost) + admitted
         what = f"this run would remove the faces of {len(lost)} of {total} admitted photos: {reasons}; most of them "
         what += f"of source {source!r}. Its purpose is {config.purpose!r}; the ledger has grants for: {purposes}"
-        next_step = "check `purpose` and the dates in `facelake ledger list`; nothing was removed. If the loss is "
+        check = "the classes (`source_class`)" if counted[Refusal.SOURCE_CLASS] else "`purpose` and the dates"
+        next_step = f"check {check} in `facelake ledger list`; nothing was removed. If the loss is "
         next_step += "intended, run `facelake nightly --accept-loss` with the same other options"
         raise Refused(what, where="admit", next_step=next_step)

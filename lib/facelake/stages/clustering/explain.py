@@ -21,7 +21,7 @@ from facelake.publish.corrections import in_force
 from facelake.stages.clustering.calibration_store import Measures, read_measures
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.corrections import agreed_parts
-from facelake.stages.gallery.versions import current_gallery
+from facelake.stages.gallery.versions import FIND_IDENTITY, current_gallery, not_active
 
 _MOST = 4000  # faces of both groups that are compared with each other; larger groups are sampled
 
@@ -147,6 +147,8 @@ def _group_of(lake: Lake, item: str) -> int:
         of_face = part.filter(pc.equal(part["face_id"], face))
         if of_face.num_rows:
             return int(of_face["group_id"][0].as_py())
+    if (gallery := current_gallery(lake)) and (replaced := not_active(gallery, item)).next_step != FIND_IDENTITY:
+        raise replaced  # it names the identity with which this one was merged
     next_step = "give a face_id or identity_id of this gallery (`facelake gallery show` lists them)"
     raise ConfigError(f"neither a face nor an identity here: {item!r}", where="explain", next_step=next_step)
 

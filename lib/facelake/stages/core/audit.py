@@ -22,6 +22,7 @@ from facelake.lake.lake import Lake
 
 _FOLDER = "audit"
 _HEAD = "audit-head.json"
+SIGNED_BY_ANOTHER = "is signed by a key that is not trusted here: "
 _KEY = re.compile(rf"{_FOLDER}/([0-9]{{8}})\.json")
 _ATTEMPTS = 10
 _UNKNOWN = "unknown"  # differs from every digest, so that no record fits after it
@@ -119,7 +120,7 @@ def _record_faults(data: bytes, previous: str, keys: Collection[str]) -> Iterato
     if record["previous"] != previous:
         yield "does not contain the digest of the record before it"
     if "signature" in record and not _signed(record, keys):
-        yield "has a wrong signature"
+        yield _signature_fault(record)
 
 
 def _head_faults(head: _Head, digests: Mapping[int, str]) -> Iterator[str]:
@@ -145,7 +146,7 @@ def _read_head(lake: Lake, keys: Collection[str]) -> _Head:
     if type(count) is not int or count < 1 or not isinstance(digest, str) or _encoded(head, None) != data:
         return _Head(0, _UNKNOWN, "is not a valid head")
     if "signature" in head:
-        fault = "" if _signed(head, keys) else "has a wrong signature"
+        fault = "" if _signed(head, keys) else _signature_fault(head)
     else:
         fault = "is not signed, although the record that it names is" if keys or _names_signed(lake, count) else ""
     return _Head(count, _UNKNOWN if fault else digest, fault)
@@ -183,6 +184,13 @@ def _encoded(value: dict[str, Any], sign: Sign | None) -> bytes:
 def _signed(value: dict[str, Any], keys: Collection[str]) -> bool:
     body = {name: part for name, part in value.items() if name != "signature"}
     return any(verify(body, value["signature"], key) for key in keys or (None,))
+
+
+def _signature_fault(value: dict[str, Any]) -> str:
+    """Describe a signature that is not accepted: it does not fit, or it is by a key that is not trusted."""
+    if not _signed(value, ()):
+        return "has a wrong signature"
+    return f"{SIGNED_BY_ANOTHER}{value['signature'].get('key')}"
 
 
 def _parsed(data: bytes) -> dict[str, Any] | None:

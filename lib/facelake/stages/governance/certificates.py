@@ -45,8 +45,12 @@ def check_certificate(path: str, keys: Sequence[str]) -> CheckedCertificate:
     """
     try:
         record = parse_json(read_text(path))
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"cannot be read: {err}", where=path, next_step="give the file of a certificate") from err
+    except OSError as err:
+        what = f"cannot be read: {err.strerror or err}"
+        raise ConfigError(what, where=path, next_step="give the file of a certificate") from err
+    except ValueError as err:
+        what = "this is no certificate, or one that was changed: it is not JSON"
+        raise ConfigError(what, where=path, next_step="give the file in audit/ that `facelake erase` named") from err
     inner = record.get("body", record) if isinstance(record, dict) else None
     if not isinstance(inner, dict) or not all(name in inner for name in _FIELDS):
         next_step = "give the file in audit/ that `facelake erase` named"

@@ -23,10 +23,11 @@ from facelake.events import StageProgress
 from facelake.lake.store import read_input
 from facelake.stages.admission.known_references import photos_named
 from facelake.stages.admission.ledger_head import Pin, ledger_rows
-from facelake.stages.core.audit import audit_faults
+from facelake.stages.core.audit import SIGNED_BY_ANOTHER, audit_faults
 from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.corpus_size import present_rows
 from facelake.stages.embedding.embed import plan_embed
+from facelake.stages.erasure.notes import pending
 from facelake.stages.erasure.stage import residual
 from facelake.stages.governance.processing_register import (
     MOST_RECORD_BYTES,
@@ -62,6 +63,7 @@ def verify(context: Context, only: str | None = None) -> tuple[list[Finding], di
             findings.append(Finding(name, str(err)))
         context.emit(StageProgress("verify", done))
     run.skip(counts | {"findings": len(findings)})
+    counts["unfinished_erasures"] = len(pending(context.lake))
     return findings, counts
 
 
@@ -195,8 +197,26 @@ def _audit(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """The hash chain of the audit records is intact and signed by a pinned key; the ledger is the one it pins."""
     keys = pinned_keys(context.config)
     counts["pinned_keys"] = len(keys)
-    yield from audit_faults(context.lake, keys)
-    yield from _registers(context, keys)
+    yield from _by_signer([*audit_faults(context.lake, keys), *_registers(context, keys)])
+
+
+def _by_signer(faults: list[str]) -> Iterator[str]:
+    """Yield the faults; those of one key that is not trusted as one, since one step mends them all: a lost key has
+    signed every record.
+    """
+    others: dict[str, list[str]] = {}
+    for fault in faults:
+        name, found, key = fault.partition(f" {SIGNED_BY_ANOTHER}")
+        if found:
+            others.setdefault(key, []).append(name)
+        else:
+            yield fault
+    for key, names in others.items():
+        what = (
+            f"{names[0]} {SIGNED_BY_ANOTHER}{key}" if len(names) == 1 else f"{len(names)} records, from {names[0]} on,"
+        )
+        what += "" if len(names) == 1 else f" are signed by a key that is not trusted here: {key}"
+        yield f"{what}; if it is yours, restore it (governance.signing_key) or add it to governance.trusted_keys"
 
 
 def pinned_keys(config: Config) -> list[str]:
@@ -223,7 +243,9 @@ def _registers(context: Context, keys: list[str]) -> Iterator[str]:
         if register is None:
             yield f"{item.key} is not a record of processing"
         elif not register_is_signed(register, keys):
-            yield f"{item.key} has no valid signature of a pinned key"
+            own = register_is_signed(register, ())
+            fault = f"{SIGNED_BY_ANOTHER}{register['signature'].get('key')}" if own else "has no valid signature"
+            yield f"{item.key} {fault}"
         elif REDACTED not in register and digests.get(item.key, _sha256(data)) != _sha256(data):
             yield f"{item.key} is not the record whose digest the audit trail has"
     yield from (f"{key} is named by the audit trail but missing" for key in sorted(digests.keys() - present))

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from facelake.cluster import columns
 from facelake.contracts import I64, Change, is_of_model
 from facelake.distinct import distinct
+from facelake.events import Notice
 from facelake.lake.sampling import batches
 from facelake.report import (
     Bar,
@@ -95,6 +96,9 @@ def report(context: Context) -> StageResult:
     lake.store.write(f"{PAGES}/{context.run_id}.html", page)
     lake.store.write(LATEST, page)
     _delete_old_pages(context)
+    for alert in data.alerts:
+        if alert.level == "act":
+            context.emit(Notice("report", f"to act on: {alert.message} {alert.next_step}"))
     levels = Counter(alert.level for alert in data.alerts)
     return run.finish({"pages": 1, "bytes": len(page), "to_act_on": levels["act"], "to_look_at": levels["look"]}, state)
 

@@ -21,6 +21,7 @@ from facelake.stages.evaluation.operating_points import compared
 from facelake.stages.gallery.face_index import photos_of_subject
 from facelake.stages.gallery.versions import Gallery, list_galleries, not_active, require_gallery
 from facelake.stages.models.registry import find_card
+from facelake.stages.sharing.absent import without_faces
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import Delivery, check_free, delivery
 from facelake.stages.sharing.index_files import IndexWriter
@@ -68,7 +69,7 @@ def show(
     ]
     faces = pa.concat_tables(shown) if shown else pa.table({})
     if not faces.num_rows:
-        raise not_active(gallery, identity)
+        raise without_faces(lake, reference(identity)) or not_active(gallery, identity)
     return columns, faces.sort_by([("identity_id", "ascending"), ("face_id", "ascending")]).to_pylist()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from facelake.config import load_config
-from facelake.contracts import EventKind, Scope
+from facelake.contracts import EventKind, Scope, SourceClass
 from facelake.errors import Refused
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
@@ -37,6 +37,13 @@ def context(tmp_path: Path) -> Iterator[Context]:
 
 def admitted(context: Context) -> int:
     return sum(context.lake["admissions"].read(["admitted"])["admitted"].to_pylist())
+
+
+def test_a_class_that_was_recorded_stops_the_run_and_is_named(context: Context) -> None:
+    record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "school", (P,), "b", source_class=SourceClass.CCTV)])
+    with pytest.raises(Refused, match=r"source_class 7.*Next: check the classes"):
+        admit(context)
+    assert admitted(context) == 10
 
 
 def test_a_mistyped_purpose_stops_the_run(context: Context) -> None:

@@ -1,0 +1,39 @@
+"""Says why a photo or a person of the lake has no face in the gallery."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.errors import ConfigError
+from facelake.lake.lake import Lake
+
+_COLUMNS = ["image_id", "subject_ref", "admitted", "reason"]
+
+
+def without_faces(lake: Lake, name: str) -> ConfigError | None:
+    """Return the error for a photo id or subject reference whose photos were decided; None if there are none.
+
+    Args:
+        lake: the lake.
+        name: in Unicode form NFC, as the admissions have it.
+    """
+    outcomes: Counter[str] = Counter()
+    admitted: list[str] = []
+    for _, rows in lake["admissions"].parts(_COLUMNS):
+        own = rows.filter(pc.or_kleene(pc.equal(rows["image_id"], name), pc.equal(rows["subject_ref"], name)))
+        outcomes.update(f"refused for {reason}" for reason in own["reason"].drop_null().to_pylist())
+        admitted += own["image_id"].filter(own["admitted"]).to_pylist()
+    for _, rows in lake["rejects"].parts(["image_id", "reason"]) if admitted else ():
+        own = rows.filter(pc.is_in(rows["image_id"], pa.array(admitted, pa.string())))
+        outcomes.update(f"rejected for {reason}" for reason in own["reason"].to_pylist())
+    if not outcomes and not admitted:
+        return None
+    waiting = len(admitted) - sum(count for text, count in outcomes.items() if text.startswith("rejected"))
+    if waiting > 0:
+        outcomes["not processed by a run yet"] += waiting
+    why = ", ".join(f"{count} {text}" for text, count in outcomes.most_common())
+    what = f"{name!r} has no face in the gallery: of {outcomes.total()} photos {why}"
+    return ConfigError(what, where=lake.uri, next_step="`facelake images` lists such photos with details")
