@@ -26,11 +26,12 @@ from facelake.cluster.edges import clear_nearest, leftover_graph
 from facelake.cluster.labels import add_sums, canonical
 from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle
 from facelake.cluster.mapequation import map_equation, whole_graph
-from facelake.cluster.near_groups import dot, nearest_groups
+from facelake.cluster.near_groups import nearest_groups
 from facelake.cluster.neighbours import Search, join
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I32, I64, U8
 from facelake.distinct import distinct, union
+from facelake.inner_product import dot
 
 _NEIGHBOURS = 32
 _FAR = 0.8  # share of the graph's floor below which a face's cosine to a group's mean says nothing

@@ -25,6 +25,7 @@ import numpy as np
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.labels import canonical
 from facelake.contracts import F32, F64, I32, I64, Bool
+from facelake.inner_product import dot
 
 _MAX_PASSES = 20
 _PRIOR_PAIRS = 3.0  # weight of the corpus's level against a group's own
@@ -234,14 +235,6 @@ def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, limits: _JoinL
 
 
 @numba.njit(cache=True)
-def _dot(a: F32, b: F32) -> float:
-    total = 0.0
-    for d in range(len(a)):
-        total += a[d] * b[d]
-    return total
-
-
-@numba.njit(cache=True)
 def _leads(score: float, second: float, size: int, limits: _SettleLimits) -> bool:
     """Return whether a group's similarity is clearly above that of the next one."""
     if score - second < limits.lead:
@@ -264,7 +257,7 @@ def _settle(vectors: F32, labels: I32, near: NearGroups, groups: _Groups, limits
             if score >= limits.attach and _leads(score, second, size[best], limits):
                 out[i] = best
         elif size[own] > 2:
-            at_home = (_dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]
+            at_home = (dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]
             best, score, second = _nearest_group(vectors[i], own, around, 3, groups, size * inside)
             if score > at_home + _MARGIN:
                 out[i] = best
@@ -283,7 +276,7 @@ def _nearest_group(
             continue
         seen[count] = other
         count += 1
-        similarity = _dot(vector, groups.sums[other]) / length[other]
+        similarity = dot(vector, groups.sums[other]) / length[other]
         if similarity > score:
             best, score, second = other, similarity, score
         elif similarity > second:

@@ -25,6 +25,7 @@ from facelake.cluster import topk
 from facelake.cluster.by_group import ByGroup
 from facelake.cluster.lists import Index, trained_index
 from facelake.contracts import F16, F32, F64, I32
+from facelake.inner_product import dot
 from facelake.vectors import unit_rows
 
 _Rows = TypeVar("_Rows", F16, F32, F16 | F32)
@@ -142,15 +143,6 @@ def _principal_axes(sums: F32, seed: int) -> tuple[F32, float]:
 def _remainder(low: F32) -> F32:
     """Norms (n,) of what unit vectors have outside of the axes, from their coordinates (n, _DIMS)."""
     return np.asarray(np.sqrt(np.maximum(1 - np.einsum("ij,ij->i", low, low), 0)), np.float32)
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def dot(a: F32, b: F32) -> np.float32:
-    """Inner product of two vectors; the sums may be taken in another order, so that they are vectorised."""
-    total = np.float32(0)
-    for d in range(len(a)):
-        total += a[d] * b[d]
-    return total
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nnan"})

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from facelake.contracts import F32, F64, I64, Bool
+from facelake.inner_product import dot
 
 _MIN_WEIGHT = 1e-3
 _MIN_SIMILARITY = 0.6  # of an exemplar to the template, as a share of the cohesion; others may be wrong members
@@ -16,7 +17,7 @@ def weight_of(quality: F32) -> F32:
     return np.maximum(quality, np.float32(_MIN_WEIGHT)).astype(np.float32)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def add_weighted(vectors: F32, weights: F32, labels: I64, sums: F64, total: F64) -> None:
     """Add weighted vectors (n, dim) to the sums (count, dim) and total weights (count,) of their labels, in order.
 
@@ -71,7 +72,7 @@ def exemplars(vectors: F32, weights: F32, labels: I64, means: F32, cohesion: F32
     return np.asarray(_exemplars(vectors, weights, bounds, means, cohesion, most), bool)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _exemplars(vectors: F32, weights: F32, bounds: I64, means: F32, cohesion: F32, most: int) -> Bool:
     chosen = np.zeros(len(vectors), np.bool_)
     for m in range(len(bounds) - 1):
@@ -81,12 +82,12 @@ def _exemplars(vectors: F32, weights: F32, bounds: I64, means: F32, cohesion: F3
             continue
         to_template, distance = np.empty(last - first), np.ones(last - first)
         for i in range(first, last):
-            to_template[i - first] = (vectors[i] * means[m]).sum()
+            to_template[i - first] = dot(vectors[i], means[m])
         pick = int(np.argmax(to_template))
         for _ in range(most):
             chosen[first + pick] = True
             for i in range(first, last):
-                to_pick = 1.0 - (vectors[i] * vectors[first + pick]).sum()
+                to_pick = 1.0 - dot(vectors[i], vectors[first + pick])
                 distance[i - first] = min(distance[i - first], to_pick)
             best, pick = 1e-3, -1
             for k in range(last - first):

@@ -8,6 +8,7 @@ import numpy as np
 
 from facelake.contracts import F16, F32, F64, I64, Bool
 from facelake.publish.prototypes import add_weighted, core_faces, exemplars, means_of, weight_of
+from facelake.vectors import encode_embeddings, unit_rows
 
 CORE = 5
 """Faces of an identity that decide where its id goes."""
@@ -88,9 +89,9 @@ def represent(faces: FaceVectors, known: KnownTemplates, count: int, most_exempl
     """
     dim = faces.vectors.shape[1]
     sums, total = np.zeros((count, dim)), np.zeros(count)
-    for i, group in enumerate(known.group):  # template * cohesion * weight is the sum of the weighted faces
-        sums[group] += known.template[i].astype(float) * float(known.cohesion[i]) * float(known.weight[i])
-        total[group] += float(known.weight[i])
+    length = known.cohesion * known.weight  # of the sum of the weighted faces that a template stands for
+    add_weighted(known.template, length, known.group, sums, np.zeros(count))
+    np.add.at(total, known.group, known.weight.astype(float))
     add_weighted(faces.vectors, weight_of(faces.quality), faces.group, sums, total)
     template, cohesion = means_of(sums, total)
     score = np.einsum("ij,ij->i", faces.vectors, template[faces.group]) if len(faces.group) else np.zeros(0, np.float32)
@@ -126,14 +127,13 @@ def _choose_exemplars(
     if not len(group):
         return {}
     order = np.lexsort((np.array(names, object).astype(str), group))
-    unit = vectors[order].astype(np.float32)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
+    unit = unit_rows(vectors[order].astype(np.float32), least=1e-9)
     chosen = exemplars(unit, weight_of(quality[order]), group[order], template, cohesion, most)
     similarity = np.einsum("ij,ij->i", unit[chosen], template[group[order][chosen]])
     picked = order[chosen]
+    best_first = picked[np.lexsort((-similarity, group[picked]))]
+    bodies = encode_embeddings(vectors[best_first])
     out: dict[int, list[tuple[str, bytes]]] = {}
-    for k in np.lexsort((-similarity, group[picked])):
-        place = int(picked[k])
-        body = np.ascontiguousarray(vectors[place].astype("<f2")).tobytes()
-        out.setdefault(int(group[place]), []).append((names[place], body))
+    for place, owner, body in zip(best_first.tolist(), group[best_first].tolist(), bodies, strict=True):
+        out.setdefault(owner, []).append((names[place], body))
     return out
