@@ -257,8 +257,11 @@ def test_what_is_not_in_the_gallery_is_explained(demo_lake: Path) -> None:
     for fate in ("refused", "rejected"):
         image = run_json("images", f"--{fate}", *lake)["images"][0]
         said = run_json("gallery", "show", image["image_id"], *lake, code=2)["error"]
-        assert said["what"].endswith(f"has no face in the gallery: of 1 photos 1 {fate} for {image['reason']}")
+        assert said["what"].endswith(f"has no face in the gallery; its photos: 1 {fate} for {image['reason']}")
     assert "no active identity 'x'" in run_json("gallery", "show", "x", *lake, code=2)["error"]["what"]
+    copy = run_cli("report", "--download", str(demo_lake / "copy.html"), *lake)
+    assert (copy.returncode, "is inside the lake" in copy.stderr) == (2, True)
+    assert not (demo_lake / "copy.html").exists()
     one, two = (item["identity_id"] for item in run_json("gallery", "show", *lake)["identities"][:2])
     run_json("correct", "merge", one, two, *lake)
     assert "note report: to act on: 1 grant past the date of destruction" in run_cli("nightly", *lake).stderr

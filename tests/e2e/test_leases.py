@@ -195,7 +195,7 @@ def test_an_export_overwrites_nothing_of_others_and_never_lands_in_the_lake(demo
             assert [file.read_text() for file in project.iterdir()] == ['{"mine": 1}']
         (tmp_path / "link").symlink_to(demo_lake)
         for inside in (demo_lake, demo_lake / "exports/a", demo_lake / "corpus", tmp_path / "link/a"):
-            with pytest.raises(ConfigError, match="inside the lake"):
+            with pytest.raises(ConfigError, match="is inside the lake"):
                 export_gallery(context, str(inside), P, "a")
         assert not leases(context.lake), "no lease of what did not leave"
         first = export_gallery(context, str(tmp_path / "gate"), P, "a")

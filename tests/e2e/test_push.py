@@ -64,6 +64,15 @@ def counts(result: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(result[name] for name in ("state", "before", "inserted", "replaced", "deleted", "after"))
 
 
+@pytest.mark.parametrize("scheme", ["lancedb", "qdrant", "milvus"])
+def test_a_database_is_not_made_inside_the_lake(context: Context, scheme: str) -> None:
+    folder = Path(context.lake.uri) / "database"
+    with pytest.raises(ConfigError, match="is inside the lake"):
+        push(context, PushTerms(f"{scheme}://{folder}/gallery.db?table=gate", "gate-7", P))
+    assert not folder.exists()
+    assert not leases(context.lake)
+
+
 def test_a_target_follows_the_lake_to_its_end(
     context: Context, target_place: tuple[Path | str, str], tmp_path: Path
 ) -> None:

@@ -27,7 +27,11 @@ def report(
     if not open_page and download is None:
         run_stages(call, ["report"])
         return
+    from facelake.stages.core.outside import must_be_outside
+
     settings, terminal = call.config(), call.terminal
+    if download:
+        must_be_outside(download, settings, "--download")
     page = call.open_lake().latest_report()
     path = _copied(page, download) if download else _local(settings, page)
     opened = open_page and webbrowser.open(path.as_uri())

@@ -85,3 +85,10 @@ class Location:
         port = f":{self.port}" if self.port else ""
         host = self.host or dict(self.options).get("host", "")  # the folder of a socket
         return f"{self.scheme}://{host}{port}{self.path}?table={self.table}"
+
+    @property
+    def stored_at(self) -> str | None:
+        """The folder, file or s3:// prefix in which the engine stores its rows; None: it is a server's."""
+        if self.scheme == "lancedb+s3":
+            return f"s3://{self.host}{self.path}"
+        return self.path if self.scheme != "postgresql" and not self.host else None

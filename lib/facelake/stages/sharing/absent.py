@@ -35,5 +35,5 @@ def without_faces(lake: Lake, name: str) -> ConfigError | None:
     if waiting > 0:
         outcomes["not processed by a run yet"] += waiting
     why = ", ".join(f"{count} {text}" for text, count in outcomes.most_common())
-    what = f"{name!r} has no face in the gallery: of {outcomes.total()} photos {why}"
+    what = f"{name!r} has no face in the gallery; its photos: {why}"
     return ConfigError(what, where=lake.uri, next_step="`facelake images` lists such photos with details")

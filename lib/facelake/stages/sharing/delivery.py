@@ -25,9 +25,9 @@ from facelake.errors import ConfigError
 from facelake.lake.data_files import encoding
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
-from facelake.partitions import all_partitions_uri
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
+from facelake.stages.core.outside import must_be_outside
 
 MANIFEST = "manifest.json"
 _FIXED = frozenset({"index.faiss", "model_card.json"})
@@ -122,9 +122,6 @@ class Delivery:
 def check_place(uri: str, config: Config) -> None:
     """Check that files can be handed over there; writes nothing.
 
-    A copy inside the lake would be found by the scan of every later erasure, and one among the photos would be read as
-    a photo.
-
     Raises:
         ConfigError: it is neither a folder nor s3://, it is a file, or it is inside the lake or the corpus.
     """
@@ -133,10 +130,7 @@ def check_place(uri: str, config: Config) -> None:
         raise ConfigError(what, where="--out", next_step="give a folder or s3://bucket/prefix")
     if not uri.startswith("s3://") and (out := _folder(uri)).exists() and not out.is_dir():
         raise ConfigError("there is a file already", where=str(out), next_step="give a folder to write to")
-    for name, root in (("lake", all_partitions_uri(config)), ("lake", config.lake), ("corpus", config.corpus_uri)):
-        if _is_inside(uri, root):
-            what = f"this place is inside the {name}: what is handed to recipients must lie outside of it"
-            raise ConfigError(what, where=uri, next_step="give another folder or s3://bucket/prefix")
+    must_be_outside(uri, config, "--out")
 
 
 def check_free(uri: str, kind: str, config: Config) -> str | None:
@@ -229,13 +223,6 @@ def _names(place: ObjectStore | Path) -> set[str]:
     if isinstance(place, Path):
         return {file.name for file in place.iterdir()} if place.is_dir() else set()
     return {item.key for item in place.list()}
-
-
-def _is_inside(uri: str, root: str) -> bool:
-    """Whether a folder or prefix is another one or lies in it, symbolic links resolved."""
-    if uri.startswith("s3://") or root.startswith("s3://"):
-        return f"{uri.rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
-    return _folder(uri).resolve().is_relative_to(_folder(root).resolve())
 
 
 def _folder(uri: str) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from facelake.publish.leases import FeedLease, recipient_key
 from facelake.publish.transform import key_name
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, must_add_up
+from facelake.stages.core.outside import must_be_outside
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.leases import (
     LeaseTerms,
@@ -70,7 +72,7 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
         a renewed lease; `kept` says what the engine keeps of deleted rows, null for nothing.
 
     Raises:
-        ConfigError: no such target, or recipient and purpose are missing.
+        ConfigError: no such target, recipient and purpose are missing, or a new target would be inside the lake.
         Refused: the table is not this lake's, holds other rows, another model, dimension or purpose, or the recipient
             owes an action.
         LedgerMoved: an event was recorded meanwhile; the next push applies it.
@@ -78,12 +80,17 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
     """
     location = Location.parse(terms.url)
     now = lease_time(context.lake, datetime.now(UTC))
+    place = location.stored_at
+    if place and not place.startswith("s3://") and not Path(place).exists():
+        must_be_outside(place, context.config, "--to")  # opening it would make it
     with open_target(location) as target:
         record = target.read_record()
         if record is None:
             if target.exists():
                 what = f"there is a table {location.table!r} already that no push has made"
                 raise Refused(what, where=location.shown, next_step="name another one: ?table=NAME")
+            if place:
+                must_be_outside(place, context.config, "--to")
             _return_emptied(context, location, now)
             return _fill(context, target, location, terms, None)
         _check_record(context, record, location, terms)
