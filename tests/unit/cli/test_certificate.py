@@ -130,3 +130,20 @@ def test_the_ledger_is_compared_with_what_the_audit_trail_pinned(context: Contex
 def test_a_file_name_stands_for_the_ids_that_end_with_it(context: Context) -> None:
     assert sum(verify_residual(context, ["1.jpg"])[1].values()) > 0
     assert verify_residual(context, ["9.jpg"])[1] == {}
+
+
+def test_a_lost_signing_key_is_noticed_when_a_new_one_is_made(context: Context, tmp_path: Path) -> None:
+    lost = context.signer().fingerprint
+    (tmp_path / "key.pem").rename(tmp_path / "backup.pem")
+    notes: list[str] = []
+    context.emit = lambda event: notes.append(str(event))
+    assert context.signer().fingerprint != lost
+    assert any(f"signed by another key, {lost}: if that key was lost, restore it" in note for note in notes)
+    notes.clear()
+    (tmp_path / "key.pem").unlink()
+    (tmp_path / "backup.pem").rename(tmp_path / "key.pem")
+    assert context.signer().fingerprint == lost
+    context.lake.store.delete("audit-head.json")
+    (tmp_path / "key.pem").unlink()
+    assert context.signer().fingerprint != lost
+    assert len(notes) == 1, "a lake without a trail has no other key"

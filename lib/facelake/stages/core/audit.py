@@ -80,6 +80,16 @@ def records(lake: Lake) -> Iterator[tuple[str, bytes]]:
         yield key, lake.store.read(key)
 
 
+def last_signer(lake: Lake) -> str | None:
+    """Return the fingerprint that the head names as its signer, unchecked; None if there is none."""
+    try:
+        signature = _json(lake.store.read(_HEAD)).get("signature")
+    except FileNotFoundError:
+        return None
+    key = signature.get("key") if isinstance(signature, dict) else None
+    return key if isinstance(key, str) else None
+
+
 def audit_faults(lake: Lake, keys: Collection[str] = ()) -> list[str]:
     """Return the faults of the chain: records that were edited, deleted, inserted or reordered; empty if it is intact.
 

@@ -20,6 +20,7 @@ from facelake.errors import ConfigError, Corrupt, LedgerMoved
 from facelake.events import Listener, Notice, StageFinished, StageStarted, ignore_events
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
+from facelake.stages.core.audit import last_signer
 
 if TYPE_CHECKING:  # commands that only read need no decoder or encoder
     from facelake.embed import Pack
@@ -69,6 +70,12 @@ class Context:
                 f"a new signing key was made in {governance.signing_key}: {signer.fingerprint}. Keep a copy; publish "
             )
             self.emit(Notice("sign", text + "the fingerprint, and list it in governance.trusted_keys on every host"))
+            if (before := last_signer(self.lake)) not in (None, signer.fingerprint):
+                text = (
+                    f"the last record of this lake's audit trail is signed by another key, {before}: if that key was "
+                )
+                text += "lost, restore it from your copy and run again; if it is another host's, list both in "
+                self.emit(Notice("sign", text + "governance.trusted_keys"))
         return signer
 
     def sign(self, body: dict[str, Any]) -> dict[str, str]:
