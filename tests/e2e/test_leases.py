@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import load_config
@@ -89,6 +90,34 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
         export_gallery(context, str(tmp_path / "d"), P, "gate-7")
         assert copy.same_as(Gallery.open(str(tmp_path / "d")))
         assert audit_faults(context.lake) == []
+
+
+def test_a_copy_that_is_behind_is_refused_where_the_lake_is_at_hand(demo_lake: Path, tmp_path: Path) -> None:
+    """The copy itself cannot know who withdrew; a host that has the lake can."""
+    config = load_config(lake=str(demo_lake))
+    photo, copy = tmp_path / "one.jpg", str(tmp_path / "a")
+    rows = pq.read_table(min((demo_lake / "corpus").glob("*.parquet")), columns=["image"])
+    photo.write_bytes(rows["image"][0].as_py())
+    with writing(config, "test") as context:
+        lease = export_gallery(context, copy, P, "gate-7")["lease_id"]
+    with_lake = tmp_path / "with.yaml"
+    with_lake.write_text(f"lake: {demo_lake}\n")
+    without = tmp_path / "without.yaml"
+    without.write_text(f"lake: {tmp_path / 'none'}\n")
+    probe = ("match", str(photo), "--gallery", copy, "--threshold", "0.5")
+    run_json(*probe, "-c", str(with_lake))
+
+    withdraw(Lake.open(str(demo_lake)), "person-3")
+
+    refused = run_json(*probe, "-c", str(with_lake), code=1)["error"]
+    assert "withdrawal" in refused["what"]
+    assert f"feed changes {lease}" in refused["next"]
+    run_json(*probe, "-c", str(without))
+    with writing(config, "test") as context:
+        send_changes(context, lease, str(tmp_path / "changes"))
+        Gallery.open(copy).apply(str(tmp_path / "changes"))
+        acknowledge(context.lake, lease)
+    run_json(*probe, "-c", str(with_lake))
 
 
 def test_an_export_that_fails_leaves_no_lease(demo_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,12 +42,14 @@ def match(
     from facelake.embedder import Embedder, ProbeGate
     from facelake.match.search import MatchOptions
     from facelake.matcher import Gallery
+    from facelake.stages.sharing.leases import refuse_stale_copy
 
     if bool(photos) == bool(evaluate):
         raise ConfigError("give photos, or --evaluate", where="match", next_step="see `facelake match --help`")
     config = call.config()
     secret = template_key(key_env) if key_env else None
     opened = Gallery.open(gallery, key=secret, keys=key or (), s3=config.s3)
+    refuse_stale_copy(config, opened.lease_id)
     embedder = Embedder(config=config, gate=ProbeGate(min_quality))
     options = MatchOptions(top, fmr, threshold, claim)
     if evaluate:

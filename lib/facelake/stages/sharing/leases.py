@@ -10,9 +10,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from facelake.config import Config
 from facelake.contracts import LEASES, Change
 from facelake.errors import ConfigError, Refused
-from facelake.lake.lake import Lake
+from facelake.lake.lake import Lake, has_lake
+from facelake.lake.store import open_store
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events, recipient_key
 from facelake.stages.admission.accepted_clock import AcceptedClock, newest
 from facelake.stages.admission.ledger import present_time
@@ -126,6 +128,25 @@ def refuse_debtor(lake: Lake, recipient: str, now: datetime) -> None:
             what = f"{lease.recipient!r} gets no further export: lease {lease.lease_id} {owed[lease.lease_id]}"
             next_step = "have the changes applied and run `facelake feed ack`, or the copy deleted and `feed return`"
             raise Refused(what, where=lake.uri, next_step=next_step)
+
+
+def refuse_stale_copy(config: Config, lease_id: str) -> None:
+    """Check with the config's lake, where there is one, that a copy may be used as it is.
+
+    A copy knows when its lease ends, but not who was erased or withdrew since. Leases of other lakes are not known.
+
+    Raises:
+        Refused: the recipient of the copy owes an action.
+    """
+    if not has_lake(open_store(config.lake, config.s3)):
+        return
+    lake = Lake.open(config.lake, config.s3, config.governance.hash_key)
+    if duty := what_is_owed(lake, datetime.now(UTC)).get(lease_id):
+        next_step = (
+            f"run `facelake feed changes {lease_id} --out DIR`, apply them to the copy (docs/matcher.md), and "
+            f"`facelake feed ack {lease_id}`; or delete the copy and run `facelake feed return {lease_id}`"
+        )
+        raise Refused(f"this copy may not be used: its recipient {duty}", where=lake.uri, next_step=next_step)
 
 
 def lease_in_force(lake: Lake, lease_id: str, now: datetime) -> FeedLease:
