@@ -9,6 +9,7 @@ import numpy as np
 
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.linkage import inside_similarity, wanted_ratio
+from facelake.cluster.overlap import Links, Sums, expected_links, link_cuts, matched, overlapping
 from facelake.cluster.quality_norm import Gate
 from facelake.contracts import F32, I64
 
@@ -37,6 +38,20 @@ class Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """How far the photos of two groups run into each other (`overlap`)."""
+
+    cut: float
+    """discounted cosine from which a pair of faces counts as a link"""
+    links: int
+    """of all pairs; clustering counts those among each face's 32 best neighbours"""
+    expected: float
+    """links that two people with that mean similarity would have"""
+    joins: bool
+    """whether the links are many enough, and of enough faces, for one person"""
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPair:
     """Two groups."""
 
@@ -53,10 +68,11 @@ class GroupPair:
     """the best discounted cosine of a pair across; groups without an edge are not compared"""
     reference: float
     """what `wanted_ratio` is a share of: the similarity inside, but no more than the corpus's level"""
+    overlap: Overlap
 
     @property
     def joins(self) -> bool:
-        """Whether the figures say that the two are one person."""
+        """Whether the mean similarity says that the two are one person; `overlap` may, where it does not."""
         near = self.strongest >= self.wanted_between and self.between >= self.wanted_between
         return near and self.between >= self.wanted_ratio * self.reference
 
@@ -105,10 +121,33 @@ def group_pair(vectors: F32, quality: F32, second: I64, gate: Gate, cuts: Calibr
     between = float(sums[0] @ sums[1]) / float(size[0] * size[1])
     inside = inside_similarity(sums, size, cuts.level)
     within = float(np.sqrt(inside[0] * inside[1]))
-    strongest = float(discounted(vectors, quality, gate)[np.ix_(a, b)].max())
+    across = discounted(vectors, quality, gate)[np.ix_(a, b)]
+    strongest, overlap = float(across.max()), _overlap(across, Sums(sums, size), between, cuts)
     wanted = wanted_ratio(int(size.min()), cuts)
     sizes, both = (int(size[0]), int(size[1])), (float(inside[0]), float(inside[1]))
-    return GroupPair(sizes, between, both, between / within, cuts.edge, wanted, strongest, min(within, cuts.level))
+    reference = min(within, cuts.level)
+    return GroupPair(sizes, between, both, between / within, cuts.edge, wanted, strongest, reference, overlap)
+
+
+def _overlap(across: F32, groups: Sums, between: float, cuts: Calibration) -> Overlap:
+    """Return the overlap of two groups by the cut at which they join, or else by the graph's cut.
+
+    Args:
+        across: (n, m) discounted cosines of the faces of the one with those of the other.
+        groups: the two.
+        between: mean cosine of all their pairs.
+        cuts: the calibration.
+    """
+    found = []
+    for cut in link_cuts(cuts):
+        linked = across >= cut
+        most = max(int(linked.sum(0).max()), int(linked.sum(1).max()))
+        one, other = np.zeros(1, np.int32), np.ones(1, np.int32)
+        links = Links(one, other, np.array([linked.sum()], np.int64), np.array([most], np.int64))
+        joins = bool(links.links[0] and (matched(links, groups.size) & overlapping(links, groups, cuts, cut))[0])
+        expected = expected_links(np.array([between]), np.array([float(across.size)]), cuts, cut)
+        found.append(Overlap(cut, int(linked.sum()), float(expected[0]), joins))
+    return next((overlap for overlap in found if overlap.joins), found[0])
 
 
 def as_dict(item: FacePair | Path | GroupPair) -> dict[str, Any]:

@@ -136,12 +136,26 @@ def overlapping(links: Links, groups: Sums, cuts: Calibration, cut: float) -> Bo
     """
     size, sums = groups.size.astype(np.float64), groups.sums
     between, of_union = _means(links, sums, size)
-    pairs = size[links.group] * size[links.other]
-    sd = max(cuts.impostor_sd, 1e-6)
-    expected = pairs * ndtr((between - cut) / sd)
+    expected = expected_links(between, size[links.group] * size[links.other], cuts, cut)
     enough = links.links >= _TIMES_EXPECTED * expected
-    above = between >= cuts.impostor_mean + _LEAST_DEVIATIONS * sd
+    above = between >= cuts.impostor_mean + _LEAST_DEVIATIONS * _deviation(cuts)
     return np.asarray(enough & above & (of_union >= BOUND * cuts.edge))
+
+
+def expected_links(between: F64, pairs: F64, cuts: Calibration, cut: float) -> F64:
+    """Return how many links (n,) the groups of two people have whose faces are as similar on the mean.
+
+    Args:
+        between: (n,) mean cosine of the pairs of two groups.
+        pairs: (n,) pairs of faces, one of each group.
+        cuts: the calibration.
+        cut: cosine from which a pair of faces is a link.
+    """
+    return np.asarray(pairs * ndtr((between - cut) / _deviation(cuts)), np.float64)
+
+
+def _deviation(cuts: Calibration) -> float:
+    return max(cuts.impostor_sd, 1e-6)
 
 
 def join_within_bound(low: I32, high: I32, groups: Sums, least: float) -> I32:

@@ -12,6 +12,8 @@ from facelake.cluster.calibrate import Calibration
 from facelake.cluster.explain import discounted, face_pair, group_pair, widest_path
 from facelake.cluster.quality_norm import Gate
 from tests.unit.cluster.test_cluster import people, unit
+from tests.unit.cluster.test_overlap import CUTS as OVERLAP_CUTS
+from tests.unit.cluster.test_overlap import LABELS, joined, relatives, turning_head
 
 CUTS = Calibration(0.3, 0.75, 0.9, 0.7, 0.0, 0.1, "test")
 
@@ -59,3 +61,25 @@ def test_groups_of_one_person_join_and_of_two_do_not() -> None:
     two = group_pair(x, quality, truth, open_gate, CUTS)
     assert not two.joins
     assert two.wanted_ratio == 0.75
+
+
+def test_overlap_is_told_as_the_step_decides() -> None:
+    quality, labels = np.ones(24, np.float32), LABELS.astype(np.int64)
+    turn = group_pair(turning_head(), quality, labels, gate_of(0), OVERLAP_CUTS)
+    assert not turn.joins  # by mean similarity
+    assert turn.overlap.joins
+    assert joined(turning_head())
+    assert turn.overlap.links >= 5 * turn.overlap.expected
+    for similarity in (0.4, 0.7):
+        kin = group_pair(relatives(similarity), quality, labels, gate_of(0), OVERLAP_CUTS)
+        assert not kin.overlap.joins
+        assert not joined(relatives(similarity))
+
+
+def test_links_of_one_misplaced_face_are_no_overlap() -> None:
+    x, truth = people(np.random.default_rng(3), [13, 12], noise=0.2)
+    placed = truth.copy()
+    placed[0] = 1  # a face of the first person among those of the second
+    pair = group_pair(x, np.ones(25, np.float32), placed, gate_of(0), OVERLAP_CUTS)
+    assert pair.overlap.links == 12
+    assert not pair.overlap.joins

@@ -23,6 +23,15 @@ from facelake.stages.core.context import Context
 from facelake.stages.gallery.corrections import agreed_parts
 from facelake.stages.gallery.versions import FIND_IDENTITY, current_gallery, not_active
 
+_LATER_STEP = (
+    "no chain of links inside their group connects them: the mean similarity of groups, their overlap, templates"
+    " normalised within persons, the assignment of single faces or a correction brought them together; which of these"
+    " is not recorded"
+)
+_SMALL_CORPUS = (
+    "in a corpus this small, groups may also be joined by templates normalised within persons (step rejoin), which"
+    " takes all groups and is not repeated here"
+)
 _MOST = 4000  # faces of both groups that are compared with each other; larger groups are sampled
 
 
@@ -53,11 +62,15 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
         path = widest_path(members.vectors, members.quality, known.gate, at[0], at[1])
         result |= {"pair": as_dict(pair), "path": as_dict(path) | {"faces": [members.ids[i] for i in path.faces]}}
         lines += pair_texts(pair, path, known.cuts)
+        if groups[0] == groups[1] and path.weakest < known.cuts.graph_cut:
+            lines.append(_LATER_STEP)
     if groups[0] != groups[1]:
         second_group = (members.group == groups[1]).astype(np.int64)
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
         result |= {"groups": as_dict(both)}
         lines.append(_groups_text(both))
+        if not known.cuts.nearest_low:
+            lines.append(_SMALL_CORPUS)
     decided = deciding_corrections(context.lake, first, second)
     result |= {"corrections": [row["seq"] for row in decided]}
     lines += [correction_text(row) for row in decided]
@@ -138,7 +151,12 @@ def _groups_text(both: GroupPair) -> str:
     text = f"the groups of {both.sizes[0]} and {both.sizes[1]} faces have a mean similarity of {both.between:.3f}"
     text += f" (joined from {both.wanted_between:.3f} on), {both.between / both.reference:.0%} of the similarity within"
     text += f" them (joined from {both.wanted_ratio:.0%} on); their most similar pair has {both.strongest:.3f}"
-    return f"{text}: {'one person by these figures' if both.joins else 'two people'}"
+    overlap = both.overlap
+    text += f". {overlap.links} of their pairs have {overlap.cut:.3f} or more, where two people with that mean have"
+    text += (
+        f" {overlap.expected:.1f}{', so they overlap' if overlap.joins else ', too few or of too few faces to overlap'}"
+    )
+    return f"{text}: {'one person by these figures' if both.joins or overlap.joins else 'two people'}"
 
 
 def _group_of(lake: Lake, item: str) -> int:
