@@ -225,7 +225,9 @@ def test_explain_says_why_together_and_why_apart(demo_lake: Path) -> None:
     assert apart["groups"]["sizes"] == [len(identity[one]), len(identity[two])]
     mixed = run_json("explain", identity[one][0], identity[two][0], "--lake", str(demo_lake))
     assert mixed["groups"] == apart["groups"]
-    assert len(mixed["said"]) == 4
+    assert not mixed["groups"]["overlap"]["joins"]
+    assert len(mixed["said"]) == 5
+    assert "step rejoin" in mixed["said"][-1]
     assert (
         "neither a face nor an identity"
         in run_json("explain", one, "x", "--lake", str(demo_lake), code=2)["error"]["what"]
