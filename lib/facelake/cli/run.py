@@ -182,7 +182,7 @@ def import_(
     terminal, settings = call.terminal, call.config()
     require_assessment_to_import(settings)
     origin = check_source(folder, person_from, settings)
-    if basis is None and not no_grant:
+    if not (basis or "").strip() and not no_grant:  # an unset variable of a script gives an empty one
         basis = _asked_basis(settings, source or settings.partition or origin.name, purpose)
     stated = (basis or "", tuple(purpose or ()), evidence, exemption, covers, source_class)
     grant = None if no_grant or not basis else Grant(*stated)

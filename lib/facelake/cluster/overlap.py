@@ -134,12 +134,20 @@ def overlapping(links: Links, groups: Sums, cuts: Calibration, cut: float) -> Bo
         cuts: the calibration.
         cut: cosine from which a pair of faces is a link.
     """
-    size, sums = groups.size.astype(np.float64), groups.sums
-    between, of_union = _means(links, sums, size)
-    expected = expected_links(between, size[links.group] * size[links.other], cuts, cut)
-    enough = links.links >= _TIMES_EXPECTED * expected
+    between, of_union = _means(links, groups)
+    pairs = groups.size[links.group].astype(np.float64) * groups.size[links.other]
+    enough = links.links >= _TIMES_EXPECTED * expected_links(between, pairs, cuts, cut)
+    return np.asarray(enough & _plausible(between, of_union, cuts))
+
+
+def plausible(links: Links, groups: Sums, cuts: Calibration) -> Bool:
+    """Return which pairs (pairs,) of groups may be of one person, however many links they have."""
+    return _plausible(*_means(links, groups), cuts)
+
+
+def _plausible(between: F64, of_union: F64, cuts: Calibration) -> Bool:
     above = between >= cuts.impostor_mean + _LEAST_DEVIATIONS * _deviation(cuts)
-    return np.asarray(enough & above & (of_union >= BOUND * cuts.edge))
+    return np.asarray(above & (of_union >= BOUND * cuts.edge))
 
 
 def expected_links(between: F64, pairs: F64, cuts: Calibration, cut: float) -> F64:
@@ -181,9 +189,9 @@ def join_within_bound(low: I32, high: I32, groups: Sums, least: float) -> I32:
     return out
 
 
-def _means(links: Links, sums: F32, size: F64) -> tuple[F64, F64]:
+def _means(links: Links, groups: Sums) -> tuple[F64, F64]:
     """Return the mean cosine (pairs,) of the pairs between two groups, and that of the pairs inside their union."""
-    total = np.zeros(len(links.group))
+    sums, size, total = groups.sums, groups.size.astype(np.float64), np.zeros(len(links.group))
     for start in range(0, len(total), _BLOCK):
         rows = slice(start, start + _BLOCK)
         total[rows] = np.einsum("ij,ij->i", sums[links.group[rows]], sums[links.other[rows]])

@@ -202,3 +202,15 @@ def test_a_photo_that_is_named_in_the_wrong_folder_is_offered(lake: Path) -> Non
         assert done.returncode == 2
         assert "there is 'school/person-0041.jpg'" in done.stderr
     assert "there is" not in run_cli("erase", "--image", "school/0041.jpg", "--yes", "--lake", str(lake)).stderr
+
+
+@pytest.mark.parametrize("basis", [(), ("--basis", ""), ("--basis", "  ")])
+def test_an_import_without_a_basis_is_refused_before_a_lake_is_made(tmp_path: Path, basis: tuple[str, ...]) -> None:
+    """An empty one comes from a script whose variable is not set."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"\xff\xd8\xff\xd9")
+    lake = tmp_path / "made"
+    refused = run_json("import", str(tmp_path / "photos"), *basis, "--lake", str(lake), code=2)["error"]
+    assert "no legal basis is stated" in refused["what"]
+    assert "--no-grant" in refused["next"]
+    assert not lake.exists()

@@ -100,3 +100,12 @@ class PartMoment:
     """A part's share of the second moment (dim, dim) of vectors."""
 
     moment: F64
+
+
+@dataclass(frozen=True, slots=True)
+class PartSample:
+    """A part's sampled faces (n,) of groups: the row of the group, the face, its vector (n, dim)."""
+
+    row: I32
+    face: I32
+    vectors: F16

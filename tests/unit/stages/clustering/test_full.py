@@ -317,6 +317,21 @@ def test_a_person_who_turns_from_one_side_to_the_other_is_one_group(tmp_path: Pa
     assert clustered.manifest["overlapping"].startswith("1 joins")
 
 
+def test_hundreds_of_photos_of_a_turning_head_are_one_group(tmp_path: Path) -> None:
+    """A face's list of 32 neighbours ends inside its own half, so that links between the halves are counted by sample."""
+    generator = np.random.default_rng(0)
+    people = np.repeat(unit(generator, 150, 128), 20, 0) + 0.6 * unit(generator, 3000, 128)
+    angle = np.concatenate([generator.normal(0.25, 0.22, 240), generator.normal(1.15, 0.22, 240)])
+    axes = np.linalg.qr(generator.standard_normal((128, 2)))[0].T
+    turning = np.cos(angle)[:, None] * axes[0] + np.sin(angle)[:, None] * axes[1]
+    x = np.concatenate([people, turning + 0.35 * unit(generator, 480, 128)])
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    world = World(x.astype(np.float32), np.concatenate([np.repeat(np.arange(150), 20), np.full(480, 150)]))
+    groups, clustered = cluster(world, tmp_path)
+    assert agree(world, groups)
+    assert clustered.manifest["overlapping"].startswith("1 joins")
+
+
 def test_a_doubled_face_id_is_corrupt(crowd: World, tmp_path: Path) -> None:
     doubled = World(crowd.x, crowd.truth)
     doubled.ids[5] = doubled.ids[6]

@@ -10,11 +10,22 @@ import numpy as np
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.bounding import BOUND
 from facelake.cluster.edges import Known
-from facelake.cluster.overlap import LEAST_FACES, Links, Sums, join_within_bound, link_cuts, matched, overlapping
-from facelake.contracts import I32
+from facelake.cluster.overlap import (
+    LEAST_FACES,
+    Links,
+    Sums,
+    join_within_bound,
+    link_cuts,
+    matched,
+    overlapping,
+    plausible,
+)
+from facelake.cluster.sampled_links import Sample, faces_per_group, recounted, sampled, too_long_for_lists
+from facelake.contracts import I32, I64
 from facelake.distinct import distinct, union
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
+from facelake.stages.clustering.messages import PartSample
 from facelake.stages.clustering.step_results import Overlapped
 from facelake.stages.clustering.steps.sums import SharedGroups, all_sums, share_labels
 from facelake.stages.clustering.stored import FinalNeighbours, SharedLabels
@@ -46,6 +57,24 @@ class OverlapTasks:
             yield part * len(cuts) + number, encode(Links.of(face[strong], near[strong], shared.labels))
 
 
+@dataclass(frozen=True, slots=True)
+class SampleTasks:
+    """Takes samples of groups."""
+
+    work: Work
+    labels: str
+    wanted: int
+    """faces of a group"""
+
+    def faces(self, part: int) -> Iterator[Block]:
+        """Send a part's sampled faces of the groups that have sums."""
+        faces, vectors = self.work.faces_of_part(part)
+        shared = self.work.shared(SharedLabels, self.labels)
+        group = shared.labels[faces]
+        at = np.flatnonzero((shared.row[group] >= 0) & sampled(faces, shared.size[group].astype(np.int64), self.wanted))
+        yield part, encode(PartSample(shared.row[group[at]], faces[at], vectors[at]))
+
+
 def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, known: Known) -> Overlapped:
     """Join groups that overlap.
 
@@ -68,8 +97,13 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
         return Overlapped(labels, "")
     shared = share_labels(work, "overlap-sums", labels, part, linked.astype(np.int32))
     groups, chosen = Sums(all_sums(work, exchange, parts, shared), shared.size[shared.summed]), []
-    for links, cut in zip(of_cut, cuts, strict=True):
-        at = Links(shared.row[links.group], shared.row[links.other], links.links, links.most)
+    of_rows = [Links(shared.row[of.group], shared.row[of.other], of.links, of.most) for of in of_cut]
+    of_rows = [_rows(links, np.flatnonzero(plausible(links, groups, known.cuts))) for links in of_rows]
+    long = [_rows(links, np.flatnonzero(too_long_for_lists(links, groups.size))) for links in of_rows]
+    to_sample = shared.summed[union(*(side for links in long for side in (links.group, links.other)))]
+    sample = _sample(work, exchange, parts, share_labels(work, "overlap-sample", labels, part, to_sample), shared)
+    for links, cut in zip(of_rows, cuts, strict=True):
+        at = _counted(links, groups.size, sample, known, cut)
         chosen.append(_rows(at, np.flatnonzero(overlapping(at, groups, known.cuts, cut))))
     pairs = joined(chosen)
     row = join_within_bound(pairs.group, pairs.other, groups, BOUND * known.cuts.edge)
@@ -78,9 +112,31 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
 
 
 def _candidates(of_parts: list[Links], groups: SharedGroups) -> Links:
-    """Return the pairs of groups that have enough links, over all parts."""
+    """Return the pairs of groups that have enough links, over all parts, or that the lists are too short for."""
     links = joined(of_parts).summed()
-    return _rows(links, np.flatnonzero(matched(links, groups.size)))
+    return _rows(links, np.flatnonzero(matched(links, groups.size) | too_long_for_lists(links, groups.size)))
+
+
+def _counted(links: Links, size: I64, sample: Sample, known: Known, cut: float) -> Links:
+    """Return the pairs that have enough links, those of large groups counted in the sample."""
+    long = too_long_for_lists(links, size)
+    listed, others = _rows(links, np.flatnonzero(~long)), _rows(links, np.flatnonzero(long))
+    others = recounted(others, size, sample, known, cut)
+    return joined([listed, _rows(others, np.flatnonzero(matched(others, size)))])
+
+
+def _sample(work: Work, exchange: Exchange, parts: int, groups: SharedGroups, numbered: SharedGroups) -> Sample:
+    """Return sampled faces of groups that have rows, with the rows that the groups have in `numbered`."""
+    wanted = faces_per_group(len(groups.summed), work.dim)
+    blocks = (
+        sorted(exchange.run(range(parts), SampleTasks(work, groups.name, wanted).faces)) if len(groups.summed) else []
+    )
+    if not blocks:
+        return Sample(_NO_GROUPS, _NO_GROUPS, np.zeros((0, work.dim), np.float16))
+    found = joined([decode(PartSample, body) for _, body in blocks])
+    row = numbered.row[groups.summed[found.row]]
+    order = np.lexsort((found.face, row))
+    return Sample(row[order], found.face[order], found.vectors[order])
 
 
 def _rows(links: Links, rows: np.ndarray) -> Links:

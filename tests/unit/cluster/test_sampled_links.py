@@ -1,0 +1,74 @@
+"""Links between large groups, counted in a sample of both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facelake.cluster.calibrate import Calibration
+from facelake.cluster.edges import Known
+from facelake.cluster.overlap import Links
+from facelake.cluster.quality_norm import Gate
+from facelake.cluster.sampled_links import Sample, faces_per_group, recounted, sampled, too_long_for_lists
+from facelake.contracts import F32, I64
+
+CUTS = Calibration(0.5, 0.75, 0.75, 0.8, 0.1, 0.1, "of the test")
+
+
+def unit(vectors: F32) -> F32:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def links(count: int, most: int) -> Links:
+    return Links(np.int32([0]), np.int32([1]), np.array([count]), np.array([most]))
+
+
+def curve(count: int, start: float, end: float, seed: int) -> F32:
+    """Faces along an arc, as of a head that turns: neighbours are alike, the ends are not."""
+    angle = np.linspace(start, end, count)
+    points = np.zeros((count, 64), np.float32)
+    points[:, 0], points[:, 1] = np.cos(angle), np.sin(angle)
+    return unit(points + 0.04 * np.random.default_rng(seed).standard_normal(points.shape).astype(np.float32))
+
+
+def sample_of(vectors: F32, group: I64, size: I64, wanted: int) -> Sample:
+    face = np.arange(len(vectors), dtype=np.int32)
+    at = np.flatnonzero(sampled(face, size[group], wanted))
+    at = at[np.lexsort((at, group[at]))]
+    return Sample(group[at].astype(np.int32), face[at], vectors[at].astype(np.float16))
+
+
+@pytest.mark.parametrize("wanted", [16, 64])
+def test_an_estimate_is_near_the_count_of_all_pairs(wanted: int) -> None:
+    vectors = np.concatenate([curve(400, 0, 0.8, 1), curve(300, 0.8, 1.5, 2)])
+    group, size = np.repeat([0, 1], [400, 300]), np.array([400, 300])
+    known = Known(np.zeros(700, np.uint8), Gate(np.zeros(0, np.float32), np.zeros((1, 1), np.float32)), CUTS)
+    exact = vectors[:400] @ vectors[400:].T >= 0.7
+    found = recounted(links(4, 1), size, sample_of(vectors, group, size, wanted), known, 0.7)
+    assert found.links[0] == pytest.approx(exact.sum(), rel=0.35)
+    assert found.most[0] == pytest.approx(max(exact.sum(0).max(), exact.sum(1).max()), rel=0.35)
+
+
+def test_no_fewer_links_than_were_listed() -> None:
+    vectors = np.concatenate([curve(40, 0, 0.1, 1), curve(40, 3.0, 3.1, 2)])
+    group, size = np.repeat([0, 1], 40), np.array([40, 40])
+    known = Known(np.zeros(80, np.uint8), Gate(np.zeros(0, np.float32), np.zeros((1, 1), np.float32)), CUTS)
+    found = recounted(links(5, 2), size, sample_of(vectors, group, size, 16), known, 0.7)
+    assert (found.links[0], found.most[0]) == (5, 2)
+    nobody = Sample(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 64), np.float16))
+    assert recounted(links(5, 2), size, nobody, known, 0.7).links[0] == 5
+
+
+def test_only_pairs_of_groups_larger_than_a_list_are_counted_again() -> None:
+    several = Links(np.int32([0, 0, 1]), np.int32([1, 2, 2]), np.array([9, 9, 3]), np.array([1, 1, 1]))
+    assert too_long_for_lists(several, np.array([100, 33, 32])).tolist() == [True, False, False]
+    assert too_long_for_lists(several, np.array([100, 33, 34])).tolist() == [True, True, False]
+
+
+def test_samples_have_the_wanted_size_and_fit_the_memory() -> None:
+    face = np.arange(100_000, dtype=np.int32)
+    assert sampled(face, np.full(100_000, 1000), 50).sum() == pytest.approx(5000, rel=0.1)
+    assert sampled(face[:30], np.full(30, 30), 50).all()
+    assert faces_per_group(100, 512) == 64
+    assert faces_per_group(8192, 512) == 32
+    assert faces_per_group(10**6, 512) == 16
