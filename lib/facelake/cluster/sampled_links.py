@@ -12,16 +12,14 @@ import numpy as np
 
 from facelake.cluster.edges import Known
 from facelake.cluster.neighbours import Search
-from facelake.cluster.overlap import Links
+from facelake.cluster.overlap import Links, matched
 from facelake.contracts import F16, F32, I32, I64, Bool
 
-_MOST, _LEAST, _MOST_BYTES = (
-    64,
-    16,
-    1 << 28,
-)  # sampled faces of a group; bytes of all sampled vectors, unless _LEAST need more
+_MOST, _LEAST = 64, 32  # sampled faces of a group, on the mean
+_LEAST_MATCHED = 4  # sampled faces with a counterpart of their own; a few misplaced ones can all be in a sample
+_MOST_BYTES = 1 << 27  # of all sampled vectors
 _LISTED = Search().k
-_LEAST_LISTED = 4  # links that the lists have: without any, two groups are not worth a comparison
+_LEAST_LISTED, _LISTED_SHARE = 4, 0.1  # links that the lists have; relative to the smaller group's faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +56,47 @@ def too_long_for_lists(links: Links, size: I64) -> Bool:
         size: (groups,) faces of each group.
     """
     smaller = np.minimum(size[links.group], size[links.other])
-    return np.asarray((smaller > _LISTED) & (links.links >= _LEAST_LISTED))
+    return np.asarray((smaller > _LISTED) & (links.links >= np.maximum(_LEAST_LISTED, _LISTED_SHARE * smaller)))
+
+
+def worth_sampling(links: Links, dim: int) -> I64:
+    """Return the groups (n,) whose samples fit the memory, ascending: those of the pairs with the most links first."""
+    most = _MOST_BYTES // (2 * dim * _LEAST)
+    order = np.argsort(-links.links, kind="stable")
+    groups = np.stack([links.group[order], links.other[order]], 1).ravel().astype(np.int64)
+    _, first = np.unique(groups, return_index=True)
+    return np.sort(groups[np.sort(first)[:most]])
 
 
 def recounted(links: Links, size: I64, sample: Sample, known: Known, cut: float) -> Links:
-    """Estimate the links of pairs of groups, and the most of one face, from the sample; never less than was listed.
+    """Estimate the links of pairs of groups from the sample, and leave out pairs that it does not show to be matched.
+
+    Whether enough faces have a counterpart is decided in the sample: one misplaced face that is sampled would otherwise
+    count for as many as the sample stands for.
 
     Args:
         links: as the lists have them.
         size: (groups,) faces of each group.
-        sample: of all these groups.
+        sample: of these groups; pairs without one are left out.
         known: normalisation of cosines.
         cut: cosine from which a pair of faces is a link.
     """
     start = np.searchsorted(sample.group, np.arange(len(size) + 1))
-    count, most = links.links.copy(), links.most.copy()
+    found, most = np.zeros((2, len(links.group)), np.int64)
+    share = np.zeros(len(links.group))
     for i, (low, high) in enumerate(zip(links.group.tolist(), links.other.tolist(), strict=True)):
         own, other = slice(start[low], start[low + 1]), slice(start[high], start[high + 1])
         strong = _values(sample, own, other, known) >= cut
-        if strong.size:
-            count[i] = max(count[i], round(float(strong.mean()) * int(size[low]) * int(size[high])))
-            of_own, of_other = strong.mean(1).max() * size[high], strong.mean(0).max() * size[low]
-            most[i] = max(most[i], int(np.ceil(max(of_own, of_other))))
-    return Links(links.group, links.other, count, most)
+        if strong.any():
+            found[i], share[i] = strong.sum(), strong.mean()
+            most[i] = max(strong.sum(0).max(), strong.sum(1).max())
+    kept = (
+        (found > 0)
+        & (found >= _LEAST_MATCHED * most)
+        & matched(Links(links.group, links.other, found, most), np.diff(start))
+    )
+    estimate = np.rint(share * size[links.group] * size[links.other]).astype(np.int64)
+    return Links(links.group[kept], links.other[kept], np.maximum(links.links, estimate)[kept], links.most[kept])
 
 
 def _values(sample: Sample, own: slice, other: slice, known: Known) -> F32:

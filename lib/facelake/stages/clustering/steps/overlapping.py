@@ -20,7 +20,14 @@ from facelake.cluster.overlap import (
     overlapping,
     plausible,
 )
-from facelake.cluster.sampled_links import Sample, faces_per_group, recounted, sampled, too_long_for_lists
+from facelake.cluster.sampled_links import (
+    Sample,
+    faces_per_group,
+    recounted,
+    sampled,
+    too_long_for_lists,
+    worth_sampling,
+)
 from facelake.contracts import I32, I64
 from facelake.distinct import distinct, union
 from facelake.engines.exchange import Block, Exchange
@@ -100,7 +107,7 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
     of_rows = [Links(shared.row[of.group], shared.row[of.other], of.links, of.most) for of in of_cut]
     of_rows = [_rows(links, np.flatnonzero(plausible(links, groups, known.cuts))) for links in of_rows]
     long = [_rows(links, np.flatnonzero(too_long_for_lists(links, groups.size))) for links in of_rows]
-    to_sample = shared.summed[union(*(side for links in long for side in (links.group, links.other)))]
+    to_sample = shared.summed[worth_sampling(joined(long), work.dim)]
     sample = _sample(work, exchange, parts, share_labels(work, "overlap-sample", labels, part, to_sample), shared)
     for links, cut in zip(of_rows, cuts, strict=True):
         at = _counted(links, groups.size, sample, known, cut)
@@ -121,8 +128,7 @@ def _counted(links: Links, size: I64, sample: Sample, known: Known, cut: float) 
     """Return the pairs that have enough links, those of large groups counted in the sample."""
     long = too_long_for_lists(links, size)
     listed, others = _rows(links, np.flatnonzero(~long)), _rows(links, np.flatnonzero(long))
-    others = recounted(others, size, sample, known, cut)
-    return joined([listed, _rows(others, np.flatnonzero(matched(others, size)))])
+    return joined([listed, recounted(others, size, sample, known, cut)])
 
 
 def _sample(work: Work, exchange: Exchange, parts: int, groups: SharedGroups, numbered: SharedGroups) -> Sample:
