@@ -18,7 +18,7 @@ from facelake.contracts import F16, F32, I32, I64, Bool
 _MOST, _LEAST = 64, 32  # sampled faces of a group, on the mean
 _LEAST_MATCHED = 4  # sampled faces with a counterpart of their own; a few misplaced ones can all be in a sample
 _MOST_BYTES = 1 << 27  # of all sampled vectors
-_LISTED = Search().k
+_LARGE = 3 * Search().k  # faces of a group of which lists hardly reach beyond the own half
 _LEAST_LISTED, _LISTED_SHARE = 4, 0.1  # links that the lists have; relative to the smaller group's faces
 
 
@@ -56,7 +56,7 @@ def too_long_for_lists(links: Links, size: I64) -> Bool:
         size: (groups,) faces of each group.
     """
     smaller = np.minimum(size[links.group], size[links.other])
-    return np.asarray((smaller > _LISTED) & (links.links >= np.maximum(_LEAST_LISTED, _LISTED_SHARE * smaller)))
+    return np.asarray((smaller > _LARGE) & (links.links >= np.maximum(_LEAST_LISTED, _LISTED_SHARE * smaller)))
 
 
 def worth_sampling(links: Links, dim: int) -> I64:

@@ -76,11 +76,11 @@ def test_a_pair_without_a_sample_or_a_link_is_left_out() -> None:
     assert not len(recounted(links(5, 2), size, nobody, KNOWN, 0.7).links)
 
 
-def test_only_pairs_of_groups_larger_than_a_list_are_counted_again() -> None:
-    several = Links(np.int32([0, 0, 1]), np.int32([1, 2, 2]), np.array([9, 9, 3]), np.array([1, 1, 1]))
-    assert too_long_for_lists(several, np.array([100, 33, 32])).tolist() == [True, False, False]
-    assert too_long_for_lists(several, np.array([100, 33, 34])).tolist() == [True, True, False]
-    assert too_long_for_lists(several, np.array([100, 99, 98])).tolist() == [False, False, False], (
+def test_only_pairs_of_groups_much_larger_than_a_list_are_counted_again() -> None:
+    several = Links(np.int32([0, 0, 1]), np.int32([1, 2, 2]), np.array([10, 10, 3]), np.array([1, 1, 1]))
+    assert too_long_for_lists(several, np.array([200, 97, 96])).tolist() == [True, False, False]
+    assert too_long_for_lists(several, np.array([200, 97, 98])).tolist() == [True, True, False]
+    assert too_long_for_lists(several, np.array([200, 199, 198])).tolist() == [False, False, False], (
         "a tenth of the faces"
     )
 
