@@ -44,7 +44,7 @@ class Overlap:
     cut: float
     """discounted cosine from which a pair of faces counts as a link"""
     links: int
-    """of all pairs; clustering counts those among each face's 32 best neighbours"""
+    """of all pairs; clustering counts those in the lists of neighbours, and between large groups those of a sample"""
     expected: float
     """links that two people with that mean similarity would have"""
     joins: bool

@@ -212,11 +212,10 @@ def _by_signer(faults: list[str]) -> Iterator[str]:
         else:
             yield fault
     for key, names in others.items():
-        what = (
-            f"{names[0]} {SIGNED_BY_ANOTHER}{key}" if len(names) == 1 else f"{len(names)} records, from {names[0]} on,"
-        )
-        what += "" if len(names) == 1 else f" are signed by a key that is not trusted here: {key}"
-        yield f"{what}; if it is yours, restore it (governance.signing_key) or add it to governance.trusted_keys"
+        what = f"{names[0]} {SIGNED_BY_ANOTHER}"
+        if len(names) > 1:
+            what = f"{len(names)} records, from {names[0]} on, {SIGNED_BY_ANOTHER.replace('is', 'are', 1)}"
+        yield f"{what}{key}; if it is yours, restore it (governance.signing_key) or add it to governance.trusted_keys"
 
 
 def pinned_keys(config: Config) -> list[str]:

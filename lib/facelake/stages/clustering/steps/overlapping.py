@@ -28,7 +28,7 @@ from facelake.cluster.sampled_links import (
     too_long_for_lists,
     worth_sampling,
 )
-from facelake.contracts import I32, I64
+from facelake.contracts import I32
 from facelake.distinct import distinct, union
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.blocks import joined, neighbours_in
@@ -74,7 +74,7 @@ class SampleTasks:
     """faces of a group"""
 
     def faces(self, part: int) -> Iterator[Block]:
-        """Send a part's sampled faces of the groups that have sums."""
+        """Send a part's sampled faces of the groups that have rows."""
         faces, vectors = self.work.faces_of_part(part)
         shared = self.work.shared(SharedLabels, self.labels)
         group = shared.labels[faces]
@@ -105,12 +105,11 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
     shared = share_labels(work, "overlap-sums", labels, part, linked.astype(np.int32))
     groups, chosen = Sums(all_sums(work, exchange, parts, shared), shared.size[shared.summed]), []
     of_rows = [Links(shared.row[of.group], shared.row[of.other], of.links, of.most) for of in of_cut]
-    of_rows = [_rows(links, np.flatnonzero(plausible(links, groups, known.cuts))) for links in of_rows]
-    long = [_rows(links, np.flatnonzero(too_long_for_lists(links, groups.size))) for links in of_rows]
-    to_sample = shared.summed[worth_sampling(joined(long), work.dim)]
+    listed, large = zip(*(_by_size(links, groups, known) for links in of_rows), strict=True)
+    to_sample = shared.summed[worth_sampling(joined(list(large)), work.dim)]
     sample = _sample(work, exchange, parts, share_labels(work, "overlap-sample", labels, part, to_sample), shared)
-    for links, cut in zip(of_rows, cuts, strict=True):
-        at = _counted(links, groups.size, sample, known, cut)
+    for few, many, cut in zip(listed, large, cuts, strict=True):
+        at = joined([few, recounted(many, groups.size, sample, known, cut)])
         chosen.append(_rows(at, np.flatnonzero(overlapping(at, groups, known.cuts, cut))))
     pairs = joined(chosen)
     row = join_within_bound(pairs.group, pairs.other, groups, BOUND * known.cuts.edge)
@@ -124,22 +123,19 @@ def _candidates(of_parts: list[Links], groups: SharedGroups) -> Links:
     return _rows(links, np.flatnonzero(matched(links, groups.size) | too_long_for_lists(links, groups.size)))
 
 
-def _counted(links: Links, size: I64, sample: Sample, known: Known, cut: float) -> Links:
-    """Return the pairs that have enough links, those of large groups counted in the sample."""
-    long = too_long_for_lists(links, size)
-    listed, others = _rows(links, np.flatnonzero(~long)), _rows(links, np.flatnonzero(long))
-    return joined([listed, recounted(others, size, sample, known, cut)])
+def _by_size(links: Links, groups: Sums, known: Known) -> tuple[Links, Links]:
+    """Return the pairs whose links the lists show, and of the others those that may be of one person."""
+    long = too_long_for_lists(links, groups.size)
+    others = _rows(links, np.flatnonzero(long))
+    return _rows(links, np.flatnonzero(~long)), _rows(others, np.flatnonzero(plausible(others, groups, known.cuts)))
 
 
 def _sample(work: Work, exchange: Exchange, parts: int, groups: SharedGroups, numbered: SharedGroups) -> Sample:
     """Return sampled faces of groups that have rows, with the rows that the groups have in `numbered`."""
-    wanted = faces_per_group(len(groups.summed), work.dim)
-    blocks = (
-        sorted(exchange.run(range(parts), SampleTasks(work, groups.name, wanted).faces)) if len(groups.summed) else []
-    )
-    if not blocks:
+    if not len(groups.summed):
         return Sample(_NO_GROUPS, _NO_GROUPS, np.zeros((0, work.dim), np.float16))
-    found = joined([decode(PartSample, body) for _, body in blocks])
+    tasks = SampleTasks(work, groups.name, faces_per_group(len(groups.summed), work.dim))
+    found = joined([decode(PartSample, body) for _, body in sorted(exchange.run(range(parts), tasks.faces))])
     row = numbered.row[groups.summed[found.row]]
     order = np.lexsort((found.face, row))
     return Sample(row[order], found.face[order], found.vectors[order])
