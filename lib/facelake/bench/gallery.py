@@ -1,4 +1,6 @@
-"""bench gallery: what each command on a gallery costs, on a lake of synthetic faces and groups.
+"""bench gallery: what each command on a gallery costs, on a lake of synthetic faces.
+
+The faces are of given groups, or of a world of embeddings, which is clustered first.
 
 Every command runs in a process of its own, so that its peak memory is not another's.
 """
@@ -19,6 +21,7 @@ import numpy as np
 from facelake.bench.memory import PeakMemory, own_peak_bytes, reset_own_peak
 from facelake.bench.nights import pack_of_dimension
 from facelake.bench.synthetic_lake import Population, add_faces, subject_of, write_groups
+from facelake.bench.world_lake import World, add_night, subject_of_person
 from facelake.config import Config
 from facelake.errors import ConfigError
 from facelake.events import Listener, StageFinished, StageProgress, StageStarted
@@ -33,12 +36,32 @@ _SAMPLED = 30_000  # faces of which the measures of clustering are taken
 
 @dataclass(frozen=True, slots=True)
 class GallerySize:
-    """The size of the synthetic lake."""
+    """The size of the synthetic lake.
+
+    Attributes:
+        faces: how many.
+        dim: dimensions of an embedding.
+        per_identity: mean faces per identity.
+        seed: of everything.
+        world: folder of the world that the faces come from; "": they are made for the lake.
+    """
 
     faces: int
     dim: int
     per_identity: int
     seed: int
+    world: str = ""
+
+    @classmethod
+    def of_world(cls, folder: str) -> GallerySize:
+        """Return the size of a world with at least one night.
+
+        Raises:
+            ConfigError: there is none in the folder.
+        """
+        world = World.of(folder)
+        faces = world.faces(0)
+        return cls(faces, world.dimension(), max(faces // len(world.people()), 1), 0, folder)
 
 
 def bench_gallery(config: Config, size: GallerySize, emit: Listener) -> dict[str, Any]:
@@ -55,16 +78,17 @@ def bench_gallery(config: Config, size: GallerySize, emit: Listener) -> dict[str
     with writing(config, "bench", emit) as context:
         if context.lake["faces"].version() >= 0:
             raise ConfigError("there is a lake already", where=config.lake, next_step="give an empty --lake")
-    emit(StageStarted("bench", len(_COMMANDS), "commands"))
+    names = [name for name in _COMMANDS if size.world or name != "cluster"]
+    emit(StageStarted("bench", len(names), "commands"))
     figures: dict[str, Any] = {}
-    for done, name in enumerate(_COMMANDS):
+    for done, name in enumerate(names):
         emit(StageProgress("bench", done, {"step": name}))
         figures[name] = _measured(config, size, name)
-    emit(StageFinished("bench", 0.0, {"commands": len(_COMMANDS)}))
+    emit(StageFinished("bench", 0.0, {"commands": len(names)}))
     lake = reading(config).lake
     return {
         **asdict(size),
-        "identities": _population(size).identities,
+        "identities": lake["identities"].snapshot().rows,
         "lake_bytes": sum(item.size_bytes for item in lake.store.list()),
         "commands": figures,
     }
@@ -90,8 +114,11 @@ def _population(size: GallerySize) -> Population:
 def _build(config: Config, size: GallerySize) -> None:
     with writing(config, "bench") as context:
         context.lake.mark_as_demo()
-        add_faces(context, _population(size), 0, size.faces)
-        write_groups(context, _population(size), size.faces)
+        if size.world:
+            add_night(context, World.of(size.world), 0)
+        else:
+            add_faces(context, _population(size), 0, size.faces)
+            write_groups(context, _population(size), size.faces)
 
 
 def _publish(config: Config, size: GallerySize) -> None:
@@ -109,8 +136,10 @@ def _analyse(config: Config, size: GallerySize) -> None:
 
 
 def _arrive(config: Config, size: GallerySize) -> None:
-    """Add faces of known identities, and what a full clustering would have recorded; the runs that follow use both."""
+    """Add faces, and what a full clustering would have recorded where none ran; the runs that follow use both."""
     with writing(config, "bench") as context:
+        if size.world:
+            return add_night(context, World.of(size.world), 1)
         add_faces(context, _population(size), size.faces, max(int(size.faces * _ARRIVING), 1))
         _record_measures(context, size)
 
@@ -160,14 +189,20 @@ def _erase(config: Config, size: GallerySize) -> None:
     from facelake.stages.erasure.request import Request
     from facelake.stages.erasure.stage import erase
 
-    people = _population(size).identities
-    chosen = np.random.default_rng(1).choice(people, min(_ERASED, people // 2 or 1), replace=False)
     with writing(config, "bench") as context:
-        erase(context, Request.of(subjects=[subject_of(int(person)) for person in np.sort(chosen)]))
+        erase(context, Request.of(subjects=_some_subjects(size)))
+
+
+def _some_subjects(size: GallerySize) -> list[str]:
+    people: list[int] | range = World.of(size.world).people() if size.world else range(_population(size).identities)
+    chosen = np.random.default_rng(1).choice(len(people), min(_ERASED, len(people) // 2 or 1), replace=False)
+    name = subject_of_person if size.world else subject_of
+    return [name(people[int(place)]) for place in np.sort(chosen)]
 
 
 _COMMANDS: dict[str, Callable[[Config, GallerySize], None]] = {
     "build": _build,
+    "cluster": _cluster,
     "publish": _publish,
     "analytics": _analyse,
     "verify": _verify,

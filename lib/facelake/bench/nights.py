@@ -17,7 +17,7 @@ from facelake.bench.cluster import PRIOR, PRIORS
 from facelake.bench.memory import PeakMemory
 from facelake.cluster import columns
 from facelake.config import Config
-from facelake.contracts import FACES, Covers, DataFileName, Receipt
+from facelake.contracts import FACES, I64, Covers, DataFileName, Receipt
 from facelake.embed import Pack
 from facelake.errors import ConfigError
 from facelake.events import Listener
@@ -112,27 +112,40 @@ def add_and_remove(context: Context, added: Sequence[Path], removed: Sequence[Pa
         removed: Parquet files with the face ids to remove; data files that have them are rewritten.
     """
     table = context.lake["faces"]
-    if removed:
-        ids = pa.concat_tables([pq.read_table(path, columns=["face_id"]) for path in removed])["face_id"]
-        out = pc.unique(ids.cast(pa.string()))
-        table.rewrite(table.snapshot().files, ["face_id"], lambda rows_: pc.invert(pc.is_in(rows_["face_id"], out)))
+    remove_faces(context, removed)
     staged: list[Receipt] = []
     for path in added:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_PER_FILE):
-                made = _faces(context, batch)
+                made = face_rows(context, batch, "world", np.arange(batch.num_rows))
                 if made.num_rows:
                     staged.append(table.stage(made, DataFileName(context.model_digest[:8], part=f"{len(staged):06d}")))
     table.commit(staged)
 
 
-def _faces(context: Context, batch: pa.RecordBatch) -> pa.Table:
-    """Rows of the faces table; vectors that are not sound would not have come out of embed."""
+def remove_faces(context: Context, removed: Sequence[Path]) -> None:
+    """Rewrite the data files that have one of the face ids in the given Parquet files."""
+    if removed:
+        table = context.lake["faces"]
+        ids = pa.concat_tables([pq.read_table(path, columns=["face_id"]) for path in removed])["face_id"]
+        out = pc.unique(ids.cast(pa.string()))
+        table.rewrite(table.snapshot().files, ["face_id"], lambda rows_: pc.invert(pc.is_in(rows_["face_id"], out)))
+
+
+def face_rows(context: Context, batch: pa.RecordBatch, corpus_file: str, corpus_row: I64) -> pa.Table:
+    """Rows of the faces table as embed would have made them; vectors that are not sound are left out.
+
+    Args:
+        context: of the run.
+        batch: rows of a world's faces.
+        corpus_file: the file that their photos are taken to come from.
+        corpus_row: the row there of each face's photo.
+    """
     column = batch.column("embedding")
     dim = columns.dimension(column)
     vectors, state = columns.vectors(column, dim)
     sound = state == columns.State.SOUND
-    batch, vectors = batch.filter(pa.array(sound)), vectors[sound].astype("<f2")
+    batch, vectors, corpus_row = batch.filter(pa.array(sound)), vectors[sound].astype("<f2"), corpus_row[sound]
     count = batch.num_rows
     offsets = pa.py_buffer((np.arange(count + 1, dtype=np.int32) * (2 * dim)).tobytes())
     body = pa.py_buffer(np.ascontiguousarray(vectors).tobytes())
@@ -140,11 +153,12 @@ def _faces(context: Context, batch: pa.RecordBatch) -> pa.Table:
     made |= {
         "face_id": batch.column("face_id").cast(pa.string()),
         "image_id": batch.column("image_id").cast(pa.string()),
+        "box": pa.array([[0.0, 0.0, 100.0, 120.0]] * count, FACES.field("box").type),
         "quality": batch.column("quality").cast(pa.float32()),
         "embedding": pa.Array.from_buffers(pa.binary(), count, [None, offsets, body]),
         "covers": pa.array([str(Covers.EVERYONE)] * count, pa.string()),
         "model_digest": pa.array([context.model_digest] * count, pa.string()),
-        "corpus_file": pa.array(["world"] * count, pa.string()),
-        "corpus_row": pa.array(np.arange(count)),
+        "corpus_file": pa.array([corpus_file] * count, pa.string()),
+        "corpus_row": pa.array(corpus_row),
     }
     return pa.table([made[name] for name in FACES.names], schema=plain(FACES))

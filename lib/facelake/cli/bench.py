@@ -324,11 +324,16 @@ def bench_gallery_command(
     dim: Annotated[int, typer.Option(min=2, help="dimensions of the embeddings")] = 512,
     per_identity: Annotated[int, typer.Option(min=1, help="mean faces per identity")] = 8,
     seed: Annotated[int, typer.Option(help="seed of the synthetic faces")] = 0,
+    world: Annotated[
+        str | None,
+        typer.Option(help="folder of a world of embeddings with two nights, which is clustered; the sizes are its own"),
+    ] = None,
 ) -> None:
     """Measure seconds, memory and bytes of every command on a gallery of synthetic faces."""
     from facelake.bench.gallery import GallerySize, bench_gallery
 
-    figures = bench_gallery(call.config(), GallerySize(faces, dim, per_identity, seed), call.terminal.listen)
+    size = GallerySize.of_world(world) if world else GallerySize(faces, dim, per_identity, seed)
+    figures = bench_gallery(call.config(), size, call.terminal.listen)
     columns = [
         "seconds",
         "driver_cpu_seconds",
