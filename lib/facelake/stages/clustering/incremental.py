@@ -22,7 +22,7 @@ from facelake.cluster.by_group import ByGroup
 from facelake.cluster.increment import Arrived, ExemplarBlock, Standing, place
 from facelake.cluster.labels import add_sums
 from facelake.cluster.nuisance import without
-from facelake.contracts import F32, GROUPS, I64, Bool
+from facelake.contracts import F32, GROUPS, I64, Bool, Receipt
 from facelake.distinct import distinct
 from facelake.lake.data_files import plain
 from facelake.lake.read_ahead import read_ahead
@@ -30,14 +30,15 @@ from facelake.stages.clustering.calibration_store import Measures, Since, read_m
 from facelake.stages.core.context import Context, must_add_up
 from facelake.stages.gallery.corrections import corrections_digest
 from facelake.stages.gallery.face_keys import IdNumbers
-from facelake.stages.gallery.face_vectors import FacesById, dimension_of
 from facelake.stages.gallery.gallery_rows import matrix_of
+from facelake.stages.gallery.stored_faces import StoredFaces
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _RELEASED = 0.25  # share of its faces that an identity must lose for the rest to be placed anew
 _AT_ONCE = 0.1  # share of faces that may come in one night
 _DRIFT_PAIRS = 20_000
 _DRIFT_FACES, _DRIFT_GROUPS = 200, 50  # fewer say nothing about drift
+_ROWS_PER_FILE = 1_000_000  # of the groups table
 
 _COLUMNS = ["identity_id", "status", "size", "cohesion", "weight"]
 
@@ -49,7 +50,7 @@ class Increment:
     context: Context
     gallery: Gallery
     since: Since
-    faces: FacesById
+    faces: StoredFaces
     """every face of today"""
     home: I64
     """(n,) row of its identity among `identities`, or -1 for a face that came"""
@@ -86,19 +87,14 @@ def plan_increment(context: Context, files: tuple[str, ...], total: int) -> tupl
 
 
 def _night(context: Context, gallery: Gallery, since: Since, files: tuple[str, ...]) -> Increment:
-    table, wanted = context.lake["faces"], set(files)
-    snapshot = table.snapshot()
-    chunks = [c for f in snapshot.files if f.path in wanted for c in table.file(f, ["face_id"])["face_id"].chunks]
-    ids = pa.concat_arrays(chunks or [pa.array([], pa.string())])
-    ids = ids.take(pc.sort_indices(ids))
+    faces = StoredFaces.all_of(context.lake, files)
     stored = gallery.read("identities", _COLUMNS).filter(pc.field("status") == "active")
     order = pc.sort_indices(stored["identity_id"])
     rank = np.empty(stored.num_rows, np.int64)
     rank[order.to_numpy()] = np.arange(stored.num_rows)
     identities = stored.take(order)
     names = IdNumbers.of(identities["identity_id"], f"{context.lake.uri}/identities")
-    faces = FacesById.of(context.lake, ids, files, dimension_of(context.lake, files))
-    home = np.full(len(ids), -1, np.int64)
+    home = np.full(len(faces), -1, np.int64)
     gone = np.zeros(identities.num_rows, np.int64)
     for members in gallery.parts("memberships", ["face_id", "identity_id"]):
         identity = names.find(members["identity_id"])
@@ -139,10 +135,7 @@ def run_increment(night: Increment) -> Placed | None:
     score = np.ones(len(group), np.float32)
     joined = placed.labels < int(left.sum())
     score[new[sound][joined]] = _scores(night, left, placed.labels[joined], raw[joined])
-    table = pa.table([night.faces.ids, pa.array(group), pa.array(score)], schema=plain(GROUPS))
-    must_add_up("cluster", ("faces", len(night.faces.ids)), ("grouped", table.num_rows))
-    context.check_lease()
-    context.lake["groups"].replace_all(table)
+    _write_groups(night, group, score)
     write_since(context.lake, night.since.another_night(come, gone, corrections_digest(context.lake)))
     brought = placed.into != np.arange(len(placed.into))
     counts = {
@@ -158,6 +151,24 @@ def run_increment(night: Increment) -> Placed | None:
         "nights_since_full": night.since.nights + 1,
     }
     return Placed(counts, {"mode": "increment", "drift_sds": round(float(drift), 3)})
+
+
+def _write_groups(night: Increment, group: I64, score: F32) -> None:
+    """Replace the groups table by the group (n,) and the score (n,) of each face."""
+    table = night.context.lake["groups"]
+    staged: list[Receipt] = []
+    waiting: list[pa.Table] = []
+    for number, ids in night.faces.ids():
+        rows = [ids, pa.array(group[number]), pa.array(score[number])]
+        waiting.append(pa.table(rows, schema=plain(GROUPS)))
+        if sum(part.num_rows for part in waiting) >= _ROWS_PER_FILE:
+            staged.append(table.stage(pa.concat_tables(waiting)))
+            waiting = []
+    if waiting:
+        staged.append(table.stage(pa.concat_tables(waiting)))
+    must_add_up("cluster", ("faces", len(night.faces)), ("grouped", sum(receipt.rows for receipt in staged)))
+    night.context.check_lease()
+    table.commit(staged, table.snapshot().files)
 
 
 def _released(night: Increment, home: I64, measures: Measures) -> tuple[Bool, int]:
@@ -189,7 +200,7 @@ def _standing(night: Increment, home: I64, left: Bool, exemplars: _Exemplars, me
     for at, means in _stored_means(night, left & ~lost):
         sums[number[at]] = without(means, measures.directions) * (cohesion[at] * size[at])[:, None]
     wanted = (home >= 0) & lost[np.maximum(home, 0)]
-    for at, vectors, _ in night.faces.vectors(wanted) if wanted.any() else ():
+    for at, vectors in night.faces.vectors(wanted):
         add_sums(without(vectors, measures.directions), number[home[at]].astype(np.int32), sums)
     bins = measures.gate.bins((weight / np.maximum(size + night.gone, 1))[left])
     return Standing(sums, size[left], bins, lambda: read_ahead(exemplars.blocks()))
@@ -315,24 +326,17 @@ def _corrected_since(night: Increment, seqs: set[int]) -> I64:
 
 def _arrived(night: Increment, new: I64, measures: Measures) -> tuple[Arrived, Bool, F32]:
     """The new faces whose vector is sound, which those are, and their vectors as stored."""
-    wanted = np.zeros(len(night.faces.ids), bool)
+    wanted = np.zeros(len(night.faces), bool)
     wanted[new] = True
     vectors = np.zeros((len(new), night.faces.dim), np.float32)
-    quality = np.zeros(len(new), np.float32)
-    for at, found, good in night.faces.vectors(wanted) if len(new) else ():
+    quality, photo = np.zeros(len(new), np.float32), np.zeros(len(new), np.int64)
+    for at, rows in night.faces.rows(wanted, ["quality", "embedding", "image_id"]):
         place_ = np.searchsorted(new, at)
-        vectors[place_], quality[place_] = found, good
+        vectors[place_], _ = columns.vectors(rows["embedding"], night.faces.dim)
+        quality[place_] = np.nan_to_num(rows["quality"].to_numpy().astype(np.float32))
+        photo[place_] = columns.keys(rows["image_id"])
     poor = (quality == 0) | (quality < night.context.config.cluster.min_quality)  # 0: landmarks not confirmed
     sound = (np.linalg.norm(vectors, axis=1) > 0.5) & ~poor
-    images = _photos(night, new[sound])
     raw = vectors[sound]
     projected = without(raw, measures.directions)
-    return Arrived(projected, measures.gate.bins(quality[sound]), images), sound, raw
-
-
-def _photos(night: Increment, at: I64) -> I64:
-    """A key (m,) of the photo of each face."""
-    table, ids = night.context.lake["faces"], night.faces.ids.take(pa.array(at))
-    found = table.where("face_id", pa.chunked_array([ids]), ["face_id", "image_id"])
-    photos = found["image_id"].combine_chunks().take(pc.index_in(ids, found["face_id"].combine_chunks()))
-    return columns.keys(photos)
+    return Arrived(projected, measures.gate.bins(quality[sound]), photo[sound]), sound, raw

@@ -23,7 +23,7 @@ from facelake.publish.corrections import Correction, agreement, enforce, holds, 
 from facelake.publish.similarity import unit_mean
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.face_keys import FaceKeys, Grouped, faces_of_ids
-from facelake.stages.gallery.face_vectors import Faces
+from facelake.stages.gallery.stored_faces import StoredFaces
 from facelake.stages.gallery.versions import Gallery, current_gallery, not_active, require_gallery
 
 _MOST_FILES = 32  # of table `corrections`
@@ -315,9 +315,8 @@ class _NearerSide:
     def __call__(self, others: I64, sides: list[I64]) -> I64:
         needed = np.zeros(len(self.faces), bool)
         needed[np.concatenate([others, *sides])] = True
-        files = tuple(file.path for file in self.context.lake["faces"].snapshot().files)
-        faces = Faces.of(self.context.lake, self.faces, files)
-        vector = {int(p): v for at, vectors, _ in faces.vectors(needed) for p, v in zip(at, vectors, strict=True)}
+        faces = StoredFaces.known(self.context.lake, self.faces)
+        vector = {int(p): v for at, vectors in faces.vectors(needed) for p, v in zip(at, vectors, strict=True)}
         means = np.array([unit_mean(np.array([vector[int(p)] for p in side])) for side in sides])
         similarity = np.array([vector[int(p)] for p in others]) @ means.T
         return np.asarray(np.argmax(similarity, axis=1), np.int64)

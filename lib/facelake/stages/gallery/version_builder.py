@@ -27,10 +27,10 @@ from facelake.publish.ranges import bits_for, range_of_file, ranges_of
 from facelake.stages.core.context import Context, digest_of
 from facelake.stages.gallery.corrections import Corrected
 from facelake.stages.gallery.face_keys import Grouped
-from facelake.stages.gallery.face_vectors import dimension_of
 from facelake.stages.gallery.previous import HOW, Previous
 from facelake.stages.gallery.range_tasks import RangeTasks, SharedFaces
 from facelake.stages.gallery.range_work import Item
+from facelake.stages.gallery.stored_faces import dimension_of
 from facelake.stages.gallery.table_codec import pack_tables
 from facelake.stages.gallery.versions import Gallery
 

@@ -11,8 +11,10 @@ import pyarrow as pa
 import pytest
 
 from facelake.contracts import Verdict
+from facelake.lake.tables import Snapshot
 from facelake.stages.gallery.corrections import CorrectionRequest, _identities_and_faces
 from facelake.stages.gallery.face_index import FaceIndex
+from facelake.stages.gallery.stored_faces import StoredFaces
 
 _IDS, _REPEATS = 64, 33
 LONG = pa.array([f"{number:04d}" + "x" * (1 << 20) for number in range(_IDS)], pa.string())
@@ -67,3 +69,42 @@ def test_the_faces_of_a_correction(members: pa.Table) -> None:
     row = _identities_and_faces(None, CorrectionRequest(Verdict.MERGE, "few", "two"), table)  # type: ignore[arg-type]
     assert [face[:4] for face in row["faces_a"]] == ["0001", "0005", "0007"]
     assert [face[:4] for face in row["faces_b"]] == ["0006"]
+
+
+class _LongFaces:
+    """A faces table of 33 files, whose distinct ids have 2.06 GiB together; they are made when a file is read."""
+
+    files = tuple(SimpleNamespace(path=f"faces-{number}", rows=_IDS) for number in range(_REPEATS))
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(0, self.files)  # type: ignore[arg-type]
+
+    def parts(self, columns: list[str], snapshot: Snapshot) -> Iterator[tuple[Any, pa.Table]]:
+        for file in snapshot.files:
+            yield file, pa.table({"face_id": self._ids(file.path)}).select(columns)
+
+    def file(self, file: Any, columns: list[str]) -> pa.Table:
+        vectors = np.eye(2, dtype="<f2")[np.arange(_IDS) % 2]
+        body = pa.py_buffer(vectors.tobytes())
+        offsets = pa.py_buffer(np.arange(0, 4 * _IDS + 4, 4, dtype=np.int32).tobytes())
+        embedding = pa.Array.from_buffers(pa.binary(), _IDS, [None, offsets, body])
+        return pa.table({"face_id": self._ids(file.path), "embedding": embedding}).select(columns)
+
+    def _ids(self, path: str) -> pa.Array:
+        return pa.array([f"{path} {number:04d}" + "x" * (1 << 20) for number in range(_IDS)], pa.string())
+
+
+def test_the_faces_of_an_incremental_run() -> None:
+    lake = type("Lake", (dict,), {"uri": "lake"})(faces=_LongFaces())
+    paths = [file.path for file in _LongFaces.files[1:]]
+    faces = StoredFaces.all_of(lake, paths)
+    assert (len(faces), faces.dim) == (_IDS * (_REPEATS - 1), 2)
+    assert np.array_equal(np.sort(np.concatenate(faces.numbers)), np.arange(len(faces)))
+    one = next(ids for _, ids in faces.ids()).slice(7, 1)
+    assert faces.find(one).tolist() == [faces.numbers[0][7]]
+    wanted = np.zeros(len(faces), bool)
+    wanted[[faces.numbers[0][7], faces.numbers[5][10]]] = True
+    assert [(at.tolist(), vectors.tolist()) for at, vectors in faces.vectors(wanted)] == [
+        ([faces.numbers[0][7]], [[0.0, 1.0]]),
+        ([faces.numbers[5][10]], [[1.0, 0.0]]),
+    ]
