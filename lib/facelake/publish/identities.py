@@ -155,7 +155,9 @@ def publish_groups(standing: Standing, version: int) -> Published:
         version: number of the gallery version that is made.
     """
     count = len(standing.first)
-    matched = match_groups(standing.groups, standing.previous, count, len(standing.names), standing.core)
+    matched = match_groups(
+        standing.groups, standing.previous, count, len(standing.names), standing.core, standing.former >= 0
+    )
     sizes = np.bincount(standing.groups, minlength=count)
     returning = _returning_tombstones(standing, matched, sizes)
     identity = [

@@ -50,11 +50,20 @@ def overlaps(groups: I64, identities: I64, core: Bool | None = None) -> Overlaps
     return Overlaps(pairs // width, pairs % width, counts, core_faces)
 
 
-def match_groups(groups: I64, identities: I64, group_count: int, identity_count: int, core: Bool | None = None) -> I64:
+def match_groups(
+    groups: I64,
+    identities: I64,
+    group_count: int,
+    identity_count: int,
+    core: Bool | None = None,
+    brought: Bool | None = None,
+) -> I64:
     """Match groups to identities so that as many faces as possible keep their identity.
 
     A group that holds core faces of an identity counts as sharing that share of all its faces in addition: of an
-    identity that falls apart, the part with the whole core keeps the id even if it is not the largest.
+    identity that falls apart, the part with the whole core keeps the id even if it is not the largest. Faces that a
+    merge brought into an identity count only where its own faces leave a choice: when a merge is undone, both ids
+    return to the faces that had them.
 
     The overlap graph falls into small components; each is solved on its own (Crouse, "On implementing 2D rectangular
     assignment algorithms", IEEE TAES 2016, as in scipy). Ties go to the lower numbers.
@@ -65,17 +74,22 @@ def match_groups(groups: I64, identities: I64, group_count: int, identity_count:
         group_count: number of groups.
         identity_count: number of previous identities.
         core: (n,) whether the face is of the identity's core; default: none is.
+        brought: (n,) whether a merge brought the face into the identity; default: none.
 
     Returns:
         (group_count,) the identity of each group, or -1.
     """
     matched = np.full(group_count, -1, np.int64)
-    g, i, count, cores = overlaps(groups, identities, core)
-    if not len(g):
+    shared = overlaps(groups, identities, core)
+    if not len(shared.group):
         return matched
-    all_cores = np.bincount(i, cores, identity_count)[i]
-    faces = np.bincount(i, count, identity_count)[i]
-    count = count + np.where(all_cores > 0, faces * cores // np.maximum(all_cores, 1), 0).astype(np.int64)
+    g, i, count = shared.group, shared.identity, _weights(shared, identity_count)
+    if brought is not None and (brought & (identities >= 0)).any():
+        own = overlaps(groups, np.where(brought, -1, identities), core)
+        of_own = np.zeros(len(g), np.int64)
+        width = identity_count + 1
+        of_own[np.searchsorted(g * width + i, own.group * width + own.identity)] = _weights(own, identity_count)
+        count = of_own * (1 + int(count.sum())) + count
     shape = (group_count + identity_count,) * 2
     _, component = connected_components(coo_matrix((np.ones(len(g)), (g, group_count + i)), shape), directed=False)
     order = np.argsort(component[g], kind="stable")
@@ -88,6 +102,13 @@ def match_groups(groups: I64, identities: I64, group_count: int, identity_count:
         part = order[start:end]
         _match_component(matched, g[part], i[part], count[part])
     return matched
+
+
+def _weights(shared: Overlaps, identity_count: int) -> I64:
+    """Return the faces (pairs,) that each pair shares, and the share of the identity's core among all its faces."""
+    i, cores = shared.identity, shared.core_faces
+    all_cores, faces = np.bincount(i, cores, identity_count)[i], np.bincount(i, shared.faces, identity_count)[i]
+    return shared.faces + np.where(all_cores > 0, faces * cores // np.maximum(all_cores, 1), 0).astype(np.int64)
 
 
 def _match_component(matched: I64, g: I64, i: I64, count: I64) -> None:

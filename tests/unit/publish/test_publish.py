@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import permutations
+from random import Random
 
 import numpy as np
 import pyarrow as pa
@@ -141,6 +142,35 @@ def test_a_merged_identity_returns_when_its_faces_are_separated() -> None:
     assert result.identity_of_group == ["id-1", "id-0"]
     assert result.came_back == ["id-0"]
     assert [(e.kind, e.other_id) for e in result.changes if e.identity_id == "id-0"] == [(Change.RESURRECTED, "id-1")]
+
+
+sizes = st.integers(1, 6)
+
+
+@given(st.lists(st.tuples(sizes, sizes), min_size=1, max_size=4), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_both_ids_return_to_their_faces_when_a_merge_is_undone(pairs: list[tuple[int, int]], random: Random) -> None:
+    """Whatever the sizes, the order of the groups and which faces are the core of the merged identity."""
+    faces, owner, merged = [], [], []
+    for number, (kept, brought) in enumerate(pairs):
+        for name, count in ((f"id-{number}-kept", kept), (f"id-{number}-brought", brought)):
+            faces += [f"{name}-{i}" for i in range(count)]
+            owner += [name] * count
+            merged += [f"id-{number}-kept"] * count
+    before = pa.table(
+        {
+            "face_id": faces,
+            "identity_id": merged,
+            "core": [random.random() < 0.5 for _ in faces],
+            "former_id": pa.array([None if a == b else a for a, b in zip(owner, merged, strict=True)], pa.string()),
+        }
+    )
+    order = sorted(set(owner))
+    random.shuffle(order)
+    groups = np.array([order.index(name) for name in owner], np.int64)
+    result = publish_standing(standing_of(faces, groups, before), 3)
+    assert result.identity_of_group == order
+    assert sorted(result.came_back) == sorted(name for name in order if name.endswith("brought"))
 
 
 def test_a_retired_identity_returns_with_its_faces() -> None:
