@@ -42,7 +42,7 @@ from facelake.stages.governance.processing_register import require_assessment_to
 from facelake.stages.operations.images import Fate, ListedImage, list_images
 from facelake.stages.operations.status import status
 from facelake.stages.operations.verify import verify, verify_residual
-from facelake.stages.reporting.report import LATEST
+from facelake.stages.reporting.report import latest_page
 from facelake.stages.sharing.export import show
 
 T = TypeVar("T")
@@ -211,12 +211,10 @@ class Lake:
 
         Raises:
             ConfigError: there is none.
+            Refused: the ledger has changed since, so that it may show people who have withdrawn.
         """
-        try:
-            return self._read().lake.store.read(LATEST)
-        except FileNotFoundError as err:
-            where = f"{self.uri.rstrip('/')}/{LATEST}"
-            raise ConfigError("the lake has no report", where=where, next_step="run `facelake report`") from err
+        context = self._read()
+        return latest_page(context.lake, context.now)
 
     def check_exists(self) -> None:
         """Check that there is a lake. Nothing is written.

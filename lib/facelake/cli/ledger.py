@@ -79,6 +79,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
         also_ended,
         doubts,
         refuse_barred,
+        refuse_erased,
         refuse_unknown,
     )
     from facelake.stages.admission.ledger import Entry, record
@@ -92,6 +93,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
         entry.check()
     settings = call.config()
     lake = _lake(settings, create=target.create_lake)
+    refuse_erased(lake, entries)
     if not target.even_if_unknown:
         known = Known.of(settings, lake)
         refused, questioned = doubts(known, entries)

@@ -30,6 +30,9 @@ LEAST_GROUPS, MOST_GROUPS = 10, 4_000
 _LEAST_FACES = 4
 _FALSE_JOINS = 0.01  # joins of different people expected in the whole corpus, under a normal distribution
 
+# Standard deviations by which normalisation must raise a similarity, among those of different people, for the mean of
+# the pairs not to matter: it raises that of a turned head or another light, and not that of relatives.
+_RAISED = 2.5
 # Ratio of the standard deviations by the upper and the lower part of a distribution from which on it is not normal.
 _CONTRADICTION = 1.5
 
@@ -60,13 +63,14 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
     sums, size = groups.sums.astype(np.float32), groups.size.astype(np.float32)
     normalised = _normalised(groups)
     similarity = _cosines(normalised, normalised)
-    chance = _chance(similarity)
     between = (sums @ sums.T) / np.outer(size, size)
+    chance, alike = _Chance.of(similarity), _Chance.of(between)
     np.fill_diagonal(similarity, -1)
     number = np.arange(len(size), dtype=np.int32)
     joins = 0
     while True:
-        open_ = (similarity >= chance) & (between >= cuts.mean_of_groups)
+        raised = chance.deviations(similarity) - alike.deviations(between) >= _RAISED
+        open_ = (similarity >= chance.most) & (raised | ((between >= cuts.mean_of_groups) & (not cuts.nearest_low)))
         open_ &= np.maximum.outer(size, size) >= _LEAST_FACES
         best = int(np.argmax(np.where(open_, similarity, -1)))
         a, b = divmod(best, len(size))
@@ -82,9 +86,10 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
         similarity[b] = similarity[:, b] = -1
         joins += 1
     text = f"{joins} joins among {len(size)} groups, "
-    if np.isinf(chance):
+    if np.isinf(chance.most):
         return canonical(number), f"{text}whose similarities are not normally distributed"
-    return canonical(number), f"{text}by chance none of different people above a normalised similarity of {chance:.3f}"
+    above = f"by chance none of different people above a normalised similarity of {chance.most:.3f}"
+    return canonical(number), f"{text}{above}"
 
 
 def _normalised(groups: Groups) -> F32:
@@ -117,15 +122,29 @@ def _cosines(a: F32, b: F32) -> F32:
     return np.asarray(unit_rows(a, least=1e-9) @ unit_rows(b, least=1e-9).T, np.float32)
 
 
-def _chance(similarity: F32) -> float:
-    """Return the similarity that hardly any pair of different people is expected to reach among all pairs.
+class _Chance(NamedTuple):
+    """The normal distribution of the similarities of different people, read off those of all pairs of groups.
 
-    The normal distribution is read off the median and the lower half: the upper half also holds pairs of one person.
-    Many relatives are far more pairs than those, so that a 99th percentile above the distribution's shows them: the
-    standard deviation is then that of the percentile, and infinite where the two contradict each other.
+    Its median and lower half are taken: the upper half also holds pairs of one person. Many relatives are far more
+    pairs than those, so that a 99th percentile above the distribution's shows them: the standard deviation is then that
+    of the percentile, and `most` is infinite where the two contradict each other.
     """
-    pairs, normal = similarity[np.triu_indices(len(similarity), 1)], NormalDist()
-    low, mid, high = np.quantile(pairs, [0.1587, 0.5, 0.99])
-    lower, upper = mid - low, (high - mid) / normal.inv_cdf(0.99)
-    deviation = max(lower, upper) if upper <= _CONTRADICTION * lower else np.inf
-    return float(mid + normal.inv_cdf(1 - _FALSE_JOINS / len(pairs)) * deviation)
+
+    middle: float
+    deviation: float
+    most: float
+    """similarity that hardly any pair of different people is expected to reach among all pairs"""
+
+    @classmethod
+    def of(cls, similarity: F32) -> _Chance:
+        """Read the distribution off a symmetric matrix of similarities."""
+        pairs, normal = similarity[np.triu_indices(len(similarity), 1)], NormalDist()
+        low, mid, high = np.quantile(pairs, [0.1587, 0.5, 0.99])
+        lower, upper = mid - low, (high - mid) / normal.inv_cdf(0.99)
+        deviation = max(lower, upper, 1e-6)
+        most = mid + normal.inv_cdf(1 - _FALSE_JOINS / len(pairs)) * deviation
+        return cls(float(mid), float(deviation), float(most) if upper <= _CONTRADICTION * lower else np.inf)
+
+    def deviations(self, similarity: F32) -> F32:
+        """Return how many standard deviations each similarity lies above the middle."""
+        return np.asarray((similarity - self.middle) / self.deviation, np.float32)

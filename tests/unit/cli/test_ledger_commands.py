@@ -71,10 +71,38 @@ def test_a_grant_may_come_before_its_photos_but_not_nearly_miss_a_source_or_purp
     assert done.returncode == 0
     assert "no source 'school-2027'" in done.stderr
     assert "no purpose 'advertising'" in done.stderr
-    for mistyped in (["--source", "scool", "--purpose", P], ["--source", "school", "--purpose", "identity grouping"]):
+    run_json(*grant, "--source", "class-2026", "--purpose", P, "--even-if-unknown")
+    for mistyped in (
+        ["--source", "scool", "--purpose", P],
+        ["--source", "class-2O26", "--purpose", P],
+        ["--source", "school", "--purpose", "identity grouping"],
+    ):
         done = run_cli(*grant, *mistyped)
         assert done.returncode == 2
         assert "did you mean" in done.stderr or "there is" in done.stderr
+
+
+def test_a_mistyped_purpose_of_the_config_makes_it_no_known_one(lake: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(f"lake: {lake}\npurpose: identity-groupin\n")
+    grant = ["ledger", "grant", "--basis", "b", "-c", str(config), "--source", "school", "--purpose"]
+    done = run_cli(*grant, "identity-groupin")
+    assert (done.returncode, f"did you mean '{P}'" in done.stderr) == (2, True)
+    run_json(*grant, P)
+
+
+def test_a_grant_does_not_bring_back_the_name_of_somebody_erased(lake: Path, tmp_path: Path) -> None:
+    opened = Lake.open(str(lake))
+    opened.suppress(["subject:person-0041"])
+    grant = ["ledger", "grant", "--basis", "b", "--purpose", P, "--lake", str(lake), "--even-if-unknown"]
+    done = run_cli(*grant, "--subject", " person-0041")
+    assert (done.returncode, "was erased" in done.stderr) == (2, True)
+    path = tmp_path / "events.csv"
+    path.write_text(f"subject,purposes,basis\nperson-0041,{P},b\nperson-0077,{P},b\n")
+    said = run_json("ledger", "import", str(path), "--even-if-unknown", "--lake", str(lake), code=1)
+    assert (said["events"], [line["line"] for line in said["lines"]]) == (1, [2])
+    assert keys(lake) == ["school", "person-0077"]
+    run_json("ledger", "withdraw", "--subject", "Zoë", "--lake", str(lake))
 
 
 def test_lines_of_a_file_that_match_nothing_are_rejected(lake: Path, tmp_path: Path) -> None:

@@ -363,12 +363,13 @@ def _refuse_mistyped(context: Context, grant: Grant) -> None:
         next_step = "give contributed, commissioned, archive or research; or leave these photos out"
         raise ConfigError(what, where="--class", next_step=next_step)
     known = Known.of_records(context.config, context.lake)
-    for item in known.unknown("purpose", grant.purposes):
+    for item in known.unknown("purpose", grant.purposes or (context.config.purpose,)):
         if item.certain:
             next_step = (
                 "correct it; a new purpose of that name is recorded by `facelake ledger grant --even-if-unknown`"
             )
-            raise ConfigError(f"the lake has {item}; nothing was imported", where="--purpose", next_step=next_step)
+            where = "--purpose" if grant.purposes else "purpose (of the config)"
+            raise ConfigError(f"the lake has {item}; nothing was imported", where=where, next_step=next_step)
 
 
 def _refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:

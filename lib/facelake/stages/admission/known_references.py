@@ -34,7 +34,8 @@ class Unknown:
         name: the reference.
         near: what may have been meant, as text; empty if nothing is alike.
         certain: whether it is most likely a mistype: `near` is the same, is of another kind, or has the same numbers.
-        same: whether `near` differs only in case, spaces, punctuation, compatibility forms or leading zeros.
+        same: whether `near` differs only in case, spaces, punctuation, compatibility forms, leading zeros, or letters
+            that look like digits.
     """
 
     kind: str
@@ -87,13 +88,16 @@ class Known:
         """Read the references of the config, the ledger and the leases only, without those of the photos."""
         events = lake["ledger"].read(["scope", "key", "purposes"]).to_pylist()
         leased = lake["leases"].read(["purpose"])["purpose"].to_pylist()
-        named = {reference(name) for row in events for name in row["purposes"] or ()}
-        return cls(
+        known = cls(
             subjects={reference(row["key"]) for row in events if row["scope"] == Scope.SUBJECT},
             sources={reference(row["key"]) for row in events if row["scope"] == Scope.SOURCE},
             # acknowledgements of leases name no purpose
-            purposes={reference(config.purpose), *named, *(reference(name) for name in leased if name)},
+            purposes={reference(name) for row in events for name in row["purposes"] or ()}
+            | {reference(name) for name in leased if name},
         )
+        if not any(item.certain for item in known.unknown("purpose", [config.purpose])):  # else mistyped in the config
+            known.purposes.add(reference(config.purpose))
+        return known
 
     def _look_for(self, ids: pa.ChunkedArray, wanted: set[str]) -> None:
         """Note which wanted photos are among the ids, and ids that differ from one in case or punctuation only."""
@@ -146,6 +150,9 @@ class Known:
         padded = sorted(other for other in own[kind] if _without_zeros(other) == _without_zeros(name))
         if padded:  # a spreadsheet turns 008 into 8
             return Unknown(kind, name, f"there is {_either(padded)}", certain=True, same=True)
+        drawn = sorted(other for other in own[kind] if _as_drawn(other) == _as_drawn(name))
+        if drawn:  # 2O26 is 2026
+            return Unknown(kind, name, f"did you mean {_either(drawn)}", certain=True, same=True)
         near_ones = difflib.get_close_matches(name, sorted(own[kind]), n=3, cutoff=_ALIKE)
         if not near_ones:
             return Unknown(kind, name)
@@ -222,6 +229,27 @@ def refuse_barred(known: Known, entries: Iterable[Entry]) -> None:
         raise ConfigError(f"{text}, whatever is recorded later", where="source class", next_step=next_step)
 
 
+def erased_before(lake: Lake, entries: Sequence[Entry]) -> dict[Entry, str]:
+    """Return a sentence for each grant of a subject or source that was erased: it would bring back the name in vain."""
+    suppressed = lake.suppressed()
+    return {
+        entry: f"the {entry.scope} {entry.key!r} was erased: its photos are refused for good, whatever is granted"
+        for entry in (entries if suppressed else ())
+        if entry.kind is EventKind.GRANT and lake.keyed_hash(label(entry.scope, reference(entry.key))) in suppressed
+    }
+
+
+def refuse_erased(lake: Lake, entries: Sequence[Entry]) -> None:
+    """Refuse grants of subjects and sources that were erased.
+
+    Raises:
+        ConfigError: there is one; nothing was recorded.
+    """
+    for text in erased_before(lake, entries).values():
+        next_step = "leave it out; new photos that somebody agreed to later need another reference"
+        raise ConfigError(text, where="ledger", next_step=next_step)
+
+
 def not_suppressed(lake: Lake, unknown: Iterable[Unknown]) -> list[Unknown]:
     """Return the unknown references that were not erased before: erasing a person again is no mistake."""
     suppressed = lake.suppressed()
@@ -259,6 +287,11 @@ def _identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
 def _without_zeros(text: str) -> str:
     """Return a reference as `_plain` does, without leading zeros of its numbers."""
     return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", _plain(text))
+
+
+def _as_drawn(text: str) -> str:
+    """Return a reference as `_plain` does, with letters that look like digits as these."""
+    return _plain(text).translate(str.maketrans("oil", "011"))
 
 
 def _either(names: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.admission.known_references import FLAG, Known, barred, doubts
+from facelake.stages.admission.known_references import FLAG, Known, barred, doubts, erased_before
 from facelake.stages.admission.ledger import Entry, evidence_digest, record
 
 COLUMNS = (
@@ -94,6 +94,9 @@ def import_ledger(lake: Lake, path: str, known: Known | None = None) -> Imported
             lines[line] = entry
         except (ValueError, ConfigError) as err:
             rejected.append(RejectedLine(line, err.what if isinstance(err, ConfigError) else str(err)))
+    erased = erased_before(lake, list(lines.values()))
+    rejected += [RejectedLine(line, erased[entry]) for line, entry in lines.items() if entry in erased]
+    lines = {line: entry for line, entry in lines.items() if entry not in erased}
     new, present = _Histories.of(lake["ledger"].read().sort_by("seq").to_pylist()).sort_out(lines, rejected)
     if new:
         record(lake, new)

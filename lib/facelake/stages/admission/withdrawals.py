@@ -23,6 +23,7 @@ from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
 
 _COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "covers", CONTENT]
+_DATES = ("valid_from", "valid_until", "destroy_by")
 _UNKNOWN = "\ufffd"  # stands for subjects without events
 _ENDING = (EventKind.WITHDRAW, EventKind.EXPIRE)
 
@@ -57,6 +58,12 @@ class LedgerState:
     def newest_seq(self) -> int:
         """Sequence number of the newest event; 0 for none."""
         return int(pc.max(self.rows["seq"]).as_py() or 0)
+
+    def standing_at(self, now: datetime) -> str:
+        """Return a text that changes when an event is recorded, or takes effect, begins or ends by its date."""
+        moment = present_time(self.lake, self.rows, now)
+        passed = [(pc.sum(pc.less_equal(self.rows[name], moment)).as_py() or 0) for name in _DATES]
+        return "-".join(map(str, (self.version, *passed)))
 
     def check_unchanged(self) -> None:
         """Check that nothing was recorded since; call before data leaves.

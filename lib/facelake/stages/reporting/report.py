@@ -10,6 +10,7 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ import pyarrow.compute as pc
 from facelake.cluster import columns
 from facelake.contracts import I64, Change, is_of_model
 from facelake.distinct import distinct
+from facelake.errors import ConfigError, Refused
 from facelake.events import Notice
+from facelake.lake.lake import Lake
 from facelake.lake.sampling import batches
 from facelake.report import (
     Bar,
@@ -34,6 +37,7 @@ from facelake.report import (
     render,
     size_bars,
 )
+from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.stages.reporting.history import (
@@ -77,16 +81,20 @@ class _Faces:
 
 
 def report(context: Context) -> StageResult:
-    """Write reports/<run>.html and reports/latest.html; skip when no stage had work since the last report."""
+    """Write reports/<run>.html and reports/latest.html.
+
+    Skip when no stage had work since the last report, and the ledger permits what it did.
+    """
     lake = context.lake
     run = StageRun(context, "report", 1, "page")
     gallery = current_gallery(lake)
     newest = {stage: (last_run(lake, stage) or {}) for stage in ("admit", "embed", "cluster", "publish")}
-    state = digest_of(
+    inputs = digest_of(
         gallery.row["created_at"] if gallery else 0,
         [row.get("run_id") for row in newest.values()],
         context.config.digest("report"),
     )
+    state = f"{inputs}.{LedgerState.of(lake).standing_at(context.now)}"
     before = last_run(lake, "report")
     if before and before["input_digest"] == state and lake.store.tag(LATEST):
         return run.skip({"pages": 0})
@@ -101,6 +109,23 @@ def report(context: Context) -> StageResult:
             context.emit(Notice("report", f"to act on: {alert.message} {alert.next_step}"))
     levels = Counter(alert.level for alert in data.alerts)
     return run.finish({"pages": 1, "bytes": len(page), "to_act_on": levels["act"], "to_look_at": levels["look"]}, state)
+
+
+def latest_page(lake: Lake, now: datetime) -> bytes:
+    """Return the newest report.
+
+    Raises:
+        ConfigError: there is none.
+        Refused: an event was recorded since, or one takes effect by its date: it may show people who have withdrawn.
+    """
+    before = last_run(lake, "report")
+    if before is None or not lake.store.tag(LATEST):
+        next_step = "run `facelake report`, or `facelake nightly`, which ends with it"
+        raise ConfigError("the lake has no report", where=f"{lake.uri}/{LATEST}", next_step=next_step)
+    if before["input_digest"].partition(".")[2] != LedgerState.of(lake).standing_at(now):
+        what = "since this report was written the ledger has changed: it may show people who have withdrawn"
+        raise Refused(what, where=f"{lake.uri}/{LATEST}", next_step="run `facelake report`, which writes it again")
+    return lake.store.read(LATEST)
 
 
 def _delete_old_pages(context: Context) -> None:

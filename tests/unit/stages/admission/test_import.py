@@ -181,6 +181,9 @@ def test_an_import_refuses_a_purpose_that_is_nearly_a_known_one(tmp_path: Path) 
         imported(tmp_path, str(tmp_path / "p"), grant=Grant("b", ("identity-groupin",)))
     assert not (tmp_path / "lake/corpus").exists()
     assert imported(tmp_path, str(tmp_path / "p"), grant=Grant("b", ("print",)))[0]["granted"] == 1
+    config = Config(lake=str(tmp_path / "lake"), purpose="prnt")
+    with writing(config, "test") as context, pytest.raises(ConfigError, match=r"no purpose 'prnt' \(did you mean"):
+        import_folder(context, str(tmp_path / "p"), source="other", grant=Grant("b"))
 
 
 def test_new_photos_do_not_come_in_under_a_statement_made_for_others(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def rejoin_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part:
         cuts: the calibration.
     """
     several = np.flatnonzero(np.bincount(labels) >= 2).astype(np.int32)
-    if cuts.nearest_low or not LEAST_GROUPS <= len(several) <= MOST_GROUPS:
+    if not LEAST_GROUPS <= len(several) <= MOST_GROUPS:
         return Rejoined(labels, "")
     groups = share_labels(work, "rejoin-sums", labels, part, several)
     number, text = join_normalised(_summed(work, exchange, parts, groups), cuts)
