@@ -5,6 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facelake.bench.cluster import cluster_files
+from facelake.config import Config
+from facelake.events import ignore_events
+from facelake.lake.lake import Lake
 from tests.conftest import run_json
 
 
@@ -34,11 +42,27 @@ def test_london_is_perfect(shared: Path, tmp_path: Path) -> None:
     methods = compared["methods"]
     ours = methods.pop("facelake")["fixed"]["bcubed"]["f"]
     assert all(ours >= score["bcubed"]["f"] for kinds in methods.values() for score in kinds.values())
+    nobody_joins_a_stranger(lake, tmp_path)
     erased = run_json("erase", "--lake", lake, "--subject", "042", "--yes")
     assert (erased["images"], erased["faces"], erased["identities_retired"]) == (2, 2, 1)
     assert run_json("verify", "--lake", lake)["ok"]
     night = run_json("nightly", "-c", assessed(tmp_path), "--lake", lake)
     assert (night["faces"], night["identities"]) == (202, 101)
+
+
+def nobody_joins_a_stranger(lake: str, folder: Path) -> None:
+    """Of half of the people one photo is missing: the other one stays alone."""
+    faces = Lake.open(lake)["faces"].read(["face_id", "image_id", "quality", "embedding"])
+    person = np.array([image.split("/")[-1][:3] for image in faces["image_id"].to_pylist()])
+    smiling = np.array(["smiling" in image for image in faces["image_id"].to_pylist()])
+    for seed in range(4):
+        half = np.random.default_rng(seed).permutation(np.unique(person))[::2]
+        kept = ~(np.isin(person, half) & (smiling == bool(seed % 2)))
+        (folder / f"half-{seed}").mkdir()
+        pq.write_table(faces.filter(pa.array(kept)), folder / f"half-{seed}/faces.parquet")
+        cluster_files(Config(lake=lake), str(folder / f"half-{seed}"), str(folder / "groups.parquet"), ignore_events)
+        groups = pq.read_table(folder / "groups.parquet")["identity_id"].to_numpy()
+        assert len(np.unique(groups)) == len(set(zip(groups.tolist(), person[kept].tolist(), strict=True))) == 102
 
 
 def test_orl_is_not_behind_a_simple_method(shared: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from facelake.stages.gallery.corrections import CorrectionRequest, record_correc
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.reporting import sheets
 from facelake.stages.reporting.sheets import crops_of
-from tests.conftest import run_json
+from tests.conftest import run_cli, run_json
 from tests.e2e.test_demo import members
 
 FLAGS = [
@@ -229,3 +229,22 @@ def test_the_crops_of_a_page_stay_under_the_byte_limit(
     assert sum(len(base64.b64decode(crop)) for crop in crops) <= 40_000
     (left_out,) = re.findall(rb"(\d+) faces are left out", page)
     assert len(crops) + int(left_out) == 64 + 24  # on the sheets, and before and after the merge
+
+
+def test_nobody_leaves_by_a_report_that_is_older_than_a_withdrawal(corrected_lake: Path, tmp_path: Path) -> None:
+    lake, copy = Path(shutil.copytree(corrected_lake, tmp_path / "lake")), str(tmp_path / "copy.html")
+    config = load_config(lake=str(lake))
+    faces = reading(config).lake["faces"].read(["face_id", "image_id"]).to_pylist()
+    theirs = {row["face_id"] for row in faces if "/person-1-" in row["image_id"]}
+    crops = [base64.b64encode(crop) for crop in crops_of(reading(config), theirs).values()]
+    run_json("ledger", "withdraw", "--subject", "person-1", "--lake", str(lake))
+    done = run_cli("report", "--download", copy, "--lake", str(lake))
+    assert done.returncode != 0
+    assert "run `facelake report`" in done.stderr
+    assert not Path(copy).exists()
+    run_json("report", "--lake", str(lake))
+    run_json("report", "--download", copy, "--lake", str(lake))
+    page = Path(copy).read_bytes()
+    assert CROP.search(page)
+    assert not any(crop in page for crop in crops)
+    assert run_json("report", "--lake", str(lake))["stages"]["report"]["pages"] == 0

@@ -35,6 +35,9 @@ _LEAST_CUT, _LEAST_EDGE, _LEAST_ATTACH, _LEAST_MODES = 0.7, 0.55, 0.5, 0.45
 # In a small corpus, which does not show `nearest_low`, the graph's cut is no lower than this, in units of (one person's
 # level - different people's mean). The weights of edges fall by e per this much, in the same units.
 _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.55, 0.25
+# In a small corpus also, a singleton must be as similar as this to a group of few faces, in units as above: the mean of
+# two photos is a noisy template, which strangers come near.
+_LEAST_ATTACH_FEW = 0.65
 # Impostors of a 128-d encoder scatter so widely that a cut by chance alone would lie among genuine pairs; joins have
 # the relative cut besides, so their absolute one need not lie higher than this (same units).
 _EDGE_CAP, _FLOOR = 0.54, 0.45
@@ -115,6 +118,13 @@ class Calibration:
             return self.edge
         least = self._share(_LEAST_ATTACH) if self.nearest_low else self.edge
         return max(min(self.chance, self.graph_cut), least)
+
+    @property
+    def attach_few(self) -> float:
+        """The same for groups of few faces."""
+        if self.by_hand or self.nearest_low:
+            return self.attach
+        return max(self.attach, self.impostor_mean + _LEAST_ATTACH_FEW * self.gap)
 
     @property
     def modes_from(self) -> float:

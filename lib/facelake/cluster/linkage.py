@@ -30,6 +30,7 @@ from facelake.inner_product import dot
 _MAX_PASSES = 20
 _PRIOR_PAIRS = 3.0  # weight of the corpus's level against a group's own
 _LARGE = 8  # faces from which on a group's own figures are trusted
+_FEW = 4  # fewer faces of a group make a noisy template
 _APART = 0.05  # how much more alike two groups must be that were left apart
 _MARGIN = 0.15  # lead of another group at which a face moves
 # Several look-alikes of a face are about equally similar to it, its own person is alone: the group next to the best one
@@ -118,7 +119,7 @@ def settle(vectors: F32, own: I32, near: NearGroups, sums: F32, size: I64, cuts:
         (m,) labels.
     """
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
-    limits = _SettleLimits(cuts.level, cuts.attach, cuts.lead, cuts.impostor_mean)
+    limits = _SettleLimits(cuts.level, cuts.attach, cuts.attach_few, cuts.lead, cuts.impostor_mean)
     return np.asarray(_settle(vectors, own, near, _Groups(sums, size, square), limits), np.int32)
 
 
@@ -136,6 +137,7 @@ class _SettleLimits(NamedTuple):
 
     level: float
     attach: float
+    attach_few: float
     lead: float
     impostor_mean: float
 
@@ -254,7 +256,8 @@ def _settle(vectors: F32, labels: I32, near: NearGroups, groups: _Groups, limits
         around = near.group[near.start[i] : near.start[i + 1]]
         if size[own] == 1:
             best, score, second = _nearest_group(vectors[i], own, around, 2, groups, length)
-            if score >= limits.attach and _leads(score, second, size[best], limits):
+            least = limits.attach if size[best] >= _FEW else limits.attach_few
+            if score >= least and _leads(score, second, size[best], limits):
                 out[i] = best
         elif size[own] > 2:
             at_home = (dot(vectors[i], sums[own]) - 1.0) / (size[own] - 1.0) / inside[own]

@@ -1,19 +1,23 @@
-"""Joins groups of one person that similarity alone leaves apart, in corpora too small for mode merging.
+"""Joins groups of one person that similarity alone leaves apart.
 
 Light, pose and expression change every embedding in some directions more than in others. How they do is measured
 inside the corpus's own groups: templates are normalised by the covariance within groups (within-class covariance
 normalisation; Hatch, Kajarekar, Stolcke, Interspeech 2006), shrunk towards a sphere as far as few faces require (Chen,
 Wiesel, Eldar, Hero, IEEE Trans. Signal Processing 2010). Nearly all pairs of groups are of different people, so that
 the distribution of their similarities says how similar two people become by chance, among as many pairs as there are.
-Two groups that are more similar than that, and whose faces are as similar on the mean as two linked faces must be, are
-joined.
+Two groups that are more similar than that are joined if normalisation raised their similarity: it discounts what
+varies within people, and so brings together a head that was turned or lit from another side, and not relatives, who
+differ in what varies between people. In a corpus that is too small to show how similar one person's photos are, two
+groups are also joined whose faces are as similar on the mean as two linked faces must be.
 
 Relatives are more similar than chance: where a corpus has many, their pairs widen the measured distribution or show
-that it is none of chance; few are kept apart by the limit on the mean similarity.
+that it is none of chance; few are kept apart by those conditions.
 """
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Iterator
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -21,11 +25,13 @@ import numpy as np
 
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.labels import canonical
-from facelake.contracts import F32, F64, I32, I64
+from facelake.contracts import F32, F64, I32, I64, Bool
 from facelake.vectors import unit_rows
 
-LEAST_GROUPS, MOST_GROUPS = 10, 4_000
-"""groups of two faces or more: fewer pairs do not show chance; the similarities of more take 64 MB each"""
+LEAST_GROUPS, MOST_GROUPS = 10, 32_000
+"""groups of two faces or more: fewer pairs do not show chance; of more, one process would compare half a billion"""
+_SAMPLED = 2_000  # groups whose pairs show the distribution
+_ROWS = 512  # groups compared at once
 # Of the larger of two groups: two sessions of two photos each tell nothing of what varies within either person.
 _LEAST_FACES = 4
 _FALSE_JOINS = 0.01  # joins of different people expected in the whole corpus, under a normal distribution
@@ -33,6 +39,8 @@ _FALSE_JOINS = 0.01  # joins of different people expected in the whole corpus, u
 # Standard deviations by which normalisation must raise a similarity, among those of different people, for the mean of
 # the pairs not to matter: it raises that of a turned head or another light, and not that of relatives.
 _RAISED = 2.5
+# Mean excess of a normal distribution's upper hundredth over its lower end, in standard deviations.
+_EXCESS = 0.34
 # Ratio of the standard deviations by the upper and the lower part of a distribution from which on it is not normal.
 _CONTRADICTION = 1.5
 
@@ -60,48 +68,118 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
     Returns:
         (groups,) canonical number of the joined group that each is part of, and the evidence.
     """
-    sums, size = groups.sums.astype(np.float32), groups.size.astype(np.float32)
-    normalised = _normalised(groups)
-    similarity = _cosines(normalised, normalised)
-    between = (sums @ sums.T) / np.outer(size, size)
-    chance, alike = _Chance.of(similarity), _Chance.of(between)
-    np.fill_diagonal(similarity, -1)
-    number = np.arange(len(size), dtype=np.int32)
-    joins = 0
-    while True:
-        raised = chance.deviations(similarity) - alike.deviations(between) >= _RAISED
-        open_ = (similarity >= chance.most) & (raised | ((between >= cuts.mean_of_groups) & (not cuts.nearest_low)))
-        open_ &= np.maximum.outer(size, size) >= _LEAST_FACES
-        best = int(np.argmax(np.where(open_, similarity, -1)))
-        a, b = divmod(best, len(size))
-        if not open_[a, b]:
-            break
-        number[number == b] = a
-        for total in (normalised, sums, size):
-            total[a] += total[b]
-        similarity[a] = similarity[:, a] = _cosines(normalised[a : a + 1], normalised)[0]
-        between[a] = between[:, a] = (sums @ sums[a]) / (size * size[a])
-        gone = np.union1d(np.flatnonzero(number != np.arange(len(number))), [a])
-        similarity[a, gone] = similarity[gone, a] = -1
-        similarity[b] = similarity[:, b] = -1
-        joins += 1
-    text = f"{joins} joins among {len(size)} groups, "
-    if np.isinf(chance.most):
+    templates = _Templates(_normalised(groups), groups.sums.astype(np.float32), groups.size.astype(np.float32))
+    limits = _Limits.of(templates, cuts)
+    number = np.arange(len(groups.size), dtype=np.int32)
+    joins = _join_best_first(templates, limits, number) if np.isfinite(limits.chance.most) else 0
+    text = f"{joins} joins among {len(number)} groups, "
+    if np.isinf(limits.chance.most):
         return canonical(number), f"{text}whose similarities are not normally distributed"
-    above = f"by chance none of different people above a normalised similarity of {chance.most:.3f}"
+    above = f"by chance none of different people above a normalised similarity of {limits.chance.most:.3f}"
     return canonical(number), f"{text}{above}"
+
+
+class _Templates(NamedTuple):
+    """Normalised sums (groups, dim), sums (groups, dim) and sizes (groups,); a joined group is added to one of its
+    parts."""
+
+    normalised: F32
+    sums: F32
+    size: F32
+
+    def compared(self, rows: slice | I64) -> tuple[F32, F32]:
+        """Return the normalised similarity and the mean cosine of the pairs (rows, groups) of some groups and all."""
+        similarity = unit_rows(self.normalised[rows], least=1e-9) @ unit_rows(self.normalised, least=1e-9).T
+        return similarity, (self.sums[rows] @ self.sums.T) / np.outer(self.size[rows], self.size)
+
+    def join(self, into: int, other: int) -> None:
+        """Add a group to another."""
+        for total in self:
+            total[into] += total[other]
+
+
+class _Limits(NamedTuple):
+    """Which pairs of groups are joined."""
+
+    chance: _Chance
+    """of the normalised similarities"""
+    alike: _Chance
+    """of the mean cosines"""
+    least_mean: float
+    """mean cosine from which a pair need not be raised; infinite except in a small corpus"""
+
+    @classmethod
+    def of(cls, templates: _Templates, cuts: Calibration) -> _Limits:
+        """Read the distributions off the pairs of a sample of the groups."""
+        count = len(templates.size)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
+        part = _Templates(*(values[chosen] for values in templates))
+        similarity, mean = part.compared(slice(None))
+        pairs = count * (count - 1) // 2
+        least = np.inf if cuts.nearest_low else cuts.mean_of_groups
+        return cls(_Chance.of(similarity, pairs), _Chance.of(mean, pairs), least)
+
+    def pass_(self, similarity: F32, mean: F32, larger: F32) -> Bool:
+        """Return which pairs are joined, of any shape, by both similarities and the size of the larger group."""
+        raised = self.chance.deviations(similarity) - self.alike.deviations(mean) >= _RAISED
+        by_mean = (similarity >= self.chance.most) & (mean >= self.least_mean)
+        return np.asarray((raised & (similarity >= self.chance.most_of_any) | by_mean) & (larger >= _LEAST_FACES))
+
+
+def _join_best_first(templates: _Templates, limits: _Limits, number: I32) -> int:
+    """Join groups, the most similar pair first; writes into `number` (groups,) and returns the number of joins."""
+    heap = list(_pairs(templates, limits))
+    heapq.heapify(heap)
+    times = np.zeros(len(number), np.int64)  # how often each group has changed: older pairs of it no longer count
+    joins = 0
+    while heap:
+        _, a, b, seen_a, seen_b = heapq.heappop(heap)
+        if (times[a], times[b]) != (seen_a, seen_b):
+            continue
+        templates.join(a, b)
+        number[number == b] = a
+        times[a], times[b] = times[a] + 1, -1
+        joins += 1
+        similarity, mean = (values[0] for values in templates.compared(np.array([a])))
+        passing = limits.pass_(similarity, mean, np.maximum(templates.size, templates.size[a])) & (times >= 0)
+        passing[a] = False
+        for other in np.flatnonzero(passing).tolist():
+            low, high = min(a, other), max(a, other)
+            heapq.heappush(heap, (-float(similarity[other]), low, high, int(times[low]), int(times[high])))
+    return joins
+
+
+def _pairs(templates: _Templates, limits: _Limits) -> Iterator[tuple[float, int, int, int, int]]:
+    """Yield the pairs that are to be joined, for the heap of `_join_best_first`."""
+    for rows in _blocks(len(templates.size)):
+        similarity, mean = templates.compared(rows)
+        passing = limits.pass_(similarity, mean, np.maximum.outer(templates.size[rows], templates.size))
+        for row, b in np.argwhere(passing).tolist():
+            if (a := rows.start + row) < b:
+                yield -float(similarity[row, b]), a, b, 0, 0
 
 
 def _normalised(groups: Groups) -> F32:
     """Return the sums (groups, dim), relative to the mean template, in coordinates in which faces of one person vary
     equally in all directions."""
-    sums, size = groups.sums.astype(np.float64), groups.size.astype(np.float64)
+    size = groups.size.astype(np.float64)
     freedom = float((size - 1).sum())
-    within = (groups.moment - (sums / size[:, None]).T @ sums) / freedom
-    variance, directions = np.linalg.eigh(_shrunk(within, freedom))
-    centre = (sums / size[:, None]).mean(0)
+    within, centre = groups.moment.copy(), np.zeros(groups.sums.shape[1])
+    for rows in _blocks(len(size)):
+        means = groups.sums[rows] / size[rows, None]
+        within -= means.T @ groups.sums[rows]
+        centre += means.sum(0) / len(size)
+    variance, directions = np.linalg.eigh(_shrunk(within / freedom, freedom))
     scale = directions / np.sqrt(np.maximum(variance, 1e-9))
-    return np.asarray((sums - size[:, None] * centre) @ scale, np.float32)
+    out = np.empty(groups.sums.shape, np.float32)
+    for rows in _blocks(len(size)):
+        out[rows] = (groups.sums[rows] - size[rows, None] * centre) @ scale
+    return out
+
+
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, _ROWS):
+        yield slice(start, start + _ROWS)
 
 
 def _shrunk(covariance: F64, freedom: float) -> F64:
@@ -118,10 +196,6 @@ def _shrunk(covariance: F64, freedom: float) -> F64:
     return np.asarray((1 - share) * covariance + share * trace / dim * np.eye(dim), np.float64)
 
 
-def _cosines(a: F32, b: F32) -> F32:
-    return np.asarray(unit_rows(a, least=1e-9) @ unit_rows(b, least=1e-9).T, np.float32)
-
-
 class _Chance(NamedTuple):
     """The normal distribution of the similarities of different people, read off those of all pairs of groups.
 
@@ -134,16 +208,21 @@ class _Chance(NamedTuple):
     deviation: float
     most: float
     """similarity that hardly any pair of different people is expected to reach among all pairs"""
+    most_of_any: float
+    """the same for a distribution whose upper hundredth falls off exponentially, as a normal one's begins to"""
 
     @classmethod
-    def of(cls, similarity: F32) -> _Chance:
-        """Read the distribution off a symmetric matrix of similarities."""
-        pairs, normal = similarity[np.triu_indices(len(similarity), 1)], NormalDist()
-        low, mid, high = np.quantile(pairs, [0.1587, 0.5, 0.99])
+    def of(cls, similarity: F32, pairs: int) -> _Chance:
+        """Read the distribution off a symmetric matrix of similarities, for a number of pairs that may be larger."""
+        normal = NormalDist()
+        low, mid, high = np.quantile(similarity[np.triu_indices(len(similarity), 1)], [0.1587, 0.5, 0.99])
         lower, upper = mid - low, (high - mid) / normal.inv_cdf(0.99)
         deviation = max(lower, upper, 1e-6)
-        most = mid + normal.inv_cdf(1 - _FALSE_JOINS / len(pairs)) * deviation
-        return cls(float(mid), float(deviation), float(most) if upper <= _CONTRADICTION * lower else np.inf)
+        if upper > _CONTRADICTION * lower:
+            return cls(float(mid), float(deviation), np.inf, np.inf)
+        most = mid + normal.inv_cdf(1 - _FALSE_JOINS / pairs) * deviation
+        heavy = mid + (normal.inv_cdf(0.99) + _EXCESS * np.log(pairs * 0.01 / _FALSE_JOINS)) * deviation
+        return cls(float(mid), float(deviation), float(most), float(max(most, heavy)))
 
     def deviations(self, similarity: F32) -> F32:
         """Return how many standard deviations each similarity lies above the middle."""

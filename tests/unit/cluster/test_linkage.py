@@ -69,10 +69,26 @@ def test_a_singleton_joins_a_small_group_only_if_no_other_is_nearly_as_similar(
     faces: int, next_similarity: float, *, joins: bool
 ) -> None:
     """Several look-alikes of a stranger are about equally similar to them; the template of two photos is a noisy one."""
-    rest = np.sqrt(1 - 0.4**2 - next_similarity**2)
-    vectors = np.array([[0.4, next_similarity, rest]], np.float32)
+    cuts = replace(CUTS, cut=0.3, chance=0.3, nearest_low=0.5)
+    assert joins_the_first(faces, 0.4, next_similarity, cuts) is joins
+
+
+@pytest.mark.parametrize(
+    ("faces", "similarity", "joins"), [(2, 0.5, False), (3, 0.5, False), (4, 0.5, True), (2, 0.53, True)]
+)
+def test_in_a_small_corpus_a_singleton_must_be_more_similar_to_a_group_of_few_faces(
+    faces: int, similarity: float, *, joins: bool
+) -> None:
+    """Two photos of a woman were nearer than chance to the only photo of another one."""
+    assert joins_the_first(faces, similarity, 0.1, replace(CUTS, cut=0.3, chance=0.3)) is joins
+    assert joins_the_first(faces, similarity, 0.1, replace(CUTS, edge=0.5, by_hand=True)) is True
+
+
+def joins_the_first(faces: int, similarity: float, next_similarity: float, cuts: Calibration) -> bool:
+    """Whether a singleton joins the more similar of two groups of so many equal faces."""
+    rest = np.sqrt(1 - similarity**2 - next_similarity**2)
+    vectors = np.array([[similarity, next_similarity, rest]], np.float32)
     sums, size = np.diag([faces, faces, 1]).astype(np.float32), np.array([faces, faces, 1])
     sums[2] = vectors[0]
     near = NearGroups(np.array([0, 2]), np.array([0, 1], np.int32))
-    label = settle(vectors, np.array([2], np.int32), near, sums, size, replace(CUTS, cut=0.3, chance=0.3))
-    assert label[0] == (0 if joins else 2)
+    return int(settle(vectors, np.array([2], np.int32), near, sums, size, cuts)[0]) == 0

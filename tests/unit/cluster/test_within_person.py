@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from facelake.cluster import within_person
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.within_person import Groups, join_normalised
+from facelake.cluster.labels import canonical
+from facelake.cluster.within_person import Groups, _Limits, _Templates, join_normalised
 from facelake.contracts import F32
 from facelake.vectors import unit_rows
 
@@ -22,7 +27,7 @@ def group_sums(vectors: F32, labels: np.ndarray) -> Groups:
 
 
 def sessions(
-    people: F32, *, shift: float, faces: int = 5, noise: float = 0.4, seed: int = 3
+    people: F32, *, shift: float, faces: int = 5, noise: float = 0.4, seed: int = 3, variable: int = VARIABLE
 ) -> tuple[F32, np.ndarray, np.ndarray]:
     """Vectors, groups and people of faces of which each person's second half is moved by `shift`.
 
@@ -30,7 +35,7 @@ def sessions(
     """
     generator = np.random.default_rng(seed)
     axis = np.zeros((len(people), DIM), np.float32)
-    axis[:, :VARIABLE] = unit_rows(generator.normal(size=(len(people), VARIABLE)))
+    axis[:, :variable] = unit_rows(generator.normal(size=(len(people), variable)))
     person = np.repeat(np.arange(len(people)), 2 * faces)
     late = np.tile(np.repeat([0.0, 1.0], faces), len(people))
     vectors = people[person] + shift * late[:, None] * axis[person]
@@ -88,3 +93,51 @@ def test_pairs_less_alike_than_linked_faces_are_not_joined() -> None:
     vectors, group, _ = sessions(templates(30), shift=1.0)
     strict = Calibration(0.8, 0.75, 0.75, 0.8, 0.05, 0.09, "a test", chance=0.8)
     assert len(set(join_normalised(group_sums(vectors, group), strict)[0].tolist())) == 31
+
+
+LARGE = replace(CUTS, nearest_low=0.7)
+
+
+def test_what_normalisation_raises_is_joined_whatever_the_mean_and_the_size_of_the_corpus() -> None:
+    vectors, group, _ = sessions(templates(60), shift=1.6, faces=6, noise=1.0, variable=6)
+    groups = group_sums(vectors, group)
+    between = groups.sums[0] @ groups.sums[60] / 36
+    for cuts in (CUTS, LARGE):
+        assert between < cuts.mean_of_groups
+        assert join_normalised(groups, cuts)[0].tolist() == [*range(60), 0]
+
+
+def test_relatives_and_look_alikes_are_not_raised_and_not_joined_in_a_large_corpus() -> None:
+    people = templates(60)
+    people[1] = unit_rows(people[[0]] * 0.7 + people[[1]] * 0.7)[0]
+    vectors, _, person = sessions(people, shift=0.0, faces=4, noise=0.2)
+    groups = group_sums(vectors, person)
+    assert groups.sums[0] @ groups.sums[1] / 64 > LARGE.mean_of_groups
+    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 59
+    assert len(set(join_normalised(groups, LARGE)[0].tolist())) == 60
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_joining_by_blocks_is_joining_the_most_similar_pair_of_all_again_and_again(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, _, person = sessions(templates(70, seed), shift=1.6, faces=12, noise=1.0, seed=seed, variable=6)
+    late = np.tile(np.repeat([0, 1], 12), 70)
+    thirds = np.where(person < 4, person + 100 * late + 200 * (np.arange(len(person)) % 3 == 0), person)
+    groups = group_sums(vectors, np.unique(thirds, return_inverse=True)[1])
+    monkeypatch.setattr(within_person, "_ROWS", 7)
+    number, _ = join_normalised(groups, LARGE)
+    kept = _Templates(within_person._normalised(groups), groups.sums.copy(), groups.size.astype(np.float32))
+    limits, expected = _Limits.of(kept, LARGE), np.arange(len(groups.size))
+    while True:
+        similarity, mean = kept.compared(slice(None))
+        alive = expected == np.arange(len(expected))
+        passing = limits.pass_(similarity, mean, np.maximum.outer(kept.size, kept.size))
+        passing &= np.logical_and.outer(alive, alive) & ~np.eye(len(alive), dtype=bool)
+        if not passing.any():
+            break
+        a, b = divmod(int(np.argmax(np.where(passing, similarity, -1))), len(alive))
+        kept.join(a, b)
+        expected[expected == b] = a
+    assert number.tolist() == canonical(expected).tolist()
+    assert len(set(expected.tolist())) < len(expected)
