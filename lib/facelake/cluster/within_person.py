@@ -10,14 +10,16 @@ varies within people, and so brings together a head that was turned or lit from 
 differ in what varies between people. In a corpus that is too small to show how similar one person's photos are, two
 groups are also joined whose faces are as similar on the mean as two linked faces must be.
 
-Relatives are more similar than chance: where a corpus has many, their pairs widen the measured distribution or show
-that it is none of chance; few are kept apart by those conditions.
+Relatives are more similar than chance before and after. Where a corpus has many, their pairs widen the measured
+distribution or show that it is none of chance; where some of the pairs beyond it were not raised, they are relatives'
+and others of them may have been raised a little, so that nobody is joined for that reason.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from itertools import repeat
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -39,6 +41,8 @@ _FALSE_JOINS = 0.01  # joins of different people expected in the whole corpus, u
 # Standard deviations by which normalisation must raise a similarity, among those of different people, for the mean of
 # the pairs not to matter: it raises that of a turned head or another light, and not that of relatives.
 _RAISED = 2.5
+# There are relatives where more pairs than these beyond chance are not raised: so many, and a share of those pairs.
+_UNRAISED, _UNRAISED_SHARE = 2, 0.04
 # Mean excess of a normal distribution's upper hundredth over its lower end, in standard deviations.
 _EXCESS = 0.34
 # Ratio of the standard deviations by the upper and the lower part of a distribution from which on it is not normal.
@@ -71,12 +75,17 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
     templates = _Templates(_normalised(groups), groups.sums.astype(np.float32), groups.size.astype(np.float32))
     limits = _Limits.of(templates, cuts)
     number = np.arange(len(groups.size), dtype=np.int32)
-    joins = _join_best_first(templates, limits, number) if np.isfinite(limits.chance.most) else 0
-    text = f"{joins} joins among {len(number)} groups, "
     if np.isinf(limits.chance.most):
-        return canonical(number), f"{text}whose similarities are not normally distributed"
-    above = f"by chance none of different people above a normalised similarity of {limits.chance.most:.3f}"
-    return canonical(number), f"{text}{above}"
+        return number, f"0 joins among {len(number)} groups, whose similarities are not normally distributed"
+    heap, relatives = _beyond_chance(templates, limits)
+    if relatives:
+        limits = limits._replace(raised=False)
+    joins = _join_best_first(heap, templates, limits, number)
+    text = (
+        f"{joins} joins among {len(number)} groups, by chance none of different people above a normalised similarity "
+    )
+    text += f"of {limits.chance.most:.3f}"
+    return canonical(number), text + ("; pairs beyond that are relatives'" if relatives else "")
 
 
 class _Templates(NamedTuple):
@@ -87,10 +96,14 @@ class _Templates(NamedTuple):
     sums: F32
     size: F32
 
-    def compared(self, rows: slice | I64) -> tuple[F32, F32]:
-        """Return the normalised similarity and the mean cosine of the pairs (rows, groups) of some groups and all."""
-        similarity = unit_rows(self.normalised[rows], least=1e-9) @ unit_rows(self.normalised, least=1e-9).T
-        return similarity, (self.sums[rows] @ self.sums.T) / np.outer(self.size[rows], self.size)
+    def similarity(self, rows: slice | I64, others: slice) -> F32:
+        """Return the normalised similarity (rows, others) of the pairs of some groups and others."""
+        return unit_rows(self.normalised[rows], least=1e-9) @ unit_rows(self.normalised[others], least=1e-9).T
+
+    def mean_cosine(self, a: I64, b: I64) -> F32:
+        """Return the mean cosine (n,) of all pairs of faces of groups a (n,) and b (n,)."""
+        products = np.einsum("ij,ij->i", self.sums[a], self.sums[b])
+        return np.asarray(products / (self.size[a] * self.size[b]), np.float32)
 
     def join(self, into: int, other: int) -> None:
         """Add a group to another."""
@@ -107,6 +120,8 @@ class _Limits(NamedTuple):
     """of the mean cosines"""
     least_mean: float
     """mean cosine from which a pair need not be raised; infinite except in a small corpus"""
+    raised: bool = True
+    """whether pairs are joined because they were raised"""
 
     @classmethod
     def of(cls, templates: _Templates, cuts: Calibration) -> _Limits:
@@ -114,49 +129,64 @@ class _Limits(NamedTuple):
         count = len(templates.size)
         chosen = np.unique(np.linspace(0, count - 1, min(count, _SAMPLED)).astype(np.int64))
         part = _Templates(*(values[chosen] for values in templates))
-        similarity, mean = part.compared(slice(None))
+        similarity = part.similarity(slice(None), slice(None))
+        mean = (part.sums @ part.sums.T) / np.outer(part.size, part.size)
         pairs = count * (count - 1) // 2
         least = np.inf if cuts.nearest_low else cuts.mean_of_groups
         return cls(_Chance.of(similarity, pairs), _Chance.of(mean, pairs), least)
 
+    def were_raised(self, similarity: F32, mean: F32) -> Bool:
+        """Return of which pairs (n,) normalisation raised the similarity."""
+        return self.chance.deviations(similarity) - self.alike.deviations(mean) >= _RAISED
+
     def pass_(self, similarity: F32, mean: F32, larger: F32) -> Bool:
-        """Return which pairs are joined, of any shape, by both similarities and the size of the larger group."""
-        raised = self.chance.deviations(similarity) - self.alike.deviations(mean) >= _RAISED
+        """Return which pairs (n,) are joined, by both similarities and the size of the larger group."""
         by_mean = (similarity >= self.chance.most) & (mean >= self.least_mean)
-        return np.asarray((raised & (similarity >= self.chance.most_of_any) | by_mean) & (larger >= _LEAST_FACES))
+        raised = self.were_raised(similarity, mean) & (similarity >= self.chance.most_of_any) & self.raised
+        return np.asarray((raised | by_mean) & (larger >= _LEAST_FACES))
 
 
-def _join_best_first(templates: _Templates, limits: _Limits, number: I32) -> int:
-    """Join groups, the most similar pair first; writes into `number` (groups,) and returns the number of joins."""
-    heap = list(_pairs(templates, limits))
+_Pair = tuple[float, int, int, int, int]
+"""negative similarity of two groups, the lower and the higher one, and how often each had changed before"""
+
+
+def _beyond_chance(templates: _Templates, limits: _Limits) -> tuple[list[_Pair], bool]:
+    """Return the pairs that are more similar than chance explains, and whether some of them are relatives'."""
+    heap: list[_Pair] = []
+    beyond = unraised = 0
+    for start in range(0, len(templates.size), _ROWS):
+        similarity = templates.similarity(slice(start, start + _ROWS), slice(start, None))
+        a, b = np.nonzero(np.triu(similarity >= limits.chance.most, 1))
+        of_pair, low, high = similarity[a, b], a + start, b + start
+        mean, further = templates.mean_cosine(low, high), of_pair >= limits.chance.most_of_any
+        beyond += int(further.sum())
+        unraised += int((further & ~limits.were_raised(of_pair, mean)).sum())
+        heap += zip((-of_pair).tolist(), low.tolist(), high.tolist(), repeat(0), repeat(0), strict=False)
+    return heap, unraised > _UNRAISED + _UNRAISED_SHARE * beyond
+
+
+def _join_best_first(heap: list[_Pair], templates: _Templates, limits: _Limits, number: I32) -> int:
+    """Join the pairs that pass, the most similar one first; writes into `number` (groups,), returns how many."""
     heapq.heapify(heap)
     times = np.zeros(len(number), np.int64)  # how often each group has changed: older pairs of it no longer count
     joins = 0
     while heap:
-        _, a, b, seen_a, seen_b = heapq.heappop(heap)
+        negative, a, b, seen_a, seen_b = heapq.heappop(heap)
         if (times[a], times[b]) != (seen_a, seen_b):
+            continue
+        mean = templates.mean_cosine(np.array([a]), np.array([b]))
+        if not limits.pass_(np.array([-negative], np.float32), mean, templates.size[[a, b]].max()).all():
             continue
         templates.join(a, b)
         number[number == b] = a
         times[a], times[b] = times[a] + 1, -1
         joins += 1
-        similarity, mean = (values[0] for values in templates.compared(np.array([a])))
-        passing = limits.pass_(similarity, mean, np.maximum(templates.size, templates.size[a])) & (times >= 0)
-        passing[a] = False
-        for other in np.flatnonzero(passing).tolist():
-            low, high = min(a, other), max(a, other)
-            heapq.heappush(heap, (-float(similarity[other]), low, high, int(times[low]), int(times[high])))
+        similarity = templates.similarity(np.array([a]), slice(None))[0]
+        for other in np.flatnonzero((similarity >= limits.chance.most) & (times >= 0)).tolist():
+            if other != a:
+                low, high = min(a, other), max(a, other)
+                heapq.heappush(heap, (-float(similarity[other]), low, high, int(times[low]), int(times[high])))
     return joins
-
-
-def _pairs(templates: _Templates, limits: _Limits) -> Iterator[tuple[float, int, int, int, int]]:
-    """Yield the pairs that are to be joined, for the heap of `_join_best_first`."""
-    for rows in _blocks(len(templates.size)):
-        similarity, mean = templates.compared(rows)
-        passing = limits.pass_(similarity, mean, np.maximum.outer(templates.size[rows], templates.size))
-        for row, b in np.argwhere(passing).tolist():
-            if (a := rows.start + row) < b:
-                yield -float(similarity[row, b]), a, b, 0, 0
 
 
 def _normalised(groups: Groups) -> F32:
