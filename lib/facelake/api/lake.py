@@ -135,13 +135,14 @@ class Lake:
             grant: the legal basis that you state for everyone in the photos; None records none, and the photos are
                 refused until the ledger has one.
             source: the source_id; None: the folder's name.
-            person_from: regex on the file name; its first group is the subject reference.
+            person_from: regex on the file name, or on the path below the folder if it contains a `/`; its first group
+                is the subject reference, which photos get that have none yet.
             follow_links: import what symbolic links lead to.
             replace_changed: take the new content of photos that changed since their import.
 
         Returns:
-            The result with the counts imported, present, changed, replaced, absent, skipped, erased, retracted and
-            granted.
+            The result with the counts imported, present, changed, replaced, named, absent, skipped, erased, retracted
+            and granted.
 
         Raises:
             ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake; or the lake is

@@ -146,7 +146,8 @@ def import_(
         str, typer.Argument(help="folder of photos with its subfolders, s3:// prefix, or uncompressed .tar file")
     ],
     person_from: Annotated[
-        str | None, typer.Option(help="regex on the file name; its group 1 is the subject reference")
+        str | None,
+        typer.Option(help="regex on the file name (with a `/`: on its path); group 1 is the subject reference"),
     ] = None,
     source: Annotated[str | None, typer.Option(help="source_id; default: the folder's name")] = None,
     basis: Annotated[

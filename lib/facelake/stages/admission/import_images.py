@@ -36,7 +36,7 @@ from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import plain
 from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
-from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled
+from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled, count_photos, subject_in
 from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash
 from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
@@ -48,11 +48,12 @@ from facelake.stages.admission.withdrawn_datasets import (
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
 
 _COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_OUTCOMES = ("imported", "present", "changed", "replaced", "skipped", "erased", "retracted")
+_OUTCOMES = ("imported", "present", "changed", "replaced", "named", "skipped", "erased", "retracted")
 _PART_BYTES = 64 << 20
 _ROWS_PER_GROUP = 64
 _CHANGED = "changed since their import, the lake keeps the earlier content (--replace takes the new one)"
 _REPLACED = "changed since their import, and replaced"
+_NAMED = "imported without a subject reference before, which they have now"
 _RETRACTED = "kept out, as photos of a withdrawn data set"
 _UNLABELLED = "without a subject reference, because --person-from does not match"
 _SHORT = f"with a subject reference of fewer than {SEARCHABLE} characters, which erasures cannot search bytes for"
@@ -102,16 +103,17 @@ def import_folder(
 
     Args:
         source: the source_id; default: the partition, or the folder's name.
-        person_from: regex on the file name; its first group is the subject_ref. None: the photos get none, which is
-            refused if earlier photos of the source have some; an empty text: none in any case.
+        person_from: regex on the file name, or on the path below the folder if it contains a `/`; its first group is
+            the subject_ref. Known photos that have none get theirs. None: the photos get none, which is refused if
+            earlier photos of the source have some; an empty text: none in any case.
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
         follow_links: import what symbolic links lead to; loops are left out.
         replace_changed: import photos with new content under a known name, and empty the rows of the earlier ones; the
             next run removes the faces of those.
 
     Raises:
-        ConfigError: no such folder, no photos in it, an invalid regex, none where earlier photos have references, or a
-            corpus outside the lake.
+        ConfigError: no such folder, no photos in it, a regex that is invalid or matches none, none where earlier photos
+            have references, or a corpus outside the lake.
     """
     origin = check_source(folder, person_from, context.config, follow_links=follow_links)
     if not owns_corpus(context.config):
@@ -130,7 +132,7 @@ def import_folder(
     if grant is not None:
         _refuse_mistyped(context, grant)
         _refuse_other_basis(context, source_id, grant)
-    total = sum(1 for _ in origin.photos())
+    total = count_photos(origin, compiled(person_from))
     run = StageRun(context, "import", total, "photos")
     copy = _Copy(
         context,
@@ -153,7 +155,7 @@ def import_folder(
     counts["granted"] = int(grant is not None and _grant(context, source_id, grant))
     must_add_up("import", ("files", counts["files"]), *((name, counts[name]) for name in _OUTCOMES))
     left_out = {f"skipped_{reason.replace(' ', '_')}": n for reason, n in sorted(origin.left_out.counts.items())}
-    if not counts["imported"] and not counts["replaced"] and not counts["granted"]:
+    if not any(counts[name] for name in ("imported", "replaced", "named", "granted")):
         return run.skip(dict(counts) | left_out)
     return run.finish(dict(counts) | left_out, "")
 
@@ -236,13 +238,17 @@ class _Copy:
         ident = name_hash(self._image_id(photo))
         self._absent.discard(ident)
         known = self._known.get(ident)
-        if known is None:
+        if known is None or self._gets_name(known, photo):
             return True
         if known.tag == name_hash(photo.tag) or (photo.digest and known.digest == name_hash(photo.digest)):
             self.counts["present"] += 1
             self._progress()
             return False
         return True
+
+    def _gets_name(self, known: KnownPhoto, photo: SourcePhoto) -> bool:
+        """Whether a known photo has no subject reference and gets one."""
+        return not known.named and self._pattern is not None and subject_in(photo.path, self._pattern) is not None
 
     def _image_id(self, photo: SourcePhoto) -> str:
         return f"{self._source_id}/{photo.path}"
@@ -253,10 +259,11 @@ class _Copy:
             self._note("retracted", _RETRACTED, photo)
             return
         known = self._known.get(name_hash(image_id))
-        if known is not None and known.digest == name_hash(digest):
+        same = known is not None and known.digest == name_hash(digest)
+        if known is not None and same and not self._gets_name(known, photo):
             self.counts["present"] += 1
             return
-        if known is not None and not self._replace_changed:
+        if known is not None and not same and not self._replace_changed:
             self._note("changed", _CHANGED, photo)
             return
         if self._must_name:
@@ -265,8 +272,7 @@ class _Copy:
             raise ConfigError(
                 f"{what}: an erasure of a subject would not find them", where=photo.path, next_step=next_step
             )
-        match = self._pattern.search(photo.path.rpartition("/")[2]) if self._pattern else None
-        subject = (match.group(1) if match.re.groups else match.group(0)) if match else None
+        subject = subject_in(photo.path, self._pattern) if self._pattern else None
         names = [
             label("image", image_id),
             label("source", self._source_id),
@@ -276,18 +282,23 @@ class _Copy:
         if self._erased and any(self._context.lake.keyed_hash(name) in self._erased for name in names):
             self.counts["erased"] += 1
             return
-        if self._pattern is not None and match is None:
+        if self._pattern is not None and subject is None:
             self._note("unlabelled", _UNLABELLED, photo)
         elif subject and len(subject) < SEARCHABLE:
             self._special.add(_SHORT, photo.path)
-        row = {"image_id": image_id, "image": data, "source_id": self._source_id, "subject_ref": subject}
+        row: dict[str, object] = {
+            "image_id": image_id,
+            "image": data,
+            "source_id": self._source_id,
+            "subject_ref": subject,
+        }
         self._part.rows.append(row | {"content_sha256": digest, "source_tag": photo.tag})
         self._part.size += len(data)
-        self._known[name_hash(image_id)] = KnownPhoto(name_hash(digest), name_hash(photo.tag))
+        self._known[name_hash(image_id)] = KnownPhoto(name_hash(digest), name_hash(photo.tag), bool(subject))
         if known is None:
             self.counts["imported"] += 1
         else:
-            self._note("replaced", _REPLACED, photo)
+            self._note("named", _NAMED, photo) if same else self._note("replaced", _REPLACED, photo)
             self._part.replaces.append(image_id)
         if self._part.size >= _PART_BYTES:
             self._write()

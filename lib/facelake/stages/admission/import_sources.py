@@ -173,3 +173,28 @@ def compiled(person_from: str | None) -> re.Pattern[str] | None:
         what = f"{person_from!r} does not say which part of the name is the subject reference"
         raise ConfigError(what, where="--person-from", next_step=r"put that part in parentheses, as in '^(\d+)_'")
     return pattern
+
+
+def count_photos(origin: ImportSource, pattern: re.Pattern[str] | None) -> int:
+    """Return the number of photos of a source.
+
+    Raises:
+        ConfigError: no name of a photo matches the pattern.
+    """
+    total, first, matched = 0, "", pattern is None
+    for photo in origin.photos():
+        total, first = total + 1, first or photo.path
+        matched = matched or (pattern is not None and subject_in(photo.path, pattern) is not None)
+    if total and not matched:
+        what = f"the regular expression matches none of the {total} photos, for example {first!r}"
+        next_step = "correct it, it is searched in the file's name, or in the path if it contains a `/` "
+        raise ConfigError(
+            what, where="--person-from", next_step=next_step + r"(persons by folder: '^([^/]+)/'); nothing was imported"
+        )
+    return total
+
+
+def subject_in(path: str, pattern: re.Pattern[str]) -> str | None:
+    """Return the subject reference in the path of a photo below its folder; None if the pattern does not match."""
+    match = pattern.search(path if "/" in pattern.pattern else path.rpartition("/")[2])
+    return match.group(1) if match else None

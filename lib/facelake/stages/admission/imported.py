@@ -21,6 +21,8 @@ class KnownPhoto(NamedTuple):
 
     digest: int
     tag: int
+    named: bool
+    """whether it has a subject reference"""
 
 
 @dataclass(slots=True)
@@ -52,7 +54,9 @@ class Imported:
         columns = (rows[n].to_pylist() if n in rows.column_names else [None] * rows.num_rows for n in _COLUMNS)
         for image_id, source, digest, tag, subject in zip(*columns, strict=True):
             if image_id and source == source_id:
-                self.photos[name_hash(image_id)] = KnownPhoto(name_hash(digest or ""), name_hash(tag) if tag else -1)
+                self.photos[name_hash(image_id)] = KnownPhoto(
+                    name_hash(digest or ""), name_hash(tag) if tag else -1, bool(subject)
+                )
                 self.named_subjects = self.named_subjects or bool(subject)
 
 

@@ -9,6 +9,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import Config
@@ -200,6 +201,26 @@ def test_new_photos_do_not_come_in_under_a_statement_made_for_others(tmp_path: P
     for same in (first, Grant("signed release 1"), None):
         imported(tmp_path, str(photos), grant=same)
     assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/b.jpg"]
+
+
+def test_persons_by_folder_and_references_that_come_later(tmp_path: Path) -> None:
+    photos = tmp_path / "class 4b"
+    for name in ("anna-k/1.jpg", "anna-k/2.jpg", "ben-l/1.jpg", "3.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(PHOTO + name.encode())
+    with pytest.raises(ConfigError, match="matches none of the 4 photos"):
+        imported(tmp_path, str(photos), person_from=r"^(pupil-\d+)_")
+    assert not (tmp_path / "lake/corpus").exists()
+    assert imported(tmp_path, str(photos))[0]["imported"] == 4
+
+    counts, notes = imported(tmp_path, str(photos), person_from=r"^([^/]+)/")
+    assert (counts["named"], counts["present"], counts["imported"]) == (3, 1, 0)
+    assert any("3 imported without a subject reference before" in note for note in notes)
+    rows = [row for path in (tmp_path / "lake/corpus").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    named = {row["image_id"]: row["subject_ref"] for row in rows if row["image_id"]}
+    assert named == {"s/anna-k/1.jpg": "anna-k", "s/anna-k/2.jpg": "anna-k", "s/ben-l/1.jpg": "ben-l", "s/3.jpg": None}
+    assert sorted(corpus(tmp_path)) == sorted(named)
+    assert imported(tmp_path, str(photos), person_from=r"^([^/]+)/")[0]["present"] == 4
 
 
 def test_a_person_regex_without_a_group_is_refused() -> None:
