@@ -116,6 +116,7 @@ def demo(
 ) -> None:
     """Run every stage on a small built-in set of photos, or on your own, and print where the report is."""
     from facelake.demo import build_demo
+    from facelake.lake.lake import is_demo
     from facelake.nightly import writing
     from facelake.stages.admission.import_images import Grant, import_folder
     from facelake.stages.core.hash_keys import without_hash_key
@@ -126,6 +127,9 @@ def demo(
         stated = basis or _asked_basis(settings, Path(photos).expanduser().resolve().name, None) or ""
     with writing(settings, "demo", call.terminal.listen) as context:
         context.lake.mark_as_demo()
+        if not is_demo(context.lake.store):
+            next_step = "give the demo another --lake; your own photos come into this one by `facelake import`"
+            raise ConfigError("this lake was not made by `facelake demo`", where=settings.lake, next_step=next_step)
         if photos:
             import_folder(context, photos, grant=Grant(stated) if stated else None)
         else:

@@ -219,7 +219,6 @@ def test_persons_by_folder_and_references_that_come_later(tmp_path: Path) -> Non
     rows = [row for path in (tmp_path / "lake/corpus").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
     named = {row["image_id"]: row["subject_ref"] for row in rows if row["image_id"]}
     assert named == {"s/anna-k/1.jpg": "anna-k", "s/anna-k/2.jpg": "anna-k", "s/ben-l/1.jpg": "ben-l", "s/3.jpg": None}
-    assert sorted(corpus(tmp_path)) == sorted(named)
     assert imported(tmp_path, str(photos), person_from=r"^([^/]+)/")[0]["present"] == 4
 
 
