@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -272,10 +273,17 @@ def error_boundary(terminal: Terminal) -> Iterator[None]:
         raise
     except Exception as err:  # noqa: BLE001  the only place that may catch every error
         reason = (str(err).strip().splitlines() or [""])[0]
+        if isinstance(err, OSError) and err.errno in _OF_THE_DISK:
+            line = f"{err.strerror} [{err.filename or 'unknown file'}]. Next: check the disk, the path and its rights; "
+            _fail(terminal, err, line + "then run again.", 1, {"what": err.strerror, "where": str(err.filename)})
         line = f"unexpected {type(err).__name__}: {reason}. Next: run with --debug and report it."
         _fail(terminal, err, line, 1, {"what": f"{type(err).__name__}: {err}"})
     finally:
         terminal.close()
+
+
+_OF_THE_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+"""errors that the host's administrator can mend"""
 
 
 def _fail(terminal: Terminal, err: BaseException, line: str, code: int, body: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -188,6 +189,13 @@ def test_errors_are_one_line_with_a_next_step(
     assert line.startswith("error: ")
     assert "Next: " in line or "run again" in line
     assert json.loads(said.out)["ok"] is False
+
+
+def test_an_error_of_the_disk_is_no_fault_to_report(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), error_boundary(Terminal(quiet=True)):
+        raise OSError(errno.EROFS, "Read-only file system", "/mnt/lake/lease.json")
+    said = capsys.readouterr().err
+    assert said.startswith("error: Read-only file system [/mnt/lake/lease.json]. Next: check the disk")
 
 
 def commands() -> list[tuple[str, click.Command]]:

@@ -72,7 +72,7 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
     Returns:
         (groups,) canonical number of the joined group that each is part of, and the evidence.
     """
-    templates = _Templates(_normalised(groups), groups.sums.astype(np.float32), groups.size.astype(np.float32))
+    templates = _Templates.of(groups)
     limits = _Limits.of(templates, cuts)
     number = np.arange(len(groups.size), dtype=np.int32)
     if np.isinf(limits.chance.most):
@@ -89,16 +89,27 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
 
 
 class _Templates(NamedTuple):
-    """Normalised sums (groups, dim), sums (groups, dim) and sizes (groups,); a joined group is added to one of its
-    parts."""
+    """What groups are compared by; a joined group is added to one of its parts."""
 
     normalised: F32
+    """(groups, dim) normalised sums"""
+    unit: F32
+    """(groups, dim) the same with length one"""
     sums: F32
+    """(groups, dim) as given"""
     size: F32
+    """(groups,)"""
+
+    @classmethod
+    def of(cls, groups: Groups) -> _Templates:
+        """Normalise groups."""
+        normalised = _normalised(groups)
+        unit = unit_rows(normalised, least=1e-9)
+        return cls(normalised, unit, groups.sums.astype(np.float32), groups.size.astype(np.float32))
 
     def similarity(self, rows: slice | I64, others: slice) -> F32:
         """Return the normalised similarity (rows, others) of the pairs of some groups and others."""
-        return unit_rows(self.normalised[rows], least=1e-9) @ unit_rows(self.normalised[others], least=1e-9).T
+        return np.asarray(self.unit[rows] @ self.unit[others].T, np.float32)
 
     def mean_cosine(self, a: I64, b: I64) -> F32:
         """Return the mean cosine (n,) of all pairs of faces of groups a (n,) and b (n,)."""
@@ -107,8 +118,9 @@ class _Templates(NamedTuple):
 
     def join(self, into: int, other: int) -> None:
         """Add a group to another."""
-        for total in self:
+        for total in (self.normalised, self.sums, self.size):
             total[into] += total[other]
+        self.unit[into] = unit_rows(self.normalised[[into]], least=1e-9)[0]
 
 
 class _Limits(NamedTuple):

@@ -128,7 +128,7 @@ def test_joining_by_blocks_is_joining_the_most_similar_pair_of_all_again_and_aga
     monkeypatch.setattr(within_person, "_ROWS", 7)
     monkeypatch.setattr(within_person, "_UNRAISED", 1_000)  # the parts of a half are as similar as relatives
     number, _ = join_normalised(groups, LARGE)
-    kept = _Templates(within_person._normalised(groups), groups.sums.copy(), groups.size.astype(np.float32))
+    kept = _Templates.of(groups)
     limits, expected = _Limits.of(kept, LARGE), np.arange(len(groups.size))
     while True:
         similarity = kept.similarity(slice(None), slice(None))

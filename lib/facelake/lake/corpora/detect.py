@@ -240,8 +240,10 @@ def _uri_column_of(store: ObjectStore, path: str, section: CorpusSection) -> str
     if first is None:
         return None
     given = section.columns.image
-    if given is not None and given.column:
+    if given is not None and given.column in first.column_names:
         return given.column
+    if given is not None and given.column:
+        return None
     web = None
     for name in URI_COLUMNS:
         if name not in first.column_names or not _is_text(first.schema.field(name).type):
@@ -294,7 +296,10 @@ def _of_table(store: ObjectStore, spec: CorpusSpec) -> CorpusSpec:
         uri = _uri_column_of(store, first.path, section)
         if uri is None:
             what = f"no column with the URIs of photos; there are {', '.join(names[:12])}"
-            raise ConfigError(what, where=f"{store.uri}/{first.path}", next_step="set corpus.columns.image")
+            next_step = (
+                "set corpus.columns.image to the name of one; a CSV file is separated by commas and has a header"
+            )
+            raise ConfigError(what, where=f"{store.uri}/{first.path}", next_step=next_step)
         refuse_web([str(v) for v in next(read_rows(store, first.path))[uri].slice(0, 1).to_pylist() if v], store.uri)
         rules.setdefault("image_id", ColumnRule(column=_id_column(schema, names, uri) or uri))
         return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, uri_column=uri, rules=rules)

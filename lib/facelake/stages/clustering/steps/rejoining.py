@@ -1,4 +1,4 @@
-"""Step rejoin: in a small corpus, groups of one person are joined by templates normalised within persons."""
+"""Step rejoin: groups of one person are joined by templates normalised within persons."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class MomentTasks:
         grouped = vectors[shared.row[shared.labels[faces]] >= 0]
         moment = np.zeros((self.work.dim, self.work.dim), np.float64)
         for start in range(0, len(grouped), ROWS_AT_ONCE):
-            batch = grouped[start : start + ROWS_AT_ONCE].astype(np.float64)
+            batch = grouped[start : start + ROWS_AT_ONCE].astype(np.float32)
             moment += batch.T @ batch
         yield part, encode(PartMoment(moment))
 
 
 def rejoin_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, cuts: Calibration) -> Rejoined:
-    """Join groups of one person in a corpus that is too small to show how similar one person's photos are.
+    """Join groups of one person that differ as photos of one person do; none where there are few or very many groups.
 
     Args:
         work: the work store.
