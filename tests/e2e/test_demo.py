@@ -178,7 +178,7 @@ def test_erase_source_for_good(demo_lake: Path) -> None:
     run_json("ledger", "grant", "--source", "album-expired", "--basis", "b", "--purpose", "identity-grouping", "--lake", str(demo_lake))  # fmt: skip
     result = run_json("erase", "--source", "album-expired", "--yes", "--lake", str(demo_lake))
     assert (result["images"], result["residual_hits"]) == (8, 0)
-    run_json("ledger", "grant", "--source", "album-expired", "--basis", "b", "--purpose", "identity-grouping", "--lake", str(demo_lake))  # fmt: skip
+    run_json("ledger", "grant", "--source", "album-expired", "--basis", "b", "--purpose", "identity-grouping", "--lake", str(demo_lake), code=2)  # fmt: skip
     night = run_json("nightly", "--lake", str(demo_lake))
     assert night["stages"]["admit"]["emptied"] == 8
     assert run_json("verify", "--lake", str(demo_lake))["ok"]
