@@ -123,7 +123,7 @@ def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
     faces, faces_before = figures.get("faces") or 0, figures_before.get("faces") or 0
     if faces_before >= _MIN_COUNT and faces < (1 - _MAX_LOST_SHARE) * faces_before:
         message = f"The gallery lost {format_share(faces_before - faces, faces_before)} of its faces in one run."
-        next_step = "Withdrawn grants cause this; if there were none, check `corpus` and the dates in the ledger."
+        next_step = "Erasures and withdrawals do this; if there were none, check `corpus` and the dates in the ledger."
         yield Alert(ACT, message, next_step)
     identities = figures.get("identities") or 0
     for kind, event in (("merged", "merged into others"), ("split", "split off others")):
