@@ -90,11 +90,12 @@ class FeedLease:
             return None
         if reason := self.ended(now):
             return reason
+        owed: list[str] = []
         if withdrawn and self._unaware_of(withdrawn):
-            return f"has not acknowledged the withdrawal of {withdrawn.at:%Y-%m-%d}"
+            owed.append(f"the withdrawal of {withdrawn.at:%Y-%m-%d}")
         if self.acknowledged < erased_version:
-            return f"has not acknowledged the erasures up to gallery {erased_version}"
-        return None
+            owed.append(f"the erasures up to gallery {erased_version}")
+        return f"has not acknowledged {' and '.join(owed)}" if owed else None
 
     def _unaware_of(self, withdrawn: Ending) -> bool:
         before = self.acknowledged_at is not None and self.acknowledged_at < withdrawn.at
