@@ -118,6 +118,9 @@ def test_a_copy_that_is_behind_is_refused_where_the_lake_is_at_hand(demo_lake: P
         Gallery.open(copy).apply(str(tmp_path / "changes"))
         acknowledge(context.lake, lease)
     run_json(*probe, "-c", str(with_lake))
+    run_json("feed", "recall", lease, "--lake", str(demo_lake))
+    recalled = run_json(*probe, "-c", str(with_lake), code=1)["error"]["next"]
+    assert recalled == f"delete the copy and run `facelake feed return {lease}`"
 
 
 def test_an_export_that_fails_leaves_no_lease(demo_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

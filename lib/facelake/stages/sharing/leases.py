@@ -141,11 +141,14 @@ def refuse_stale_copy(config: Config, lease_id: str) -> None:
     if not has_lake(open_store(config.lake, config.s3)):
         return
     lake = Lake.open(config.lake, config.s3, config.governance.hash_key)
-    if duty := what_is_owed(lake, datetime.now(UTC)).get(lease_id):
-        next_step = (
-            f"run `facelake feed changes {lease_id} --out DIR`, apply them to the copy (docs/matcher.md), and "
-            f"`facelake feed ack {lease_id}`; or delete the copy and run `facelake feed return {lease_id}`"
-        )
+    now = datetime.now(UTC)
+    if duty := what_is_owed(lake, now).get(lease_id):
+        next_step = f"delete the copy and run `facelake feed return {lease_id}`"
+        if _find(lake, lease_id).ended(lease_time(lake, now)) is None:  # changes leave under a lease in force only
+            next_step = (
+                f"run `facelake feed changes {lease_id} --out DIR`, apply them to the copy (docs/matcher.md), and "
+                f"`facelake feed ack {lease_id}`; or {next_step}"
+            )
         raise Refused(f"this copy may not be used: its recipient {duty}", where=lake.uri, next_step=next_step)
 
 
