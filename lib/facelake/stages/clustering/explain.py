@@ -28,9 +28,9 @@ _LATER_STEP = (
     " normalised within persons, the assignment of single faces or a correction brought them together; which of these"
     " is not recorded"
 )
-_SMALL_CORPUS = (
-    "in a corpus this small, groups may also be joined by templates normalised within persons (step rejoin), which"
-    " takes all groups and is not repeated here"
+_REJOINED = (
+    "groups may also be joined by templates normalised within persons (step rejoin), which takes all groups and is not"
+    " repeated here"
 )
 _MOST = 4000  # faces of both groups that are compared with each other; larger groups are sampled
 
@@ -69,8 +69,7 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
         result |= {"groups": as_dict(both)}
         lines.append(_groups_text(both))
-        if not known.cuts.nearest_low:
-            lines.append(_SMALL_CORPUS)
+        lines.append(_REJOINED)
     decided = deciding_corrections(context.lake, first, second)
     result |= {"corrections": [row["seq"] for row in decided]}
     lines += [correction_text(row) for row in decided]

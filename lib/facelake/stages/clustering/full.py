@@ -11,7 +11,7 @@
     settle    singletons are assigned, misplaced faces moved, remaining singletons grouped
     bound     groups whose faces are not similar enough on the mean are divided
     overlap   groups that are parts of one person, in changing light or turning, are joined
-    rejoin    in a small corpus: groups of one person are joined by templates normalised within persons
+    rejoin    groups of one person in another light, pose or session are joined by templates normalised within persons
 
 What a step knows is the result of the steps before it, passed as a value; no state changes between steps. The driver
 holds numbers per face, never vectors or edges: about 60 bytes per face at the most (docs/clustering.md).
