@@ -248,6 +248,10 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
+_OF_THE_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
+"""errors that the host's administrator can mend"""
+
+
 @contextmanager
 def error_boundary(terminal: Terminal) -> Iterator[None]:
     """Turn an error into one line on stderr, a JSON object with --json, and the process's exit code."""
@@ -280,10 +284,6 @@ def error_boundary(terminal: Terminal) -> Iterator[None]:
         _fail(terminal, err, line, 1, {"what": f"{type(err).__name__}: {err}"})
     finally:
         terminal.close()
-
-
-_OF_THE_DISK = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
-"""errors that the host's administrator can mend"""
 
 
 def _fail(terminal: Terminal, err: BaseException, line: str, code: int, body: dict[str, Any]) -> None:

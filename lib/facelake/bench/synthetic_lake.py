@@ -57,9 +57,7 @@ def add_faces(context: Context, population: Population, first: int, count: int) 
 
     The first call records a grant for them.
     """
-    if context.lake["ledger"].version() < 0:
-        grant = Entry(EventKind.GRANT, Scope.SOURCE, _SOURCE, (context.config.purpose,), basis="synthetic faces")
-        record(context.lake, [grant])
+    grant_once(context, _SOURCE)
     receipts: dict[str, list[Receipt]] = {"admissions": [], "faces": []}
     for start in range(first, first + count, _FACES_PER_FILE):
         size = min(_FACES_PER_FILE, first + count - start)
@@ -74,6 +72,38 @@ def add_faces(context: Context, population: Population, first: int, count: int) 
     for name, staged in receipts.items():
         context.lake[name].commit(staged)
     return receipts
+
+
+def grant_once(context: Context, source: str) -> None:
+    """Record a grant for the photos of a source, unless the ledger has events."""
+    if context.lake["ledger"].version() < 0:
+        grant = Entry(EventKind.GRANT, Scope.SOURCE, source, (context.config.purpose,), basis="synthetic faces")
+        record(context.lake, [grant])
+
+
+def admitted_rows(
+    context: Context, source: str, corpus_file: str, photos: dict[str, list[str]], covers: Covers
+) -> pa.Table:
+    """Return rows of the admissions table: the photos of one corpus file, all admitted.
+
+    Args:
+        context: of the run.
+        source: of the photos.
+        corpus_file: whose rows they are, in order.
+        photos: image_id, subject_ref and content_sha256 of each.
+        covers: whom the admission covers.
+    """
+    count = len(photos["image_id"])
+    values = photos | {
+        "source_id": [source] * count,
+        "corpus_file": [corpus_file] * count,
+        "corpus_row": np.arange(count),
+        "admitted": [True] * count,
+        "covers": [str(covers)] * count,
+        "purpose": [context.config.purpose] * count,
+        "ledger_version": [-1] * count,
+    }
+    return completed_rows(values, ADMISSIONS)
 
 
 def write_groups(context: Context, population: Population, count: int) -> None:
@@ -101,24 +131,18 @@ def _tables(
     numbers = range(start, start + count)
     images = [f"image-{number:010d}.jpg" for number in numbers]
     row = np.arange(count)
-    admissions = {
+    digests = [f"{number:064x}" for number in numbers]
+    photos = {
         "image_id": images,
-        "source_id": [_SOURCE] * count,
         "subject_ref": [subject_of(number) for number in identity.tolist()],
-        "corpus_file": [corpus_file] * count,
-        "corpus_row": row,
-        "admitted": [True] * count,
-        "covers": [str(Covers.NAMED)] * count,
-        "purpose": [context.config.purpose] * count,
-        "ledger_version": [-1] * count,
-        "content_sha256": [f"{number:064x}" for number in numbers],
+        "content_sha256": digests,
     }
     vectors = _vectors(population, start, identity).astype("<f2")
     offsets = pa.py_buffer((np.arange(count + 1, dtype=np.int32) * (2 * population.dim)).tobytes())
     faces = {
         "face_id": _face_ids(start, count),
         "image_id": images,
-        "content_sha256": [f"{number:064x}" for number in numbers],
+        "content_sha256": digests,
         "box": [[0.0, 0.0, 100.0, 120.0]] * count,
         "quality": np.full(count, 0.8, np.float32),
         "embedding": pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(vectors.tobytes())]),
@@ -126,7 +150,8 @@ def _tables(
         "corpus_file": [corpus_file] * count,
         "corpus_row": row,
     }
-    return {"admissions": completed_rows(admissions, ADMISSIONS), "faces": completed_rows(faces, FACES)}
+    admissions = admitted_rows(context, _SOURCE, corpus_file, photos, Covers.NAMED)
+    return {"admissions": admissions, "faces": completed_rows(faces, FACES)}
 
 
 def _face_ids(start: int, count: int) -> list[str]:

@@ -12,11 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.bench.nights import face_rows, remove_faces
-from facelake.bench.synthetic_lake import completed_rows
+from facelake.bench.synthetic_lake import admitted_rows, grant_once
 from facelake.cluster import columns
-from facelake.contracts import ADMISSIONS, Covers, DataFileName, EventKind, Receipt, Scope
+from facelake.contracts import Covers, DataFileName, Receipt
 from facelake.errors import ConfigError
-from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context
 
 _SOURCE = "world"
@@ -77,9 +76,7 @@ def add_night(context: Context, world: World, night: int) -> None:
 
     A photo is admitted under the subject reference of its first face. The first call records a grant for all.
     """
-    if context.lake["ledger"].version() < 0:
-        grant = Entry(EventKind.GRANT, Scope.SOURCE, _SOURCE, (context.config.purpose,), basis="synthetic faces")
-        record(context.lake, [grant])
+    grant_once(context, _SOURCE)
     remove_faces(context, world.shards(f"removed/night={night}"))
     staged: dict[str, list[Receipt]] = {"admissions": [], "faces": []}
     for path in world.shards(f"faces/night={night}"):
@@ -97,7 +94,12 @@ def _stage_shard(context: Context, world: World, shard: Path, corpus_file: str) 
     photos, first, photo_of = np.unique(
         faces["image_id"].to_numpy(zero_copy_only=False), return_index=True, return_inverse=True
     )
-    admitted = _admitted(context, photos.tolist(), person[first].tolist(), corpus_file)
+    named = {
+        "image_id": photos.tolist(),
+        "subject_ref": [subject_of_person(number) for number in person[first].tolist()],
+        "content_sha256": [_digest_of(photo) for photo in photos.tolist()],
+    }
+    admitted = admitted_rows(context, _SOURCE, corpus_file, named, Covers.EVERYONE)
     staged = {"admissions": [context.lake["admissions"].stage(admitted, DataFileName.of_corpus_file(corpus_file))]}
     table, start = context.lake["faces"], 0
     staged["faces"] = []
@@ -106,28 +108,11 @@ def _stage_shard(context: Context, world: World, shard: Path, corpus_file: str) 
             rows = face_rows(context, batch, corpus_file, photo_of[start : start + batch.num_rows])
             digests = pa.array([_digest_of(photo) for photo in rows["image_id"].to_pylist()])
             rows = rows.set_column(rows.schema.get_field_index("content_sha256"), "content_sha256", digests)
-            named = DataFileName.of_chunk(context.model_digest, corpus_file, start)
             if rows.num_rows:
-                staged["faces"].append(table.stage(rows, named))
+                name = DataFileName.of_chunk(context.model_digest, corpus_file, start)
+                staged["faces"].append(table.stage(rows, name))
             start += batch.num_rows
     return staged
-
-
-def _admitted(context: Context, photos: list[str], people: list[int], corpus_file: str) -> pa.Table:
-    count = len(photos)
-    values = {
-        "image_id": photos,
-        "source_id": [_SOURCE] * count,
-        "subject_ref": [subject_of_person(person) for person in people],
-        "corpus_file": [corpus_file] * count,
-        "corpus_row": np.arange(count),
-        "admitted": [True] * count,
-        "covers": [str(Covers.EVERYONE)] * count,
-        "purpose": [context.config.purpose] * count,
-        "ledger_version": [-1] * count,
-        "content_sha256": [_digest_of(photo) for photo in photos],
-    }
-    return completed_rows(values, ADMISSIONS)
 
 
 def _digest_of(photo: str) -> str:

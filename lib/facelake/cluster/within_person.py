@@ -166,10 +166,10 @@ def _beyond_chance(templates: _Templates, limits: _Limits) -> tuple[list[_Pair],
     """Return the pairs that are more similar than chance explains, and whether some of them are relatives'."""
     heap: list[_Pair] = []
     beyond = unraised = 0
-    for start in range(0, len(templates.size), _ROWS):
-        similarity = templates.similarity(slice(start, start + _ROWS), slice(start, None))
+    for rows in _blocks(len(templates.size)):
+        similarity = templates.similarity(rows, slice(rows.start, None))
         a, b = np.nonzero(np.triu(similarity >= limits.chance.most, 1))
-        of_pair, low, high = similarity[a, b], a + start, b + start
+        of_pair, low, high = similarity[a, b], a + rows.start, b + rows.start
         mean, further = templates.mean_cosine(low, high), of_pair >= limits.chance.most_of_any
         beyond += int(further.sum())
         unraised += int((further & ~limits.were_raised(of_pair, mean)).sum())
