@@ -85,7 +85,9 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
         f"{joins} joins among {len(number)} groups, by chance none of different people above a normalised similarity "
     )
     text += f"of {limits.chance.most:.3f}"
-    return canonical(number), text + ("; pairs beyond that are relatives'" if relatives else "")
+    return canonical(number), text + (
+        "; relatives are among the pairs above it, so that normalisation alone joins none" if relatives else ""
+    )
 
 
 class _Templates(NamedTuple):

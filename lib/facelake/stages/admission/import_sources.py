@@ -187,10 +187,11 @@ def count_photos(origin: ImportSource, pattern: re.Pattern[str] | None) -> int:
         matched = matched or (pattern is not None and subject_in(photo.path, pattern) is not None)
     if total and not matched:
         what = f"the regular expression matches none of the {total} photos, for example {first!r}"
-        next_step = "correct it, it is searched in the file's name, or in the path if it contains a `/` "
-        raise ConfigError(
-            what, where="--person-from", next_step=next_step + r"(persons by folder: '^([^/]+)/'); nothing was imported"
+        next_step = (
+            "correct it: it is searched in the file's name, or in the path below the folder if it contains a `/` "
         )
+        next_step += r"(one folder per person: '^([^/]+)/'). Nothing was imported"
+        raise ConfigError(what, where="--person-from", next_step=next_step)
     return total
 
 
