@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from facelake.cli.command import Invocation, command, template_key, typer_app
 
+if TYPE_CHECKING:  # imported when a command runs
+    from facelake.stages.gallery.subjects import Contradiction
+
 gallery_app = typer_app("List, show, export and evaluate published gallery versions.")
 _RATES = ("fmr_low", "fmr_high", "impostors", "fnmr", "fnmr_low", "fnmr_high")
+_SHOWN_PARTS = 4
 _POINT_COLUMNS = ("fmr", "similarity", "extrapolated", *_RATES)
 
 
@@ -48,6 +53,51 @@ def _counted(rows: list[dict[str, Any]]) -> str:
     active = [row for row in rows if row["status"] == "active"]
     single = sum(row["size"] == 1 for row in active)
     return f"{len(active)} active identities with {sum(row['size'] for row in active)} faces, {single} of one face"
+
+
+@command(gallery_app, "subjects")
+def gallery_subjects(
+    call: Invocation,
+    most: Annotated[int, typer.Option(min=1, max=10_000, help="rows of each of the two lists")] = 20,
+) -> None:
+    """List identities with photos of several subject references, and subjects with photos in several identities.
+
+    The evidence is photos with exactly one face that name a subject: in a photo of several people nothing says which
+    face is the subject's. Photos that may no longer be used are left out.
+    """
+    from facelake.nightly import reading
+    from facelake.stages.gallery.subjects import find_contradictions
+
+    found = find_contradictions(reading(call.config()).lake, most, datetime.now(UTC))
+    heads = ["photos", "apart"]
+    if found.joined:
+        title = "identities with photos of several subjects: several people in one identity, or wrong references"
+        rows = [[item.name, item.photos, item.apart, item.count, _parts(item)] for item in found.joined]
+        call.terminal.table(title, ["identity_id", *heads, "subjects", "photos of each"], rows)
+    if found.divided:
+        title = "subjects with photos in several identities: one person in several identities, or wrong references"
+        rows = [[item.name, item.photos, item.apart, item.count, _parts(item)] for item in found.divided]
+        call.terminal.table(title, ["subject_ref", *heads, "identities", "photos in each"], rows)
+    note = ". Correct them with `facelake review` or `facelake correct`; `apart` counts photos outside the largest part"
+    evidence = f"by the {found.counts.photos:,} photos that name a subject and have exactly one face"
+    told = f"gallery {found.gallery_version}, {evidence}: {found.counts.in_words()}"
+    call.terminal.say(told + (note if found.joined or found.divided else ""))
+    call.terminal.result(
+        {
+            "ok": True,
+            "gallery_version": found.gallery_version,
+            "photos": found.counts.photos,
+            "joined_total": found.counts.joined,
+            "divided_total": found.counts.divided,
+            "joined": [item.as_json("identity_id", "subject_ref") for item in found.joined],
+            "divided": [item.as_json("subject_ref", "identity_id") for item in found.divided],
+        }
+    )
+
+
+def _parts(item: Contradiction) -> str:
+    shown = ", ".join(f"{part.name} {part.photos:,}" for part in item.parts[:_SHOWN_PARTS])
+    return shown + (f", {item.count - _SHOWN_PARTS:,} more" if item.count > _SHOWN_PARTS else "")
 
 
 @command(gallery_app, "export")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,16 +60,23 @@ class Doubt:
         return self.doubt * float(np.log1p(self.faces))
 
 
-def doubts(stats: Stats, settled: set[tuple[int, int]], most: int) -> list[Doubt]:
+def doubts(stats: Stats, settled: set[tuple[int, int]], most: int, by_subject: Sequence[Doubt] = ()) -> list[Doubt]:
     """Return up to `most` questions by falling score.
 
     Args:
         stats: figures of the identities.
         settled: pairs (low, high) of positions that a correction states to be two people.
         most: number of questions.
+        by_subject: questions from subject references; one that the figures ask too is asked once, for both reasons.
     """
-    questions = [*_same_person(stats, settled), *_two_people(stats)]
-    return sorted(questions, key=lambda doubt: (-doubt.score, doubt.kind, doubt.identity, doubt.other))[:most]
+    questions = {(doubt.kind, doubt.identity, doubt.other): doubt for doubt in by_subject}
+    for doubt in (*_same_person(stats, settled), *_two_people(stats)):
+        key = doubt.kind, doubt.identity, doubt.other
+        if same := questions.get(key):
+            doubt = replace(doubt, doubt=max(doubt.doubt, same.doubt), reason=f"{same.reason}; {doubt.reason}")
+        questions[key] = doubt
+    ordered = sorted(questions.values(), key=lambda doubt: (-doubt.score, doubt.kind, doubt.identity, doubt.other))
+    return ordered[:most]
 
 
 def _same_person(stats: Stats, settled: set[tuple[int, int]]) -> list[Doubt]:

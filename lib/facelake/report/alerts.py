@@ -58,6 +58,10 @@ class RunFacts:
     """leases that end within 30 days"""
     ungrouped: int = 0
     """faces that are in no identity of the gallery"""
+    joined_subjects: int = 0
+    """identities whose photos of one face name several subjects"""
+    divided_subjects: int = 0
+    """subjects whose photos of one face are in several identities"""
     stages: Sequence[StageCost] = ()
     lineage: Sequence[str] = ()
     budget: float | None = None
@@ -136,6 +140,18 @@ def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
             yield Alert(LOOK, message, next_step)
 
 
+def _subject_alerts(facts: RunFacts) -> Iterator[Alert]:
+    next_step = "`facelake gallery subjects` lists them; correct them with `facelake review` or `facelake correct`."
+    if count := facts.joined_subjects:
+        message = f"{counted(count, 'identity', 'identities')} with photos of several subject references: several"
+        message += " people in one identity, or wrong references."
+        yield Alert(LOOK, message, next_step)
+    if count := facts.divided_subjects:
+        message = f"{counted(count, 'subject reference')} with photos in several identities: one person in several"
+        message += " identities, or wrong references."
+        yield Alert(KNOW, message, next_step)
+
+
 def _distribution_alerts(facts: RunFacts) -> Iterator[Alert]:
     if not facts.history or (facts.history[-1].figures.get("identities") or 0) < _MIN_COUNT:
         return
@@ -205,6 +221,7 @@ _RULES: tuple[Callable[[RunFacts], Iterator[Alert]], ...] = (
     _admission_alerts,
     _reject_alerts,
     _gallery_alerts,
+    _subject_alerts,
     _distribution_alerts,
     _governance_alerts,
     _cost_alerts,

@@ -39,6 +39,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("look", "1 photo crashed the worker", {"rejected": {"worker_died": 1}}),
     ("look", "7 faces in no identity", {"ungrouped": 7}),
     ("look", "2 corrections no longer satisfied", {"conflicts": 2}),
+    ("look", "1 identity with photos of several subject references", {"joined_subjects": 1}),
+    ("know", "4 subject references with photos in several identities", {"divided_subjects": 4}),
     ("act", "lost 20 % of its faces", {"history": [run(1), run(2), run(3, faces=800.0)]}),
     ("look", "12 identities merged into others", {"history": [run(1), run(2), run(3, merged=12.0)]}),
     ("look", "9 identities split off", {"history": [run(1), run(2), run(3, split=9.0)]}),

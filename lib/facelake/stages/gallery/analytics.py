@@ -19,9 +19,11 @@ from facelake.lake.data_files import plain
 from facelake.publish.analytics import Stats, doubts
 from facelake.publish.corrections import in_force
 from facelake.publish.matching import places
+from facelake.publish.subject_evidence import subject_doubts
 from facelake.stages.core.context import Context, last_details
 from facelake.stages.gallery.face_keys import IdNumbers
 from facelake.stages.gallery.gallery_rows import matrix_of
+from facelake.stages.gallery.subjects import one_face_evidence
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _MAX_REVIEWS = 1_000
@@ -171,6 +173,8 @@ def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> p
     names = ids.to_pylist()
     number = {name: i for i, name in enumerate(names)}
     distinct = _separated(context, gallery, number)
+    evidence = one_face_evidence(gallery, ids)
+    by_subject = subject_doubts(evidence, stats.size, distinct, _MAX_REVIEWS)
     rows: list[dict[str, Any]] = [
         {
             "kind": doubt.kind,
@@ -182,7 +186,7 @@ def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> p
             "reason": doubt.reason,
             "gallery_version": gallery.version,
         }
-        for doubt in doubts(stats, distinct, _MAX_REVIEWS)
+        for doubt in doubts(stats, distinct, _MAX_REVIEWS, by_subject)
     ]
     return pa.Table.from_pylist(rows, schema=plain(REVIEWS))
 

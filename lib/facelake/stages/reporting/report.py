@@ -32,6 +32,7 @@ from facelake.report import (
     RunFacts,
     RunFigures,
     Sheet,
+    counted,
     find_alerts,
     format_share,
     render,
@@ -39,6 +40,7 @@ from facelake.report import (
 )
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run
+from facelake.stages.gallery.subjects import SubjectCounts, count_contradictions
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.stages.reporting.history import (
     MEASURES,
@@ -147,7 +149,9 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
     history = _history(context, gallery, runs, people)
     costs = stage_costs(config, runs, run_id)
     shown, events, events_note, sheets_note = _sheets(context, gallery, people)
+    subjects = count_contradictions(gallery) if gallery else SubjectCounts(0, 0, 0)
     facts = _facts(context, gallery, admissions, faces, runs, run_id=run_id)
+    facts |= {"joined_subjects": subjects.joined, "divided_subjects": subjects.divided}
     embed = next((cost for cost in costs if cost.stage == "embed" and cost.when == "this run"), None)
     spent = embed.cost if embed else None
     rejected = _bars(faces.rejected)
@@ -171,7 +175,7 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
         rejected_note="Counts all photos in the lake; the table of stages has this run's. By name: facelake images",
         similarity=similarity(context, gallery),
         sizes=size_bars(people.sizes),
-        sizes_note=_sizes_note(people.sizes),
+        sizes_note=_sizes_note(people.sizes, subjects),
         changes=_bars(people.changes),
         events=events,
         events_note=events_note,
@@ -331,10 +335,14 @@ def _bars(counts: Mapping[str, int]) -> list[Bar]:
     return [Bar(name.replace("_", " "), count, format_share(count, total)) for name, count in ordered]
 
 
-def _sizes_note(sizes: I64) -> str:
+def _sizes_note(sizes: I64, subjects: SubjectCounts) -> str:
     if not len(sizes):
         return ""
-    return f"The median identity has {np.median(sizes):,.0f}, the largest {sizes.max():,} faces. Class widths double."
+    note = f"The median identity has {np.median(sizes):,.0f}, the largest {sizes.max():,} faces. Class widths double."
+    if not subjects.photos:
+        return note
+    evidence = f"By the {counted(subjects.photos, 'photo')} that name a subject and have exactly one face"
+    return f"{note} {evidence}: {subjects.in_words()}."
 
 
 def _stages_note(context: Context, embeds: Sequence[RecordedStage]) -> str:

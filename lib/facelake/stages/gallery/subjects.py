@@ -1,0 +1,235 @@
+"""Lists identities of several subject references and subjects in several identities, by photos of one face.
+
+Reads three tables file by file and keeps 24 bytes for each photo of one face, whatever the length of ids; sorting them
+takes as much again. With 10^7 such photos the process peaks at 1.1 GB.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.cluster import columns
+from facelake.contracts import I64, is_of_model, references
+from facelake.distinct import among, distinct
+from facelake.errors import Corrupt
+from facelake.lake.lake import Lake
+from facelake.publish.subject_evidence import Conflicts, Evidence
+from facelake.report import counted
+from facelake.stages.admission.withdrawals import LedgerState
+from facelake.stages.gallery.face_keys import IdNumbers
+from facelake.stages.gallery.versions import Gallery, require_gallery
+
+MOST_PARTS = 10
+"""subjects of an identity, or identities of a subject, that are listed"""
+_SALTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The photos of one face that an identity and a subject have in common.
+
+    Attributes:
+        name: the subject's reference, or the identity's id.
+        photos: how many.
+    """
+
+    name: str
+    photos: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """An identity with photos of several subjects, or a subject with photos in several identities.
+
+    Attributes:
+        name: the identity's id, or the subject's reference.
+        photos: its photos of one face that name a subject.
+        apart: those outside its largest part.
+        count: number of its parts.
+        parts: the largest of them, at most MOST_PARTS.
+    """
+
+    name: str
+    photos: int
+    apart: int
+    count: int
+    parts: tuple[Part, ...]
+
+    def as_json(self, name: str, part: str) -> dict[str, Any]:
+        """Return a JSON object; the keys of the names are `name` and `part`."""
+        parts = [{part: item.name, "photos": item.photos} for item in self.parts]
+        return {name: self.name, "photos": self.photos, "apart": self.apart, "count": self.count, "parts": parts}
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectCounts:
+    """How many identities and subjects contradict each other.
+
+    Attributes:
+        photos: photos of one face that name a subject: the evidence.
+        joined: identities with photos of several subjects.
+        divided: subjects with photos in several identities.
+    """
+
+    photos: int
+    joined: int
+    divided: int
+
+    def in_words(self) -> str:
+        """Return both counts as text."""
+        joined = f"{counted(self.joined, 'identity', 'identities')} with photos of several subjects"
+        return f"{joined}, {counted(self.divided, 'subject')} with photos in several identities"
+
+
+@dataclass(frozen=True, slots=True)
+class Contradictions:
+    """What contradicts in a gallery version; those with most photos outside their largest part first.
+
+    Attributes:
+        gallery_version: the version.
+        counts: of all.
+        joined: the first of these identities.
+        divided: the first of these subjects.
+    """
+
+    gallery_version: int
+    counts: SubjectCounts
+    joined: tuple[Contradiction, ...]
+    divided: tuple[Contradiction, ...]
+
+
+def find_contradictions(lake: Lake, most: int, now: datetime) -> Contradictions:
+    """Compare subjects and identities of the newest gallery.
+
+    Photos that may no longer be used (withdrawn, erased, ended grant) are left out, as if they did not exist.
+
+    Args:
+        lake: the lake.
+        most: identities and subjects that are listed.
+        now: at which legal bases are checked.
+
+    Raises:
+        ConfigError: nothing was published.
+    """
+    gallery = require_gallery(lake)
+    barred = LedgerState.of(lake).barred_images(gallery.row["purpose"], now)
+    ids = active_identities(gallery)
+    for salt in range(_SALTS):
+        evidence = one_face_evidence(gallery, ids, without=barred, salt=salt)
+        joined, divided = evidence.joined(), evidence.divided()
+        parts = [evidence.subject[joined.parts(number)[:MOST_PARTS]] for number in range(min(most, len(joined)))]
+        names = _subject_names(lake, distinct(np.concatenate([divided.group[:most], *parts])), salt)
+        if names is None:
+            continue
+        identities = {number: ids[number].as_py() for number in _listed_identities(evidence, joined, divided, most)}
+        return Contradictions(
+            gallery.version,
+            SubjectCounts(int(evidence.photos.sum()), len(joined), len(divided)),
+            _listed(joined, most, evidence, identities, names),
+            _listed(divided, most, evidence, names, identities),
+        )
+    raise Corrupt("two subject references have one key under every hash", where=lake.uri, next_step="report it")
+
+
+def count_contradictions(gallery: Gallery) -> SubjectCounts:
+    """Count what contradicts in a gallery version, by the photos that the last run admitted."""
+    evidence = one_face_evidence(gallery, active_identities(gallery))
+    return SubjectCounts(int(evidence.photos.sum()), len(evidence.joined()), len(evidence.divided()))
+
+
+def active_identities(gallery: Gallery) -> pa.Array:
+    """Return the ids (n,) of the active identities of a gallery."""
+    ids = [pa.array([], pa.string())]
+    for rows in gallery.parts("identities", ["identity_id", "status"]):
+        ids.append(rows["identity_id"].filter(pc.equal(rows["status"], "active")).combine_chunks())
+    return pa.concat_arrays(ids)
+
+
+def one_face_evidence(gallery: Gallery, ids: pa.Array, *, without: pa.Array | None = None, salt: int = 0) -> Evidence:
+    """Count the photos of one face that name a subject, by subject and identity.
+
+    Args:
+        gallery: the version.
+        ids: (n,) its active identities; the evidence has their positions.
+        without: ids of photos that are left out.
+        salt: of the keys of photos and subjects. Two photos with the same key count as one of two faces, which is no
+            evidence.
+    """
+    photos = _photos_of_one_face(gallery, salt)
+    if without is not None and len(without):
+        photos = photos[~among(photos, distinct(columns.keys(without, salt)))]
+    numbers = IdNumbers.of(ids, f"{gallery.lake.uri}/identities")
+    identity = np.full(len(photos), -1, np.int64)
+    for rows in gallery.parts("memberships", ["image_id", "identity_id"]):
+        at, known = _places(photos, columns.keys(rows["image_id"], salt))
+        identity[at] = numbers.find(rows["identity_id"])[known]
+    subject, named = np.zeros(len(photos), np.int64), np.zeros(len(photos), bool)
+    for _, rows in gallery.lake["admissions"].parts(["image_id", "subject_ref", "admitted"]):
+        rows = rows.filter(pc.and_(rows["admitted"], pc.is_valid(rows["image_id"])))
+        names = references(rows["subject_ref"])
+        given = pc.greater(pc.utf8_length(names), 0)
+        at, known = _places(photos, columns.keys(rows["image_id"].filter(given), salt))
+        subject[at] = columns.keys(names.filter(given), salt)[known]
+        named[at] = True
+    chosen = named & (identity >= 0)
+    return Evidence.of(subject[chosen], identity[chosen])
+
+
+def _photos_of_one_face(gallery: Gallery, salt: int) -> I64:
+    """Return the keys of the photos in which the gallery's model found exactly one face, ascending."""
+    table = gallery.lake["faces"]
+    snapshot = table.snapshot()
+    of_model = [file for file in snapshot.files if is_of_model(file.path, gallery.row["model_digest"])]
+    found = [columns.keys(table.file(file, ["image_id"])["image_id"], salt) for file in of_model]
+    keys = np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
+    differs = np.ones(len(keys) + 1, bool)
+    differs[1:-1] = keys[1:] != keys[:-1]
+    return np.asarray(keys[differs[:-1] & differs[1:]])
+
+
+def _places(known: I64, keys: I64) -> tuple[I64, I64]:
+    """Return the places (m,) in `known` (ascending) of the keys (n,) that are in it, and the rows of these keys."""
+    if not len(known):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    order = np.argsort(keys)  # ascending queries read `known` in the order of memory
+    at = np.minimum(np.searchsorted(known, keys[order]), len(known) - 1)
+    found = known[at] == keys[order]
+    return at[found], order[found]
+
+
+def _listed_identities(evidence: Evidence, joined: Conflicts, divided: Conflicts, most: int) -> set[int]:
+    parts = [evidence.identity[divided.parts(number)[:MOST_PARTS]] for number in range(min(most, len(divided)))]
+    return set(np.concatenate([joined.group[:most], *parts]).tolist())
+
+
+def _subject_names(lake: Lake, wanted: I64, salt: int) -> dict[int, str] | None:
+    """Return the references with these keys (ascending); None if two references have the same key."""
+    names: dict[int, str] = {}
+    for _, rows in lake["admissions"].parts(["subject_ref"]) if len(wanted) else ():
+        texts = pc.unique(references(rows["subject_ref"])).drop_null()
+        keys = columns.keys(texts, salt)
+        for at in np.flatnonzero(among(keys, wanted)).tolist():
+            text = texts[at].as_py()
+            if names.setdefault(int(keys[at]), text) != text:
+                return None
+    return names
+
+
+def _listed(
+    conflicts: Conflicts, most: int, evidence: Evidence, groups: dict[int, str], others: dict[int, str]
+) -> tuple[Contradiction, ...]:
+    """Return the first of the conflicts with the names of groups and parts."""
+    member = evidence.subject if conflicts.by_identity else evidence.identity
+    listed = []
+    for number in range(min(most, len(conflicts))):
+        rows = conflicts.parts(number)
+        parts = tuple(Part(others[int(member[row])], int(evidence.photos[row])) for row in rows[:MOST_PARTS])
+        counts = int(conflicts.photos[number]), int(conflicts.apart[number]), len(rows)
+        listed.append(Contradiction(groups[int(conflicts.group[number])], *counts, parts))
+    return tuple(listed)
