@@ -347,8 +347,12 @@ def plan(
     figures = make_plan(settings, calibrate=calibrate)
     if (advice := hash_key_advice(settings)).mend:
         terminal.warn(f"governance.hash_key: {advice.state}. Next: {advice.mend}")
-    terminal.figures("plan", {key.replace("_", " "): value for key, value in figures.items()})
+    shown = {key.replace("_", " "): value for key, value in figures.items() if key != "notes"}
+    terminal.figures("plan", shown)
+    for note in figures["notes"]:
+        terminal.say(note)
     if calibrate:
         duration = format_duration(3600 * figures["hours"])
-        terminal.say(f"embed: about {duration}, plus the seconds that Ray takes to start")
+        waiting = " with the photos that were not checked yet" if figures["not_decided"] else ""
+        terminal.say(f"embed: about {duration}{waiting}, plus the seconds that Ray takes to start")
     terminal.result({"ok": True, **figures})

@@ -27,6 +27,8 @@ class CorpusSize:
     largest_row_group: int = 0
     described: dict[str, Any] = field(default_factory=dict)
     """kind, origin of the columns, and what is left out"""
+    by_index: bool = False
+    """whether `images` is the number of the lake's index: photos of files that are not in it are not counted"""
 
     @property
     def mean_bytes(self) -> float:
@@ -52,10 +54,10 @@ def corpus_size(config: Config, lake: Lake | None) -> CorpusSize:
     parts = corpus.parts()
     if spec.form is None:
         size = sum(part.size_bytes for part in parts)
-        images = _indexed(lake)
+        images = indexed = _indexed(lake)
         if not images and size <= _COUNTED_BYTES:
             images = sum(corpus.index(part, trusted=False).num_rows for part in parts)
-        return CorpusSize(len(parts), images, size, described=described)
+        return CorpusSize(len(parts), images, size, described=described, by_index=indexed > 0)
     reader = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
     files = [reader.inspect(part.name) for part in parts]
     largest = max((rows for file in files for rows in file.row_groups), default=0)

@@ -1,0 +1,84 @@
+"""plan says what the admissions do not know yet, instead of "to embed 0" after an import."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import run_cli, run_json
+
+
+def photos(folder: Path, *names: str) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    return str(folder)
+
+
+def planned(*options: str) -> dict[str, Any]:
+    said = run_json("plan", *options)
+    return {key: said.get(key) for key in ("to_embed", "not_decided", "now_allowed", "now_refused", "notes")}
+
+
+def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D, controller: C}}\n")
+    at = ("-c", str(tmp_path / "c.yaml"))
+    folder = photos(tmp_path / "a", "ann_1.jpg", "ann_2.jpg", "bo_1.jpg")
+    run_json("import", folder, *at, "--basis", "b", "--person-from", "(.+)_")
+    first = planned(*at)
+    assert (first["to_embed"], first["not_decided"]) == (3, 3)
+    [note] = first["notes"]
+    assert "none was checked against the ledger yet" in note
+    run_json("admit", *at)
+    assert planned(*at) == {"to_embed": 3, "not_decided": 0, "now_allowed": 0, "now_refused": 0, "notes": []}
+    run_json("import", photos(tmp_path / "b", "x.jpg", "y.jpg"), *at, "--no-grant")
+    second = planned(*at)
+    assert (second["to_embed"], second["not_decided"]) == (3, 2)
+    assert "2 photos" in second["notes"][0]
+    assert "`facelake admit`" in second["notes"][-1]
+    shown = run_cli("plan", *at).stdout
+    assert "not in `to embed`: 2 photos" in shown
+    run_json("admit", *at)
+    run_json("ledger", "grant", "--source", "b", "--purpose", "identity-grouping", "--basis", "b", *at)
+    run_json("ledger", "withdraw", "--subject", "ann", *at)
+    third = planned(*at)
+    assert (third["not_decided"], third["now_allowed"], third["now_refused"]) == (0, 2, 2)
+    run_json("admit", *at)
+    assert planned(*at) == {"to_embed": 3, "not_decided": 0, "now_allowed": 0, "now_refused": 0, "notes": []}
+
+
+def test_erased_photos_that_the_store_still_has_are_not_pending(tmp_path: Path) -> None:
+    folder = photos(tmp_path / "store", "a.jpg", "b.jpg", "c.jpg")
+    config = tmp_path / "c.yaml"
+    corpus = f"{{uri: {folder}, kind: files, columns: {{source_id: {{constant: s}}}}}}"
+    config.write_text(f"lake: {tmp_path / 'lake'}\ncorpus: {corpus}\ngovernance: {{dpia: D, controller: C}}\n")
+    at = ("-c", str(config))
+    grant = ("--source", "s", "--purpose", "identity-grouping", "--basis", "b")
+    run_json("ledger", "grant", *grant, "--create-lake", *at)
+    run_json("admit", *at)
+    run_json("erase", "--image", "a.jpg", "--yes", *at)
+    run_json("admit", *at)
+    assert planned(*at)["not_decided"] == 0
+    photos(tmp_path / "store", "d.jpg")
+    assert planned(*at)["not_decided"] == 1
+
+
+def test_a_new_tar_file_is_named_without_reading_it(tmp_path: Path) -> None:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+
+    def add(name: str) -> None:
+        with tarfile.open(folder / name, "w") as tar:
+            tar.add(photos(tmp_path / "p", f"{name}.jpg") + f"/{name}.jpg", f"{name}.jpg")
+
+    add("0.tar")
+    config = tmp_path / "c.yaml"
+    corpus = f"{{uri: {folder}, kind: webdataset, columns: {{source_id: {{constant: s}}}}}}"
+    config.write_text(f"lake: {tmp_path / 'lake'}\ncorpus: {corpus}\ngovernance: {{dpia: D, controller: C}}\n")
+    at = ("-c", str(config))
+    run_json("ledger", "grant", "--source", "s", "--purpose", "identity-grouping", "--basis", "b", "--create-lake", *at)
+    run_json("admit", *at)
+    assert planned(*at)["notes"] == []
+    add("1.tar")
+    assert "1 corpus file" in planned(*at)["notes"][0]
