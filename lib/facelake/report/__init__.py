@@ -1,6 +1,6 @@
 """The report of a run: figures in, one self-contained HTML page out. Pure functions."""
 
-from facelake.report.alerts import RunFacts, find_alerts
+from facelake.report.alerts import BY_REQUEST, RunFacts, find_alerts
 from facelake.report.histograms import (
     BINS,
     HIGH,
@@ -33,6 +33,7 @@ from facelake.report.page import render
 
 __all__ = [
     "BINS",
+    "BY_REQUEST",
     "HIGH",
     "LOW",
     "RUNS_COMPARED",

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from facelake.contracts import Refusal
 from facelake.report.histograms import counted, format_share, median
 from facelake.report.model import Alert, RunFigures, StageCost
 
 ACT, LOOK, KNOW = "act", "look", "know"
+BY_REQUEST = (Refusal.WITHDRAWN, Refusal.ERASED)
+"""reasons for refusing photos that people asked for: their number is no sign of a mistake"""
 _MIN_EARLIER_RUNS = 2  # needed to know what is usual
 _RISE_ABSOLUTE, _RISE_FACTOR = 0.05, 2.0  # a share is unusual when it exceeds the usual one by both
 _MIN_COUNT = 20  # photos or faces below which a share is not significant
@@ -35,7 +38,7 @@ class RunFacts:
     read: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
     refused_before: Sequence[float] = ()
-    """shares of photos refused in earlier runs"""
+    """shares of photos refused in earlier runs, without those of BY_REQUEST"""
     tried: int = 0
     """photos embedded or rejected in this run"""
     rejected: Mapping[str, int] = field(default_factory=dict)
@@ -58,6 +61,8 @@ class RunFacts:
     """leases that end within 30 days"""
     ungrouped: int = 0
     """faces that are in no identity of the gallery"""
+    explained_loss: tuple[str, int] = ("", 0)
+    """faces erased and withdrawn since the previous run: in words, and their number"""
     joined_subjects: int = 0
     """identities whose photos of one face name several subjects"""
     divided_subjects: int = 0
@@ -76,6 +81,8 @@ def find_alerts(facts: RunFacts) -> list[Alert]:
 
 def _admission_alerts(facts: RunFacts) -> Iterator[Alert]:
     refused = sum(facts.refused.values())
+    by_request = sum(facts.refused.get(reason, 0) for reason in BY_REQUEST)
+    others = refused - by_request
     if not facts.read:
         yield Alert(
             LOOK, "The corpus contains no photo.", "Check `corpus` in the config, or `facelake import` a folder."
@@ -83,9 +90,10 @@ def _admission_alerts(facts: RunFacts) -> Iterator[Alert]:
     elif refused == facts.read:
         message = "Every photo was refused; no photo may be processed."
         yield Alert(ACT, message, "Check the reasons below and `facelake ledger list`; record grants.")
-    elif _is_unusually_high(refused / facts.read, facts.refused_before) and refused >= _MIN_COUNT:
+    elif _is_unusually_high(others / facts.read, facts.refused_before) and others >= _MIN_COUNT:
         usual = format_share(median(facts.refused_before) or 0, 1)
-        message = f"{format_share(refused, facts.read)} of the photos were refused; usual is {usual}."
+        besides = f" for other reasons than withdrawal and erasure ({by_request:,} photos)" if by_request else ""
+        message = f"{format_share(others, facts.read)} of the photos were refused{besides}; usual is {usual}."
         next_step = "Check the reasons below: a grant may have expired, or a source may be missing in the ledger."
         yield Alert(ACT, message, next_step)
     elif refused > facts.read / 2:
@@ -126,9 +134,20 @@ def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
     figures, figures_before = facts.history[-1].figures, facts.history[-2].figures
     faces, faces_before = figures.get("faces") or 0, figures_before.get("faces") or 0
     if faces_before >= _MIN_COUNT and faces < (1 - _MAX_LOST_SHARE) * faces_before:
-        message = f"The gallery lost {format_share(faces_before - faces, faces_before)} of its faces in one run."
-        next_step = "Erasures and withdrawals do this; if there were none, check `corpus` and the dates in the ledger."
-        yield Alert(ACT, message, next_step)
+        explained, explained_faces = facts.explained_loss
+        lost = (
+            f"The gallery lost {format_share(faces_before - faces, faces_before)} of its faces since the previous run"
+        )
+        if faces_before - faces - explained_faces <= _MAX_LOST_SHARE * faces_before:
+            next_step = (
+                "This is what erasures and withdrawals do; if you did not expect them, see `facelake ledger list`."
+            )
+            yield Alert(KNOW, f"{lost}: {explained}.", next_step)
+        else:
+            message = f"{lost}, of which {explained}." if explained else f"{lost}; no face was erased or withdrawn."
+            yield Alert(
+                ACT, message, "Check `corpus` in the config, and the dates of grants in `facelake ledger list`."
+            )
     identities = figures.get("identities") or 0
     for kind, event in (("merged", "merged into others"), ("split", "split off others")):
         count = figures.get(kind) or 0

@@ -41,7 +41,9 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("look", "2 corrections no longer satisfied", {"conflicts": 2}),
     ("look", "1 identity with photos of several subject references", {"joined_subjects": 1}),
     ("know", "4 subject references with photos in several identities", {"divided_subjects": 4}),
-    ("act", "lost 20 % of its faces", {"history": [run(1), run(2), run(3, faces=800.0)]}),
+    ("act", "lost 20 % of its faces since the previous run; no face was", {"history": [run(1), run(2), run(3, faces=800.0)]}),
+    ("act", "lost 20 % of its faces since the previous run, of which 90 erased", {"history": [run(1), run(2), run(3, faces=800.0)], "explained_loss": ("90 erased", 90)}),
+    ("know", "lost 20 % of its faces since the previous run: 120 erased", {"history": [run(1), run(2), run(3, faces=800.0)], "explained_loss": ("120 erased", 120)}),
     ("look", "12 identities merged into others", {"history": [run(1), run(2), run(3, merged=12.0)]}),
     ("look", "9 identities split off", {"history": [run(1), run(2), run(3, split=9.0)]}),
     ("act", "identities of a single face rose to 70 %; usual is 30 %", {"history": [run(1), run(2), run(3, single_share=0.7)]}),
@@ -57,6 +59,14 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("look", "The driver of embed used 1,000 MiB; usual is 590", {"stages": [stage(memory_bytes=1000 << 20)]}),
     ("look", "Embedding cost 3.00; the budget is 2.00", {"spent": 3.0}),
 ]  # fmt: skip
+
+
+def test_photos_of_people_who_have_withdrawn_are_not_an_alarm() -> None:
+    withdrawn = replace(ORDINARY, refused={"withdrawn": 110, "erased": 30, "expired": 20})
+    assert find_alerts(withdrawn) == find_alerts(ORDINARY)
+    [alert] = find_alerts(replace(withdrawn, refused={"withdrawn": 110, "expired": 120}))
+    assert alert.level == "act"
+    assert "12 % of the photos were refused for other reasons than withdrawal and erasure (110 photos)" in alert.message
 
 
 def test_an_ordinary_run_raises_no_alert() -> None:

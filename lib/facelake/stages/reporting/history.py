@@ -10,7 +10,7 @@ from typing import Any
 from facelake.config import Config
 from facelake.contracts import DRIFT
 from facelake.lake.lake import Lake
-from facelake.report import RUNS_COMPARED, Measure, RunFigures, StageCost, median
+from facelake.report import BY_REQUEST, RUNS_COMPARED, Measure, RunFigures, StageCost, median
 
 STAGES = ("admit", "embed", "cluster", "publish", "report")
 MEASURES = (
@@ -60,9 +60,9 @@ class RecordedStage:
 
 
 def read_runs(lake: Lake) -> dict[str, list[RecordedStage]]:
-    """Return the executions of every stage of a nightly run, oldest first."""
+    """Return the executions of every stage of a nightly run, and of erasures, oldest first."""
     rows = lake["runs"].read(["run_id", "stage", "started_at", "seconds", "counts", "details", "peak_rss_bytes"])
-    stages: dict[str, list[RecordedStage]] = {stage: [] for stage in STAGES}
+    stages: dict[str, list[RecordedStage]] = {stage: [] for stage in (*STAGES, "erase")}
     for row in rows.sort_by("started_at").to_pylist():
         if row["stage"] in stages:
             counts, details = json.loads(row["counts"] or "{}"), json.loads(row["details"] or "{}")
@@ -121,6 +121,15 @@ def shares_before(runs: Sequence[RecordedStage], part: str, total: str, least: i
     """Return a share of counts for up to RUNS_COMPARED executions before the last one whose total is >= `least`."""
     shares = [_share(run, part, total) for run in runs[:-1] if run.number(total) >= least]
     return [share for share in shares if share is not None][-RUNS_COMPARED:]
+
+
+def refused_shares_before(admits: Sequence[RecordedStage]) -> list[float]:
+    """Return the shares of photos refused for other reasons than `BY_REQUEST`, of up to RUNS_COMPARED earlier runs."""
+    shares = []
+    for run in admits[:-1]:
+        refused = sum(count for reason, count in run.reasons("refused_").items() if reason not in BY_REQUEST)
+        shares += [refused / run.number("read")] if run.number("read") else []
+    return shares[-RUNS_COMPARED:]
 
 
 def stage_costs(config: Config, runs: Mapping[str, Sequence[RecordedStage]], run_id: str) -> list[StageCost]:

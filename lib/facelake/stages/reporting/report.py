@@ -26,7 +26,6 @@ from facelake.lake.lake import Lake
 from facelake.lake.sampling import batches
 from facelake.report import (
     Bar,
-    KeyFigure,
     MergeOrSplit,
     ReportData,
     RunFacts,
@@ -47,11 +46,14 @@ from facelake.stages.reporting.history import (
     RecordedStage,
     last_run_id,
     read_runs,
+    refused_shares_before,
     run_history,
     shares_before,
     stage_costs,
 )
+from facelake.stages.reporting.key_figures import Comparison, key_figures
 from facelake.stages.reporting.promises import AdmissionCounts, count_admissions, lease_duties
+from facelake.stages.reporting.removed import previous_admit, removed_since
 from facelake.stages.reporting.sheets import ShownIdentity, sheets
 from facelake.stages.reporting.similarity import similarity
 
@@ -149,8 +151,11 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
     history = _history(context, gallery, runs, people)
     costs = stage_costs(config, runs, run_id)
     shown, events, events_note, sheets_note = _sheets(context, gallery, people)
+    before = previous_admit(runs)
+    removed = removed_since(runs, before, admissions.refused)
     subjects = count_contradictions(gallery) if gallery else SubjectCounts(0, 0, 0)
     facts = _facts(context, gallery, admissions, faces, runs, run_id=run_id)
+    facts |= {"explained_loss": (removed.of_faces(), removed.faces + removed.withdrawn_faces)}
     facts |= {"joined_subjects": subjects.joined, "divided_subjects": subjects.divided}
     embed = next((cost for cost in costs if cost.stage == "embed" and cost.when == "this run"), None)
     spent = embed.cost if embed else None
@@ -161,7 +166,7 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
         run_id=context.run_id,
         lake=lake.uri,
         created_at=f"{context.now:%Y-%m-%d %H:%M} UTC",
-        key_figures=_key_figures(admissions, faces, people, history, runs["admit"]),
+        key_figures=key_figures(admissions, faces.rows, people.sizes, history, Comparison(before, removed)),
         alerts=find_alerts(RunFacts(**facts, history=history, stages=costs, budget=config.plan.budget, spent=spent)),
         funnel=[
             Bar("photos read", admissions.read),
@@ -205,7 +210,7 @@ def _facts(
     return {
         "read": admissions.read,
         "refused": admissions.refused,
-        "refused_before": shares_before(runs["admit"], "refused", "read"),
+        "refused_before": refused_shares_before(runs["admit"]),
         "tried": int(embed.number("admitted")) if embed else 0,
         "rejected": embed.reasons("rejected_") if embed else {},
         "rejected_before": shares_before(earlier, "rejected", "admitted", least=20),
@@ -290,43 +295,6 @@ def _history(
     mode = (runs["cluster"][-1].mode if runs["cluster"] else None) or "full"
     day = f"{gallery.row['created_at']:%Y-%m-%d}"
     return [*history, RunFigures(gallery.version, day, str(mode), figures)]
-
-
-def _key_figures(
-    admissions: AdmissionCounts,
-    faces: _Faces,
-    people: _Identities,
-    history: Sequence[RunFigures],
-    admits: Sequence[RecordedStage],
-) -> list[KeyFigure]:
-    now = history[-1].figures if history else {}
-    before = history[-2].figures if len(history) > 1 else {}
-    admit_before = admits[-2] if len(admits) > 1 else None
-    read_before = admit_before.number("read") if admit_before else None
-    admitted_before = admit_before.number("admitted") if admit_before else None
-    identities = len(people.sizes)
-    single = int((people.sizes == 1).sum())
-    reviews = now.get("reviews")
-    single_before = before.get("single_share")
-    return [
-        KeyFigure("photos read", f"{admissions.read:,}", _difference(admissions.read, read_before)),
-        KeyFigure("admitted", f"{admissions.admitted:,}", _difference(admissions.admitted, admitted_before)),
-        KeyFigure("faces", f"{faces.rows:,}", _difference(faces.rows, before.get("faces"))),
-        KeyFigure("identities", f"{identities:,}", _difference(identities, before.get("identities"))),
-        KeyFigure("of a single face", format_share(single, identities),
-                  "" if single_before is None else f"{format_share(single_before, 1)} in the previous run"),
-        KeyFigure("questions for review", "–" if reviews is None else f"{reviews:,.0f}",
-                  _difference(reviews or 0, before.get("reviews"))),
-    ]  # fmt: skip
-
-
-def _difference(now: float, before: float | None) -> str:
-    if before is None:
-        return ""
-    more = now - before
-    if not more:
-        return "as in the previous run"
-    return f"{abs(more):,.0f} {'more' if more > 0 else 'fewer'} than in the previous run"
 
 
 def _bars(counts: Mapping[str, int]) -> list[Bar]:
