@@ -1,7 +1,8 @@
 """Incremental clustering: new faces join existing groups, form new ones or cause groups to be joined; the rest stays.
 
-Existing groups are read from the gallery's identities (means and exemplars), not from their faces; only new faces, and
-those of identities that lost some, are read. Spark is not started.
+Existing groups are read from the gallery's identities (means and exemplars), not from their faces: only new faces are
+read. An identity that lost a few faces keeps its mean until publish computes it from the remaining ones; one that lost
+many is taken apart, and its faces are placed anew. Spark is not started.
 
 A run clusters all faces again instead when the lake is small, when the model or the settings of clustering changed, on
 a schedule, after many additions and removals, or when the similarity of different people has drifted since the last
@@ -20,7 +21,6 @@ import pyarrow.compute as pc
 from facelake.cluster import columns
 from facelake.cluster.by_group import ByGroup
 from facelake.cluster.increment import Arrived, ExemplarBlock, Standing, place
-from facelake.cluster.labels import add_sums
 from facelake.cluster.nuisance import without
 from facelake.contracts import F32, GROUPS, I64, Bool, Receipt
 from facelake.distinct import distinct
@@ -122,7 +122,7 @@ def run_increment(night: Increment) -> Placed | None:
     new = np.flatnonzero(home < 0)
     arrived, sound, raw = _arrived(night, new, measures)
     exemplars = _Exemplars.of(night, left, arrived.vectors, measures)
-    standing = _standing(night, home, left, exemplars, measures)
+    standing = _standing(night, left, len(new), exemplars, measures)
     placed = place(standing, arrived, measures.gate, measures.cuts, seed)
     drift = exemplars.drift()
     if drift > context.config.gallery.full_at_drift:
@@ -191,17 +191,13 @@ def _sizes(night: Increment) -> I64:
     return np.asarray(night.identities["size"].to_numpy() - night.gone, np.int64)
 
 
-def _standing(night: Increment, home: I64, left: Bool, exemplars: _Exemplars, measures: Measures) -> Standing:
-    """The existing groups: sums from the stored means, or from the faces where an identity lost some."""
+def _standing(night: Increment, left: Bool, new: int, exemplars: _Exemplars, measures: Measures) -> Standing:
+    """The existing groups, by their stored means; with room for the groups of so many new faces."""
     size, number = _sizes(night), np.cumsum(left) - 1
     cohesion, weight = (night.identities[name].to_numpy().astype(np.float32) for name in ("cohesion", "weight"))
-    sums = np.zeros((int(left.sum()) + int((home < 0).sum()), night.faces.dim), np.float32)
-    lost = left & (night.gone > 0)
-    for at, means in _stored_means(night, left & ~lost):
+    sums = np.zeros((int(left.sum()) + new, night.faces.dim), np.float32)
+    for at, means in _stored_means(night, left):
         sums[number[at]] = without(means, measures.directions) * (cohesion[at] * size[at])[:, None]
-    wanted = (home >= 0) & lost[np.maximum(home, 0)]
-    for at, vectors in night.faces.vectors(wanted):
-        add_sums(without(vectors, measures.directions), number[home[at]].astype(np.int32), sums)
     bins = measures.gate.bins((weight / np.maximum(size + night.gone, 1))[left])
     return Standing(sums, size[left], bins, lambda: read_ahead(exemplars.blocks()))
 
