@@ -1,4 +1,4 @@
-"""Chooses the engine for a clustering: Spark, or this process for corpora that a JVM does not pay for."""
+"""Chooses the engine for tasks: Spark, or this process for what a JVM does not pay for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from facelake.config import SparkSection
 from facelake.engines.exchange import Exchange, LocalExchange
 
 
-def open_exchange(section: SparkSection, faces: int, scratch: str | None = None, *, threads: int = 1) -> Exchange:
+def open_exchange(
+    section: SparkSection, faces: int, scratch: str | None = None, *, threads: int = 1, encrypted: bool = False
+) -> Exchange:
     """Return the engine for this many faces.
 
     This process, where starting a local Spark would take longer than the work; otherwise Spark.
@@ -18,13 +20,15 @@ def open_exchange(section: SparkSection, faces: int, scratch: str | None = None,
         faces: how many faces will be clustered.
         scratch: local folder for shuffle files, as in `start_spark`.
         threads: tasks at once where this process runs them.
+        encrypted: whether Spark encrypts what it writes to disk, for tasks that carry what must not be found there.
 
     Raises:
-        Retryable: Spark cannot be started.
+        ConfigError, Retryable: Spark cannot be started.
     """
     submitted = "PYSPARK_GATEWAY_PORT" in os.environ  # set by spark-submit: the JVM runs already
     if section.master.startswith("local") and faces < section.in_process_below and not submitted:
         return LocalExchange(threads)
     from facelake.engines import spark_cluster, spark_session  # importing PySpark takes a second
 
-    return spark_cluster.SparkExchange(spark_session.start_spark(section, scratch=scratch), section.partitions)
+    session = spark_session.start_spark(section, scratch=scratch, encrypted=encrypted)
+    return spark_cluster.SparkExchange(session, section.partitions)

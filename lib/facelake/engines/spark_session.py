@@ -18,20 +18,29 @@ _SIMPLE_COMPILER = "-XX:TieredStopAtLevel=1"
 # Local masters only: on a cluster the daemon starts before `--py-files` are available.
 _LOCAL = {"spark.python.daemon.module": "facelake.engines.spark_daemon"}
 
+_ENCRYPTS = "spark.io.encryption.enabled"
 
-def start_spark(section: SparkSection, app: str = "facelake", scratch: str | None = None) -> SparkSession:
+
+def start_spark(
+    section: SparkSection, app: str = "facelake", scratch: str | None = None, *, encrypted: bool = False
+) -> SparkSession:
     """A session on the configured master; options of spark-submit take precedence over the config.
 
     Args:
+        section: the config's `spark` section.
+        app: name of the application.
         scratch: folder for shuffles of a local master; a cluster's workers have their own.
+        encrypted: whether Spark encrypts what it writes to disk, whatever the config says: the functions of tasks, if
+            they are larger than 1 MiB, and blocks. The key exists in memory only.
 
-    A session on the same master that is already active is used again; one of facelake's on another master is stopped.
+    A session on the same master that is already active is used again; one of facelake's on another master is stopped,
+    and one that does not encrypt where that is asked for.
 
     Raises:
-        ConfigError: somebody else's session on another master is active in this process.
+        ConfigError: somebody else's session on another master, or without encryption, is active in this process.
         Retryable: the master does not respond, Java is missing, or the scratch folder belongs to another account.
     """
-    _stop_other_master(section.master, app)
+    _stop_unsuitable(section.master, app, encrypted=encrypted)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     local = section.master.startswith("local")
@@ -57,6 +66,7 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
         # One thread per task, because Spark assigns one core per task.
         "spark.executorEnv.OMP_NUM_THREADS": "1",
         "spark.executorEnv.OPENBLAS_NUM_THREADS": "1",
+        _ENCRYPTS: "false",  # else that of the first session of this process holds for the next ones
     }
     if local:
         conf |= _LOCAL
@@ -68,7 +78,7 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
         for key, value in (conf | section.conf).items():
             if key not in submitted:
                 builder = builder.config(key, value)
-        return builder.getOrCreate()
+        return builder.config(_ENCRYPTS, "true").getOrCreate() if encrypted else builder.getOrCreate()
     except Exception as err:
         what = f"Spark cannot be started: {str(err).splitlines()[0]}"
         raise Retryable(
@@ -76,21 +86,24 @@ def start_spark(section: SparkSection, app: str = "facelake", scratch: str | Non
         ) from err
 
 
-def _stop_other_master(master: str, app: str) -> None:
-    """Stop an active session on another master, to which a new session would otherwise connect silently.
+def _stop_unsuitable(master: str, app: str, *, encrypted: bool) -> None:
+    """Stop an active session on another master, to which a new session would otherwise connect silently, or one that
+    does not encrypt its files.
 
     Raises:
         ConfigError: the session is not facelake's.
     """
     active = SparkContext._active_spark_context
-    if active is None or active.master == master or "PYSPARK_GATEWAY_PORT" in os.environ:
+    if active is None:
+        return
+    plain = encrypted and not active._encryption_enabled
+    if not plain and (active.master == master or "PYSPARK_GATEWAY_PORT" in os.environ):
         return
     if active.appName != app:
-        raise ConfigError(
-            f"a Spark session on {active.master} is active in this process",
-            where="spark.master",
-            next_step=f"stop it, or set spark.master to {active.master}",
-        )
+        what = f"a Spark session on {active.master} is active in this process"
+        what += f", and writes its files without {_ENCRYPTS}" if plain else ""
+        next_step = "stop it" if plain else f"stop it, or set spark.master to {active.master}"
+        raise ConfigError(what, where="spark.master", next_step=next_step)
     SparkSession.builder.getOrCreate().stop()
 
 

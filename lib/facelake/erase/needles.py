@@ -5,8 +5,10 @@ Numpy selects the few offsets whose next eight bytes begin a needle, and only th
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -181,6 +183,10 @@ class Needles:
     texts: Collection[bytes] = ()
     blobs: Collection[bytes] = ()
     within_paths: bool = False
+    made_of: tuple[tuple[str, ...], tuple[bytes, ...], tuple[bytes, ...]] | None = field(
+        default=None, repr=False, compare=False
+    )
+    """what `of` was given: a tenth of the forms, from which another process makes them again"""
     _texts: _Texts = field(init=False, repr=False, compare=False)
     _blobs: tuple[_Blobs, ...] = field(init=False, repr=False, compare=False)
 
@@ -203,12 +209,19 @@ class Needles:
         """From identifiers, stored embeddings (little-endian float16; those shorter than 8 bytes are ignored) and
         pieces of encoded photos, in the forms of `spellings`.
         """
-        names = [text for text in texts if text]
+        names, blobs, pieces = [text for text in texts if text], list(blobs), list(pieces)
         encoded = {form for name in names for form in text_blobs(name)}
         vectors = {form for blob in blobs for form in embedding_forms(bytes(blob))}
         photos = {form for piece in pieces for form in piece_forms(bytes(piece))}
         written = frozenset(form for name in names for form in text_forms(name))
-        return cls(written, frozenset(encoded | vectors | photos), within_paths)
+        made_of = tuple(names), tuple(map(bytes, blobs)), tuple(map(bytes, pieces))
+        return cls(written, frozenset(encoded | vectors | photos), within_paths, made_of)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Send to other processes what it was made of: the tables for searching are up to 64 MiB."""
+        whole = self.made_of is None
+        parts = (frozenset(self.texts), frozenset(self.blobs)) if whole else self.made_of
+        return _received, (pickle.dumps((whole, parts, self.within_paths)),)
 
     def in_text(self, data: memoryview, edges: I64) -> list[int]:
         """Offsets of identifiers in the concatenated values that `edges` delimits."""
@@ -234,6 +247,16 @@ class Needles:
         begins = [at for at in range(len(name)) if at == 0 or _CLOSES[name[at - 1]]]
         spans = ((at, at + length) for at in begins for length in lengths if at + length <= len(name))
         return any(name[at:end] in wanted and (end == len(name) or _CLOSES[name[end]]) for at, end in spans)
+
+
+@lru_cache(maxsize=2)
+def _received(packed: bytes) -> Needles:
+    """Return needles that were sent; a worker makes the tables once and not for every task."""
+    whole, parts, within_paths = pickle.loads(packed)  # noqa: S301  from the driver, as the task itself
+    if whole:
+        texts, blobs = parts
+        return Needles(texts, blobs, within_paths)
+    return Needles.of(*parts, within_paths=within_paths)
 
 
 def _ends(data: bytes, at: int) -> bool:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from facelake.publish.ranges import RANGE_BYTES, bits_for
+from facelake.publish.ranges import bits_for
 from facelake.stages.capacity.measured_costs import cost
 
 STAGES = ("admit", "embed", "cluster", "publish", "scan")
@@ -317,22 +317,21 @@ def publish(work: Workload) -> Cost:
 
 
 def scan(work: Workload) -> Cost:
-    """The residual scan of an erasure: one process reads every object of the lake."""
+    """The residual scan of an erasure: tasks read every object of the lake, which the driver lists."""
     faces, files = work.faces, work.chunks
     commits = work.commits
     size = work.images * cost("admit_row_bytes") + faces * (cost("face_row_bytes") + 2 * work.dim)
     size += faces * (cost("group_row_bytes") + cost("membership_row_bytes")) + work.identities * _identity_bytes(work)
     size += (2 * files + work.corpus_files + commits) * cost("embed_file_bytes")
     objects = 2 * work.corpus_files + 2 * files + work.chunks_with_rejects + 4 * commits + cost("scan_objects") - 4
-    ranges = _ranges(work)
-    objects += 2 * (ranges - 1)
-    largest = min(work.identities * _identity_bytes(work), float(RANGE_BYTES))
+    objects += 2 * (_ranges(work) - 1)
     return Cost(
-        driver_cpu_s=size * cost("scan_byte_cpu_s") + objects * cost("scan_object_cpu_s"),
+        driver_cpu_s=cost("scan_cpu_s") + objects * cost("scan_listing_cpu_s"),
+        worker_cpu_s=cost("scan_start_cpu_s") + size * cost("scan_byte_cpu_s") + objects * cost("scan_object_cpu_s"),
         get=objects,
         list_=_ceil(objects, _LIST_PAGE),
         read_bytes=size,
-        driver_bytes=cost("scan_bytes") + 2 * largest,
+        driver_bytes=cost("scan_bytes") + objects * cost("scan_object_memory_bytes"),
     )
 
 

@@ -18,6 +18,8 @@ _RANGES = "publish of 12,000 faces of 128 dimensions on Spark, on SeaweedFS behi
 _GALLERY = "facelake bench gallery with 10^6 and 8 x 10^6 faces of 512 dimensions (docs/scale.md)"
 _PHOTOS = "embed of 150 photos of London in chunks of 8, on SeaweedFS behind a counting proxy"
 _SWEEP = "facelake bench scaling: embed's driver with a stand-in for its workers"
+_SCAN = "scan of a lake of 41 objects on Spark, local[2]"
+_LISTED = "3,000 objects on SeaweedFS"
 _LOCAL = "clustering of 24,000, 120,000 and 480,000 faces in one process"
 _LARGE = "the run of 10^7 faces of 128 dimensions in docs/clustering.md"
 _SHUFFLES = "the same, blocks between steps counted"
@@ -144,10 +146,14 @@ COSTS: dict[str, Measured] = {
     "exemplars": Measured(8, "exemplars per identity", "gallery.exemplars"),
     "publish_bytes": Measured(1e6, "driver memory, whatever the faces", _RANGES),
     "publish_face_memory_bytes": Measured(118, "driver memory per face", _GALLERY),
-    # ---- the scan of an erasure, for one needle
-    "scan_byte_cpu_s": Measured(1.2e-8, "seconds per byte of the lake", _STORE),
-    "scan_object_cpu_s": Measured(0.0043, "seconds per object", _STORE),
+    # ---- the scan of an erasure: tasks on Spark
+    "scan_cpu_s": Measured(6, "driver seconds: a JVM", _SCAN),
+    "scan_start_cpu_s": Measured(4, "worker seconds, whatever the objects", _SCAN),
+    "scan_byte_cpu_s": Measured(1.2e-8, "worker seconds per byte of the lake, for one needle", _STORE),
+    "scan_object_cpu_s": Measured(0.0043, "worker seconds per object", _STORE),
+    "scan_listing_cpu_s": Measured(8.1e-5, "driver seconds per object, to list it", _LISTED),
     "scan_bytes": Measured(13e6, "driver memory, whatever the objects", _RANGES),
+    "scan_object_memory_bytes": Measured(200, "driver memory per object, without its name in tasks", _LISTED),
     "scan_objects": Measured(32, "objects of a lake besides data files of photos and faces", _STORE),
     # ---- every stage writes a row of `runs`
     "run_get": Measured(9, "GET of the commit of a run's row", _LOG),

@@ -71,8 +71,9 @@ _LIMITS = (
     _Limit("publish", "driver memory", DRIVER_BYTES, lambda e: e.stages["publish"].driver_bytes,
            "in code: numbers of faces by ranges too"),
     _Limit("publish", "driver alone for a night, s", NIGHT_S, lambda e: e.stages["publish"].driver_cpu_s, "the same"),
-    _Limit("scan", "one process for a night, s", NIGHT_S, lambda e: e.stages["scan"].driver_cpu_s,
-           "in code: objects scanned by workers, which need nothing of each other"),
+    _Limit("scan", "driver memory", DRIVER_BYTES, lambda e: e.stages["scan"].driver_bytes,
+           "in code: objects listed in parts"),
+    _Limit("scan", "driver alone for a night, s", NIGHT_S, lambda e: e.stages["scan"].driver_cpu_s, "the same"),
 )  # fmt: skip
 
 

@@ -1,70 +1,162 @@
-"""The residual scan: every byte of every object, by one process per core."""
+"""The residual scan: tasks of the engine, each with some objects of the lake, of which every one is accounted for."""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from facelake.config import S3Section
+import numpy as np
+
+from facelake.config import Config
+from facelake.contracts import I64
+from facelake.engines.exchange import Block, Exchange
+from facelake.engines.scratch import scratch_dir
+from facelake.engines.select_exchange import open_exchange
 from facelake.erase import Needles, scan
-from facelake.errors import Retryable
+from facelake.errors import Corrupt, Retryable
+from facelake.lake.lake import Lake
+from facelake.lake.object_store import StoredObject
 from facelake.lake.store import cached_store
 
-_OBJECTS_PER_TASK = 16
-_IN_PROCESS_BELOW = 256  # objects; starting processes takes longer than scanning so few
+_TASK_BYTES = 64 << 20
+_OBJECT_BYTES = 1 << 17  # of scanning take as long as reading an object, however small
+_WAVE_OBJECTS = 100_000  # whose names are sent to the workers at once
+_BYTES_PER_FACE = 100_000  # clustering a face takes longer: below spark.in_process_below of these no Spark is started
+_THREADS = 8  # where this process runs the tasks: each holds an object
+_NOT_AS_LISTED = -1
+_NO_ANSWER = -2
+_MOST_AGAIN = 16  # objects that only change while they are scanned: leases, the newest log entries
 
 
-def scan_objects(uri: str, s3: S3Section, keys: Sequence[str], needles: Needles) -> dict[str, int]:
-    """Search objects of a store for needles.
+@dataclass(frozen=True)
+class ScanTasks:
+    """The tasks, as the engine's exchange calls them.
+
+    Attributes:
+        uri: of the store.
+        s3: the config's s3 section as JSON.
+        needles: what to search for; an object's hits are the most of any.
+        keys: of all objects.
+        sizes: (n,) of the objects, in bytes, as listed.
+        edges: (tasks + 1,) positions of the objects that begin a task.
+    """
+
+    uri: str
+    s3: str
+    needles: tuple[Needles, ...]
+    keys: tuple[str, ...]
+    sizes: I64
+    edges: I64
+
+    def scan(self, task: int) -> Iterator[Block]:
+        """Send, by the position of the task's first object, the hits of its objects as int64; _NOT_AS_LISTED for one
+        that is not there, or has another size than listed.
+        """
+        begin, end = self.edges[task : task + 2].tolist()
+        found = np.array([self._hits(at) for at in range(begin, end)], "<i8")
+        yield begin, found.tobytes()
+
+    def _hits(self, at: int) -> int:
+        try:
+            data = cached_store(self.uri, self.s3).read(self.keys[at])
+        except FileNotFoundError:
+            return _NOT_AS_LISTED
+        if len(data) != self.sizes[at]:
+            return _NOT_AS_LISTED
+        return max(scan(self.keys[at], data, needles) for needles in self.needles)
+
+
+def scan_objects(
+    config: Config, lake: Lake, objects: Sequence[StoredObject], *needles: Needles
+) -> tuple[int, dict[str, int]]:
+    """Search objects of a lake for needles: on Spark if there are many gigabytes or a cluster, else on threads.
 
     Args:
-        uri: of the store.
-        s3: how to reach it.
-        keys: of the objects.
-        needles: what to search for.
+        config: of the run.
+        lake: that has the objects.
+        objects: to search.
+        needles: what to search for; an object's hits are the most of any.
 
     Returns:
-        Hits by key; keys without hits are left out.
+        The number of objects searched, without those that were deleted since they were listed; and the hits by key, in
+        the order of the objects, without keys that have none.
 
     Raises:
-        Retryable: a scanning process died.
+        Retryable: a task failed, or the workers do not see the same objects as this process.
+        Corrupt: a task did not answer for each of its objects.
     """
-    store = uri, s3.model_dump_json()
-    if len(keys) < _IN_PROCESS_BELOW:
-        return _scan_some(store, needles, keys)
-    chunks = [keys[at : at + _OBJECTS_PER_TASK] for at in range(0, len(keys), _OBJECTS_PER_TASK)]
-    hits: dict[str, int] = {}
-    method = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks of Arrow and Ray
+    total = sum(item.size_bytes for item in objects)
+    threads = min(os.cpu_count() or 1, _THREADS)
+    scratch = str(scratch_dir(lake.uri))
+    # encrypted: tasks carry the person's names and embeddings, and Spark writes those of more than 1 MiB to disk
+    exchange = open_exchange(config.spark, total // _BYTES_PER_FACE, scratch, threads=threads, encrypted=True)
     try:
-        with ProcessPoolExecutor(os.cpu_count(), method, _start, (store, needles)) as pool:
-            for found in pool.map(_scan_chunk, chunks):
-                hits |= found
-    except BrokenProcessPool as err:
-        what = "a process that scans the lake died"
-        raise Retryable(what, where=uri, next_step="run again; with less memory use, if it was out of memory") from err
-    return hits
+        return scan_on(exchange, lake, objects, needles)
+    finally:
+        exchange.close()
 
 
-_task: tuple[tuple[str, str], Needles] | None = None  # of this scanning process, set once when it starts
+def scan_on(
+    exchange: Exchange, lake: Lake, objects: Sequence[StoredObject], needles: Sequence[Needles]
+) -> tuple[int, dict[str, int]]:
+    """Search objects on an engine; as `scan_objects`."""
+    searched, hits = 0, dict[str, int]()
+    for begin in range(0, len(objects), _WAVE_OBJECTS):
+        wave = objects[begin : begin + _WAVE_OBJECTS]
+        tasks = tasks_of(lake, wave, needles)
+        found = _searched_again(tasks, _run(exchange, tasks))
+        searched += int((found >= 0).sum())
+        hits |= {wave[at].key: int(found[at]) for at in np.flatnonzero(found > 0).tolist()}
+    return searched, hits
 
 
-def _start(store: tuple[str, str], needles: Needles) -> None:
-    global _task
-    _task = store, needles
+def tasks_of(lake: Lake, objects: Sequence[StoredObject], needles: Sequence[Needles]) -> ScanTasks:
+    """Divide objects among tasks, of which each takes about as long."""
+    sizes = np.array([item.size_bytes for item in objects], np.int64)
+    ends = np.cumsum(sizes + _OBJECT_BYTES)
+    numbers = (ends - 1) // _TASK_BYTES
+    edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
+    keys = tuple(item.key for item in objects)
+    return ScanTasks(lake.store.uri, lake.s3.model_dump_json(), tuple(needles), keys, sizes, edges)
 
 
-def _scan_chunk(keys: Sequence[str]) -> dict[str, int]:
-    assert _task is not None
-    return _scan_some(*_task, keys)
+def _run(exchange: Exchange, tasks: ScanTasks) -> I64:
+    """Return the answers (n,) of the tasks.
+
+    Raises:
+        Corrupt: one is missing, or there are two for one object.
+    """
+    found = np.full(len(tasks.keys), _NO_ANSWER, np.int64)
+    answers = 0
+    for begin, body in exchange.run(range(len(tasks.edges) - 1), tasks.scan):
+        part = np.frombuffer(body, "<i8")
+        found[begin : begin + len(part)] = part
+        answers += len(part)
+    missing = int((found < _NOT_AS_LISTED).sum())
+    if missing or answers != len(found):
+        what = f"{missing} of {len(found)} objects were not scanned, and {answers} answers came back"
+        raise Corrupt(what, where=tasks.uri, next_step="run again; nothing was certified")
+    return found
 
 
-def _scan_some(store: tuple[str, str], needles: Needles, keys: Sequence[str]) -> dict[str, int]:
-    reader, counts = cached_store(*store), {}
-    for key in keys:
-        with contextlib.suppress(FileNotFoundError):  # deleted since the listing, as leases are
-            counts[key] = scan(key, reader.read(key), needles)
-    return {key: count for key, count in counts.items() if count}
+def _searched_again(tasks: ScanTasks, found: I64) -> I64:
+    """Return the answers, with objects that were not as listed searched by this process; _NOT_AS_LISTED is left where
+    an object was deleted.
+
+    Raises:
+        Retryable: there are many of these, so that the workers see another store than this process.
+    """
+    store, again, present = cached_store(tasks.uri, tasks.s3), found.copy(), 0
+    for at in np.flatnonzero(found == _NOT_AS_LISTED).tolist():
+        try:
+            data = store.read(tasks.keys[at])
+        except FileNotFoundError:
+            continue
+        present += 1
+        if present > _MOST_AGAIN:
+            what = f"the tasks of the scan did not find {tasks.keys[at]} and others as this process does"
+            next_step = "a lake on a cluster must be in a folder that all hosts share, or on s3://; run again"
+            raise Retryable(what, where=tasks.uri, next_step=next_step)
+        again[at] = max(scan(tasks.keys[at], data, needles) for needles in tasks.needles)
+    return again

@@ -206,19 +206,23 @@ def scan_lake(context: Context, targets: Targets) -> tuple[int, Hits]:
     return scanned, hits
 
 
-def residual(context: Context, needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
-    """Scan every object under the lake's root, with one process per core.
+def residual(context: Context, *needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
+    """Scan every object under the lake's root, as tasks of the engine.
 
     Args:
         context: of the run.
-        needles: what to search for.
+        needles: what to search for; an object's hits are the most of any.
         leave_out: prefix of keys that are not scanned.
 
     Returns:
         The number of objects scanned, and hits by key.
+
+    Raises:
+        Retryable: a task failed.
+        Corrupt: an object was not scanned.
     """
-    keys = [item.key for item in every_object(context.lake.store) if not item.key.startswith(leave_out)]
-    return len(keys), scan_objects(context.lake.store.uri, context.lake.s3, keys, needles)
+    objects = [item for item in every_object(context.lake.store) if not item.key.startswith(leave_out)]
+    return scan_objects(context.config, context.lake, objects, *needles)
 
 
 def _targets(context: Context, request: Request, note: Note | None) -> Targets:

@@ -75,9 +75,9 @@ def verify_residual(context: Context, texts: list[str]) -> tuple[int, dict[str, 
     """
     ids = photos_named(context.config, context.lake, texts)
     paths = [text for text in texts if "/" in text]
-    scanned, hits = residual(context, Needles.of([*paths, *ids]))
-    _, names = residual(context, Needles.of(set(texts) - set(paths), within_paths=True))
-    return scanned, {key: max(hits.get(key, 0), names.get(key, 0)) for key in sorted({*hits, *names})}
+    names = Needles.of(set(texts) - set(paths), within_paths=True)
+    scanned, hits = residual(context, Needles.of([*paths, *ids]), names)
+    return scanned, dict(sorted(hits.items()))
 
 
 def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:
