@@ -16,6 +16,7 @@ from facelake.lake.lake import Lake
 from facelake.stages.gallery.versions import current_gallery
 from tests.conftest import run_cli, run_json
 from tests.e2e.test_london import assessed
+from tests.review_world import spoil
 
 
 def members(lake: Path) -> dict[str, str]:
@@ -226,12 +227,40 @@ def test_explain_says_why_together_and_why_apart(demo_lake: Path) -> None:
     mixed = run_json("explain", identity[one][0], identity[two][0], "--lake", str(demo_lake))
     assert mixed["groups"] == apart["groups"]
     assert not mixed["groups"]["overlap"]["joins"]
-    assert len(mixed["said"]) == 5
+    assert len(mixed["said"]) == 9
     assert "step rejoin" in mixed["said"][-1]
+    assert mixed["said"][-2] == "by these figures: two people"
     assert (
         "neither a face nor an identity"
         in run_json("explain", one, "x", "--lake", str(demo_lake), code=2)["error"]["what"]
     )
+
+
+def test_explain_takes_photos_and_subjects(demo_lake: Path) -> None:
+    def explained(*named: str, code: int = 0) -> dict[str, Any]:
+        return run_json("explain", *named, "--lake", str(demo_lake), code=code)
+
+    faces = run_json("gallery", "show", "person-1", "--lake", str(demo_lake))["faces"]
+    by_photo = explained(faces[0]["image_id"], faces[1]["image_id"])
+    assert (by_photo["first"], by_photo["second"]) == (faces[0]["face_id"], faces[1]["face_id"])
+    assert by_photo["said"][0] == f"{faces[0]['image_id']!r} stands for {faces[0]['face_id']}"
+    assert by_photo["said"][2:] == explained(faces[0]["face_id"], faces[1]["face_id"])["said"]
+    by_subject = explained("person-1", "person-2")
+    assert by_subject["first"] == faces[0]["identity_id"]
+    assert not by_subject["together"]
+    group = explained("album/group-00.jpg", "person-1", code=2)["error"]
+    assert group["what"] == "the photo 'album/group-00.jpg' has 6 faces"
+    assert "(in id-" in group["next"]
+
+
+def test_explain_names_the_identities_of_a_divided_subject(demo_lake: Path) -> None:
+    world = spoil(demo_lake)
+    error = run_json("explain", "person-3", "person-1", "--lake", str(demo_lake), code=2)["error"]
+    assert error["what"] == "photos of the subject 'person-3' have faces in 2 identities"
+    assert all(f"{name} (1" in error["next"] for name in world.twins)
+    twins = run_json("explain", *world.twins, "--lake", str(demo_lake))
+    assert twins["said"][-3:-1][0] == "by these figures: one person"
+    assert "but they are in different groups" in twins["said"][-2]
 
 
 def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:

@@ -299,8 +299,10 @@ def verify(
 @command(app)
 def explain(
     call: Invocation,
-    first: Annotated[str, typer.Argument(help="a face_id or identity_id")],
-    second: Annotated[str, typer.Argument(help="another face_id or identity_id")],
+    first: Annotated[
+        str, typer.Argument(help="a face, an identity, a photo with one face, or a subject in one identity")
+    ],
+    second: Annotated[str, typer.Argument(help="another of these")],
 ) -> None:
     """Explain why two faces or identities are together or apart, from the measures of the last clustering."""
     from facelake.nightly import reading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,24 +15,31 @@ from facelake.cluster import columns
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.explain import FacePair, GroupPair, Path, as_dict, face_pair, group_pair, widest_path
 from facelake.cluster.nuisance import without
-from facelake.contracts import F32, Verdict
+from facelake.contracts import F32, Verdict, reference
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.publish.corrections import in_force
+from facelake.report import counted
 from facelake.stages.clustering.calibration_store import Measures, read_measures
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.corrections import agreed_parts
+from facelake.stages.gallery.face_index import photos_of_subject
 from facelake.stages.gallery.versions import FIND_IDENTITY, current_gallery, not_active
 
 _LATER_STEP = (
-    "no chain of links inside their group connects them: the mean similarity of groups, their overlap, templates"
-    " normalised within persons, the assignment of single faces or a correction brought them together; which of these"
-    " is not recorded"
+    "no chain of links within their group connects them, so a later step brought them together: the mean similarity of"
+    " groups, their overlap, templates normalised within persons, the assignment of single faces, or a correction;"
+    " clustering does not record which"
+)
+_KEPT_APART = (
+    "but they are in different groups: another step of clustering keeps them apart, such as the one for faces in the"
+    " same photo; clustering does not record which"
 )
 _REJOINED = (
-    "groups may also be joined by templates normalised within persons (step rejoin), which takes all groups and is not"
-    " repeated here"
+    "not examined here: clustering also compares the templates of all groups, normalised within persons (step rejoin),"
+    " and may join two groups by them"
 )
+_NAMED = 5  # faces or identities that an error names
 _MOST = 4000  # faces of both groups that are compared with each other; larger groups are sampled
 
 
@@ -46,16 +54,23 @@ class _Members:
 
 
 def explain(context: Context, first: str, second: str) -> dict[str, Any]:
-    """Figures and sentences on two face ids or two identity ids, one of each kind being allowed.
+    """Figures and sentences on two faces or identities; one of each kind is allowed.
+
+    A photo stands for its only face, and a subject's reference for the only identity of the subject's photos.
 
     Raises:
-        ConfigError: an id that is neither a face nor an identity of the gallery, or nothing was clustered yet.
+        ConfigError: nothing of this name is in the gallery; a photo has several faces, or a subject is in several
+            identities; nothing was clustered yet.
     """
     known = read_measures(context.lake)
+    asked = {item: _face_or_identity(context.lake, item) for item in (first, second)}
+    named = [f"{item!r} stands for {found}" for item, found in asked.items() if item != found]
+    first, second = asked[first], asked[second]
     groups = [_group_of(context.lake, item) for item in (first, second)]
     members = _members(context.lake, groups, known, (first, second))
     result: dict[str, Any] = {"first": first, "second": second, "together": groups[0] == groups[1]}
-    lines = [f"{'in one group' if groups[0] == groups[1] else 'in two groups'} of the last clustering"]
+    apart = "in the same group" if groups[0] == groups[1] else "in different groups"
+    lines = [*named, f"{apart} by the last clustering"]
     at = [members.ids.index(item) for item in (first, second) if item in members.ids]
     if len(at) == 2:
         pair = face_pair(members.vectors[at], members.quality[at], known.gate, known.cuts)
@@ -68,10 +83,12 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
         second_group = (members.group == groups[1]).astype(np.int64)
         both = group_pair(members.vectors, members.quality, second_group, known.gate, known.cuts)
         result |= {"groups": as_dict(both)}
-        lines.append(_groups_text(both))
-        lines.append(_REJOINED)
+        lines += _group_texts(both)
     decided = deciding_corrections(context.lake, first, second)
     result |= {"corrections": [row["seq"] for row in decided]}
+    if groups[0] != groups[1]:
+        lines += [_KEPT_APART] if _same_by_figures(both) and not decided else []
+        lines.append(_REJOINED)
     lines += [correction_text(row) for row in decided]
     return result | {"said": lines, "calibration": known.cuts.manifest()}
 
@@ -127,35 +144,78 @@ def correction_text(row: dict[str, Any]) -> str:
     effect = "one person" if _joins(row) else "two people"
     reason = f" ({row['reason']})" if row["reason"] else ""
     who = f"correction {row['seq']} ({row['kind']}) by {row['reviewer']}{reason}"
-    return f"{who} says: {effect}. It decides, whatever the scores, from the run after it was recorded"
+    return f"{who} says: {effect}. From the run after it was recorded, it decides instead of the similarities"
 
 
 def _pair_text(pair: FacePair) -> str:
-    text = f"the two faces have cosine similarity {pair.similarity:.3f}"
+    text = f"cosine similarity of the two faces (1 is the same image): {pair.similarity:.3f}"
     if pair.discount:
-        text += f", reduced by {pair.discount:.3f} because faces of poor quality resemble each other"
-    side = "so they are linked" if pair.edge else "so they are not linked"
-    return f"{text}; faces are linked from {pair.graph_cut:.3f} on, {side}"
+        text += f", less {pair.discount:.3f} because faces of poor quality resemble each other"
+    return f"{text}. Two faces are linked from {pair.graph_cut:.3f} on; these are {'' if pair.edge else 'not '}linked"
 
 
 def _path_text(path: Path, cuts: Calibration) -> str:
     steps = len(path.faces) - 1
-    way = "one link" if steps == 1 else f"{steps} links over other faces"
+    if steps == 1:
+        return "no chain over other faces of their groups is stronger than this direct link"
     strong = "above" if path.weakest >= cuts.graph_cut else "below"
     limit = f"{strong} the limit of {cuts.graph_cut:.3f}"
-    return f"the strongest connection between them takes {way}; its weakest link is {path.weakest:.3f}, {limit}"
+    chain = f"the strongest chain between them goes over {counted(steps - 1, 'other face')} of their groups"
+    return f"{chain}; its weakest link has a similarity of {path.weakest:.3f}, {limit}"
 
 
-def _groups_text(both: GroupPair) -> str:
-    text = f"the groups of {both.sizes[0]} and {both.sizes[1]} faces have a mean similarity of {both.between:.3f}"
-    text += f" (joined from {both.wanted_between:.3f} on), {both.between / both.reference:.0%} of the similarity within"
-    text += f" them (joined from {both.wanted_ratio:.0%} on); their most similar pair has {both.strongest:.3f}"
-    overlap = both.overlap
-    text += f". {overlap.links} of their pairs have {overlap.cut:.3f} or more, where two people with that mean have"
-    text += (
-        f" {overlap.expected:.1f}{', so they overlap' if overlap.joins else ', too few or of too few faces to overlap'}"
-    )
-    return f"{text}: {'one person by these figures' if both.joins or overlap.joins else 'two people'}"
+def _same_by_figures(both: GroupPair) -> bool:
+    return both.joins or both.overlap.joins
+
+
+def _group_texts(both: GroupPair) -> list[str]:
+    overlap, (one, other) = both.overlap, both.sizes
+    mean = f"mean similarity of the {counted(one, 'face')} of one group with the {counted(other, 'face')} of the other"
+    share = f"{both.between / both.reference:.0%} of the similarity within the groups"
+    have = "has" if overlap.links == 1 else "have"
+    pairs = f"{counted(overlap.links, 'pair')} of a face of each group {have} {overlap.cut:.3f} or more"
+    expected = f"two people with that mean similarity would have about {overlap.expected:,.0f}"
+    alone = "so they overlap as one person's groups do" if overlap.joins else "this alone does not make them one person"
+    verdict = "one person" if _same_by_figures(both) else "two people"
+    return [
+        f"{mean}: {both.between:.3f} (joined from {both.wanted_between:.3f} on)",
+        f"this is {share} (joined from {both.wanted_ratio:.0%} on)",
+        f"the most similar pair of a face of each group has {both.strongest:.3f}",
+        f"{pairs}; {expected}; {alone}",
+        f"by these figures: {verdict}",
+    ]
+
+
+def _face_or_identity(lake: Lake, item: str) -> str:
+    """Return the id of a face or an identity as it is; for a photo or a subject, that of its face or identity.
+
+    Raises:
+        ConfigError: a photo has several faces, or a subject is in several identities.
+    """
+    if (gallery := current_gallery(lake)) is None:
+        return item
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
+        if pc.any(pc.or_(pc.equal(rows["face_id"], item), pc.equal(rows["identity_id"], item))).as_py():
+            return item
+    photos = pa.concat_arrays([pa.array([item], pa.string()), photos_of_subject(lake, reference(item))])
+    columns = ["face_id", "identity_id", "image_id"]
+    parts = [rows.filter(pc.is_in(rows["image_id"], photos)) for rows in gallery.parts("memberships", columns)]
+    faces = pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in columns})
+    if faces.num_rows == 1:
+        return str(faces["face_id"][0].as_py())
+    homes = Counter(faces["identity_id"].to_pylist())
+    is_photo = len(photos) == 1
+    if is_photo and homes:
+        rows = faces.slice(0, _NAMED).select(["face_id", "identity_id"]).to_pylist()
+        shown = ", ".join(f"{row['face_id']} (in {row['identity_id']})" for row in rows)
+        raise ConfigError(
+            f"the photo {item!r} has {faces.num_rows} faces", where="explain", next_step=f"give one: {shown}"
+        )
+    if len(homes) > 1:
+        shown = ", ".join(f"{name} ({counted(count, 'face')})" for name, count in homes.most_common(_NAMED))
+        what = f"photos of the subject {item!r} have faces in {len(homes)} identities"
+        raise ConfigError(what, where="explain", next_step=f"give two of them: {shown}")
+    return next(iter(homes), item)
 
 
 def _group_of(lake: Lake, item: str) -> int:
@@ -166,8 +226,9 @@ def _group_of(lake: Lake, item: str) -> int:
             return int(of_face["group_id"][0].as_py())
     if (gallery := current_gallery(lake)) and (replaced := not_active(gallery, item)).next_step != FIND_IDENTITY:
         raise replaced  # it names the identity with which this one was merged
-    next_step = "give a face_id or identity_id of this gallery (`facelake gallery show` lists them)"
-    raise ConfigError(f"neither a face nor an identity here: {item!r}", where="explain", next_step=next_step)
+    next_step = "give a face, an identity, a photo or a subject of this gallery (`facelake gallery show` lists them)"
+    what = f"neither a face nor an identity, photo or subject of the gallery: {item!r}"
+    raise ConfigError(what, where="explain", next_step=next_step)
 
 
 def _members(lake: Lake, groups: list[int], known: Measures, asked: tuple[str, str]) -> _Members:
