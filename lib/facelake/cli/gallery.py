@@ -138,15 +138,20 @@ def gallery_accuracy(
 
     report = accuracy(reading(call.config()), labels)
     enrolment = report["enrolment"]
-    failed = f"{enrolment['failed']} of {enrolment['images']} admitted images have no face"
-    call.terminal.say(f"failure to enrol: {failed}: {enrolment['reasons']}")
+    failed = f"failure to enrol: {enrolment['failed']:,} of {enrolment['images']:,} admitted images have no face"
+    reasons = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in enrolment["reasons"].items())
+    call.terminal.say(failed + (f": {reasons}" if reasons else ""))
     parts = {"same photo": report["same_photo"], "gallery": report["gallery"]}
     parts |= {"labels": report["labels"]["points"]} if labels else {}
-    rows = [[name, *(point[key] for key in _POINT_COLUMNS)] for name, points in parts.items() for point in points]
+    points = [(name, point) for name, points in parts.items() for point in points]
+    shown = [item for item in points if item[1]["similarity"] is not None or item[1]["extrapolated"] is not None]
+    rows = [[name, *(point[key] for key in _POINT_COLUMNS)] for name, point in shown]
     call.terminal.table("accuracy", ["evidence", *_POINT_COLUMNS], rows)
-    if any(point["similarity"] is None for points in parts.values() for point in points):
+    for note in report["notes"]:
+        call.terminal.say(note)
+    if any(point["similarity"] is None for _, point in shown):
         call.terminal.say(
-            "Without a similarity: too few comparisons of different people (impostors) to count errors at that rate. "
-            "`extrapolated` is then an estimate, rather too high than too low; without it there are far too few"
+            "`extrapolated` is an estimate where too few comparisons of different people (impostors) were made to count"
+            " errors at that rate; it is rather too high than too low"
         )
     call.terminal.result({"ok": True, **report})

@@ -13,7 +13,8 @@ from facelake.contracts import F32
 from facelake.distinct import distinct
 
 FALSE_MATCH_RATES = (1e-4, 1e-5, 1e-6)
-_MIN_ERRORS = 10  # the "rule of 30", relaxed: the interval is still within a factor of two and a half
+LEAST_ERRORS = 10
+"""errors from which a rate is counted: the "rule of 30", relaxed; the interval is within a factor of two and a half"""
 _CONFIDENCE = 0.95
 _TAIL = 0.1  # share of the impostor comparisons to which the tail is fitted
 _LEAST_TAIL = 30  # comparisons in the tail; with fewer nothing is extrapolated
@@ -55,7 +56,7 @@ def thresholds(impostor: F32, genuine: F32) -> list[Threshold]:
 def _threshold(rate: float, descending: F32, genuine: F32) -> Threshold:
     count = len(descending)
     errors = int(rate * count)
-    if errors < _MIN_ERRORS:
+    if errors < LEAST_ERRORS:
         estimate = tail_threshold(rate, descending)
         return Threshold(rate, None, None, None, count, None, None, None, len(genuine), estimate)
     similarity = float(np.nextafter(descending[errors], np.float32(2)))  # just above the first impostor too many

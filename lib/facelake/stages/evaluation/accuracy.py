@@ -22,17 +22,18 @@ from facelake.distinct import distinct, union
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.publish.thresholds import interval, thresholds
-from facelake.stages.core.context import Context
+from facelake.stages.core.context import Context, last_details
+from facelake.stages.evaluation.evidence import MOST_LABELLED, Evidence, needed_texts
 from facelake.stages.evaluation.labels import label_faces, read_labels
-from facelake.stages.evaluation.operating_points import operating_points
+from facelake.stages.evaluation.operating_points import compared
 from facelake.stages.gallery.versions import require_gallery
 from facelake.vectors import embedding_matrix
 
-_MOST_PHOTOS, _MOST_LABELLED = 50_000, 4_000
+_MOST_PHOTOS = 50_000
 
 
 def accuracy(context: Context, labels: str | None = None) -> dict[str, Any]:
-    """Return the accuracy report.
+    """Return the accuracy report; `evidence` has the counts of each kind and `notes` says in sentences what they show.
 
     Args:
         labels: CSV with the columns image and person.
@@ -47,13 +48,34 @@ def accuracy(context: Context, labels: str | None = None) -> dict[str, Any]:
         "model_digest": gallery.row["model_digest"],
         "gallery_version": gallery.version,
         "enrolment": _enrolment(context),
-        "same_photo": _as_dicts(thresholds(_same_photo(context), np.zeros(0, np.float32))),
-        "gallery": operating_points(context, gallery, rows),
+    }
+    compared_gallery = compared(context, gallery, rows)
+    pairs = {
+        "same_photo": (_same_photo(context), np.zeros(0, np.float32)),
+        "gallery": (compared_gallery.impostor, compared_gallery.genuine),
     }
     if labels:
         impostor, genuine, counts = _labelled(context, labels)
         report["labels"] = counts | {"points": _as_dicts(thresholds(impostor, genuine))}
+        pairs["labels"] = impostor, genuine
+    report |= {name: _as_dicts(thresholds(*pairs[name])) for name in ("same_photo", "gallery")}
+    cuts = last_details(context.lake, "cluster").get("calibration")
+    at = cuts.get("graph_cut") if isinstance(cuts, dict) else None
+    evidence = {name: Evidence.of(*sides, at) for name, sides in pairs.items()}
+    report["evidence"] = {name: item.as_json() for name, item in evidence.items()}
+    report["notes"] = [f"{name.replace('_', ' ')}: {text}" for name, item in evidence.items() for text in item.texts()]
+    report["notes"] += _limits(evidence, at)
     return report
+
+
+def _limits(evidence: dict[str, Evidence], at: float | None) -> list[str]:
+    """Return what the counts are about, and what is missing to count errors at the usual rates."""
+    notes = [] if at is None else [f"{at:.3f} is the similarity from which the last clustering links two faces"]
+    best = max(item.impostors for item in evidence.values())
+    if needed := needed_texts(best):
+        notes += ["comparisons that share a face depend on each other: with few people the true intervals are wider"]
+        notes += needed
+    return notes
 
 
 def _as_dicts(points: list[Any]) -> list[dict[str, Any]]:
@@ -96,7 +118,7 @@ def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
     if not labelled.faces:
         what = "no labelled image has a face in this lake"
         raise ConfigError(what, where=path, next_step="check that column image holds image ids or file names")
-    chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.faces))[:_MOST_LABELLED])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.faces))[:MOST_LABELLED])
     ids = pa.array([labelled.faces[i] for i in chosen], pa.string())
     person: I64 = np.unique([labelled.people[i] for i in chosen], return_inverse=True)[1].astype(np.int64)
     vectors = vectors_of_faces(context.lake, ids)

@@ -41,11 +41,6 @@ class Comparisons:
         return [asdict(point) for point in thresholds(self.impostor, self.genuine)]
 
 
-def operating_points(context: Context, gallery: Gallery, rows: pa.Table) -> list[dict[str, Any]]:
-    """Return thresholds at the usual false match rates, from a sample of the gallery; arguments as `compared`."""
-    return compared(context, gallery, rows).points()
-
-
 def compared(context: Context, gallery: Gallery, rows: pa.Table) -> Comparisons:
     """Compare a sample of the gallery with itself.
 
