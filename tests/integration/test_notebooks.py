@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,16 @@ from nbclient import NotebookClient
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def test_the_start_page_lists_every_notebook_once_in_their_order() -> None:
+    page = (ROOT / "docs/notebooks/README.md").read_text()
+    rows = re.findall(r"^\| (\d)\. \[(.+?)\]\((\w+)\.ipynb\)", page, re.M)
+    assert [int(number) for number, _, _ in rows] == [1, 2, 3]
+    assert sorted(stem for _, _, stem in rows) == [path.stem for path in NOTEBOOKS]
+    for _, title, stem in rows:
+        first = nbformat.read(ROOT / f"docs/notebooks/{stem}.ipynb", as_version=4).cells[0]
+        assert first.source.splitlines()[0] == f"# {title}"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])

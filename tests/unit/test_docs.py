@@ -22,7 +22,12 @@ from facelake.config import Config
 ROOT = Path(__file__).parents[2]
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries a click of its own
 TREE: Any = typer.main.get_command(app)
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "docs/notebooks/README.md",
+]
 
 
 def test_table_reference_is_generated() -> None:
