@@ -96,7 +96,8 @@ class Terminal:
                 self._bars.start()
             self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total or None, note="")
         else:
-            total = f": {event.total:,} {event.unit}" if event.total else ""
+            unit = event.unit.removesuffix("s") if event.total == 1 else event.unit
+            total = f": {event.total:,} {unit}" if event.total else ""
             self._say(f"{event.stage} starts{total}")
 
     def _progress(self, event: StageProgress) -> None:

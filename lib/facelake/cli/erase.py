@@ -10,6 +10,7 @@ import typer
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
 from facelake.errors import ConfigError
+from facelake.plural import counted
 
 
 @command(app)
@@ -26,9 +27,9 @@ def erase(
     purpose: Annotated[str | None, typer.Option(help="erase only what was made for this purpose")] = None,
     from_file: Annotated[str | None, typer.Option(help="CSV with columns kind (subject, image...) and key")] = None,
     with_copies: Annotated[
-        bool, typer.Option("--with-copies", help="erase the same photos under other ids too")
+        bool, typer.Option("--with-copies", help="also erase photos with the same bytes under other ids")
     ] = False,
-    keep_copies: Annotated[bool, typer.Option("--keep-copies", help="keep the same photos under other ids")] = False,
+    keep_copies: Annotated[bool, typer.Option("--keep-copies", help="keep the same bytes under other ids")] = False,
     even_if_unknown: Annotated[
         bool, typer.Option("--even-if-unknown", help="suppress references that the lake does not have")
     ] = False,
@@ -64,11 +65,11 @@ def erase(
         )
     if kept := result.copies_kept:
         shown = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
-        terminal.warn(f"the same photo stays under other ids: {shown}; erase them with --image, or use --with-copies")
+        terminal.warn(f"copies of the erased photos stay in the lake under other ids: {shown}")
+        terminal.warn("`facelake erase --image ID` erases them too")
     if left := result.left_to_delete:
-        terminal.say(
-            f"{len(left)} photos are still in your own store and are never processed again; delete them there:"
-        )
+        still = f"{counted(len(left), 'photo')} still in your own store, never to be processed again"
+        terminal.say(f"{still}; delete there:")
         for place in left:
             terminal.say(f"  {place}")
     certificate = f"{lake.uri.rstrip('/')}/{result.certificate}"

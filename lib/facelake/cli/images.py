@@ -11,6 +11,7 @@ import typer
 
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
+from facelake.plural import counted
 
 
 @command(app)
@@ -37,7 +38,7 @@ def images(
         return
     listed = [asdict(row) for row in rows]
     call.terminal.table("photos without faces", names, [list(row.values()) for row in listed])
-    call.terminal.say(f"{len(listed)} photos")
+    call.terminal.say(counted(len(listed), "photo"))
     call.terminal.result({"ok": True, "images": listed})
 
 

@@ -11,6 +11,7 @@ from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
 from facelake.config import Config
 from facelake.errors import ConfigError
+from facelake.plural import counted
 from facelake.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _show(terminal: Terminal, state: dict[str, Any]) -> None:
         eta = f", about {work['eta_s']:.0f} s left" if work["eta_s"] is not None else ""
         total = f"/{work['total']}" if work["total"] else ""
         terminal.say(f"running: {work['stage']} {work['done']}{total} {work['unit']}{eta}")
-    figures = f"gallery {gallery['version']}: {gallery['faces']} faces in {gallery['identities']} identities"
+    held = f"{counted(gallery['faces'], 'face')} in {counted(gallery['identities'], 'identity', 'identities')}"
+    figures = f"gallery {gallery['version']}: {held}"
     terminal.say(figures if gallery["version"] > 0 else "no gallery was published yet")
     if waiting := state["unfinished_erasures"]:
         terminal.say(

@@ -15,6 +15,7 @@ from facelake import __version__
 from facelake.cli.command import Invocation, command, typer_app
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError, FacelakeError
+from facelake.plural import counted
 from facelake.terminal import Terminal, format_duration
 
 if TYPE_CHECKING:  # imported when a command runs
@@ -102,7 +103,8 @@ def _summarised(terminal: Terminal, settings: Config, results: Sequence[StageRes
     if gallery:
         faces, identities = gallery.row["faces"], gallery.row["identities"]
         summary = {"gallery": gallery.version, "identities": identities, "faces": faces}
-        terminal.say(f"gallery {gallery.version}: {faces:,} faces in {identities:,} identities")
+        held = f"{counted(faces, 'face')} in {counted(identities, 'identity', 'identities')}"
+        terminal.say(f"gallery {gallery.version}: {held}")
         terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
     counts = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.as_json()} for r in results}
     return {"lake": settings.lake, **summary, "stages": counts}
@@ -210,7 +212,7 @@ def import_(
             f"recorded a grant: basis {basis!r}, purpose {purposes}. Withdraw it with `facelake ledger withdraw`."
         )
     if changed := result.counts["changed"]:
-        terminal.say(f"{changed} changed photos were not imported; import again with --replace to take them.")
+        terminal.say(f"not imported: {counted(changed, 'changed photo')}; import again with --replace to take them.")
     terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
 
 
@@ -225,15 +227,20 @@ def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> s
     from facelake.stages.admission.ledger import read_ledger
     from facelake.stages.core.partition_names import open_lake
 
-    missing = {Refusal.NO_BASIS, Refusal.OTHER_PURPOSE}
+    missing, granted = {Refusal.NO_BASIS, Refusal.OTHER_PURPOSE}, False
     with contextlib.suppress(ConfigError):  # there is no lake yet
         ledger, now = read_ledger(open_lake(settings)), datetime.now(UTC)
         wanted = purposes or [settings.purpose]
-        if not {decide(ledger, source, None, purpose, now).reason for purpose in wanted} & missing:
+        reasons = {decide(ledger, source, None, purpose, now).reason for purpose in wanted}
+        if not reasons & missing:
             return None
+        granted = Refusal.OTHER_PURPOSE in reasons
     if sys.stdin.isatty():
         return str(typer.prompt(f"On what legal basis may the photos of {source!r} be processed, for everyone in them"))
     what = f"no legal basis is stated for the photos of {source!r}"
+    if granted:
+        names = ", ".join(map(repr, purposes or [settings.purpose]))
+        what = f"the grants of {source!r} are for other purposes; no legal basis is stated for {names}"
     next_step = "add --basis 'signed release' or what it is, or --no-grant to import them without"
     raise ConfigError(what, where="--basis", next_step=next_step)
 

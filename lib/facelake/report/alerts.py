@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from facelake.contracts import Refusal
-from facelake.report.histograms import counted, format_share, median
+from facelake.plural import counted
+from facelake.report.histograms import format_share, median
 from facelake.report.model import Alert, RunFigures, StageCost
 
 ACT, LOOK, KNOW = "act", "look", "know"

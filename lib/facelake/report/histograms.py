@@ -104,11 +104,6 @@ def format_share(part: float, total: float) -> str:
     return f"{percent:.1f} %" if percent < 10 else f"{percent:.0f} %"
 
 
-def counted(count: float, singular: str, plural: str = "") -> str:
-    """Return a count with its noun; without `plural`, an s is appended."""
-    return f"{count:,.0f} {singular if count == 1 else plural or singular + 's'}"
-
-
 def median(values: Sequence[float]) -> float | None:
     """Return the median; None for an empty sequence."""
     return float(np.median(values)) if len(values) else None

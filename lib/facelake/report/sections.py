@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Sequence
 
+from facelake.plural import counted
 from facelake.report.alerts import ACT, KNOW, LOOK
 from facelake.report.charts import similarity_chart, sparkline
-from facelake.report.histograms import counted, format_share
+from facelake.report.histograms import format_share
 from facelake.report.markup import Markup, el, join, prose
 from facelake.report.model import (
     Alert,

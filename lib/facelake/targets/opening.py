@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -54,6 +55,7 @@ def _engine(scheme: str) -> tuple[Callable[[Location], Target], Faults]:
         from facelake.targets import milvus
 
         return milvus.MilvusTarget, milvus.FAULTS
+    os.environ.setdefault("LANCEDB_LOG", "error")  # read when it is imported; it warns of every table that it makes
     from facelake.targets import lance
 
     return lance.LanceTarget, lance.FAULTS

@@ -360,6 +360,11 @@ def _grant(context: Context, source_id: str, grant: Grant) -> bool:
         evidence = evidence_digest(grant.evidence or f"import of source {source_id}")
         event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
         record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
+    own = context.config.purpose
+    if own not in verdicts and not decide(ledger, source_id, None, own, context.now).admitted:
+        what = f"no grant of {source_id!r} names {own!r}, the purpose of this config: its photos will be refused"
+        next_step = f"`facelake ledger grant --source {source_id} --purpose {own} --basis ...` records one"
+        context.emit(Notice("import", f"{what}. {next_step}; or change `purpose` in the config"))
     return bool(needed)
 
 

@@ -41,6 +41,20 @@ class SourcePhoto:
     """SHA-256, where it is known without reading the photo again"""
 
 
+def _refuse_whole_disk(folder: Path) -> None:
+    """Refuse the root of the disk, a home folder and what is above it: their photos are not of one source.
+
+    Raises:
+        ConfigError: it is one of these.
+    """
+    real, home = folder.resolve(), os.path.expanduser("~")  # which stays as it is where there is no home
+    above = {Path(home).resolve(), *Path(home).resolve().parents} if os.path.isabs(home) else set()
+    if real == Path(real.anchor) or real in above:
+        what = "the root of the disk, your home folder or a folder above it would be imported with every image below"
+        next_step = "give the folder that holds the photos of one source"
+        raise ConfigError(what, where=str(real), next_step=next_step)
+
+
 @dataclass(slots=True)
 class ImportSource:
     """A folder, bucket prefix or tar file."""
@@ -69,6 +83,7 @@ class ImportSource:
             next_step = "give a folder with photos, an s3:// prefix or an uncompressed .tar file"
             what = "not a folder or .tar file" if path.exists() else "no such folder"
             raise ConfigError(what, where=str(path), next_step=next_step)
+        _refuse_whole_disk(path)
         return cls(str(path), DirectoryStore(str(path)), None, follow_links)
 
     @property

@@ -18,8 +18,8 @@ from facelake.cluster.nuisance import without
 from facelake.contracts import F32, Verdict, reference
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.plural import counted
 from facelake.publish.corrections import in_force
-from facelake.report import counted
 from facelake.stages.clustering.calibration_store import Measures, read_measures
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.corrections import agreed_parts

@@ -10,7 +10,7 @@ from facelake.admit.rules import decide
 from facelake.contracts import Refusal
 from facelake.lake.corpora.opening import INDEX
 from facelake.lake.lake import Lake
-from facelake.report import counted
+from facelake.plural import counted
 from facelake.stages.admission.ledger import ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.core.context import last_run

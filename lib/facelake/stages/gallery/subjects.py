@@ -19,8 +19,8 @@ from facelake.contracts import I64, is_of_model, references
 from facelake.distinct import among, distinct
 from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
+from facelake.plural import counted
 from facelake.publish.subject_evidence import Conflicts, Evidence
-from facelake.report import counted
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.gallery.face_keys import IdNumbers
 from facelake.stages.gallery.versions import Gallery, require_gallery

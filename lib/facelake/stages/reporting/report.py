@@ -24,6 +24,7 @@ from facelake.errors import ConfigError, Refused
 from facelake.events import Notice
 from facelake.lake.lake import Lake
 from facelake.lake.sampling import batches
+from facelake.plural import counted
 from facelake.report import (
     Bar,
     MergeOrSplit,
@@ -31,7 +32,6 @@ from facelake.report import (
     RunFacts,
     RunFigures,
     Sheet,
-    counted,
     find_alerts,
     format_share,
     render,

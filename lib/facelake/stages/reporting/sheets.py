@@ -21,7 +21,8 @@ from facelake.errors import FacelakeError
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import open_images
 from facelake.lake.sampling import batches
-from facelake.report import MergeOrSplit, Sheet, counted
+from facelake.plural import counted
+from facelake.report import MergeOrSplit, Sheet
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.context import Context
 from facelake.stages.core.face_crops import crop_of

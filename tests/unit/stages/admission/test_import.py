@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from facelake.config import Config
+from facelake.config import Config, S3Section
 from facelake.contracts import SourceClass
 from facelake.errors import ConfigError, Refused
 from facelake.lake.corpora.parquet import Corpus
@@ -21,8 +21,9 @@ from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission import import_images
 from facelake.stages.admission.import_images import Grant, import_folder
-from facelake.stages.admission.import_sources import compiled
+from facelake.stages.admission.import_sources import ImportSource, compiled
 from facelake.testing.servers import Server
+from tests.conftest import run_cli
 
 PHOTO = b"\xff\xd8\xff photo "
 
@@ -269,3 +270,32 @@ def test_new_photos_do_not_lose_their_subjects_by_a_forgotten_option(tmp_path: P
         imported(tmp_path, str(photos))
     assert len(corpus(tmp_path)) == 1
     assert imported(tmp_path, str(photos), person_from="")[0]["imported"] == 1
+
+
+def test_the_whole_disk_and_home_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home" / "eve"
+    (home / "photos").mkdir(parents=True)
+    (tmp_path / "to-root").symlink_to("/")
+    monkeypatch.setenv("HOME", str(home))
+    for folder in ("/", str(home), str(home.parent), str(tmp_path / "to-root"), "~"):
+        with pytest.raises(ConfigError, match="the root of the disk, your home folder or a folder above it"):
+            ImportSource.of(folder, S3Section())
+    assert ImportSource.of(str(home / "photos"), S3Section()).name == "photos"
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without a home
+    monkeypatch.chdir(home)
+    assert ImportSource.of(str(home), S3Section()).name == "eve"
+
+
+def test_a_grant_for_another_purpose_is_said_not_to_be_enough(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"a")
+    given = ("import", str(tmp_path / "photos"), "--lake", str(tmp_path / "lake"))
+    said = run_cli(*given, "--basis", "b", "--purpose", "printing")
+    assert said.returncode == 0
+    assert "no grant of 'photos' names 'identity-grouping', the purpose of this config" in said.stderr
+    again = run_cli(*given)
+    assert "the grants of 'photos' are for other purposes" in again.stderr
+    assert "is stated for 'identity-grouping'" in again.stderr
+    both = run_cli(*given, "--basis", "b", "--purpose", "printing", "--purpose", "identity-grouping")
+    assert "no grant of" not in both.stderr
+    assert "import starts: 1 photo " in both.stderr
