@@ -11,7 +11,7 @@ import pytest
 from facelake.bench.stage_costs import face_rows, write_corpus
 from facelake.config import load_config
 from facelake.contracts import REJECTS, DataFileName, corpus_key
-from facelake.embed.decode import NEEDS_HEIF
+from facelake.embed.formats import NEEDS_HEIF, NEEDS_JXL
 from facelake.lake.data_files import plain
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
@@ -70,14 +70,17 @@ def test_photos_that_needed_a_decoder_are_tried_again_once_it_is_installed(
         table = context.lake["rejects"]
         rows = [
             dict.fromkeys(table.schema.names) | {"image_id": name, "reason": "unsupported_format", "detail": detail}
-            for name, detail in (("a", NEEDS_HEIF), ("b", "not one of JPEG"))
+            for name, detail in (("a", NEEDS_HEIF), ("b", "not one of JPEG"), ("c", NEEDS_JXL))
         ]
         rows = [row | {"corpus_file": "part-0", "corpus_row": at} for at, row in enumerate(rows)]
         staged = pa.Table.from_pylist(rows, schema=plain(REJECTS))
         table.commit([table.stage(staged, DataFileName.of_chunk(context.model_digest, "part-0", 0))])
         monkeypatch.setattr(decodable, "FORMATS", ["JPEG"])
         decodable.reopen_decodable(context)
-        assert len(table.read()) == 2
+        assert len(table.read()) == 3
         monkeypatch.setattr(decodable, "FORMATS", ["JPEG", "HEIF"])
+        decodable.reopen_decodable(context)
+        assert table.read(["image_id"])["image_id"].to_pylist() == ["b", "c"]
+        monkeypatch.setattr(decodable, "FORMATS", ["JPEG", "JXL"])
         decodable.reopen_decodable(context)
         assert table.read(["image_id"])["image_id"].to_pylist() == ["b"]

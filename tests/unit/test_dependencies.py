@@ -19,6 +19,7 @@ FIRST_SOUND = {
     "cryptography": ("46.0.5", "CVE-2026-26007: points outside the subgroup are accepted"),
     "ray": ("2.52.0", "CVE-2025-62593: a web page runs code through the dashboard"),
     "starlette": ("0.49.1", "CVE-2025-62727: quadratic time for a crafted Range header"),
+    "imagecodecs": ("2025.3.30", "libjxl below 0.11.1: CVE-2024-11403, CVE-2024-11498"),
     "pillow-heif": ("1.1", "libheif below 1.19.6: null pointers while a photo is decoded"),
 }
 """The first version without the named faults. Reviewed 2026-11-26; add a line when an advisory appears."""
@@ -30,7 +31,7 @@ def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
     chosen = [
         item
-        for name in ("heic", "torch", "review", "lineage", "tracing", "cluster", "pgvector", "qdrant")
+        for name in ("heic", "jxl", "torch", "review", "lineage", "tracing", "cluster", "pgvector", "qdrant")
         for item in extras[name]
     ]
     return [Requirement(item) for item in [*PROJECT["dependencies"], *chosen]]

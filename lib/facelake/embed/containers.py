@@ -113,18 +113,23 @@ def without_video(data: bytes) -> bytes:
     return data
 
 
+def is_sensor_data(photometric: int | None) -> bool:
+    """Whether a directory's photometric interpretation is that of a sensor's values."""
+    return photometric in _OF_SENSORS
+
+
 def is_raw(data: bytes) -> bool:
     """Whether a TIFF is a camera's raw file or begins with a reduced image, so that its first image is a preview."""
     if data[8:10] == b"CR":
         return True
     try:
         tags = {tag: value for tag, _, _, value in tiff_entries(data)}
-        if tags.get(_REDUCED, 0) & 1 or _DNG_VERSION in tags or tags.get(_PHOTOMETRIC) in _OF_SENSORS:
+        if tags.get(_REDUCED, 0) & 1 or _DNG_VERSION in tags or is_sensor_data(tags.get(_PHOTOMETRIC)):
             return True
         at = tags.get(_SUB_DIRECTORIES)
         if at is None:
             return False
-        return any(tag == _PHOTOMETRIC and value in _OF_SENSORS for tag, _, _, value in tiff_entries(data, at))
+        return any(tag == _PHOTOMETRIC and is_sensor_data(value) for tag, _, _, value in tiff_entries(data, at))
     except struct.error:
         return False  # a truncated header, which Pillow reports
 

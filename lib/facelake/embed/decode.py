@@ -9,39 +9,20 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
-from PIL import AvifImagePlugin, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from facelake.contracts import U8, Reject
 from facelake.embed.containers import JpegExtent, TooCostly, is_raw, jpeg_extent, without_video
+from facelake.embed.formats import FORMATS, NEEDS_HEIF, NEEDS_JXL, PILLOW_FORMATS
 from facelake.embed.headers import MOST_METADATA, MeteredFile, check_bytes, check_image, in_large_passes
+from facelake.embed.jpeg_xl import decode_jpeg_xl, is_jpeg_xl
+from facelake.embed.raw_previews import full_size_preview
 from facelake.embed.relight import relighting
 
-
-def _set_up_pillow() -> list[str]:
-    """Set Pillow's process-wide options, which are globals of its modules; returns the formats that are decoded.
-
-    The formats are those whose decoders are maintained against malicious input; all others are rejected. Decoders get
-    one thread, because there is a worker per core.
-    """
-    Image.MAX_IMAGE_PIXELS = None  # headers.py limits pixels by format
-    Image.init()  # loads the plugins that the `formats` argument of Image.open refers to
-    formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-    with contextlib.suppress(ImportError):  # the extra `heic`: photos of mobile phones
-        import pillow_heif
-
-        pillow_heif.register_heif_opener(thumbnails=False)
-        pillow_heif.options.DECODE_THREADS = 1
-        formats.append("HEIF")
-    return formats
-
-
-FORMATS = _set_up_pillow()
-NEEDS_HEIF = "HEIC, which needs `pip install pillow-heif` on the hosts that embed; the next run then decodes it"
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _EXIF_ORIENTATION = 0x0112
 _STRIP = 512  # rows that are converted at once
@@ -157,17 +138,45 @@ def _is_heic(data: bytes) -> bool:
     return "HEIF" not in FORMATS and data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
 
 
+class _Stored(NamedTuple):
+    """A photo as it is stored: pixels (h, w, 3), size of the full photo, EXIF orientation."""
+
+    pixels: U8
+    width: int
+    height: int
+    orientation: int
+    damaged: bool
+
+
 def _decode(data: bytes, limits: DecodeLimits) -> Photo:
     """Decode a photo.
 
     Raises:
-        TooCostly: the photo exceeds a limit, or most of it is missing, or it is a raw file.
+        TooCostly: the photo exceeds a limit, or most of it is missing, or it is a raw file without a full photo.
         Exception: whatever the decoders raise.
     """
-    data, jpeg = _photo_alone(data)
+    stored = _decode_xl(data, limits) if is_jpeg_xl(data) else _decode_by_pillow(data, limits)
+    width, height = stored.width, stored.height
+    if stored.orientation >= 5:
+        width, height = height, width
+    table = relighting(stored.pixels) if limits.brighten else None
+    pixels = stored.pixels if table is None else table[stored.pixels]
+    pixels = np.ascontiguousarray(upright(pixels, stored.orientation))
+    return Photo(pixels, width, height, stored.damaged, brightened=table is not None)
+
+
+def _decode_xl(data: bytes, limits: DecodeLimits) -> _Stored:
+    if "JXL" not in FORMATS:
+        raise TooCostly(Reject.FORMAT, NEEDS_JXL)
+    image = decode_jpeg_xl(data, limits.max_pixels)
+    return _Stored(_to_rgb(image, limits.target_px), *image.size, orientation=1, damaged=False)
+
+
+def _decode_by_pillow(data: bytes, limits: DecodeLimits) -> _Stored:
+    data, jpeg, stated = _photo_alone(data)
     check_bytes(data)
     damaged = False
-    with Image.open(MeteredFile(data), formats=FORMATS) as image:
+    with Image.open(MeteredFile(data), formats=PILLOW_FORMATS) as image:
         check_image(image, data, limits.max_pixels, jpeg, limits.target_px)
         width, height = image.size
         orientation = _orientation(image)
@@ -176,27 +185,27 @@ def _decode(data: bytes, limits: DecodeLimits) -> Photo:
             pixels, damaged = _decode_jpeg(data, jpeg, width, height, divisor)
         else:
             pixels = _to_rgb(image, limits.target_px)
-    if orientation >= 5:
-        width, height = height, width
-    table = relighting(pixels) if limits.brighten else None
-    pixels = np.ascontiguousarray(upright(pixels if table is None else table[pixels], orientation))
-    return Photo(pixels, width, height, damaged, brightened=table is not None)
+    return _Stored(pixels, width, height, stated if orientation == 1 else orientation, damaged)
 
 
-def _photo_alone(data: bytes) -> tuple[bytes, JpegExtent | None]:
-    """The bytes of the first image without what phones append to it, and the extent of a JPEG.
+def _photo_alone(data: bytes) -> tuple[bytes, JpegExtent | None, int]:
+    """The bytes of the first image without what phones append to it, the extent of a JPEG, and the orientation that
+    the file around it states.
 
     Raises:
-        TooCostly: a camera's raw file, of which only previews could be decoded.
+        TooCostly: a camera's raw file, of which only smaller previews could be decoded.
     """
+    orientation = 1
+    if data[:2] in (b"II", b"MM") and is_raw(data):
+        preview = full_size_preview(data)
+        if preview is None:
+            what = "a raw file of a camera without a JPEG of full size, or a reduced image: convert it to JPEG or TIFF"
+            raise TooCostly(Reject.FORMAT, what)
+        data, orientation = preview.jpeg, preview.orientation
     if data[:3] == b"\xff\xd8\xff":
         jpeg = jpeg_extent(data)
-        return data[: jpeg.end], jpeg
-    if data[4:8] == b"ftyp":
-        return without_video(data), None
-    if data[:2] in (b"II", b"MM") and is_raw(data):
-        raise TooCostly(Reject.FORMAT, "a raw file of a camera or a reduced image: convert it to JPEG or TIFF")
-    return data, None
+        return data[: jpeg.end], jpeg, orientation
+    return (without_video(data) if data[4:8] == b"ftyp" else data), None, orientation
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,8 @@ def test_a_video_behind_heic_is_cut_off(scene: Image.Image, kind: str) -> None:
 
 def test_heic_without_its_decoder_says_what_to_install(scene: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(scene, "HEIF")
-    monkeypatch.setattr(decode_module, "FORMATS", ["JPEG", "PNG"])
+    for name in ("FORMATS", "PILLOW_FORMATS"):
+        monkeypatch.setattr(decode_module, name, ["JPEG", "PNG"])
     outcome = decode(data, LIMITS)
     assert isinstance(outcome, Undecoded)
     assert (outcome.reason, outcome.detail) == (Reject.FORMAT, decode_module.NEEDS_HEIF)

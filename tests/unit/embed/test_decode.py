@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,8 @@ LIMITS = DecodeLimits()
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    if kind == "JXL":
+        return bytes(imagecodecs.jpegxl_encode(np.asarray(image), effort=1))
     sink = io.BytesIO()
     image.save(sink, kind, **options)
     return sink.getvalue()
@@ -137,6 +140,8 @@ LARGEST = [
     ("WEBP", "RGB", 2),
     ("AVIF", "RGB", 1.3),
     ("HEIF", "RGB", 5 / 4),
+    ("JXL", "RGB", 5 / 2),
+    ("JXL", "RGBA", 5 / 2),
     ("JPEG", "CMYK", 5 / 4),
     ("JPEG", "RGB", 1),
     ("GIF", "P", 5 / 4),

@@ -5,20 +5,21 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.embed.decode import FORMATS, NEEDS_HEIF
+from facelake.embed.formats import FORMATS, NEEDS_HEIF, NEEDS_JXL
 from facelake.stages.core.context import Context
 from facelake.stages.embedding.carry import reopen
 
 
 def reopen_decodable(context: Context) -> None:
     """Remove the rejects of photos whose decoder is installed on this host by now, so that they are embedded again."""
-    if "HEIF" not in FORMATS:
+    details = [detail for name, detail in (("HEIF", NEEDS_HEIF), ("JXL", NEEDS_JXL)) if name in FORMATS]
+    if not details:
         return
     table = context.lake["rejects"]
     corpus_files = set[str]()
 
     def keep(rows: pa.Table) -> pa.Array:
-        decodable = pc.fill_null(pc.equal(rows["detail"], NEEDS_HEIF), False)
+        decodable = pc.is_in(rows["detail"], pa.array(details))
         corpus_files.update(rows["corpus_file"].filter(decodable).to_pylist())
         return pc.invert(decodable)
 
