@@ -76,8 +76,8 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
         demo_template[0], checkout / "school-2026", {"person-5": "200107", "person-6": "200108", "person-7": "200109"}
     )
     scripts = blocks((DOCS / "your-photos.md").read_text())
-    assert len(scripts) == 6
-    config, imports, night, look, cron, leave = scripts
+    assert len(scripts) == 7
+    config, imports, night, look, compare, cron, leave = scripts
     assert cron.startswith("0 2 * * *")
     follow(config, checkout)
     assert "recorded a grant: basis 'signed release'" in follow(imports, checkout)
@@ -86,6 +86,8 @@ def test_your_photos_then_consent_step_by_step(demo_template: tuple[Path, dict[s
     assert "24 faces in 6 identities" in said
     assert "report: my-lake/reports/latest.html" in said
     assert follow(look, checkout).count("id-") == 6 + 4  # the identities, and the faces of one subject
+    sound = "24 photos that name a subject and have exactly one face: 0 identities with photos of several subjects"
+    assert sound in follow(compare, checkout)
     assert "erased; certificate: my-lake/audit/" in follow(leave, checkout)
     assert _of(checkout, "200042") == 0
 
