@@ -138,7 +138,7 @@ class Terminal:
             self._bars.update(self._tasks[event.stage], visible=False)
         numbers = ", ".join(f"{k} {v:,}" for k, v in event.counts.items() if v)
         outcome = "nothing to do" if event.skipped and event.stage != "verify" else f"{event.seconds:.1f} s"
-        self._say(f"[bold]{event.stage:<8}[/] {outcome}: {numbers or '-'}")
+        self._say(f"[bold]{event.stage:<8}[/] {outcome}{': ' if numbers else ''}{numbers}")
 
     def close(self) -> None:
         """Remove the progress bars."""
@@ -185,7 +185,7 @@ class Terminal:
         for result in results:
             if result.stage == "report" and not result.skipped:
                 act, look = result.counts["to_act_on"], result.counts["to_look_at"]
-                alerts = [f"{act} to act on first"] * bool(act) + [f"{look} to look at"] * bool(look)
+                alerts = [f"{act} with action required"] * bool(act) + [f"{look} to check"] * bool(look)
                 self.say(f"alerts in the report: {', '.join(alerts)}" if alerts else "no alerts in the report")
 
     def say(self, text: str) -> None:

@@ -273,7 +273,7 @@ def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:
     assert all(item["first_seen"] == item["last_changed"] == row["created_at"][:10] for item in identities)
     shown = run_cli("gallery", "show", "--lake", str(demo_lake)).stdout.splitlines()
     total = sum(item["size"] for item in identities)
-    assert shown[0] == f"{len(identities)} active identities with {total} faces, 0 of one face"
+    assert shown[0] == f"{len(identities)} active identities with {total} faces; identities of one face: 0"
     assert shown[1].split()[2:5] == ["size", "photos", "cohesion"]
     out = tmp_path / "out"
     manifest = run_json("gallery", "export", "--out", str(out), "--purpose", "identity-grouping", "--recipient", "m", "--lake", str(demo_lake))  # fmt: skip
@@ -295,7 +295,7 @@ def test_what_is_not_in_the_gallery_is_explained(demo_lake: Path) -> None:
     assert not (demo_lake / "copy.html").exists()
     one, two = (item["identity_id"] for item in run_json("gallery", "show", *lake)["identities"][:2])
     run_json("correct", "merge", one, two, *lake)
-    assert "note report: to act on: 1 grant past the date of destruction" in run_cli("nightly", *lake).stderr
+    assert "note report: action required: 1 grant past the date of destruction" in run_cli("nightly", *lake).stderr
     (left,) = {one, two} & {item["identity_id"] for item in run_json("gallery", "show", *lake)["identities"] if item["status"] == "active"}  # fmt: skip
     (gone,) = {one, two} - {left}
     for command in (("gallery", "show", gone), ("explain", gone, left), ("explain", left, gone)):

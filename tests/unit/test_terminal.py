@@ -74,7 +74,7 @@ def test_a_log_has_plain_lines_few_of_them(clock: Clock, capsys: pytest.CaptureF
         "embed 400/1,200 images 42.9 images/s faces 500, about 19 s left",
         "note embed: the model [bold]descends[/]",
         "embed    12.2 s: embedded 1,100, rejected 100",
-        "report   nothing to do: -",
+        "report   nothing to do",
     ]
 
 
@@ -247,7 +247,7 @@ def test_a_run_ends_with_a_table_and_the_alerts(capsys: pytest.CaptureFixture[st
         "cluster  nothing to do  faces 255",
         "report   0.5 s          pages 1, to_act_on 0, to_look_at 2",
         "total    2.9 s",
-        "alerts in the report: 2 to look at",
+        "alerts in the report: 2 to check",
     ]
     Terminal().run_summary([StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 0}, 0.5)])
     assert capsys.readouterr().out.splitlines()[-1] == "no alerts in the report"

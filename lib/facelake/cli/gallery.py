@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from facelake.cli.command import Invocation, command, template_key, typer_app
+from facelake.plural import counted
 
 if TYPE_CHECKING:  # imported when a command runs
     from facelake.stages.gallery.subjects import Contradiction
@@ -52,7 +53,8 @@ def gallery_show(
 def _counted(rows: list[dict[str, Any]]) -> str:
     active = [row for row in rows if row["status"] == "active"]
     single = sum(row["size"] == 1 for row in active)
-    return f"{len(active)} active identities with {sum(row['size'] for row in active)} faces, {single} of one face"
+    held = f"{counted(len(active), 'active identity', 'active identities')} with"
+    return f"{held} {counted(sum(row['size'] for row in active), 'face')}; identities of one face: {single:,}"
 
 
 @command(gallery_app, "subjects")

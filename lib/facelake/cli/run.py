@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -137,9 +138,9 @@ def demo(
         else:
             build_demo(context)
     faces, few = f"{call.config().spark.in_process_below:,}", call.config().ray.one_process_below
-    shown = "the demo embeds photos on Ray and groups faces on Spark to show that both work here; real lakes use them"
     call.terminal.say(
-        f"{shown} from {few} new photos and {faces} faces on. Warnings that Java prints then are harmless"
+        "the demo uses Ray and Spark, to show that both work on this machine; other runs use Ray from"
+        f" {few} new photos and Spark from {faces} faces on. Warnings that Java prints are harmless"
     )
     run_stages(call, [], on_engines=True)
 
@@ -208,8 +209,10 @@ def import_(
         )
     if result.counts["granted"]:
         purposes = ", ".join(purpose or [settings.purpose])
+        named = shlex.quote(source or settings.partition or origin.name)
         terminal.say(
-            f"recorded a grant: basis {basis!r}, purpose {purposes}. Withdraw it with `facelake ledger withdraw`."
+            f"recorded a grant: basis {basis!r}, purpose {purposes}."
+            f" `facelake ledger withdraw --source {named}` withdraws it."
         )
     if changed := result.counts["changed"]:
         terminal.say(f"not imported: {counted(changed, 'changed photo')}; import again with --replace to take them.")

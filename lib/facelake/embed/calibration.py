@@ -320,7 +320,7 @@ def _choose(role: str, ms: dict[tuple[str, int], float], refused: dict[str, str]
     others = [f"{name} {ms[key]:.2f}" for name, key in best.items() if key != chosen]
     others += [f"{name} not usable: {why}" for name, why in refused.items()]
     unit = "ms each" if on_gpu else "CPU ms each"
-    reason = f"measured {ms[chosen]:.2f} {unit}, {chosen[1]} at once"
+    reason = f"measured {ms[chosen]:.2f} {unit} in batches of {chosen[1]}"
     if others:
         reason += f" ({'; '.join(others)})"
     figures = {f"{name} x{size}": round(value, 3) for (name, size), value in ms.items()}

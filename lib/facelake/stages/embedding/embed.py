@@ -68,7 +68,7 @@ def embed(context: Context) -> StageResult:
     if context.lineage:
         lineage = ", ".join(context.lineage)
         context.emit(
-            Notice("embed", f"the reported training lineage of {pack.card.name} includes withdrawn sets: {lineage}")
+            Notice("embed", f"the model {pack.card.name!r} was reportedly trained on withdrawn data sets: {lineage}")
         )
     planned: dict[str, object] = {}
     if plan.images and context.config.plan.budget is not None:

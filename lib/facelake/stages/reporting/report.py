@@ -110,7 +110,7 @@ def report(context: Context) -> StageResult:
     _delete_old_pages(context)
     for alert in data.alerts:
         if alert.level == "act":
-            context.emit(Notice("report", f"to act on: {alert.message} {alert.next_step}"))
+            context.emit(Notice("report", f"action required: {alert.message} {alert.next_step}"))
     levels = Counter(alert.level for alert in data.alerts)
     return run.finish({"pages": 1, "bytes": len(page), "to_act_on": levels["act"], "to_look_at": levels["look"]}, state)
 
