@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+import facelake
 from facelake.cluster import columns
 from facelake.config import load_config
 from facelake.lake.lake import Lake
@@ -53,6 +54,9 @@ def test_a_wrong_merge_and_a_divided_person_are_listed(spoiled: tuple[Path, Worl
     assert (divided["subject_ref"], divided["photos"], divided["apart"]) == ("person-3", 23, 11)
     assert sorted(part["identity_id"] for part in divided["parts"]) == list(world.twins)
     assert [part["photos"] for part in divided["parts"]] == [12, 11]
+    by_api = facelake.open(str(lake)).contradictions()
+    assert by_api.counts.joined == by_api.counts.divided == 1
+    assert [item.name for item in by_api.joined] == [world.merged]
     shown = run_cli("gallery", "subjects", "--lake", str(lake)).stdout
     assert "person-1 23" in shown
     assert f"{world.twins[0]} 1" in shown

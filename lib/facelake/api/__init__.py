@@ -35,10 +35,13 @@ from facelake.stages.core.context import StageResult
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import Erased
 from facelake.stages.gallery.corrections import CorrectionRequest
+from facelake.stages.gallery.subjects import Contradiction, Contradictions, Part, SubjectCounts
 from facelake.stages.operations.images import Fate, ListedImage
 from facelake.stages.operations.verify import Finding
 
 __all__ = [
+    "Contradiction",
+    "Contradictions",
     "CorrectionRecord",
     "CorrectionRequest",
     "Corrections",
@@ -63,6 +66,7 @@ __all__ = [
     "LedgerImport",
     "LedgerRecord",
     "ListedImage",
+    "Part",
     "Request",
     "Rows",
     "RunSummary",
@@ -70,6 +74,7 @@ __all__ = [
     "SourceClass",
     "StageResult",
     "Status",
+    "SubjectCounts",
     "Verdict",
     "Verification",
     "open",

@@ -37,6 +37,7 @@ from facelake.stages.erasure.cancelling import cancel_erasure
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import Erased, erase
 from facelake.stages.erasure.targets import refuse_unknown_targets
+from facelake.stages.gallery.subjects import Contradictions, find_contradictions
 from facelake.stages.gallery.versions import current_gallery, is_readable, list_galleries, require_gallery
 from facelake.stages.governance.processing_register import require_assessment_to_import
 from facelake.stages.operations.images import Fate, ListedImage, list_images
@@ -307,6 +308,17 @@ class Lake:
         stored = require_gallery(lake, version)
         _, rows = show(lake, identity_id, stored.version)
         return Identity(identity_id, stored.version, tuple(from_row(IdentityFace, row) for row in rows))
+
+    def contradictions(self, most: int = 20) -> Contradictions:
+        """Return identities with photos of several subjects, and subjects with photos in several identities.
+
+        The evidence is photos that name a subject and have exactly one face. `most` of each are listed.
+
+        Raises:
+            ConfigError: nothing was published.
+        """
+        context = self._read()
+        return find_contradictions(context.lake, most, context.now)
 
     def table(self, name: str) -> Rows:
         """Return a table of results without biometric data: one of admissions, rejects, changes, identity_stats,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,7 +69,8 @@ def gallery_subjects(
     from facelake.nightly import reading
     from facelake.stages.gallery.subjects import find_contradictions
 
-    found = find_contradictions(reading(call.config()).lake, most, datetime.now(UTC))
+    context = reading(call.config())
+    found = find_contradictions(context.lake, most, context.now)
     heads = ["photos", "apart"]
     if found.joined:
         title = "identities with photos of several subjects: several people in one identity, or wrong references"

@@ -18,6 +18,7 @@ LAKE = {
     "check_exists",
     "cluster",
     "config",
+    "contradictions",
     "corrections",
     "embed",
     "erase",
@@ -42,6 +43,8 @@ LAKE = {
     "wait_s",
 }
 API = {
+    "Contradiction",
+    "Contradictions",
     "CorrectionRecord",
     "CorrectionRequest",
     "Corrections",
@@ -66,6 +69,7 @@ API = {
     "LedgerImport",
     "LedgerRecord",
     "ListedImage",
+    "Part",
     "Request",
     "Rows",
     "RunSummary",
@@ -73,6 +77,7 @@ API = {
     "SourceClass",
     "StageResult",
     "Status",
+    "SubjectCounts",
     "Verdict",
     "Verification",
     "open",
