@@ -27,10 +27,12 @@ def withdrawn_contents(parts: Iterable[pa.Table], ledger: Ledger, purpose: str, 
         purpose: for which they count.
         now: at which they are in force.
     """
-    found = [pa.array([], pa.string())]
     names = pa.array(sorted(ledger.withdrawn_subjects(purpose, now)), pa.string())
-    for rows in parts if len(names) else ():
-        theirs = pc.fill_null(pc.is_in(references(rows["subject_ref"]), names), False)
-        if pc.any(theirs).as_py():
-            found.append(rows[CONTENT].filter(theirs).combine_chunks().cast(pa.string()))
-    return pc.unique(pa.concat_arrays(found).drop_null())
+    found = [contents_of(rows, names) for rows in parts] if len(names) else []
+    return pc.unique(pa.concat_arrays([pa.array([], pa.string()), *found]))
+
+
+def contents_of(rows: pa.Table, subjects: pa.Array) -> pa.Array:
+    """Return the digests of the photos of some subjects."""
+    theirs = pc.fill_null(pc.is_in(references(rows["subject_ref"]), subjects), False)
+    return rows[CONTENT].filter(theirs).combine_chunks().cast(pa.string()).drop_null()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,7 @@ from facelake.errors import Refused
 _SHARE = 0.2
 _FEW = 10  # photos that may vanish from a small corpus
 PRESENCE = ["image_id", "content_sha256"]
+U64 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,11 @@ class Present:
         return count
 
 
-def hashed(column: pa.ChunkedArray) -> np.ndarray:
+def hashed(column: pa.ChunkedArray) -> U64:
     """64-bit hashes (n,) of texts."""
     texts = column.to_pandas().fillna("").to_numpy(dtype=object)
-    return pd.util.hash_array(texts, categorize=False)
+    hashes: U64 = pd.util.hash_array(texts, categorize=False)
+    return hashes
 
 
 def is_much(config: Config, missing: int, before: int) -> bool:
