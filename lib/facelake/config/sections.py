@@ -160,8 +160,8 @@ class SparkSection(Section):
         50_000,
         ge=0,
         description="below this many faces no local master is started: this process clusters, with equal results; "
-        "publish starts one when it reads eight times as many, the scan of an erasure when the lake has 100 KB "
-        "times as many",
+        "publish starts one when it reads eight times as many, admission (also on a cluster) for 100 times as many "
+        "photos, the scan of an erasure when the lake has 100 KB times as many",
     )
     scratch_gb: float | None = Field(
         None,

@@ -23,7 +23,7 @@ from facelake.stages.admission.decision_tasks import CONTENTS, Decided, Decision
 from facelake.stages.admission.losses import Losses
 from facelake.stages.core.context import Context
 
-_LIGHTER = 40  # times less work per photo than clustering, for which `spark.in_process_below` is meant
+_LIGHTER = 100  # times less work per photo than clustering, for which `spark.in_process_below` is meant
 _THREADS = 8  # where this process runs the tasks: they wait for the store
 _HASHED_ROWS = 500_000  # of a task
 _RANGE_ROWS = 4_000_000  # whose hashes a task compares

@@ -7,8 +7,10 @@ interrupted run continues where it ended.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,15 +26,19 @@ from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Snapshot
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index_tasks import (
+    CheckTask,
     IndexedPart,
     IndexTask,
+    check_part,
     compacted,
     run_index_task,
     suppression_check,
 )
-from facelake.stages.admission.shrinking import PRESENCE, Present, is_much, refuse_if_much
+from facelake.stages.admission.shrinking import PRESENCE, U64, Present, is_much, refuse_if_much
 from facelake.stages.core.context import Context
 
+T = TypeVar("T")
+R = TypeVar("R")
 _FORMAT = 1  # of the index; raised when parts must be indexed again
 _LISTED = "listed"
 _PART_ROWS = 4096
@@ -105,26 +111,35 @@ class _Update:
                 tasks.append(IndexTask(spec, lake.uri, lake.salt, part.name, name, part=part, trusted=trusted))
         self._order = [part.name for part in parts]
         todo = [task.part for task in tasks if task.part]
-        checked = [self._corpus.check(part) for part in todo]
-        self._refuse_shrinking(parts, todo, checked, list(removes.values()))
+        names = {corpus_key(part.name) for part in parts}
+        gone = [file for file in removes.values() if DataFileName.parse(file.path).corpus not in names]
+        compared = bool(gone) and not self._context.config.corpus_may_shrink
+        checked = list(_performed(self._context, check_part, [CheckTask(spec, part, compared) for part in todo]))
+        if compared:
+            self._refuse_shrinking(todo, checked, gone, {file.path for file in removes.values()})
         self._run(tasks, removes.values())
 
     def _refuse_shrinking(
-        self, parts: list[CorpusPart], todo: list[CorpusPart], checked: list[pa.Table], removes: list[DataFile]
+        self, todo: list[CorpusPart], checked: list[U64], gone: list[DataFile], removes: set[str]
     ) -> None:
         """Raise Refused before anything is written if much of the corpus is missing. Contents are looked at only if
         ids alone say so.
+
+        Args:
+            todo: corpus files that are new or changed.
+            checked: hashes of the ids in each of them.
+            gone: files of the index whose corpus file is no longer there.
+            removes: paths of all files of the index that are replaced or removed.
         """
-        names = {corpus_key(part.name) for part in parts}
-        gone = [self._table.file(f, PRESENCE) for f in removes if DataFileName.parse(f.path).corpus not in names]
         config, before = self._context.config, self._before.rows
-        if not gone or config.corpus_may_shrink:
-            return
-        kept = {file.path for file in self._before.files} - {file.path for file in removes}
-        kept_rows = [self._table.file(file, PRESENCE) for file in self._before.files if file.path in kept]
-        if is_much(config, Present.of([*kept_rows, *checked]).missing(gone), before):
+
+        def rows_of(files: Iterable[DataFile]) -> Iterator[pa.Table]:
+            return (self._table.file(file, PRESENCE) for file in files)
+
+        kept = [file for file in self._before.files if file.path not in removes]
+        if is_much(config, Present.of(rows_of(kept), checked).missing(rows_of(gone)), before):
             new = (self._corpus.index(part, trusted=owns_corpus(config)).select(PRESENCE) for part in todo)
-            refuse_if_much(config, Present.of([*kept_rows, *new]).missing(gone), before)
+            refuse_if_much(config, Present.of(chain(rows_of(kept), new)).missing(rows_of(gone)), before)
 
     # ---- listed photos
 
@@ -220,7 +235,7 @@ class _Update:
                 self._table.commit(adds, doomed.values())
             pending.clear()
 
-        for part in _performed(self._context, tasks):
+        for part in _performed(self._context, run_index_task, tasks):
             pending.append(part)
             self._hashed += part.hashed
             self._left_out.merge(part.left_out)
@@ -241,10 +256,10 @@ class _Update:
         return CorpusIndex(tuple(parts), self._hashed, self._erased, self._left_out)
 
 
-def _performed(context: Context, tasks: Iterable[IndexTask]) -> Iterator[IndexedPart]:
+def _performed(context: Context, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
     from facelake.engines.index_pool import perform
 
-    yield from perform(run_index_task, tasks, context.config.ray)
+    yield from perform(function, tasks, context.config.ray)
 
 
 def _is_listed(file: DataFile) -> bool:

@@ -21,6 +21,8 @@ from facelake.lake.data_files import completed, plain, stage
 from facelake.lake.hash_key import keyed_hash
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
+from facelake.stages.admission.shrinking import U64
+from facelake.stages.admission.shrinking import hashed as hashes_of
 
 _FORGOTTEN = ("image_id", "subject_ref", "captured_at", "uri", "content_sha256")
 
@@ -51,6 +53,26 @@ class IndexedPart:
     hashed: int
     """photos whose bytes were read and of which a row is staged"""
     left_out: LeftOut = field(default_factory=LeftOut)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTask:
+    """One corpus file to check before photos are read."""
+
+    spec: CorpusSpec
+    part: CorpusPart
+    compared: bool
+    """whether the ids are needed, because other corpus files are gone"""
+
+
+def check_part(task: CheckTask) -> U64:
+    """Check a corpus file; returns hashes of its ids if they are needed; runs in threads or as a Ray task.
+
+    Raises:
+        ConfigError: it is damaged or lacks columns.
+    """
+    rows = OpenedCorpus(task.spec).check(task.part)
+    return hashes_of(rows["image_id"].drop_null()) if task.compared else np.zeros(0, np.uint64)
 
 
 def run_index_task(task: IndexTask) -> IndexedPart:

@@ -13,11 +13,14 @@ import pyarrow.compute as pc
 
 from facelake.admit import Ledger
 from facelake.contracts import I32, I64, Refusal
+from facelake.distinct import among, union
 from facelake.errors import Refused
 from facelake.stages.admission.shrinking import U64, hashed
 from facelake.stages.core.context import Context
 
-_DELIBERATE = pa.array([None, Refusal.WITHDRAWN, Refusal.ERASED, Refusal.NO_ID, Refusal.EMPTIED], pa.string())
+# of a repeated id the first photo counts, which has a reason of its own if it is refused
+_NO_LOSS = (Refusal.WITHDRAWN, Refusal.ERASED, Refusal.NO_ID, Refusal.EMPTIED, Refusal.DUPLICATE_ID)
+_DELIBERATE = pa.array([None, *_NO_LOSS], pa.string())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ class Losses:
         """
         refused = np.concatenate([np.zeros(0, np.uint64), *self._photos])
         known = [hashed(rows["image_id"].filter(rows["admitted"])) for rows in before]
-        lost = np.flatnonzero(np.isin(refused, np.concatenate([np.zeros(0, np.uint64), *known])))
+        lost = np.flatnonzero(among(refused, union(np.zeros(0, np.uint64), *known)))
         config = context.config
         if not len(lost) or len(lost) <= config.most_lost * (len(lost) + admitted):
             return

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.config import Config
-from facelake.distinct import union
+from facelake.distinct import among, union
 from facelake.errors import Refused
 
 _SHARE = 0.2
@@ -29,9 +29,9 @@ class Present:
     contents: np.ndarray
 
     @classmethod
-    def of(cls, tables: Iterable[pa.Table]) -> Present:
-        """Read them from tables with the columns PRESENCE."""
-        ids, contents = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    def of(cls, tables: Iterable[pa.Table], more_ids: Iterable[U64] = ()) -> Present:
+        """Read them from tables with the columns PRESENCE; `more_ids` are hashes of others."""
+        ids, contents = [np.zeros(0, np.uint64), *more_ids], [np.zeros(0, np.uint64)]
         for rows in tables:
             ids.append(hashed(rows["image_id"].drop_null()))
             contents.append(hashed(rows["content_sha256"].drop_null()))
@@ -42,8 +42,8 @@ class Present:
         count = 0
         for rows in tables:
             named = rows.filter(pc.is_valid(rows["image_id"]))
-            known = np.isin(hashed(named["image_id"]), self.ids)
-            known |= np.isin(hashed(named["content_sha256"]), self.contents)
+            known = among(hashed(named["image_id"]), self.ids)
+            known |= among(hashed(named["content_sha256"]), self.contents)
             count += int((~known).sum())
         return count
 

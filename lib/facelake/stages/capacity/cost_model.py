@@ -196,10 +196,11 @@ def _triangle(count: int) -> float:
 
 
 def admit(work: Workload) -> Cost:
-    """Reads footers and ids of every corpus file; writes one file of decisions for each, in one commit."""
+    """Tasks read footers and ids of every corpus file and write one file of decisions for each, in one commit."""
     files, groups, images = work.corpus_files, work.row_groups, work.images
     stage = Cost(
-        driver_cpu_s=cost("admit_cpu_s") + groups * cost("admit_group_cpu_s") + images * cost("admit_row_cpu_s"),
+        driver_cpu_s=cost("admit_cpu_s") + files * cost("admit_file_cpu_s"),
+        worker_cpu_s=cost("admit_start_cpu_s") + groups * cost("admit_group_cpu_s") + images * cost("admit_row_cpu_s"),
         get=cost("admit_get") + files * cost("admit_file_get") + groups * cost("admit_group_get"),
         head=cost("admit_head") + files * cost("admit_file_head"),
         put=cost("admit_put") + files,

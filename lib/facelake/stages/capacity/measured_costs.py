@@ -18,6 +18,8 @@ _RANGES = "publish of 12,000 faces of 128 dimensions on Spark, on SeaweedFS behi
 _GALLERY = "facelake bench gallery with 10^6 and 8 x 10^6 faces of 512 dimensions (docs/scale.md)"
 _PHOTOS = "embed of 150 photos of London in chunks of 8, on SeaweedFS behind a counting proxy"
 _SWEEP = "facelake bench scaling: embed's driver with a stand-in for its workers"
+_ADMITTED = "admit of 20 and 100 corpus files on SeaweedFS, Ray and Spark on one host"
+_DECISIONS = "admit of 500,000 and 2,000,000 photos in a directory, Spark local[2]"
 _SCAN = "scan of a lake of 41 objects on Spark, local[2]"
 _LISTED = "3,000 objects on SeaweedFS"
 _LOCAL = "clustering of 24,000, 120,000 and 480,000 faces in one process"
@@ -54,10 +56,12 @@ COSTS: dict[str, Measured] = {
     "log_file_cpu_s": Measured(1.6e-6, "driver seconds per data file of the table, per commit", _FILES),
     "log_commit_cpu_s": Measured(0.012, "driver seconds per commit", _FILES),
     "log_file_bytes": Measured(110, "driver memory per data file of a table that is opened", _FILES),
-    # ---- admit: the driver alone
-    "admit_cpu_s": Measured(0.8, "driver seconds, whatever the corpus", _STORE),
-    "admit_group_cpu_s": Measured(0.0030, "driver seconds per row group of the corpus", _STORE),
-    "admit_row_cpu_s": Measured(3.9e-6, "driver seconds per photo", _DRIVER),
+    # ---- admit: tasks on Ray check and index corpus files, tasks on Spark decide
+    "admit_cpu_s": Measured(1.3, "driver seconds, whatever the corpus", _ADMITTED),
+    "admit_file_cpu_s": Measured(0.0041, "driver seconds per corpus file", _ADMITTED),
+    "admit_start_cpu_s": Measured(10, "worker seconds: a JVM, Python workers", _SCAN),
+    "admit_group_cpu_s": Measured(0.0030, "worker seconds per row group of the corpus", _STORE),
+    "admit_row_cpu_s": Measured(7.5e-6, "worker seconds per photo", _DECISIONS),
     "admit_get": Measured(13, "GET, whatever the corpus", _STORE),
     "admit_file_get": Measured(2, "GET per corpus file: two footers", _STORE),
     "admit_group_get": Measured(4, "GET per row group: one for each column of ids", _STORE),
@@ -67,8 +71,8 @@ COSTS: dict[str, Measured] = {
     "admit_list": Measured(5, "LIST, whatever the corpus", _STORE),
     "admit_id_bytes": Measured(71, "bytes of ids and footers read per photo", _STORE),
     "admit_row_bytes": Measured(6.8, "bytes of a row of admissions (short ids)", _DRIVER),
-    "admit_bytes": Measured(34e6, "driver memory, whatever the corpus", _DRIVER),
-    "admit_row_memory_bytes": Measured(116, "driver memory per photo", _DRIVER),
+    "admit_bytes": Measured(121e6, "driver memory, whatever the corpus: clients of Ray and Spark", _DECISIONS),
+    "admit_row_memory_bytes": Measured(51, "driver memory per photo if every decision changes: hashes", _DECISIONS),
     # ---- embed
     "embed_cpu_s": Measured(1.0, "driver seconds, whatever the corpus", _PHOTOS),
     "embed_chunk_cpu_s": Measured(0.01, "driver seconds per chunk", _PHOTOS),

@@ -54,9 +54,9 @@ def _log_s(costs: Estimate) -> float:
 
 _LIMITS = (
     _Limit("admit", "driver memory", DRIVER_BYTES, lambda e: e.stages["admit"].driver_bytes,
-           "corpora in parts, each a lake of its own; in code: hashes of ids in place of the ids"),
-    _Limit("admit", "one process for a night, s", NIGHT_S, lambda e: e.stages["admit"].driver_cpu_s,
-           "in code: corpus files decided by workers, which need nothing of each other but the hashes"),
+           "in code: what vanished and what was lost compared by ranges of hashes too"),
+    _Limit("admit", "driver alone for a night, s", NIGHT_S, lambda e: e.stages["admit"].driver_cpu_s,
+           "corpus files of more photos; in code: footers and former decisions read by tasks"),
     _Limit("embed", "driver memory", DRIVER_BYTES, lambda e: e.stages["embed"].driver_bytes,
            "embed.chunk_rows, to a part"),
     _Limit("embed", "reading its own log for a night, s", NIGHT_S, _log_s,

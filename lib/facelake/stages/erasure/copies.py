@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.contracts import Bool
-from facelake.distinct import union
+from facelake.distinct import among, union
 from facelake.erase.spellings import photo_forms
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.data_files import DataFile
@@ -113,7 +113,7 @@ class _Search:
                 if not own.any():
                     continue
                 asked = ids["image_id"].filter(pa.array(own))
-                without_outcome = set(asked.filter(pa.array(~np.isin(hashed(asked), processed))).to_pylist())
+                without_outcome = set(asked.filter(pa.array(~among(hashed(asked), processed))).to_pylist())
                 for image, data in _photos(corpus, path, own):
                     digest = hashlib.sha256(data).hexdigest()
                     self.targets.contents.add(digest)
@@ -127,7 +127,7 @@ class _Search:
             return
         for corpus, path in own_corpus(config):
             rows = corpus.ids(path)
-            unread = ~np.isin(hashed(rows["image_id"]), processed) & ~self.targets.hits(rows)
+            unread = ~among(hashed(rows["image_id"]), processed) & ~self.targets.hits(rows)
             for image, data in _photos(corpus, path, unread):
                 if image and (digest := hashlib.sha256(data).hexdigest()) in self.targets.contents:
                     self.copies.add(image)
