@@ -186,7 +186,7 @@ class Lake:
                 self.config, self.on_event, only, wait_s=self.wait_s, rebase=rebase, accept_loss=accept_loss
             )
         gallery = current_gallery(self._read().lake)
-        return RunSummary(self.uri, tuple(results), _info(gallery.row) if gallery else None)
+        return RunSummary(self.uri, tuple(results), GalleryInfo.of(gallery.row) if gallery else None)
 
     def admit(self) -> RunSummary:
         """Decide for every photo whether it may be processed."""
@@ -281,7 +281,7 @@ class Lake:
     def galleries(self) -> tuple[GalleryInfo, ...]:
         """Return every published gallery version, oldest first."""
         lake = self._read().lake
-        return tuple(replace(_info(row), readable=is_readable(lake, row)) for row in list_galleries(lake))
+        return tuple(replace(GalleryInfo.of(row), readable=is_readable(lake, row)) for row in list_galleries(lake))
 
     def gallery(self, version: int | None = None) -> Gallery:
         """Return the tables of a gallery version in memory; None: the newest.
@@ -295,7 +295,7 @@ class Lake:
         order = [("size", "descending"), ("identity_id", "ascending")]
         identities = stored.read("identities", [*columns, "purposes"]).sort_by(order)
         faces = stored.read("memberships", _FACE_COLUMNS).sort_by("face_id")
-        return Gallery(_info(stored.row), Rows(identities), Rows(faces))
+        return Gallery(GalleryInfo.of(stored.row), Rows(identities), Rows(faces))
 
     def identity(self, identity_id: str, version: int | None = None) -> Identity:
         """Return an active identity with its faces.
@@ -388,16 +388,4 @@ def _in_order(request: Request) -> Request:
     """Return the request with its keys in the spelling and order that give equal requests equal names."""
     return Request.of(
         request.subjects, request.images, request.sources, request.identities, request.purpose, copies=request.copies
-    )
-
-
-def _info(row: Mapping[str, Any]) -> GalleryInfo:
-    return GalleryInfo(
-        row["gallery_version"],
-        row["identities"],
-        row["faces"],
-        row["purpose"],
-        row["model_digest"],
-        row["created_at"],
-        tuple(row["withdrawn_lineage"] or ()),
     )

@@ -47,6 +47,11 @@ class GalleryInfo:
     withdrawn_lineage: tuple[str, ...] = ()
     readable: bool = True
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> GalleryInfo:
+        """Return the version of a row of the table `galleries`, taken to be readable."""
+        return from_row(cls, {**row, "version": row["gallery_version"], "readable": True})
+
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
