@@ -24,7 +24,7 @@ from facelake.cluster.by_group import ByGroup
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.edges import clear_nearest, leftover_graph
 from facelake.cluster.labels import add_sums, canonical
-from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle
+from facelake.cluster.linkage import NearGroups, Pairs, inside_similarity, join_groups, settle, without_crowds
 from facelake.cluster.mapequation import map_equation, whole_graph
 from facelake.cluster.near_groups import nearest_groups
 from facelake.cluster.neighbours import Search, join
@@ -301,7 +301,9 @@ def _settled(
     start = np.searchsorted(at[order], np.arange(faces + 1)).astype(np.int64)
     size = np.maximum(size, 1)
     of_neighbours = NearGroups(start, around[order].astype(np.int32))
-    return settle(new.vectors, labels.astype(np.int32), of_neighbours, sums, size, cuts).astype(np.int64)
+    own = labels.astype(np.int32)
+    settled = settle(new.vectors, own, of_neighbours, sums, size, cuts)
+    return without_crowds(own, settled, size).astype(np.int64)
 
 
 def _leftovers(

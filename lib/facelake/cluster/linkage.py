@@ -37,6 +37,7 @@ _MARGIN = 0.15  # lead of another group at which a face moves
 # lies at most this share of its way above different people. Asked of groups with few faces, whose centroid is noisy.
 _NEXT_SHARE = 0.75
 _NEAR_GROUPS = 16  # other groups looked at per face, the nearest first
+_MOST_JOINING, _MOST_JOINING_SHARE = 5, 2  # singletons that may join a group at once; relative to its faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,23 @@ def settle(vectors: F32, own: I32, near: NearGroups, sums: F32, size: I64, cuts:
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
     limits = _SettleLimits(cuts.level, cuts.attach, cuts.attach_few, cuts.lead, cuts.impostor_mean)
     return np.asarray(_settle(vectors, own, near, _Groups(sums, size, square), limits), np.int32)
+
+
+def without_crowds(own: I32, settled: I32, size: I64) -> I32:
+    """Return labels in which no crowd of singletons joins a small group.
+
+    Poor faces of different people are similar to each other. Where some of them are a group, its centroid is what poor
+    faces have in common, and in a large corpus hundreds of singletons are more similar to it than to any person.
+
+    Args:
+        own: (m,) group of each face.
+        settled: (m,) labels by `settle`, of all faces of the corpus that may join.
+        size: (groups,) number of faces of each group.
+    """
+    joining = (settled != own) & (size[own] == 1)
+    joined = np.bincount(settled[joining], minlength=len(size))
+    crowded = joined > np.maximum(_MOST_JOINING, _MOST_JOINING_SHARE * size)
+    return np.asarray(np.where(joining & crowded[settled], own, settled), np.int32)
 
 
 class _JoinLimits(NamedTuple):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facelake.cluster import bounding
 from facelake.cluster.bounding import divided_group, mean_similarity
 from facelake.vectors import unit_rows
 
@@ -46,3 +47,18 @@ def test_parts_are_similar_enough_on_the_mean(seed: int, count: int, least: floa
             assert part[0] @ part[1] >= least - 1e-5
     again = divided_group(vectors[::-1].copy(), least)[::-1]
     assert len(np.unique(again)) == len(np.unique(labels))
+
+
+@pytest.mark.parametrize("most", [1000, 60, 35])
+def test_a_large_group_is_divided_by_a_sample_of_it(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two people and twenty strangers: faces that are not in the sample join their person, strangers stay alone."""
+    monkeypatch.setattr(bounding, "_MOST_FACES", most)
+    rng = np.random.default_rng(5)
+    directions = np.eye(128)[np.r_[np.zeros(60, int), np.ones(40, int), 2 + np.arange(20)]]
+    order = rng.permutation(120)
+    vectors = unit_rows((directions + rng.normal(size=(120, 128)) * 0.04).astype(np.float32))[order]
+    labels = np.empty(120, np.int32)
+    labels[order] = divided_group(vectors, 0.5)
+    assert len(np.unique(labels[:60])) == len(np.unique(labels[60:100])) == 1
+    assert len(np.unique(labels)) == 22
+    assert sorted(set(labels.tolist())) == list(range(22))

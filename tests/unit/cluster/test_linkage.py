@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.linkage import NearGroups, Pairs, join_groups, settle
+from facelake.cluster.linkage import NearGroups, Pairs, join_groups, settle, without_crowds
 
 FACES, INSIDE = 20, 0.8
 CUTS = Calibration(0.3, 0.75, 0.9, INSIDE, 0.0, 0.05, "by hand")
@@ -92,3 +92,20 @@ def joins_the_first(faces: int, similarity: float, next_similarity: float, cuts:
     sums[2] = vectors[0]
     near = NearGroups(np.array([0, 2]), np.array([0, 1], np.int32))
     return int(settle(vectors, np.array([2], np.int32), near, sums, size, cuts)[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("faces", "singletons", "join"), [(2, 5, True), (2, 6, False), (6, 12, True), (6, 13, False), (300, 400, True)]
+)
+def test_a_crowd_of_singletons_does_not_join_a_small_group(faces: int, singletons: int, *, join: bool) -> None:
+    """Of 2.7 million faces, 809 poor ones of as many people joined a group of seven."""
+    size = np.array([faces, 4, *[1] * (singletons + 1)])
+    own = np.repeat(np.arange(len(size), dtype=np.int32), size)
+    wanted = own.copy()
+    wanted[faces + 4 : faces + 4 + singletons] = 0
+    wanted[faces] = 0  # a face that moves from a group of several is no singleton
+    wanted[-1] = 1
+    expected = wanted.copy()
+    if not join:
+        expected[faces + 4 : faces + 4 + singletons] = own[faces + 4 : faces + 4 + singletons]
+    assert without_crowds(own, wanted, size).tolist() == expected.tolist()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
-from facelake.cluster.bounding import BOUND, LEAST_FACES, MOST_FACES, divided_group, mean_similarity
+from facelake.cluster.bounding import BOUND, LEAST_FACES, divided_group, mean_similarity
 from facelake.cluster.labels import canonical
 from facelake.contracts import I32
 from facelake.distinct import distinct
@@ -75,7 +75,7 @@ def divide_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part:
 
 
 def _loose_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, edge: float) -> tuple[I32, str]:
-    """Return the groups whose faces are not similar enough, without those too large to divide; and a summary."""
+    """Return the groups whose faces are not similar enough, and a summary."""
     candidates = np.flatnonzero(np.bincount(labels) >= LEAST_FACES).astype(np.int32)
     if not len(candidates):
         return candidates, ""
@@ -85,7 +85,5 @@ def _loose_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part:
         of_chunk[mean_similarity(sums, groups.size[of_chunk]) < BOUND * edge]
         for of_chunk, sums in sums_in_order(work, groups)
     ]
-    below = np.sort(np.concatenate(loose))
-    small = groups.size[below] <= MOST_FACES
-    text = f"{small.sum()} groups below the mean similarity divided, {(~small).sum()} too large"
-    return np.asarray(below[small], np.int32), text
+    below = np.sort(np.concatenate(loose)).astype(np.int32)
+    return below, f"{len(below)} groups below the mean similarity divided"

@@ -10,7 +10,7 @@ import numpy as np
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.edges import Known, leftover_graph, leftover_pairs, mutual_or_strong
 from facelake.cluster.labels import canonical
-from facelake.cluster.linkage import NearGroups, settle
+from facelake.cluster.linkage import NearGroups, settle, without_crowds
 from facelake.cluster.mapequation import map_equation
 from facelake.contracts import I32
 from facelake.distinct import union
@@ -89,7 +89,7 @@ def assign_singletons(
     for _, body in sorted(exchange.run(range(parts), SingletonTasks(work, known, groups.name).settle)):
         moved = decode(Relabelled, body)
         labels[moved.faces] = moved.labels
-    labels = canonical(labels)
+    labels = canonical(without_crowds(linked, labels, np.bincount(linked)))
     groups = share_labels(work, "settled", labels, part, _NO_GROUPS)
     blocks = sorted(exchange.run(range(parts), SingletonTasks(work, known, groups.name).leftovers))
     pairs = joined([decode(FacePairs, body) for _, body in blocks])
