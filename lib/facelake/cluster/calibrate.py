@@ -32,6 +32,8 @@ _ENOUGH_NEIGHBOURS, _NO_FALSE_LINKS = 20, 0.0005
 # Relatives and look-alikes are no random pairs: where an encoder of 512 dimensions puts strangers far away, a cut by
 # chance lets them in. So cuts are no lower than these shares of the way from different people's mean to `nearest_low`.
 _LEAST_CUT, _LEAST_EDGE, _LEAST_ATTACH, _LEAST_MODES = 0.7, 0.55, 0.5, 0.45
+# Up to so many faces. The nearest look-alikes of more faces are nearer, as the nearest of more random pairs are.
+_LEAST_CUT_FACES = 100_000
 # In a small corpus, which does not show `nearest_low`, the graph's cut is no lower than this, in units of (one person's
 # level - different people's mean). The weights of edges fall by e per this much, in the same units.
 _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.55, 0.25
@@ -211,7 +213,13 @@ def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration
         cap = cuts.impostor_mean + _EDGE_CAP * (cuts.level - cuts.impostor_mean)
         edge = max(cuts.floor, min(edge, cap), cuts._share(_LEAST_EDGE))
     evidence = f"{cuts.evidence}; level from {near} faces with a neighbour above {cuts.edge:.3f}"
-    return replace(cuts, edge=edge, evidence=evidence, cut=max(crossing, cuts._share(_LEAST_CUT)))
+    least = cuts._share(_LEAST_CUT) + cuts.impostor_sd * (_deviations(faces) - _deviations(_LEAST_CUT_FACES))
+    return replace(cuts, edge=edge, evidence=evidence, cut=max(crossing, least))
+
+
+def _deviations(faces: int) -> float:
+    """Standard deviations from which on chance makes few false links in a corpus of so many faces, but see above."""
+    return NormalDist().inv_cdf(1 - _FALSE_LINKS_PER_FACE / max(faces, _LEAST_CUT_FACES))
 
 
 def _crossing(cuts: Calibration, every: I64, faces: int) -> float:
