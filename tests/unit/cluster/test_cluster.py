@@ -212,6 +212,21 @@ def test_look_alikes_just_above_the_edge_and_frames_of_sessions_do_not_move_the_
     assert plain.attach == pytest.approx(0.3, abs=0.002)  # chance alone would say .23
 
 
+def test_beyond_a_hundred_thousand_faces_the_least_cut_rises_as_chance_does() -> None:
+    best = np.zeros(1000, np.int64)
+    best[500:900] = 25  # the lower quartile of nearest photos is .6
+    every = np.where(np.arange(1000) > 250, 1 << 50, 0)  # so many neighbours that strangers explain none of them
+
+    def least_cut(faces: int) -> tuple[float, float]:
+        start = calibrate(np.eye(5, dtype=np.float32), np.arange(5), faces, Prior(0.0, 0.045, 0.7), 0)
+        return with_level(start, Similarities(every, best), faces).graph_cut, start.edge
+
+    (few, _), (reference, chance), (many, more) = (least_cut(faces) for faces in (5_000, 100_000, 10_000_000))
+    assert few == reference == pytest.approx(0.7 * 0.6, abs=0.002)
+    assert many - reference == pytest.approx(more - chance)
+    assert many - reference == pytest.approx(0.0357, abs=0.0005)
+
+
 def test_the_clear_nearest_leads_and_is_alike_enough() -> None:
     cuts = Calibration(0.3, 0.75, 0.75, 0.7, 0.0, 0.05, "a test", chance=0.3, cut=0.5, nearest_low=0.6)
     assert (cuts.attach, cuts.lead) == pytest.approx((0.3, 0.05))
