@@ -168,7 +168,7 @@ def _decode(data: bytes, limits: DecodeLimits) -> Photo:
 def _decode_xl(data: bytes, limits: DecodeLimits) -> _Stored:
     if "JXL" not in FORMATS:
         raise TooCostly(Reject.FORMAT, NEEDS_JXL)
-    image = decode_jpeg_xl(data, limits.max_pixels)
+    image = decode_jpeg_xl(data, limits.max_pixels, limits.max_seconds)
     return _Stored(_to_rgb(image, limits.target_px), *image.size, orientation=1, damaged=False)
 
 

@@ -1,8 +1,8 @@
 """Photos in JPEG XL (ISO/IEC 18181), decoded by libjxl where the extra `jxl` is installed.
 
-libjxl decodes a whole file at once, so that the size is read from the codestream's first bits before. Only the
-codestream is passed on: boxes of metadata may be compressed without a limit, and the orientation that counts is in the
-codestream, which libjxl applies.
+libjxl decodes a whole file at once, so that the size is read from the codestream's first bits before, and the rest is
+done in a process whose time and memory are limited (jpeg_xl_process.py). Only the codestream is passed on: boxes of
+metadata may be compressed without a limit, and the orientation that counts is in the codestream; libjxl applies it.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from facelake.contracts import Reject
 from facelake.embed.containers import TooCostly
+from facelake.embed.jpeg_xl_process import JpegXlProcess
 
 _BARE, _BOXED = b"\xff\x0a", b"\x00\x00\x00\x0cJXL \x0d\x0a\x87\x0a"
 _MOST_BOXES = 1000
-_WEIGHT = 2.5  # 6 to 8 bytes per pixel were measured; frames that others refer to take more
+_WEIGHT = 2.5  # 6 to 8 bytes per pixel of a photo with one layer
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}  # width : height
 _SIZE_BITS = (9, 13, 18, 30)
 _PREVIEW_BITS, _PREVIEW_BITS_OF_EIGHTHS = (6, 8, 10, 12), (0, 0, 5, 9)
@@ -26,11 +26,14 @@ _PREVIEW_BITS, _PREVIEW_BITS_OF_EIGHTHS = (6, 8, 10, 12), (0, 0, 5, 9)
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Width and height as stored, and whether there are several frames."""
+    """What the first bits of a codestream say."""
 
     width: int
+    """as stored"""
     height: int
     animated: bool
+    bits: int
+    """per sample; 0 for floating point"""
 
 
 def is_jpeg_xl(data: bytes) -> bool:
@@ -88,15 +91,20 @@ def header_of(stream: bytes) -> Header:
     """Read the header of a codestream."""
     bits = _Bits(stream[len(_BARE) :])
     width, height = _size(bits)
+    if bits.take(1):  # all defaults
+        return Header(width, height, animated=False, bits=8)
     animated = False
-    if not bits.take(1) and bits.take(1):  # not all defaults, and extra fields
+    if bits.take(1):  # extra fields
         bits.take(3)  # orientation
         if bits.take(1):  # intrinsic size
             _size(bits)
         if bits.take(1):
             _skip_preview(bits)
         animated = bool(bits.take(1))
-    return Header(width, height, animated)
+    if animated or bits.take(1):  # what follows an animation's flag is its timing
+        return Header(width, height, animated=animated, bits=0)
+    choice = bits.take(2)
+    return Header(width, height, animated=False, bits=1 + bits.take(6) if choice == 3 else (8, 10, 12)[choice])
 
 
 def _size(bits: _Bits) -> tuple[int, int]:
@@ -121,19 +129,21 @@ def _skip_preview(bits: _Bits) -> None:
         bits.take(lengths[bits.take(2)])
 
 
-def decode_jpeg_xl(data: bytes, most_pixels: int) -> Image.Image:
+_PROCESS = JpegXlProcess()
+
+
+def decode_jpeg_xl(data: bytes, most_pixels: int, seconds: float) -> Image.Image:
     """Decode a photo to 8 bits per channel, upright.
 
     Args:
         data: the file.
         most_pixels: as in DecodeLimits; a pixel counts for more here.
+        seconds: that it may take.
 
     Raises:
-        TooCostly: too many pixels, or an animation.
-        Exception: whatever the decoder raises.
+        TooCostly: too many pixels, an animation, or it takes too much time or memory.
+        ValueError: the decoder cannot decode it.
     """
-    from imagecodecs import jpegxl_decode
-
     stream = codestream_of(data)
     header = header_of(stream)
     if header.animated:
@@ -142,9 +152,4 @@ def decode_jpeg_xl(data: bytes, most_pixels: int) -> Image.Image:
     if pixels * _WEIGHT > most_pixels:
         counted = f"{header.width}x{header.height}, which count as {round(pixels * _WEIGHT)} in JPEG XL"
         raise TooCostly(Reject.PIXELS, f"{counted}, allowed {most_pixels} pixels")
-    decoded = jpegxl_decode(stream, numthreads=1)
-    if decoded.dtype == np.uint16:
-        decoded = (decoded // 257).astype(np.uint8)
-    elif decoded.dtype.kind == "f":
-        decoded = (np.nan_to_num(decoded).clip(0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(decoded)
+    return Image.fromarray(_PROCESS.decode(stream, header.bits, seconds))

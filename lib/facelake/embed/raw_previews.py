@@ -6,6 +6,7 @@ Raw data are not developed. Smaller previews are not photos: small faces are mis
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -67,25 +68,28 @@ def full_size_preview(data: bytes) -> RawPreview | None:
 def _directories(data: bytes) -> Iterator[dict[int, int]]:
     """Yield the entries of every directory, sub-directories included: the value of each tag, or its position."""
     order = "<" if data[:2] == b"II" else ">"
-    waiting, seen = [_number(data, 4, order + "L")], set[int]()
+    first = _number(data, 4, order + "L")
+    waiting, seen = deque([first]), {first}
     while waiting:
-        at = waiting.pop(0)
-        if not at or at in seen:
-            continue
-        seen.add(at)
-        if len(seen) > _MOST_DIRECTORIES:
-            raise TooCostly(Reject.TIMEOUT, "more directories than any photo has")
+        at = waiting.popleft()
         entries: dict[int, int] = {}
+        following: list[int] = []
         try:
             for tag, _, count, value in tiff_entries(data, at):
-                entries[tag] = value
-                if tag == _SUB_DIRECTORIES:
+                if tag == _SUB_DIRECTORIES and tag not in entries:
                     many = 1 < count <= _MOST_DIRECTORIES
-                    waiting += struct.unpack_from(f"{order}{count}L", data, value) if many else [value]
-            waiting.append(_number(data, at + 2 + 12 * _number(data, at, order + "H"), order + "L"))
+                    following += struct.unpack_from(f"{order}{count}L", data, value) if many else [value]
+                entries[tag] = value
+            following.append(_number(data, at + 2 + 12 * _number(data, at, order + "H"), order + "L"))
         except struct.error:  # truncated: what was read of it counts
             pass
         yield entries
+        for position in following:
+            if position and position not in seen:
+                seen.add(position)
+                waiting.append(position)
+        if len(seen) > _MOST_DIRECTORIES:
+            raise TooCostly(Reject.TIMEOUT, "more directories than any photo has")
 
 
 def _number(data: bytes, at: int, kind: str) -> int:

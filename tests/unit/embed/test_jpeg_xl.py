@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import resource
 import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -53,7 +58,17 @@ def test_a_photo_of_more_bits_is_decoded(channels: int, kind: type) -> None:
     stored = levels if kind is np.uint16 else levels / np.float32(65535)
     photo = decode(encoded(stored.squeeze()), LIMITS)
     assert isinstance(photo, Photo), photo
-    np.testing.assert_allclose(photo.pixels, np.broadcast_to(levels / 257, (48, 64, 3)), atol=1)
+    np.testing.assert_allclose(photo.pixels, np.broadcast_to(levels / 257, (48, 64, 3)), atol=0.51)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_samples_of_so_many_bits_use_the_whole_range(bits: int) -> None:
+    kind = np.uint8 if bits == 8 else np.uint16
+    levels = np.linspace(0, (1 << bits) - 1, 48 * 64).reshape(48, 64).astype(kind)
+    photo = decode(bytes(imagecodecs.jpegxl_encode(levels, lossless=True, bitspersample=bits)), LIMITS)
+    assert isinstance(photo, Photo), photo
+    expected = (levels / ((1 << bits) - 1) * 255)[:, :, None]
+    np.testing.assert_allclose(photo.pixels, np.broadcast_to(expected, (48, 64, 3)), atol=0.51)
 
 
 def test_a_photo_is_reduced_to_the_wanted_size(scene: Image.Image) -> None:
@@ -137,8 +152,12 @@ def test_an_animation_is_rejected() -> None:
         assert (outcome.reason, outcome.detail) == (Reject.FORMAT, "an animation in JPEG XL")
 
 
+def _not_decoded(stream: bytes, bits: int, seconds: float) -> np.ndarray:
+    raise ValueError("decoded")
+
+
 def test_a_header_of_too_many_pixels_is_rejected_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagecodecs.jpegxl_decode", None)
+    monkeypatch.setattr(jpeg_xl._PROCESS, "decode", _not_decoded)
     huge = _stream((0, 1), (3, 2), ((1 << 30) - 1, 30), (7, 3))
     outcome = decode(huge, LIMITS)
     assert isinstance(outcome, Undecoded)
@@ -176,3 +195,46 @@ def test_without_the_extra_the_reason_names_it(scene: Image.Image, monkeypatch: 
     outcome = decode(encoded(scene), LIMITS)
     assert isinstance(outcome, Undecoded)
     assert (outcome.reason, outcome.detail) == (Reject.FORMAT, decode_module.NEEDS_JXL)
+
+
+# imagecodecs.jpegxl_encode(np.zeros((128, 1024, 1024), np.uint8), effort=1, planar=True, photometric="gray")
+MANY_CHANNELS = (
+    "eNpjYGDg8YrwUeDlaudiYGAQSSupLMiqyFEAshmgNCeQzgFKMi4BMpL/c/2SZ/zObNXAt4D5BcMwpQLucHAw4AcNBOQZBBgEGBkYHBhYsCIG7ciJ"
+    "TU2HbK0bi6ee2c/iOqv5+onr5js3lh91/nN892+T7Jj1cm9fva82MPsevqDm3U37r1Xbpv+q+q/6KaCl03dTrbW3EB8DMxoAAOpRf9s="
+)
+
+
+def test_many_channels_do_not_take_the_workers_memory() -> None:
+    """Of one megapixel each; the process that decodes ends, and the next photo has another one."""
+    data = zlib.decompress(base64.b64decode(MANY_CHANNELS))
+    assert len(data) == 461
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    outcome = decode(data, LIMITS)
+    assert isinstance(outcome, Undecoded)
+    assert outcome.reason == Reject.UNREADABLE
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < 64 << 20
+    assert isinstance(decode(encoded(Image.new("L", (20, 20), 9)), LIMITS), Photo)
+
+
+def test_a_photo_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a thread too, where no signal arrives; the process does not answer late."""
+    slow = encoded(np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), dtype=np.uint8))
+    quick = encoded(Image.new("RGB", (20, 20), (9, 8, 7)))
+    limits = DecodeLimits(target_px=0, brighten=False, max_seconds=0.05)
+    assert isinstance(decode(quick, LIMITS), Photo)
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(lambda data: decode(data, limits), [slow]))
+        assert isinstance(outcomes[0], Undecoded)
+        assert outcomes[0].reason == Reject.TIMEOUT
+        for photo in pool.map(lambda data: decode(data, LIMITS), [quick] * 20):
+            assert isinstance(photo, Photo)
+            assert photo.pixels[0, 0].tolist() == [9, 8, 7]
+
+
+def test_the_process_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-of-the-worker")
+    jpeg_xl._PROCESS.close()
+    assert isinstance(decode(encoded(Image.new("L", (20, 20), 9)), LIMITS), Photo)
+    child = jpeg_xl._PROCESS._child
+    assert child is not None
+    assert b"a-secret-of-the-worker" not in Path(f"/proc/{child.pid}/environ").read_bytes()
