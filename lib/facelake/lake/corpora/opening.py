@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -17,6 +17,7 @@ from facelake.lake.corpora.files import FilesLayout
 from facelake.lake.corpora.manifest import ManifestLayout
 from facelake.lake.corpora.parquet import Corpus, ParquetForm
 from facelake.lake.corpora.photos import PhotoReader, Place
+from facelake.lake.corpora.rules import apply_rules
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.corpora.tables import TableFile
 from facelake.lake.corpora.tars import TarLayout
@@ -37,6 +38,10 @@ class CorpusPart:
     tag: str
     """changes with the file's content"""
     size_bytes: int
+    constants: Mapping[str, str | None] = field(default_factory=dict)
+    """partition columns of a Delta table, whose values are in its log and not in the file: tasks get them with the
+    part, so that the log is read once and not by each task
+    """
 
 
 class ImageSource(Protocol):
@@ -59,11 +64,11 @@ class OpenedCorpus:
         self.store = open_store(spec.root, spec.s3)
         self.uri = self.store.uri + (f"/{spec.only}" if spec.only else "")
         self.left_out = LeftOut()
-        self._table_files: dict[str, TableFile] | None = None
+        self._table_files: list[TableFile] | None = None
 
-    def _files(self) -> dict[str, TableFile]:
+    def _files(self) -> list[TableFile]:
         if self._table_files is None:
-            self._table_files = {file.path: file for file in table_files(self.store, self.spec)}
+            self._table_files = table_files(self.store, self.spec)
         return self._table_files
 
     def _parquet(self) -> Corpus:
@@ -81,7 +86,9 @@ class OpenedCorpus:
             ConfigError: there are none.
         """
         if self.spec.kind in ("delta", "iceberg"):
-            return [CorpusPart(file.path, str(file.size_bytes), file.size_bytes) for file in self._files().values()]
+            return [
+                CorpusPart(file.path, str(file.size_bytes), file.size_bytes, file.constants) for file in self._files()
+            ]
         objects = (self._tars() if self.spec.kind == "webdataset" else self._parquet()).objects()
         return [CorpusPart(item.key, item.tag, item.size_bytes) for item in objects]
 
@@ -90,22 +97,28 @@ class OpenedCorpus:
         if not self.spec.listed:
             self.parts()
 
-    def check(self, part: CorpusPart) -> pa.Table:
-        """Check a corpus file without reading its photos; returns the ids that can be told so, without digests.
+    def check(self, part: CorpusPart) -> None:
+        """Check a corpus file by its footer, without reading a column. Tar files are not checked.
 
         Raises:
             ConfigError: it is damaged or lacks columns.
+            Retryable: it was removed since it was listed, or the store failed.
         """
-        ids = pa.nulls(0, pa.string())
         if self.spec.kind != "webdataset":
-            corpus = self._bound(part)
-            corpus.inspect(part.name)
-            ids = corpus.ids(part.name)["image_id"]
-        return pa.table({"image_id": ids, "content_sha256": pa.nulls(len(ids), pa.string())})
+            self._bound(part).check(part.name)
+
+    def ids(self, part: CorpusPart) -> pa.Table:
+        """The identifying columns of a corpus file's rows, as `Corpus.ids`, without reading photos; none of a tar file.
+
+        Raises:
+            ConfigError, Retryable: as `check`.
+        """
+        if self.spec.kind == "webdataset":
+            return apply_rules({}, pa.table({}), part.name)
+        return self._bound(part).ids(part.name)
 
     def _bound(self, part: CorpusPart) -> Corpus:
-        constants = self._files()[part.name].constants if self.spec.kind in ("delta", "iceberg") else {}
-        return self._parquet().bound(constants)
+        return self._parquet().bound(part.constants)
 
     def index(self, part: CorpusPart, *, trusted: bool) -> pa.Table:
         """The rows of a corpus file for table `images`, without what the caller knows; its photos are read once.
@@ -128,7 +141,7 @@ class OpenedCorpus:
             follow = spec.section.follow_links
             yield from FilesLayout(self.store, spec.selection(), spec.rules, follow).entries(self.left_out)
             return
-        files = list(self._files().values())
+        files = self._files()
         photos = PhotoReader(self.store, spec.s3)
         yield from ManifestLayout(photos, files, spec.uri_column or "", spec.rules).entries(self.left_out)
 

@@ -141,16 +141,29 @@ class Corpus:
         Raises:
             ConfigError: truncated or not Parquet, required columns missing, or an image column without encoded images.
         """
-        where = f"{self.uri}/{path}"
         with self._open(path) as file:
-            self._check(file.schema_arrow, where)
-            meta = file.metadata
-            leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
-            leaf = next((i for i, name in enumerate(leaves) if name == self.form.image), -1)
-            groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
-            _check_inflation([group.column(leaf) for group in groups], where)
-            size = sum(group.column(leaf).total_uncompressed_size for group in groups)
-            return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
+            return self._inspected(path, file)
+
+    def check(self, path: str) -> None:
+        """Check what `inspect` does, and that the rules can be applied to the file's columns; reads only the footer.
+
+        Raises:
+            ConfigError: as `inspect`, or a column that a rule names is missing, or is no text or number.
+        """
+        with self._open(path) as file:
+            self._inspected(path, file)
+            self._mapped(path, file.schema_arrow.empty_table())
+
+    def _inspected(self, path: str, file: pq.ParquetFile) -> CorpusFile:
+        where = f"{self.uri}/{path}"
+        self._check(file.schema_arrow, where)
+        meta = file.metadata
+        leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
+        leaf = next((i for i, name in enumerate(leaves) if name == self.form.image), -1)
+        groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+        _check_inflation([group.column(leaf) for group in groups], where)
+        size = sum(group.column(leaf).total_uncompressed_size for group in groups)
+        return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
 
     def _check(self, schema: pa.Schema, where: str) -> None:
         form = self.form
@@ -171,6 +184,11 @@ class Corpus:
             names = [name if name in present else top for name, top in needed.items() if {name, top} & set(present)]
             table = self._guard(path, lambda: file.read(columns=sorted(set(names))))
             table = table if names else pa.table({"": pa.nulls(file.metadata.num_rows)})
+        return self._mapped(path, table)
+
+    def _mapped(self, path: str, table: pa.Table) -> pa.Table:
+        """The columns COLUMNS of rows of a file, by the rules."""
+        form = self.form
         absent = {name for name in form.optional & set(form.rules) if _is_absent(form.rules[name], table)}
         rules = {name: rule for name, rule in form.rules.items() if name not in absent}
         return apply_rules(rules, table, path)

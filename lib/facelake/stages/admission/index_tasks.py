@@ -70,9 +70,11 @@ def check_part(task: CheckTask) -> U64:
 
     Raises:
         ConfigError: it is damaged or lacks columns.
+        Retryable: it was removed since the corpus was listed, or the store failed.
     """
-    rows = OpenedCorpus(task.spec).check(task.part)
-    return hashes_of(rows["image_id"].drop_null()) if task.compared else np.zeros(0, np.uint64)
+    corpus = OpenedCorpus(task.spec)
+    corpus.check(task.part)
+    return hashes_of(corpus.ids(task.part)["image_id"].drop_null()) if task.compared else np.zeros(0, np.uint64)
 
 
 def run_index_task(task: IndexTask) -> IndexedPart:

@@ -16,7 +16,6 @@ from facelake.contracts import REFUSED_CLASSES, EventKind, Scope, label, referen
 from facelake.errors import ConfigError
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
-from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.lake import Lake
 from facelake.stages.admission.ledger import Entry
 
@@ -277,9 +276,9 @@ def _identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
         spec = resolve_corpus(config)
         if spec.listed or spec.form is None or spec.form.ids_by_content:
             return  # the index names its photos; listing them again could take long
-        corpus = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
-        for part in OpenedCorpus(spec).parts():
-            yield corpus.ids(part.name)
+        corpus = OpenedCorpus(spec)
+        for part in corpus.parts():
+            yield corpus.ids(part)
     except ConfigError:
         return  # no photo was imported yet
 

@@ -17,7 +17,6 @@ from facelake.contracts import DataFileName
 from facelake.errors import ConfigError, Refused
 from facelake.lake.corpora.detect import CorpusSpec, resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
-from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
 from facelake.lake.tables import Table
 from facelake.stages.admission.corpus_rewrite import owns_corpus
@@ -58,9 +57,9 @@ def _named_rows(context: Context, spec: CorpusSpec) -> Iterator[pa.Table]:
         if spec.listed:
             yield from OpenedCorpus(spec).entries()
         elif spec.form is not None and not spec.form.ids_by_content:
-            corpus = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
-            for part in OpenedCorpus(spec).parts():
-                rows = corpus.ids(part.name)
+            corpus = OpenedCorpus(spec)
+            for part in corpus.parts():
+                rows = corpus.ids(part)
                 rows = rows.append_column("corpus_file", pa.array([part.name] * rows.num_rows, pa.string()))
                 yield rows.append_column("corpus_row", pa.array(np.arange(rows.num_rows)))
     except ConfigError:
