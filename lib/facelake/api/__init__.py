@@ -35,11 +35,12 @@ from facelake.stages.core.context import StageResult
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import Erased
 from facelake.stages.gallery.corrections import CorrectionRequest
-from facelake.stages.gallery.subjects import Contradiction, Contradictions, Part, SubjectCounts
+from facelake.stages.gallery.subjects import CommonPhotos, Contradiction, Contradictions, SubjectCounts
 from facelake.stages.operations.images import Fate, ListedImage
 from facelake.stages.operations.verify import Finding
 
 __all__ = [
+    "CommonPhotos",
     "Contradiction",
     "Contradictions",
     "CorrectionRecord",
@@ -66,7 +67,6 @@ __all__ = [
     "LedgerImport",
     "LedgerRecord",
     "ListedImage",
-    "Part",
     "Request",
     "Rows",
     "RunSummary",

@@ -43,6 +43,7 @@ LAKE = {
     "wait_s",
 }
 API = {
+    "CommonPhotos",
     "Contradiction",
     "Contradictions",
     "CorrectionRecord",
@@ -69,7 +70,6 @@ API = {
     "LedgerImport",
     "LedgerRecord",
     "ListedImage",
-    "Part",
     "Request",
     "Rows",
     "RunSummary",

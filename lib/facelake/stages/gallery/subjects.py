@@ -31,7 +31,7 @@ _SALTS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CommonPhotos:
     """The photos of one face that an identity and a subject have in common.
 
     Attributes:
@@ -59,7 +59,7 @@ class Contradiction:
     photos: int
     apart: int
     count: int
-    parts: tuple[Part, ...]
+    parts: tuple[CommonPhotos, ...]
 
     def as_json(self, name: str, part: str) -> dict[str, Any]:
         """Return a JSON object; the keys of the names are `name` and `part`."""
@@ -229,7 +229,7 @@ def _listed(
     listed = []
     for number in range(min(most, len(conflicts))):
         rows = conflicts.parts(number)
-        parts = tuple(Part(others[int(member[row])], int(evidence.photos[row])) for row in rows[:MOST_PARTS])
+        parts = tuple(CommonPhotos(others[int(member[row])], int(evidence.photos[row])) for row in rows[:MOST_PARTS])
         counts = int(conflicts.photos[number]), int(conflicts.apart[number]), len(rows)
         listed.append(Contradiction(groups[int(conflicts.group[number])], *counts, parts))
     return tuple(listed)
