@@ -28,9 +28,13 @@ def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Pa
     run_json("import", folder, *at, "--basis", "b", "--person-from", "(.+)_")
     first = planned(*at)
     assert (first["to_embed"], first["not_decided"]) == (3, 3)
+    assert (first["now_allowed"], first["now_refused"]) == (0, 0)
+    keys = set(run_json("plan", *at))
+    assert "same_content" in keys
     [note] = first["notes"]
     assert "none was checked against the ledger yet" in note
     run_json("admit", *at)
+    assert set(run_json("plan", *at)) == keys  # the same figures in every state
     assert planned(*at) == {"to_embed": 3, "not_decided": 0, "now_allowed": 0, "now_refused": 0, "notes": []}
     run_json("import", photos(tmp_path / "b", "x.jpg", "y.jpg"), *at, "--no-grant")
     second = planned(*at)
@@ -60,8 +64,32 @@ def test_erased_photos_that_the_store_still_has_are_not_pending(tmp_path: Path) 
     run_json("erase", "--image", "a.jpg", "--yes", *at)
     run_json("admit", *at)
     assert planned(*at)["not_decided"] == 0
+    (tmp_path / "store/a.jpg").unlink()
+    run_json("admit", *at)  # changes nothing, so no run is recorded
     photos(tmp_path / "store", "d.jpg")
     assert planned(*at)["not_decided"] == 1
+    run_json("erase", "--image", "b.jpg", "--yes", *at)
+    assert planned(*at)["not_decided"] == 1  # before the next `admit`, which removes the row of b.jpg
+    run_json("admit", *at)
+    assert planned(*at)["not_decided"] == 0
+
+
+def test_photos_with_the_bytes_of_a_withdrawn_one_are_decided_as_admit_does(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D, controller: C}}\n")
+    at = ("-c", str(tmp_path / "c.yaml"))
+    folder = photos(tmp_path / "a", "ann_1.jpg", "bo_1.jpg", "bo_2.jpg")
+    (tmp_path / "a/bo_1.jpg").write_bytes((tmp_path / "a/ann_1.jpg").read_bytes())
+    run_json("import", folder, *at, "--basis", "b", "--person-from", "(.+)_")
+    run_json("admit", *at)
+    run_json("ledger", "withdraw", "--subject", "ann", *at)
+    before = planned(*at)
+    assert (before["now_allowed"], before["now_refused"]) == (0, 2)  # bo_1.jpg too
+    assert run_json("admit", *at)["stages"]["admit"]["refused_withdrawn"] == 2
+    after = planned(*at)
+    assert (after["now_allowed"], after["now_refused"], after["notes"]) == (0, 0, [])
+    run_json("ledger", "grant", "--subject", "ann", "--purpose", "identity-grouping", "--basis", "b", *at)
+    assert planned(*at)["now_allowed"] == 2
+    assert run_json("admit", *at)["stages"]["admit"]["admitted"] == 3
 
 
 def test_a_new_tar_file_is_named_without_reading_it(tmp_path: Path) -> None:

@@ -7,15 +7,20 @@ from typing import Any
 
 from facelake.config import Config
 from facelake.errors import ConfigError
+from facelake.lake.lake import Lake
 from facelake.partitions import must_be_one_lake
 from facelake.stages.core.context import Context
 from facelake.stages.core.partition_names import open_lake
-from facelake.stages.embedding.corpus_size import corpus_size
+from facelake.stages.embedding.corpus_size import CorpusSize, corpus_size
 from facelake.stages.embedding.cost_projection import check_budget, faces_per_photo, project, worker_memory_bytes
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.embedding.pending import Pending
 from facelake.stages.models.registry import config_model_digest, find_card, load_pack
 
+_WORK = (
+    *("decided", "to_embed", "chunks", "have_outcome", "same_content"),
+    *("not_decided", "now_allowed", "now_refused"),
+)
 _NEVER_ADMITTED = [
     "`to embed` counts all photos of the corpus, since none was checked against the ledger yet; `facelake admit`, the"
     " first stage of `facelake nightly`, checks them and leaves out those without a legal basis"
@@ -31,6 +36,8 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
         calibrate: run the models for a few seconds to project time and cost.
 
     Raises:
+        ConfigError: the corpus is missing; or photos were erased, and the key that their names are hashed with is
+            not given.
         Refused: with `calibrate`, the projected cost exceeds the budget, or the terms of the model are not accepted.
     """
     must_be_one_lake(config)
@@ -38,31 +45,12 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
         lake = open_lake(config)
     except ConfigError:
         lake = None
-    corpus = corpus_size(config, lake)
+    corpus = corpus_size(config, lake, with_erased=True)
     images = corpus.images
     figures: dict[str, Any] = {"corpus_files": corpus.files, "images": images, "image_bytes": corpus.image_bytes}
     figures |= {"largest_row_group": corpus.largest_row_group, **corpus.described}
-    pending = None
-    if lake is not None and lake["admissions"].version() >= 0:
-        digest = config_model_digest(config, find_card(config.model.card))
-        to_do = plan_embed(Context(config, lake, "plan", model_digest=digest))
-        figures |= {
-            "decided": lake["admissions"].snapshot().rows,
-            "to_embed": to_do.images,
-            "chunks": to_do.chunks,
-        }
-        figures["have_outcome"] = to_do.done_images
-        figures["same_content"] = to_do.waiting
-        pending = Pending.of(lake, corpus, config.purpose, datetime.now(UTC))
-        figures |= {"not_decided": pending.photos, "now_allowed": pending.allowed, "now_refused": pending.ended}
-    else:
-        figures |= {
-            "decided": 0,
-            "to_embed": images,
-            "chunks": -(-images // config.embed.chunk_rows),
-            "have_outcome": 0,
-            "not_decided": images,
-        }
+    work, pending = _work(config, lake, corpus)
+    figures |= work
     mean = corpus.mean_bytes
     figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
     if calibrate:
@@ -71,3 +59,17 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
         figures |= projection.figures()
         check_budget(config, projection)
     return figures | {"notes": pending.texts() if pending else _NEVER_ADMITTED}
+
+
+def _work(config: Config, lake: Lake | None, corpus: CorpusSize) -> tuple[dict[str, int], Pending | None]:
+    """Return the figures of the work to do, and what `admit` has to do; None if it never ran."""
+    if lake is None or lake["admissions"].version() < 0:
+        images = corpus.images
+        figures = dict.fromkeys(_WORK, 0) | {"to_embed": images, "not_decided": images}
+        return figures | {"chunks": -(-images // config.embed.chunk_rows)}, None
+    digest = config_model_digest(config, find_card(config.model.card))
+    to_do = plan_embed(Context(config, lake, "plan", model_digest=digest))
+    pending = Pending.of(lake, corpus, config.purpose, datetime.now(UTC))
+    decided = lake["admissions"].snapshot().rows
+    embed = decided, to_do.images, to_do.chunks, to_do.done_images, to_do.waiting
+    return dict(zip(_WORK, (*embed, pending.photos, pending.allowed, pending.ended), strict=True)), pending
