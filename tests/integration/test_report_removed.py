@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from facelake.contracts import Refusal
+from facelake.report import RunFigures
 from facelake.stages.reporting.history import RecordedStage
 from facelake.stages.reporting.removed import Removed, previous_admit, removed_since
 from tests.conftest import run_json
@@ -69,10 +70,37 @@ def test_faces_are_said_to_be_withdrawn_only_if_nothing_else_explains_the_loss(s
     assert removed_since(runs, None, withdrawn) == Removed()
 
 
+def galleries(*versions: int) -> list[RunFigures]:
+    return [RunFigures(version, "2026-01-01", "full", {}) for version in versions]
+
+
 def test_a_gallery_made_by_an_erasure_is_compared_with_the_last_run(stage: Stage) -> None:
-    admits = [stage("admit", 1), stage("admit", 3)]
-    runs = {"admit": admits, "publish": [stage("publish", 4)], "erase": [stage("erase", 2)]}
-    assert previous_admit(runs) is admits[0]
-    runs["erase"].append(stage("erase", 5))
-    assert previous_admit(runs) is admits[1]
-    assert previous_admit({"admit": [admits[0]], "publish": [], "erase": []}) is None
+    admits = [stage("admit", 1), stage("admit", 4)]
+    runs = {"admit": admits, "publish": [stage("publish", 2, gallery=1)], "erase": [stage("erase", 3)]}
+    assert previous_admit(runs, galleries(1, 2)) is admits[0]  # whether or not `admit` ran since
+    runs["publish"].append(stage("publish", 5, gallery=3))
+    assert previous_admit(runs, galleries(1, 3)) is admits[0]
+    runs["erase"].append(stage("erase", 6))
+    assert previous_admit(runs, galleries(1, 3, 4)) is admits[1]
+    assert previous_admit(runs, galleries(1)) is None
+    assert previous_admit({"admit": admits[:1], "publish": [], "erase": []}, []) is None
+
+
+def test_an_admission_of_its_own_hides_no_erasure(stage: Stage) -> None:
+    runs = {
+        "admit": [stage("admit", 1, read=1000), stage("admit", 4, read=700), stage("admit", 5, read=700)],
+        "embed": [],
+        "publish": [stage("publish", 2, gallery=1), stage("publish", 7, gallery=3)],
+        "erase": [stage("erase", 3, images=300, faces=310)],
+    }
+    before = previous_admit(runs, galleries(1, 3))
+    assert before is runs["admit"][0]
+    assert removed_since(runs, before, {}) == Removed(photos=300, faces=310)
+
+
+def test_a_publish_without_a_new_gallery_is_not_the_previous_one(stage: Stage) -> None:
+    """The loss from gallery 1 to 2 stays explained while gallery 2 is the present one."""
+    admits = [stage("admit", at) for at in (1, 4, 6)]
+    publishes = [stage("publish", at, gallery=gallery) for at, gallery in ((2, 1), (5, 2), (7, 2))]
+    runs = {"admit": admits, "publish": publishes, "erase": [stage("erase", 3, faces=310)]}
+    assert previous_admit(runs, galleries(1, 2)) is admits[0]

@@ -64,6 +64,8 @@ class RunFacts:
     """faces that are in no identity of the gallery"""
     explained_loss: tuple[str, int] = ("", 0)
     """faces erased and withdrawn since the previous run: in words, and their number"""
+    withdrawn_photos: int = 0
+    """photos withdrawn since the previous run, where it is not recorded how many faces were theirs"""
     joined_subjects: int = 0
     """identities whose photos of one face name several subjects"""
     divided_subjects: int = 0
@@ -145,10 +147,8 @@ def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
             )
             yield Alert(KNOW, f"{lost}: {explained}.", next_step)
         else:
-            message = f"{lost}, of which {explained}." if explained else f"{lost}; no face was erased or withdrawn."
-            yield Alert(
-                ACT, message, "Check `corpus` in the config, and the dates of grants in `facelake ledger list`."
-            )
+            next_step = "Check `corpus` in the config, and the dates of grants in `facelake ledger list`."
+            yield Alert(ACT, f"{lost}{_known_of_loss(explained, facts.withdrawn_photos)}", next_step)
     identities = figures.get("identities") or 0
     for kind, event in (("merged", "merged into others"), ("split", "split off others")):
         count = figures.get(kind) or 0
@@ -158,6 +158,15 @@ def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
             message = f"{changed} {event} in one run ({format_share(count, identities)} of all)."
             next_step = "Check them below; correct a wrong one with `facelake review` or `facelake correct`."
             yield Alert(LOOK, message, next_step)
+
+
+def _known_of_loss(explained: str, withdrawn_photos: int) -> str:
+    """Return what is recorded of a loss of faces that erasures and withdrawals do not explain, or not surely."""
+    of_which = f", of which {explained}" if explained else ""
+    if withdrawn_photos:
+        photos = counted(withdrawn_photos, "photo")
+        return f"{of_which}. Withdrawn since then: {photos}; how many of the faces were in them is not recorded."
+    return f"{of_which}." if explained else "; none was erased, and no more photos are withdrawn than before."
 
 
 def _subject_alerts(facts: RunFacts) -> Iterator[Alert]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from facelake.contracts import Refusal
+from facelake.report import RunFigures
 from facelake.stages.reporting.history import RecordedStage
 
 
@@ -50,15 +51,18 @@ def _listed(*counts: tuple[int, str]) -> str:
     return ", ".join(f"{count:,} {text}" for count, text in counts if count)
 
 
-def previous_admit(runs: Mapping[str, Sequence[RecordedStage]]) -> RecordedStage | None:
-    """Return the admission of the run that a report compares with; None if there is none.
+def previous_admit(runs: Mapping[str, Sequence[RecordedStage]], history: Sequence[RunFigures]) -> RecordedStage | None:
+    """Return the admission of the gallery that a report compares with; None if there is none.
 
-    A gallery without a run of its own is one that an erasure made: it is compared with the last run.
+    An admission that was followed by no `publish` of its own is passed over: its gallery is still the earlier one.
+
+    Args:
+        runs: the executions of every stage, oldest first.
+        history: the galleries that the report compares, oldest first, the present one last.
     """
-    admits, publishes, erasures = runs["admit"], runs["publish"], runs["erase"]
-    last = erasures and publishes and erasures[-1].started_at > max(publishes[-1].started_at, admits[-1].started_at)
-    at = -1 if last else -2
-    return admits[at] if len(admits) >= -at else None
+    version = history[-2].version if len(history) > 1 else 0
+    published = [run.started_at for run in runs["publish"] if run.number("gallery") <= version]
+    return next((run for run in reversed(runs["admit"]) if published and run.started_at <= published[-1]), None)
 
 
 def removed_since(

@@ -151,11 +151,12 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
     history = _history(context, gallery, runs, people)
     costs = stage_costs(config, runs, run_id)
     shown, events, events_note, sheets_note = _sheets(context, gallery, people)
-    before = previous_admit(runs)
+    before = previous_admit(runs, history)
     removed = removed_since(runs, before, admissions.refused)
     subjects = count_contradictions(gallery) if gallery else SubjectCounts(0, 0, 0)
     facts = _facts(context, gallery, admissions, faces, runs, run_id=run_id)
     facts |= {"explained_loss": (removed.of_faces(), removed.faces + removed.withdrawn_faces)}
+    facts |= {"withdrawn_photos": 0 if removed.withdrawn_faces else removed.withdrawn_photos}
     facts |= {"joined_subjects": subjects.joined, "divided_subjects": subjects.divided}
     embed = next((cost for cost in costs if cost.stage == "embed" and cost.when == "this run"), None)
     spent = embed.cost if embed else None
