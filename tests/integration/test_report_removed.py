@@ -41,6 +41,20 @@ def test_an_erasure_and_a_withdrawal_are_named_as_the_cause(demo_lake: Path) -> 
     assert "of the photos were refused" not in alerts
 
 
+def test_withdrawals_are_not_denied_where_they_may_not_be_the_only_cause(demo_lake: Path) -> None:
+    at = ("--lake", str(demo_lake))
+    barred = ("--source", "album-for-print", "--class", "cctv", "--even-if-unknown")  # refused for another reason now
+    run_json("ledger", "grant", *barred, "--purpose", "identity-grouping", "--basis", "b", *at)
+    run_json("ledger", "withdraw", "--subject", "person-1", "--subject", "person-2", *at)
+    run_json("nightly", *at)
+    alerts = section(demo_lake, "alerts")
+    photos = re.search(r"(\d+) withdrawn", section(demo_lake, "numbers"))
+    assert photos
+    assert (
+        f"lost 18 % of its faces since the previous run. Withdrawn since then: {photos[1]} photos; how many" in alerts
+    )
+
+
 Stage = Callable[..., RecordedStage]
 
 
