@@ -10,16 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark import cloudpickle
 
 from facelake.config import SparkSection, load_config
+from facelake.contracts import TABLES
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
 from facelake.engines.select_exchange import open_exchange
 from facelake.engines.spark_cluster import SparkExchange
 from facelake.engines.spark_session import start_spark
 from facelake.erase import Needles
 from facelake.errors import ConfigError, Retryable
+from facelake.lake.data_files import completed, plain
 from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.stages.erasure import scanning, stage
@@ -117,7 +120,14 @@ def test_a_worker_that_dies_is_replaced(
     assert (searched, list(hits.items())) == (len(listed(lake)), wanted)
 
 
-def test_few_bytes_need_no_spark(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("faces", "counted"), [(0, 0), (2, 2), (8, 3)])
+def test_few_bytes_or_few_faces_need_no_spark(
+    lake: Lake, faces: int, counted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the bytes are photos: a lake whose clustering needs no Java is erased from without it."""
+    if faces:
+        rows = completed(pa.table({"face_id": [f"f{number}" for number in range(faces)]}), plain(TABLES["faces"]))
+        lake["faces"].commit([lake["faces"].stage(rows)], [])
     opened: list[tuple[int, bool]] = []
 
     def noted(section: SparkSection, faces: int, scratch: str, *, threads: int, encrypted: bool) -> LocalExchange:
@@ -128,7 +138,7 @@ def test_few_bytes_need_no_spark(lake: Lake, monkeypatch: pytest.MonkeyPatch) ->
     size = sum(item.size_bytes for item in listed(lake))
     monkeypatch.setattr(scanning, "_BYTES_PER_FACE", size // 3)
     scan_objects(load_config(lake=lake.uri), lake, listed(lake), *needles_of())
-    assert opened == [(3, True)]
+    assert opened == [(counted, True)]
 
 
 @pytest.fixture

@@ -161,7 +161,7 @@ class SparkSection(Section):
         ge=0,
         description="below this many faces no local master is started: this process clusters, with equal results; "
         "publish starts one when it reads eight times as many, admission (also on a cluster) for 100 times as many "
-        "photos, the scan of an erasure when the lake has 100 KB times as many",
+        "photos, the scan of an erasure when the lake has as many faces and 100 KB times as many bytes",
     )
     scratch_gb: float | None = Field(
         None,

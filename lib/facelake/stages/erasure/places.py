@@ -74,8 +74,11 @@ class Hits:
     where: dict[str, str] = field(default_factory=dict)
     copies: set[str] = field(default_factory=set)
 
-    def add(self, key: str, count: int, data: bytes, needles: Needles, sources: Collection[str]) -> None:
-        """Sort the hits in one object."""
+    def add(self, key: str, data: bytes, needles: Needles, sources: Collection[str]) -> None:
+        """Sort the hits in one object by its content, which may be another than the tasks of the scan have read."""
+        count = scan(key, data, needles)
+        if not count:
+            return
         name, rest, place = without_other_fields(key, data, needles, sources)
         left = max(scan(name, rest, needles), scan("", data, self.biometric)) if place else count
         if left:

@@ -10,7 +10,7 @@ import numpy as np
 
 from facelake.config import Config
 from facelake.contracts import I64
-from facelake.engines.exchange import Block, Exchange
+from facelake.engines.exchange import Block, Exchange, LocalExchange
 from facelake.engines.scratch import scratch_dir
 from facelake.engines.select_exchange import open_exchange
 from facelake.erase import Needles, scan
@@ -22,7 +22,7 @@ from facelake.lake.store import cached_store
 _TASK_BYTES = 64 << 20
 _OBJECT_BYTES = 1 << 17  # of scanning take as long as reading an object, however small
 _WAVE_OBJECTS = 100_000  # whose names are sent to the workers at once
-_BYTES_PER_FACE = 100_000  # clustering a face takes longer: below spark.in_process_below of these no Spark is started
+_BYTES_PER_FACE = 100_000  # scanning takes as long as clustering a face
 _THREADS = 8  # where this process runs the tasks: each holds an object
 _NOT_AS_LISTED = -1
 _NO_ANSWER = -2
@@ -72,6 +72,10 @@ def scan_objects(
 ) -> tuple[int, dict[str, int]]:
     """Search objects of a lake for needles: on Spark if there are many gigabytes or a cluster, else on threads.
 
+    A local Spark is started only if the bytes are many, photos under `corpus/` included, since they take as long to
+    search as others, and if the lake also has as many faces as clustering starts one for. A lake of few faces with
+    large photos never needs Java otherwise, and an erasure must not be the first to need it.
+
     Args:
         config: of the run.
         lake: that has the objects.
@@ -90,7 +94,8 @@ def scan_objects(
     threads = min(os.cpu_count() or 1, _THREADS)
     scratch = str(scratch_dir(lake.uri))
     # encrypted: tasks carry the person's names and embeddings, and Spark writes those of more than 1 MiB to disk
-    exchange = open_exchange(config.spark, total // _BYTES_PER_FACE, scratch, threads=threads, encrypted=True)
+    faces = min(total // _BYTES_PER_FACE, lake["faces"].snapshot().rows)
+    exchange = open_exchange(config.spark, faces, scratch, threads=threads, encrypted=True)
     try:
         return scan_on(exchange, lake, objects, needles)
     finally:
@@ -105,7 +110,7 @@ def scan_on(
     for begin in range(0, len(objects), _WAVE_OBJECTS):
         wave = objects[begin : begin + _WAVE_OBJECTS]
         tasks = tasks_of(lake, wave, needles)
-        found = _searched_again(tasks, _run(exchange, tasks))
+        found = _searched_again(tasks, _run(exchange, tasks), here=isinstance(exchange, LocalExchange))
         searched += int((found >= 0).sum())
         hits |= {wave[at].key: int(found[at]) for at in np.flatnonzero(found > 0).tolist()}
     return searched, hits
@@ -140,12 +145,17 @@ def _run(exchange: Exchange, tasks: ScanTasks) -> I64:
     return found
 
 
-def _searched_again(tasks: ScanTasks, found: I64) -> I64:
+def _searched_again(tasks: ScanTasks, found: I64, *, here: bool) -> I64:
     """Return the answers, with objects that were not as listed searched by this process; _NOT_AS_LISTED is left where
     an object was deleted.
 
+    Args:
+        tasks: that gave the answers.
+        found: (n,) the answers.
+        here: whether this process ran the tasks.
+
     Raises:
-        Retryable: there are many of these, so that the workers see another store than this process.
+        Retryable: there are many of these: another program writes them, or workers see another store than this process.
     """
     store, again, present = cached_store(tasks.uri, tasks.s3), found.copy(), 0
     for at in np.flatnonzero(found == _NOT_AS_LISTED).tolist():
@@ -155,8 +165,17 @@ def _searched_again(tasks: ScanTasks, found: I64) -> I64:
             continue
         present += 1
         if present > _MOST_AGAIN:
-            what = f"the tasks of the scan did not find {tasks.keys[at]} and others as this process does"
-            next_step = "a lake on a cluster must be in a folder that all hosts share, or on s3://; run again"
-            raise Retryable(what, where=tasks.uri, next_step=next_step)
+            raise _much_differs(tasks, tasks.keys[at], here=here)
         again[at] = max(scan(tasks.keys[at], data, needles) for needles in tasks.needles)
     return again
+
+
+def _much_differs(tasks: ScanTasks, key: str, *, here: bool) -> Retryable:
+    if here:
+        what = f"{key} and more than {_MOST_AGAIN - 1} other objects changed while the lake was searched"
+        next_step = "find the other program that writes to the lake's folder or bucket, stop it and run again"
+    else:
+        what = f"the tasks of the scan did not find {key} and others as this process does"
+        next_step = "a lake on a cluster must be in a folder that all hosts share, or on s3://; if it is, another "
+        next_step += "program writes to it: stop that one; run again"
+    return Retryable(what, where=tasks.uri, next_step=next_step)

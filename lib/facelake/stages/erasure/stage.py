@@ -26,8 +26,9 @@ from facelake.contracts import (
 from facelake.embed.looks import keyed_bands
 from facelake.erase import Needles, Signer, certificate
 from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES
-from facelake.errors import ConfigError, Corrupt
+from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
+from facelake.lake.object_store import StoredObject
 from facelake.lake.store import every_object
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
 from facelake.stages.admission.known_references import Known
@@ -49,6 +50,7 @@ from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import databases_that_owe, recipients_that_owe
 
 _STEPS = 8
+_MOST_SCANS = 3  # if objects are deleted or moved meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,13 @@ def _counts(note: Note) -> dict[str, int]:
 def finish_erasures(context: Context) -> list[StageResult]:
     """Complete erasures that were killed, before anything else uses the lake.
 
-    One that cannot be completed is reported, and does not stop the run: its photos are suppressed already.
+    One that cannot be completed is reported, and does not stop the run: its photos are suppressed, here once more in
+    case the erasure was killed before that.
+
+    Raises:
+        Refused: this process lost the write lease.
+        Corrupt: the suppression list is damaged.
+        Retryable: it cannot be written.
     """
     if not pending(context.lake):
         return []
@@ -183,27 +191,61 @@ def finish_erasures(context: Context) -> list[StageResult]:
             context.emit(Notice("erase", text + f"`facelake erase --cancel {ident}`"))
             continue
         context.emit(Notice("erase", "an earlier erasure was interrupted: it is completed now"))
+        _suppress(context, note.targets)
         try:
             results.append(erase(context, note.targets.request))
-        except (Corrupt, ConfigError) as err:
+        except (Corrupt, ConfigError, Retryable) as err:  # Retryable: no Java for Spark, a failed task, the store
             context.emit(Notice("erase", f"erasure {ident} is not finished: {err}"))
     return results
 
 
 def scan_lake(context: Context, targets: Targets) -> tuple[int, Hits]:
-    """Scan every object under the lake's root for what was erased; returns the number of objects, and the hits."""
+    """Scan every object under the lake's root for what was erased.
+
+    An object that is gone when its turn comes holds nothing; but it may have been moved, to where it was not listed, or
+    written again since. So the lake is searched again until every object that was listed could be read.
+
+    Returns:
+        The number of objects searched, and the hits.
+
+    Raises:
+        Retryable: a task failed, or objects were deleted or moved each time.
+        Corrupt: an object was not scanned.
+    """
     needles = targets.needles()
-    scanned, counts = residual(context, needles, leave_out=PENDING)
-    hits, request = Hits(targets.biometric_needles()), targets.request
-    if counts:
-        names = {*request.subjects, *targets.subjects}
-        sources = names & set(Known.of(context.config, context.lake).sources)
-        for key, count in counts.items():
-            hits.add(key, count, context.lake.store.read(key), needles, sources)
-        kept = request.copies == "keep" or not (request.copies or request.subjects or request.identities)
-        for key in [key for key in hits.remains if key.startswith("corpus/") and key.endswith(".parquet")]:
-            hits.sort_out_copies(key, context.lake.store.read(key), needles, kept=kept)
-    return scanned, hits
+    for _ in range(_MOST_SCANS):
+        objects = _listed(context, PENDING)
+        scanned, counts = scan_objects(context.config, context.lake, objects, needles)
+        hits = Hits(targets.biometric_needles())
+        if _sorted_out(context, targets, needles, counts, hits) and scanned == len(objects):
+            return scanned, hits
+    what = "objects of the lake were deleted or moved each time it was searched"
+    next_step = "find the other program that changes the lake's folder, stop it and run again"
+    raise Retryable(what, where=context.lake.uri, next_step=next_step)
+
+
+def _sorted_out(context: Context, targets: Targets, needles: Needles, counts: dict[str, int], hits: Hits) -> bool:
+    """Sort the objects in which something was found, as they are now; returns whether all are still there."""
+    request, complete = targets.request, True
+    if not counts:
+        return True
+    names = {*request.subjects, *targets.subjects}
+    sources = names & set(Known.of(context.config, context.lake).sources)
+    kept = request.copies == "keep" or not (request.copies or request.subjects or request.identities)
+    for key in counts:
+        try:
+            data = context.lake.store.read(key)
+        except FileNotFoundError:
+            complete = False
+            continue
+        hits.add(key, data, needles, sources)
+        if key in hits.remains and key.startswith("corpus/") and key.endswith(".parquet"):
+            hits.sort_out_copies(key, data, needles, kept=kept)
+    return complete
+
+
+def _listed(context: Context, leave_out: str) -> list[StoredObject]:
+    return [item for item in every_object(context.lake.store) if not item.key.startswith(leave_out)]
 
 
 def residual(context: Context, *needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
@@ -221,8 +263,7 @@ def residual(context: Context, *needles: Needles, leave_out: str = "\0") -> tupl
         Retryable: a task failed.
         Corrupt: an object was not scanned.
     """
-    objects = [item for item in every_object(context.lake.store) if not item.key.startswith(leave_out)]
-    return scan_objects(context.config, context.lake, objects, *needles)
+    return scan_objects(context.config, context.lake, _listed(context, leave_out), *needles)
 
 
 def _targets(context: Context, request: Request, note: Note | None) -> Targets:

@@ -130,21 +130,37 @@ def test_an_object_replaced_since_the_listing_is_searched_as_it_is_now(lake: Lak
     assert (searched, hits["things/003"]) == (len(objects), 1)
 
 
-class Elsewhere(LocalExchange):
+class Elsewhere:
     """Its tasks see another folder, as workers on hosts that do not share the lake's."""
 
     def __init__(self, uri: str) -> None:
-        super().__init__()
         self.uri = uri
 
     def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
         tasks: ScanTasks = first.__self__  # type: ignore[attr-defined]
-        return super().run(items, replace(tasks, uri=self.uri).scan, *then, keys=keys)
+        return LocalExchange().run(items, replace(tasks, uri=self.uri).scan, *then, keys=keys)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_many_objects_that_change_in_this_process_have_another_writer(lake: Lake) -> None:
+    """No host that does not share the folder is to blame."""
+    objects = listed(lake)
+    changed = [item.key for item in objects if item.key.startswith("things/")][: scanning._MOST_AGAIN + 1]
+    for key in changed[:-1]:
+        lake.store.write(key, lake.store.read(key) + b"more")
+    assert scan_on(LocalExchange(), lake, objects, needles_of())[0] == len(objects)
+    lake.store.write(changed[-1], b"too many")
+    with pytest.raises(Retryable, match="changed while the lake was searched") as failed:
+        scan_on(LocalExchange(), lake, objects, needles_of())
+    assert "other program that writes" in failed.value.next_step
+    assert "hosts" not in str(failed.value)
 
 
 def test_workers_that_do_not_see_the_lake_find_something_missing_and_not_nothing(lake: Lake, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Retryable, match="did not find things/"):
+    with pytest.raises(Retryable, match=r"did not find things/.*hosts share"):
         scan_on(Elsewhere(str(tmp_path / "empty")), lake, listed(lake), needles_of())
 
 
