@@ -88,4 +88,8 @@ def test_a_task_that_dies_is_repeated_or_ends_the_run(
     else:
         admit(context)
         assert reasons(context) == wanted()
+        staged = {item.key.rpartition("/")[2] for item in context.lake.store.list("admissions") if "-" in item.key}
+        assert staged == {
+            file.path for file in context.lake["admissions"].snapshot().files
+        }  # written once more, not twice
     assert (tmp_path / "shot").exists()

@@ -20,7 +20,9 @@ def open_exchange(
         faces: how many faces will be clustered.
         scratch: local folder for shuffle files, as in `start_spark`.
         threads: tasks at once where this process runs them.
-        encrypted: whether Spark encrypts what it writes to disk, for tasks that carry what must not be found there.
+        encrypted: whether Spark encrypts what it writes to disk, for tasks that carry what must not be found there:
+            their functions, and the blocks of a cluster's shuffle. Those of a local master's shuffle, which
+            `SparkExchange` writes below `scratch` itself, are not encrypted.
 
     Raises:
         ConfigError, Retryable: Spark cannot be started.

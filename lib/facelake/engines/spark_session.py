@@ -31,7 +31,8 @@ def start_spark(
         app: name of the application.
         scratch: folder for shuffles of a local master; a cluster's workers have their own.
         encrypted: whether Spark encrypts what it writes to disk, whatever the config says: the functions of tasks, if
-            they are larger than 1 MiB, and blocks. The key exists in memory only.
+            they are larger than 1 MiB, and blocks. The key exists in memory only. Blocks that `SparkExchange` passes
+            through files of its own, under a local master, are not among them.
 
     A session on the same master that is already active is used again; one of facelake's on another master is stopped,
     and one that does not encrypt where that is asked for.

@@ -32,11 +32,18 @@ class DataFile:
     rows: int
 
 
-def stage(store: ObjectStore, table: str, data: pa.Table, name: DataFileName = UNNAMED) -> Receipt:
+def stage(
+    store: ObjectStore, table: str, data: pa.Table, name: DataFileName = UNNAMED, *, nonce: str | None = None
+) -> Receipt:
     """Write a data file of a table without committing it; for workers, which have no Table.
 
     Args:
-        name: what the file's name records; a fresh nonce is put in.
+        store: of the lake.
+        table: name of the table.
+        data: rows with the columns of the table.
+        name: what the file's name records; its nonce is replaced.
+        nonce: 16 hex digits; None: fresh ones. A task that may be repeated gives the same ones, and equal rows, so that
+            one file is left.
     """
     schema = TABLES[table]
     sink = pa.BufferOutputStream()
@@ -44,7 +51,7 @@ def stage(store: ObjectStore, table: str, data: pa.Table, name: DataFileName = U
     options = encoding(rows.schema)
     pq.write_table(rows, sink, write_statistics=False, row_group_size=group, **options)
     body = sink.getvalue()
-    path = name.with_nonce(secrets.token_hex(8)).render()
+    path = name.with_nonce(nonce or secrets.token_hex(8)).render()
     store.write(f"{table}/{path}", body.to_pybytes())
     return Receipt(table, path, body.size, data.num_rows)
 

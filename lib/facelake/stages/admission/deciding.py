@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,7 +98,8 @@ def _exchange(context: Context, rows: int) -> Exchange:
     spark = context.config.spark
     if rows // _LIGHTER < spark.in_process_below:
         return LocalExchange(min(os.cpu_count() or 1, _THREADS))
-    # encrypted: tasks carry the key of hashed names
+    # encrypted: tasks carry the key of hashed names. The blocks of a local master's shuffle are not: they hold hashes
+    # of ids, and digests of the photos of people who have withdrawn; the lake's tables have these ids and digests, too
     return open_exchange(spark, rows // _LIGHTER, str(scratch_dir(context.lake.uri)), encrypted=True)
 
 
@@ -113,7 +115,7 @@ def _decided(
 ) -> DecidedCorpus:
     withdrawn = tuple(sorted(ledger.withdrawn_subjects(rules.purpose, rules.now)))
     repeated, contents = _repeated(context, exchange, parts, rows, withdrawn)
-    found = DecidedCorpus()
+    found, nonce = DecidedCorpus(), secrets.token_hex(8)
     at_once = _PARTS_HERE if isinstance(exchange, LocalExchange) else _PARTS_SENT
     lake = context.lake
     for begin in range(0, len(parts), at_once):
@@ -130,6 +132,7 @@ def _decided(
             repeated[low:high],
             contents,
             decided_before,
+            nonce,
         )
         blocks = exchange.run(range(len(edges) - 1), tasks.decide)
         answers = dict(blocks)

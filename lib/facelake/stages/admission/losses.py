@@ -18,7 +18,8 @@ from facelake.errors import Refused
 from facelake.stages.admission.shrinking import U64, hashed
 from facelake.stages.core.context import Context
 
-# of a repeated id the first photo counts, which has a reason of its own if it is refused
+# of a repeated id the first photo counts, which has a reason of its own if it is refused; repeated ids, also those that
+# only have one hash (decision_tasks.Hashed), are in the run's counts as refused_duplicate_id
 _NO_LOSS = (Refusal.WITHDRAWN, Refusal.ERASED, Refusal.NO_ID, Refusal.EMPTIED, Refusal.DUPLICATE_ID)
 _DELIBERATE = pa.array([None, *_NO_LOSS], pa.string())
 

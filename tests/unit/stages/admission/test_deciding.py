@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ import pytest
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
 from facelake.engines.exchange import Block, Emit, Exchange, LocalExchange, Reduce
-from facelake.errors import Corrupt
+from facelake.errors import Corrupt, Refused
 from facelake.nightly import writing
 from facelake.stages.admission import deciding
 from facelake.stages.admission.admit import admit
+from facelake.stages.admission.decision_tasks import DecisionTasks
 from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context
@@ -189,3 +192,55 @@ def test_only_files_whose_decisions_change_are_written_again(context: Context) -
     admit(context)
     after = {file.path for file in context.lake["admissions"].snapshot().files}
     assert (len(after), len(after & added)) == (FILES + 1, 1)  # the new file has none of that person
+
+
+class Counted(tuple[str, ...]):
+    """Counts how often it is read from its beginning."""
+
+    __slots__ = ()
+    times = 0
+
+    def __iter__(self) -> Iterator[str]:
+        Counted.times += 1
+        return super().__iter__()
+
+
+def test_the_digests_of_withdrawn_photos_are_prepared_once_for_all_files(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(*args: Any) -> DecisionTasks:
+        tasks = DecisionTasks(*args)
+        assert len(tasks.contents) > 1
+        return replace(tasks, contents=Counted(tasks.contents))
+
+    monkeypatch.setattr(deciding, "DecisionTasks", counted)
+    on(LocalExchange(), monkeypatch)
+    in_tasks(2, monkeypatch)
+    Counted.times = 0
+    admit(context)
+    assert reasons(context) == wanted()
+    assert Counted.times == 1
+
+
+def test_a_repeated_task_stages_the_same_files(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the run is refused then: nothing is left in the table's folder."""
+
+    class Twice(LocalExchange):
+        def run(self, items: Sequence[int], first: Emit, *then: Reduce, keys: int = 1) -> list[Block]:
+            super().run(items, first, *then, keys=keys)
+            return super().run(items, first, *then, keys=keys)
+
+    admit(context)
+    folder = Path(context.lake["admissions"].store.uri) / "admissions"
+    before = {path.name for path in folder.glob("*.parquet")}
+    assert len(before) == FILES
+    record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "lake-without-basis", (P,), "b")])
+    on(Twice(), monkeypatch)
+    admit(context)
+    files = {file.path for file in context.lake["admissions"].snapshot().files}
+    assert {path.name for path in folder.glob("*.parquet")} == before | files
+    other = replace(context, config=context.config.model_copy(update={"purpose": "another"}))
+    left = {path.name for path in folder.glob("*.parquet")}
+    with pytest.raises(Refused, match="would remove the faces"):
+        admit(other)
+    assert {path.name for path in folder.glob("*.parquet")} == left
