@@ -17,6 +17,8 @@ from facelake.config import load_config
 from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.stages.gallery import subjects
+from facelake.stages.gallery.subjects import SubjectCounts, count_contradictions
+from facelake.stages.gallery.versions import require_gallery
 from facelake.stages.reporting.report import report
 from tests.conftest import run_cli, run_json
 from tests.review_world import World, spoil
@@ -135,3 +137,18 @@ def test_the_report_counts_them_and_the_queue_asks(lake: Path, spoiled: tuple[Pa
     assert "its photos with one face name 2 subjects (23 and 23 photos)" in two["reason"]
     assert sorted((same["identity_id"], same["other_id"])) == list(world.twins)
     assert "name the same subject are in both (12 and 11 photos)" in same["reason"]
+
+
+def test_the_report_reads_the_recorded_counts_until_photos_change(lake: Path) -> None:
+    with writing(load_config(lake=str(lake)), "test") as context:
+        gallery = require_gallery(context.lake)
+        assert count_contradictions(gallery) == SubjectCounts(184, 1, 1)
+        drift, admissions = context.lake["drift"], context.lake["admissions"]
+        rows = drift.read()
+        assert rows["joined"].to_pylist()[-1] == 1
+        marked = pa.array([7] * rows.num_rows, pa.int64())
+        drift.replace_all(rows.set_column(rows.schema.get_field_index("joined"), "joined", marked))
+        assert count_contradictions(gallery) == SubjectCounts(184, 7, 1)  # nothing is counted again
+        decided = admissions.read()
+        admissions.replace_all(decided.filter(pc.not_equal(pc.fill_null(decided["subject_ref"], ""), "person-2")))
+        assert count_contradictions(gallery) == SubjectCounts(184 - 23, 0, 1)

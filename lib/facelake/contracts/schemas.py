@@ -247,6 +247,11 @@ DRIFT = _schema(
         _F,
         "shift of the impostor mean since the last full clustering, in standard deviations; null after one",
     ),
+    ("subject_photos", _I, "photos of one face that name a subject"),
+    ("joined", _I, "identities with such photos of several subjects"),
+    ("divided", _I, "subjects with such photos in several identities"),
+    ("admissions_version", _I, "Delta version that these three counts are from"),
+    ("faces_version", _I, "Delta version that these three counts are from"),
 )
 
 GALLERIES = _schema(

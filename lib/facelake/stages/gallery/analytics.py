@@ -19,11 +19,11 @@ from facelake.lake.data_files import plain
 from facelake.publish.analytics import Stats, doubts
 from facelake.publish.corrections import in_force
 from facelake.publish.matching import places
-from facelake.publish.subject_evidence import subject_doubts
+from facelake.publish.subject_evidence import Evidence, subject_doubts
 from facelake.stages.core.context import Context, last_details
 from facelake.stages.gallery.face_keys import IdNumbers
 from facelake.stages.gallery.gallery_rows import matrix_of
-from facelake.stages.gallery.subjects import one_face_evidence
+from facelake.stages.gallery.subjects import SubjectCounts, as_drift, one_face_evidence
 from facelake.stages.gallery.versions import Gallery, current_gallery
 
 _MAX_REVIEWS = 1_000
@@ -46,11 +46,14 @@ def analyse(context: Context) -> bool:
     old = lake["identity_stats"].read()
     stats, fresh = _stats(gallery, rows, ids, old, done)
     table = _table(gallery, ids, stats, fresh, old)
-    queue = _queue(context, gallery, ids, stats)
+    evidence = one_face_evidence(gallery, ids)
+    queue = _queue(context, gallery, ids, stats, evidence)
     context.check_lease()
     lake["identity_stats"].replace_all(table)
     lake["reviews"].replace_all(queue)
-    lake["drift"].append([_drift(context, gallery, stats, queue.num_rows)])  # the last write marks all as done
+    contradictions = as_drift(gallery, SubjectCounts.of(evidence))
+    drift = _drift(context, gallery, stats, queue.num_rows) | contradictions
+    lake["drift"].append([drift])  # the last write marks all as done
     return True
 
 
@@ -169,11 +172,10 @@ def _table(gallery: Gallery, ids: pa.Array, stats: Stats, fresh: Bool, old: pa.T
     return pa.table([pa.array(columns[name]) for name in IDENTITY_STATS.names], schema=plain(IDENTITY_STATS))
 
 
-def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats) -> pa.Table:
+def _queue(context: Context, gallery: Gallery, ids: pa.Array, stats: Stats, evidence: Evidence) -> pa.Table:
     names = ids.to_pylist()
     number = {name: i for i, name in enumerate(names)}
     distinct = _separated(context, gallery, number)
-    evidence = one_face_evidence(gallery, ids)
     by_subject = subject_doubts(evidence, stats.size, distinct, _MAX_REVIEWS)
     rows: list[dict[str, Any]] = [
         {

@@ -28,6 +28,7 @@ from facelake.stages.gallery.versions import Gallery, require_gallery
 MOST_PARTS = 10
 """subjects of an identity, or identities of a subject, that are listed"""
 _SALTS = 4
+_COUNTS = ("subject_photos", "joined", "divided")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,11 @@ class SubjectCounts:
     photos: int
     joined: int
     divided: int
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> SubjectCounts:
+        """Count what contradicts in the evidence."""
+        return cls(int(evidence.photos.sum()), len(evidence.joined()), len(evidence.divided()))
 
     def in_words(self) -> str:
         """Return both counts as text."""
@@ -137,10 +143,27 @@ def find_contradictions(lake: Lake, most: int, now: datetime) -> Contradictions:
     raise Corrupt("two subject references have one key under every hash", where=lake.uri, next_step="report it")
 
 
+def as_drift(gallery: Gallery, counts: SubjectCounts) -> dict[str, Any]:
+    """Return the columns of table `drift` that record the counts of a gallery, and what they were counted from."""
+    return dict(zip(_COUNTS, (counts.photos, counts.joined, counts.divided), strict=True)) | _origin(gallery)
+
+
 def count_contradictions(gallery: Gallery) -> SubjectCounts:
-    """Count what contradicts in a gallery version, by the photos that the last run admitted."""
-    evidence = one_face_evidence(gallery, active_identities(gallery))
-    return SubjectCounts(int(evidence.photos.sum()), len(evidence.joined()), len(evidence.divided()))
+    """Count what contradicts in a gallery version, by the photos that the last run admitted.
+
+    The counts that the analytics recorded are returned, unless the gallery, decisions or faces changed since.
+    """
+    origin = _origin(gallery)
+    for row in gallery.lake["drift"].read([*_COUNTS, *origin]).to_pylist():
+        if origin.items() <= row.items():
+            return SubjectCounts(*(row[name] for name in _COUNTS))
+    return SubjectCounts.of(one_face_evidence(gallery, active_identities(gallery)))
+
+
+def _origin(gallery: Gallery) -> dict[str, Any]:
+    """Return the time of the gallery, which differs if an erasure rewrote it, and the versions of the other tables."""
+    versions = {f"{name}_version": gallery.lake[name].version() for name in ("admissions", "faces")}
+    return {"gallery_version": gallery.version, "created_at": gallery.row["created_at"], **versions}
 
 
 def active_identities(gallery: Gallery) -> pa.Array:
