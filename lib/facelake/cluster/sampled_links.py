@@ -10,16 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facelake.cluster.edges import Known
 from facelake.cluster.neighbours import Search
 from facelake.cluster.overlap import Links, matched
-from facelake.contracts import F16, F32, I32, I64, Bool
+from facelake.contracts import F16, I32, I64, Bool
 
 _MOST, _LEAST = 64, 32  # sampled faces of a group, on the mean
 _LEAST_MATCHED = 4  # sampled faces with a counterpart of their own; a few misplaced ones can all be in a sample
 _MOST_BYTES = 1 << 27  # of all sampled vectors
-_LARGE = 3 * Search().k  # faces of a group of which lists hardly reach beyond the own half
-_LEAST_LISTED, _LISTED_SHARE = 4, 0.1  # links that the lists have; relative to the smaller group's faces
+_LARGE = 3 * Search().k // 2  # faces of a group of which lists hardly reach beyond the own half
+_LEAST_LISTED, _LISTED_SHARE = 4, 0.04  # links that the lists have; relative to the smaller group's faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def worth_sampling(links: Links, dim: int) -> I64:
     return np.sort(groups[np.sort(first)[:most]])
 
 
-def recounted(links: Links, size: I64, sample: Sample, known: Known, cut: float) -> Links:
+def recounted(links: Links, size: I64, sample: Sample, cut: float) -> Links:
     """Estimate the links of pairs of groups from the sample, and leave out pairs that it does not show to be matched.
 
     Whether enough faces have a counterpart is decided in the sample: one misplaced face that is sampled would otherwise
@@ -78,7 +77,6 @@ def recounted(links: Links, size: I64, sample: Sample, known: Known, cut: float)
         links: as the lists have them.
         size: (groups,) faces of each group.
         sample: of these groups; pairs without one are left out.
-        known: normalisation of cosines.
         cut: cosine from which a pair of faces is a link.
     """
     start = np.searchsorted(sample.group, np.arange(len(size) + 1))
@@ -86,7 +84,7 @@ def recounted(links: Links, size: I64, sample: Sample, known: Known, cut: float)
     share = np.zeros(len(links.group))
     for i, (low, high) in enumerate(zip(links.group.tolist(), links.other.tolist(), strict=True)):
         own, other = slice(start[low], start[low + 1]), slice(start[high], start[high + 1])
-        strong = _values(sample, own, other, known) >= cut
+        strong = sample.vectors[own].astype(np.float32) @ sample.vectors[other].astype(np.float32).T >= cut
         if strong.any():
             found[i], share[i] = strong.sum(), strong.mean()
             most[i] = max(strong.sum(0).max(), strong.sum(1).max())
@@ -97,11 +95,3 @@ def recounted(links: Links, size: I64, sample: Sample, known: Known, cut: float)
     )
     estimate = np.rint(share * size[links.group] * size[links.other]).astype(np.int64)
     return Links(links.group[kept], links.other[kept], np.maximum(links.links, estimate)[kept], links.most[kept])
-
-
-def _values(sample: Sample, own: slice, other: slice, known: Known) -> F32:
-    """Return the normalised cosines of all pairs of two slices of the sample."""
-    cosine = sample.vectors[own].astype(np.float32) @ sample.vectors[other].astype(np.float32).T
-    a, b = sample.face[own], sample.face[other]
-    flat = known.value(np.repeat(a, len(b)), np.tile(b, len(a)), cosine.ravel().astype(np.float16))
-    return flat.reshape(cosine.shape)

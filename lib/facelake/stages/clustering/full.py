@@ -141,7 +141,7 @@ class FullClustering:
         divide = partial(divide_groups, work, exchange, parts, settled.labels, part, known.cuts.edge)
         bounded = self._step(Bounded, divide)
         overlapped = self._step(
-            Overlapped, partial(join_overlapping, work, exchange, parts, bounded.labels, part, known)
+            Overlapped, partial(join_overlapping, work, exchange, parts, bounded.labels, part, known.cuts)
         )
         rejoin = partial(rejoin_groups, work, exchange, parts, overlapped.labels, part, known.cuts)
         return linked, bounded, overlapped, self._step(Rejoined, rejoin)

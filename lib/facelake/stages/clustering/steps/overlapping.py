@@ -9,7 +9,7 @@ import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.bounding import BOUND
-from facelake.cluster.edges import Known
+from facelake.cluster.calibrate import Calibration
 from facelake.cluster.overlap import (
     LEAST_FACES,
     Links,
@@ -46,7 +46,7 @@ class OverlapTasks:
     """Counts links between groups."""
 
     work: Work
-    known: Known
+    cuts: Calibration
     labels: str
 
     def links(self, part: int) -> Iterator[Block]:
@@ -57,8 +57,8 @@ class OverlapTasks:
         group, other = shared.labels[face], shared.labels[near]
         across = np.flatnonzero((group != other) & (np.minimum(shared.size[group], shared.size[other]) >= LEAST_FACES))
         face, near = face[across], near[across]
-        value = self.known.value(face, near, of_part.near.cosine[across])
-        cuts = link_cuts(self.known.cuts)
+        value = of_part.near.cosine[across]
+        cuts = link_cuts(self.cuts)
         for number, cut in enumerate(cuts):
             strong = value >= cut
             yield part * len(cuts) + number, encode(Links.of(face[strong], near[strong], shared.labels))
@@ -82,7 +82,9 @@ class SampleTasks:
         yield part, encode(PartSample(shared.row[group[at]], faces[at], vectors[at]))
 
 
-def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, known: Known) -> Overlapped:
+def join_overlapping(
+    work: Work, exchange: Exchange, parts: int, labels: I32, part: I32, cuts: Calibration
+) -> Overlapped:
     """Join groups that overlap.
 
     Args:
@@ -91,13 +93,13 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
         parts: number of parts.
         labels: (F,) labels after groups were divided.
         part: (F,) part where each face is at home.
-        known: normalisation and calibration.
+        cuts: the calibration.
     """
-    shared, cuts = share_labels(work, "overlap", labels, part, _NO_GROUPS), link_cuts(known.cuts)
-    blocks = sorted(exchange.run(range(parts), OverlapTasks(work, known, shared.name).links))
+    shared, least = share_labels(work, "overlap", labels, part, _NO_GROUPS), link_cuts(cuts)
+    blocks = sorted(exchange.run(range(parts), OverlapTasks(work, cuts, shared.name).links))
     of_cut = [
-        _candidates([decode(Links, body) for key, body in blocks if key % len(cuts) == number], shared)
-        for number in range(len(cuts))
+        _candidates([decode(Links, body) for key, body in blocks if key % len(least) == number], shared)
+        for number in range(len(least))
     ]
     linked = union(*(side for links in of_cut for side in (links.group, links.other)))
     if not len(linked):
@@ -105,14 +107,14 @@ def join_overlapping(work: Work, exchange: Exchange, parts: int, labels: I32, pa
     shared = share_labels(work, "overlap-sums", labels, part, linked.astype(np.int32))
     groups, chosen = Sums(all_sums(work, exchange, parts, shared), shared.size[shared.summed]), []
     of_rows = [Links(shared.row[of.group], shared.row[of.other], of.links, of.most) for of in of_cut]
-    listed, large = zip(*(_by_size(links, groups, known) for links in of_rows), strict=True)
+    listed, large = zip(*(_by_size(links, groups, cuts) for links in of_rows), strict=True)
     to_sample = shared.summed[worth_sampling(joined(list(large)), work.dim)]
     sample = _sample(work, exchange, parts, share_labels(work, "overlap-sample", labels, part, to_sample), shared)
-    for few, many, cut in zip(listed, large, cuts, strict=True):
-        at = joined([few, recounted(many, groups.size, sample, known, cut)])
-        chosen.append(_rows(at, np.flatnonzero(overlapping(at, groups, known.cuts, cut))))
+    for few, many, cut in zip(listed, large, least, strict=True):
+        at = joined([few, recounted(many, groups.size, sample, cut)])
+        chosen.append(_rows(at, np.flatnonzero(overlapping(at, groups, cuts, cut))))
     pairs = joined(chosen)
-    row = join_within_bound(pairs.group, pairs.other, groups, BOUND * known.cuts.edge)
+    row = join_within_bound(pairs.group, pairs.other, groups, BOUND * cuts.edge)
     text = f"{len(row) - len(distinct(row))} joins among {len(row)} groups with many links"
     return Overlapped(shared.joined(labels, row), text)
 
@@ -123,11 +125,11 @@ def _candidates(of_parts: list[Links], groups: SharedGroups) -> Links:
     return _rows(links, np.flatnonzero(matched(links, groups.size) | too_long_for_lists(links, groups.size)))
 
 
-def _by_size(links: Links, groups: Sums, known: Known) -> tuple[Links, Links]:
+def _by_size(links: Links, groups: Sums, cuts: Calibration) -> tuple[Links, Links]:
     """Return the pairs whose links the lists show, and of the others those that may be of one person."""
     long = too_long_for_lists(links, groups.size)
     others = _rows(links, np.flatnonzero(long))
-    return _rows(links, np.flatnonzero(~long)), _rows(others, np.flatnonzero(plausible(others, groups, known.cuts)))
+    return _rows(links, np.flatnonzero(~long)), _rows(others, np.flatnonzero(plausible(others, groups, cuts)))
 
 
 def _sample(work: Work, exchange: Exchange, parts: int, groups: SharedGroups, numbered: SharedGroups) -> Sample:
