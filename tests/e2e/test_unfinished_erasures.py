@@ -13,7 +13,7 @@ from facelake.contracts import label
 from facelake.errors import Corrupt, Retryable
 from facelake.events import Event, Notice
 from facelake.nightly import run_night, writing
-from facelake.stages.erasure import stage
+from facelake.stages.erasure import lake_scan, stage
 from facelake.stages.erasure.notes import PENDING, pending
 from facelake.stages.erasure.stage import erase
 from tests.e2e.test_erasure_variants import PERSON, erased
@@ -57,7 +57,7 @@ def test_an_erasure_that_a_run_cannot_finish_does_not_stop_the_run(
 
 def after_the_scan(monkeypatch: pytest.MonkeyPatch, *changes: Callable[[], object]) -> list[int]:
     """Change the lake after the first, second, ... scan, before its hits are sorted; returns how often it ran."""
-    scan, left, ran = stage.scan_objects, list(changes), list[int]()
+    scan, left, ran = lake_scan.scan_objects, list(changes), list[int]()
 
     def changing(*args: Any) -> Any:
         result = scan(*args)
@@ -66,7 +66,7 @@ def after_the_scan(monkeypatch: pytest.MonkeyPatch, *changes: Callable[[], objec
             left.pop(0)()
         return result
 
-    monkeypatch.setattr(stage, "scan_objects", changing)
+    monkeypatch.setattr(lake_scan, "scan_objects", changing)
     return ran
 
 
@@ -113,5 +113,5 @@ def test_a_lake_in_which_objects_vanish_again_and_again_is_not_certified(
     ran = after_the_scan(monkeypatch, *(path.unlink for path in notes))
     with pytest.raises(Retryable, match="deleted or moved each time"):
         erased(demo_lake)
-    assert len(ran) == stage._MOST_SCANS == 3
+    assert len(ran) == lake_scan._MOST_SCANS == 3
     assert not [path for path in (demo_lake / "audit").glob("*.json") if b'"erasure"' in path.read_bytes()]

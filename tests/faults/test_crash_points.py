@@ -17,8 +17,9 @@ from facelake.lake.directory import DirectoryStore
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Table
 from facelake.nightly import reading, writing
+from facelake.stages.erasure.lake_scan import residual
 from facelake.stages.erasure.request import Request
-from facelake.stages.erasure.stage import erase, finish_erasures, residual
+from facelake.stages.erasure.stage import erase, finish_erasures
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify

@@ -17,8 +17,9 @@ from facelake.events import Event, Listener, StageProgress
 from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.stages.core.context import Context
+from facelake.stages.erasure.lake_scan import residual
 from facelake.stages.erasure.request import Request
-from facelake.stages.erasure.stage import erase, residual
+from facelake.stages.erasure.stage import erase
 from facelake.stages.gallery.publish import publish
 from facelake.vectors import encode_embeddings, unit_rows
 

@@ -34,7 +34,7 @@ from facelake.stages.admission.ledger import Entry, evidence_digest, record
 from facelake.stages.clustering.stage import cluster
 from facelake.stages.core.context import Context
 from facelake.stages.embedding.embed import embed
-from facelake.stages.erasure.stage import residual
+from facelake.stages.erasure.lake_scan import residual
 from facelake.stages.gallery.publish import publish
 from facelake.stages.models.registry import load_pack
 from facelake.vectors import encode_embeddings, unit_rows

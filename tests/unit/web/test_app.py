@@ -27,8 +27,9 @@ from facelake.publish.similarity import evenly_spaced, mean_between, mean_within
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.audit import audit_faults
 from facelake.stages.core.face_crops import CropWorkers, cut_face
+from facelake.stages.erasure.lake_scan import residual
 from facelake.stages.erasure.request import Request
-from facelake.stages.erasure.stage import erase, residual
+from facelake.stages.erasure.stage import erase
 from facelake.stages.models.registry import limits_of
 from facelake.stages.review import session as review_session
 from facelake.stages.review.session import ReviewSession

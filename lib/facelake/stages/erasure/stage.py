@@ -28,20 +28,16 @@ from facelake.erase import Needles, Signer, certificate
 from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES
 from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
-from facelake.lake.object_store import StoredObject
-from facelake.lake.store import every_object
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
-from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
 from facelake.stages.admission.ledger_head import ledger_rows, pin_for_audit
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
 from facelake.stages.erasure.gallery_rows import rewrite_gallery
-from facelake.stages.erasure.notes import PENDING, Note, Notes, pending
+from facelake.stages.erasure.lake_scan import scan_lake
+from facelake.stages.erasure.notes import Note, Notes, pending
 from facelake.stages.erasure.own_store import blank_index, complete_places, delete_places, find_in_index, find_places
-from facelake.stages.erasure.places import Hits
 from facelake.stages.erasure.request import Request, Targets, strings
-from facelake.stages.erasure.scanning import scan_objects
 from facelake.stages.erasure.targets import find_targets
 from facelake.stages.gallery.corrections import forget_faces
 from facelake.stages.gallery.purge import purge_all, request_purge
@@ -50,7 +46,6 @@ from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import databases_that_owe, recipients_that_owe
 
 _STEPS = 8
-_MOST_SCANS = 3  # if objects are deleted or moved meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,73 +192,6 @@ def finish_erasures(context: Context) -> list[StageResult]:
         except (Corrupt, ConfigError, Retryable) as err:  # Retryable: no Java for Spark, a failed task, the store
             context.emit(Notice("erase", f"erasure {ident} is not finished: {err}"))
     return results
-
-
-def scan_lake(context: Context, targets: Targets) -> tuple[int, Hits]:
-    """Scan every object under the lake's root for what was erased.
-
-    An object that is gone when its turn comes holds nothing; but it may have been moved, to where it was not listed, or
-    written again since. So the lake is searched again until every object that was listed could be read.
-
-    Returns:
-        The number of objects searched, and the hits.
-
-    Raises:
-        Retryable: a task failed, or objects were deleted or moved each time.
-        Corrupt: an object was not scanned.
-    """
-    needles = targets.needles()
-    for _ in range(_MOST_SCANS):
-        objects = _listed(context, PENDING)
-        scanned, counts = scan_objects(context.config, context.lake, objects, needles)
-        hits = Hits(targets.biometric_needles())
-        if _sorted_out(context, targets, needles, counts, hits) and scanned == len(objects):
-            return scanned, hits
-    what = "objects of the lake were deleted or moved each time it was searched"
-    next_step = "find the other program that changes the lake's folder, stop it and run again"
-    raise Retryable(what, where=context.lake.uri, next_step=next_step)
-
-
-def _sorted_out(context: Context, targets: Targets, needles: Needles, counts: dict[str, int], hits: Hits) -> bool:
-    """Sort the objects in which something was found, as they are now; returns whether all are still there."""
-    request, complete = targets.request, True
-    if not counts:
-        return True
-    names = {*request.subjects, *targets.subjects}
-    sources = names & set(Known.of(context.config, context.lake).sources)
-    kept = request.copies == "keep" or not (request.copies or request.subjects or request.identities)
-    for key in counts:
-        try:
-            data = context.lake.store.read(key)
-        except FileNotFoundError:
-            complete = False
-            continue
-        hits.add(key, data, needles, sources)
-        if key in hits.remains and key.startswith("corpus/") and key.endswith(".parquet"):
-            hits.sort_out_copies(key, data, needles, kept=kept)
-    return complete
-
-
-def _listed(context: Context, leave_out: str) -> list[StoredObject]:
-    return [item for item in every_object(context.lake.store) if not item.key.startswith(leave_out)]
-
-
-def residual(context: Context, *needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
-    """Scan every object under the lake's root, as tasks of the engine.
-
-    Args:
-        context: of the run.
-        needles: what to search for; an object's hits are the most of any.
-        leave_out: prefix of keys that are not scanned.
-
-    Returns:
-        The number of objects scanned, and hits by key.
-
-    Raises:
-        Retryable: a task failed.
-        Corrupt: an object was not scanned.
-    """
-    return scan_objects(context.config, context.lake, _listed(context, leave_out), *needles)
 
 
 def _targets(context: Context, request: Request, note: Note | None) -> Targets:

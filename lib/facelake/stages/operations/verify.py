@@ -27,8 +27,8 @@ from facelake.stages.core.audit import SIGNED_BY_ANOTHER, audit_faults
 from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.corpus_size import present_rows
 from facelake.stages.embedding.embed import plan_embed
+from facelake.stages.erasure.lake_scan import residual
 from facelake.stages.erasure.notes import pending
-from facelake.stages.erasure.stage import residual
 from facelake.stages.governance.processing_register import (
     MOST_RECORD_BYTES,
     REDACTED,
