@@ -184,8 +184,7 @@ def calibrate(
     evidence = f"model card; {len(vectors)} faces are too few to tell"
     if len(vectors) >= _ENOUGH_FACES:
         mean, sd, evidence = _impostors(vectors, photos, prior, seed)
-    z = NormalDist().inv_cdf(1 - _FALSE_LINKS_PER_FACE / max(faces, 100))
-    edge = float(min(mean + z * sd, 0.95))
+    edge = float(min(mean + _deviations(max(faces, 100)) * sd, 0.95))
     if fixed is not None:
         edge, evidence = fixed, "set by hand"
     numbers = (edge, _RATIO, _RATIO_SINGLE, prior.genuine_mean, float(mean), float(sd))
@@ -213,13 +212,14 @@ def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration
         cap = cuts.impostor_mean + _EDGE_CAP * (cuts.level - cuts.impostor_mean)
         edge = max(cuts.floor, min(edge, cap), cuts._share(_LEAST_EDGE))
     evidence = f"{cuts.evidence}; level from {near} faces with a neighbour above {cuts.edge:.3f}"
-    least = cuts._share(_LEAST_CUT) + cuts.impostor_sd * (_deviations(faces) - _deviations(_LEAST_CUT_FACES))
+    further = _deviations(max(faces, _LEAST_CUT_FACES)) - _deviations(_LEAST_CUT_FACES)
+    least = cuts._share(_LEAST_CUT) + cuts.impostor_sd * further
     return replace(cuts, edge=edge, evidence=evidence, cut=max(crossing, least))
 
 
 def _deviations(faces: int) -> float:
-    """Standard deviations from which on chance makes few false links in a corpus of so many faces, but see above."""
-    return NormalDist().inv_cdf(1 - _FALSE_LINKS_PER_FACE / max(faces, _LEAST_CUT_FACES))
+    """Standard deviations above different people's mean from which on chance makes _FALSE_LINKS_PER_FACE."""
+    return NormalDist().inv_cdf(1 - _FALSE_LINKS_PER_FACE / faces)
 
 
 def _crossing(cuts: Calibration, every: I64, faces: int) -> float:

@@ -42,7 +42,7 @@ class Overlap:
     """How far the photos of two groups run into each other (`overlap`)."""
 
     cut: float
-    """discounted cosine from which a pair of faces counts as a link"""
+    """cosine from which a pair of faces counts as a link"""
     links: int
     """of all pairs; clustering counts those in the lists of neighbours, and between large groups those of a sample"""
     expected: float
@@ -122,7 +122,8 @@ def group_pair(vectors: F32, quality: F32, second: I64, gate: Gate, cuts: Calibr
     inside = inside_similarity(sums, size, cuts.level)
     within = float(np.sqrt(inside[0] * inside[1]))
     across = discounted(vectors, quality, gate)[np.ix_(a, b)]
-    strongest, overlap = float(across.max()), _overlap(across, Sums(sums, size), between, cuts)
+    strongest = float(across.max())
+    overlap = _overlap(vectors[a] @ vectors[b].T, Sums(sums, size), between, cuts)
     wanted = wanted_ratio(int(size.min()), cuts)
     sizes, both = (int(size[0]), int(size[1])), (float(inside[0]), float(inside[1]))
     reference = min(within, cuts.level)
@@ -133,7 +134,7 @@ def _overlap(across: F32, groups: Sums, between: float, cuts: Calibration) -> Ov
     """Return the overlap of two groups by the cut at which they join, or else by the graph's cut.
 
     Args:
-        across: (n, m) discounted cosines of the faces of the one with those of the other.
+        across: (n, m) cosines of the faces of the one with those of the other.
         groups: the two.
         between: mean cosine of all their pairs.
         cuts: the calibration.

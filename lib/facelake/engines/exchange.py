@@ -8,7 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol, TypeVar
 
+import numpy as np
 from threadpoolctl import threadpool_limits
+
+from facelake.contracts import I64
 
 _T = TypeVar("_T")
 Block = tuple[int, bytes]
@@ -17,6 +20,17 @@ Emit = Callable[[int], Iterable[Block]]
 """Turns one work item into blocks."""
 Reduce = Callable[[int, list[bytes]], Iterable[Block]]
 """Turns all blocks of one key, in no particular order, into blocks for the next keys."""
+
+
+def task_edges(costs: I64, most: int) -> I64:
+    """Return the positions (tasks + 1,) at which tasks begin, and the end, of items in their order.
+
+    Args:
+        costs: (n,) of the items, such as rows or bytes; 0 is allowed.
+        most: about the cost of a task: its first item may cost more, the others together cost less.
+    """
+    numbers = (np.cumsum(costs) - 1) // most
+    return np.flatnonzero(np.diff(numbers, prepend=-2, append=-2))
 
 
 class Exchange(Protocol):

@@ -76,6 +76,13 @@ def test_overlap_is_told_as_the_step_decides() -> None:
         assert not joined(relatives(similarity))
 
 
+def test_overlap_is_told_without_the_discount_for_poor_faces() -> None:
+    quality, labels = np.zeros(24, np.float32), LABELS.astype(np.int64)
+    poor, sound = (group_pair(turning_head(), quality, labels, gate_of(by), OVERLAP_CUTS) for by in (0.2, 0))
+    assert poor.overlap == sound.overlap
+    assert poor.strongest < sound.strongest
+
+
 def test_links_of_one_misplaced_face_are_no_overlap() -> None:
     x, truth = people(np.random.default_rng(3), [13, 12], noise=0.2)
     placed = truth.copy()

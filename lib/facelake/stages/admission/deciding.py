@@ -14,7 +14,7 @@ import numpy as np
 from facelake.admit import Ledger
 from facelake.cluster.array_codec import decode
 from facelake.contracts import I64, DataFileName, Receipt
-from facelake.engines.exchange import Exchange, LocalExchange
+from facelake.engines.exchange import Exchange, LocalExchange, task_edges
 from facelake.engines.scratch import scratch_dir
 from facelake.engines.select_exchange import open_exchange
 from facelake.errors import Corrupt
@@ -120,7 +120,7 @@ def _decided(
     lake = context.lake
     for begin in range(0, len(parts), at_once):
         wave, wave_rows = tuple(parts[begin : begin + at_once]), rows[begin : begin + at_once]
-        edges = _edges(wave_rows, _DECIDED_ROWS)
+        edges = task_edges(wave_rows, _DECIDED_ROWS)
         low, high = np.searchsorted(repeated, (wave[0].start, wave[-1].start + wave_rows[-1]))
         tasks = DecisionTasks(
             lake.uri,
@@ -153,7 +153,7 @@ def _repeated(
     """
     ranges = max(1, int(rows.sum()) // _RANGE_ROWS)
     plain = tuple(replace(part, standing=()) for part in parts)
-    edges = _edges(rows, _HASHED_ROWS)
+    edges = task_edges(rows, _HASHED_ROWS)
     tasks = IdTasks(context.lake.uri, context.lake.s3.model_dump_json(), plain, edges, ranges, withdrawn)
     places, contents = [np.zeros(0, np.int64)], tuple[str, ...]()
     for key, body in exchange.run(range(len(edges) - 1), tasks.hashes, tasks.repeated, keys=ranges + 1):
@@ -162,9 +162,3 @@ def _repeated(
         else:
             places.append(np.frombuffer(body, "<i8").astype(np.int64))
     return np.sort(np.concatenate(places)), contents
-
-
-def _edges(rows: I64, most: int) -> I64:
-    """Return the positions (tasks + 1,) of the parts that begin a task of about `most` rows, with the end."""
-    numbers = (np.cumsum(rows) - 1) // most
-    return np.flatnonzero(np.diff(numbers, prepend=-2, append=-2))

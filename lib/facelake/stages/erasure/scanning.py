@@ -10,7 +10,7 @@ import numpy as np
 
 from facelake.config import Config
 from facelake.contracts import I64
-from facelake.engines.exchange import Block, Exchange, LocalExchange
+from facelake.engines.exchange import Block, Exchange, LocalExchange, task_edges
 from facelake.engines.scratch import scratch_dir
 from facelake.engines.select_exchange import open_exchange
 from facelake.erase import Needles, scan
@@ -119,9 +119,7 @@ def scan_on(
 def tasks_of(lake: Lake, objects: Sequence[StoredObject], needles: Sequence[Needles]) -> ScanTasks:
     """Divide objects among tasks, of which each takes about as long."""
     sizes = np.array([item.size_bytes for item in objects], np.int64)
-    ends = np.cumsum(sizes + _OBJECT_BYTES)
-    numbers = (ends - 1) // _TASK_BYTES
-    edges = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1))
+    edges = task_edges(sizes + _OBJECT_BYTES, _TASK_BYTES)
     keys = tuple(item.key for item in objects)
     return ScanTasks(lake.store.uri, lake.s3.model_dump_json(), tuple(needles), keys, sizes, edges)
 

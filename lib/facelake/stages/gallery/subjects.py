@@ -22,7 +22,7 @@ from facelake.lake.lake import Lake
 from facelake.plural import counted
 from facelake.publish.subject_evidence import Conflicts, Evidence
 from facelake.stages.admission.withdrawals import LedgerState
-from facelake.stages.gallery.face_keys import IdNumbers
+from facelake.stages.gallery.face_keys import FaceKeys, IdNumbers
 from facelake.stages.gallery.versions import Gallery, require_gallery
 
 MOST_PARTS = 10
@@ -187,19 +187,19 @@ def one_face_evidence(gallery: Gallery, ids: pa.Array, *, without: pa.Array | No
     photos = _photos_of_one_face(gallery, salt)
     if without is not None and len(without):
         photos = photos[~among(photos, distinct(columns.keys(without, salt)))]
-    numbers = IdNumbers.of(ids, f"{gallery.lake.uri}/identities")
+    known, numbers = FaceKeys(photos, salt), IdNumbers.of(ids, f"{gallery.lake.uri}/identities")
     identity = np.full(len(photos), -1, np.int64)
     for rows in gallery.parts("memberships", ["image_id", "identity_id"]):
-        at, known = _places(photos, columns.keys(rows["image_id"], salt))
-        identity[at] = numbers.find(rows["identity_id"])[known]
+        at = known.find(rows["image_id"])
+        identity[at[at >= 0]] = numbers.find(rows["identity_id"])[at >= 0]
     subject, named = np.zeros(len(photos), np.int64), np.zeros(len(photos), bool)
     for _, rows in gallery.lake["admissions"].parts(["image_id", "subject_ref", "admitted"]):
         rows = rows.filter(pc.and_(rows["admitted"], pc.is_valid(rows["image_id"])))
         names = references(rows["subject_ref"])
         given = pc.greater(pc.utf8_length(names), 0)
-        at, known = _places(photos, columns.keys(rows["image_id"].filter(given), salt))
-        subject[at] = columns.keys(names.filter(given), salt)[known]
-        named[at] = True
+        at = known.find(rows["image_id"].filter(given))
+        subject[at[at >= 0]] = columns.keys(names.filter(given), salt)[at >= 0]
+        named[at[at >= 0]] = True
     chosen = named & (identity >= 0)
     return Evidence.of(subject[chosen], identity[chosen])
 
@@ -214,16 +214,6 @@ def _photos_of_one_face(gallery: Gallery, salt: int) -> I64:
     differs = np.ones(len(keys) + 1, bool)
     differs[1:-1] = keys[1:] != keys[:-1]
     return np.asarray(keys[differs[:-1] & differs[1:]])
-
-
-def _places(known: I64, keys: I64) -> tuple[I64, I64]:
-    """Return the places (m,) in `known` (ascending) of the keys (n,) that are in it, and the rows of these keys."""
-    if not len(known):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    order = np.argsort(keys)  # ascending queries read `known` in the order of memory
-    at = np.minimum(np.searchsorted(known, keys[order]), len(known) - 1)
-    found = known[at] == keys[order]
-    return at[found], order[found]
 
 
 def _listed_identities(evidence: Evidence, joined: Conflicts, divided: Conflicts, most: int) -> set[int]:

@@ -14,7 +14,7 @@ import pytest
 
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
-from facelake.engines.exchange import Block, Emit, Exchange, LocalExchange, Reduce
+from facelake.engines.exchange import Block, Emit, Exchange, LocalExchange, Reduce, task_edges
 from facelake.errors import Corrupt, Refused
 from facelake.nightly import writing
 from facelake.stages.admission import deciding
@@ -92,7 +92,7 @@ def in_tasks(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deciding, "_DECIDED_ROWS", -(-rows // count))
     monkeypatch.setattr(deciding, "_HASHED_ROWS", -(-rows // count))
     monkeypatch.setattr(deciding, "_RANGE_ROWS", rows // count)
-    edges = deciding._edges(np.full(FILES, ROWS), deciding._DECIDED_ROWS)
+    edges = task_edges(np.full(FILES, ROWS), deciding._DECIDED_ROWS)
     assert len(edges) - 1 == min(count, FILES)
 
 

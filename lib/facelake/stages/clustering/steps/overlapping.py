@@ -87,6 +87,9 @@ def join_overlapping(
 ) -> Overlapped:
     """Join groups that overlap.
 
+    Similarities are taken as they are, without the discount for poor faces: what these have in common is in the mean of
+    two groups too, which says how many links to expect.
+
     Args:
         work: the work store.
         exchange: the engine.
