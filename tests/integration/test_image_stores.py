@@ -114,9 +114,9 @@ def test_a_corpus_that_is_divided_differently_costs_nothing(photos: Photos, tmp_
         write(folder, order, per_file, prefix)
         counts = night(config)
         assert (counts["embedded"], counts["rejected"], counts["swept"]) == (0, 0, 0)
-        assert counts["reused"] == 8
+        assert (counts["moved"], "reused" in counts) == (8, False)
         assert outcomes(config) == before
-        assert night(config).get("reused", 0) == 0
+        assert night(config).get("moved", 0) == 0
 
 
 def test_edits_copies_and_losses(photos: Photos, tmp_path: Path) -> None:
@@ -137,6 +137,7 @@ def test_edits_copies_and_losses(photos: Photos, tmp_path: Path) -> None:
     (folder / names[2]).unlink()
     counts = night(config)
     assert (counts["embedded"], counts["swept"]) == (1, 2)
+    assert (counts["swept_changed"], counts["swept_vanished"]) == (1, 1)
     after = outcomes(config)
     assert names[2] not in after
     assert after[names[1]] != made[names[1]]

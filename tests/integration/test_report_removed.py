@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from facelake.contracts import Refusal
+from facelake.lake.lake import Lake
 from facelake.report import RunFigures
-from facelake.stages.reporting.history import RecordedStage
+from facelake.stages.reporting.history import STAGES, RecordedStage
 from facelake.stages.reporting.removed import Removed, previous_admit, removed_since
-from tests.conftest import run_json
+from tests.conftest import ROOT, run_json
 
 
 def section(lake: Path, name: str) -> str:
@@ -28,31 +29,44 @@ def test_an_erasure_and_a_withdrawal_are_named_as_the_cause(demo_lake: Path) -> 
     run_json("report", *at)
     assert "232 23 fewer than in the previous run (since then 23 erased)" in section(demo_lake, "numbers")  # faces
     run_json("ledger", "withdraw", "--subject", "person-2", *at)
-    run_json("nightly", *at)
+    embed = run_json("nightly", *at)["stages"]["embed"]
+    assert (embed["swept"], embed["swept_withdrawn"], embed["swept_faces"]) == (23, 23, {"withdrawn": 23})
     figures, alerts = section(demo_lake, "numbers"), section(demo_lake, "alerts")
     assert (
-        "202 46 fewer than in the previous run (since then 27 erased, 25 withdrawn, not all of them admitted)"
+        "202 46 fewer than in the previous run (since then 27 erased, 23 withdrawn, not all of them admitted)"
         in figures
     )
     assert "209 46 fewer than in the previous run (since then 23 erased, 23 withdrawn)" in figures  # faces
     assert "fewer than in the previous run (since then 1 erased)" in figures  # identities
+    assert "Since the previous run: 23 photos were withdrawn, 27 were erased." in figures
     assert "18 % of its faces since the previous run: 23 erased, 23 withdrawn. This is what erasures" in alerts
     assert alerts.index("For information") < alerts.index("The gallery lost")
     assert "of the photos were refused" not in alerts
 
 
-def test_withdrawals_are_not_denied_where_they_may_not_be_the_only_cause(demo_lake: Path) -> None:
+def test_every_cause_of_a_loss_is_counted(demo_lake: Path) -> None:
     at = ("--lake", str(demo_lake))
     barred = ("--source", "album-for-print", "--class", "cctv", "--even-if-unknown")  # refused for another reason now
     run_json("ledger", "grant", *barred, "--purpose", "identity-grouping", "--basis", "b", *at)
     run_json("ledger", "withdraw", "--subject", "person-1", "--subject", "person-2", *at)
     run_json("nightly", *at)
-    alerts = section(demo_lake, "alerts")
-    photos = re.search(r"(\d+) withdrawn", section(demo_lake, "numbers"))
-    assert photos
-    assert (
-        f"lost 18 % of its faces since the previous run. Withdrawn since then: {photos[1]} photos; how many" in alerts
-    )
+    described = re.findall("`([a-z_]+)", (ROOT / "docs/operations.md").read_text())
+    for row in Lake.open(str(demo_lake))["runs"].read(["stage", "counts"]).to_pylist():
+        for name in json.loads(row["counts"]) if row["stage"] in STAGES else ():
+            assert re.sub("^(refused|rejected|changes)_.*", r"\1_", name) in described, (row["stage"], name)
+    changes = run_json("gallery", "changes", *at)
+    assert (changes["since"], changes["gallery_version"]) == (1, 2)
+    retired = [row["identity_id"] for row in changes["changes"] if row["kind"] == "retired"]
+    assert retired
+    assert {row["gallery_version"] for row in changes["changes"]} == {2}
+    assert [row["kind"] for row in changes["changes"]][: len(retired)] == ["retired"] * len(retired)  # first
+    assert "18 % of its faces since the previous run: 46 withdrawn. This is" in section(demo_lake, "alerts")
+    shown = section(demo_lake, "changes")
+    assert all(f"{name} retired" in shown for name in retired)
+    every = run_json("gallery", "changes", "--since", "0", *at)["changes"]
+    assert {row["gallery_version"] for row in every} == {1, 2}
+    assert run_json("gallery", "changes", "--since", "2", *at)["changes"] == []
+    assert "no gallery version 7" in run_json("gallery", "changes", *at, "--since", "7", code=2)["error"]["what"]
 
 
 Stage = Callable[..., RecordedStage]
@@ -60,28 +74,38 @@ Stage = Callable[..., RecordedStage]
 
 @pytest.fixture
 def stage() -> Stage:
-    def make(name: str, at: int, **counts: int) -> RecordedStage:
-        return RecordedStage(f"run-{at}", name, at, 1.0, counts, {}, 0)
+    def make(name: str, at: int, swept_faces: dict[str, int] | None = None, **counts: int) -> RecordedStage:
+        return RecordedStage(f"run-{at}", name, at, 1.0, counts, {"swept_faces": swept_faces} if swept_faces else {}, 0)
 
     return make
 
 
-def test_faces_are_said_to_be_withdrawn_only_if_nothing_else_explains_the_loss(stage: Stage) -> None:
-    before = stage("admit", 1, read=100)
+def test_what_changed_is_counted_from_the_previous_gallery_on(stage: Stage) -> None:
     runs = {
-        "admit": [before, stage("admit", 3, read=100)],
-        "embed": [stage("embed", 3, swept=9)],
-        "publish": [],
-        "erase": [],
+        "admit": [
+            stage("admit", 1, read=100, added=100),
+            stage("admit", 4, added=7, newly_withdrawn=8),
+            stage("admit", 6, vanished=5, newly_refused=1, newly_admitted=60),
+        ],
+        "embed": [
+            stage("embed", 2, {"vanished": 99}),  # before the gallery that is compared with
+            stage("embed", 5, {"withdrawn": 9}),
+            stage("embed", 7, {"vanished": 6, "withdrawn": 1}),
+        ],
+        "publish": [stage("publish", 3, gallery=1), stage("publish", 8, gallery=2)],
+        "erase": [stage("erase", 0, images=7), stage("erase", 5, images=10, faces=11, identities_retired=1)],
     }
-    withdrawn = {Refusal.WITHDRAWN: 8}
-    assert removed_since(runs, before, withdrawn) == Removed(withdrawn_photos=8, withdrawn_faces=9)
-    assert removed_since(runs, before, withdrawn | {Refusal.EXPIRED: 1}).withdrawn_faces == 0
-    runs["admit"][1] = stage("admit", 3, read=90)  # ten photos are missing
-    assert removed_since(runs, before, withdrawn).withdrawn_faces == 0
-    runs["erase"] = [stage("erase", 0, images=7), stage("erase", 2, images=10, faces=11, identities_retired=1)]
-    assert removed_since(runs, before, withdrawn) == Removed(10, 11, 1, 8, 9)
-    assert removed_since(runs, None, withdrawn) == Removed()
+    removed = removed_since(runs, galleries(1, 2))
+    decisions = {"added": 7, "vanished": 5, "newly_withdrawn": 8, "newly_refused": 1, "newly_admitted": 60}
+    assert removed == Removed(10, 11, 1, decisions, {"withdrawn": 10, "vanished": 6})
+    assert removed.of_faces() == "11 erased, 10 withdrawn, 6 in photos that are no longer in the corpus"
+    assert removed.in_words() == (
+        "Since the previous run: 7 photos are new, 5 are no longer in the corpus, 8 were withdrawn, 1 is refused now for "
+        "another reason, 60 are allowed that had been refused, 10 were erased."
+    )
+    assert removed_since(runs, galleries(1)) == Removed()
+    assert Removed().in_words() == ""
+    assert Removed(photos=1).in_words() == "Since the previous run: 1 photo was erased."
 
 
 def galleries(*versions: int) -> list[RunFigures]:
@@ -109,7 +133,7 @@ def test_an_admission_of_its_own_hides_no_erasure(stage: Stage) -> None:
     }
     before = previous_admit(runs, galleries(1, 3))
     assert before is runs["admit"][0]
-    assert removed_since(runs, before, {}) == Removed(photos=300, faces=310)
+    assert removed_since(runs, galleries(1, 3)) == Removed(photos=300, faces=310)
 
 
 def test_a_publish_without_a_new_gallery_is_not_the_previous_one(stage: Stage) -> None:

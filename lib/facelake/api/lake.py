@@ -37,6 +37,7 @@ from facelake.stages.erasure.cancelling import cancel_erasure
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import Erased, erase
 from facelake.stages.erasure.targets import refuse_unknown_targets
+from facelake.stages.gallery.change_list import changes_since
 from facelake.stages.gallery.subjects import Contradictions, find_contradictions
 from facelake.stages.gallery.versions import current_gallery, is_readable, list_galleries, require_gallery
 from facelake.stages.governance.processing_register import require_assessment_to_import
@@ -308,6 +309,17 @@ class Lake:
         stored = require_gallery(lake, version)
         _, rows = show(lake, identity_id, stored.version)
         return Identity(identity_id, stored.version, tuple(from_row(IdentityFace, row) for row in rows))
+
+    def changes(self, since: int | None = None) -> Rows:
+        """Return what happened to identities: gallery_version, kind, identity_id, other_id, size_before, size_after.
+
+        Args:
+            since: the changes of the versions after this one; None: those of the newest.
+
+        Raises:
+            ConfigError: nothing was published, or no such version.
+        """
+        return Rows(changes_since(self._read().lake, since)[2])
 
     def contradictions(self, most: int = 20) -> Contradictions:
         """Return identities with photos of several subjects, and subjects with photos in several identities.

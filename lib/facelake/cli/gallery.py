@@ -56,6 +56,31 @@ def _counted(rows: list[dict[str, Any]]) -> str:
     return f"{held} {counted(sum(row['size'] for row in active), 'face')}; identities of one face: {single:,}"
 
 
+@command(gallery_app, "changes")
+def gallery_changes(
+    call: Invocation,
+    since: Annotated[
+        int | None, typer.Option(min=0, help="list what changed after this version; default: the one before the newest")
+    ] = None,
+) -> None:
+    """List the identities that the newest version changed: created, merged, split, retired, and of another size.
+
+    Each has its number of faces before and after. Identities with the same faces as before are not listed.
+    """
+    from facelake.nightly import reading
+    from facelake.stages.gallery.change_list import CHANGE_COLUMNS, changes_since
+
+    first, newest, changes = changes_since(reading(call.config()).lake, since)
+    rows = changes.to_pylist()
+    before = f"gallery {first}" if first else "nothing, as the first gallery"
+    title = f"gallery {newest} compared with {before}: {counted(len(rows), 'change')}"
+    if rows:
+        call.terminal.table(title, CHANGE_COLUMNS, [[row[name] for name in CHANGE_COLUMNS] for row in rows])
+    else:
+        call.terminal.say(title)
+    call.terminal.result({"ok": True, "since": first, "gallery_version": newest, "changes": rows})
+
+
 @command(gallery_app, "subjects")
 def gallery_subjects(
     call: Invocation,

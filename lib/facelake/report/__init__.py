@@ -13,10 +13,12 @@ from facelake.report.histograms import (
     pairs_within,
     size_bars,
 )
+from facelake.report.lost_faces import lost_in_words
 from facelake.report.model import (
     RUNS_COMPARED,
     Alert,
     Bar,
+    ChangedIdentity,
     KeyFigure,
     Mark,
     Measure,
@@ -38,6 +40,7 @@ __all__ = [
     "RUNS_COMPARED",
     "Alert",
     "Bar",
+    "ChangedIdentity",
     "KeyFigure",
     "Mark",
     "Measure",
@@ -53,6 +56,7 @@ __all__ = [
     "cosine_bins",
     "find_alerts",
     "format_share",
+    "lost_in_words",
     "median",
     "pairs_across",
     "pairs_within",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from facelake.contracts import Refusal
 from facelake.plural import counted
 from facelake.report.histograms import format_share, median
+from facelake.report.lost_faces import LOST_BY_REQUEST, REFUSED, VANISHED, lost_in_words
 from facelake.report.model import Alert, RunFigures, StageCost
 
 ACT, LOOK, KNOW = "act", "look", "know"
@@ -62,10 +63,8 @@ class RunFacts:
     """leases that end within 30 days"""
     ungrouped: int = 0
     """faces that are in no identity of the gallery"""
-    explained_loss: tuple[str, int] = ("", 0)
-    """faces erased and withdrawn since the previous run: in words, and their number"""
-    withdrawn_photos: int = 0
-    """photos withdrawn since the previous run, where it is not recorded how many faces were theirs"""
+    lost_faces: Mapping[str, int] = field(default_factory=dict)
+    """faces removed since the previous run, by cause (lost_faces.py)"""
     joined_subjects: int = 0
     """identities whose photos of one face name several subjects"""
     divided_subjects: int = 0
@@ -134,21 +133,7 @@ def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
         yield Alert(LOOK, message, "Check `facelake correct list`; undo the wrong correction.")
     if len(facts.history) < 2:
         return
-    figures, figures_before = facts.history[-1].figures, facts.history[-2].figures
-    faces, faces_before = figures.get("faces") or 0, figures_before.get("faces") or 0
-    if faces_before >= _MIN_COUNT and faces < (1 - _MAX_LOST_SHARE) * faces_before:
-        explained, explained_faces = facts.explained_loss
-        lost = (
-            f"The gallery lost {format_share(faces_before - faces, faces_before)} of its faces since the previous run"
-        )
-        if faces_before - faces - explained_faces <= _MAX_LOST_SHARE * faces_before:
-            next_step = (
-                "This is what erasures and withdrawals do; if you did not expect them, see `facelake ledger list`."
-            )
-            yield Alert(KNOW, f"{lost}: {explained}.", next_step)
-        else:
-            next_step = "Check `corpus` in the config, and the dates of grants in `facelake ledger list`."
-            yield Alert(ACT, f"{lost}{_known_of_loss(explained, facts.withdrawn_photos)}", next_step)
+    figures = facts.history[-1].figures
     identities = figures.get("identities") or 0
     for kind, event in (("merged", "merged into others"), ("split", "split off others")):
         count = figures.get(kind) or 0
@@ -160,13 +145,29 @@ def _gallery_alerts(facts: RunFacts) -> Iterator[Alert]:
             yield Alert(LOOK, message, next_step)
 
 
-def _known_of_loss(explained: str, withdrawn_photos: int) -> str:
-    """Return what is recorded of a loss of faces that erasures and withdrawals do not explain, or not surely."""
-    of_which = f", of which {explained}" if explained else ""
-    if withdrawn_photos:
-        photos = counted(withdrawn_photos, "photo")
-        return f"{of_which}. Withdrawn since then: {photos}; how many of the faces were in them is not recorded."
-    return f"{of_which}." if explained else "; none was erased, and no more photos are withdrawn than before."
+def _loss_alerts(facts: RunFacts) -> Iterator[Alert]:
+    if len(facts.history) < 2:
+        return
+    faces, before = (facts.history[at].figures.get("faces") or 0 for at in (-1, -2))
+    if before < _MIN_COUNT or faces >= (1 - _MAX_LOST_SHARE) * before:
+        return
+    causes, by_request = facts.lost_faces, sum(facts.lost_faces.get(cause, 0) for cause in LOST_BY_REQUEST)
+    message = f"The gallery lost {format_share(before - faces, before)} of its faces since the previous run"
+    if words := lost_in_words(causes):
+        message += f"{', of which' if sum(causes.values()) < before - faces else ':'} {words}."
+    else:
+        message += "; no erasure, withdrawal or missing photo is recorded."
+    if before - faces - by_request <= _MAX_LOST_SHARE * before:
+        next_step = "This is what erasures and withdrawals do; if you did not expect them, see `facelake ledger list`."
+        yield Alert(KNOW, message, next_step)
+        return
+    steps = {
+        VANISHED: "If these photos were not meant to go, check `corpus` in the config.",
+        REFUSED: "Check the dates of grants in `facelake ledger list`.",
+    }
+    known = [step for cause, step in steps.items() if causes.get(cause)]
+    otherwise = "Check `corpus` in the config, and the dates of grants in `facelake ledger list`."
+    yield Alert(ACT, message, " ".join(known) or otherwise)
 
 
 def _subject_alerts(facts: RunFacts) -> Iterator[Alert]:
@@ -250,6 +251,7 @@ _RULES: tuple[Callable[[RunFacts], Iterator[Alert]], ...] = (
     _admission_alerts,
     _reject_alerts,
     _gallery_alerts,
+    _loss_alerts,
     _subject_alerts,
     _distribution_alerts,
     _governance_alerts,

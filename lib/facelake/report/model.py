@@ -81,6 +81,18 @@ class MergeOrSplit:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangedIdentity:
+    """One identity that changed in this version."""
+
+    kind: str
+    identity_id: str
+    other_id: str | None
+    """merged: the identity that has its faces; split, resurrected: the one that it was part of"""
+    size_before: int
+    size_after: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageCost:
     """What a stage took, compared with what was expected."""
 
@@ -138,6 +150,8 @@ class ReportData:
     lake: str
     created_at: str
     key_figures: Sequence[KeyFigure]
+    since: str
+    """how the photos changed since the previous run, as a sentence; empty if they did not"""
     alerts: Sequence[Alert]
     funnel: Sequence[Bar]
     refused: Sequence[Bar]
@@ -147,6 +161,8 @@ class ReportData:
     sizes: Sequence[Bar]
     sizes_note: str
     changes: Sequence[Bar]
+    changed: Sequence[ChangedIdentity]
+    changed_note: str
     events: Sequence[MergeOrSplit]
     events_note: str
     stages: Sequence[StageCost]

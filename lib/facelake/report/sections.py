@@ -12,6 +12,7 @@ from facelake.report.histograms import format_share
 from facelake.report.markup import Markup, el, join, prose
 from facelake.report.model import (
     Alert,
+    ChangedIdentity,
     Measure,
     MergeOrSplit,
     ReportData,
@@ -71,7 +72,7 @@ def _key_figures(data: ReportData) -> Markup:
            el("dd", item.change, class_="dim") if item.change else None, class_="figure")
         for item in data.key_figures
     ]  # fmt: skip
-    return el("dl", *cards, class_="figures")
+    return join(el("dl", *cards, class_="figures"), el("p", data.since) if data.since else None)
 
 
 def _funnel(data: ReportData) -> Markup:
@@ -122,7 +123,20 @@ def _table_rows(similarity: Similarity) -> Iterator[list[str]]:
 
 def _changes(data: ReportData) -> Markup:
     counts = bar_table("Identities by kind of change", "change", data.changes, "Nothing changed.")
-    return join(counts, el("p", prose(data.events_note), class_="dim"), *(_event(event) for event in data.events))
+    named = join(_changed(data.changed), el("p", prose(data.changed_note), class_="dim")) if data.changed else None
+    return join(
+        counts, named, el("p", prose(data.events_note), class_="dim"), *(_event(event) for event in data.events)
+    )
+
+
+def _changed(changed: Sequence[ChangedIdentity]) -> Markup:
+    rows = [
+        [el("code", item.identity_id), item.kind, el("code", item.other_id) if item.other_id else "–",
+         f"{item.size_before:,}", f"{item.size_after:,}"]
+        for item in changed
+    ]  # fmt: skip
+    heads = ["identity", "change", "other identity", "faces before", "faces after"]
+    return table("Changed identities", heads, rows, (3, 4))
 
 
 def _event(event: MergeOrSplit) -> Markup:

@@ -14,6 +14,7 @@ from facelake.errors import FacelakeError
 LAKE = {
     "admit",
     "cancel_erasure",
+    "changes",
     "check_erasure",
     "check_exists",
     "cluster",

@@ -18,6 +18,7 @@ from facelake.report import (
     LOW,
     Alert,
     Bar,
+    ChangedIdentity,
     KeyFigure,
     Mark,
     Measure,
@@ -49,9 +50,10 @@ def page_data(name: str = PLAIN, runs: int = 3) -> ReportData:
     run = RunFigures(1, "2026-01-01", "full", {"faces": 10.0, "identities": None})
     return ReportData(
         title=name, purpose=name, run_id=name, lake=name, created_at="now",
-        key_figures=[KeyFigure("faces", "10", name)], alerts=[Alert("act", name, name), Alert("look", name, name)],
+        key_figures=[KeyFigure("faces", "10", name)], since=name, alerts=[Alert("act", name, name), Alert("look", name, name)],
         funnel=[Bar("read", 10), Bar(name, 4, name)], refused=[Bar(name, 3, name)], rejected=[Bar(name, 3)],
         rejected_note=name, similarity=similarity, sizes=[Bar("1 face", 3)], sizes_note=name, changes=[Bar(name, 1)],
+        changed=[ChangedIdentity("merged", name, name, 3, 0)], changed_note=name,
         events=[MergeOrSplit("merged", name, (sheet, sheet), (sheet,))], events_note=name,
         stages=[StageCost(name, name, 1.0, 2.0, name, 1 << 20, None, None, name)], stages_note=name,
         history=[run] * runs, measures=[Measure("faces", "faces", "count"), Measure("identities", name, "count")],
@@ -137,7 +139,7 @@ def test_every_part_is_on_the_page() -> None:
     ):
         assert heading in page_text
     assert page_text.count("Ömer & Zoë") > 20
-    assert [tag for tag, _ in page.tags].count("caption") == 8
+    assert [tag for tag, _ in page.tags].count("caption") == 9
 
 
 def test_the_first_run_has_no_comparison() -> None:

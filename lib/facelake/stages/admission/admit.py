@@ -16,6 +16,7 @@ from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Snapshot
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.deciding import decide_corpus
+from facelake.stages.admission.decision_changes import ADDED, decision_changes
 from facelake.stages.admission.decision_tasks import Rules
 from facelake.stages.admission.index import CorpusIndex, update_index
 from facelake.stages.admission.ledger import ledger_of, present_time
@@ -82,6 +83,10 @@ def admit(context: Context) -> StageResult:
             raise
     if not adds and not removes:
         return run.skip(counts)
+    if before.rows:
+        counts |= decision_changes(lake, [file.path for file in removes], [receipt.path for receipt in adds])
+    else:
+        counts[ADDED] = counts["read"]
     context.check_lease()
     version = table.commit(adds, removes)
     return run.finish(counts, digest_of(snapshot.digest_paths(), version))

@@ -17,13 +17,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import I64, Covers, DataFileName, Receipt
+from facelake.contracts import I64, Covers, DataFileName, Receipt, is_of_model
 from facelake.distinct import distinct, union
 from facelake.embed.pipeline import face_id
 from facelake.lake.data_files import DataFile
 from facelake.lake.row_reader import pick_scattered
 from facelake.stages.core.context import Context
 from facelake.stages.embedding.progress import OUTCOMES, Decision, Missing, Progress, same_outcome
+from facelake.stages.embedding.swept import DoomedRows, Swept, count_swept
 from facelake.stages.gallery.purge import request_purge
 
 _KEYS = ("corpus_file", "corpus_row", "image_id", "covers", "content_sha256")
@@ -34,10 +35,14 @@ _BATCH_PHOTOS = 20_000  # whose outcomes are in memory at a time
 class Carried:
     """What was done, in photos."""
 
-    swept: int
-    """outcomes removed"""
+    swept: Swept
+    """whose outcome was removed and not moved"""
     reused: Counter[str]
     """taken from a photo with the same content, as embed counts: embedded, rejected, faces, rejected_REASON"""
+    taken: Counter[str]
+    """photos that took an outcome: `moved`, their own, from another place of the corpus; or `reused`, that of another
+    photo id with the same content
+    """
 
     @property
     def photos(self) -> int:
@@ -45,7 +50,7 @@ class Carried:
         return self.reused["embedded"] + self.reused["rejected"]
 
     def __bool__(self) -> bool:
-        return bool(self.swept or self.photos)
+        return bool(self.swept.photos or self.photos)
 
 
 def carry(context: Context) -> Carried:
@@ -63,13 +68,13 @@ def carry(context: Context) -> Carried:
     swept = doomed.lost(copies.identities())
     if doomed.paths or copies.counts:
         context.check_lease()
-        if swept:
+        if swept.photos:
             request_purge(context)
         reopen(context, doomed.paths)
         for name in OUTCOMES:
             adds, removes = doomed.rewritten(name)
             context.lake[name].commit([*copies.staged[name], *adds], removes)
-    return Carried(swept, copies.counts)
+    return Carried(swept, copies.counts, copies.taken)
 
 
 def reopen(context: Context, corpus_files: set[str]) -> None:
@@ -87,8 +92,7 @@ class _Doomed:
     def __init__(self, context: Context, progress: Progress) -> None:
         self._context = context
         self.paths: set[str] = set()
-        self._places: list[np.ndarray] = [np.zeros(0, np.uint64)]
-        self._identities: list[np.ndarray] = [np.zeros(0, np.uint64)]
+        self._rows: list[DoomedRows] = []
         self._keep: dict[str, list[tuple[DataFile, np.ndarray]]] = {name: [] for name in OUTCOMES}
         for name in OUTCOMES:
             for file in progress.suspects(name):
@@ -104,14 +108,20 @@ class _Doomed:
             return
         doomed = np.flatnonzero(~keep).tolist()
         self.paths.update(paths[row] for row in doomed)
-        self._places.append(_hashes([f"{paths[row]}\t{numbers[row]}" for row in doomed]))
-        self._identities.append(_hashes(["\t".join(recorded[row]) for row in doomed]))
+        is_face = name == "faces" and is_of_model(file.path, self._context.model_digest)
+        self._rows.append(
+            DoomedRows(
+                _hashes([f"{paths[row]}\t{numbers[row]}" for row in doomed]),
+                _hashes(["\t".join(recorded[row]) for row in doomed]),
+                _hashes([recorded[row].image_id for row in doomed]),
+                np.full(len(doomed), is_face),
+            )
+        )
         self._keep[name].append((file, keep))
 
-    def lost(self, carried: np.ndarray) -> int:
-        """The number of photos whose outcome is removed and not moved."""
-        places, identities = np.concatenate(self._places), np.concatenate(self._identities)
-        return len(distinct(places[~np.isin(identities, carried)]))
+    def lost(self, carried: np.ndarray) -> Swept:
+        """Count the photos whose outcome is removed and not moved."""
+        return count_swept(self._context.lake, self._rows, carried)
 
     def rewritten(self, name: str) -> tuple[list[Receipt], list[DataFile]]:
         """Stage what is kept of the files concerned; returns that, and the files."""
@@ -196,6 +206,7 @@ class _Copies:
         self._context, self._sources = context, sources
         self.staged: dict[str, list[Receipt]] = {name: [] for name in OUTCOMES}
         self.counts: Counter[str] = Counter()
+        self.taken: Counter[str] = Counter()
         self._identities: list[np.ndarray] = [np.zeros(0, np.uint64)]
 
     def identities(self) -> np.ndarray:
@@ -216,6 +227,9 @@ class _Copies:
                 continue
             done.update(of_photo.tolist())
             self._count(name, rows, len(distinct(of_photo)))
+            own = {at for at, former in zip(of_photo, rows["image_id"].to_pylist(), strict=True)
+                   if decisions[at].image_id == former}  # fmt: skip
+            self.taken.update(moved=len(own), reused=len(distinct(of_photo)) - len(own))
             moved = _moved(rows, [decisions[at] for at in of_photo], [places[at] for at in of_photo])
             files = moved["corpus_file"].combine_chunks()
             for path in pc.unique(files).to_pylist():

@@ -26,6 +26,7 @@ from facelake.stages.embedding.cost_projection import check_budget, faces_per_ph
 from facelake.stages.embedding.decodable import reopen_decodable
 from facelake.stages.embedding.not_faces import Marks
 from facelake.stages.embedding.progress import OUTCOMES, EmbedPlan, Progress
+from facelake.stages.embedding.swept import Swept
 from facelake.stages.gallery.purge import request_purge
 from facelake.stages.models.registry import pipeline_options
 
@@ -38,17 +39,20 @@ class _Tally:
     """What the receipts of a run add up to."""
 
     done: Counter[str]
+    swept: Swept
     reasons: Counter[str] = field(default_factory=Counter)
     runtimes: Counter[str] = field(default_factory=Counter)
     """chunks by the runtime of each network, with the reason for it"""
 
     def counts(self) -> dict[str, int]:
         """The counters of the row in `runs`."""
-        return dict(self.done) | {f"rejected_{reason}": count for reason, count in sorted(self.reasons.items())}
+        swept = {f"swept_{cause}": count for cause, count in sorted(self.swept.photos.items())}
+        return dict(self.done) | swept | {f"rejected_{reason}": count for reason, count in sorted(self.reasons.items())}
 
     def details(self) -> dict[str, object]:
-        """The runtimes, if anything was embedded."""
-        return {"runtimes": dict(self.runtimes)} if self.runtimes else {}
+        """The runtimes, if anything was embedded; the faces removed by cause, if any were."""
+        found = {"runtimes": self.runtimes, "swept_faces": self.swept.faces}
+        return {name: dict(counts) for name, counts in found.items() if counts}
 
 
 def embed(context: Context) -> StageResult:
@@ -75,18 +79,20 @@ def embed(context: Context) -> StageResult:
         planned = _check_budget(context, plan.images)
     _record(context, [ChunkReceipt(chunk) for chunk in plan.to_close])
     admitted = plan.images + plan.waiting
-    tally = _Tally(Counter(admitted=admitted, embedded=0, rejected=0, faces=0, swept=carried.swept))
+    tally = _Tally(
+        Counter(admitted=admitted, embedded=0, rejected=0, faces=0, swept=carried.swept.photos.total()), carried.swept
+    )
     done, reasons = tally.done, tally.reasons
     receipts = _work(context, progress, plan, tally, marks.regions()) if plan.chunks else []
-    reused, waiting = carried.photos, 0
+    waiting, taken = 0, Counter(carried.taken)
     if (copied := _finish(context, receipts, waiting=plan.waiting > 0)) is not None:
         done.update({name: count for name, count in copied.reused.items() if name in done})
         reasons.update({n.removeprefix("rejected_"): c for n, c in copied.reused.items() if n.startswith("rejected_")})
-        reused, waiting = reused + copied.photos, plan.waiting - copied.photos
+        waiting = plan.waiting - copied.photos
+        taken.update(copied.taken)
     outcomes = (("embedded", done["embedded"]), ("rejected", done["rejected"]))
     must_add_up("embed", ("admitted", admitted), *outcomes, ("waiting", waiting))
-    if reused:
-        done["reused"] = reused
+    done.update(+taken)
     _drop_superseded(context)
     return run.finish(tally.counts(), digest_of(progress.state()), planned | tally.details() | marks.details())
 
@@ -178,7 +184,7 @@ def sweep(context: Context) -> int:
     """Remove outcomes of photos that are no longer admitted, or whose grant covers other people now; returns the number
     of photos.
     """
-    return carry(context).swept
+    return carry(context).swept.photos.total()
 
 
 def plan_embed(context: Context) -> EmbedPlan:

@@ -52,6 +52,11 @@ class RecordedStage:
         """Return a count; 0 when it was not recorded."""
         return float(self.counts.get(key, 0))
 
+    def counted(self, key: str) -> dict[str, int]:
+        """Return counts by name that are recorded as a detail; empty if there are none."""
+        counts = self.details.get(key)
+        return {str(name): int(count) for name, count in counts.items()} if isinstance(counts, dict) else {}
+
     def reasons(self, prefix: str) -> dict[str, int]:
         """Return the positive counts whose name starts with `prefix` (`refused_` or `rejected_`), by reason."""
         return {

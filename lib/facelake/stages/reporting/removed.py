@@ -1,13 +1,31 @@
-"""What was erased or withdrawn since the previous run: why a report has fewer photos and faces than the one before."""
+"""What changed since the previous run: why a report has more or fewer photos and faces than the one before."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from facelake.contracts import Refusal
-from facelake.report import RunFigures
+from facelake.plural import counted
+from facelake.report import RunFigures, lost_in_words
+from facelake.report.lost_faces import ERASED
+from facelake.stages.admission.decision_changes import (
+    ADDED,
+    DECISION_CHANGES,
+    NEWLY_ADMITTED,
+    NEWLY_REFUSED,
+    NEWLY_WITHDRAWN,
+    VANISHED,
+)
 from facelake.stages.reporting.history import RecordedStage
+
+_SENTENCE = (  # what is counted, its verb for one and for several, and the rest
+    (ADDED, "is", "are", "new"),
+    (VANISHED, "is", "are", "no longer in the corpus"),
+    (NEWLY_WITHDRAWN, "was", "were", "withdrawn"),
+    (NEWLY_REFUSED, "is", "are", "refused now for another reason"),
+    (NEWLY_ADMITTED, "is", "are", "allowed that had been refused"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,33 +36,65 @@ class Removed:
         photos: photos that erasures removed.
         faces: faces that erasures removed.
         identities: identities that erasures ended.
-        withdrawn_photos: photos that are refused as withdrawn now and were not before.
-        withdrawn_faces: faces that embed removed because of that; 0 where other photos were refused or are missing too,
-            since it is not recorded which faces were whose.
+        decisions: photos that the admissions since then count, by DECISION_CHANGES.
+        swept_faces: faces that embed removed since then, by cause (stages/embedding/swept.py).
     """
 
     photos: int = 0
     faces: int = 0
     identities: int = 0
-    withdrawn_photos: int = 0
-    withdrawn_faces: int = 0
+    decisions: Mapping[str, int] = field(default_factory=dict)
+    swept_faces: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def lost_faces(self) -> dict[str, int]:
+        """Faces that are gone, by cause."""
+        return {ERASED: self.faces, **self.swept_faces}
 
     def of_read(self) -> str:
         """Return what explains a lower number of photos read."""
-        return _listed((self.photos, "erased"))
+        return _listed((self.photos, "erased"), (self._count(VANISHED), "no longer in the corpus"), self._new)
 
     def of_admitted(self, fewer: float) -> str:
-        """Return what explains a lower number of photos admitted; erasures also remove photos that were refused."""
-        listed = _listed((self.photos, "erased"), (self.withdrawn_photos, "withdrawn"))
-        return f"{listed}, not all of them admitted" if self.photos + self.withdrawn_photos > fewer else listed
+        """Return what explains a lower number of photos admitted; others than admitted ones are erased and removed,
+        too.
+        """
+        less = (
+            (self.photos, "erased"),
+            (self._count(VANISHED), "no longer in the corpus"),
+            (self._count(NEWLY_WITHDRAWN), "withdrawn"),
+            (self._count(NEWLY_REFUSED), "refused"),
+        )
+        listed = _listed(*less, self._new, (self._count(NEWLY_ADMITTED), "allowed"))
+        more = self._count(ADDED) + self._count(NEWLY_ADMITTED)
+        return f"{listed}, not all of them admitted" if sum(count for count, _ in less) - more > fewer else listed
 
     def of_faces(self) -> str:
         """Return what explains a lower number of faces."""
-        return _listed((self.faces, "erased"), (self.withdrawn_faces, "withdrawn"))
+        return lost_in_words(self.lost_faces)
 
     def of_identities(self) -> str:
         """Return what explains a lower number of identities."""
         return _listed((self.identities, "erased"))
+
+    def in_words(self) -> str:
+        """Return the changes in the photos as a sentence; empty if there are none."""
+        erased = [(self.photos, "was" if self.photos == 1 else "were", "erased")] if self.photos else []
+        counts = [(self._count(name), one, several, words) for name, one, several, words in _SENTENCE]
+        said = [(count, one if count == 1 else several, words) for count, one, several, words in counts if count]
+        if not (parts := [*said, *erased]):
+            return ""
+        count, verb, words = parts[0]
+        first = f"{counted(count, 'photo')} {verb} {words}"
+        rest = [f"{count:,} {verb} {words}" for count, verb, words in parts[1:]]
+        return f"Since the previous run: {', '.join([first, *rest])}."
+
+    def _count(self, name: str) -> int:
+        return self.decisions.get(name, 0)
+
+    @property
+    def _new(self) -> tuple[int, str]:
+        return self._count(ADDED), "new"
 
 
 def _listed(*counts: tuple[int, str]) -> str:
@@ -60,33 +110,40 @@ def previous_admit(runs: Mapping[str, Sequence[RecordedStage]], history: Sequenc
         runs: the executions of every stage, oldest first.
         history: the galleries that the report compares, oldest first, the present one last.
     """
+    publish = _previous_publish(runs, history)
+    return next((run for run in reversed(runs["admit"]) if publish and run.started_at <= publish.started_at), None)
+
+
+def _previous_publish(
+    runs: Mapping[str, Sequence[RecordedStage]], history: Sequence[RunFigures]
+) -> RecordedStage | None:
     version = history[-2].version if len(history) > 1 else 0
-    published = [run.started_at for run in runs["publish"] if run.number("gallery") <= version]
-    return next((run for run in reversed(runs["admit"]) if published and run.started_at <= published[-1]), None)
+    published = [run for run in runs["publish"] if run.number("gallery") <= version]
+    return published[-1] if published else None
 
 
-def removed_since(
-    runs: Mapping[str, Sequence[RecordedStage]], before: RecordedStage | None, refused: Mapping[str, int]
-) -> Removed:
-    """Count what was erased and withdrawn since an earlier admission.
+def removed_since(runs: Mapping[str, Sequence[RecordedStage]], history: Sequence[RunFigures]) -> Removed:
+    """Count what was added, erased, withdrawn, refused and removed since the gallery that a report compares with.
+
+    Of a photo that came and went between several admissions, each is counted.
 
     Args:
         runs: the executions of every stage, with erasures, oldest first.
-        before: the earlier admission; None: nothing is counted.
-        refused: photos that are refused now, by reason.
+        history: the galleries that the report compares, oldest first, the present one last; without an earlier one
+            nothing is counted.
     """
-    if before is None:
+    before, publish = previous_admit(runs, history), _previous_publish(runs, history)
+    if before is None or publish is None:
         return Removed()
     erasures = [run for run in runs["erase"] if run.started_at > before.started_at]
     photos, faces, identities = (
         int(sum(run.number(name) for run in erasures)) for name in ("images", "faces", "identities_retired")
     )
-    refused_before = before.reasons("refused_")
-    more = {name: max(0, count - refused_before.get(name, 0)) for name, count in refused.items()}
-    withdrawn = more.pop(Refusal.WITHDRAWN, 0)
-    more.pop(Refusal.ERASED, None)
-    now, embed = runs["admit"][-1], runs["embed"][-1] if runs["embed"] else None
-    complete = now.number("read") >= before.number("read") - photos
-    only = withdrawn and complete and not any(more.values())
-    swept = int(embed.number("swept")) if only and embed and embed.run_id == now.run_id else 0
-    return Removed(photos, faces, identities, withdrawn, swept)
+    decisions, swept = Counter[str](), Counter[str]()
+    for run in runs["admit"]:
+        if run.started_at > before.started_at:
+            decisions.update({name: int(run.number(name)) for name in DECISION_CHANGES})
+    for run in runs["embed"]:
+        if run.started_at > publish.started_at:
+            swept.update(run.counted("swept_faces"))
+    return Removed(photos, faces, identities, +decisions, +swept)

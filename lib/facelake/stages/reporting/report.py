@@ -27,6 +27,7 @@ from facelake.lake.sampling import batches
 from facelake.plural import counted
 from facelake.report import (
     Bar,
+    ChangedIdentity,
     MergeOrSplit,
     ReportData,
     RunFacts,
@@ -39,6 +40,7 @@ from facelake.report import (
 )
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run
+from facelake.stages.gallery.change_list import LargestChanges
 from facelake.stages.gallery.subjects import SubjectCounts, count_contradictions
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.stages.reporting.history import (
@@ -61,6 +63,7 @@ PAGES = "reports"
 LATEST = f"{PAGES}/latest.html"
 _FACE_MARKER = b"data:image/jpeg"
 _EVENTS = (Change.MERGED, Change.SPLIT)
+_NAMED_CHANGES = 10  # of each kind
 
 
 @dataclass(slots=True)
@@ -72,6 +75,8 @@ class _Identities:
     changes: Counter[str] = field(default_factory=Counter)
     events: list[dict[str, Any]] = field(default_factory=list)
     """merges and splits, those of most faces first"""
+    named: list[ChangedIdentity] = field(default_factory=list)
+    """the largest changes of each kind"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +157,10 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
     costs = stage_costs(config, runs, run_id)
     shown, events, events_note, sheets_note = _sheets(context, gallery, people)
     before = previous_admit(runs, history)
-    removed = removed_since(runs, before, admissions.refused)
+    removed = removed_since(runs, history)
     subjects = count_contradictions(gallery) if gallery else SubjectCounts(0, 0, 0)
     facts = _facts(context, gallery, admissions, faces, runs, run_id=run_id)
-    facts |= {"explained_loss": (removed.of_faces(), removed.faces + removed.withdrawn_faces)}
-    facts |= {"withdrawn_photos": 0 if removed.withdrawn_faces else removed.withdrawn_photos}
+    facts |= {"lost_faces": removed.lost_faces}
     facts |= {"joined_subjects": subjects.joined, "divided_subjects": subjects.divided}
     embed = next((cost for cost in costs if cost.stage == "embed" and cost.when == "this run"), None)
     spent = embed.cost if embed else None
@@ -168,6 +172,7 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
         lake=lake.uri,
         created_at=f"{context.now:%Y-%m-%d %H:%M} UTC",
         key_figures=key_figures(admissions, faces.rows, people.sizes, history, Comparison(before, removed)),
+        since=removed.in_words(),
         alerts=find_alerts(RunFacts(**facts, history=history, stages=costs, budget=config.plan.budget, spent=spent)),
         funnel=[
             Bar("photos read", admissions.read),
@@ -183,6 +188,8 @@ def _gather(context: Context, gallery: Gallery | None) -> ReportData:
         sizes=size_bars(people.sizes),
         sizes_note=_sizes_note(people.sizes, subjects),
         changes=_bars(people.changes),
+        changed=people.named if len(history) > 1 else [],
+        changed_note=_changed_note(people),
         events=events,
         events_note=events_note,
         stages=costs,
@@ -261,16 +268,18 @@ def _identities(context: Context, gallery: Gallery | None) -> _Identities:
 
 
 def _count_changes(context: Context, gallery: Gallery, people: _Identities) -> None:
-    """Fill in the counts of this version's changes and its largest merges and splits."""
+    """Fill in the counts of this version's changes, the largest of each kind, and the largest merges and splits."""
     table, most = context.lake["changes"], context.config.report.max_events
     columns = ["gallery_version", "kind", "identity_id", "other_id", "size_before", "size_after"]
     events: list[dict[str, Any]] = []
+    named = LargestChanges(_NAMED_CHANGES)
     for part in batches(table, columns, table.snapshot(gallery.row["changes_version"])):
         part = part.filter(pc.equal(part["gallery_version"], gallery.version))
         people.changes.update(part["kind"].to_pylist())
         kinds = pc.is_in(part["kind"], pa.array([str(kind) for kind in _EVENTS]))
         events = _largest([*events, *part.filter(kinds).to_pylist()], most)
-    people.events = events
+        named.add(part)
+    people.events, people.named = events, named.rows()
 
 
 def _largest(events: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -302,6 +311,12 @@ def _bars(counts: Mapping[str, int]) -> list[Bar]:
     total = sum(counts.values())
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return [Bar(name.replace("_", " "), count, format_share(count, total)) for name, count in ordered]
+
+
+def _changed_note(people: _Identities) -> str:
+    every = sum(people.changes.values())
+    shown = f"Shown are {len(people.named):,} of {every:,} changes, the largest of each kind. "
+    return (shown if len(people.named) < every else "") + "`facelake gallery changes` lists all."
 
 
 def _sizes_note(sizes: I64, subjects: SubjectCounts) -> str:
