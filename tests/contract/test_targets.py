@@ -36,7 +36,7 @@ def opened(target_place: tuple[Path | str, str]) -> Iterator[tuple[Path | str, T
 
 
 def rows_of(first: int, count: int, seed: int = 0, **tags: str) -> TargetRows:
-    ids = [f"id-{number:06d}" for number in range(first, first + count)]
+    ids = [f"id-{number:06d}" + "é" * (number % 3) for number in range(first, first + count)]  # of several lengths
     templates = unit_rows(np.random.default_rng((seed, first)).standard_normal((count, DIM)).astype(np.float32))
     return TargetRows(ids, templates, np.full(count, seed + 1, np.int64), TAGS | tags)
 

@@ -14,7 +14,7 @@ import numpy as np
 import psycopg
 from psycopg import sql
 
-from facelake.contracts import F16, F32
+from facelake.contracts import F16, F32, I64
 from facelake.errors import ConfigError
 from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
@@ -24,7 +24,7 @@ _BATCH = 10_000
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # of PostgreSQL's binary timestamps
 _COPY_HEAD = b"PGCOPY\n\xff\r\n\x00" + struct.pack(">ii", 0, 0)
 _COPY_END = struct.pack(">h", -1)
-_SEND_BYTES = 8 << 20
+_BLOCK_ROWS = 2_048  # of one message: 4 MB with 512 values
 _MAX_DIM = 16_000  # of pgvector's type `vector`
 _SNAPSHOT_WAIT_S, _SNAPSHOT_PAUSE_S = 60.0, 0.5  # for other sessions' transactions to end
 _INLINE_DIM = 1_800  # of vectors that fit on a page of 8 KiB with the other columns
@@ -232,28 +232,45 @@ def copy_blocks(rows: TargetRows, element: int = 0) -> Iterator[bytes]:
         rows: what is written.
         element: number (oid) of the type `halfvec` in this database, of which exemplars are an array.
     """
-    count, dim = rows.templates.shape
-    kind = np.dtype([("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"), ("values", ">f4", (dim,))])
-    vectors = np.zeros(count, kind)
-    vectors["bytes"], vectors["dim"], vectors["values"] = kind.itemsize - 4, dim, rows.templates
-    raw, size = vectors.tobytes(), kind.itemsize
+    names = [name.encode() for name in rows.ids]
+    lengths = np.array([len(name) for name in names], np.int64)
+    head = _COPY_HEAD
+    for length in np.unique(lengths).tolist():  # rows with ids of one length have one layout: no loop over rows
+        every = np.flatnonzero(lengths == length)
+        for chosen in np.split(every, range(_BLOCK_ROWS, len(every), _BLOCK_ROWS)):
+            packed = _packed(rows, [names[i] for i in chosen.tolist()], chosen)
+            if rows.exemplars is not None:
+                own = [_halfvec_array(rows.exemplars[i], element) for i in chosen.tolist()]
+                packed = b"".join(
+                    part for pair in zip(_records(packed, len(chosen)), own, strict=True) for part in pair
+                )
+            yield head + packed
+            head = b""
+    yield head + _COPY_END
+
+
+def _packed(rows: TargetRows, names: list[bytes], chosen: I64) -> bytes:
+    """Return the chosen rows, whose ids have one length, as they are sent, up to the exemplars."""
+    length, dim = len(names[0]), rows.templates.shape[1]
     expires = datetime.fromisoformat(rows.tags["expires_at"]) - _EPOCH
     micros = (expires.days * 86_400 + expires.seconds) * 1_000_000 + expires.microseconds
-    tags = [rows.tags["lease_id"].encode(), rows.tags["purpose"].encode()]
-    fields = [*tags, struct.pack(">q", micros), rows.tags["model_digest"].encode()]
-    tail = b"".join(struct.pack(">i", len(field)) + field for field in fields)
-    block, block_bytes = [_COPY_HEAD], 0
-    for i, (name, version) in enumerate(zip(rows.ids, rows.versions.tolist(), strict=True)):
-        text = name.encode()
-        more = b"" if rows.exemplars is None else _halfvec_array(rows.exemplars[i], element)
-        block.append(struct.pack(">hi", len(COLUMNS) + bool(more), len(text)) + text)
-        block.append(raw[i * size : (i + 1) * size])
-        block.append(struct.pack(">iq", 8, version) + tail + more)
-        block_bytes += size + 64 + len(more)
-        if block_bytes >= _SEND_BYTES:
-            yield b"".join(block)
-            block, block_bytes = [], 0
-    yield b"".join([*block, _COPY_END])
+    tags = [rows.tags["lease_id"].encode(), rows.tags["purpose"].encode(), struct.pack(">q", micros)]
+    tags += [rows.tags["model_digest"].encode()]
+    tail = b"".join(struct.pack(">i", len(field)) + field for field in tags)
+    layout = [("fields", ">i2"), ("id_bytes", ">i4"), ("id", "V", length), ("bytes", ">i4"), ("dim", ">i2")]
+    layout += [("unused", ">i2"), ("template", ">f4", dim), ("version_bytes", ">i4"), ("version", ">i8")]
+    out = np.zeros(len(names), np.dtype([*layout, ("tail", "V", len(tail))]))
+    out["fields"] = len(COLUMNS) + (rows.exemplars is not None)
+    out["id_bytes"], out["id"] = length, np.frombuffer(b"".join(names), f"V{length}")
+    out["bytes"], out["dim"], out["template"] = 4 + 4 * dim, dim, rows.templates[chosen]
+    out["version_bytes"], out["version"], out["tail"] = 8, rows.versions[chosen], np.void(tail)
+    return out.tobytes()
+
+
+def _records(packed: bytes, count: int) -> Iterator[bytes]:
+    """Yield the records of equal length that bytes consist of."""
+    size = len(packed) // count
+    return (packed[start : start + size] for start in range(0, len(packed), size))
 
 
 def _halfvec_array(vectors: F16, element: int) -> bytes:

@@ -26,7 +26,7 @@ from facelake.targets import KEEPS
 
 def leases(lake: Lake) -> list[FeedLease]:
     """Return the present state of every lease, in the order of issue."""
-    return leases_from_events(lake["leases"].read().to_pylist())
+    return leases_from_events(_events(lake))
 
 
 def erased_version(lake: Lake) -> int:
@@ -47,23 +47,23 @@ def lease_time(lake: Lake, now: datetime) -> datetime:
 
 def what_is_owed(lake: Lake, now: datetime) -> dict[str, str]:
     """Return what recipients owe, by lease id."""
-    events = ledger_rows(lake)[0]
-    now = lease_time(lake, now)
-    return duties(leases(lake), erased_version(lake), now, lambda purpose: last_withdrawal(events, purpose, now))
+    return _owed(lake, leases(lake), lease_time(lake, now))
 
 
 def recipients_that_owe(lake: Lake, now: datetime) -> list[str]:
     """Return the recipients with a lease that was recalled, has ended or is behind an erasure or a withdrawal; sorted,
     distinct.
     """
-    owed = what_is_owed(lake, now)
-    return sorted({lease.recipient for lease in leases(lake) if lease.lease_id in owed})
+    held = leases(lake)
+    owed = _owed(lake, held, lease_time(lake, now))
+    return sorted({lease.recipient for lease in held if lease.lease_id in owed})
 
 
 def databases_that_owe(lake: Lake, now: datetime) -> list[dict[str, str]]:
     """Return the databases that a push has to bring up to date, and where their engine may keep deleted rows then."""
-    owed = what_is_owed(lake, now)
-    places = {lease.target for lease in leases(lake) if lease.target and lease.lease_id in owed}
+    held = leases(lake)
+    owed = _owed(lake, held, lease_time(lake, now))
+    places = {lease.target for lease in held if lease.target and lease.lease_id in owed}
     return [{"target": place, "keeps": KEEPS.get(place.partition(":")[0], "")} for place in sorted(places)]
 
 
@@ -112,8 +112,7 @@ def issue(
         "target": terms.target,
         "ledger_seq": ledger_seq,
     }
-    _append(lake, LeaseEvent.ISSUED, facts)
-    return leases(lake)[-1]
+    return _append(lake, LeaseEvent.ISSUED, facts)
 
 
 def refuse_debtor(lake: Lake, recipient: str, now: datetime) -> None:
@@ -122,8 +121,9 @@ def refuse_debtor(lake: Lake, recipient: str, now: datetime) -> None:
     Raises:
         Refused: it does.
     """
-    owed = what_is_owed(lake, now)
-    for lease in leases(lake):
+    held = leases(lake)
+    owed = _owed(lake, held, lease_time(lake, now)) if held else {}
+    for lease in held:
         if recipient_key(lease.recipient) == recipient_key(recipient) and lease.lease_id in owed:
             what = f"{lease.recipient!r} gets no further export: lease {lease.lease_id} {owed[lease.lease_id]}"
             next_step = "have the changes applied and run `facelake feed ack`, or the copy deleted and `feed return`"
@@ -142,9 +142,10 @@ def refuse_stale_copy(config: Config, lease_id: str) -> None:
         return
     lake = Lake.open(config.lake, config.s3, config.governance.hash_key)
     now = datetime.now(UTC)
-    if duty := what_is_owed(lake, now).get(lease_id):
+    held, now = leases(lake), lease_time(lake, now)
+    if duty := _owed(lake, held, now).get(lease_id):
         next_step = f"delete the copy and run `facelake feed return {lease_id}`"
-        if _find(lake, lease_id).ended(lease_time(lake, now)) is None:  # changes leave under a lease in force only
+        if _find(lake, held, lease_id).ended(now) is None:  # changes leave under a lease in force only
             next_step = (
                 f"run `facelake feed changes {lease_id} --out DIR`, apply them to the copy (docs/matcher.md), and "
                 f"`facelake feed ack {lease_id}`; or {next_step}"
@@ -159,7 +160,7 @@ def lease_in_force(lake: Lake, lease_id: str, now: datetime) -> FeedLease:
         ConfigError: there is no such lease.
         Refused: it was recalled, has ended or was returned.
     """
-    lease = _find(lake, lease_id)
+    lease = _find(lake, leases(lake), lease_id)
     if reason := lease.ended(lease_time(lake, now)):
         next_step = "have the copy deleted, run `facelake feed return`, and export again under a new lease"
         raise Refused(f"lease {lease_id} {reason}", where=lake.uri, next_step=next_step)
@@ -169,13 +170,15 @@ def lease_in_force(lake: Lake, lease_id: str, now: datetime) -> FeedLease:
 def extend(lake: Lake, lease: FeedLease, end: datetime, now: datetime) -> FeedLease:
     """Record that a lease ends later. Call before the recipient learns it."""
     facts = {"lease_id": lease.lease_id, "recipient": lease.recipient, "purpose": lease.purpose}
-    _append(lake, LeaseEvent.RENEWED, facts | {"issued_at": now, "expires_at": end, "target": lease.target})
-    return _find(lake, lease.lease_id)
+    return _append(lake, LeaseEvent.RENEWED, facts | {"issued_at": now, "expires_at": end, "target": lease.target})
 
 
 def mark_sent(lake: Lake, lease_id: str, version: int, as_of: datetime) -> FeedLease:
     """Record that changes up to a gallery version, computed at `as_of`, are handed out under a lease."""
-    return _record_event(lake, lease_id, LeaseEvent.SENT, version, as_of)
+    lease = _find(lake, leases(lake), lease_id)
+    return _record_event(
+        lake, lease, LeaseEvent.SENT, gallery_version=version, issued_at=as_of, ledger_seq=_newest_seq(lake)
+    )
 
 
 def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLease:
@@ -185,7 +188,8 @@ def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLe
         ConfigError: there is no such lease or version; changes up to the version were never handed out under the lease,
             or none since the last acknowledgement although the recipient owes one.
     """
-    lease = _find(lake, lease_id)
+    held = leases(lake)
+    lease = _find(lake, held, lease_id)
     next_step = f"run `facelake feed changes {lease_id} --out DIR`, have them applied, and acknowledge then"
     if version is not None:
         current_gallery(lake, version)
@@ -195,11 +199,11 @@ def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLe
         raise ConfigError(what, where=lake.uri, next_step=next_step)
     now = lease_time(lake, datetime.now(UTC))
     nothing_new = wanted <= lease.acknowledged and lease.sent_at in (None, lease.acknowledged_at)
-    duty = what_is_owed(lake, now).get(lease_id)
-    if nothing_new and duty and not lease.ended(now):
+    duty = _owed(lake, held, now).get(lease_id) if nothing_new else None
+    if duty and not lease.ended(now):
         what = f"the recipient {duty}, and was given no changes since its last acknowledgement"
         raise ConfigError(what, where=lease_id, next_step=next_step)
-    return _record_event(lake, lease_id, LeaseEvent.ACKNOWLEDGED, wanted)
+    return _record_event(lake, lease, LeaseEvent.ACKNOWLEDGED, gallery_version=wanted)
 
 
 def mark_returned(lake: Lake, lease_id: str) -> FeedLease:
@@ -208,7 +212,7 @@ def mark_returned(lake: Lake, lease_id: str) -> FeedLease:
     Raises:
         ConfigError: there is no such lease.
     """
-    return _record_event(lake, lease_id, LeaseEvent.RETURNED)
+    return _record_event(lake, _find(lake, leases(lake), lease_id), LeaseEvent.RETURNED)
 
 
 def recall(lake: Lake, lease_id: str | None = None, recipient: str | None = None) -> list[FeedLease]:
@@ -228,24 +232,30 @@ def recall(lake: Lake, lease_id: str | None = None, recipient: str | None = None
     if not active:
         what = f"no active lease {lease_id!r}" if lease_id else f"no active lease for recipient {recipient!r}"
         raise ConfigError(what, where=lake.uri, next_step="see `facelake feed leases`")
-    return [_record_event(lake, lease.lease_id, LeaseEvent.RECALLED) for lease in active]
+    return [_record_event(lake, lease, LeaseEvent.RECALLED) for lease in active]
 
 
-def _find(lake: Lake, lease_id: str) -> FeedLease:
-    by_id = {lease.lease_id: lease for lease in leases(lake)}
-    if lease_id not in by_id:
+def _events(lake: Lake) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = lake["leases"].read().to_pylist()
+    return rows
+
+
+def _owed(lake: Lake, held: list[FeedLease], now: datetime) -> dict[str, str]:
+    """Return what the recipients of leases owe at a time of `lease_time`, by lease id."""
+    events = ledger_rows(lake)[0]
+    return duties(held, erased_version(lake), now, lambda purpose: last_withdrawal(events, purpose, now))
+
+
+def _find(lake: Lake, held: list[FeedLease], lease_id: str) -> FeedLease:
+    found = next((lease for lease in held if lease.lease_id == lease_id), None)
+    if found is None:
         raise ConfigError(f"no lease {lease_id!r}", where=lake.uri, next_step="see `facelake feed leases`")
-    return by_id[lease_id]
+    return found
 
 
-def _record_event(
-    lake: Lake, lease_id: str, event: LeaseEvent, version: int = 0, as_of: datetime | None = None
-) -> FeedLease:
-    recipient = _find(lake, lease_id).recipient
-    facts = {"lease_id": lease_id, "recipient": recipient, "gallery_version": version, "issued_at": as_of}
-    facts |= {"ledger_seq": _newest_seq(lake)} if event is LeaseEvent.SENT else {}
-    _append(lake, event, facts)
-    return _find(lake, lease_id)
+def _record_event(lake: Lake, lease: FeedLease, event: LeaseEvent, **facts: Any) -> FeedLease:
+    common = {"lease_id": lease.lease_id, "recipient": lease.recipient, "gallery_version": 0}
+    return _append(lake, event, common | facts)
 
 
 def _newest_seq(lake: Lake) -> int:
@@ -253,8 +263,11 @@ def _newest_seq(lake: Lake) -> int:
     return int(pc.max(lake["ledger"].read(["seq"])["seq"]).as_py() or 0)
 
 
-def _append(lake: Lake, event: LeaseEvent, facts: dict[str, Any]) -> None:
-    seq = 1 + (pc.max(lake["leases"].read(["seq"])["seq"]).as_py() or 0)
+def _append(lake: Lake, event: LeaseEvent, facts: dict[str, Any]) -> FeedLease:
+    """Record an event; returns the lease as it is then."""
+    events = _events(lake)
     row = dict.fromkeys(LEASES.names) | facts
-    row |= {"seq": seq, "event": str(event), "recorded_at": datetime.now(UTC), "recorded_by": getpass.getuser()}
+    row |= {"seq": 1 + max((earlier["seq"] for earlier in events), default=0), "event": str(event)}
+    row |= {"recorded_at": datetime.now(UTC), "recorded_by": getpass.getuser()}
     lake["leases"].append([row])
+    return _find(lake, leases_from_events([*events, row]), facts["lease_id"])

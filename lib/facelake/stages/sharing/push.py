@@ -148,7 +148,7 @@ def _fill(
     work = TargetWriter(context, target, outgoing, lease, exemplars)
     context.emit(StageStarted("push", expected, "identities"))
     _apply(work, since, fresh=before == 0)
-    renewed = _set_end(work)
+    renewed = _set_end(work) if before else 0
     after = _proven(work, expected)
     resumed = record is not None and record["state"] == "pushing"  # what a killed push deleted is still in the files
     rewritten = resumed or renewed or work.deleted or work.upserted > after - before
@@ -243,9 +243,11 @@ def _set_end(work: TargetWriter) -> int:
 
 def _proven(work: TargetWriter, expected: int) -> int:
     """Check the number of rows, and that no deleted identity is found by its former template; returns the number."""
-    if work.target.count() != expected:  # an identity that was withheld came back without a change
+    after = work.target.count()
+    if after != expected:  # an identity that was withheld came back without a change
         _reconcile(work)
-    after, own = work.target.count(), work.target.count(work.lease.lease_id)
+        after = work.target.count()
+    own = work.target.count(work.lease.lease_id)
     if not after == own == expected:
         what = f"the target has {after} rows, {own} of them under the lease, the gallery {expected}"
         raise Corrupt(what, where=work.lease.target or "", next_step="check who else writes to it, then push again")

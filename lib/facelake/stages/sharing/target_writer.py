@@ -20,7 +20,7 @@ from facelake.targets import Target, TargetRows
 from facelake.vectors import decode_embeddings
 
 _BATCH = 8_192  # ids of one delete
-_WRITE_BYTES = 64 << 20  # of the vectors of one write
+_FIRST_BYTES, _WRITE_BYTES = 8 << 20, 64 << 20  # read for the first write, so that it begins soon, and for later ones
 SEARCHED = 256  # deleted identities that are searched for by their former template
 _ROWS = ["identity_id", "prototype", "last_version"]
 _EXEMPLARS = "exemplars"
@@ -97,10 +97,11 @@ def _exemplars_of(rows: pa.Table, dim: int) -> list[F16]:
 def _gathered(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """Yield the rows of data files together until they fill a write."""
     held: list[pa.Table] = []
+    wanted = _FIRST_BYTES
     for rows in (part for part in parts if part.num_rows):
         held.append(rows)
-        if sum(part.nbytes for part in held) >= _WRITE_BYTES:
+        if sum(part.nbytes for part in held) >= wanted:
             yield pa.concat_tables(held)
-            held = []
+            held, wanted = [], min(2 * wanted, _WRITE_BYTES)
     if held:
         yield pa.concat_tables(held)
