@@ -109,8 +109,11 @@ def test_photos_whose_metadata_name_the_person_are_remains(demo_lake: Path) -> N
     with writing(load_config(lake=str(demo_lake)), "test") as context:
         row = {"image_id": "party/1.jpg", "image": sink.getvalue(), "source_id": "party", "subject_ref": "person-1"}
         write_corpus_file(context, [row])
-    _, hits = verify_residual(reading(load_config(lake=str(demo_lake))), ["on the left"])
-    assert hits
+    found = verify_residual(reading(load_config(lake=str(demo_lake))), ["on the left"])
+    assert found.found
+    assert not found.inside
+    part = verify_residual(reading(load_config(lake=str(demo_lake))), ["n the lef"])
+    assert (part.found, list(part.inside)) == ({}, list(found.found))
     assert "party/1.jpg" in remains(demo_lake)
     kept = erased(demo_lake, Request.of(subjects=["person-2"], copies="keep"))
     assert kept.copies_kept == ["party/1.jpg"]

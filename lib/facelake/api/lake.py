@@ -273,11 +273,11 @@ class Lake:
         """
         context = self._read()
         findings, counts = verify(context, "audit" if audit_only else None)
-        hits: dict[str, int] = {}
-        if residual:
-            counts["objects_scanned"], hits = verify_residual(context, list(residual))
-            counts["residual_hits"] = sum(hits.values())
-        return Verification(tuple(findings), hits, counts)
+        if not residual:
+            return Verification(tuple(findings), {}, {}, counts)
+        hits = verify_residual(context, list(residual))
+        counts |= {"objects_scanned": hits.scanned, "residual_hits": sum(hits.found.values())}
+        return Verification(tuple(findings), hits.found, hits.inside, counts)
 
     def galleries(self) -> tuple[GalleryInfo, ...]:
         """Return every published gallery version, oldest first."""

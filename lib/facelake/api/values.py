@@ -83,11 +83,13 @@ class Verification:
     Attributes:
         findings: inconsistencies.
         residual: number of hits of the searched identifiers, by object key.
+        residual_inside: hits in other objects, only inside of longer words: of a longer name, or by chance in a digest.
         counts: what was checked.
     """
 
     findings: tuple[Finding, ...]
     residual: Mapping[str, int]
+    residual_inside: Mapping[str, int]
     counts: Mapping[str, int]
 
     @property

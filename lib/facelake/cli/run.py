@@ -295,13 +295,18 @@ def verify(
     findings, hits = result.findings, result.residual
     terminal.table("problems", ["check", "problem"], [[f.check, f.problem] for f in findings])
     terminal.table("residual hits", ["object", "hits"], [[key, count] for key, count in hits.items()])
+    inside = result.residual_inside
+    terminal.table("only inside of longer words", ["object", "hits"], [[key, count] for key, count in inside.items()])
     if residual and not hits:
-        terminal.say(f"searched every object of the lake: no trace of {', '.join(map(repr, residual))}")
+        what = "no trace of" if not inside else "only inside of longer words, such as longer names or digests:"
+        terminal.say(f"searched every object of the lake: {what} {', '.join(map(repr, residual))}")
     problems = [{"check": f.check, "problem": f.problem} for f in findings]
     terminal.say("the lake is consistent" if result.ok else f"{len(findings) + len(hits)} problems")
     if unfinished := result.counts.get("unfinished_erasures"):
         terminal.warn(f"{unfinished} erasures are not certified yet: `facelake status` lists them; give them again")
-    terminal.result({"ok": result.ok, "problems": problems, "residual": hits, "counts": result.counts})
+    terminal.result(
+        {"ok": result.ok, "problems": problems, "residual": hits, "residual_inside": inside, "counts": result.counts}
+    )
     if not result.ok:
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
@@ -21,10 +22,27 @@ _CHUNK = 1 << 20  # bytes per step, so that numpy's intermediate arrays stay in 
 _WINDOW = 8
 _PHASED = 2 * _WINDOW - 1  # a blob of this length contains a window at a multiple of 8, whatever its offset
 _U64 = npt.NDArray[np.uint64]
-_LETTERS = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_-"
-_OPENS = bytes(byte not in _LETTERS + b"./" for byte in range(256))  # bytes after which an identifier may begin
-_OPENS_IN_PATHS = bytes(byte not in _LETTERS for byte in range(256))
-_CLOSES = np.array([byte not in _LETTERS for byte in range(256)])  # bytes before which it may end
+_ALPHANUMERIC = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_LETTERS = _ALPHANUMERIC + b"_-"
+
+
+class Bounds(StrEnum):
+    """Where an identifier counts as found."""
+
+    WHOLE = "whole"
+    """where no letter, digit, `_` or `-` is beside it, and no slash or dot before it: ids of photos begin with their
+    source, so that a path that ends with an id is another photo's"""
+    WORD = "word"
+    """where no ASCII letter or digit is beside it: also as part of the name of a file"""
+    ANYWHERE = "anywhere"
+    """also inside of longer words, such as digits inside of a digest"""
+
+    @property
+    def inner(self) -> tuple[bytes, bytes]:
+        """The bytes after which an identifier may not begin, and those before which it may not end."""
+        if self is Bounds.WHOLE:
+            return _LETTERS + b"./", _LETTERS
+        return (_ALPHANUMERIC, _ALPHANUMERIC) if self is Bounds.WORD else (b"", b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +84,10 @@ class _Texts:
     first: bytes
     prefixes: tuple[tuple[np.uint64, _Windows], ...]
     opens: bytes
+    closes: Bool
 
     @classmethod
-    def of(cls, wanted: frozenset[bytes], opens: bytes) -> _Texts:
+    def of(cls, wanted: frozenset[bytes], bounds: Bounds) -> _Texts:
         """Build the search structures: shorter identifiers than a window are grouped by length, the others share a
         group.
         """
@@ -81,7 +100,11 @@ class _Texts:
         ]
         initials = {text[0] for text in wanted}
         lengths = sorted({len(text) for text in wanted})
-        return cls(wanted, tuple(lengths), bytes(byte in initials for byte in range(256)), tuple(prefixes), opens)
+        first = bytes(byte in initials for byte in range(256))
+        before, after = bounds.inner
+        opens = bytes(byte not in before for byte in range(256))
+        closes = np.array([byte not in after for byte in range(256)])
+        return cls(wanted, tuple(lengths), first, tuple(prefixes), opens, closes)
 
     def find(self, data: memoryview, edges: I64) -> list[int]:
         """Offsets of identifiers, ascending: the longest one at each offset, without overlaps.
@@ -120,7 +143,7 @@ class _Texts:
         pairs = []
         for length in self.lengths:
             ends = begins + length
-            ok = (ends == limits) | ((ends < limits) & _CLOSES[raw[np.minimum(ends, len(raw) - 1)]])
+            ok = (ends == limits) | ((ends < limits) & self.closes[raw[np.minimum(ends, len(raw) - 1)]])
             pairs.append((begins[ok], ends[ok]))
         starts, ends = (np.concatenate(side) for side in zip(*pairs, strict=True))
         order = np.lexsort((-ends, starts))
@@ -176,13 +199,12 @@ class Needles:
     Attributes:
         texts: identifiers.
         blobs: embeddings, pieces of photos, and encoded identifiers.
-        within_paths: whether an identifier may also begin after a slash or dot, as part of the name of a file. Ids of
-            photos begin with their source, so that a path that ends with one is another photo's.
+        bounds: where an identifier counts as found.
     """
 
     texts: Collection[bytes] = ()
     blobs: Collection[bytes] = ()
-    within_paths: bool = False
+    bounds: Bounds = Bounds.WHOLE
     made_of: tuple[tuple[str, ...], tuple[bytes, ...], tuple[bytes, ...]] | None = field(
         default=None, repr=False, compare=False
     )
@@ -193,8 +215,7 @@ class Needles:
     def __post_init__(self) -> None:
         long = frozenset(blob for blob in self.blobs if len(blob) >= _PHASED)
         short = frozenset(blob for blob in self.blobs if _WINDOW <= len(blob) < _PHASED)
-        opens = _OPENS_IN_PATHS if self.within_paths else _OPENS
-        object.__setattr__(self, "_texts", _Texts.of(frozenset(text for text in self.texts if text), opens))
+        object.__setattr__(self, "_texts", _Texts.of(frozenset(text for text in self.texts if text), self.bounds))
         object.__setattr__(self, "_blobs", (_Blobs.of(long, _WINDOW, 1), _Blobs.of(short, 1, _WINDOW)))
 
     @classmethod
@@ -204,7 +225,7 @@ class Needles:
         blobs: Iterable[bytes] = (),
         pieces: Iterable[bytes] = (),
         *,
-        within_paths: bool = False,
+        bounds: Bounds = Bounds.WHOLE,
     ) -> Needles:
         """From identifiers, stored embeddings (little-endian float16; those shorter than 8 bytes are ignored) and
         pieces of encoded photos, in the forms of `spellings`.
@@ -215,13 +236,13 @@ class Needles:
         photos = {form for piece in pieces for form in piece_forms(bytes(piece))}
         written = frozenset(form for name in names for form in text_forms(name))
         made_of = tuple(names), tuple(map(bytes, blobs)), tuple(map(bytes, pieces))
-        return cls(written, frozenset(encoded | vectors | photos), within_paths, made_of)
+        return cls(written, frozenset(encoded | vectors | photos), bounds, made_of)
 
     def __reduce__(self) -> tuple[object, ...]:
         """Send to other processes what it was made of: the tables for searching are up to 64 MiB."""
         whole = self.made_of is None
         parts = (frozenset(self.texts), frozenset(self.blobs)) if whole else self.made_of
-        return _received, (pickle.dumps((whole, parts, self.within_paths)),)
+        return _received, (pickle.dumps((whole, parts, self.bounds)),)
 
     def in_text(self, data: memoryview, edges: I64) -> list[int]:
         """Offsets of identifiers in the concatenated values that `edges` delimits."""
@@ -238,27 +259,26 @@ class Needles:
         for at in self.in_text(memoryview(data), np.array([0, len(data)])):
             kept += [data[end:at], mark.encode()]
             longest = reversed(self._texts.lengths)
-            end = next(at + n for n in longest if data[at : at + n] in self._texts.wanted and _ends(data, at + n))
+            end = next(at + n for n in longest if data[at : at + n] in self._texts.wanted and self._ends(data, at + n))
         return b"".join([*kept, data[end:]]).decode(errors="surrogateescape")
 
     def in_name(self, name: bytes) -> bool:
         """Whether a path contains an identifier, which may begin after a slash or a dot here."""
-        wanted, lengths = self._texts.wanted, self._texts.lengths
-        begins = [at for at in range(len(name)) if at == 0 or _CLOSES[name[at - 1]]]
+        wanted, lengths, closes = self._texts.wanted, self._texts.lengths, self._texts.closes
+        begins = [at for at in range(len(name)) if at == 0 or closes[name[at - 1]]]
         spans = ((at, at + length) for at in begins for length in lengths if at + length <= len(name))
-        return any(name[at:end] in wanted and (end == len(name) or _CLOSES[name[end]]) for at, end in spans)
+        return any(name[at:end] in wanted and self._ends(name, end) for at, end in spans)
+
+    def _ends(self, data: bytes, at: int) -> bool:
+        """Whether an identifier may end here."""
+        return at == len(data) or (at < len(data) and bool(self._texts.closes[data[at]]))
 
 
 @lru_cache(maxsize=2)
 def _received(packed: bytes) -> Needles:
     """Return needles that were sent; a worker makes the tables once and not for every task."""
-    whole, parts, within_paths = pickle.loads(packed)  # noqa: S301  from the driver, as the task itself
+    whole, parts, bounds = pickle.loads(packed)  # noqa: S301  from the driver, as the task itself
     if whole:
         texts, blobs = parts
-        return Needles(texts, blobs, within_paths)
-    return Needles.of(*parts, within_paths=within_paths)
-
-
-def _ends(data: bytes, at: int) -> bool:
-    """Whether an identifier may end here."""
-    return at == len(data) or (at < len(data) and bool(_CLOSES[data[at]]))
+        return Needles(texts, blobs, bounds)
+    return Needles.of(*parts, bounds=bounds)

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facelake.erase import Needles, residual, scan
+from facelake.erase import Bounds, Needles, residual, scan
 from facelake.erase import needles as needles_module
 from facelake.erase.spellings import photo_forms
 
@@ -128,7 +128,26 @@ def test_the_longest_identifier_counts_and_none_that_overlaps_it(texts: list[str
 def test_a_reference_in_the_file_name_of_another_photo_is_found_on_request() -> None:
     table = parquet(pa.table({"image_id": ["class/Ann Berg with Tom.jpg", "class/Ann Bergson.jpg"]}))
     assert scan("x.parquet", table, Needles.of(["Ann Berg"])) == 0
-    assert scan("x.parquet", table, Needles.of(["Ann Berg"], within_paths=True)) == 1
+    assert scan("x.parquet", table, Needles.of(["Ann Berg"], bounds=Bounds.WORD)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("trip_anna-schmidt_3.jpg", (0, 1, 1)),
+        ("anna-schmidt and 2", (1, 1, 1)),
+        ("éanna-schmidté", (1, 1, 1)),
+        ("xanna-schmidt", (0, 0, 1)),
+        ("anna-schmidts/1.jpg", (0, 0, 1)),
+        ("anna_schmidt", (0, 0, 0)),
+    ],
+)
+def test_where_an_identifier_counts_as_found(name: str, found: tuple[int, int, int]) -> None:
+    data = json.dumps({"photo": name}, ensure_ascii=False).encode()
+    needles = [Needles.of(["anna-schmidt"], bounds=bounds) for bounds in Bounds]
+    assert tuple(scan("note.json", data, own) for own in needles) == found
+    assert tuple(scan("x.parquet", parquet(pa.table({"id": [name]})), own) for own in needles) == found
+    assert tuple(int(own.in_name(name.encode())) for own in needles[1:]) == found[1:]
 
 
 def test_slices_of_columns() -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from facelake.config import Config
 from facelake.contracts import I64, TABLES, Refusal, parse_json
 from facelake.distinct import among, distinct, union, without
-from facelake.erase import Needles, Signer
+from facelake.erase import Bounds, Needles, Signer, scan
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
 from facelake.lake.store import read_input
@@ -67,17 +67,40 @@ def verify(context: Context, only: str | None = None) -> tuple[list[Finding], di
     return findings, counts
 
 
-def verify_residual(context: Context, texts: list[str]) -> tuple[int, dict[str, int]]:
-    """Search every byte of the lake for identifiers; returns the number of objects scanned and the hits by key.
+@dataclass(frozen=True, slots=True)
+class ResidualHits:
+    """What a search of the lake for identifiers found.
+
+    Attributes:
+        scanned: objects searched.
+        found: hits by object key.
+        inside: hits by the key of other objects, in which identifiers occur only inside of longer words.
+    """
+
+    scanned: int
+    found: dict[str, int]
+    inside: dict[str, int]
+
+
+def verify_residual(context: Context, texts: list[str]) -> ResidualHits:
+    """Search every byte of the lake for identifiers.
 
     A file name also stands for the ids of photos that end with it, which begin with their source. A reference is also
     found as part of the file name of a photo, whoever it shows.
     """
     ids = photos_named(context.config, context.lake, texts)
     paths = [text for text in texts if "/" in text]
-    names = Needles.of(set(texts) - set(paths), within_paths=True)
-    scanned, hits = residual(context, Needles.of([*paths, *ids]), names)
-    return scanned, dict(sorted(hits.items()))
+    names, whole = sorted(set(texts) - set(paths)), Needles.of([*paths, *ids])
+    scanned, hits = residual(context, whole, Needles.of(names, bounds=Bounds.ANYWHERE))
+    words, found, inside = Needles.of(names, bounds=Bounds.WORD), dict[str, int](), dict[str, int]()
+    for key, count in sorted(hits.items()):
+        try:
+            data = context.lake.store.read(key)
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        own = max(scan(key, data, whole), scan(key, data, words))
+        (found if own else inside)[key] = own or count
+    return ResidualHits(scanned, found, inside)
 
 
 def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:

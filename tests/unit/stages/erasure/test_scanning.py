@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
-from facelake.erase import Needles, scan
+from facelake.erase import Bounds, Needles, scan
 from facelake.errors import Corrupt, Retryable
 from facelake.lake.lake import Lake
 from facelake.lake.object_store import StoredObject
@@ -63,7 +63,7 @@ def listed(lake: Lake) -> list[StoredObject]:
 
 
 def needles_of() -> tuple[Needles, Needles]:
-    return Needles.of([NAME], [VECTOR]), Needles.of(["ann.jpg"], within_paths=True)
+    return Needles.of([NAME], [VECTOR]), Needles.of(["ann.jpg"], bounds=Bounds.WORD)
 
 
 def one_by_one(lake: Lake, needles: Sequence[Needles]) -> list[tuple[str, int]]:
