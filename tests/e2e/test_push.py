@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,11 @@ def test_a_target_follows_the_lake_to_its_end(
     assert [lease.returned for lease in leases(lake) if lease.lease_id == first["lease_id"]] == [True]
     with pytest.raises(ConfigError, match="needs a recipient"):
         push(context, PushTerms(url))
-    assert push(context, terms)["state"] == "copied"
+    with pytest.raises(Refused, match=f"lease {first['lease_id']} was recalled.*--new-lease"):
+        push(context, terms)  # a schedule does not undo the recall
+    assert content(url) == ({}, None)
+    assert push(context, replace(terms, new_lease=True))["state"] == "copied"
+    assert push(context, terms)["state"] == "unchanged"
     assert manifest["lease_id"] not in {lease.lease_id for lease in leases(lake) if lease.target}
 
 
@@ -217,10 +222,9 @@ def test_a_push_killed_at_random_points_ends_like_a_fresh_one(
         kill(4 if kills < 18 else 1)
     with open_target(Location.parse(url)) as target:
         emptied = target.read_record() is None
-    result = push(context, terms)
-    assert result["state"] == "copied" if emptied else "emptied"
     if not emptied:
-        push(context, terms)
+        assert push(context, terms)["state"] == "emptied"
+    assert push(context, replace(terms, new_lease=True))["state"] == "copied"
     fresh = content(url)
     assert fresh == updated
     assert kills == 20

@@ -82,6 +82,7 @@ class Feed:
         days: int | None = None,
         key: bytes | None = None,
         exemplars: bool | None = None,
+        new_lease: bool = False,
     ) -> Mapping[str, Any]:
         """Bring a matcher's database to the newest gallery; empty it if its lease was recalled or has ended.
 
@@ -92,12 +93,14 @@ class Feed:
             days: until the lease expires; None: the config's.
             key: by which the templates are rotated; None: they are not.
             exemplars: whether each identity comes with its exemplars; None: as the target was made, a new one without.
+            new_lease: whether a target whose lease was recalled or has ended, and which is empty, is filled again.
 
         Returns:
             Counts and state, as `facelake feed push --json` prints them.
         """
         with self.access.write("push") as context:
-            return push(context, PushTerms(target, recipient, purpose, lease_days(context, days), key, exemplars))
+            terms = PushTerms(target, recipient, purpose, lease_days(context, days), key, exemplars, new_lease)
+            return push(context, terms)
 
     def renew(self, lease_id: str, *, days: int | None = None, out: str | None = None) -> Mapping[str, Any]:
         """Let a lease end later, for the same recipient and purpose; nothing is exported again.

@@ -125,11 +125,14 @@ def feed_push(
     exemplars: Annotated[
         bool | None, typer.Option("--exemplars/--no-exemplars", help="also push exemplars; default: as the target is")
     ] = None,
+    new_lease: Annotated[
+        bool, typer.Option("--new-lease", help="fill a target again whose lease was recalled or has ended")
+    ] = False,
 ) -> None:
     """Bring a matcher's database to the newest gallery; empty it if its lease was recalled or has ended. Audited."""
     key = template_key(key_env) if key_env else None
     result = call.open_lake().feed.push(
-        to, recipient=recipient, purpose=purpose, days=days, key=key, exemplars=exemplars
+        to, recipient=recipient, purpose=purpose, days=days, key=key, exemplars=exemplars, new_lease=new_lease
     )
     counts = ", ".join(f"{name} {result[name]}" for name in ("inserted", "replaced", "deleted", "after"))
     call.terminal.say(f"{result['state']}: gallery {result['gallery_version']}, {counts} ({result['lease_id']})")

@@ -53,6 +53,7 @@ class PushTerms:
         days: how long the lease lasts.
         key: by which templates are rotated.
         exemplars: whether each identity comes with its exemplars; None: as the target was made, a new one without.
+        new_lease: whether a target whose lease was recalled or has ended, and which is empty, is filled again.
     """
 
     url: str
@@ -61,6 +62,7 @@ class PushTerms:
     days: int = 90
     key: bytes | None = None
     exemplars: bool | None = None
+    new_lease: bool = False
 
 
 def push(context: Context, terms: PushTerms) -> dict[str, Any]:
@@ -73,8 +75,8 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
 
     Raises:
         ConfigError: no such target, recipient and purpose are missing, or a new target would be inside the lake.
-        Refused: the table is not this lake's, holds other rows, another model, dimension or purpose, or the recipient
-            owes an action.
+        Refused: the table is not this lake's, holds other rows, another model, dimension or purpose, the recipient owes
+            an action, or the target's last lease is over and no new one was asked for.
         LedgerMoved: an event was recorded meanwhile; the next push applies it.
         Corrupt: deleted rows are still in the target, or the counts do not add up.
     """
@@ -189,10 +191,16 @@ def _lease(
     if not terms.recipient or not terms.purpose:
         what = "the first push to a target needs a recipient and a purpose"
         raise ConfigError(what, where="feed push", next_step="give --recipient and --purpose")
-    for lease in leases(context.lake):
+    own = [lease for lease in leases(context.lake) if lease.target == location.shown]
+    for lease in own:
         same = recipient_key(lease.recipient) == recipient_key(terms.recipient) and lease.purpose == outgoing.purpose
-        if same and lease.target == location.shown and not lease.ended(now):
+        if same and not lease.ended(now):
             return lease
+    if own and not terms.new_lease:  # a push that runs every night would undo a recall
+        how = "was recalled" if own[-1].recalled else "has ended"
+        what = f"the target is empty: its lease {own[-1].lease_id} {how}"
+        next_step = "take it out of your schedule; or, if its recipient may have the data again, give --new-lease"
+        raise Refused(what, where=location.shown, next_step=next_step)
     wanted = LeaseTerms(terms.recipient, outgoing.purpose, terms.days, location.shown)
     return issue(context.lake, outgoing.gallery, wanted, expected, now, outgoing.ledger.newest_seq)
 
