@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
+import tarfile
 import textwrap
 import unicodedata
 from hashlib import sha256
@@ -229,6 +231,24 @@ def test_unreadable_photos_are_named_and_tried_again(tmp_path: Path) -> None:
     assert any("2 missing: missing.jpg, folder" in note for note in notes)
     (tmp_path / "c/missing.jpg").write_bytes(b"late")
     assert admitted(config)[0].counts["read"] == 2
+
+
+def test_members_of_a_tar_have_the_same_ids_with_a_dot_before_them(tmp_path: Path) -> None:
+    found = []
+    for prefix in ("", "./"):
+        folder = tmp_path / f"c{len(prefix)}"
+        folder.mkdir()
+        with tarfile.open(folder / "shard.tar", "w") as tar:
+            for name, data in PHOTOS.items():
+                member = tarfile.TarInfo(f"{prefix}album/{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        config = config_of(tmp_path / prefix.strip("/"), str(folder))
+        result, rows = admitted(config.model_copy(update={"lake": f"{config.lake}{len(prefix)}"}))
+        assert result.counts["left_out"] == 0
+        found.append(sorted(row["image_id"] for row in rows))
+    assert found[0] == found[1]
+    assert len(found[0]) == len(PHOTOS)
 
 
 @pytest.mark.parametrize("cut", [100, 700, 2000])

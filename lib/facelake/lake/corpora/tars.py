@@ -135,6 +135,7 @@ class TarLayout:
                     if not member.isdir():
                         self.left_out.add("not files", f"{path}/{member.name}")
                     continue
+                member.name = _plain(member.name)
                 key, ending = _split(member.name)
                 if key != sample.key:
                     yield sample
@@ -164,6 +165,11 @@ def _check_end(tar: tarfile.TarFile, size: int) -> None:
     rest = tar.fileobj.read(tarfile.BLOCKSIZE) if tar.offset < size else b""
     if rest.strip(b"\0") or 0 < len(rest) < tarfile.BLOCKSIZE or tar.offset > size:
         raise tarfile.ReadError(f"no header at byte {tar.offset}")
+
+
+def _plain(name: str) -> str:
+    """The name of a member without a leading slash or `./`, which `tar -C folder .` writes before every name."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -145,7 +145,9 @@ def import_folder(
     copy.run(origin)
     counts = copy.counts
     if not counts["files"]:
-        raise ConfigError("the folder holds no photos", where=origin.location, next_step="give one with image files")
+        others = "".join(f"; left out: {line}" for line in origin.left_out.lines())
+        what = f"there are no photos{others}"
+        raise ConfigError(what, where=origin.location, next_step="give a folder with image files")
     for line in origin.left_out.lines():
         context.emit(Notice("import", f"left out: {line}"))
     for line in copy.remarks():

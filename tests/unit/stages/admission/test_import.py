@@ -134,6 +134,13 @@ def test_a_prefix_and_a_tar_are_imported(tmp_path: Path, weed_env: Server) -> No
     for present in (0, 2):
         counts, _ = imported(tmp_path, str(tmp_path / "more.tar"))
         assert (counts["imported"], counts["present"]) == (2 - present, present)
+    with tarfile.open(tmp_path / "more.tar", "w") as tar:  # as `tar -C folder .` writes it
+        for name in ("./c.jpg", "./deep/d.png", "./.thumbnails/e.jpg"):
+            member = tarfile.TarInfo(name)
+            member.size = len(PHOTO)
+            tar.addfile(member, io.BytesIO(PHOTO))
+    counts, _ = imported(tmp_path, str(tmp_path / "more.tar"))
+    assert (counts["imported"], counts["present"], counts["skipped"]) == (0, 2, 1)
     assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/c.jpg", "s/deep/b.jpg", "s/deep/d.png"]
 
 
