@@ -16,7 +16,7 @@ from facelake.lake.lease import Lease
 from facelake.observe.observers import ObservedRun, configured_observers, observed
 from facelake.partitions import must_be_one_lake
 from facelake.stages.core.context import Context, StageResult
-from facelake.stages.core.hash_keys import hash_key_advice
+from facelake.stages.core.hash_keys import note_of_new_lake
 from facelake.stages.core.partition_names import create_lake, open_lake
 from facelake.stages.models.registry import config_model_digest, find_card, load_pack, share_pack
 
@@ -87,13 +87,10 @@ def writing(
     card = find_card(config.model.card)
     if must_exist:
         open_lake(config)
-    advice = None if must_exist or config.governance.hash_key else hash_key_advice(config)
+    note = None if must_exist else note_of_new_lake(config)
     lake = create_lake(config)
-    if advice and advice.new and advice.mend:
-        then = "delete the lake now, before photos come, and set it; or set it to null to keep this"
-        emit(
-            Notice("lake", f"a new lake without governance.hash_key ({advice.state}). It cannot be added later: {then}")
-        )
+    if note:
+        emit(Notice("lake", note))
     # to the millisecond: reports are named and ordered by it, and a small run takes less than a second
     run_id = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "-" + uuid.uuid4().hex[:6]
     tracker = Tracker(run_id)

@@ -230,3 +230,17 @@ def test_bad_arguments_still_end_in_json(tmp_path: Path) -> None:
     done = run_cli("nightly", "--no-such-option", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout.splitlines()[-1])["ok"] is False
+
+
+def test_a_night_without_a_photo_fails_on_demand(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(next((SHARED / "data/london").rglob("*.jpg")), folder)
+    config, lake = assessed(tmp_path), str(tmp_path / "lake")
+    done = run_cli("import", str(folder), "--no-grant", "-c", config, "--lake", lake)
+    assert "facelake ledger grant --source photos" in done.stdout
+    assert "1 photo without a subject reference" in done.stdout
+    for options, code in ([], 0), (["--fail-on-alert"], 1), (["--fail-on-alert"], 1):  # the report is not written again
+        done = run_cli("nightly", "-c", config, "--lake", lake, "--json", *options)
+        assert (done.returncode, json.loads(done.stdout)["ok"]) == (code, True)
+        assert json.loads(done.stdout)["stages"]["report"]["to_act_on"] == 1

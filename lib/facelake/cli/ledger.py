@@ -64,11 +64,18 @@ _COLUMNS = (
 )
 
 
-def _lake(settings: Config, *, create: bool) -> Lake:
+def _lake(call: Invocation, settings: Config, *, create: bool) -> Lake:
     """Open the lake; only --create-lake makes one, so that a mistyped --lake records nothing."""
+    from facelake.stages.core.hash_keys import note_of_new_lake
     from facelake.stages.core.partition_names import create_lake, open_lake
 
-    return create_lake(settings) if create else open_lake(settings)
+    if not create:
+        return open_lake(settings)
+    note = note_of_new_lake(settings)
+    lake = create_lake(settings)
+    if note:
+        call.terminal.warn(note)
+    return lake
 
 
 def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
@@ -92,7 +99,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     for entry in entries:
         entry.check()
     settings = call.config()
-    lake = _lake(settings, create=target.create_lake)
+    lake = _lake(call, settings, create=target.create_lake)
     refuse_erased(lake, entries)
     if not target.even_if_unknown:
         known = Known.of(settings, lake)
@@ -128,7 +135,7 @@ def ledger_grant(
     subject: Annotated[list[str] | None, typer.Option(help="subject_ref (may be repeated)")] = None,
     evidence: Annotated[str, typer.Option(help="reference of the evidence; only its hash is stored")] = "",
     valid_from: Annotated[str | None, typer.Option("--from", help="date from which it is valid")] = None,
-    valid_until: Annotated[str | None, typer.Option("--until", help="date at which it ends")] = None,
+    valid_until: Annotated[str | None, typer.Option("--until", help="day at whose beginning it ends")] = None,
     destroy_by: Annotated[str | None, typer.Option(help="date by which the data must be destroyed")] = None,
     last_contact: Annotated[
         str | None, typer.Option(help="date of the last contact with the subject; default: today")
@@ -189,7 +196,7 @@ def ledger_import(
     from facelake.stages.admission.ledger_import import import_ledger
 
     terminal, settings = call.terminal, call.config()
-    lake = _lake(settings, create=create_lake)
+    lake = _lake(call, settings, create=create_lake)
     known = None if even_if_unknown else Known.of(settings, lake)
     done = import_ledger(lake, file, known)
     for title, items in (("rejected lines", done.rejected), ("recorded, but perhaps mistyped", done.questioned)):

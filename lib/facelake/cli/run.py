@@ -49,8 +49,13 @@ def run_stages(
     rebase: bool = False,
     accept_loss: bool = False,
     on_engines: bool = False,
+    fail_on_alert: bool = False,
 ) -> None:
-    """Run stages, print a summary, and write the JSON result; `on_engines`: on Ray and Spark whatever the size."""
+    """Run stages, print a summary, and write the JSON result; `on_engines`: on Ray and Spark whatever the size.
+
+    Raises:
+        Exit: a partition failed; or with `fail_on_alert`, a report says that action is required.
+    """
     from facelake.nightly import run_night
     from facelake.partitions import is_partition
 
@@ -62,17 +67,26 @@ def run_stages(
         return _summarised(terminal, config, results)
 
     if settings.gallery.partition_by is None or is_partition(settings):
-        terminal.result({"ok": True, **run(settings)})
-        return
-    _run_partitions(terminal, settings, run)
+        outcome = {"ok": True, **run(settings)}
+        to_act_on = _to_act_on(outcome)
+    else:
+        outcome = _run_partitions(terminal, settings, run)
+        to_act_on = sum(map(_to_act_on, outcome["partitions"].values()))
+    terminal.result(outcome)
+    if not outcome["ok"] or (fail_on_alert and to_act_on):
+        raise typer.Exit(1)
 
 
-def _run_partitions(terminal: Terminal, settings: Config, run: Callable[[Config], dict[str, Any]]) -> None:
-    """Run the stages in every partition; one that fails does not stop the others.
+def _to_act_on(outcome: dict[str, Any]) -> int:
+    """Return how many alerts of a run's report demand action."""
+    return int(outcome.get("stages", {}).get("report", {}).get("to_act_on", 0))
+
+
+def _run_partitions(terminal: Terminal, settings: Config, run: Callable[[Config], dict[str, Any]]) -> dict[str, Any]:
+    """Run the stages in every partition, and return the JSON result; one that fails does not stop the others.
 
     Raises:
         ConfigError: there is no partition.
-        Exit: a partition failed.
     """
     from facelake.stages.core.partition_names import partitions_of
 
@@ -88,9 +102,7 @@ def _run_partitions(terminal: Terminal, settings: Config, run: Callable[[Config]
         next_step = "import photos with --partition, or `facelake ledger grant --create-lake --partition`"
         raise ConfigError("the gallery has no partition yet", where=settings.lake, next_step=next_step)
     done = all(outcome["ok"] for outcome in outcomes.values())
-    terminal.result({"ok": done, "lake": settings.lake, "partitions": outcomes})
-    if not done:
-        raise typer.Exit(1)
+    return {"ok": done, "lake": settings.lake, "partitions": outcomes}
 
 
 def _summarised(terminal: Terminal, settings: Config, results: Sequence[StageResult]) -> dict[str, Any]:
@@ -214,6 +226,12 @@ def import_(
             f"recorded a grant: basis {basis!r}, purpose {purposes}."
             f" `facelake ledger withdraw --source {named}` withdraws it."
         )
+    if no_grant:
+        grant_it = f"facelake ledger grant --source {shlex.quote(source or settings.partition or origin.name)}"
+        terminal.say(f"no legal basis was recorded: without one the photos are refused. Next: {grant_it} --help")
+    if person_from is None and result.counts["imported"]:
+        said = f"{counted(result.counts['imported'], 'photo')} without a subject reference"
+        terminal.say(f"{said}: a person in them is erased by photo or identity (see --person-from)")
     if changed := result.counts["changed"]:
         terminal.say(f"not imported: {counted(changed, 'changed photo')}; import again with --replace to take them.")
     terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
@@ -259,9 +277,12 @@ def nightly(
     accept_loss: Annotated[
         bool, typer.Option("--accept-loss", help="go on although most photos lost their basis since the last run")
     ] = False,
+    fail_on_alert: Annotated[
+        bool, typer.Option("--fail-on-alert", help="exit code 1 if the report says that action is required")
+    ] = False,
 ) -> None:
     """Run all stages: admit, embed, cluster, publish, report. A run that was killed continues when started again."""
-    run_stages(call, only or [], wait_s=wait, rebase=rebase, accept_loss=accept_loss)
+    run_stages(call, only or [], wait_s=wait, rebase=rebase, accept_loss=accept_loss, fail_on_alert=fail_on_alert)
 
 
 def _stage_command(stage: str, help_text: str) -> None:

@@ -79,9 +79,8 @@ class Lake:
         store = open_store(uri, s3)
         marker = _read_marker(store)
         if marker is None:
-            next_step = (
-                "check --lake; `facelake import`, `facelake demo` and `facelake ledger grant --create-lake` make a lake"
-            )
+            next_step = "check `lake` in the config, or --lake; `facelake import`, `facelake demo` and "
+            next_step += "`facelake ledger grant --create-lake` make a lake"
             raise ConfigError("no facelake lake at this URI", where=store.uri, next_step=next_step)
         return cls(store, s3 or S3Section(), marker, hash_key)
 

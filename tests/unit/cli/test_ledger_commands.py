@@ -40,7 +40,7 @@ def keys(lake: Path) -> list[str]:
     [
         (["--subject", "ZO\u00cb"], "there is 'Zo\u00eb'"),
         (["--subject", "person 0041"], "there is 'person-0041'"),
-        (["--subject", "person-0042"], "did you mean 'person-0041'"),
+        (["--subject", "persn-0041"], "did you mean 'person-0041'"),
         (["--subject", "person-41"], "there is 'person-0041'"),
         (["--subject", "school"], "it is a source: --source school"),
         (["--source", "schol"], "did you mean 'school'"),
@@ -58,6 +58,13 @@ def test_a_withdrawal_that_matches_nothing_is_refused(lake: Path, arguments: lis
     assert len(keys(lake)) == 2
 
 
+def test_nobody_else_is_offered_in_place_of_a_person(lake: Path) -> None:
+    for command in (["ledger", "withdraw"], ["erase", "--yes"]):
+        done = run_cli(*command, "--subject", "person-0042", "--lake", str(lake))
+        assert (done.returncode, "no subject 'person-0042'" in done.stderr) == (2, True)
+        assert "person-0041" not in done.stderr
+
+
 @pytest.mark.parametrize("spelling", ["Zoe\u0308", " Zo\u00eb", "Zo\u00eb\u200b"])
 def test_another_spelling_of_the_same_reference_is_the_same_person(lake: Path, spelling: str) -> None:
     run_json("ledger", "withdraw", "--subject", spelling, "--lake", str(lake))
@@ -69,7 +76,7 @@ def test_a_grant_may_come_before_its_photos_but_not_nearly_miss_a_source_or_purp
     run_json(*grant, "--subject", "person-0042", "--purpose", P)
     done = run_cli(*grant, "--source", "school-2027", "--purpose", "advertising")
     assert done.returncode == 0
-    assert "no source 'school-2027'" in done.stderr
+    assert "no source 'school-2027' (it has 'school')" in done.stderr
     assert "no purpose 'advertising'" in done.stderr
     run_json(*grant, "--source", "class-2026", "--purpose", P, "--even-if-unknown")
     for mistyped in (
@@ -117,11 +124,19 @@ def test_a_grant_of_a_file_for_somebody_who_resembles_another_is_rejected_or_nam
     path = tmp_path / "events.csv"
     lines = [
         f"{name},{P},b"
-        for name in ("Person-0041", "person-41", "ｐｅｒｓｏｎ-0041", "person-0042", "nobody", "person-0041")
+        for name in (
+            "Person-0041",
+            "person-41",
+            "ｐｅｒｓｏｎ-0041",
+            "persn-0041",
+            "person-0042",
+            "nobody",
+            "person-0041",
+        )
     ]
     path.write_text("subject,purposes,basis\n" + "\n".join(lines) + "\n")
     said = run_json("ledger", "import", str(path), "--lake", str(lake), code=1)
-    assert said["events"] == 3
+    assert said["events"] == 4
     assert [line["line"] for line in said["lines"]] == [2, 3, 4]
     assert [line["line"] for line in said["questioned"]] == [5]
 

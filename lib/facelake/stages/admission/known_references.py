@@ -20,6 +20,7 @@ from facelake.lake.lake import Lake
 from facelake.stages.admission.ledger import Entry
 
 _ALIKE = 0.75  # least difflib ratio of a name that is offered instead of an unknown one
+_MOST_NAMED = 5  # sources that are named where none is alike
 _COLUMNS = ("image_id", "source_id", "subject_ref")
 FLAG = "--even-if-unknown"
 
@@ -153,11 +154,17 @@ class Known:
         if drawn:  # 2O26 is 2026
             return Unknown(kind, name, f"did you mean {_either(drawn)}", certain=True, same=True)
         near_ones = difflib.get_close_matches(name, sorted(own[kind]), n=3, cutoff=_ALIKE)
-        if not near_ones:
-            return Unknown(kind, name)
-        # person-0041 and person-0042 are two people, not a mistype of one
-        numbers_agree = re.findall(r"\d+", near_ones[0]) == re.findall(r"\d+", name)
-        return Unknown(kind, name, f"did you mean {_either(near_ones)}", certain=numbers_agree)
+        same_numbers = [other for other in near_ones if _numbers(other) == _numbers(name)]
+        if kind == "subject":  # person-0041 and person-0042 are two people, of whom none is offered for the other
+            near_ones = same_numbers
+        if near_ones:
+            return Unknown(kind, name, f"did you mean {_either(near_ones)}", certain=near_ones[:1] == same_numbers[:1])
+        named = sorted(own[kind])[:_MOST_NAMED] if kind == "source" else []
+        return Unknown(kind, name, f"it has {', '.join(map(repr, named))}" if named else "")
+
+
+def _numbers(name: str) -> list[str]:
+    return re.findall(r"\d+", name)
 
 
 def also_there(known: Known, kind: str, names: Iterable[str]) -> Iterator[str]:
@@ -201,7 +208,7 @@ def doubts(known: Known, entries: Sequence[Entry]) -> tuple[list[Unknown], list[
         for item in names:
             if entry.kind is not EventKind.GRANT or (item.certain and item.kind != "subject"):
                 refused[item] = None
-            elif item.kind != "subject" or item.near:
+            elif item.near or item.kind == "purpose":  # a first source has nothing to be compared with
                 questioned[item] = None
     return list(refused), list(questioned)
 

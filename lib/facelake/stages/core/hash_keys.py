@@ -33,6 +33,21 @@ def without_hash_key(config: Config) -> Config:
     return config.model_copy(update={"governance": governance.model_copy(update={"hash_key": governance.hash_key})})
 
 
+def note_of_new_lake(config: Config) -> str | None:
+    """Return what to say before a lake is made without a decision about its key; None: nothing.
+
+    Raises:
+        Retryable, ConfigError: the store does not answer, or denies access.
+    """
+    if config.governance.hash_key:
+        return None
+    advice = hash_key_advice(config)
+    if not (advice.new and advice.mend):
+        return None
+    then = "delete the lake now, before photos come, and set it; or set it to null to keep this"
+    return f"a new lake without {_SETTING} ({advice.state}). It cannot be added later: {then}"
+
+
 def hash_key_advice(config: Config) -> HashKeyAdvice:
     """Compare the setting with the lake; writes nothing.
 

@@ -7,6 +7,7 @@ sample.
 from __future__ import annotations
 
 import heapq
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,7 +107,8 @@ def report(context: Context) -> StageResult:
     state = f"{inputs}.{LedgerState.of(lake).standing_at(context.now)}"
     before = last_run(lake, "report")
     if before and before["input_digest"] == state and lake.store.tag(LATEST):
-        return run.skip({"pages": 0})
+        counts = json.loads(before["counts"])
+        return run.skip({"pages": 0} | {name: counts.get(name, 0) for name in ("to_act_on", "to_look_at")})
     data = _gather(context, gallery)
     page = render(data).encode()
     context.check_lease()
