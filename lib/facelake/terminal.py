@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -38,6 +39,8 @@ _MIN_INTERVAL_S, _MAX_INTERVAL_S, _INTERVAL_SHARE = 5.0, 60.0, 0.05
 """Plain progress lines of a stage are this share of its elapsed time apart, within the two bounds."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """C0 and C1 controls (escape sequences begin with them) and the marks that reverse the direction of text"""
+_LEAST_POSITIONAL = 1e-9
+"""smaller figures are shown with an exponent"""
 _results_written = 0  # JSON results of this process; only `result_was_written` reads it
 
 
@@ -223,7 +226,10 @@ def printable(text: str) -> str:
 def _cell(value: Any) -> str:
     """Format a value for a table: at most four significant digits, times to the second, lists without brackets."""
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        if abs(value) >= 1000:
+            return f"{value:,.0f}"
+        short = f"{value:.4g}"
+        return f"{Decimal(short):f}" if abs(value) > _LEAST_POSITIONAL else short  # 0.00001 beside 0.0001, not 1e-05
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, (list, tuple)):
@@ -243,7 +249,9 @@ def _short(counts: Mapping[str, int]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format a duration roughly: seconds below 2 min, minutes below 2 h, otherwise hours."""
+    """Format a duration roughly: seconds below 2 min (tenths below 10 s), minutes below 2 h, otherwise hours."""
+    if 0 < seconds < 9.95:
+        return f"{max(seconds, 0.1):.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -18,7 +18,9 @@ def photos(folder: Path, *names: str) -> str:
 
 def planned(*options: str) -> dict[str, Any]:
     said = run_json("plan", *options)
-    return {key: said.get(key) for key in ("to_embed", "not_decided", "now_allowed", "now_refused", "notes")}
+    return {
+        key: said.get(key) for key in ("to_embed", "not_decided", "now_allowed", "now_refused", "next_run", "notes")
+    }
 
 
 def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Path) -> None:
@@ -28,14 +30,22 @@ def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Pa
     run_json("import", folder, *at, "--basis", "b", "--person-from", "(.+)_")
     first = planned(*at)
     assert (first["to_embed"], first["not_decided"]) == (3, 3)
-    assert (first["now_allowed"], first["now_refused"]) == (0, 0)
+    assert (first["now_allowed"], first["now_refused"], first["next_run"]) == (0, 0, 3)
+    assert run_cli("plan", *at).stdout.startswith("the next run: about 3 photos to embed (3 new)\n")
     keys = set(run_json("plan", *at))
     assert "same_content" in keys
     [note] = first["notes"]
     assert "none was checked against the ledger yet" in note
     run_json("admit", *at)
     assert set(run_json("plan", *at)) == keys  # the same figures in every state
-    assert planned(*at) == {"to_embed": 3, "not_decided": 0, "now_allowed": 0, "now_refused": 0, "notes": []}
+    assert planned(*at) == {
+        "to_embed": 3,
+        "not_decided": 0,
+        "now_allowed": 0,
+        "now_refused": 0,
+        "next_run": 3,
+        "notes": [],
+    }
     run_json("import", photos(tmp_path / "b", "x.jpg", "y.jpg"), *at, "--no-grant")
     second = planned(*at)
     assert (second["to_embed"], second["not_decided"]) == (3, 2)
@@ -48,8 +58,19 @@ def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Pa
     run_json("ledger", "withdraw", "--subject", "ann", *at)
     third = planned(*at)
     assert (third["not_decided"], third["now_allowed"], third["now_refused"]) == (0, 2, 2)
+    assert (third["to_embed"], third["next_run"]) == (3, 5)
+    assert run_cli("plan", *at).stdout.startswith(
+        "the next run: about 5 photos to embed (3 checked, 2 newly allowed)\n"
+    )
     run_json("admit", *at)
-    assert planned(*at) == {"to_embed": 3, "not_decided": 0, "now_allowed": 0, "now_refused": 0, "notes": []}
+    assert planned(*at) == {
+        "to_embed": 3,
+        "not_decided": 0,
+        "now_allowed": 0,
+        "now_refused": 0,
+        "next_run": 3,
+        "notes": [],
+    }
 
 
 def test_erased_photos_that_the_store_still_has_are_not_pending(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from facelake.stages.admission.import_images import Grant, import_folder
 from facelake.stages.embedding.cost_projection import Projection, check_budget, project
 from facelake.stages.embedding.embed import embed
 from facelake.stages.embedding.plan import plan
+from facelake.terminal import format_duration
 
 
 def priced(lake: Path, **more: Any) -> Config:
@@ -29,6 +30,19 @@ def test_hours_and_cost_follow_from_seconds_per_photo(pack: Pack, tmp_path: Path
     assert found.node_hours == pytest.approx(2 * found.hours)
     assert found.cost == pytest.approx(3.6 * found.node_hours)
     assert project(load_config(), pack, 10, 200_000, 1.0).cost is None
+
+
+def test_a_few_photos_are_not_said_to_take_no_time() -> None:
+    figures = Projection(0.05, 1.44 / 3600, 1.44 / 3600, None).figures()
+    assert (figures["seconds"], figures["hours"]) == (1.4, 0.0)
+    assert [format_duration(seconds) for seconds in (0, 0.04, 1.4, 9.94, 9.96, 119)] == [
+        "0 s",
+        "0.1 s",
+        "1.4 s",
+        "9.9 s",
+        "10 s",
+        "119 s",
+    ]
 
 
 def test_a_budget_is_kept() -> None:
@@ -61,5 +75,6 @@ def test_embed_over_budget_reads_no_photo(pack: Pack, shared: Path, tmp_path: Pa
     figures = plan(priced(tmp_path / "lake"), calibrate=True)
     assert figures["to_embed"] == 3
     assert figures["hours"] >= 0
+    assert (figures["next_run"], figures["on_ray"]) == (3, False)
     assert figures["cost"] is not None
     assert "cost" not in plan(config)

@@ -24,6 +24,7 @@ from facelake.stages.core.context import Context
 from facelake.stages.gallery.analytics import analyse
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.reporting import similarity
+from facelake.stages.reporting.history import STAGES, RecordedStage, stage_costs
 from facelake.stages.reporting.promises import count_admissions, lease_duties
 from facelake.stages.reporting.report import _gather, report
 from tests.conftest import run_json
@@ -171,6 +172,20 @@ def test_cost_is_shown_if_a_price_is_configured(context: Context) -> None:
     (cost,) = [cost for cost in _gather(context, current_gallery(context.lake)).stages if cost.stage == "publish"]
     assert cost.cost == pytest.approx(cost.seconds)
     assert cost.expected_s is None
+
+
+def test_runs_without_work_give_no_expectation() -> None:
+    """Of time and memory: a first run that embedded nothing took no second and little memory."""
+
+    def embed(at: int, seconds: float, photos: int, mib: int) -> RecordedStage:
+        return RecordedStage(f"run-{at}", "embed", at, seconds, {"admitted": photos}, {}, mib << 20)
+
+    runs = {stage: [] for stage in STAGES} | {"embed": [embed(1, 0.01, 0, 200), embed(2, 5.5, 10, 700)]}
+    [cost] = stage_costs(Config(), runs, "run-2")
+    assert (cost.expected_s, cost.expected_by, cost.usual_bytes) == (None, "no earlier run", None)
+    runs["embed"] += [embed(3, 0.01, 0, 200), embed(4, 12.0, 20, 750)]
+    [cost] = stage_costs(Config(), runs, "run-4")
+    assert (cost.expected_s, cost.expected_by, cost.usual_bytes) == (11.0, "1 earlier run", 700 << 20)
 
 
 def test_bench_report_measures_in_a_separate_process(tmp_path: Path) -> None:

@@ -380,17 +380,18 @@ def plan(
         terminal.result({"ok": True, **forecast})
         return
     from facelake.stages.core.hash_keys import hash_key_advice
+    from facelake.stages.embedding.plan import next_run_in_words
     from facelake.stages.embedding.plan import plan as make_plan
 
     figures = make_plan(settings, calibrate=calibrate)
     if (advice := hash_key_advice(settings)).mend:
         terminal.warn(f"governance.hash_key: {advice.state}. Next: {advice.mend}")
+    terminal.say(next_run_in_words(figures))
     shown = {key.replace("_", " "): value for key, value in figures.items() if key != "notes"}
     terminal.figures("plan", shown)
     for note in figures["notes"]:
         terminal.say(note)
     if calibrate:
-        duration = format_duration(3600 * figures["hours"])
-        waiting = " with the photos that were not checked yet" if figures["not_decided"] else ""
-        terminal.say(f"embed: about {duration}{waiting}, plus the seconds that Ray takes to start")
+        ray = ", plus up to a minute in which Ray starts" if figures["on_ray"] else ""
+        terminal.say(f"embed: about {format_duration(figures['seconds'])} for these photos{ray}")
     terminal.result({"ok": True, **figures})

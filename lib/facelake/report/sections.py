@@ -173,7 +173,7 @@ def _history(history: Sequence[RunFigures], measures: Sequence[Measure]) -> Mark
         return el("p", "No run is recorded yet.", class_="dim")
     if len(history) < 2:
         return join(
-            el("p", "This is the first run; there is no earlier run to compare with.", class_="dim"),
+            el("p", "No earlier run with faces to compare with.", class_="dim"),
             _history_table(history, measures),
         )
     charts = []

@@ -143,7 +143,7 @@ def test_every_part_is_on_the_page() -> None:
 
 
 def test_the_first_run_has_no_comparison() -> None:
-    assert "first run" in render(page_data(runs=1))
+    assert "No earlier run with faces" in render(page_data(runs=1))
     assert '<svg viewBox="0 0 220 64"' not in render(page_data(runs=1))
     assert render(page_data(runs=3)).count('<svg viewBox="0 0 220 64"') == 1  # only one of the two figures was measured
 

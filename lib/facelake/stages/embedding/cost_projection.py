@@ -52,6 +52,7 @@ class Projection:
         """The figures that `facelake plan` shows, rounded."""
         return {
             "worker_seconds_per_photo": round(self.seconds_per_photo, 4),
+            "seconds": round(self.hours * 3600, 1),
             "hours": round(self.hours, 3),
             "node_hours": round(self.node_hours, 3),
             "cost": None if self.cost is None else round(self.cost, 2),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from facelake.config import Config
+from facelake.engines.embed_process import needs_ray
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.partitions import must_be_one_lake
+from facelake.plural import counted
 from facelake.stages.core.context import Context
 from facelake.stages.core.partition_names import open_lake
 from facelake.stages.embedding.corpus_size import CorpusSize, corpus_size
@@ -53,12 +56,28 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
     figures |= work
     mean = corpus.mean_bytes
     figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
+    photos = int(figures["to_embed"]) + (pending.photos + pending.allowed if pending else 0)
+    figures["next_run"] = photos
     if calibrate:
-        photos = int(figures["to_embed"]) + (pending.photos + pending.allowed if pending else 0)
         projection = project(config, load_pack(config), photos, mean, faces_per_photo(lake))
-        figures |= projection.figures()
+        figures |= projection.figures() | {"on_ray": needs_ray(config.embed, config.ray, photos)}
         check_budget(config, projection)
     return figures | {"notes": pending.texts() if pending else _NEVER_ADMITTED}
+
+
+def next_run_in_words(figures: Mapping[str, Any]) -> str:
+    """Return what the next nightly run has to embed, from the figures of `plan`, as a sentence.
+
+    `about`: new photos may have no legal basis, or the bytes of known ones.
+    """
+    photos = figures["next_run"]
+    if not photos:
+        return "the next run: no photo to embed"
+    counts = [("to_embed", "checked"), ("not_decided", "new"), ("now_allowed", "newly allowed")]
+    if not figures["decided"]:  # `to embed` counts the new ones, too
+        counts = [("next_run", "new")]
+    parts = ", ".join(f"{figures[key]:,} {words}" for key, words in counts if figures[key])
+    return f"the next run: about {counted(photos, 'photo')} to embed ({parts})"
 
 
 def _work(config: Config, lake: Lake | None, corpus: CorpusSize) -> tuple[dict[str, int], Pending | None]:

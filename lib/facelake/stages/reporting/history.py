@@ -147,7 +147,8 @@ def _costs(config: Config, runs: Mapping[str, Sequence[RecordedStage]], run_id: 
     for stage in STAGES:
         if not runs[stage]:
             continue
-        run, earlier = runs[stage][-1], runs[stage][:-1][-RUNS_COMPARED:]
+        run = runs[stage][-1]
+        earlier = [other for other in runs[stage][:-1] if _with_work(other) == _with_work(run)][-RUNS_COMPARED:]
         expected, expected_by = _expected(run, earlier)
         hosts = config.plan.nodes if stage == "embed" else 1
         numbers = [f"{key.replace('_', ' ')} {value:,}" for key, value in run.counts.items() if value]
@@ -162,6 +163,12 @@ def _costs(config: Config, runs: Mapping[str, Sequence[RecordedStage]], run_id: 
             cost=None if price is None else run.seconds / 3600 * hosts * price,
             counts=", ".join(numbers[:5]),
         )
+
+
+def _with_work(run: RecordedStage) -> bool:
+    """Whether it had something to process: an execution without work says nothing of what work costs."""
+    unit = _UNITS.get(run.stage)
+    return unit is None or bool(run.number(unit))
 
 
 def _when(run: RecordedStage, run_id: str) -> str:
