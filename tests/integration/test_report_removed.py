@@ -63,6 +63,16 @@ def test_every_cause_of_a_loss_is_counted(demo_lake: Path) -> None:
     assert "18 % of its faces since the previous run: 46 withdrawn. This is" in section(demo_lake, "alerts")
     shown = section(demo_lake, "changes")
     assert all(f"{name} retired" in shown for name in retired)
+    for name in retired:
+        for command in (("gallery", "show", name), ("explain", name, "person-3")):
+            error = run_json(*command, *at, code=2)["error"]
+            assert re.search(r"was retired in gallery 2, when its \d+ faces were no longer in the lake", error["what"])
+            assert "gallery changes --since 1" in error["next"]
+    for command in (("gallery", "show", "person-1"), ("explain", "person-1", "person-2")):
+        what = run_json(*command, *at, code=2)["error"]["what"]
+        assert re.fullmatch(
+            r"subject 'person-1' has no face in the gallery: \d+ photos refused \(withdrawn\), 1 photo refused .*", what
+        )
     every = run_json("gallery", "changes", "--since", "0", *at)["changes"]
     assert {row["gallery_version"] for row in every} == {1, 2}
     assert run_json("gallery", "changes", "--since", "2", *at)["changes"] == []

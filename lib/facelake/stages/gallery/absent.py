@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.plural import counted
 
 _COLUMNS = ["image_id", "subject_ref", "admitted", "reason"]
 
@@ -22,18 +23,20 @@ def without_faces(lake: Lake, name: str) -> ConfigError | None:
     """
     outcomes: Counter[str] = Counter()
     admitted: list[str] = []
+    is_photo = False
     for _, rows in lake["admissions"].parts(_COLUMNS):
         own = rows.filter(pc.or_kleene(pc.equal(rows["image_id"], name), pc.equal(rows["subject_ref"], name)))
-        outcomes.update(f"refused for {reason}" for reason in own["reason"].drop_null().to_pylist())
+        is_photo = is_photo or bool(pc.any(pc.equal(own["image_id"], name)).as_py())
+        outcomes.update(f"refused ({reason})" for reason in own["reason"].drop_null().to_pylist())
         admitted += own["image_id"].filter(own["admitted"]).to_pylist()
     for _, rows in lake["rejects"].parts(["image_id", "reason"]) if admitted else ():
         own = rows.filter(pc.is_in(rows["image_id"], pa.array(admitted, pa.string())))
-        outcomes.update(f"rejected for {reason}" for reason in own["reason"].to_pylist())
+        outcomes.update(f"rejected ({reason})" for reason in own["reason"].to_pylist())
     if not outcomes and not admitted:
         return None
     waiting = len(admitted) - sum(count for text, count in outcomes.items() if text.startswith("rejected"))
     if waiting > 0:
         outcomes["not processed by a run yet"] += waiting
-    why = ", ".join(f"{count} {text}" for text, count in outcomes.most_common())
-    what = f"{name!r} has no face in the gallery; its photos: {why}"
+    why = ", ".join(text if is_photo else f"{counted(count, 'photo')} {text}" for text, count in outcomes.most_common())
+    what = f"{'photo' if is_photo else 'subject'} {name!r} has no face in the gallery: {why}"
     return ConfigError(what, where=lake.uri, next_step="`facelake images` lists such photos with details")

@@ -10,10 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import Receipt
+from facelake.contracts import Change, Receipt
 from facelake.errors import ConfigError, VersionGone
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
+from facelake.plural import counted
 
 FIND_IDENTITY = "see `facelake gallery show`; with a subject reference or a photo id it lists their identities"
 """next step where an identity is not known"""
@@ -91,14 +92,33 @@ def require_gallery(lake: Lake, version: int | None = None) -> Gallery:
 
 
 def not_active(gallery: Gallery, identity: str | None) -> ConfigError:
-    """Return the error for an identity without faces; of a merged one, it names the identity that replaces it."""
-    what = f"no active identity {identity!r}"
-    for rows in gallery.parts("identities", ["identity_id", "merged_into"]):
-        own = rows.filter(pc.equal(rows["identity_id"], identity or ""))
-        if merged_into := (own["merged_into"].to_pylist() or [None])[0]:
-            where, next_step = gallery.lake.uri, f"use {merged_into}"
-            return ConfigError(f"{what}: merged into {merged_into}", where=where, next_step=next_step)
-    return ConfigError(what, where=gallery.lake.uri, next_step=FIND_IDENTITY)
+    """Return the error for an identity without faces; it says in which version it ended, and of a merged one it names
+    the identity that replaces it.
+    """
+    what, where = f"no active identity {identity!r}", gallery.lake.uri
+    for rows in gallery.parts("identities", ["identity_id", "status", "merged_into", "last_version"]):
+        for row in rows.filter(pc.equal(rows["identity_id"], identity or "")).to_pylist():
+            if merged_into := row["merged_into"]:
+                return ConfigError(f"{what}: merged into {merged_into}", where=where, next_step=f"use {merged_into}")
+            if row["status"] == "retired":
+                version = row["last_version"]
+                what += f": it was retired in gallery {version}, {_end_of(gallery, identity or '', version)}"
+                next_step = f"`facelake gallery changes --since {version - 1}` lists what changed then"
+                return ConfigError(what, where=where, next_step=next_step)
+    return ConfigError(what, where=where, next_step=FIND_IDENTITY)
+
+
+def _end_of(gallery: Gallery, identity: str, version: int) -> str:
+    """Return how an identity lost its last faces."""
+    for rows in gallery.parts("changes", ["gallery_version", "kind", "identity_id", "size_before"]):
+        own = rows.filter(
+            pc.and_(pc.equal(rows["identity_id"], identity), pc.equal(rows["gallery_version"], version))
+        ).to_pylist()
+        if own:
+            faces = counted(own[0]["size_before"] or 0, "face")
+            erased = own[0]["kind"] == Change.ERASED
+            return f"when its {faces} were erased" if erased else f"when its {faces} were no longer in the lake"
+    return "when it had no face left"
 
 
 def settle(lake: Lake) -> None:

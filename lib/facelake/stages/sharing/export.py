@@ -18,10 +18,10 @@ from facelake.publish.thresholds import impostor_curve
 from facelake.publish.transform import key_name
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import compared
+from facelake.stages.gallery.absent import without_faces
 from facelake.stages.gallery.face_index import photos_of_subject
 from facelake.stages.gallery.versions import Gallery, list_galleries, not_active, require_gallery
 from facelake.stages.models.registry import find_card
-from facelake.stages.sharing.absent import without_faces
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import Delivery, check_free, delivery
 from facelake.stages.sharing.index_files import IndexWriter
