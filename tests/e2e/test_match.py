@@ -136,6 +136,17 @@ def test_second_photos_of_london_against_the_first(shared: Path, tmp_path: Path)
     report = evaluate(gallery, embedder, str(labels), str(second), point)
     assert report["rank_1"] == {"correct": 40, "mated": 40}
     assert (report["identification"]["false_negatives"], report["identification"]["not_mated"]) == (0, 1)
+    assert report["missing"] == []
+    assert report["photos"] == 41
+    with labels.open("a") as file:
+        file.write("nobody.jpg,\n")
+    again = evaluate(gallery, embedder, str(labels), str(second), point)
+    assert (again["compared"], again["failed"], again["photos"]) == (41, {"missing": 1}, 42)
+    assert again["missing"] == [f"row 42 of labels.csv: no such file under --images: {second / 'nobody.jpg'}"]
+    assert again["points"] == report["points"]
+    lost = run_json("match", "--evaluate", str(labels), "--gallery", out, code=2)["error"]  # without --images
+    assert lost["what"].startswith("row 1 of labels.csv: no such file under the CSV's folder: ")
+    assert lost["what"].endswith("; nor any of the other 41")
     last = report["points"][0]
     assert (last["impostors"], last["genuine"], last["fmr"], last["fnmr"]) == (41 * 102 - 40, 40, 1.0, 0.0)
     shown = run_json("match", str(files[0]), "--gallery", out, "--top", "2", "--claim", wanted[0])

@@ -9,6 +9,7 @@ import pytest
 
 from facelake.publish.thresholds import FALSE_MATCH_RATES, interval, thresholds
 from facelake.stages.evaluation.evidence import Evidence, comparisons_needed, needed_texts
+from facelake.stages.evaluation.labels import People
 from tests.conftest import run_cli, run_json
 
 
@@ -18,8 +19,9 @@ def test_as_many_comparisons_are_needed_as_it_says(rate: float) -> None:
     for count, known in ((needed - 1, False), (needed, True)):
         [point] = [p for p in thresholds(np.linspace(0, 0.5, count, dtype=np.float32), np.zeros(0)) if p.fmr == rate]
         assert (point.similarity is not None) is known
-    assert any(f"FMR {rate:g}:" in text for text in needed_texts(needed - 1))
-    assert not any(f"FMR {rate:g}:" in text for text in needed_texts(needed))
+    shown = {1e-4: "0.0001", 1e-5: "0.00001"}[rate]
+    assert any(f"FMR {shown}:" in text for text in needed_texts(needed - 1))
+    assert not any(f"FMR {shown}:" in text for text in needed_texts(needed))
 
 
 def test_more_labels_than_are_compared_are_not_asked_for_without_saying_so() -> None:
@@ -38,6 +40,12 @@ def test_errors_are_counted_on_both_sides_of_a_similarity() -> None:
     assert Evidence.of(impostor, genuine, None).false_matches is None
 
 
+def test_people_are_counted_by_their_identities() -> None:
+    pairs = [("ann", "1"), ("ann", "1"), ("bo", "2"), ("bo", "3"), ("cy", "4"), ("di", "4"), ("ed", "5"), ("ed", "4")]
+    assert People.of(pairs) == People(people=5, right=1, divided=2, mixed=3)  # Ed is divided and mixed
+    assert People.of([]) == People(0, 0, 0, 0)
+
+
 def test_a_small_lake_is_told_what_its_labels_show(demo_lake: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.csv"
     rows = [f"album/person-{person}-{i:02d}.jpg,{person}" for person in (1, 2, 3) for i in range(4)]
@@ -49,5 +57,11 @@ def test_a_small_lake_is_told_what_its_labels_show(demo_lake: Path, tmp_path: Pa
     assert [point["similarity"] for point in found["labels"]["points"]] == [None] * 3
     shown = run_cli("gallery", "accuracy", "--labels", str(labels), "--lake", str(demo_lake)).stdout
     assert "labels: 48 comparisons of different people" in shown
+    assert shown.startswith("3 labelled people: 3 in one identity of their own, 0 divided between identities, 0 mixed")
+    assert found["labels"]["in_gallery"] == {"people": 3, "right": 3, "divided": 0, "mixed": 0}
+    labels.write_text("\n".join(["photo,name", *rows]))
+    error = run_json("gallery", "accuracy", "--labels", str(labels), "--lake", str(demo_lake), code=2)["error"]
+    assert error["what"] == "the labels need the columns image and person; the first line is 'photo,name'"
+    assert error["next"].startswith("rename the columns")
     assert "to count errors at FMR 0.0001: 100,000 comparisons" in shown
     assert not any(line.startswith("labels ") for line in shown.splitlines())  # no rows without a figure

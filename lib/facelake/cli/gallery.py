@@ -156,14 +156,17 @@ def gallery_export(
 def gallery_accuracy(
     call: Invocation,
     labels: Annotated[
-        str | None, typer.Option(help="CSV with columns image, person: the true persons of the photos")
+        str | None, typer.Option(help="CSV with the columns image (photo id or file name) and person")
     ] = None,
 ) -> None:
     """Report false match and non-match rates with counts, and failure to enrol, after ISO/IEC 19795-1."""
     from facelake.nightly import reading
     from facelake.stages.evaluation.accuracy import accuracy
+    from facelake.stages.evaluation.labels import People
 
     report = accuracy(reading(call.config()), labels)
+    if labels:
+        call.terminal.say(People(**report["labels"]["in_gallery"]).in_words())
     enrolment = report["enrolment"]
     failed = f"failure to enrol: {enrolment['failed']:,} of {enrolment['images']:,} admitted images have no face"
     reasons = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in enrolment["reasons"].items())

@@ -10,6 +10,7 @@ import typer
 from facelake.cli.command import Invocation, command, template_key
 from facelake.cli.run import app
 from facelake.errors import ConfigError
+from facelake.plural import counted
 
 if TYPE_CHECKING:
     from facelake.embedder import Embedder
@@ -103,4 +104,6 @@ def _evaluate(
     call.terminal.table("DET", list(_DET), shown)
     facts = {name: report[name] for name in ("photos", "compared", "failed", "rank_1") if name in report}
     call.terminal.figures("evaluation", facts | {"plot": plot})
+    for text in report["missing"][:1]:
+        call.terminal.warn(f"{counted(report['failed']['missing'], 'file')} missing, counted as failed; {text}")
     call.terminal.result({"ok": True, **report, "plot": plot})

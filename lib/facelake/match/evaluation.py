@@ -20,11 +20,12 @@ from facelake.errors import ConfigError
 from facelake.match.search import OperatingPoint
 from facelake.matcher import Gallery
 from facelake.publish.thresholds import interval
-from facelake.stages.evaluation.labels import read_rows
+from facelake.stages.evaluation.labels import missing_columns, read_rows
 
 _BINS = 20_000  # of similarities from -1 to 1: a resolution of 1e-4
 _BLOCK = 256  # probes that are compared at a time
 _MOST_POINTS = 200
+_NAMED = 5  # missing files
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +73,25 @@ def evaluate(
 
     Returns:
         `photos`, `compared` (photos with a face that passes the quality gate), `failed` (failure to acquire, by
-        reason), `points` (DetPoint as objects, by ascending similarity), `rank_1` (of probes whose identity is in the
-        gallery), and `identification` at the operating point.
+        reason; `missing`: there is no such file), `missing` (sentences on the first of these), `points` (DetPoint as
+        objects, by ascending similarity), `rank_1` (of probes whose identity is in the gallery), and `identification`
+        at the operating point.
 
     Raises:
-        ConfigError: the labels cannot be read, or name no photo with a usable face.
+        ConfigError: the labels cannot be read, or name no photo that exists and has a usable face.
     """
     rows, column = _read(labels)
     base = Path(folder).expanduser() if folder else Path(labels).expanduser().parent
-    faces, names, failed = _probes(embedder, base, rows, column)
+    present, missing = _present(base, rows, labels, "--images" if folder else "the CSV's folder")
+    faces, names, failed = _probes(embedder, base, present, column)
+    failed |= {"missing": len(missing)} if missing else {}
     if not faces:
         what = "no labelled photo has a face that passes the quality gate"
         raise ConfigError(what, where=labels, next_step="check the photos, or lower --min-quality")
     probes = probe_matrix(faces, embedder.dim)
     histogram = _Histogram(np.zeros(_BINS, np.int64), np.zeros(_BINS, np.int64))
     report: dict[str, Any] = {"photos": len(rows), "compared": len(faces), "failed": failed, "labels": column}
+    report["missing"] = missing[:_NAMED]
     if column == "person":
         _each_other(probes, names, histogram)
     else:
@@ -162,6 +167,27 @@ def _with_gallery(
     return out
 
 
+def _present(base: Path, rows: list[dict[str, str]], labels: str, under: str) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the labels whose photo is there, and where the others are missing.
+
+    Raises:
+        ConfigError: none is there.
+    """
+    present: list[dict[str, str]] = []
+    missing: list[str] = []
+    for number, row in enumerate(rows, 1):
+        path = base / row["image"]
+        if path.is_file():
+            present.append(row)
+        else:
+            missing.append(f"row {number} of {Path(labels).name}: no such file under {under}: {path}")
+    if missing and not present:
+        what = missing[0] + (f"; nor any of the other {len(missing) - 1:,}" if len(missing) > 1 else "")
+        next_step = "column image has paths below the folder that --images names; by default that of the CSV"
+        raise ConfigError(what, where=labels, next_step=next_step)
+    return present, missing
+
+
 def _probes(
     embedder: Embedder, base: Path, rows: Sequence[Mapping[str, str]], column: str
 ) -> tuple[list[ProbeFace], list[str], dict[str, int]]:
@@ -187,6 +213,5 @@ def _read(path: str) -> tuple[list[dict[str, str]], str]:
     rows = read_rows(path, "--evaluate")
     column = next((name for name in ("identity_id", "person") if rows and name in rows[0]), None)
     if column is None or "image" not in rows[0]:
-        what = "the labels need the columns image and identity_id, or image and person"
-        raise ConfigError(what, where=path, next_step="add a header line")
+        raise missing_columns(path, rows, "image and identity_id, or image and person")
     return [row for row in rows if row["image"]], column

@@ -24,9 +24,9 @@ from facelake.lake.lake import Lake
 from facelake.publish.thresholds import interval, thresholds
 from facelake.stages.core.context import Context, last_details
 from facelake.stages.evaluation.evidence import MOST_LABELLED, Evidence, needed_texts
-from facelake.stages.evaluation.labels import label_faces, read_labels
+from facelake.stages.evaluation.labels import LabelledFaces, People, label_faces, read_labels
 from facelake.stages.evaluation.operating_points import compared
-from facelake.stages.gallery.versions import require_gallery
+from facelake.stages.gallery.versions import Gallery, require_gallery
 from facelake.vectors import embedding_matrix
 
 _MOST_PHOTOS = 50_000
@@ -55,7 +55,7 @@ def accuracy(context: Context, labels: str | None = None) -> dict[str, Any]:
         "gallery": (compared_gallery.impostor, compared_gallery.genuine),
     }
     if labels:
-        impostor, genuine, counts = _labelled(context, labels)
+        impostor, genuine, counts = _labelled(context, gallery, labels)
         report["labels"] = counts | {"points": _as_dicts(thresholds(impostor, genuine))}
         pairs["labels"] = impostor, genuine
     report |= {name: _as_dicts(thresholds(*pairs[name])) for name in ("same_photo", "gallery")}
@@ -112,12 +112,26 @@ def _same_photo(context: Context) -> F32:
     return np.asarray(np.einsum("ij,ij->i", vectors[a], vectors[b]), np.float32)
 
 
-def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
+def _people(gallery: Gallery, labelled: LabelledFaces) -> People:
+    """Count the people whose labelled faces the gallery groups rightly; faces in no identity are left out."""
+    person_of = dict(zip(labelled.faces, labelled.people, strict=True))
+    faces = pa.array(labelled.faces, pa.string())
+    pairs: list[tuple[str, str]] = []
+    for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
+        own = rows.filter(pc.is_in(rows["face_id"], faces))
+        names = zip(own["face_id"].to_pylist(), own["identity_id"].to_pylist(), strict=True)
+        pairs += [(person_of[face], identity) for face, identity in names]
+    return People.of(pairs)
+
+
+def _labelled(context: Context, gallery: Gallery, path: str) -> tuple[F32, F32, dict[str, Any]]:
     """Return the similarities of impostor and of genuine pairs of labelled faces, and their counts."""
     labelled = label_faces(context.lake["faces"].read(["face_id", "image_id", "box"]), read_labels(path))
     if not labelled.faces:
         what = "no labelled image has a face in this lake"
-        raise ConfigError(what, where=path, next_step="check that column image holds image ids or file names")
+        raise ConfigError(
+            what, where=path, next_step="column image has ids as `facelake images` prints them, or file names"
+        )
     chosen = np.sort(np.random.default_rng(0).permutation(len(labelled.faces))[:MOST_LABELLED])
     ids = pa.array([labelled.faces[i] for i in chosen], pa.string())
     person: I64 = np.unique([labelled.people[i] for i in chosen], return_inverse=True)[1].astype(np.int64)
@@ -128,6 +142,7 @@ def _labelled(context: Context, path: str) -> tuple[F32, F32, dict[str, Any]]:
         "faces": len(chosen),
         "people": len(distinct(person)),
         "images_without_face": labelled.missing,
+        "in_gallery": asdict(_people(gallery, labelled)),
         "genuine_pairs": int(same.sum()),
         "impostor_pairs": int((~same).sum()),
     }

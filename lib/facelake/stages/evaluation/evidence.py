@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from facelake.contracts import F32
@@ -99,8 +100,8 @@ def needed_texts(impostors: int) -> list[str]:
     for rate in FALSE_MATCH_RATES:
         needed = comparisons_needed(rate)
         faces = math.ceil(math.sqrt(2 * needed))
-        text = f"to count errors at FMR {rate:g}: {needed:,} comparisons of different people, as of {faces:,} labelled"
-        text += " faces of many people"
+        text = f"to count errors at FMR {Decimal(str(rate)):f}: {needed:,} comparisons of different people, "
+        text += f"as of {faces:,} labelled faces of many people"
         text += f" (but at most {MOST_LABELLED:,} labelled faces are compared)" if faces > MOST_LABELLED else ""
         texts += [text] if impostors < needed else []
     return texts

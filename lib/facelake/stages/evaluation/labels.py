@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,41 @@ class LabelledFaces:
     """labels whose image has no face in the lake"""
 
 
+@dataclass(frozen=True, slots=True)
+class People:
+    """How many labelled people are right in the gallery, of those with a face in an identity.
+
+    Attributes:
+        people: labelled people.
+        right: whose faces are in one identity, without a face of another labelled person.
+        divided: whose faces are in several identities.
+        mixed: who share an identity with another labelled person; some of them may be divided, too.
+    """
+
+    people: int
+    right: int
+    divided: int
+    mixed: int
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> People:
+        """Count from pairs of a person and the identity of a face of theirs."""
+        identities: dict[str, set[str]] = defaultdict(set)
+        people: dict[str, set[str]] = defaultdict(set)
+        for person, identity in pairs:
+            identities[person].add(identity)
+            people[identity].add(person)
+        divided = {person for person, own in identities.items() if len(own) > 1}
+        mixed = {person for person, own in identities.items() if any(len(people[name]) > 1 for name in own)}
+        return cls(len(identities), len(identities.keys() - divided - mixed), len(divided), len(mixed))
+
+    def in_words(self) -> str:
+        """Return the counts as a sentence."""
+        people = f"{self.people:,} labelled {'person' if self.people == 1 else 'people'}"
+        right = f"{self.right:,} in one identity of their own"
+        return f"{people}: {right}, {self.divided:,} divided between identities, {self.mixed:,} mixed with others"
+
+
 def read_labels(path: str) -> dict[str, str]:
     """Return the person in each image, by the name of the image.
 
@@ -29,8 +66,19 @@ def read_labels(path: str) -> dict[str, str]:
     """
     rows = read_rows(path, "--labels")
     if not rows or not {"image", "person"} <= set(rows[0]):
-        raise ConfigError("the labels need the columns image and person", where=path, next_step="add a header line")
+        raise missing_columns(path, rows, "image and person")
     return {row["image"]: row["person"] for row in rows}
+
+
+def missing_columns(path: str, rows: list[dict[str, str]], needed: str) -> ConfigError:
+    """Return the error for a file of labels whose first line does not name the needed columns."""
+    if not rows:
+        next_step = "the first line names the columns, each further line has one photo"
+        return ConfigError(f"no label: the file needs the columns {needed}", where=path, next_step=next_step)
+    what = f"the labels need the columns {needed}; the first line is {','.join(filter(None, rows[0]))!r}"
+    return ConfigError(
+        what, where=path, next_step="rename the columns; if this line is a label, add a header before it"
+    )
 
 
 def read_rows(path: str, option: str) -> list[dict[str, str]]:
