@@ -96,6 +96,8 @@ def writing(
     tracker = Tracker(run_id)
     emit = fan_out(emit, log_listener(run_id), tracker.listen)
     with Lease(lake.store, purpose, wait_s=wait_s, progress=tracker.state) as lease:
+        if lease.taken_from:
+            emit(Notice("lake", lease.taken_from.in_words()))
         yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
 
 

@@ -14,6 +14,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,6 +67,46 @@ def is_dead(holder: Mapping[str, Any]) -> bool:
     return time.time() > float(holder.get("renewed", 0)) + float(holder.get("ttl_s", 0)) + _SKEW_S
 
 
+@dataclass(frozen=True, slots=True)
+class DeadHolder:
+    """The holder of a lease that was taken over.
+
+    Attributes:
+        pid: of its process.
+        host: its name; empty for this host.
+        purpose: what the lease was for.
+        last_seen: when it last renewed the lease, at most 20 s before it ended.
+        progress: the state that it stored then, as `events.Tracker` gives it.
+    """
+
+    pid: int
+    host: str
+    purpose: str
+    last_seen: datetime
+    progress: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, holder: Mapping[str, Any]) -> DeadHolder:
+        """Read the body of a lease."""
+        host = "" if holder.get("host") == _host() else str(holder.get("host", "?")).split(":")[0]
+        progress = holder.get("progress")
+        last_seen = datetime.fromtimestamp(max(0.0, holder["renewed"]), UTC)
+        known = progress if isinstance(progress, dict) else {}
+        return cls(holder["pid"], host, str(holder.get("for", "?")), last_seen, known)
+
+    def in_words(self) -> str:
+        """Return who ended, when and at what, as a sentence without the full stop."""
+        on = f" on {self.host}" if self.host else ""
+        text = (
+            f"process {self.pid}{on} ({self.purpose}) was killed or crashed; last sign of it {self.last_seen:%F %T} UTC"
+        )
+        if stage := self.progress.get("stage"):
+            done, total = self.progress.get("done"), self.progress.get("total")
+            known = isinstance(done, int) and isinstance(total, int) and total > 0
+            text += f", in {stage}" + (f" after {done:,} of {total:,} {self.progress.get('unit')}" if known else "")
+        return f"{text}. What it had committed is kept"
+
+
 class Lease:
     """Context manager: the exclusive right to write to the lake (or to the resource of `key`) while it is active."""
 
@@ -89,6 +131,8 @@ class Lease:
         """
         self._key, self._progress = key, progress
         self._store, self._purpose, self._ttl_s, self._wait_s = store, purpose, ttl_s, wait_s
+        self.taken_from: DeadHolder | None = None
+        """who had the lease before and ended without releasing it"""
         self._nonce = secrets.token_hex(8)
         self._tag = ""
         self._stop = threading.Event()
@@ -143,7 +187,9 @@ class Lease:
         if not self._store.replace(self._key, self._body(), tag):
             return False
         self._tag = self._store.tag(self._key) or ""
-        return self._holder().get("nonce") == self._nonce
+        taken = self._holder().get("nonce") == self._nonce
+        self.taken_from = DeadHolder.of(holder) if taken and holder else None
+        return taken
 
     def _is_silent(self, holder: Mapping[str, Any], tag: str) -> bool:
         """Observe a lease that is expired by this host's clock, which may be ahead: a running holder renews it

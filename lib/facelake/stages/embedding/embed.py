@@ -74,6 +74,9 @@ def embed(context: Context) -> StageResult:
         context.emit(
             Notice("embed", f"the model {pack.card.name!r} was reportedly trained on withdrawn data sets: {lineage}")
         )
+    if plan.images and context.lease and context.lease.taken_from:
+        total = plan.done_images + plan.images + plan.waiting
+        context.emit(Notice("embed", f"{plan.done_images:,} of {total:,} admitted photos were done before"))
     planned: dict[str, object] = {}
     if plan.images and context.config.plan.budget is not None:
         planned = _check_budget(context, plan.images)
