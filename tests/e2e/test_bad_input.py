@@ -151,7 +151,7 @@ def test_bad_config_and_arguments(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("lakes: x\n")
     fails(tmp_path, "nightly", "-c", str(config), code=2, said="did you mean 'lake'")
-    fails(tmp_path, "nightly", "-c", str(tmp_path / "none.yaml"), code=2, said="cannot be read")
+    fails(tmp_path, "nightly", "-c", str(tmp_path / "none.yaml"), code=2, said="there is no such config")
     fails(tmp_path, "nightly", "--only", "embde", "--lake", str(tmp_path / "x"), code=2, said="no stage 'embde'")
     assert run_cli("nightly", "--no-such-option").returncode == 2
     assert run_cli("ledger", "grant", "--basis", "b", "--purpose", "p", "--lake", str(tmp_path / "x")).returncode == 2

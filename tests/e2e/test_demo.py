@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -287,15 +288,20 @@ def test_what_is_not_in_the_gallery_is_explained(demo_lake: Path) -> None:
     lake = ["--lake", str(demo_lake)]
     for fate in ("refused", "rejected"):
         image = run_json("images", f"--{fate}", *lake)["images"][0]
-        said = run_json("gallery", "show", image["image_id"], *lake, code=2)["error"]
-        assert said["what"].endswith(f"has no face in the gallery; its photos: 1 {fate} for {image['reason']}")
+        name = image["image_id"]
+        for command in (("gallery", "show", name), ("explain", name, name)):
+            said = run_json(*command, *lake, code=2)["error"]
+            assert said["what"] == f"photo {name!r} has no face in the gallery: {fate} ({image['reason']})"
     assert "no active identity 'x'" in run_json("gallery", "show", "x", *lake, code=2)["error"]["what"]
     copy = run_cli("report", "--download", str(demo_lake / "copy.html"), *lake)
     assert (copy.returncode, "is inside the lake" in copy.stderr) == (2, True)
     assert not (demo_lake / "copy.html").exists()
     one, two = (item["identity_id"] for item in run_json("gallery", "show", *lake)["identities"][:2])
     run_json("correct", "merge", one, two, *lake)
-    assert "note report: action required: 1 grant past the date of destruction" in run_cli("nightly", *lake).stderr
+    said = run_cli("nightly", *lake).stderr
+    assert "note report: action required: 1 grant past the date of destruction" in said
+    assert "cluster step 13 of 13: write" in said  # as many steps as the first line says
+    assert re.search(r"verify +[\d.]+ s \[", run_cli("verify", *lake).stderr)  # no counters
     (left,) = {one, two} & {item["identity_id"] for item in run_json("gallery", "show", *lake)["identities"] if item["status"] == "active"}  # fmt: skip
     (gone,) = {one, two} - {left}
     for command in (("gallery", "show", gone), ("explain", gone, left), ("explain", left, gone)):

@@ -158,6 +158,7 @@ def test_recalled_and_ended_leases(demo_lake: Path, tmp_path: Path) -> None:
     (row,) = run_json("feed", "leases", "--lake", lake)["leases"]
     assert row["state"] == "was recalled and is not returned"
     assert row["owes"] == "was recalled and is not returned"
+    assert run_cli("feed", "leases", "--lake", lake).stdout.count("recalled") == 2  # the state, and what is owed
     run_json("feed", "return", issued["lease_id"], "--lake", lake)
     with writing(load_config(lake=lake), "test") as context:
         export_gallery(context, str(tmp_path / "b"), P, "gate", days=1)

@@ -34,7 +34,9 @@ def feed_leases(call: Invocation) -> None:
         for state in call.open_lake().feed.leases()
     ]
     columns = [*_COLUMNS, "state", "owes"]
-    call.terminal.table("leases", columns, [[row[name] for name in columns] for row in rows])
+    for row in (shown := [dict(row) for row in rows]):  # the table has the reason in `owes`
+        row["state"] = row["state"] if row["state"] == "in force" else row["state"].removeprefix("was ").split()[0]
+    call.terminal.table("leases", columns, [[row[name] for name in columns] for row in shown])
     call.terminal.result({"ok": True, "leases": rows})
 
 

@@ -84,6 +84,9 @@ def _read_yaml(path: str, read: Callable[[str], str] = read_local) -> dict[str, 
     try:
         text = read(path)
         data = parse_yaml(text, only=True) or {}
+    except FileNotFoundError as err:
+        next_step = "give the path of a config with -c; `facelake init` writes a new one"
+        raise ConfigError("there is no such config", where=path, next_step=next_step) from err
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(
             f"config cannot be read: {err}", where=path, next_step="correct the path given with -c"

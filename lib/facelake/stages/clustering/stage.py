@@ -64,6 +64,7 @@ def cluster(context: Context) -> StageResult:
     full = _full_clustering(context, source, exchange, state)
     clustered = full.run()
     context.emit(Notice("cluster", _summary(clustered)))
+    context.emit(StageProgress("cluster", len(STEPS), {"step": "write"}))
     counts = _commit(context, full, clustered, exchange, total)
     details: dict[str, object] = {"mode": "full", "states": dict(clustered.states)} | clustered.manifest
     full.keep_measures(context.lake.store, MEASURES)
