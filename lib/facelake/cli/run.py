@@ -392,6 +392,6 @@ def plan(
     for note in figures["notes"]:
         terminal.say(note)
     if calibrate:
-        ray = ", plus up to a minute in which Ray starts" if figures["on_ray"] else ""
-        terminal.say(f"embed: about {format_duration(figures['seconds'])} for these photos{ray}")
+        start = "up to a minute in which Ray starts" if figures["on_ray"] else "a few seconds to load the models"
+        terminal.say(f"embed: about {format_duration(figures['seconds'])} for these photos, plus {start}")
     terminal.result({"ok": True, **figures})

@@ -68,11 +68,12 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
 def next_run_in_words(figures: Mapping[str, Any]) -> str:
     """Return what the next nightly run has to embed, from the figures of `plan`, as a sentence.
 
-    `about`: new photos may have no legal basis, or the bytes of known ones.
+    `about`: new photos may have no legal basis, or the bytes of known ones. `by the number`: as many photos added as
+    removed are not noticed.
     """
     photos = figures["next_run"]
     if not photos:
-        return "the next run: no photo to embed"
+        return "the next run: no photo to embed, by the number of photos"
     counts = [("to_embed", "checked"), ("not_decided", "new"), ("now_allowed", "newly allowed")]
     if not figures["decided"]:  # `to embed` counts the new ones, too
         counts = [("next_run", "new")]
