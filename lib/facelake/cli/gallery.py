@@ -63,7 +63,7 @@ def gallery_changes(
         int | None, typer.Option(min=0, help="list what changed after this version; default: the one before the newest")
     ] = None,
 ) -> None:
-    """List the identities that the newest version changed: created, merged, split, retired, and of another size.
+    """List the identities that the newest version changed: created, merged, split, retired, erased, of another size.
 
     Each has its number of faces before and after. Identities with the same faces as before are not listed.
     """

@@ -322,7 +322,7 @@ def verify(
         what = "no trace of" if not inside else "only inside of longer words, such as longer names or digests:"
         terminal.say(f"searched every object of the lake: {what} {', '.join(map(repr, residual))}")
     problems = [{"check": f.check, "problem": f.problem} for f in findings]
-    terminal.say("the lake is consistent" if result.ok else f"{len(findings) + len(hits)} problems")
+    terminal.say("the lake is consistent" if result.ok else counted(len(findings) + len(hits), "problem"))
     if unfinished := result.counts.get("unfinished_erasures"):
         terminal.warn(f"{unfinished} erasures are not certified yet: `facelake status` lists them; give them again")
     terminal.result(

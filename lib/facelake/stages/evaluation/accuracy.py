@@ -10,6 +10,7 @@ Three kinds of evidence are reported separately, each with its counts:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
@@ -112,8 +113,8 @@ def _same_photo(context: Context) -> F32:
     return np.asarray(np.einsum("ij,ij->i", vectors[a], vectors[b]), np.float32)
 
 
-def _people(gallery: Gallery, labelled: LabelledFaces) -> People:
-    """Count the people whose labelled faces the gallery groups rightly; faces in no identity are left out."""
+def _people(gallery: Gallery, labelled: LabelledFaces, everyone: Collection[str]) -> People:
+    """Count the people whose labelled faces the gallery groups rightly."""
     person_of = dict(zip(labelled.faces, labelled.people, strict=True))
     faces = pa.array(labelled.faces, pa.string())
     pairs: list[tuple[str, str]] = []
@@ -121,12 +122,13 @@ def _people(gallery: Gallery, labelled: LabelledFaces) -> People:
         own = rows.filter(pc.is_in(rows["face_id"], faces))
         names = zip(own["face_id"].to_pylist(), own["identity_id"].to_pylist(), strict=True)
         pairs += [(person_of[face], identity) for face, identity in names]
-    return People.of(pairs)
+    return People.of(everyone, pairs)
 
 
 def _labelled(context: Context, gallery: Gallery, path: str) -> tuple[F32, F32, dict[str, Any]]:
     """Return the similarities of impostor and of genuine pairs of labelled faces, and their counts."""
-    labelled = label_faces(context.lake["faces"].read(["face_id", "image_id", "box"]), read_labels(path))
+    given = read_labels(path)
+    labelled = label_faces(context.lake["faces"].read(["face_id", "image_id", "box"]), given)
     if not labelled.faces:
         what = "no labelled image has a face in this lake"
         raise ConfigError(
@@ -142,7 +144,7 @@ def _labelled(context: Context, gallery: Gallery, path: str) -> tuple[F32, F32, 
         "faces": len(chosen),
         "people": len(distinct(person)),
         "images_without_face": labelled.missing,
-        "in_gallery": asdict(_people(gallery, labelled)),
+        "in_gallery": asdict(_people(gallery, labelled, given.values())),
         "genuine_pairs": int(same.sum()),
         "impostor_pairs": int((~same).sum()),
     }

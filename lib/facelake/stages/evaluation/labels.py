@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,23 +25,26 @@ class LabelledFaces:
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """How many labelled people are right in the gallery, of those with a face in an identity.
+    """How many labelled people are right in the gallery.
 
     Attributes:
         people: labelled people.
+        absent: who have no face in an identity.
         right: whose faces are in one identity, without a face of another labelled person.
         divided: whose faces are in several identities.
         mixed: who share an identity with another labelled person; some of them may be divided, too.
     """
 
     people: int
+    absent: int
     right: int
     divided: int
     mixed: int
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[str, str]]) -> People:
-        """Count from pairs of a person and the identity of a face of theirs."""
+    def of(cls, labelled: Collection[str], pairs: Iterable[tuple[str, str]]) -> People:
+        """Count from the labelled people, and pairs of one of them and the identity of a face of theirs."""
+        everyone = set(labelled)
         identities: dict[str, set[str]] = defaultdict(set)
         people: dict[str, set[str]] = defaultdict(set)
         for person, identity in pairs:
@@ -49,13 +52,16 @@ class People:
             people[identity].add(person)
         divided = {person for person, own in identities.items() if len(own) > 1}
         mixed = {person for person, own in identities.items() if any(len(people[name]) > 1 for name in own)}
-        return cls(len(identities), len(identities.keys() - divided - mixed), len(divided), len(mixed))
+        right = identities.keys() - divided - mixed
+        return cls(len(everyone), len(everyone - identities.keys()), len(right), len(divided), len(mixed))
 
     def in_words(self) -> str:
         """Return the counts as a sentence."""
         people = f"{self.people:,} labelled {'person' if self.people == 1 else 'people'}"
         right = f"{self.right:,} in one identity of their own"
-        return f"{people}: {right}, {self.divided:,} divided between identities, {self.mixed:,} mixed with others"
+        absent = f", {self.absent:,} without a face in an identity" if self.absent else ""
+        wrong = f"{self.divided:,} divided between identities, {self.mixed:,} mixed with others"
+        return f"{people}: {right}, {wrong}{absent}"
 
 
 def read_labels(path: str) -> dict[str, str]:
