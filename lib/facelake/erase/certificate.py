@@ -10,8 +10,13 @@ from facelake.contracts import SEARCHABLE
 from facelake.erase.spellings import NOT_SEARCHED, SEARCHED
 
 SHORT_REFERENCES = (
-    f"subject reference(s) of fewer than {SEARCHABLE} characters, which occur by chance: "
+    f"subject reference(s) of fewer than {SEARCHABLE} bytes, which occur by chance: "
     "photos, faces and embeddings of these people were searched for"
+)
+
+WITHOUT_PIECES = (
+    "photo(s) of which no part was searched for: they lie outside of the lake, were not there any more, or consist of "
+    "areas of one colour; a copy of such a file is found by its name only"
 )
 
 ERASED_BEFORE = (
@@ -35,6 +40,7 @@ def certificate(
     coincidences: Mapping[str, int] | None = None,
     copies_kept: int = 0,
     short_references: int = 0,
+    without_pieces: int = 0,
     erased_before: int = 0,
     controller: str | None = None,
     lake: str = "",
@@ -54,6 +60,7 @@ def certificate(
         coincidences: places with the same characters that are not the person's data, such as a recipient of that name.
         copies_kept: photos of equal content under other ids, which the request left in the lake.
         short_references: subject references that are too short to be searched for.
+        without_pieces: photos of which no part was searched for.
         erased_before: references that an earlier erasure named, whose removed data this one does not know.
         controller: who is responsible, as configured.
         lake: the name of the lake.
@@ -63,7 +70,11 @@ def certificate(
     """
     if residual_hits:
         raise ValueError(f"{residual_hits} residual hits: not certified")
-    counted = ((short_references, SHORT_REFERENCES), (erased_before, ERASED_BEFORE))
+    counted = (
+        (short_references, SHORT_REFERENCES),
+        (without_pieces, WITHOUT_PIECES),
+        (erased_before, ERASED_BEFORE),
+    )
     not_searched = [f"{count} {what}" for count, what in counted if count]
     return {
         "erasure": erasure_id,

@@ -5,94 +5,51 @@ The cost is linear in the bytes scanned, whatever the number of needles (needles
 
 from __future__ import annotations
 
-import io
-import lzma
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Protocol
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from facelake.contracts import I64
+from facelake.erase import parquet_scan
 from facelake.erase.needles import Needles
+from facelake.erase.unpacking import Budget, Unsearchable, is_archive, may_be_packed, unpacked
 
-_BATCH_BYTES = 64 << 20
 _NESTED = 4  # levels of archives in archives that are unpacked
-_MOST_BYTES = 1 << 28  # that one object may unpack to
-_BLOCK = 1 << 16
-_PACKED = 1 << 12  # bytes given to a decompressor at once: xz makes 7,000 times as many of them
-
-_STREAMS = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"), (b"\x04\x22\x4d\x18", "lz4"))
-
-_XZ, _ZIP = b"\xfd7zXZ\0", b"PK"
-_ARCHIVES = (*(magic for magic, _ in _STREAMS), _XZ, b"PK\x03\x04")
+_FIRST = np.array([may_be_packed(byte) for byte in range(256)])
 
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
 
 
-class _Inflater(Protocol):
-    """A decompressor of the standard library."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, /) -> bytes: ...
-
-
-class _Unsearchable(Exception):
-    """The object unpacks to more than can be searched."""
-
-
-class _Budget:
-    """How many bytes an object may still unpack to."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_BYTES
-
-    def joined(self, blocks: Iterable[bytes]) -> bytes:
-        """Return the blocks together; raises _Unsearchable if they are more than what is left."""
-        kept = []
-        for block in blocks:
-            self._left -= len(block)
-            if self._left < 0:
-                raise _Unsearchable
-            kept.append(block)
-        return b"".join(kept)
-
-
 def scan(name: str, data: bytes, needles: Needles) -> int:
     """The number of occurrences in one stored object: in its name, its unpacked bytes and, for Parquet, every value.
 
-    In a Parquet file, values that equal or contain a needle are counted. What cannot be decoded is searched as raw
-    bytes. An object that unpacks to more than 256 MiB, or has archives nested more than four levels deep, counts as one
-    occurrence: nothing can be said about it.
+    In a Parquet file, values that equal or contain a needle are counted. An object that unpacks to more than 256 MiB,
+    has archives nested more than four levels deep, or is a zip archive or Parquet file of which a part cannot be
+    decoded, counts as one occurrence: nothing can be said about it. What is no archive is searched as raw bytes.
     """
     if not (needles.texts or needles.blobs):
         return 0
     spellings = {form.encode(errors="surrogateescape") for form in (name, unquote(name))}
     in_name = int(any(map(needles.in_name, spellings)))
     try:
-        return in_name + _in_object(name, data, needles, _NESTED, _Budget())
-    except _Unsearchable:
+        return in_name + _in_object(data, needles, _NESTED, Budget())
+    except Unsearchable:
         return in_name + max(1, _in_raw(data, needles))
 
 
-def _in_object(name: str, data: bytes, needles: Needles, depth: int, budget: _Budget) -> int:
-    if name.endswith(".parquet") or data[:4] == b"PAR1":
-        return _in_parquet(data, needles)
-    if not depth and data.startswith(_ARCHIVES):
-        raise _Unsearchable
+def _in_object(data: bytes, needles: Needles, depth: int, budget: Budget) -> int:
+    if parquet_scan.is_parquet(data):
+        return _in_parquet(data, needles, depth, budget)
+    if not depth:
+        if is_archive(data):
+            raise Unsearchable
+        return _in_raw(data, needles)
     inside = 0
-    for member, content in _unpacked(data, budget) if depth else ():
+    for member, content in unpacked(data, budget):
         inside += needles.in_name(member.encode(errors="surrogateescape"))
-        inside += _in_object(member, content, needles, depth - 1, budget)
+        inside += _in_object(content, needles, depth - 1, budget)
     return max(inside, _in_raw(data, needles))  # uncompressed members are in both counts
 
 
@@ -101,129 +58,64 @@ def _in_raw(data: bytes, needles: Needles) -> int:
     return len(needles.in_text(view, np.array([0, len(view)]))) + len({begin for begin, _ in needles.in_bytes(view)})
 
 
-def _unpacked(data: bytes, budget: _Budget) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of the members of a compressed object; none if it is of another type or unreadable."""
-    for magic, codec in _STREAMS:
-        if data.startswith(magic):
-            yield "", budget.joined(_stream(data, codec))
-            return
-    if data[:1] == b"\x78" and len(data) > 2 and int.from_bytes(data[:2], "big") % 31 == 0:
-        yield "", budget.joined(_inflated(data, zlib.decompressobj))
-    elif data.startswith(_XZ):
-        yield "", budget.joined(_inflated(data, lzma.LZMADecompressor))
-    elif data.startswith(_ZIP):
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                for member in archive.infolist():
-                    with archive.open(member) as file:
-                        yield member.filename, budget.joined(iter(partial(file.read, _BLOCK), b""))
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError):
-            return  # damaged, encrypted or of a method that Python lacks
+def _in_parquet(data: bytes, needles: Needles, depth: int, budget: Budget) -> int:
+    hits = sum(_in_values(leaf, needles, depth, budget) for leaf in parquet_scan.leaves(data, budget))
+    values, outside = parquet_scan.texts_outside(data)
+    known = _in_values(pa.array(values, pa.large_binary()), needles, 0, budget)
+    *gaps, footer = outside
+    return hits + sum(_in_raw(gap, needles) for gap in gaps) + (known or _in_raw(footer, needles))
 
 
-def _inflated(data: bytes, start: Callable[[], _Inflater]) -> Iterator[bytes]:
-    """The content of zlib or xz streams one after another, as appending writes them, up to the first damage."""
-    try:
-        while data:
-            stream, at = start(), 0
-            while at < len(data) and not stream.eof:
-                yield stream.decompress(data[at : at + _PACKED])
-                at += _PACKED
-            data = stream.unused_data + data[at:]
-    except (zlib.error, lzma.LZMAError, EOFError):
-        pass  # truncated or damaged: the readable part is searched
-
-
-def _stream(data: bytes, codec: str) -> Iterator[bytes]:
-    """The content of a compressed stream, up to the first damage."""
-    with pa.CompressedInputStream(pa.BufferReader(data), codec) as stream:
-        try:
-            while block := stream.read(_BLOCK):
-                yield block
-        except (pa.ArrowException, OSError):
-            pass  # truncated: the readable part is searched
-
-
-def _in_parquet(data: bytes, needles: Needles) -> int:
-    hits = 0
-    try:
-        with pq.ParquetFile(io.BytesIO(data)) as file:
-            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
-                hits += sum(_in_values(leaf, needles) for column in batch.columns for leaf in _leaves(column))
-            hits += _in_footer(file, data, needles)
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
-        return max(hits, _in_raw(data, needles))
-    return hits
-
-
-def _batch_rows(metadata: pq.FileMetaData) -> int:
-    """The number of rows for which a batch of photos fits into memory."""
-    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    return int(min(max(_BATCH_BYTES * metadata.num_rows // max(size, 1), 64), 1 << 16))
-
-
-def _in_footer(file: pq.ParquetFile, data: bytes, needles: Needles) -> int:
-    """Hits in key-value metadata, column names and statistics; in the raw footer if these have none.
-
-    They are decoded, because in the footer a string follows its length, and a length byte can look like a letter.
-    """
-    metadata = file.metadata
-    values = {name.encode() for name in metadata.schema.names}
-    for pairs in [metadata.metadata, file.schema_arrow.metadata, *(f.metadata for f in file.schema_arrow)]:
-        values.update(part for pair in (pairs or {}).items() for part in pair)
-    spans = []
-    for group in range(metadata.num_row_groups):
-        for column in range(metadata.num_columns):
-            chunk = metadata.row_group(group).column(column)
-            begin = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
-            spans.append((begin, begin + chunk.total_compressed_size))
-            statistics = chunk.statistics
-            if statistics is not None and statistics.has_min_max:
-                values.update(v for v in (statistics.min_raw, statistics.max_raw) if isinstance(v, bytes))
-    # page indexes lie between the last column and the footer; other bytes outside of columns are not Parquet's
-    outside, end = [], 0
-    for first, last in sorted(spans):
-        outside.append(data[end:first])
-        end = max(end, last)
-    between = sum(_in_raw(gap, needles) for gap in outside if gap)
-    known = _in_values(pa.array(sorted(values), pa.large_binary()), needles)
-    return between + (known or _in_raw(data[end:], needles))
-
-
-def _leaves(column: pa.Array) -> Iterator[pa.Array]:
-    """The arrays of plain values of a column, nested types unpacked."""
-    kind = column.type
-    if isinstance(column, pa.ExtensionArray):
-        yield from _leaves(column.storage)
-    elif pa.types.is_struct(kind):
-        for i in range(kind.num_fields):
-            yield from _leaves(column.field(i))
-    elif pa.types.is_map(kind):
-        yield from _leaves(column.keys)
-        yield from _leaves(column.items)
-    elif pa.types.is_nested(kind):  # every list type
-        yield from _leaves(column.flatten())
-    elif pa.types.is_dictionary(kind):
-        yield from _leaves(column.dictionary)
-    else:
-        yield column
-
-
-def _in_values(leaf: pa.Array, needles: Needles) -> int:
+def _in_values(leaf: pa.Array, needles: Needles, depth: int, budget: Budget) -> int:
     """The number of values that equal or contain a needle; in a numeric array the number of embeddings."""
     kind = leaf.type
+    if isinstance(leaf, pa.DictionaryArray):
+        return _in_encoded(leaf, needles, depth, budget)
     if pa.types.is_primitive(kind):
         return _in_numbers(leaf, needles) if kind.bit_width >= 8 else 0
     if not any(is_kind(kind) for is_kind in (*_TEXT, *_BINARY)):
         return 0
-    values = leaf.cast(pa.large_binary())
-    data, edges = _packed(values)
+    return len(_hit_values(leaf, needles, depth, budget))
+
+
+def _in_encoded(leaf: pa.DictionaryArray, needles: Needles, depth: int, budget: Budget) -> int:
+    """As `_in_values`, of values that refer to a dictionary; one hit if only values are hit to which none refers."""
+    if not any(is_kind(leaf.dictionary.type) for is_kind in (*_TEXT, *_BINARY)):
+        return _in_values(leaf.dictionary, needles, depth, budget)
+    hit = sorted(_hit_values(leaf.dictionary, needles, depth, budget))
+    referring = np.isin(leaf.indices.drop_null().to_numpy(), hit)
+    return max(int(referring.sum()), min(len(hit), 1))
+
+
+def _hit_values(leaf: pa.Array, needles: Needles, depth: int, budget: Budget) -> set[int]:
+    """The numbers of the texts or byte strings that equal or contain a needle."""
+    data, edges = _packed(leaf.cast(pa.large_binary()))
     spans = np.array(sorted(needles.in_bytes(data)), np.int64).reshape(-1, 2)
     at = np.searchsorted(edges, spans[:, 0], side="right") - 1
     hit = set(at[spans[:, 1] <= edges[at + 1]].tolist())
     # photos too: their metadata may name people
     at = np.searchsorted(edges, needles.in_text(data, edges), side="right") - 1
-    return len(hit.union(at.tolist()))
+    return hit.union(at.tolist(), _in_packed_values(data, edges, needles, depth, budget))
+
+
+def _in_packed_values(data: memoryview, edges: I64, needles: Needles, depth: int, budget: Budget) -> set[int]:
+    """The numbers of values that are packed, or have packed texts, in which a needle occurs.
+
+    A value that cannot be unpacked is not searched further: it may come from whoever supplies photos, and must not
+    prevent erasures.
+    """
+    begins = edges[:-1][np.diff(edges) > 8]
+    first = np.frombuffer(data, np.uint8)[begins]
+    hit = set()
+    for at in np.flatnonzero(_FIRST[first]) if depth else ():
+        number = int(np.searchsorted(edges, begins[at], side="right")) - 1
+        value = bytes(data[edges[number] : edges[number + 1]])
+        try:
+            if any(_in_object(content, needles, depth - 1, budget) for _, content in unpacked(value, budget)):
+                hit.add(number)
+        except Unsearchable:
+            budget.charge(0)  # raises if nothing is left
+    return hit
 
 
 def _in_numbers(leaf: pa.Array, needles: Needles) -> int:

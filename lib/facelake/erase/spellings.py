@@ -7,20 +7,23 @@ import html
 import json
 import re
 import unicodedata
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import numpy as np
 import numpy.typing as npt
 
 _PLAIN = re.compile(r"[0-9A-Za-z_.-]+")  # written the same way in JSON, URLs and HTML
+_HEX = re.compile(r"\\u[0-9a-f]{4}")
 _LEAST_BYTES = 8  # shorter encoded forms occur by chance
+_PIECE, _PIECES, _LEAST_DIFFERENT = 48, 256, 20  # bytes of a piece; pieces that are looked at; different bytes in one
 _NUMBERS = 4  # values of an embedding that identify it when they stand next to each other in a text
 
 SEARCHED = (
-    "names as stored, in Unicode NFC and NFD, JSON, URL and HTML escapes, UTF-16, base64 and hex",
+    "names as stored, in Unicode NFC and NFD, JSON, URL, HTML and CSV escapes, UTF-16, UTF-32, base64 and hex",
     "embeddings as float16, float32, float64, base64, hex and decimal numbers in a text",
     "parts of the encoded photos, as stored, in base64 and hex",
-    "inside gzip, zlib, bzip2, xz, zstd, lz4 and zip, and in every column, footer and statistic of Parquet",
+    "inside gzip, zlib, bzip2, xz, zstd, lz4 and zip, in the texts of PNG images, and in every column, footer and "
+    "statistic of Parquet",
 )
 NOT_SEARCHED = (
     "encrypted data",
@@ -40,18 +43,30 @@ def text_forms(text: str) -> set[bytes]:
         forms.add(raw)
         if _PLAIN.fullmatch(spelled):
             continue
-        escaped = {html.escape(spelled), json.dumps(spelled)[1:-1], json.dumps(spelled, ensure_ascii=False)[1:-1]}
+        escaped = {json.dumps(spelled)[1:-1], json.dumps(spelled, ensure_ascii=False)[1:-1]}
+        escaped |= {_HEX.sub(lambda match: match[0].upper().replace("U", "u", 1), form) for form in escaped}
         escaped |= {form.replace("/", "\\/") for form in escaped}
-        urls = {quote(raw), quote(raw, safe="")}
+        escaped |= _in_html(spelled) | {spelled.replace('"', '""')}  # as in HTML and in CSV
+        urls = {quote(raw), quote(raw, safe=""), quote_plus(raw), quote_plus(raw, safe="/")}
         urls |= {re.sub(r"%..", lambda match: match[0].lower(), url) for url in urls}
         forms |= {form.encode(errors="surrogateescape") for form in escaped | urls}
     return forms
 
 
+def _in_html(text: str) -> set[str]:
+    """Return a text as HTML: with names or numbers for marks and for letters outside of ASCII."""
+    forms = set()
+    for quoted in ("&#x27;", "&#39;", "&apos;"):
+        marked = html.escape(text, quote=False).replace('"', "&quot;").replace("'", quoted)
+        for number in ("&#{};", "&#x{:x};", "&#x{:X};"):
+            forms |= {marked, "".join(c if c.isascii() else number.format(ord(c)) for c in marked)}
+    return forms | {form.replace("&quot;", "&#34;") for form in forms}
+
+
 def text_blobs(text: str) -> set[bytes]:
-    """Return the encoded forms of an identifier, which may stand anywhere: base64, hex, UTF-16."""
+    """Return the encoded forms of an identifier, which may stand anywhere: base64, hex, UTF-16, UTF-32."""
     raw = text.encode(errors="surrogateescape")
-    wide = {text.encode(f"utf-16-{order}", errors="surrogatepass") for order in ("le", "be")}
+    wide = {text.encode(f"utf-{bits}-{order}", errors="surrogatepass") for bits in (16, 32) for order in ("le", "be")}
     encoded = {raw.hex().encode(), raw.hex().upper().encode()}
     for form in _base64(raw):
         encoded |= {form, form.translate(bytes.maketrans(b"+/", b"-_"))}
@@ -71,10 +86,14 @@ def embedding_forms(blob: bytes) -> set[bytes]:
 
 
 def photo_forms(data: bytes) -> set[bytes]:
-    """Return a few pieces of an encoded photo that do not occur in others; none if it has no such piece."""
-    size = 48
-    pieces = (data[at : at + size] for at in range(len(data) // 3, len(data) - size, max(len(data) // 12, size)))
-    return set([piece for piece in pieces if len(set(piece)) > size // 2][:2])
+    """Return a few pieces of an encoded photo that do not occur in others; none if it has no such piece.
+
+    Of compressed photos nearly every piece is one; of plain pixels, those with the most different bytes are taken.
+    """
+    starts = range(len(data) // 3, len(data) - _PIECE, max((len(data) * 2 // 3) // _PIECES, _PIECE))
+    pieces = [data[at : at + _PIECE] for at in starts]
+    pieces.sort(key=lambda piece: -len(set(piece)))  # stable: of equal ones the first
+    return {piece for piece in pieces[:2] if len(set(piece)) >= _LEAST_DIFFERENT}
 
 
 def piece_forms(piece: bytes) -> set[bytes]:

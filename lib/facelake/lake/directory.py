@@ -145,6 +145,17 @@ class DirectoryStore:
                     if stat.S_ISREG(described.st_mode):  # reading a pipe would never end
                         yield _described(path.relative_to(self.root).as_posix(), described)
 
+    def names_without_objects(self) -> Iterator[str]:
+        """Yield the paths of empty folders and of entries that `list` leaves out: links to nothing, pipes, sockets."""
+        for folder, folders, names in os.walk(self.root):
+            folders[:] = [name for name in folders if Path(folder, name) != self.root / _TEMPORARY]
+            inside = Path(folder).relative_to(self.root).as_posix()
+            if not folders and not names and inside != ".":
+                yield inside
+            for path in (Path(folder, name) for name in names):
+                if not path.is_file():
+                    yield path.relative_to(self.root).as_posix()
+
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 
@@ -157,6 +168,8 @@ class DirectoryStore:
                 if str(path) in _IN_FLIGHT:
                     continue
                 try:
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
                     path.unlink(missing_ok=True)
                 except OSError as err:
                     next_step = "delete it and run again"

@@ -9,10 +9,13 @@ import io
 import json
 import lzma
 import re
+import subprocess
+import sys
 import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -21,10 +24,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
 
 from facelake.erase import Bounds, Needles, residual, scan
 from facelake.erase import needles as needles_module
 from facelake.erase.spellings import photo_forms
+from facelake.erase.unpacking import Budget
 
 RNG = np.random.default_rng(7)
 BLOB = RNG.standard_normal(256).astype("<f2").tobytes()
@@ -88,7 +93,7 @@ def test_parquet_values_agree_with_the_reference_scan(
     body = parquet(pa.table({"Z": column}))
     with (
         mock.patch.object(needles_module, "_CHUNK", chunk),
-        mock.patch.object(residual, "_in_footer", return_value=0),
+        mock.patch.object(residual.parquet_scan, "texts_outside", return_value=([], [b""])),
     ):
         assert scan("", body, Needles(texts, blobs)) == slow_values(values, texts, blobs)
 
@@ -150,14 +155,18 @@ def test_where_an_identifier_counts_as_found(name: str, found: tuple[int, int, i
     assert tuple(int(own.in_name(name.encode())) for own in needles[1:]) == found[1:]
 
 
+def in_values(leaf: pa.Array) -> int:
+    return residual._in_values(leaf, NEEDLES, 1, Budget())
+
+
 def test_slices_of_columns() -> None:
     texts = pa.array(["album/ann.jpg", "person-0042", "x", None, "album/ann.jpg"])
     numbers = pa.array(np.frombuffer(OTHER + BLOB + OTHER, "<f2"))
     for kind in (pa.string(), pa.large_binary()):
-        assert residual._in_values(texts.cast(kind).slice(1, 3), NEEDLES) == 1
-    assert residual._in_values(texts.slice(2, 2), NEEDLES) == residual._in_values(texts.slice(5), NEEDLES) == 0
-    assert residual._in_values(numbers.slice(255, 258), NEEDLES) == 1
-    assert residual._in_values(numbers.slice(257), NEEDLES) == residual._in_values(numbers.slice(0, 500), NEEDLES) == 0
+        assert in_values(texts.cast(kind).slice(1, 3)) == 1
+    assert in_values(texts.slice(2, 2)) == in_values(texts.slice(5)) == 0
+    assert in_values(numbers.slice(255, 258)) == 1
+    assert in_values(numbers.slice(257)) == in_values(numbers.slice(0, 500)) == 0
 
 
 def test_matches_do_not_cross_values() -> None:
@@ -292,6 +301,148 @@ def test_compressed_objects_are_unpacked() -> None:
     assert scan("x.npz", arrays.getvalue(), NEEDLES) == 1
 
 
+def deflated(window: int) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, window)
+    return packer.compress(b"by person-0042 " * 20) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        gzip.compress(b"other") + bytes(512) + gzip.compress(b"by person-0042 " * 20),
+        lzma.compress(b"other") + bytes(4) + lzma.compress(b"by person-0042 " * 20),
+        bz2.compress(b"other") + zlib.compress(b"by person-0042 " * 20),
+        gzip.compress(b"other") + lzma.compress(b"by person-0042 " * 20),
+        *(deflated(window) for window in range(9, 16)),
+        parquet(pa.table({"notes": [b"x" * 20, gzip.compress(b"by person-0042 " * 20)]})),
+        parquet(pa.table({"notes": [gzip.compress(b"by person-0042 " * 20)] * 2}), use_dictionary=True),
+        "person-0042".encode("utf-32"),
+    ],
+)
+def test_every_way_of_packing_is_looked_into(body: bytes) -> None:
+    assert scan("x", body, NEEDLES) >= 1
+
+
+def zipped(prefix: bytes = b"", damage: Callable[[bytearray, int], None] = lambda data, at: None) -> bytes:
+    """An archive of two members, of which only the second names the person; `damage` gets the central entry's place."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", b"hello " * 100)
+        archive.writestr("b.txt", b"by person-0042 " * 20)
+    data = bytearray(sink.getvalue())
+    damage(data, data.find(b"PK\x01\x02"))
+    return prefix + bytes(data)
+
+
+def of_method(data: bytearray, at: int) -> None:
+    data[8:10] = data[at + 10 : at + 12] = (9).to_bytes(2, "little")  # deflate64, which Python lacks
+
+
+def encrypted(data: bytearray, at: int) -> None:
+    data[6:8] = data[at + 8 : at + 10] = (1).to_bytes(2, "little")
+
+
+def of_other_digest(data: bytearray, at: int) -> None:
+    data[14] ^= 1
+    data[at + 16] ^= 1
+
+
+@pytest.mark.parametrize("damage", [of_method, encrypted, of_other_digest])
+def test_a_zip_archive_with_a_member_that_cannot_be_read_is_unsearchable(
+    damage: Callable[[bytearray, int], None],
+) -> None:
+    assert scan("x.zip", zipped(damage=damage), NEEDLES) >= 1
+    assert scan("x.zip", zipped(damage=damage), Needles.of(["nobody-here"])) == 1
+    assert scan("x.zip", zipped(), Needles.of(["nobody-here"])) == 0
+    assert scan("x", zipped(b"#!/bin/sh\n"), NEEDLES) >= 1
+
+
+def test_the_texts_of_a_png_are_inflated() -> None:
+    def png(name: str, how: str) -> bytes:
+        texts, sink = PngImagePlugin.PngInfo(), io.BytesIO()
+        if how == "iTXt":
+            texts.add_itxt("XML:com.adobe.xmp", f"with {name}", zip=True)
+        else:
+            texts.add_text("Description", f"with {name}", zip=True)
+        Image.new("RGB", (8, 8)).save(sink, "PNG", pnginfo=texts)
+        return sink.getvalue()
+
+    for how in ("iTXt", "zTXt"):
+        assert scan("a.png", png("person-0042", how), NEEDLES) == 1
+        assert scan("a.png", png("person-0043", how), NEEDLES) == 0
+        assert scan("c.parquet", parquet(pa.table({"image": [png("person-0042", how)]})), NEEDLES) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("Zoë Müller", '"Zo\\u00EB M\\u00FCller"'),
+        ("Zoë Müller", '"Zo\\u00eb M\\u00fcller"'),
+        ("Zoë Müller", "<p>Zo&#235; M&#252;ller</p>"),
+        ("Zoë Müller", "<p>Zo&#xEB; M&#xfc;ller</p>".replace("fc", "FC")),
+        ("Ann Smith", "?who=Ann+Smith&x=1"),
+        ("Sinead O'Brien", "<p>Sinead O&#39;Brien</p>"),
+        ("Sinead O'Brien", "<p>Sinead O&apos;Brien</p>"),
+        ('Ann "Nan" Berg', '"Ann ""Nan"" Berg",3'),
+    ],
+)
+def test_every_escape_is_a_form(name: str, written: str) -> None:
+    assert scan("note.txt", written.encode(), Needles.of([name])) == 1
+
+
+def test_plain_pixels_have_pieces_too() -> None:
+    draw = np.random.default_rng(0)
+    for kind in ("BMP", "TIFF", "PPM"):
+        pixels = np.full((200, 300, 3), 200, np.uint8)
+        pixels[120:150, 40:80] = draw.integers(0, 255, (30, 40, 3))
+        sink = io.BytesIO()
+        Image.fromarray(pixels).save(sink, kind)
+        assert photo_forms(sink.getvalue()), kind
+        flat = io.BytesIO()
+        Image.new("RGB", (200, 300), (1, 2, 3)).save(flat, kind)
+        assert not photo_forms(flat.getvalue()), kind
+
+
+_SCANNED = """
+import sys
+from facelake.erase import Needles, scan
+hits = scan("x.parquet", open(sys.argv[1], "rb").read(), Needles.of(["person-0042"]))
+print(hits, open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
+"""
+
+
+def test_a_parquet_file_that_decodes_to_a_terabyte_is_searched(tmp_path: Path) -> None:
+    """14 kB: one value of 20 MB, to which 60,000 rows refer; and a compressed column that names somebody."""
+    coded = pa.DictionaryArray.from_arrays(pa.array([0] * 60_000, pa.int32()), pa.array(["z" * (20 << 20)]))
+    texts = [f"{i % 7} abcdefgh person-0042 {i % 11}" for i in range(60_000)]
+    options = {"compression": {"a": "zstd", "b": "gzip"}, "use_dictionary": ["a"], "store_schema": False}
+    (tmp_path / "x.parquet").write_bytes(parquet(pa.table({"a": coded, "b": texts}), **options))
+    command = [sys.executable, "-c", _SCANNED, tmp_path / "x.parquet"]
+    hits, peak_kb = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert hits == 60_000
+    assert peak_kb < 1 << 20
+
+
+def test_shared_prefixes_that_decode_to_too_much_are_unsearchable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facelake.erase.unpacking._MOST_BYTES", 1 << 20)
+    values = [f"{'z' * 10_000}{i}" for i in range(1000)]
+    encoded = {"use_dictionary": False, "column_encoding": {"a": "DELTA_BYTE_ARRAY"}}
+    assert scan("x", parquet(pa.table({"a": values}), **encoded), NEEDLES) == 1
+    assert scan("x", parquet(pa.table({"a": values[:90]}), **encoded), NEEDLES) == 0
+
+
+def test_a_parquet_file_with_a_damaged_column_is_unsearchable() -> None:
+    table = pa.table({"a": ["x" * 50] * 100, "b": [f"{i} person-0042" for i in range(100)]})
+    body = bytearray(parquet(table, compression="gzip", use_dictionary=False))
+    at = body.find(b"\x1f\x8b")
+    body[at + 12] ^= 0xFF
+    body[at + 13] ^= 0xFF
+    assert scan("x.parquet", bytes(body), NEEDLES) >= 1
+    assert scan("x.parquet", bytes(body), Needles.of(["nobody-here"])) == 1
+    body[:4] = b"\0\0\0\0"  # readers look at the end only
+    assert scan("x", bytes(body), Needles.of(["nobody-here"])) == 1
+
+
 def nested(data: bytes, levels: int) -> bytes:
     for _ in range(levels):
         data = gzip.compress(data)
@@ -302,7 +453,7 @@ def test_what_cannot_be_searched_is_not_taken_for_empty(monkeypatch: pytest.Monk
     note = b'{"image": "album/ann.jpg"}'
     assert [scan("x", nested(note, levels), NEEDLES) for levels in range(7)] == [1] * 7
     assert [scan("x", nested(b"nobody", levels), NEEDLES) for levels in range(7)] == [0, 0, 0, 0, 0, 1, 1]
-    monkeypatch.setattr("facelake.erase.residual._MOST_BYTES", 1 << 20)
+    monkeypatch.setattr("facelake.erase.unpacking._MOST_BYTES", 1 << 20)
     zeros = bytes(1 << 21)
     zipped = io.BytesIO()
     with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -252,7 +252,7 @@ def test_an_unreadable_key_file_is_reported(tmp_path: Path, monkeypatch: pytest.
 def test_a_certificate_says_that_short_references_were_not_searched_for() -> None:
     body = certificate("e", datetime(2026, 1, 1, tzinfo=UTC), [], {}, gallery_version=1, objects_scanned=1, residual_hits=0, short_references=2)  # fmt: skip
     first = body["residual_scan"]["not_searched"][0]
-    assert first.startswith("2 subject reference(s) of fewer than 6 characters")
+    assert first.startswith("2 subject reference(s) of fewer than 6 bytes")
     targets = Targets(Request.of(subjects=["010", "person-3"]), subjects={"010", "person-3"})
     assert targets.short_references() == {"010"}
     assert Targets(Request.of(subjects=["010"], purpose="p")).short_references() == set(), "its photos and name stay"

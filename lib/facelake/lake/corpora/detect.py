@@ -15,7 +15,8 @@ from facelake.corpus_config import ColumnRule, CorpusSection
 from facelake.errors import ConfigError
 from facelake.lake.corpora.listing import list_photos
 from facelake.lake.corpora.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, read_rows, refuse_web
-from facelake.lake.corpora.parquet import ParquetForm, refuse_tables, type_at
+from facelake.lake.corpora.parquet import ParquetForm, refuse_tables
+from facelake.lake.corpora.parquet_checks import type_at
 from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS
 from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
 from facelake.lake.corpora.tables import TableFile, delta_files, iceberg_files
@@ -225,9 +226,10 @@ def _bytes_column(store: ObjectStore, path: str, schema: pa.Schema, section: Cor
 
 
 def _holds_images(store: ObjectStore, path: str, name: str) -> bool:
-    rows = next(read_rows(store, path, [name]), None)
-    values = [value for value in rows[name].slice(0, 64).to_pylist() if value] if rows is not None else []
-    return any(value.startswith(MAGIC) or value[4:8] == b"ftyp" for value in values)
+    with read_input(store, path) as source, pq.ParquetFile(source) as file:
+        batches = islice(file.iter_batches(2, columns=[name]), 32)  # few rows: they may all be one large value
+        values = (value for batch in batches for value in batch.column(0).to_pylist() if value)
+        return any(value.startswith(MAGIC) or value[4:8] == b"ftyp" for value in values)
 
 
 def _is_binary(kind: pa.DataType | None) -> bool:

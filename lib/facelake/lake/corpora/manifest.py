@@ -24,6 +24,7 @@ from facelake.errors import ConfigError, Retryable
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
 from facelake.lake.corpora.rules import ROW_COLUMNS, Rules, apply_rules, check_names, column_at
 from facelake.lake.corpora.selection import LeftOut
+from facelake.lake.corpora.short_texts import short_texts
 from facelake.lake.corpora.tables import TableFile
 from facelake.lake.object_store import ObjectStore, StoredObject
 from facelake.lake.retries import first_line
@@ -144,10 +145,7 @@ def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = Non
     where = f"{store.uri}/{path}"
     try:
         if path.endswith(".parquet"):
-            with read_input(store, path) as source, pq.ParquetFile(source) as file:
-                check_names(file.schema_arrow.names, (), path)
-                for batch in file.iter_batches(_ROWS, columns=columns):
-                    yield pa.table(batch)
+            yield from _parquet(store, path, columns)
         elif path.endswith((".csv", ".tsv")):
             yield from _csv(store, path)
         else:
@@ -157,6 +155,19 @@ def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = Non
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as err:
         what = f"the manifest cannot be read: {first_line(err)}"
         raise ConfigError(what, where=where, next_step="write Parquet, CSV with a header, or JSON lines") from err
+
+
+def _parquet(store: ObjectStore, path: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    with read_input(store, path) as source, pq.ParquetFile(source) as file:
+        schema, metadata = file.schema_arrow, file.metadata
+        check_names(schema.names, (), path)
+        # photos are named, not contained; a column of bytes would have to be read for nothing
+        names = list(columns or (field.name for field in schema if not pa.types.is_binary(field.type)))
+
+        def again(encoded: list[str]) -> pq.ParquetFile:
+            return pq.ParquetFile(source, metadata=metadata, read_dictionary=encoded)
+
+        yield from short_texts(file, again, names, f"{store.uri}/{path}", _ROWS)
 
 
 def _csv(store: ObjectStore, path: str) -> Iterator[pa.Table]:

@@ -7,16 +7,16 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.config import S3Section
-from facelake.contracts import CORPUS_REQUIRED
 from facelake.corpus_config import ColumnRule
 from facelake.errors import ConfigError, Retryable
+from facelake.lake.corpora.parquet_checks import REPLACE, check_columns, check_image, check_inflation
 from facelake.lake.corpora.rules import (
     COLUMNS,
     Rules,
@@ -27,14 +27,11 @@ from facelake.lake.corpora.rules import (
     normal_form,
 )
 from facelake.lake.corpora.selection import Selection
+from facelake.lake.corpora.short_texts import short_texts
 from facelake.lake.object_store import StoredObject
 from facelake.lake.store import open_store, read_input
 
 _READ_ROWS = 2  # rows read at once: dictionary encoding can expand one large photo to any number of rows
-_MOST_INFLATED, _LEAST_INFLATED = 8, 512 << 20  # ratio and size above which the image column is refused
-_STRING = ("string", "large_string", "string_view")
-_BINARY = ("binary", "large_binary", "binary_view")
-_REPLACE = "replace the file or move it out of the corpus"
 T = TypeVar("T")
 
 
@@ -161,7 +158,7 @@ class Corpus:
         leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
         leaf = next((i for i, name in enumerate(leaves) if name == self.form.image), -1)
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
-        _check_inflation([group.column(leaf) for group in groups], where)
+        check_inflation([group.column(leaf) for group in groups], where)
         size = sum(group.column(leaf).total_uncompressed_size for group in groups)
         return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
 
@@ -170,8 +167,8 @@ class Corpus:
         own = [name for name, rule in form.rules.items() if name in form.optional and rule.column == name]
         check_names(schema.names, own, where)
         if self.form.strict:
-            _check_columns(schema, self.form.rules, where)
-        _check_image(schema, self.form.image, where)
+            check_columns(schema, self.form.rules, where)
+        check_image(schema, self.form.image, where)
 
     def ids(self, path: str) -> pa.Table:
         """image_id, source_id, subject_ref, source_class and captured_at of every row, in row order; missing columns
@@ -182,7 +179,7 @@ class Corpus:
             present = file.schema_arrow.names
             needed = {name: name.partition(".")[0] for name in columns_needed(form.rules)}
             names = [name if name in present else top for name, top in needed.items() if {name, top} & set(present)]
-            table = self._guard(path, lambda: file.read(columns=sorted(set(names))))
+            table = self._names_of(path, file, sorted(set(names)))
             table = table if names else pa.table({"": pa.nulls(file.metadata.num_rows)})
         return self._mapped(path, table)
 
@@ -219,13 +216,13 @@ class Corpus:
         """Those of the columns that a file has."""
         with self._open(path) as file:
             present = [name for name in names if name in file.schema_arrow.names]
-            return self._guard(path, lambda: file.read(columns=present))
+            return self._names_of(path, file, present)
 
     def _known_digests(self, path: str) -> list[str | None] | None:
         with self._open(path) as file:
             if "content_sha256" not in file.schema_arrow.names:
                 return None
-            table = self._guard(path, lambda: file.read(columns=["content_sha256"]))
+            table = self._names_of(path, file, ["content_sha256"])
             digests: list[str | None] = table["content_sha256"].to_pylist()
             return digests
 
@@ -245,7 +242,7 @@ class Corpus:
         with self._open(path) as file:
             if self.form.name.partition(".")[0] not in file.schema_arrow.names:
                 return [None] * rows
-            table = self._guard(path, lambda: file.read(columns=[self.form.name]))
+            table = self._names_of(path, file, [self.form.name])
         names: list[str | None] = apply_rules({"image_id": ColumnRule(column=self.form.name)}, table, path)[
             0
         ].to_pylist()
@@ -302,10 +299,24 @@ class Corpus:
         """The encoded bytes of one photo."""
         return next(self.images(path, row, row + 1))[2]
 
-    def _open(self, path: str) -> pq.ParquetFile:
+    def _names_of(self, path: str, file: pq.ParquetFile, names: list[str]) -> pa.Table:
+        """Columns of names of a file, whole."""
+
+        def again(encoded: list[str]) -> pq.ParquetFile:
+            return self._open(path, metadata=file.metadata, read_dictionary=encoded)
+
+        def read() -> pa.Table:
+            return pa.concat_tables(list(short_texts(file, again, names, f"{self.uri}/{path}")))
+
+        if not file.metadata.num_rows or not names:
+            top = [name if name in file.schema_arrow.names else name.partition(".")[0] for name in names]
+            return file.schema_arrow.empty_table().select(top)
+        return self._guard(path, read)
+
+    def _open(self, path: str, **options: Any) -> pq.ParquetFile:
         def open_file() -> pq.ParquetFile:
             source = read_input(self.store, path)
-            return pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False)
+            return pq.ParquetFile(source, buffer_size=1 << 20, pre_buffer=False, **options)
 
         return self._guard(path, open_file)
 
@@ -327,18 +338,7 @@ class Corpus:
 
 def _damaged(err: Exception, where: str) -> ConfigError:
     what = f"not a readable Parquet file (truncated or damaged): {str(err).splitlines()[0]}"
-    return ConfigError(what, where=where, next_step=_REPLACE)
-
-
-def _check_inflation(chunks: list[pq.ColumnChunkMetaData], where: str) -> None:
-    """Refuse an image column that expands far beyond its stored size: encoded images do not compress, and Arrow keeps
-    a whole decompressed page in memory.
-    """
-    for chunk in chunks:
-        packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
-        if size > _LEAST_INFLATED and size > _MOST_INFLATED * packed:
-            what = f"the image column does not contain encoded images: {packed} bytes decompress to {size}"
-            raise ConfigError(what, where=where, next_step=_REPLACE)
+    return ConfigError(what, where=where, next_step=REPLACE)
 
 
 def refuse_tables(objects: Iterable[StoredObject], uri: str) -> Iterator[StoredObject]:
@@ -371,50 +371,3 @@ def content_id(name: str | None, digest: str | None) -> str | None:
     if digest is None:
         return None
     return f"{name}#{digest[:12]}" if name else f"sha256-{digest}"
-
-
-def _check_columns(schema: pa.Schema, rules: Rules, where: str) -> None:
-    """Check required columns and types of files in facelake's own form."""
-    required = ("image", *(name for name in ("image_id", "source_id") if name in rules))
-    own = {name: rule.column for name, rule in rules.items() if rule.column == name}
-    missing = [name for name in CORPUS_REQUIRED if name in required and name not in schema.names]
-    missing = [name for name in missing if name == "image" or name in own]
-    if missing:
-        what = f"the corpus lacks the column(s) {', '.join(missing)}; it has {', '.join(schema.names[:12])}"
-        raise ConfigError(
-            what, where=where, next_step="write image_id, image and source_id, or map them: docs/image-stores.md"
-        )
-    for name in own:
-        if name not in schema.names or name == "captured_at":
-            continue
-        kind = _value_type(schema.field(name).type)
-        if str(kind) not in _STRING and not (pa.types.is_null(kind) and name not in CORPUS_REQUIRED):
-            what = f"corpus column {name} is {kind}; it must be {_STRING[0]}"
-            raise ConfigError(what, where=where, next_step="rewrite the file with the right type")
-
-
-def _check_image(schema: pa.Schema, path: str, where: str) -> None:
-    kind = type_at(schema, path)
-    if kind is None:
-        what = f"the corpus lacks the column(s) {path}; it has {', '.join(schema.names[:12])}"
-        raise ConfigError(what, where=where, next_step="set corpus.columns.image: docs/image-stores.md")
-    if str(_value_type(kind)) not in _BINARY:
-        what = f"corpus column {path} is {kind}; it must be {_BINARY[0]}"
-        raise ConfigError(what, where=where, next_step="rewrite the file with the right type")
-
-
-def type_at(schema: pa.Schema, path: str) -> pa.DataType | None:
-    """The type of a column, or of the field of a struct that a dotted path names; None if there is none."""
-    if path in schema.names:
-        return schema.field(path).type
-    name, *rest = path.split(".")
-    kind = schema.field(name).type if name in schema.names else None
-    for part in rest:
-        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(part) < 0:
-            return None
-        kind = kind.field(part).type
-    return kind if rest else None
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -56,7 +56,7 @@ _REPLACED = "changed since their import, and replaced"
 _NAMED = "imported without a subject reference before, which they have now"
 _RETRACTED = "kept out, as photos of a withdrawn data set"
 _UNLABELLED = "without a subject reference, because --person-from does not match"
-_SHORT = f"with a subject reference of fewer than {SEARCHABLE} characters, which erasures cannot search bytes for"
+_SHORT = f"with a subject reference of fewer than {SEARCHABLE} bytes, which erasures cannot search for"
 _ABSENT = (
     "imported earlier and no longer there, they stay in the lake (`facelake erase --image ID` removes one for good)"
 )
@@ -286,7 +286,7 @@ class _Copy:
             return
         if self._pattern is not None and subject is None:
             self._note("unlabelled", _UNLABELLED, photo)
-        elif subject and len(subject) < SEARCHABLE:
+        elif subject and len(subject.encode()) < SEARCHABLE:
             self._special.add(_SHORT, photo.path)
         row: dict[str, object] = {
             "image_id": image_id,

@@ -6,6 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.contracts import REFUSED_CLASSES, EventKind, Scope, label, reference, references
-from facelake.errors import ConfigError
+from facelake.errors import ConfigError, Retryable
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
 from facelake.lake.lake import Lake
@@ -285,7 +286,8 @@ def _identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
             return  # the index names its photos; listing them again could take long
         corpus = OpenedCorpus(spec)
         for part in corpus.parts():
-            yield corpus.ids(part)
+            with suppress(ConfigError, Retryable):  # a file that cannot be read stops `admit`, but no withdrawal
+                yield corpus.ids(part)
     except ConfigError:
         return  # no photo was imported yet
 

@@ -15,6 +15,7 @@ from facelake.config import Config
 from facelake.contracts import Bool
 from facelake.distinct import among, union
 from facelake.erase.spellings import photo_forms
+from facelake.lake.corpora.opening import INDEX
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Table
@@ -33,8 +34,9 @@ def find_copies(context: Context, targets: Targets) -> set[str]:
     What a copy has too is left out of the targets, because the copy may stay.
     """
     search = _Search(targets)
-    for name, column in (("faces", "embedding"), ("faces", "content_sha256"), ("rejects", "content_sha256")):
-        search.in_table(context.lake[name], column)
+    search.in_table(context.lake["faces"], "embedding")
+    for name in ("faces", "rejects", INDEX):  # the index also has photos that were refused, which have no outcome
+        search.in_table(context.lake[name], "content_sha256", have_outcome=name != INDEX)
     if not targets.request.purpose:
         search.in_corpus(context.config)
     search.leave_out_shared()
@@ -65,7 +67,7 @@ class _Search:
     with_faces: set[str] = field(default_factory=set)
     processed: list[_U64] = field(default_factory=list)
 
-    def in_table(self, table: Table, column: str) -> None:
+    def in_table(self, table: Table, column: str, *, have_outcome: bool = False) -> None:
         """Collect a column of the targets' rows, then look for equal values in other rows."""
         known: set[str | bytes] = set(self.targets.embeddings if column == "embedding" else self.targets.contents)
         columns = ["image_id", column, *(["face_id"] if column == "embedding" else [])]
@@ -75,7 +77,7 @@ class _Search:
             if own.any():
                 self._collect(rows.filter(pa.array(own)), column, known)
             heads.append((file, np.where(own, np.uint64(0), _heads(rows[column]))))
-            if column != "embedding":
+            if have_outcome:
                 self.processed.append(hashed(rows["image_id"]))
         wanted = _heads(
             pa.chunked_array([pa.array(list(known), pa.binary() if column == "embedding" else pa.string())])
@@ -141,6 +143,7 @@ class _Search:
                 self.pieces.pop(image, None)
                 self.looks.pop(image, None)
         self.targets.pieces.update(*self.pieces.values())
+        self.targets.without_pieces = len(self.targets.images) - sum(map(bool, self.pieces.values()))
         self.targets.looks.update(self.looks.values())
         self.targets.embeddings -= {value for value in self.shared if isinstance(value, bytes)}
         self.targets.contents -= {value for value in self.shared if isinstance(value, str)}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from facelake.erase import Needles
 from facelake.errors import Retryable
-from facelake.lake.object_store import StoredObject
-from facelake.lake.store import every_object
+from facelake.lake.store import every_object, names_without_objects
 from facelake.stages.admission.known_references import Known
 from facelake.stages.core.context import Context
-from facelake.stages.erasure.notes import PENDING
 from facelake.stages.erasure.places import Hits
 from facelake.stages.erasure.request import Targets
 from facelake.stages.erasure.scanning import scan_objects
@@ -31,9 +29,11 @@ def scan_lake(context: Context, targets: Targets) -> tuple[int, Hits]:
     """
     needles = targets.needles()
     for _ in range(_MOST_SCANS):
-        objects = _listed(context, PENDING)
+        objects = list(every_object(context.lake.store))  # notes too: they are encrypted
         scanned, counts = scan_objects(context.config, context.lake, objects, needles)
         hits = Hits(targets.biometric_needles())
+        for name in names_without_objects(context.lake.store):
+            hits.remains |= {name: 1} if needles.in_name(name.encode(errors="surrogateescape")) else {}
         if _sorted_out(context, targets, needles, counts, hits) and scanned == len(objects):
             return scanned, hits
     what = "objects of the lake were deleted or moved each time it was searched"
@@ -61,17 +61,12 @@ def _sorted_out(context: Context, targets: Targets, needles: Needles, counts: di
     return complete
 
 
-def _listed(context: Context, leave_out: str) -> list[StoredObject]:
-    return [item for item in every_object(context.lake.store) if not item.key.startswith(leave_out)]
-
-
-def residual(context: Context, *needles: Needles, leave_out: str = "\0") -> tuple[int, dict[str, int]]:
+def residual(context: Context, *needles: Needles) -> tuple[int, dict[str, int]]:
     """Scan every object under the lake's root, as tasks of the engine.
 
     Args:
         context: of the run.
         needles: what to search for; an object's hits are the most of any.
-        leave_out: prefix of keys that are not scanned.
 
     Returns:
         The number of objects scanned, and hits by key.
@@ -80,4 +75,4 @@ def residual(context: Context, *needles: Needles, leave_out: str = "\0") -> tupl
         Retryable: a task failed.
         Corrupt: an object was not scanned.
     """
-    return scan_objects(context.config, context.lake, _listed(context, leave_out), *needles)
+    return scan_objects(context.config, context.lake, list(every_object(context.lake.store)), *needles)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import SEARCHABLE, Bool, label, reference, references
-from facelake.erase import Needles
+from facelake.erase import Bounds, Needles
 from facelake.errors import ConfigError
 
 
@@ -80,6 +80,7 @@ class Targets:
         embeddings: of the faces; those that a kept copy of a photo has too are left out.
         contents: SHA-256 of the photos, as far as known; those of kept copies are left out.
         pieces: pieces of the photos' bytes, by which the scan finds copies; those of kept copies are left out.
+        without_pieces: how many of the photos have none.
         copies: ids of photos that are the same under another id and are kept.
         places: of photos in the operator's own store.
         looks: bands of the photos' perceptual hashes (embed/looks.py); those of kept copies are left out.
@@ -95,6 +96,7 @@ class Targets:
     copies: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
     looks: set[tuple[str, ...]] = field(default_factory=set)
+    without_pieces: int = 0
 
     def hits(self, rows: pa.Table) -> Bool:
         """Return which rows (n,) of a table with image_id, source_id, subject_ref are erased."""
@@ -126,7 +128,19 @@ class Targets:
     def short_references(self) -> set[str]:
         """Return the subject references that the residual scan does not search for, since they occur by chance."""
         names = {*self.request.subjects, *self.subjects} if not self.request.purpose else set()
-        return {name for name in names if len(name) < SEARCHABLE}
+        return {name for name in names if len(name.encode()) < SEARCHABLE}
+
+    def text_needles(self) -> Needles:
+        """Return what is taken out of free text that people wrote: `needles`, also as a part of file names, and short
+        names unless they are numbers.
+        """
+        if self.request.purpose:
+            return self.needles()
+        named = {name for name in (*self.request.subjects, *self.subjects) if name not in self._short_numbers()}
+        return Needles.of([*self.faces, *self.images, *named], bounds=Bounds.WORD)
+
+    def _short_numbers(self) -> set[str]:
+        return {name for name in self.short_references() if name.isascii() and not name.isalpha()}
 
 
 def is_in(column: pa.ChunkedArray, values: Collection[str]) -> Bool:

@@ -25,7 +25,7 @@ from facelake.contracts import (
 )
 from facelake.embed.looks import keyed_bands
 from facelake.erase import Needles, Signer, certificate
-from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES
+from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES, WITHOUT_PIECES
 from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
@@ -144,7 +144,10 @@ def _removed_and_scanned(context: Context, targets: Targets) -> Note:
         context.emit(Notice("erase", f"{key}: the same characters, as {place}; not this person's data"))
     if short := targets.short_references():
         context.emit(Notice("erase", f"the scan did not search for {len(short)} {SHORT_REFERENCES}"))
-    scan = {"objects": scanned, "coincidences": dict(hits.coincidences)}
+    without_pieces = 0 if targets.request.purpose else targets.without_pieces
+    if without_pieces:
+        context.emit(Notice("erase", f"{without_pieces} {WITHOUT_PIECES}"))
+    scan = {"objects": scanned, "coincidences": dict(hits.coincidences), "without_pieces": without_pieces}
     remembered = Targets(targets.request, copies=targets.copies, places=targets.places)
     return Note(remembered, dict(removed), scan)
 
@@ -211,17 +214,17 @@ def _remove_all(context: Context, targets: Targets) -> Counter[str]:
     removed["rows"] += _remove(context, "groups", "face_id", targets.faces)
     _step(context, 2)
     removed["identities_retired"] = rewrite_gallery(context, targets)
-    needles = targets.needles()
-    removed["corrections"] = forget_faces(context.lake, targets.faces, targets.contents, needles)
+    in_text = targets.text_needles()
+    removed["corrections"] = forget_faces(context.lake, targets.faces, targets.contents, in_text)
     _step(context, 3)
-    removed["ledger_events"] = _end_in_ledger(context, targets.request, needles)
+    removed["ledger_events"] = _end_in_ledger(context, targets.request, in_text)
     _blank_admissions(context, targets)
     _step(context, 4)
     removed["corpus_rows"] = _blank_corpus(context, targets)
     removed["own_store_deleted"] = delete_places(context, targets)
     removed["own_store_left"] = len(targets.places)
     blank_index(context, targets)
-    removed["register"] = redact_register(context, needles)
+    removed["register"] = redact_register(context, targets.needles(), in_text)
     removed["reports"] = sum(1 for _ in context.lake.store.list("reports"))  # the purge deletes them
     _step(context, 5)
     return removed
@@ -245,6 +248,7 @@ def _certify(context: Context, note: Note, signer: Signer) -> str:
         coincidences=scan["coincidences"],
         copies_kept=len(note.targets.copies),
         short_references=len(note.targets.short_references()),
+        without_pieces=scan["without_pieces"],
         erased_before=note.erased_before,
         controller=context.config.governance.controller,
         lake=context.lake.name,

@@ -156,18 +156,25 @@ def forget_faces(lake: Lake, faces: set[str], contents: set[str], needles: Needl
     stored = table.read().to_pylist()
     for row in stored:
         if row["kind"] == Verdict.NOT_A_FACE:
-            changed += _forget_regions(row, faces, contents)
+            changed += _forget_regions(row, faces, contents) or _redact_reason(row, needles)
             continue
         sides = {name: [face for face in row[name] or () if face not in faces] for name in ("faces_a", "faces_b")}
         if any(len(sides[name]) != len(row[name] or ()) for name in sides):
             row.update(sides | {"reason": None})
             changed += 1
-        elif row["reason"] and (text := needles.redacted(row["reason"])) != row["reason"]:
-            row["reason"] = text
-            changed += 1
+        else:
+            changed += _redact_reason(row, needles)
     if changed:
         table.replace_all(pa.Table.from_pylist(stored, schema=plain(CORRECTIONS)))
     return changed
+
+
+def _redact_reason(row: dict[str, Any], needles: Needles) -> bool:
+    """Take names out of the reason of a correction; returns whether there were any."""
+    text = needles.redacted(row["reason"]) if row["reason"] else row["reason"]
+    changed = text != row["reason"]
+    row["reason"] = text
+    return bool(changed)
 
 
 def _forget_regions(row: dict[str, Any], faces: set[str], contents: set[str]) -> bool:

@@ -76,7 +76,7 @@ def record_processing(context: Context, results: Sequence[StageResult]) -> str |
     return key
 
 
-def redact_register(context: Context, needles: Needles) -> int:
+def redact_register(context: Context, *needles: Needles) -> int:
     """Remove free text from the records that name an erased person; return the number of redacted records.
 
     Only a record whose signature is valid is signed again. What is no record is left as it is: the scan reports it.
@@ -85,7 +85,7 @@ def redact_register(context: Context, needles: Needles) -> int:
     for item in list(context.lake.store.list(REGISTER)):
         body = context.lake.store.read(item.key)
         record = parse_register(body)
-        if record is None or not scan(item.key, body, needles):
+        if record is None or not any(scan(item.key, body, own) for own in needles):
             continue
         removed = ("bases", "recipients", "signature")
         kept = {key: value for key, value in record.items() if key not in removed} | {REDACTED: _REDACTED_WORDS}

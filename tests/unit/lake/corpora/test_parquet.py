@@ -15,10 +15,16 @@ from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
 
 _ROWS, _BYTES = 400, 1 << 20
-_READ = """
-import resource, sys
+_PEAK = """
+def peak():  # of this program: ru_maxrss would be that of the process that started it
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0])
+"""
+_READ = (
+    _PEAK
+    + """
+import sys
 from facelake.lake.corpora.parquet import Corpus
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 corpus = Corpus(sys.argv[1])
 next(iter(corpus.images("one.parquet", 0, 1)))
 before, total = peak(), 0
@@ -26,6 +32,7 @@ for _, _, image in corpus.images("one.parquet", 0, 400):
     total += len(image)
 print(total, peak() - before)
 """
+)
 
 
 def test_one_row_group_of_400_mb_needs_a_fraction_of_it(tmp_path: Path) -> None:
@@ -60,3 +67,49 @@ def test_a_column_that_inflates_is_refused_by_its_footer(tmp_path: Path) -> None
     pq.write_table(table, tmp_path / "one.parquet", compression="zstd", use_dictionary=False)
     with pytest.raises(ConfigError, match="does not contain encoded images"):
         Corpus(str(tmp_path)).inspect("one.parquet")
+
+
+_NAMES = (
+    _PEAK
+    + """
+import sys
+from facelake.errors import ConfigError
+from facelake.lake.corpora.parquet import Corpus
+try:
+    print(Corpus(sys.argv[1]).ids("one.parquet").num_rows)
+except ConfigError as err:
+    print(err)
+print(peak())
+"""
+)
+
+
+def names_read(tmp_path: Path, table: pa.Table, **options: object) -> tuple[str, int]:
+    """What reading the columns of names of a file gave, and the peak memory in KiB."""
+    rows = table.num_rows
+    table = table.append_column("image", pa.array([b"x"] * rows, pa.binary()))
+    pq.write_table(table.append_column("source_id", pa.array(["s"] * rows)), tmp_path / "one.parquet", **options)
+    command = [sys.executable, "-c", _NAMES, tmp_path]
+    said, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return said, int(peak)
+
+
+def test_a_name_of_20_megabytes_in_60000_rows_is_refused_without_being_decoded(tmp_path: Path) -> None:
+    rows = 60_000
+    coded = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["z" * (20 << 20)]))
+    table = pa.table({"image_id": [str(i) for i in range(rows)], "subject_ref": coded})
+    said, peak = names_read(tmp_path, table, compression="zstd", store_schema=False)
+    assert "column subject_ref holds no names: a value has 20971520 bytes" in said
+    assert "one.parquet" in said
+    assert peak < 700 << 10
+
+
+@pytest.mark.parametrize("length", [100, 60_000])
+def test_names_with_shared_prefixes_are_read_a_few_rows_at_a_time(tmp_path: Path, length: int) -> None:
+    rows = 20_000
+    values = [f"{'z' * length}{i}" for i in range(rows)]
+    encoding = {"use_dictionary": False, "column_encoding": {"subject_ref": "DELTA_BYTE_ARRAY"}}
+    table = pa.table({"subject_ref": values, "image_id": [str(i) for i in range(rows)]})
+    said, peak = names_read(tmp_path, table, **encoding)
+    assert said == str(rows) if length == 100 else "column subject_ref holds no names" in said
+    assert peak < 700 << 10

@@ -247,10 +247,10 @@ def test_changed_absent_and_unlabelled_photos_are_named_and_changed_ones_replace
     counts, notes = imported(tmp_path, str(photos), person_from=pattern)
     assert counts["unlabelled"] == 1
     assert any("--person-from does not match: holiday.jpg" in note for note in notes)
-    assert not any("fewer than 6 characters" in note for note in notes)
+    assert not any("fewer than 6 bytes" in note for note in notes)
     (photos / "201.jpg").write_bytes(PHOTO + b"short")
     _, notes = imported(tmp_path, str(photos), person_from=pattern)
-    assert any("fewer than 6 characters, which erasures cannot search bytes for: 201.jpg" in note for note in notes)
+    assert any("fewer than 6 bytes, which erasures cannot search for: 201.jpg" in note for note in notes)
     (photos / "201.jpg").unlink()
     (photos / "200001.jpg").write_bytes(PHOTO + b"brighter")
     (photos / "200002.jpg").unlink()

@@ -1,0 +1,117 @@
+"""Reads the values of a Parquet file for the residual scan, however it is encoded, in bounded memory."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facelake.erase.unpacking import Budget, Unsearchable
+
+_MAGIC = b"PAR1"
+_BATCH_BYTES, _MOST_ROWS, _LEAST_ROWS = 64 << 20, 1 << 16, 8
+_MOST_INFLATED, _LEAST_INFLATED = 16, 1 << 28  # ratio and size above which a column cannot be searched
+_SHARED_PREFIXES = "DELTA_BYTE_ARRAY"  # an encoding by which a few bytes can be any number of long values
+
+
+def is_parquet(data: bytes) -> bool:
+    """Return whether an object is a Parquet file; readers look at its end, so that its beginning may be another."""
+    if data[:4] == _MAGIC or data[-4:] != _MAGIC:
+        return data[:4] == _MAGIC
+    try:
+        pq.read_metadata(io.BytesIO(data))
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def leaves(data: bytes, budget: Budget) -> Iterator[pa.Array]:
+    """Yield the plain values of every column; those of a column that is encoded with a dictionary stay encoded.
+
+    Raises:
+        Unsearchable: a column is damaged, or decodes to more than can be searched.
+    """
+    try:
+        metadata = pq.read_metadata(io.BytesIO(data))
+        encoded = sorted({column.path_in_schema for column in _chunks(metadata) if _has_dictionary(column)})
+        with pq.ParquetFile(io.BytesIO(data), metadata=metadata, read_dictionary=encoded) as file:
+            for number in range(metadata.num_columns):
+                yield from _of_column(file, number, budget)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
+        raise Unsearchable from err
+
+
+def _of_column(file: pq.ParquetFile, number: int, budget: Budget) -> Iterator[pa.Array]:
+    metadata = file.metadata
+    chunks = [metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)]
+    if not chunks:
+        return
+    packed, size = (sum(getattr(c, f"total_{name}_size") for c in chunks) for name in ("compressed", "uncompressed"))
+    if any(_explodes(chunk) for chunk in chunks):
+        raise Unsearchable
+    counted = any(_SHARED_PREFIXES in chunk.encodings for chunk in chunks)
+    rows = min(max(_BATCH_BYTES * metadata.num_rows // max(size, packed, 1), _LEAST_ROWS), _MOST_ROWS)
+    for batch in file.iter_batches(1 if counted else rows, columns=[chunks[0].path_in_schema]):
+        for leaf in (leaf for column in batch.columns for leaf in _plain(column)):
+            if counted:
+                budget.charge(leaf.nbytes)
+            yield leaf
+
+
+def _chunks(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
+    for group in range(metadata.num_row_groups):
+        yield from (metadata.row_group(group).column(column) for column in range(metadata.num_columns))
+
+
+def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
+    return bool(chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page)
+
+
+def _explodes(chunk: pq.ColumnChunkMetaData) -> bool:
+    packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
+    return bool(size > _LEAST_INFLATED and size > _MOST_INFLATED * packed)
+
+
+def _plain(column: pa.Array) -> Iterator[pa.Array]:
+    """Yield the arrays of plain values of a column, nested types unpacked."""
+    kind = column.type
+    if isinstance(column, pa.ExtensionArray):
+        yield from _plain(column.storage)
+    elif pa.types.is_struct(kind):
+        for i in range(kind.num_fields):
+            yield from _plain(column.field(i))
+    elif pa.types.is_map(kind):
+        yield from _plain(column.keys)
+        yield from _plain(column.items)
+    elif pa.types.is_nested(kind):  # every list type
+        yield from _plain(column.flatten())
+    else:
+        yield column
+
+
+def texts_outside(data: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return the values of a footer, and the bytes that are neither in a column nor in the footer.
+
+    The footer's values are key-value metadata, column names and statistics. They are decoded, because in the footer a
+    string follows its length, and a length byte can look like a letter.
+    """
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        metadata, schema = file.metadata, file.schema_arrow
+    values = {name.encode() for name in metadata.schema.names}
+    for pairs in [metadata.metadata, schema.metadata, *(field.metadata for field in schema)]:
+        values.update(part for pair in (pairs or {}).items() for part in pair)
+    spans = []
+    for chunk in _chunks(metadata):
+        begin = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+        spans.append((begin, begin + chunk.total_compressed_size))
+        statistics = chunk.statistics
+        if statistics is not None and statistics.has_min_max:
+            values.update(v for v in (statistics.min_raw, statistics.max_raw) if isinstance(v, bytes))
+    # page indexes lie between the last column and the footer; other bytes outside of columns are not Parquet's
+    outside, end = [], 0
+    for first, last in sorted(spans):
+        outside.append(data[end:first])
+        end = max(end, last)
+    return sorted(values), [*(gap for gap in outside if gap), data[end:]]
