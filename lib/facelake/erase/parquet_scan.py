@@ -38,12 +38,16 @@ def leaves(data: bytes, budget: Budget) -> Iterator[pa.Array]:
         encoded = sorted({column.path_in_schema for column in _chunks(metadata) if _has_dictionary(column)})
         with pq.ParquetFile(io.BytesIO(data), metadata=metadata, read_dictionary=encoded) as file:
             for number in range(metadata.num_columns):
-                yield from _of_column(file, number, budget)
+                try:
+                    yield from _of_column(file, number, budget)
+                except pa.ArrowNotImplementedError:  # a kind of nesting that Arrow cannot read with dictionaries
+                    with pq.ParquetFile(io.BytesIO(data), metadata=metadata) as plain:
+                        yield from _of_column(plain, number, budget, most_rows=_LEAST_ROWS)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         raise Unsearchable from err
 
 
-def _of_column(file: pq.ParquetFile, number: int, budget: Budget) -> Iterator[pa.Array]:
+def _of_column(file: pq.ParquetFile, number: int, budget: Budget, most_rows: int = _MOST_ROWS) -> Iterator[pa.Array]:
     metadata = file.metadata
     chunks = [metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)]
     if not chunks:
@@ -52,12 +56,14 @@ def _of_column(file: pq.ParquetFile, number: int, budget: Budget) -> Iterator[pa
     if any(_explodes(chunk) for chunk in chunks):
         raise Unsearchable
     counted = any(_SHARED_PREFIXES in chunk.encodings for chunk in chunks)
-    rows = min(max(_BATCH_BYTES * metadata.num_rows // max(size, packed, 1), _LEAST_ROWS), _MOST_ROWS)
-    for batch in file.iter_batches(1 if counted else rows, columns=[chunks[0].path_in_schema]):
-        for leaf in (leaf for column in batch.columns for leaf in _plain(column)):
-            if counted:
-                budget.charge(leaf.nbytes)
-            yield leaf
+    rows = min(max(_BATCH_BYTES * metadata.num_rows // max(size, packed, 1), _LEAST_ROWS), most_rows)
+    nested = "." in chunks[0].path_in_schema  # Arrow cannot join dictionaries of several row groups inside of lists
+    for groups in [[group] for group in range(len(chunks))] if nested else [list(range(len(chunks)))]:
+        for batch in file.iter_batches(1 if counted else rows, groups, columns=[chunks[0].path_in_schema]):
+            for leaf in (leaf for column in batch.columns for leaf in _plain(column)):
+                if counted:
+                    budget.charge(leaf.nbytes)
+                yield leaf
 
 
 def _chunks(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
