@@ -135,11 +135,12 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
 
 
 def recipient_key(name: str) -> str:
-    """Return the form in which recipients are compared: NFKC, without case, single spaces.
+    """Return the form in which recipients are compared: NFKC letters and digits, without case and punctuation.
 
     Otherwise a recipient that owes an action would get a further export under another spelling.
     """
-    return " ".join(unicodedata.normalize("NFKC", reference(name)).casefold().split())
+    plain = unicodedata.normalize("NFKC", reference(name)).casefold()
+    return "".join(filter(str.isalnum, plain)) or plain
 
 
 def duties(

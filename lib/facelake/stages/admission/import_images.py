@@ -38,7 +38,7 @@ from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled, count_photos, subject_in
 from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash
-from facelake.stages.admission.known_references import Known
+from facelake.stages.admission.known_references import Known, as_seen, withdrawn_as_seen
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.admission.withdrawn_datasets import (
     load_lineages,
@@ -56,6 +56,7 @@ _REPLACED = "changed since their import, and replaced"
 _NAMED = "imported without a subject reference before, which they have now"
 _RETRACTED = "kept out, as photos of a withdrawn data set"
 _UNLABELLED = "without a subject reference, because --person-from does not match"
+_ALIKE = "of a subject that is written nearly as one who has withdrawn; if both are one person, withdraw for it too"
 _SHORT = f"with a subject reference of fewer than {SEARCHABLE} bytes, which erasures cannot search for"
 _ABSENT = (
     "imported earlier and no longer there, they stay in the lake (`facelake erase --image ID` removes one for good)"
@@ -190,6 +191,7 @@ class _Copy:
         self._erased = context.lake.suppressed()
         earlier = Imported.of(context.config, source_id)
         self._known = earlier.photos
+        self._withdrawn = withdrawn_as_seen(context.lake)
         self._must_name = earlier.named_subjects and pattern is None and not nameless
         self._absent = set(self._known)  # hashes of the ids that the source has not shown yet
         self._part = _Part()
@@ -288,6 +290,8 @@ class _Copy:
             self._note("unlabelled", _UNLABELLED, photo)
         elif subject and len(subject.encode()) < SEARCHABLE:
             self._special.add(_SHORT, photo.path)
+        if subject and self._withdrawn.get(as_seen(subject), reference(subject)) != reference(subject):
+            self._special.add(_ALIKE, photo.path)
         row: dict[str, object] = {
             "image_id": image_id,
             "image": data,

@@ -23,6 +23,9 @@ from facelake.stages.admission.ledger import Entry
 _ALIKE = 0.75  # least difflib ratio of a name that is offered instead of an unknown one
 _MOST_NAMED = 5  # sources that are named where none is alike
 _COLUMNS = ("image_id", "source_id", "subject_ref")
+_LOOK_ALIKE = str.maketrans(  # Cyrillic and Greek letters that are drawn as Latin ones (Unicode TR 39, confusables)
+    "АВСЕНІЈКМОРЅТХУасеіјорѕухһԁѵѡΑΒΕΖΗΙΚΜΝΟΡΤΥΧοναρ", "ABCEHIJKMOPSTXYaceijopsyxhdvwABEZHIKMNOPTYXovap"
+)
 FLAG = "--even-if-unknown"
 
 
@@ -129,12 +132,13 @@ class Known:
 
     def alike(self, kind: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Yield (name, other) for references of a kind (subject, source) that differ from a named one that exists only
-        in case, punctuation, compatibility forms or leading zeros: they may be the same person.
+        in case, punctuation, compatibility forms, leading zeros, or letters of other scripts that look the same: they
+        may be the same person.
         """
         own = self.subjects if kind == "subject" else self.sources
-        wanted = {_without_zeros(name): name for name in map(reference, names) if name in own}
+        wanted = {as_seen(name): name for name in map(reference, names) if name in own}
         for other in sorted(own):
-            name = wanted.get(_without_zeros(other)) if wanted else None
+            name = wanted.get(as_seen(other)) if wanted else None
             if name is not None and name != other:
                 yield name, other
 
@@ -166,6 +170,13 @@ class Known:
 
 def _numbers(name: str) -> list[str]:
     return re.findall(r"\d+", name)
+
+
+def withdrawn_as_seen(lake: Lake) -> dict[str, str]:
+    """Return the subjects with a withdrawal, by `as_seen`."""
+    events = lake["ledger"].read(["kind", "scope", "key"]).to_pylist()
+    ended = (row["key"] for row in events if (row["kind"], row["scope"]) == (EventKind.WITHDRAW, Scope.SUBJECT))
+    return {as_seen(key): reference(key) for key in ended}
 
 
 def also_there(known: Known, kind: str, names: Iterable[str]) -> Iterator[str]:
@@ -298,8 +309,13 @@ def _without_zeros(text: str) -> str:
 
 
 def _as_drawn(text: str) -> str:
-    """Return a reference as `_plain` does, with letters that look like digits as these."""
-    return _plain(text).translate(str.maketrans("oil", "011"))
+    """Return a reference as `_plain` does, with letters that look like digits or Latin letters as these."""
+    return _plain(text.translate(_LOOK_ALIKE)).translate(str.maketrans("oil", "011"))
+
+
+def as_seen(text: str) -> str:
+    """Return what references that look nearly the same have in common, leading zeros left out."""
+    return re.sub(r"\d+", lambda number: number[0].lstrip("0") or "0", _as_drawn(text))
 
 
 def _either(names: Sequence[str]) -> str:

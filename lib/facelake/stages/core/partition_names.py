@@ -9,7 +9,7 @@ from facelake.contracts import reference
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake, has_lake
 from facelake.lake.store import open_store
-from facelake.partitions import all_partitions_uri, folder_of, in_partition, must_be_one_lake
+from facelake.partitions import MARKER, all_partitions_uri, folder_of, in_partition, must_be_one_lake
 
 NAMES = "partition-names"
 
@@ -32,7 +32,11 @@ def create_lake(config: Config) -> Lake:
             )
         name = reference(config.partition)
         root.create(f"{NAMES}/{folder_of(name)}.json", json.dumps({"partition": name}).encode())
-    return Lake.create(config.lake, config.s3, config.governance.hash_key)
+    _must_name_partition(config)
+    lake = Lake.create(config.lake, config.s3, config.governance.hash_key)
+    if config.partition is not None:
+        lake.store.create(MARKER, json.dumps({"partition": reference(config.partition)}).encode())
+    return lake
 
 
 def open_lake(config: Config) -> Lake:
@@ -42,7 +46,27 @@ def open_lake(config: Config) -> Lake:
         ConfigError: there is no lake, or the config names no partition of several.
     """
     must_be_one_lake(config)
+    _must_name_partition(config)
     return Lake.open(config.lake, config.s3, config.governance.hash_key)
+
+
+def _must_name_partition(config: Config) -> None:
+    """Check that a partition's lake is not opened by its own path, which would let photos of other sources in.
+
+    Raises:
+        ConfigError: the config does not name the partition that the lake is of.
+    """
+    store = open_store(config.lake, config.s3)
+    try:
+        name = json.loads(store.read(MARKER))["partition"]
+    except FileNotFoundError:
+        return
+    if config.partition is None or reference(config.partition) != name:
+        raise ConfigError(
+            f"this is the lake of partition {name!r} of a partitioned gallery",
+            where=config.lake,
+            next_step="name the lake of the whole gallery, with gallery.partition_by and --partition",
+        )
 
 
 def partitions_of(config: Config) -> dict[str, Config]:

@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ _OTHER_COLUMNS = {
     "runs": ("run_id", "stage", "input_digest", "config_digest", "model_digest", "purpose", "counts", "details"),
     "corpus": ("source_id", "source_class"),
 }
+_LOG_COLUMNS = ("add.stats", "add.stats_parsed", "metaData.schemaString")  # of a checkpoint of a log
 _OTHER_FIELDS = frozenset(
     {
         "recipient",
@@ -51,6 +53,7 @@ _OTHER_FIELDS = frozenset(
     }
     | {"target", "contact", "dpia", "host", "for", "stage", "stages", "unit", "run", "lake", "nonce", "started"}
 )
+_COLUMNS = frozenset(name for schema in TABLES.values() for name in schema.names)
 _JSON = re.compile(r"(?:audit|register)/[^/]+\.json|(?:audit-head|lake|lease|ledger-lease|ledger-head)\.json")
 _LOG = re.compile(r"(\w+)/_delta_log/\d+(?:\.\w+)*\.(json|parquet)")
 _NUMBER = re.compile(r"(?<=^audit/)\d{8}(?=\.json$)|(?<=/_delta_log/)\d{20}(?=\.)")
@@ -136,7 +139,7 @@ def without_other_fields(key: str, data: bytes, needles: Needles, sources: Colle
     table = key.partition("/")[0]
     try:
         if log := _LOG.fullmatch(key):
-            body = _log_json(data) if log[2] == "json" else _parquet(data, ("add.stats", "add.stats_parsed"), ())
+            body = _log_json(data) if log[2] == "json" else _parquet(data, _LOG_COLUMNS, ())
             return name, body, "numbers in a table's log"
         if _JSON.fullmatch(key):
             return name, json.dumps(_without(_pairs(data))).encode(), "recipient, operator or number in a record"
@@ -182,7 +185,22 @@ def _without(value: Any) -> Any:
 
 
 def _log_json(data: bytes) -> bytes:
-    return b"\n".join(json.dumps(_without(_pairs(line))).encode() for line in data.splitlines() if line.strip())
+    """Return the entries of a table's log without numbers, the schema, and the names of facelake's own columns."""
+    entries = [_without_columns(_without(_pairs(line))) for line in data.splitlines() if line.strip()]
+    return b"\n".join(json.dumps(entry).encode() for entry in entries)
+
+
+def _without_columns(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("["):
+        with suppress(ValueError):
+            return json.dumps(_without_columns(json.loads(value)))
+    if not isinstance(value, list):
+        return value
+    if len(value) == 2 and value[0] == "schemaString":
+        return []
+    if len(value) == 2 and isinstance(value[0], str) and value[0] in _COLUMNS:
+        return ["", _without_columns(value[1])]
+    return [_without_columns(part) for part in value]
 
 
 def _parquet(data: bytes, columns: Collection[str], sources: Collection[str], own: Collection[str] = ()) -> bytes:
@@ -205,6 +223,7 @@ def _parquet(data: bytes, columns: Collection[str], sources: Collection[str], ow
         is_own = pc.is_in(rows["image_id"], pa.array(sorted(own), rows["image_id"].type))
         rows = rows.set_column(at, "image_id", pc.if_else(is_own, rows["image_id"], others))
     kept = rows.select([name for name in rows.column_names if name not in columns])
+    kept = kept.rename_columns([f"c{at}" if name in _COLUMNS else name for at, name in enumerate(kept.column_names)])
     sink = pa.BufferOutputStream()
     pq.write_table(kept, sink, write_statistics=False)
     body: bytes = sink.getvalue().to_pybytes()

@@ -28,6 +28,7 @@ from facelake.erase import Needles, Signer, certificate
 from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES, WITHOUT_PIECES
 from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
+from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
 from facelake.stages.admission.ledger_head import ledger_rows, pin_for_audit
@@ -297,6 +298,10 @@ def _end_in_ledger(context: Context, request: Request, needles: Needles) -> int:
             for name in ("basis", "exemption"):
                 row[name] = needles.redacted(row[name]) if row[name] else row[name]
         changed = sum(int(row != old) for row, old in zip(rows, before, strict=True))
+        others = sum(int(row != old and row["key"] == old["key"]) for row, old in zip(rows, before, strict=True))
+        if others:
+            text = f"the name stood in the text of {counted(others, 'other event')} of the ledger: it is [erased] now"
+            context.emit(Notice("erase", text))
         if changed:
             context.check_lease()
             rewrite_rows(context.lake, rows)
