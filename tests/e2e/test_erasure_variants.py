@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from facelake.config import load_config
-from facelake.contracts import EventKind, Scope
+from facelake.contracts import EventKind, Scope, Verdict
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.lake import Lake
 from facelake.nightly import reading, run_night, writing
@@ -22,6 +22,7 @@ from facelake.stages.erasure.cancelling import cancel_erasure
 from facelake.stages.erasure.notes import PENDING, Notes, pending
 from facelake.stages.erasure.request import Request, read_keys
 from facelake.stages.erasure.stage import Erased, erase, finish_erasures
+from facelake.stages.gallery.corrections import CorrectionRequest, record_correction
 from facelake.stages.governance.processing_register import register_is_signed
 from facelake.stages.operations.verify import verify_residual
 from tests.e2e.test_erasure import PHOTO, certificate_of, photo_of
@@ -44,6 +45,12 @@ def embedding_of(lake: Path) -> list[float]:
     rows = Lake.open(str(lake))["faces"].read(["image_id", "embedding"])
     value = rows.filter(pc.equal(rows["image_id"], PHOTO))["embedding"][0].as_py()
     return [float(number) for number in np.frombuffer(value, "<f2")]
+
+
+def noise() -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)).save(sink, "JPEG")
+    return sink.getvalue()
 
 
 def test_a_certificate_after_a_cancelled_erasure_says_what_it_did_not_search(demo_lake: Path) -> None:
@@ -117,6 +124,57 @@ def test_photos_whose_metadata_name_the_person_are_remains(demo_lake: Path) -> N
     assert "party/1.jpg" in remains(demo_lake)
     kept = erased(demo_lake, Request.of(subjects=["person-2"], copies="keep"))
     assert kept.copies_kept == ["party/1.jpg"]
+
+
+def test_names_in_text_that_people_wrote_are_taken_out(demo_lake: Path) -> None:
+    """Also as a part of a file name, in somebody else's events, and in the reason of a correction of another face."""
+    basis = "signed, releases/person-2.pdf and person-2_2026.pdf"
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "person-3", ("identity-grouping",), basis)])
+        faces = context.lake["faces"].read(["face_id", "image_id"])
+        other = faces.filter(pc.starts_with(faces["image_id"], "album/person-3"))["face_id"][0].as_py()
+        record_correction(
+            context, CorrectionRequest(Verdict.NOT_A_FACE, faces=(other,), reason="a poster with the face of person-2")
+        )
+    erased(demo_lake)
+    lake = Lake.open(str(demo_lake))
+    texts = [str(row) for row in lake["ledger"].read(["basis"]).to_pylist() + lake["corrections"].read().to_pylist()]
+    assert not any("person-2" in text for text in texts)
+    assert any("releases/[erased].pdf and [erased]_2026.pdf" in text for text in texts)
+    assert any("a poster with the face of [erased]" in text for text in texts)
+
+
+@pytest.mark.parametrize("name", ["embedding", "identity_id", "subject_ref"])
+def test_a_reference_may_be_the_name_of_a_column(demo_lake: Path, name: str) -> None:
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        row = {"image_id": "more/1.jpg", "image": noise(), "source_id": "album", "subject_ref": name}
+        write_corpus_file(context, [row])
+    assert erased(demo_lake, Request.of(subjects=[name], copies="keep")).counts["residual_hits"] == 0
+
+
+@pytest.mark.parametrize("place", ["notes/person-2", "person-2/empty", "erase-pending-old/x"])
+def test_names_of_empty_folders_and_of_what_is_like_a_note_are_searched(demo_lake: Path, place: str) -> None:
+    (demo_lake / place).mkdir(parents=True)
+    if place.startswith("erase"):
+        (demo_lake / place / "note.txt").write_text("person-2 was here")
+    assert place in remains(demo_lake)
+
+
+def test_a_photo_that_was_refused_does_not_come_back_under_another_name(demo_lake: Path) -> None:
+    settings = load_config(lake=str(demo_lake))
+    photo = noise()
+
+    def deliver(name: str, subject: str | None) -> None:
+        with writing(settings, "test") as context:
+            row = {"image_id": name, "image": photo, "source_id": name.partition("/")[0], "subject_ref": subject}
+            write_corpus_file(context, [row])
+        run_night(settings)
+
+    deliver("unknown/1.jpg", "person-9")  # nobody has granted anything: no outcome
+    erased(demo_lake, Request.of(subjects=["person-9"]))
+    deliver("album/scan-0001.jpg", None)
+    rejects = Lake.open(str(demo_lake))["rejects"].read(["image_id", "reason"]).to_pylist()
+    assert {row["image_id"]: row["reason"] for row in rejects}["album/scan-0001.jpg"] == "retracted_content"
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(200)])

@@ -177,6 +177,21 @@ def test_names_of_partitions_cannot_leave_their_folder(name: str) -> None:
     assert "." not in folder
 
 
+def test_the_lake_of_a_partition_is_not_opened_by_its_own_path(settings: Path, tmp_path: Path) -> None:
+    own = str(lake_of(settings, TENANTS[0]))
+    config = tmp_path / "own.yaml"
+    config.write_text(f"lake: {own}\ngovernance: {{dpia: test}}\n")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(b"x")
+    add = ["import", str(tmp_path / "photos"), "--source", "other", "--basis", "signed"]
+    for command in (add, ["nightly"], ["ledger", "list"], ["gallery", "list"]):
+        done = run_cli(*command, "-c", str(config))
+        assert (done.returncode, f"partition {TENANTS[0]!r}" in done.stderr) == (2, True), done.stderr
+    other = load_config(lake=own, overrides={"partition": TENANTS[1], "gallery.partition_by": "source_id"})
+    with pytest.raises(ConfigError):
+        reading(other)
+
+
 def test_a_config_of_all_partitions_opens_no_lake(tmp_path: Path) -> None:
     config = load_config(lake=str(tmp_path), overrides={"gallery.partition_by": "source_id"})
     with pytest.raises(ConfigError, match="partitioned"):

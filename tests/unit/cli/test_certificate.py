@@ -128,8 +128,8 @@ def test_the_ledger_is_compared_with_what_the_audit_trail_pinned(context: Contex
 
 
 def test_a_file_name_stands_for_the_ids_that_end_with_it(context: Context) -> None:
-    assert sum(verify_residual(context, ["1.jpg"])[1].values()) > 0
-    assert verify_residual(context, ["9.jpg"])[1] == {}
+    assert sum(verify_residual(context, ["1.jpg"]).found.values()) > 0
+    assert verify_residual(context, ["9.jpg"]).found == {}
 
 
 def test_a_lost_signing_key_is_noticed_when_a_new_one_is_made(context: Context, tmp_path: Path) -> None:

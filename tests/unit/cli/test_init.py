@@ -13,6 +13,7 @@ import pytest
 
 from facelake.cli.init import Answers, Place, check_writable, config_text, next_steps
 from facelake.config import load_config
+from facelake.contracts import reference
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.testing.servers import Server
@@ -28,7 +29,11 @@ def test_every_answer_is_in_the_config_as_given(place: Place, lake: str) -> None
     answers = Answers(place, lake, "s3://photos/2026", HOSTILE, HOSTILE, HOSTILE, "http://127.0.0.1:8333")
     text = config_text(answers)
     config = load_config("a.yaml", read=lambda _: text)
-    assert (config.lake, config.corpus.uri, config.purpose) == (lake, "s3://photos/2026", HOSTILE)
+    assert (config.lake, config.corpus.uri, config.purpose) == (
+        lake,
+        "s3://photos/2026",
+        reference(HOSTILE),
+    )  # a purpose is a reference
     assert (config.governance.dpia, config.governance.controller) == (HOSTILE, HOSTILE)
     assert config.s3.endpoint_url == "http://127.0.0.1:8333"
     assert (config.ray.address == "auto") == (config.spark.master.startswith("spark://")) == (place is Place.CLUSTER)

@@ -65,7 +65,10 @@ def test_nobody_else_is_offered_in_place_of_a_person(lake: Path) -> None:
         assert "person-0041" not in done.stderr
 
 
-@pytest.mark.parametrize("spelling", ["Zoe\u0308", " Zo\u00eb", "Zo\u00eb\u200b"])
+@pytest.mark.parametrize(
+    "spelling",
+    ["Zoe\u0308", " Zo\u00eb", "Zo\u00eb\u200b", "\u3164Zo\u00eb", "Zo\u00eb\u2800", "Z\u180bo\u00eb", "Zo\u00eb\x7f"],
+)
 def test_another_spelling_of_the_same_reference_is_the_same_person(lake: Path, spelling: str) -> None:
     run_json("ledger", "withdraw", "--subject", spelling, "--lake", str(lake))
     assert keys(lake) == ["school", "Zo\u00eb"]
