@@ -127,20 +127,20 @@ class Lake:
     def suppress(self, values: list[str]) -> None:
         """Add identifiers (as keyed hashes) to the suppression list: they are never processed again."""
         if names := sorted(self.keyed_hash(value) for value in values):
-            SuppressionList(self.store, _SUPPRESSED).add(names)
+            self._list(_SUPPRESSED).add(names)
 
     def suppressed(self) -> frozenset[str]:
         """The suppression list: keyed hashes of the erased identifiers.
 
         Raises:
-            Corrupt: a part of it is missing or was changed.
+            Corrupt: a part of it is missing or was changed, or it is that of another lake.
         """
-        return frozenset(SuppressionList(self.store, _SUPPRESSED).lines())
+        return frozenset(self._list(_SUPPRESSED).lines())
 
     def suppress_looks(self, looks: Collection[tuple[str, ...]]) -> None:
         """Add photos, each by the keyed hashes of its bands (embed/looks.py), to those refused by their looks."""
         if looks:
-            SuppressionList(self.store, _LOOKS).add(sorted(" ".join(bands) for bands in looks))
+            self._list(_LOOKS).add(sorted(" ".join(bands) for bands in looks))
 
     def suppressed_looks(self) -> list[tuple[str, ...]]:
         """The keyed hashes of the bands of each photo that is refused by its looks.
@@ -148,7 +148,28 @@ class Lake:
         Raises:
             Corrupt: a part of the list is missing or was changed.
         """
-        return [tuple(line.split()) for line in sorted(set(SuppressionList(self.store, _LOOKS).lines()))]
+        return [tuple(line.split()) for line in sorted(set(self._list(_LOOKS).lines()))]
+
+    def suppression_pins(self) -> dict[str, Any]:
+        """What the audit trail records of both lists: by folder the number of files and a digest of their names.
+
+        Raises:
+            Corrupt: a pin is damaged, or that of another lake.
+        """
+        pins = {folder: self._list(folder).pin() for folder in (_SUPPRESSED, _LOOKS)}
+        return {folder: pin for folder, pin in pins.items() if pin}
+
+    def suppression_faults(self, earlier: dict[str, Any]) -> list[str]:
+        """Return what the lists have lost since `suppression_pins` returned something; empty for nothing.
+
+        Raises:
+            Corrupt: a pin is damaged, or that of another lake.
+        """
+        faults = (self._list(folder).fault(pin) for folder, pin in earlier.items() if folder in (_SUPPRESSED, _LOOKS))
+        return [fault for fault in faults if fault]
+
+    def _list(self, folder: str) -> SuppressionList:
+        return SuppressionList(self.store, folder, self._hashing_key)
 
 
 def _hashing_key(store: ObjectStore, marker: dict[str, Any], path: str | None) -> bytes | None:

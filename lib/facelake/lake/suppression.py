@@ -1,28 +1,35 @@
 """The suppression list: files of keyed hashes, named after their content, and a pin that says which files there are.
 
 A list that was lost in part would admit erased people again, so the pin names every file, and every file's name is a
-digest of what is in it. Files are written before the pin names them; a file without a pin that names it counts too. Not
-detected here is the loss of files and pin together: `facelake verify` compares the list with the audit trail.
+digest of what is in it. Files are written before the pin names them; a file without a pin that names it counts too. The
+pin has a MAC by the key of the lake's hashes: who lacks that key cannot write another pin, and a list does not fit a
+lake whose marker was replaced, in which its hashes mean nobody. Without a key file the key is the salt in the marker,
+which whoever can write has, too. Not detected here is the loss of files and pin together, or an older state of both:
+the audit trail pins the lists, and `facelake verify` compares.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+from typing import Any
 
 from facelake.contracts import parse_json
 from facelake.errors import Corrupt
 from facelake.lake.object_store import ObjectStore
 
 _MOST_PIN_BYTES = 64 << 20
+_NEXT_MARKER = "restore lake.json, or the folder and its pin, from a backup: else erased people would be admitted again"
 _NEXT = "restore the folder and its pin from a backup: without them erased people would be admitted again"
 
 
 class SuppressionList:
     """The files of a folder of a lake."""
 
-    def __init__(self, store: ObjectStore, folder: str) -> None:
-        self._store, self._folder, self._pin = store, folder, f"{folder}-head.json"
+    def __init__(self, store: ObjectStore, folder: str, key: bytes | None) -> None:
+        """`key`: of the lake's hashes; None: the MAC is not checked, and nothing can be added."""
+        self._store, self._folder, self._key, self._pin = store, folder, key, f"{folder}-head.json"
 
     def add(self, lines: list[str]) -> None:
         """Add a file with some lines.
@@ -33,16 +40,16 @@ class SuppressionList:
         self.lines()
         pinned = self._pinned()
         if pinned is None:
-            self._write_pin(set())  # so that a missing pin is always a fault
+            self._write_pin([])  # so that a missing pin is always a fault
         body = "\n".join(lines).encode()
         self._store.write(f"{self._folder}/{_name(body)}", body)
-        self._write_pin((pinned or set()) | {_name(body)})
+        self._write_pin(list(dict.fromkeys([*(pinned or []), _name(body)])))
 
     def lines(self) -> list[str]:
         """Return the lines of all files.
 
         Raises:
-            Corrupt: a file is missing or was changed, or the pin is.
+            Corrupt: a file is missing or was changed, or the pin is; or the pin was not written with the key.
         """
         pinned, found = self._pinned(), {}
         for item in self._store.list(self._folder):
@@ -57,25 +64,56 @@ class SuppressionList:
         if found and pinned is None:
             what = "the pin of the suppression list is missing"
             raise Corrupt(what, where=f"{self._store.uri}/{self._pin}", next_step=_NEXT)
-        if missing := sorted((pinned or set()) - set(found)):
+        if missing := sorted(set(pinned or ()) - set(found)):
             what = f"{len(missing)} files of the suppression list are missing"
             raise Corrupt(what, where=f"{self._store.uri}/{self._folder}/{missing[0]}", next_step=_NEXT)
         return [line for name in sorted(found) for line in found[name].splitlines()]
 
-    def _pinned(self) -> set[str] | None:
+    def pin(self) -> dict[str, Any] | None:
+        """Return the number of files, and a digest of their names in the order of adding; None for no list.
+
+        Raises:
+            Corrupt: as `lines`, as far as the pin is concerned.
+        """
+        names = self._pinned()
+        return None if names is None else {"files": len(names), "digest": _digest(names)}
+
+    def fault(self, earlier: dict[str, Any]) -> str | None:
+        """Return what is wrong with a list of which `pin` returned something earlier; None if it begins with that.
+
+        Raises:
+            Corrupt: as `pin`.
+        """
+        names, count = self._pinned() or [], int(earlier["files"])
+        if len(names) < count:
+            return f"{self._folder} has {len(names)} files, and had {count}"
+        return None if _digest(names[:count]) == earlier["digest"] else f"files of {self._folder} were replaced"
+
+    def _pinned(self) -> list[str] | None:
+        """Return the names of the files in the order of adding; None if there is no pin."""
         where = f"{self._store.uri}/{self._pin}"
         try:
-            names = parse_json(self._store.read(self._pin), _MOST_PIN_BYTES)
+            pin = parse_json(self._store.read(self._pin), _MOST_PIN_BYTES)
+            names, mac = [str(name) for name in pin["files"]], str(pin["mac"])
         except FileNotFoundError:
             return None
-        except ValueError as err:
+        except (ValueError, KeyError, TypeError) as err:
             raise Corrupt("the pin of the suppression list is damaged", where=where, next_step=_NEXT) from err
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise Corrupt("the pin of the suppression list is damaged", where=where, next_step=_NEXT)
-        return set(names)
+        if self._key is not None and not hmac.compare_digest(mac.encode(), self._mac(names, self._key).encode()):
+            what = "the pin of the suppression list, or the marker lake.json, was replaced: they do not belong together"
+            raise Corrupt(what, where=where, next_step=_NEXT_MARKER)
+        return names
 
-    def _write_pin(self, names: set[str]) -> None:
-        self._store.write(self._pin, json.dumps(sorted(names)).encode())
+    def _write_pin(self, names: list[str]) -> None:
+        assert self._key is not None
+        self._store.write(self._pin, json.dumps({"files": names, "mac": self._mac(names, self._key)}).encode())
+
+    def _mac(self, names: list[str], key: bytes) -> str:
+        return hmac.new(key, json.dumps(["suppression list", self._folder, names]).encode(), hashlib.sha256).hexdigest()
+
+
+def _digest(names: list[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _name(body: bytes) -> str:

@@ -68,7 +68,7 @@ def test_a_trail_that_was_chained_again_is_noticed(context: Context, tmp_path: P
 def test_the_config_pins_keys_for_hosts_without_one(context: Context, tmp_path: Path) -> None:
     other = {"governance.signing_key": str(tmp_path / "none.pem")}
     key = Signer.load_or_create(tmp_path / "key.pem").fingerprint
-    for trusted, faults in (([], 0), ([key], 0), (["0" * 32], 1)):
+    for trusted, faults in (([], 1), ([key], 0), (["0" * 32], 1)):
         config = load_config(lake=context.lake.uri, overrides=other | {"governance.trusted_keys": trusted})
         found = verify(reading(config), "audit")[0]
         assert len(found) == faults

@@ -74,7 +74,7 @@ def test_a_crash_between_its_writes_loses_nothing(writes: int, tmp_path: Path, m
         done.append(key)
         real(key, data)
 
-    names = SuppressionList(lake.store, "suppressed")
+    names = SuppressionList(lake.store, "suppressed", lake.salt)
     for count in (0, 1):
         with monkeypatch.context() as patch:
             done.clear()
@@ -105,5 +105,6 @@ def test_an_erased_person_does_not_return_through_a_lost_list(tmp_path: Path) ->
             admit(context)
     assert any("suppression list" in item.problem for item in verify(reading(config_of(tmp_path)), "suppressed")[0])
     (tmp_path / "lake/suppressed-head.json").unlink()  # both: the audit trail still knows
-    (finding,) = verify(reading(config_of(tmp_path)), "suppressed")[0]
-    assert "1 references of erasure" in finding.problem
+    references, files = verify(reading(config_of(tmp_path)), "suppressed")[0]
+    assert "1 references of erasure" in references.problem
+    assert "suppressed has 0 files, and had 1" in files.problem

@@ -3,7 +3,8 @@
 A table's version number does not show that older content was put back and one more event appended. The pin does: the
 first events of the table must have the pinned digest. It is moved after every append, so that after a crash in between
 the table is ahead of it. Not detected is the restoration of table and pin together; therefore every record of
-processing in the audit trail holds the pin of its time, and `facelake verify` compares.
+processing in the audit trail holds the pin of its time, and `facelake verify` compares. An erasure replaces names in
+events; a second digest is over the columns that it leaves as they are, so that earlier pins still say something.
 """
 
 from __future__ import annotations
@@ -23,28 +24,52 @@ from facelake.lake.tables import Snapshot
 
 HEAD = "ledger-head.json"
 _ATTEMPTS = 3
+_LASTING = ["seq", "kind", "scope", "purposes", "covers", "source_class", "valid_from", "valid_until", "recorded_at"]
+"""columns that no erasure changes"""
+_CHANGED = "the ledger was changed or rolled back: its events are not those that were recorded"
 _NEXT = "restore the newest ledger from a backup, or accept this one with `facelake ledger accept`; nothing was changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """The number of events, and the digests that their rows may have: two while an erasure rewrites them."""
+    """The number of events, the digests that their rows may have (two while an erasure rewrites them), and that of the
+    columns that no erasure changes.
+    """
 
     events: int
     digests: tuple[str, ...]
+    lasting: str
 
     @classmethod
     def of(cls, rows: pa.Table) -> Pin:
         """Return the pin of all rows."""
-        return cls(rows.num_rows, (events_digest(rows),))
+        return cls(rows.num_rows, (events_digest(rows),), events_digest(rows.select(_LASTING)))
+
+    @classmethod
+    def from_json(cls, body: Any) -> Pin:
+        """Return the pin that was written as JSON.
+
+        Raises:
+            ValueError, KeyError, TypeError, OverflowError: it is not one.
+        """
+        return cls(int(body["events"]), tuple(map(str, body["digests"])), str(body["lasting"]))
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields by name."""
+        return {"events": self.events, "digests": list(self.digests), "lasting": self.lasting}
 
     def fault(self, rows: pa.Table) -> str | None:
         """Return what is wrong with the rows of a ledger, in order of seq; None if they begin with what is pinned."""
+        return self.lasting_fault(rows) or (
+            None if events_digest(rows.slice(0, self.events)) in self.digests else _CHANGED
+        )
+
+    def lasting_fault(self, rows: pa.Table) -> str | None:
+        """Return what is wrong with the rows of a ledger that an erasure may have rewritten since; None for nothing."""
         if rows.num_rows < self.events:
             return f"the ledger was lost or reset: {self.events} events were recorded, it has {rows.num_rows}"
-        if events_digest(rows.slice(0, self.events)) not in self.digests:
-            return "the ledger was changed or rolled back: its events are not those that were recorded"
-        return None
+        same = events_digest(rows.slice(0, self.events).select(_LASTING)) == self.lasting
+        return None if same else _CHANGED
 
 
 def events_digest(rows: pa.Table) -> str:
@@ -71,8 +96,7 @@ def read_pin(lake: Lake) -> Pin | None:
         Corrupt: it is damaged.
     """
     try:
-        body = json.loads(lake.store.read(HEAD))
-        return Pin(int(body["events"]), tuple(map(str, body["digests"])))
+        return Pin.from_json(json.loads(lake.store.read(HEAD)))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, OverflowError) as err:
@@ -80,17 +104,19 @@ def read_pin(lake: Lake) -> Pin | None:
 
 
 def pin_for_audit(lake: Lake) -> dict[str, Any]:
-    """Return the pin as the part of an audit record; empty if the ledger was never written."""
-    pin = read_pin(lake)
-    return {"ledger": {"events": pin.events, "digests": list(pin.digests)}} if pin else {}
+    """Return the pins of the ledger and of the suppression lists as parts of an audit record; without those that were
+    never written.
+    """
+    pin, lists = read_pin(lake), lake.suppression_pins()
+    return ({"ledger": pin.as_json()} if pin else {}) | ({"suppression": lists} if lists else {})
 
 
 def write_pin(lake: Lake, *pins: Pin) -> None:
     """Write the pin; several: the states before and after a change that is about to be made. Needs the ledger's
     lease.
     """
-    body = {"events": pins[-1].events, "digests": [digest for pin in pins for digest in pin.digests]}
-    lake.store.write(HEAD, json.dumps(body).encode())
+    body = Pin(pins[-1].events, tuple(digest for pin in pins for digest in pin.digests), pins[-1].lasting)
+    lake.store.write(HEAD, json.dumps(body.as_json()).encode())
 
 
 def ledger_rows(lake: Lake) -> tuple[pa.Table, Snapshot]:

@@ -2,8 +2,9 @@
 
 Each record holds the digest of the record before it. `audit-head.json` holds the number and the digest of the last
 record, so that deleting the last records is detected. A party with write access could rewrite the whole chain, so
-records and head can be signed. Not detected is the restoration of an older state of records and head together:
-operators should copy the head to another place from time to time.
+records and head can be signed. Where keys are given, a record without a signature is a fault, and what it says counts
+for nothing. Not detected is the restoration of an older state of records and head together: operators should copy the
+head to another place from time to time.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def append_audit(lake: Lake, kind: str, body: dict[str, Any], sign: Sign | None 
     """Append a record, move the head to it, and return the key of the record.
 
     A record follows the record that the head names. A manipulated chain therefore stays broken at that place, and later
-    records cannot hide it. Only a head that a crash left one record behind is moved first.
+    records cannot hide it. Only a head that a crash left one record behind is moved first; if records are signed, that
+    one must be, too: else anybody with write access could have the next run sign a head over a record of theirs.
 
     Args:
         lake: the lake.
@@ -62,7 +64,8 @@ def append_audit(lake: Lake, kind: str, body: dict[str, Any], sign: Sign | None 
         head = _read_head(lake, ())
         if last == head.count + 1:
             unnamed = lake.store.read(_key(last))
-            if (record := _parsed(unnamed)) and record["previous"] == head.digest:
+            record = _parsed(unnamed)
+            if record and record["previous"] == head.digest and (sign is None or _signed(record, ())):
                 _move_head(lake, tag, last, unnamed, sign)
                 continue
         record = {"kind": kind, "at": datetime.now(UTC).isoformat(), "previous": head.digest, "body": body}
@@ -80,6 +83,18 @@ def records(lake: Lake) -> Iterator[tuple[str, bytes]]:
         yield key, lake.store.read(key)
 
 
+def trusted_records(lake: Lake, keys: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the records whose content counts, in order: those with a valid signature by one of some keys.
+
+    Without keys there is nothing to check signatures against, and every record counts. What is no record is left out:
+    `audit_faults` reports it.
+    """
+    for item in lake.store.list(_FOLDER):
+        record = _parsed(lake.store.read(item.key))
+        if record is not None and isinstance(record.get("body"), dict) and (not keys or _signed(record, keys)):
+            yield record
+
+
 def last_signer(lake: Lake) -> str | None:
     """Return the fingerprint that the head names as its signer, unchecked; None if there is none."""
     try:
@@ -95,8 +110,8 @@ def audit_faults(lake: Lake, keys: Collection[str] = ()) -> list[str]:
 
     Args:
         lake: the lake.
-        keys: fingerprints of the accepted signature keys; the head must then be signed. Empty: signatures are checked
-            where they exist, with any key.
+        keys: fingerprints of the accepted signature keys; head and records must then be signed by one of them. Empty:
+            signatures are checked where they exist, with any key.
     """
     names = [item.key for item in lake.store.list(_FOLDER)]
     head = _read_head(lake, keys)
@@ -129,8 +144,11 @@ def _record_faults(data: bytes, previous: str, keys: Collection[str]) -> Iterato
         return
     if record["previous"] != previous:
         yield "does not contain the digest of the record before it"
-    if "signature" in record and not _signed(record, keys):
-        yield _signature_fault(record)
+    if "signature" in record:
+        if not _signed(record, keys):
+            yield _signature_fault(record)
+    elif keys:
+        yield "is not signed"
 
 
 def _head_faults(head: _Head, digests: Mapping[int, str]) -> Iterator[str]:
@@ -192,8 +210,9 @@ def _encoded(value: dict[str, Any], sign: Sign | None) -> bytes:
 
 
 def _signed(value: dict[str, Any], keys: Collection[str]) -> bool:
+    """Return whether a record or head has a valid signature by one of some keys; no keys: by any."""
     body = {name: part for name, part in value.items() if name != "signature"}
-    return any(verify(body, value["signature"], key) for key in keys or (None,))
+    return any(verify(body, value.get("signature"), key) for key in keys or (None,))
 
 
 def _signature_fault(value: dict[str, Any]) -> str:

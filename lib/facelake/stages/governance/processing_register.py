@@ -1,7 +1,8 @@
 """Governance of a lake: no run without an impact assessment, and a record of processing for every run with work.
 
 The record has the contents of a register under Art. 30 GDPR. It is in `register/` and not in the audit trail, so that
-an erasure can still redact free text of operators; the audit trail keeps its digest.
+an erasure can still redact free text of operators; the audit trail keeps its digest. A record gets its place after the
+audit record that names it: one that the trail does not name shows that the trail's end was removed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,12 +23,14 @@ from facelake.lake.store import open_store
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.ledger_head import pin_for_audit
 from facelake.stages.admission.withdrawn_datasets import accepted_lineage
-from facelake.stages.core.audit import append_audit
+from facelake.stages.core.audit import append_audit, records
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.leases import leases
 
 REGISTER = "register"
+PENDING = f"{REGISTER}/pending.json"
+"""a record whose audit record is being appended"""
 MOST_RECORD_BYTES = 64 << 20
 REDACTED = "redacted"
 """field of a record from which an erasure removed free text"""
@@ -67,13 +70,43 @@ def record_processing(context: Context, results: Sequence[StageResult]) -> str |
     done = [result for result in results if result.stage in _PROCESSING_STAGES and not result.skipped]
     if not done:
         return None
+    store = context.lake.store
+    _complete(context)
     body = _signed(context, _record(context, done))
     key = f"{REGISTER}/{context.run_id}.json"
     context.check_lease()
-    context.lake.store.write(key, body)
+    store.write(PENDING, body)
     summary = {"run": context.run_id, "register": key, "sha256": hashlib.sha256(body).hexdigest()}
     append_audit(context.lake, "processing", summary | pin_for_audit(context.lake), context.sign)
+    store.write(key, body)
+    store.delete(PENDING)
     return key
+
+
+def _complete(context: Context) -> None:
+    """Give the record of a run that was killed meanwhile its place, if the audit trail names it; else remove it."""
+    store = context.lake.store
+    try:
+        data = store.read(PENDING)
+    except FileNotFoundError:
+        return
+    key = key_of_register(parse_register(data) or {})
+    if key == next((newest for newest in _named_registers(context)), None):
+        store.write(key, data)
+    store.delete(PENDING)
+
+
+def _named_registers(context: Context) -> Iterator[str]:
+    """Yield the keys of records of processing that the audit trail names, the newest first."""
+    for _, data in records(context.lake):
+        named = (parse_register(data) or {}).get("body", {})
+        if isinstance(named, dict) and "register" in named:
+            yield str(named["register"])
+
+
+def key_of_register(record: Mapping[str, Any]) -> str:
+    """Return where a record of processing belongs."""
+    return f"{REGISTER}/{record.get('run')}.json"
 
 
 def redact_register(context: Context, *needles: Needles) -> int:

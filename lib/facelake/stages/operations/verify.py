@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from facelake.config import Config
-from facelake.contracts import I64, TABLES, Refusal, parse_json
+from facelake.contracts import I64, TABLES, Refusal
 from facelake.distinct import among, distinct, union, without
-from facelake.erase import Bounds, Needles, Signer, scan
+from facelake.erase import Bounds, Needles, scan
 from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
 from facelake.lake.store import read_input
 from facelake.stages.admission.known_references import photos_named
-from facelake.stages.admission.ledger_head import Pin, ledger_rows
-from facelake.stages.core.audit import SIGNED_BY_ANOTHER, audit_faults
 from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.corpus_size import present_rows
 from facelake.stages.embedding.embed import plan_embed
 from facelake.stages.erasure.lake_scan import residual
 from facelake.stages.erasure.notes import pending
-from facelake.stages.governance.processing_register import (
-    MOST_RECORD_BYTES,
-    REDACTED,
-    REGISTER,
-    parse_register,
-    register_is_signed,
-)
 from facelake.stages.operations.verify_gallery import FaceIds, check_chain
+from facelake.stages.operations.verify_trail import check_audit, check_leases, check_ledger, check_suppressed
 from facelake.stages.operations.verify_vectors import check_faces
 
 
@@ -216,111 +203,14 @@ def _faces(context: Context, counts: dict[str, int]) -> Iterator[str]:
         yield f"{found.bad_boxes} boxes have no area"
 
 
-def _audit(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """The hash chain of the audit records is intact and signed by a pinned key; the ledger is the one it pins."""
-    keys = pinned_keys(context.config)
-    counts["pinned_keys"] = len(keys)
-    yield from _by_signer([*audit_faults(context.lake, keys), *_registers(context, keys)])
-
-
-def _by_signer(faults: list[str]) -> Iterator[str]:
-    """Yield the faults; those of one key that is not trusted as one, since one step mends them all: a lost key has
-    signed every record.
-    """
-    others: dict[str, list[str]] = {}
-    for fault in faults:
-        name, found, key = fault.partition(f" {SIGNED_BY_ANOTHER}")
-        if found:
-            others.setdefault(key, []).append(name)
-        else:
-            yield fault
-    for key, names in others.items():
-        what = f"{names[0]} {SIGNED_BY_ANOTHER}"
-        if len(names) > 1:
-            what = f"{len(names)} records, from {names[0]} on, {SIGNED_BY_ANOTHER.replace('is', 'are', 1)}"
-        yield f"{what}{key}; if it is yours, restore it (governance.signing_key) or add it to governance.trusted_keys"
-
-
-def pinned_keys(config: Config) -> list[str]:
-    """Return the fingerprints that signatures are checked against: the config's, or that of this host's key, if any."""
-    path = Path(config.governance.signing_key).expanduser()
-    if config.governance.trusted_keys or not path.exists():
-        return config.governance.trusted_keys
-    return [Signer.load_or_create(path).fingerprint]
-
-
-def _registers(context: Context, keys: list[str]) -> Iterator[str]:
-    """Every record of processing is signed, and is the one whose digest the audit trail has; an erasure may have
-    redacted it since.
-    """
-    digests = {}
-    for record in _audit_bodies(context):
-        if isinstance(record.get("register"), str):
-            digests[record["register"]] = record.get("sha256")
-    present = set()
-    for item in context.lake.store.list(REGISTER):
-        present.add(item.key)
-        data = context.lake.store.read(item.key)
-        register = parse_register(data)
-        if register is None:
-            yield f"{item.key} is not a record of processing"
-        elif not register_is_signed(register, keys):
-            own = register_is_signed(register, ())
-            fault = f"{SIGNED_BY_ANOTHER}{register['signature'].get('key')}" if own else "has no valid signature"
-            yield f"{item.key} {fault}"
-        elif REDACTED not in register and digests.get(item.key, _sha256(data)) != _sha256(data):
-            yield f"{item.key} is not the record whose digest the audit trail has"
-    yield from (f"{key} is named by the audit trail but missing" for key in sorted(digests.keys() - present))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _audit_bodies(context: Context) -> Iterator[dict[str, Any]]:
-    """Yield the content of the audit records, in order; what is no record is left out, and reported by the check of
-    the chain.
-    """
-    for item in context.lake.store.list("audit"):
-        with contextlib.suppress(ValueError):
-            record = parse_json(context.lake.store.read(item.key), MOST_RECORD_BYTES)
-            if isinstance(record, dict) and isinstance(record.get("body"), dict):
-                yield record["body"]
-
-
-def _ledger(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """The ledger's events are those that were recorded, by its own pin and by the newest pin in the audit trail."""
-    rows, _ = ledger_rows(context.lake)
-    counts["ledger_events"] = rows.num_rows
-    pins = []
-    for body in _audit_bodies(context):
-        if isinstance(pin := body.get("ledger"), dict):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                pins.append(Pin(int(pin["events"]), tuple(pin["digests"])))
-    if pins and (fault := pins[-1].fault(rows)):
-        yield f"{fault} (pinned by the audit trail)"
-
-
-def _suppressed(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """The suppression list is whole, and has every reference whose erasure the audit trail records."""
-    suppressed = context.lake.suppressed()
-    context.lake.suppressed_looks()
-    counts["suppressed"] = len(suppressed)
-    for body in _audit_bodies(context):
-        hashes = body.get("targets_keyed_sha256")
-        missing = set(map(str, hashes)) - suppressed if isinstance(hashes, list) else ()
-        if missing:
-            name = body.get("erasure")
-            yield f"{len(missing)} references of erasure {name} are not on the suppression list: they would be admitted"
-
-
 _CHECKS: dict[str, Callable[[Context, dict[str, int]], Iterator[str]]] = {
     "files": _files,
     "admissions": _admissions,
     "outcomes": _outcomes,
     "faces": _faces,
     "chain": check_chain,
-    "ledger": _ledger,
-    "audit": _audit,
-    "suppressed": _suppressed,
+    "ledger": check_ledger,
+    "audit": check_audit,
+    "suppressed": check_suppressed,
+    "leases": check_leases,
 }

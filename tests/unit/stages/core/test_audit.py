@@ -167,6 +167,23 @@ def _die(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize("forged", ["unsigned", "wrong signature"])
+def test_the_head_is_not_moved_over_a_record_without_a_valid_signature(lake: Lake, signer: Signer, forged: str) -> None:
+    """Anybody can add a record after the head; a run that signs would else sign a head over it."""
+    append_audit(lake, "erasure", {}, signer.sign)
+    head = lake.store.read(HEAD)
+    append_audit(lake, "erasure", {}, signer.sign if forged == "wrong signature" else None)
+    tamper(lake, HEAD, head)
+    if forged == "wrong signature":
+        tamper(lake, key(2), lake.store.read(key(2)).replace(b'"erasure"', b'"granted"'))
+    text = {"unsigned": "is not signed", "wrong signature": "has a wrong signature"}[forged]
+    for _ in range(2):
+        assert any(f"{key(2)} {text}" in fault for fault in audit_faults(lake, [signer.fingerprint]))
+        append_audit(lake, "export", {}, signer.sign)
+    third = json.loads(lake.store.read(key(3)))
+    assert third["previous"] == json.loads(head)["digest"]
+
+
 def test_a_head_two_records_behind_is_a_fault(chain: Lake) -> None:
     files = files_of(chain)
     append_audit(chain, "export", {})
