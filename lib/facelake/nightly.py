@@ -17,6 +17,7 @@ from facelake.observe.observers import ObservedRun, configured_observers, observ
 from facelake.partitions import must_be_one_lake
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.core.hash_keys import note_of_new_lake
+from facelake.stages.core.outside import keys_must_be_outside
 from facelake.stages.core.partition_names import create_lake, open_lake
 from facelake.stages.models.registry import config_model_digest, find_card, load_pack, share_pack
 
@@ -81,10 +82,12 @@ def writing(
         must_exist: whether a missing lake is an error; otherwise it is created.
 
     Raises:
-        ConfigError: there is no lake, and it must exist; or the config names no partition of several.
+        ConfigError: there is no lake, and it must exist; the config names no partition of several; or a key file is
+            inside the lake.
         Refused: another process still writes the lake; or the store ignores conditional writes.
     """
     card = find_card(config.model.card)
+    keys_must_be_outside(config)
     if must_exist:
         open_lake(config)
     note = None if must_exist else note_of_new_lake(config)

@@ -117,7 +117,10 @@ def test_a_copy_that_is_behind_is_refused_where_the_lake_is_at_hand(demo_lake: P
         send_changes(context, lease, str(tmp_path / "changes"))
         Gallery.open(copy).apply(str(tmp_path / "changes"))
         acknowledge(context.lake, lease)
-    run_json(*probe, "-c", str(with_lake))
+    behind = run_json(*probe, "-c", str(with_lake), code=1)["error"]  # changes are applied in memory: its files stay
+    assert "lacks changes that its recipient has acknowledged" in behind["what"]
+    assert f"feed changes {lease} --since 1 --out DIR" in behind["next"]
+    run_json(*probe, "--changes", str(tmp_path / "changes"), "-c", str(with_lake))
     run_json("feed", "recall", lease, "--lake", str(demo_lake))
     recalled = run_json(*probe, "-c", str(with_lake), code=1)["error"]["next"]
     assert recalled == f"delete the copy and run `facelake feed return {lease}`"

@@ -114,6 +114,22 @@ def test_an_export_has_the_people_of_its_partition_only(settings: Path, tmp_path
     assert not any(ident.encode() in body for ident in identities(settings, other) for body in bodies)
 
 
+@pytest.mark.parametrize("named", [(), ("--partition", TENANTS[0])])
+def test_a_copy_is_checked_with_the_lake_of_its_partition(
+    settings: Path, tmp_path: Path, named: tuple[str, ...]
+) -> None:
+    """Whichever partition the config names: the copy says where it is from."""
+    photo, out, tenant = settings.parent / "photos" / PHOTOS[0].replace("/", "-"), tmp_path / "out", TENANTS[1]
+    export = ["gallery", "export", "--out", str(out), "--purpose", "identity-grouping", "--recipient", f"gate{named}"]
+    lease = run_json(*export, "-c", str(settings), "--partition", tenant)["lease_id"]
+    probe = ["match", str(photo), "--gallery", str(out), "--threshold", "0.5", "-c", str(settings), *named]
+    run_json(*probe)
+    run_json("feed", "recall", lease, "-c", str(settings), "--partition", tenant)
+    assert "its lease was recalled" in run_json(*probe, code=1)["error"]["what"]
+    run_json("feed", "return", lease, "-c", str(settings), "--partition", tenant)
+    assert "its lease was returned" in run_json(*probe, code=1)["error"]["what"]
+
+
 def test_people_of_two_partitions_are_neither_joined_nor_compared(settings: Path) -> None:
     own, other = (identities(settings, tenant)[0] for tenant in TENANTS)
     lake = opened(settings, TENANTS[0])

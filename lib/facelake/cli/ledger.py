@@ -247,8 +247,7 @@ def ledger_accept(
         raise ConfigError("not confirmed", where="ledger accept", next_step="add --yes")
     if clock:
         with writing(call.config(), "ledger", call.terminal.listen, must_exist=True) as context:
-            accepted = accept_clock(context.lake, now).as_json()
-            append_audit(context.lake, "clock-accepted", {"clock": now.isoformat()} | accepted, context.sign)
+            accepted = accept_clock(context, now).as_json()
         call.terminal.say("the clock is accepted; not taken for the time any more: " + json.dumps(accepted))
         call.terminal.result({"ok": True, **accepted})
         return

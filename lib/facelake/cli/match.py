@@ -36,6 +36,9 @@ def match(
     ] = None,
     images: Annotated[str | None, typer.Option(help="folder of the labelled images; default: that of the CSV")] = None,
     plot: Annotated[str | None, typer.Option(help="HTML file for the DET curve of --evaluate")] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option(help="changes to apply to the copy, in order, as `feed changes` wrote them")
+    ] = None,
     key: Annotated[list[str] | None, typer.Option(help="fingerprint of the key that signed the export")] = None,
     key_env: Annotated[str | None, typer.Option(help="environment variable with the export's template key")] = None,
 ) -> None:
@@ -43,14 +46,16 @@ def match(
     from facelake.embedder import Embedder, ProbeGate
     from facelake.match.search import MatchOptions
     from facelake.matcher import Gallery
-    from facelake.stages.sharing.leases import refuse_stale_copy
+    from facelake.stages.sharing.held_copy import HeldCopy, refuse_stale_copy
 
     if bool(photos) == bool(evaluate):
         raise ConfigError("give photos, or --evaluate", where="match", next_step="see `facelake match --help`")
     config = call.config()
     secret = template_key(key_env) if key_env else None
     opened = Gallery.open(gallery, key=secret, keys=key or (), s3=config.s3)
-    refuse_stale_copy(config, opened.lease_id)
+    for uri in changes or ():
+        opened.apply(uri, s3=config.s3)
+    refuse_stale_copy(config, HeldCopy(opened.lease_id, opened.lake, opened.version, opened.computed_at))
     embedder = Embedder(config=config, gate=ProbeGate(min_quality))
     options = MatchOptions(top, fmr, threshold, claim)
     if evaluate:

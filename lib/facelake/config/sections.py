@@ -269,6 +269,14 @@ class GovernanceSection(Section):
         description="additional lists of withdrawn data sets, in the format of conf/retracted.yaml",
     )
 
+    @field_validator("dpia")
+    @classmethod
+    def _named(cls, value: str | None) -> str | None:
+        name = reference(value or "")
+        if value is not None and not name:
+            raise ValueError("it is blank: give the reference of the assessment")
+        return name or None
+
 
 class LineageSection(Section):
     """OpenLineage events of each run and stage; nothing is sent unless `url` or `file` is set. Extra `lineage`."""

@@ -61,6 +61,7 @@ class Gallery:
         self._files: CheckedFiles | None = None
         self.version = int(manifest["gallery_version"])
         self.model_digest, self.purpose = str(manifest["model_digest"]), str(manifest["purpose"])
+        self.lake = str(manifest["lake"])
         self.lease_id, self.expires_at = str(manifest["lease_id"]), datetime.fromisoformat(manifest["expires_at"])
         self.check_lease()
         self._needs = _needed_changes(manifest)
@@ -112,6 +113,11 @@ class Gallery:
 
     def __contains__(self, identity_id: object) -> bool:
         return identity_id in self._identities
+
+    @property
+    def computed_at(self) -> datetime:
+        """When the content of this copy was computed: at the export, or for the changes that were last applied."""
+        return self._computed_at
 
     @property
     def identity_ids(self) -> list[str]:

@@ -69,6 +69,8 @@ class FeedLease:
     """newest event of the ledger that was known when the recipient was last given data"""
     acknowledged_seq: int | None = None
     """newest event of the ledger that was known at `acknowledged_at`; clocks of hosts may differ, so both count"""
+    issued_seq: int | None = None
+    """newest event of the ledger that was known at the export"""
 
     def ended(self, now: datetime) -> str | None:
         """Return why the lease no longer gives a right of use; None while it does."""
@@ -115,6 +117,7 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
             facts = {fact: event[fact] for fact in _FACTS} | {"target": event.get("target")}
             facts |= {"acknowledged": event["gallery_version"], "acknowledged_at": event["issued_at"]}
             facts |= {"sent": event["gallery_version"], "acknowledged_seq": event.get("ledger_seq")}
+            facts["issued_seq"] = event.get("ledger_seq")
             leases[name] = FeedLease(lease_id=name, **facts)
         elif kind is LeaseEvent.RENEWED:
             leases[name] = replace(leases[name], expires_at=event["expires_at"])

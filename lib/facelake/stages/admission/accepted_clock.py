@@ -3,6 +3,9 @@
 Nothing is decided before the newest event or run, since a clock may have been set back. An event of the year 2099, from
 a host with a wrong clock, would therefore end every legal basis for good. The operator can say that the clock is right
 now: what is dated after it no longer counts as the time. Its content stays in force.
+
+What was declared is in an audit record, which is signed; the file only says in which, so that not the whole trail has
+to be read. By a file alone anybody who can write into the lake could make grants hold again that have ended.
 """
 
 from __future__ import annotations
@@ -16,8 +19,12 @@ import pyarrow.compute as pc
 
 from facelake.contracts import parse_json
 from facelake.lake.lake import Lake
+from facelake.stages.core.audit import append_audit, signed_body
+from facelake.stages.core.context import Context
 
 _KEY = "clock-accepted.json"
+KIND = "clock-accepted"
+"""kind of the audit record"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +43,12 @@ class AcceptedClock:
 
     @classmethod
     def of(cls, lake: Lake) -> AcceptedClock:
-        """Read what was accepted; of a damaged file nothing, so that every time counts."""
+        """Read what was accepted; without a signed audit record, or of a damaged file, nothing: every time counts.
+
+        By whom the record is signed is a matter of `facelake verify`.
+        """
         try:
-            body = parse_json(lake.store.read(_KEY))
+            body = signed_body(lake, str(parse_json(lake.store.read(_KEY))["record"]), KIND)
             return cls(tuple(body["events"]), tuple(body["runs"]), tuple(body["leases"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return cls()
@@ -48,8 +58,9 @@ class AcceptedClock:
         return {"events": list(self.events), "runs": list(self.runs), "leases": list(self.leases)}
 
 
-def accept_clock(lake: Lake, now: datetime) -> AcceptedClock:
-    """Declare the clock right, and wrong what is dated after it; returns all that was ever declared wrong."""
+def accept_clock(context: Context, now: datetime) -> AcceptedClock:
+    """Declare the clock right, and wrong what is dated after it; returns all that was ever declared wrong. Audited."""
+    lake = context.lake
     before = AcceptedClock.of(lake)
     events = later(lake["ledger"].read(["seq", "recorded_at"]), "recorded_at", now)["seq"].to_pylist()
     runs = later(lake["runs"].read(["run_id", "started_at"]), "started_at", now)["run_id"].to_pylist()
@@ -59,7 +70,8 @@ def accept_clock(lake: Lake, now: datetime) -> AcceptedClock:
         tuple(sorted({*before.runs, *runs})),
         tuple(sorted({*before.leases, *leases})),
     )
-    lake.store.write(_KEY, json.dumps(accepted.as_json()).encode())
+    record = append_audit(lake, KIND, {"clock": now.isoformat()} | accepted.as_json(), context.sign)
+    lake.store.write(_KEY, json.dumps({"record": record}).encode())
     return accepted
 
 

@@ -95,6 +95,21 @@ def trusted_records(lake: Lake, keys: Collection[str] = ()) -> Iterator[dict[str
             yield record
 
 
+def signed_body(lake: Lake, key: str, kind: str) -> dict[str, Any]:
+    """Return the content of a record of some kind that has a valid signature, by whichever key; the chain is not
+    checked.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such record.
+    """
+    record = _parsed(lake.store.read(key)) if _KEY.fullmatch(key) else None
+    if record is None or record.get("kind") != kind or not isinstance(record.get("body"), dict):
+        raise ValueError(f"{key} is not an audit record of {kind}")
+    if not _signed(record, ()):
+        raise ValueError(f"{key} is not signed")
+    return dict(record["body"])
+
+
 def last_signer(lake: Lake) -> str | None:
     """Return the fingerprint that the head names as its signer, unchecked; None if there is none."""
     try:

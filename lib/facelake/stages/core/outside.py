@@ -28,6 +28,20 @@ def must_be_outside(uri: str, config: Config, option: str) -> None:
             raise ConfigError(what, where=option, next_step="name another place")
 
 
+def keys_must_be_outside(config: Config) -> None:
+    """Check that the key files are not in the lake: a copy of the lake, or of its bucket, would have the keys, too.
+
+    Raises:
+        ConfigError: one is.
+    """
+    for name in ("signing_key", "hash_key"):
+        path = getattr(config.governance, name)
+        if path and any(_is_inside(path, root) for root in (all_partitions_uri(config), config.lake)):
+            what = "the key file is inside the lake: whoever can copy or write that has the key"
+            next_step = f"move {path} to a folder that only this account can read, and correct the setting"
+            raise ConfigError(what, where=f"governance.{name}", next_step=next_step)
+
+
 def _is_inside(uri: str, root: str) -> bool:
     """Whether a folder or prefix is another one or lies in it, symbolic links resolved."""
     if uri.startswith("s3://") or root.startswith("s3://"):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import reference
-from facelake.errors import Refused
+from facelake.errors import ConfigError, Refused
 from facelake.events import Notice
 from facelake.lake.lake import Lake
 from facelake.publish.template_index import IndexFacts
@@ -208,14 +208,15 @@ def send_changes(
         context: of the run.
         lease_id: of the copy; its recipient and purpose apply.
         out: a folder, or s3://bucket/prefix.
-        since: gallery version of the copy; None: what the recipient last acknowledged.
+        since: gallery version of the copy, at most what the recipient last acknowledged, which is the default.
         key: template key of the copy, if it has one.
 
     Returns:
         The manifest.
 
     Raises:
-        ConfigError: there is no such lease or version, or the place has other files.
+        ConfigError: there is no such lease or version, the copy is not known to have that version, or the place has
+            other files.
         Refused: the lease was recalled, has ended or was returned.
         LedgerMoved: an event was recorded meanwhile; nothing has left.
     """
@@ -223,11 +224,14 @@ def send_changes(
     lease = lease_in_force(context.lake, lease_id, now)
     outgoing = Outgoing.of(context.lake, lease.purpose, now, key)
     before = lease.acknowledged if since is None else since
+    if before > lease.acknowledged:  # the changes would leave out what the copy may lack, and could be acknowledged
+        what = f"the copy under {lease_id} is known to be at gallery {lease.acknowledged}, not at {before}"
+        next_step = f"leave --since out, or run `facelake feed ack {lease_id} --version {before}` first if it is"
+        raise ConfigError(what, where="--since", next_step=next_step)
     check_free(out, "changes", context.config)
     with delivery(out, context.config.s3, context.lake.uri) as files:
         rows = files.write_rows("changes", outgoing.changes(before))
         outgoing.ledger.check_unchanged()
-        mark_sent(context.lake, lease_id, outgoing.gallery.version, now)
         manifest = {
             "format": _FORMAT,
             "kind": "changes",
@@ -244,4 +248,7 @@ def send_changes(
             "model_digest": outgoing.gallery.row["model_digest"],
             "computed_at": now.isoformat(),
         }
-        return files.hand_over(context, "changes", manifest)
+        signed = files.hand_over(context, "changes", manifest)
+    # at the end: an acknowledgement of changes that never arrived would clear what the recipient owes
+    mark_sent(context.lake, lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
+    return signed

@@ -10,11 +10,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from facelake.config import Config
 from facelake.contracts import LEASES, Change
 from facelake.errors import ConfigError, Refused
-from facelake.lake.lake import Lake, has_lake
-from facelake.lake.store import open_store
+from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events, recipient_key
 from facelake.stages.admission.accepted_clock import AcceptedClock, newest
 from facelake.stages.admission.ledger import present_time
@@ -130,29 +128,6 @@ def refuse_debtor(lake: Lake, recipient: str, now: datetime) -> None:
             raise Refused(what, where=lake.uri, next_step=next_step)
 
 
-def refuse_stale_copy(config: Config, lease_id: str) -> None:
-    """Check with the config's lake, where there is one, that a copy may be used as it is.
-
-    A copy knows when its lease ends, but not who was erased or withdrew since. Leases of other lakes are not known.
-
-    Raises:
-        Refused: the recipient of the copy owes an action.
-    """
-    if not has_lake(open_store(config.lake, config.s3)):
-        return
-    lake = Lake.open(config.lake, config.s3, config.governance.hash_key)
-    now = datetime.now(UTC)
-    held, now = leases(lake), lease_time(lake, now)
-    if duty := _owed(lake, held, now).get(lease_id):
-        next_step = f"delete the copy and run `facelake feed return {lease_id}`"
-        if _find(lake, held, lease_id).ended(now) is None:  # changes leave under a lease in force only
-            next_step = (
-                f"run `facelake feed changes {lease_id} --out DIR`, apply them to the copy (docs/matcher.md), and "
-                f"`facelake feed ack {lease_id}`; or {next_step}"
-            )
-        raise Refused(f"this copy may not be used: its recipient {duty}", where=lake.uri, next_step=next_step)
-
-
 def lease_in_force(lake: Lake, lease_id: str, now: datetime) -> FeedLease:
     """Return a lease under which data may still be handed out.
 
@@ -173,12 +148,19 @@ def extend(lake: Lake, lease: FeedLease, end: datetime, now: datetime) -> FeedLe
     return _append(lake, LeaseEvent.RENEWED, facts | {"issued_at": now, "expires_at": end, "target": lease.target})
 
 
-def mark_sent(lake: Lake, lease_id: str, version: int, as_of: datetime) -> FeedLease:
-    """Record that changes up to a gallery version, computed at `as_of`, are handed out under a lease."""
+def mark_sent(lake: Lake, lease_id: str, version: int, as_of: datetime, ledger_seq: int) -> FeedLease:
+    """Record that changes up to a gallery version were handed out under a lease; call after they have left.
+
+    Args:
+        lake: the lake.
+        lease_id: the lease.
+        version: of the gallery.
+        as_of: when they were computed.
+        ledger_seq: newest event of the ledger by which they were computed.
+    """
     lease = _find(lake, leases(lake), lease_id)
-    return _record_event(
-        lake, lease, LeaseEvent.SENT, gallery_version=version, issued_at=as_of, ledger_seq=_newest_seq(lake)
-    )
+    facts = {"gallery_version": version, "issued_at": as_of, "ledger_seq": ledger_seq}
+    return _record_event(lake, lease, LeaseEvent.SENT, **facts)
 
 
 def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLease:
@@ -246,6 +228,11 @@ def _owed(lake: Lake, held: list[FeedLease], now: datetime) -> dict[str, str]:
     return duties(held, erased_version(lake), now, lambda purpose: last_withdrawal(events, purpose, now))
 
 
+def owed_by(lake: Lake, lease: FeedLease, now: datetime) -> str | None:
+    """Return what the recipient of a lease owes at a time of `lease_time`; None for nothing."""
+    return _owed(lake, [lease], now).get(lease.lease_id)
+
+
 def _find(lake: Lake, held: list[FeedLease], lease_id: str) -> FeedLease:
     found = next((lease for lease in held if lease.lease_id == lease_id), None)
     if found is None:
@@ -256,11 +243,6 @@ def _find(lake: Lake, held: list[FeedLease], lease_id: str) -> FeedLease:
 def _record_event(lake: Lake, lease: FeedLease, event: LeaseEvent, **facts: Any) -> FeedLease:
     common = {"lease_id": lease.lease_id, "recipient": lease.recipient, "gallery_version": 0}
     return _append(lake, event, common | facts)
-
-
-def _newest_seq(lake: Lake) -> int:
-    """Return the sequence number of the newest event of the ledger; 0 for none."""
-    return int(pc.max(lake["ledger"].read(["seq"])["seq"]).as_py() or 0)
 
 
 def _append(lake: Lake, event: LeaseEvent, facts: dict[str, Any]) -> FeedLease:

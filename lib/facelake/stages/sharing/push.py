@@ -143,7 +143,6 @@ def _fill(
     audited = {name: body[name] for name in ("lease_id", "recipient", "purpose", "target", "gallery_version")}
     audited |= {"since": since, "identities": expected, "exemplars": exemplars}
     append_audit(context.lake, "push", audited, context.sign)
-    mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now)
     if record is None or record["state"] != "pushing":
         target.write_record(_signed(context, body | {"gallery_version": since, "state": "pushing"}))
     target.create(int(body["dim"]), exemplars=exemplars)
@@ -157,6 +156,8 @@ def _fill(
     kept = target.compact() if rewritten else None
     outgoing.ledger.check_unchanged()
     target.write_record(_signed(context, body | {"state": "complete"}))
+    # at the end: an acknowledgement of a push that failed would clear what the target still owes
+    mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
     acknowledge(context.lake, lease.lease_id, outgoing.gallery.version)
     inserted = after - before + work.deleted
     must_add_up("push", ("rows after", after), ("before", before), ("inserted", inserted), ("deleted", -work.deleted))

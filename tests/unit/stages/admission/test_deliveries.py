@@ -22,11 +22,14 @@ from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
 from facelake.errors import ConfigError, Refused
 from facelake.events import Notice
+from facelake.lake.lake import Lake
 from facelake.nightly import writing
+from facelake.stages.admission.accepted_clock import AcceptedClock, accept_clock
 from facelake.stages.admission.admit import admit
-from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.admission.ledger import Entry, present_time, record
+from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import LedgerState
-from facelake.stages.core.audit import audit_faults
+from facelake.stages.core.audit import append_audit, audit_faults
 from facelake.stages.review.visibility import DisplayRights
 from tests.conftest import run_cli, run_json
 
@@ -344,3 +347,27 @@ def test_a_clock_that_was_far_ahead_does_not_end_every_grant_for_good(
         context.lake.store.write("clock-accepted.json", b"{")
         with pytest.raises(Refused, match="expired"):
             admit(context)
+
+
+@pytest.mark.parametrize("forged", ["a list", "the record of another kind", "a record without a signature"])
+def test_a_file_of_accepted_times_that_no_signed_record_names_counts_for_nothing(tmp_path: Path, forged: str) -> None:
+    """Written by hand it would make a grant hold again that has ended, under a clock that was set back."""
+    lake = Lake.create(str(tmp_path / "lake"))
+    config = load_config(lake=lake.uri)
+    now = datetime.now(UTC)
+    record(lake, [GRANT])
+    with writing(config, "test") as context:
+        store = context.lake.store
+        rows = {"events": [1], "runs": [], "leases": []}
+        kind, sign = (
+            ("review" if "kind" in forged else "clock-accepted"),
+            None if "signature" in forged else context.sign,
+        )
+        key = append_audit(lake, kind, rows, sign)
+        store.write("clock-accepted.json", json.dumps(rows if forged == "a list" else {"record": key}).encode())
+        assert AcceptedClock.of(lake) == AcceptedClock()
+        earlier = now - timedelta(days=20)
+        assert present_time(lake, ledger_rows(lake)[0], earlier) > earlier
+        assert accept_clock(context, earlier).events == (1,)
+        assert AcceptedClock.of(lake).events == (1,)
+        assert present_time(lake, ledger_rows(lake)[0], earlier) == earlier

@@ -10,6 +10,7 @@ import facelake
 from facelake.config import Config, load_config
 from facelake.errors import ConfigError
 from facelake.nightly import run_night, writing
+from facelake.partitions import in_partition
 from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.governance.processing_register import require_assessment
 
@@ -49,6 +50,34 @@ def test_no_stage_runs_without_an_assessment(tmp_path: Path) -> None:
     for stage in ("admit", "embed", "cluster", "publish", "report"):
         with pytest.raises(ConfigError, match="impact assessment"):
             run_night(config, only=[stage])
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u200b\u00a0"])
+def test_a_blank_is_no_assessment(tmp_path: Path, blank: str) -> None:
+    with pytest.raises(ConfigError, match="dpia"):
+        load_config(lake=str(tmp_path / "lake"), overrides={"governance.dpia": blank})
+    assert load_config(overrides={"governance.dpia": " DPIA-1 "}).governance.dpia == "DPIA-1"
+
+
+@pytest.mark.parametrize("name", ["signing_key", "hash_key"])
+@pytest.mark.parametrize("where", ["lake/keys/key", "link/key", "lake/../lake/key"])
+def test_a_key_file_inside_the_lake_is_refused(tmp_path: Path, name: str, where: str) -> None:
+    """Whoever copies the lake would have what its hashes and signatures rest on."""
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "lake")
+    for lake, more in (
+        (tmp_path / "lake", {}),
+        (tmp_path / "lake", {"gallery.partition_by": "source_id", "partition": "a"}),
+    ):
+        config = load_config(lake=str(lake), overrides={f"governance.{name}": str(tmp_path / where), **more})
+        with pytest.raises(ConfigError, match="inside the lake"), writing(in_partition(config), "test"):
+            pass
+    assert not any((tmp_path / "lake").rglob("*"))
+    outside = load_config(
+        lake=str(tmp_path / "lake"), overrides={f"governance.{name}": str(tmp_path / "lake-keys/key")}
+    )
+    with writing(outside, "test") as context:
+        context.signer()
 
 
 def test_a_host_without_one_of_the_pinned_keys_makes_none(tmp_path: Path) -> None:
