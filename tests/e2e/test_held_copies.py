@@ -148,6 +148,12 @@ def test_a_lease_without_its_record_and_a_record_without_its_lease_are_found(con
         store.write(key, data)
     assert problems(context) == []
     shutil.rmtree(Path(context.lake.uri, "leases"))
+    with pytest.raises(Refused, match=f"lost lease {lease}"):
+        export_gallery(context, str(tmp_path / "b"), P, " GATE-7")
+    other = export_gallery(context, str(tmp_path / "c"), P, "gate-8")["lease_id"]
+    erased = erase(context, Request.of(subjects=["person-3"]))
+    assert erased.not_acknowledged == ["gate-7", "gate-8"]
+    mark_returned(context.lake, other)
     assert any(f"leases: table leases lacks {lease}" in problem for problem in problems(context))
 
 

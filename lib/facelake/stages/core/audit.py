@@ -84,13 +84,13 @@ def records(lake: Lake) -> Iterator[tuple[str, bytes]]:
 
 
 def trusted_records(lake: Lake, keys: Collection[str] = ()) -> Iterator[dict[str, Any]]:
-    """Yield the records whose content counts, in order: those with a valid signature by one of some keys.
+    """Yield the records whose content counts, the newest first: those with a valid signature by one of some keys.
 
     Without keys there is nothing to check signatures against, and every record counts. What is no record is left out:
     `audit_faults` reports it.
     """
-    for item in lake.store.list(_FOLDER):
-        record = _parsed(lake.store.read(item.key))
+    for _, data in records(lake):
+        record = _parsed(data)
         if record is not None and isinstance(record.get("body"), dict) and (not keys or _signed(record, keys)):
             yield record
 

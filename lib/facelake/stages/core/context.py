@@ -94,6 +94,14 @@ class Context:
             self.lease.check()
 
 
+def accepted_keys(config: Config) -> list[str]:
+    """Return the fingerprints that signatures are checked against: the config's, or that of this host's key, if any."""
+    path = Path(config.governance.signing_key).expanduser()
+    if config.governance.trusted_keys or not path.exists():
+        return config.governance.trusted_keys
+    return [Signer.load_or_create(path).fingerprint]
+
+
 Details = Mapping[str, object]
 """JSON values by name"""
 

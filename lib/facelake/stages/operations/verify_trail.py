@@ -8,16 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from facelake.config import Config
-from facelake.erase import Signer
 from facelake.stages.admission.ledger_head import Pin, ledger_rows
 from facelake.stages.core.audit import SIGNED_BY_ANOTHER, audit_faults, trusted_records
-from facelake.stages.core.context import Context
+from facelake.stages.core.context import Context, accepted_keys
 from facelake.stages.erasure.notes import pending
 from facelake.stages.governance.processing_register import (
     PENDING,
@@ -27,7 +24,7 @@ from facelake.stages.governance.processing_register import (
     parse_register,
     register_is_signed,
 )
-from facelake.stages.sharing.leases import leases
+from facelake.stages.sharing.leases import HANDED_OUT, leases
 
 _ACCEPTED = "ledger-accepted"
 _REWRITES = (_ACCEPTED, "erasure", "erasure-cancelled")
@@ -35,19 +32,11 @@ _REWRITES = (_ACCEPTED, "erasure", "erasure-cancelled")
 _UNREADABLE = (ValueError, KeyError, TypeError, OverflowError)
 
 
-def pinned_keys(config: Config) -> list[str]:
-    """Return the fingerprints that signatures are checked against: the config's, or that of this host's key, if any."""
-    path = Path(config.governance.signing_key).expanduser()
-    if config.governance.trusted_keys or not path.exists():
-        return config.governance.trusted_keys
-    return [Signer.load_or_create(path).fingerprint]
-
-
 def check_audit(context: Context, counts: dict[str, int]) -> Iterator[str]:
     """The hash chain of the audit records is intact and signed by a pinned key; records of processing are those whose
     digests it has.
     """
-    keys = pinned_keys(context.config)
+    keys = accepted_keys(context.config)
     counts["pinned_keys"] = len(keys)
     if not keys and any(context.lake.store.list("audit")):
         what = (
@@ -79,10 +68,10 @@ def _registers(context: Context, keys: list[str]) -> Iterator[str]:
     """Every record of processing is signed, and is the one whose digest the audit trail has; an erasure may have
     redacted it since. The digests may be of any record: what a forged one names is a fault anyway.
     """
-    digests = {}
+    digests = dict[str, Any]()
     for record in trusted_records(context.lake):
-        if isinstance(record["body"].get("register"), str):
-            digests[record["body"]["register"]] = record["body"].get("sha256")
+        if isinstance(name := record["body"].get("register"), str):
+            digests.setdefault(name, record["body"].get("sha256"))
     present = set()
     for item in context.lake.store.list(REGISTER):
         data = context.lake.store.read(item.key)
@@ -130,8 +119,7 @@ def _ledger_fault(context: Context, rows: pa.Table) -> str | None:
 
 def _since_accepted(context: Context) -> Iterator[dict[str, Any]]:
     """Yield the records with pins, the newest first, down to the last in which an operator accepted what is there."""
-    records = [*trusted_records(context.lake, pinned_keys(context.config))]
-    for record in reversed(records):
+    for record in trusted_records(context.lake, accepted_keys(context.config)):
         if "ledger" in record["body"] or "suppression" in record["body"]:
             yield record
         if record.get("kind") == _ACCEPTED:
@@ -171,8 +159,8 @@ def check_leases(context: Context, counts: dict[str, int]) -> Iterator[str]:
     held = {lease.lease_id: lease for lease in leases(context.lake)}
     counts["leases"] = len(held)
     recorded = set()
-    for record in trusted_records(context.lake, pinned_keys(context.config)):
-        if record.get("kind") in ("export", "push"):
+    for record in trusted_records(context.lake, accepted_keys(context.config)):
+        if record.get("kind") in HANDED_OUT:
             recorded.add(str(record["body"].get("lease_id")))
     for name, lease in held.items():
         if name not in recorded and not lease.returned:

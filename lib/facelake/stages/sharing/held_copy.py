@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from facelake.config import Config
+from facelake.corpus_config import CorpusSection
 from facelake.errors import Refused
 from facelake.lake.lake import Lake, has_lake
 from facelake.lake.store import open_store
+from facelake.partitions import all_partitions_uri
 from facelake.publish.leases import FeedLease
 from facelake.stages.core.partition_names import partitions_of
 from facelake.stages.sharing.leases import lease_time, leases, owed_by
@@ -56,8 +58,11 @@ def refuse_stale_copy(config: Config, copy: HeldCopy) -> None:
 
 def _lakes(config: Config) -> Iterator[Lake]:
     """Open the lake of the config; with partitions, all of them: the copy says of which it is."""
-    partitioned = config.gallery.partition_by is not None
-    for one in partitions_of(config).values() if partitioned else [config]:
+    several = [config]
+    if config.gallery.partition_by is not None:
+        whole = {"lake": all_partitions_uri(config), "partition": None, "corpus": CorpusSection()}
+        several = list(partitions_of(config.model_copy(update=whole)).values())
+    for one in several:
         if has_lake(open_store(one.lake, one.s3)):
             yield Lake.open(one.lake, one.s3, one.governance.hash_key)
 

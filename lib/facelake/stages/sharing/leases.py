@@ -18,8 +18,12 @@ from facelake.stages.admission.accepted_clock import AcceptedClock, newest
 from facelake.stages.admission.ledger import present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import last_withdrawal
+from facelake.stages.core.audit import trusted_records
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.targets import KEEPS
+
+HANDED_OUT = ("export", "push")
+"""kinds of audit records of what first left under a lease"""
 
 
 def leases(lake: Lake) -> list[FeedLease]:
@@ -49,12 +53,12 @@ def what_is_owed(lake: Lake, now: datetime) -> dict[str, str]:
 
 
 def recipients_that_owe(lake: Lake, now: datetime) -> list[str]:
-    """Return the recipients with a lease that was recalled, has ended or is behind an erasure or a withdrawal; sorted,
-    distinct.
+    """Return the recipients with a lease that was recalled, has ended or is behind an erasure or a withdrawal, and
+    those with one that was lost; sorted, distinct.
     """
     held = leases(lake)
     owed = _owed(lake, held, lease_time(lake, now))
-    return sorted({lease.recipient for lease in held if lease.lease_id in owed})
+    return sorted({lease.recipient for lease in held if lease.lease_id in owed} | set(_lost(lake, held).values()))
 
 
 def databases_that_owe(lake: Lake, now: datetime) -> list[dict[str, str]]:
@@ -96,9 +100,16 @@ def issue(
         ledger_seq: newest event of the ledger by which they were chosen.
 
     Raises:
-        Refused: the recipient owes an action on an earlier lease.
+        Refused: the recipient owes an action on an earlier lease, or has one that table `leases` lost.
     """
     refuse_debtor(lake, terms.recipient, now)
+    for name, recipient in _lost(lake, leases(lake)).items():
+        if recipient_key(recipient) == recipient_key(terms.recipient):
+            what = (
+                f"{terms.recipient!r} gets no further export: table leases has lost lease {name}, so that nobody knows"
+            )
+            next_step = "restore the table from a backup; `facelake verify` compares it with the audit trail"
+            raise Refused(f"{what} what is owed", where=f"{lake.uri}/leases", next_step=next_step)
     facts = {
         "lease_id": "lease-" + secrets.token_hex(6),
         "recipient": terms.recipient,
@@ -231,6 +242,18 @@ def _owed(lake: Lake, held: list[FeedLease], now: datetime) -> dict[str, str]:
 def owed_by(lake: Lake, lease: FeedLease, now: datetime) -> str | None:
     """Return what the recipient of a lease owes at a time of `lease_time`; None for nothing."""
     return _owed(lake, [lease], now).get(lease.lease_id)
+
+
+def _lost(lake: Lake, held: list[FeedLease]) -> dict[str, str]:
+    """Return leases that table `leases` lacks, although the audit trail says what left under them: recipients by lease
+    id. Reads the whole trail.
+    """
+    known, lost = {lease.lease_id for lease in held}, dict[str, str]()
+    for record in trusted_records(lake):
+        name, recipient = record["body"].get("lease_id"), record["body"].get("recipient")
+        if record.get("kind") in HANDED_OUT and isinstance(recipient, str) and name not in known:
+            lost[str(name)] = recipient
+    return lost
 
 
 def _find(lake: Lake, held: list[FeedLease], lease_id: str) -> FeedLease:

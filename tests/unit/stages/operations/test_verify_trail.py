@@ -20,12 +20,15 @@ from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
 from facelake.lake.suppression import SuppressionList
 from facelake.nightly import reading, writing
+from facelake.stages.admission import ledger_trail
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.ledger import Entry, accept_ledger, record
 from facelake.stages.admission.ledger_head import Pin, pin_for_audit, write_pin
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult
+from facelake.stages.erasure import stage
+from facelake.stages.erasure.notes import PENDING as UNFINISHED
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
 from facelake.stages.governance import processing_register
@@ -124,6 +127,43 @@ def test_a_rewritten_ledger_is_found_after_the_host_has_pinned_it(config: Config
     assert any("events were recorded" in problem for problem in found(config))
     record(lake, [Entry(EventKind.GRANT, Scope.SOURCE, "another", (P,), "b")])  # as many events as before
     assert any("not those that were recorded" in problem for problem in found(config))
+
+
+def test_a_run_does_not_decide_by_a_rewritten_ledger(config: Config) -> None:
+    """Restored from a backup, it is believed once an operator has accepted it."""
+    lake = withdrawn(config)
+    with writing(config, "test") as context:
+        admit(context)
+        without_withdrawals(lake)
+        with pytest.raises(Corrupt, match="pinned by the audit trail"):
+            admit(context)
+        accept_ledger(lake)
+        append_audit(lake, "review", pin_for_audit(lake))  # not signed
+        with pytest.raises(Corrupt, match="pinned by the audit trail"):
+            admit(context)
+        append_audit(lake, "ledger-accepted", pin_for_audit(lake), context.sign)
+        assert admit(context).counts["admitted"] == 2
+
+
+def test_a_run_decides_by_a_ledger_that_an_unfinished_erasure_has_rewritten(config: Config) -> None:
+    assert UNFINISHED == ledger_trail._UNFINISHED
+    with writing(config, "test") as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "person-ann000", (P,), "person-ann000 signed")])
+        processed(context, "b")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage, "redact_register", lambda *_: 1 / 0)  # after the ledger was rewritten
+            with pytest.raises(ZeroDivisionError):
+                erase(context, Request.of(subjects=["person-ann000"]))
+        admit(context)
+        without_grants(context.lake)
+        with pytest.raises(Corrupt, match="pinned by the audit trail"):
+            admit(context)
+
+
+def without_grants(lake: Lake) -> None:
+    rows = lake["ledger"].read().sort_by("seq")
+    lake["ledger"].replace_all(rows.slice(0, rows.num_rows - 1))
+    write_pin(lake, Pin.of(lake["ledger"].read().sort_by("seq")))
 
 
 def test_a_restored_ledger_that_was_accepted_is_no_fault(config: Config) -> None:
