@@ -14,6 +14,8 @@ SHORT_REFERENCES = (
     "photos, faces and embeddings of these people were searched for"
 )
 
+SHORT_IDS = "photo id(s) of fewer than 3 bytes, which occur by chance"
+
 WITHOUT_PIECES = (
     "photo(s) of which no part was searched for: they lie outside of the lake, were not there any more, or consist of "
     "areas of one colour; a copy of such a file is found by its name only"
@@ -40,6 +42,7 @@ def certificate(
     coincidences: Mapping[str, int] | None = None,
     copies_kept: int = 0,
     short_references: int = 0,
+    short_ids: int = 0,
     without_pieces: int = 0,
     erased_before: int = 0,
     controller: str | None = None,
@@ -60,6 +63,7 @@ def certificate(
         coincidences: places with the same characters that are not the person's data, such as a recipient of that name.
         copies_kept: photos of equal content under other ids, which the request left in the lake.
         short_references: subject references that are too short to be searched for.
+        short_ids: ids of photos that are too short to be searched for.
         without_pieces: photos of which no part was searched for.
         erased_before: references that an earlier erasure named, whose removed data this one does not know.
         controller: who is responsible, as configured.
@@ -72,6 +76,7 @@ def certificate(
         raise ValueError(f"{residual_hits} residual hits: not certified")
     counted = (
         (short_references, SHORT_REFERENCES),
+        (short_ids, SHORT_IDS),
         (without_pieces, WITHOUT_PIECES),
         (erased_before, ERASED_BEFORE),
     )

@@ -7,6 +7,7 @@ from facelake.errors import Retryable
 from facelake.lake.store import every_object, names_without_objects
 from facelake.stages.admission.known_references import Known
 from facelake.stages.core.context import Context
+from facelake.stages.erasure.notes import Notes
 from facelake.stages.erasure.places import Hits
 from facelake.stages.erasure.request import Targets
 from facelake.stages.erasure.scanning import scan_objects
@@ -29,7 +30,8 @@ def scan_lake(context: Context, targets: Targets) -> tuple[int, Hits]:
     """
     needles = targets.needles()
     for _ in range(_MOST_SCANS):
-        objects = list(every_object(context.lake.store))  # notes too: they are encrypted
+        notes = Notes(context.lake, context.signer()).keys()  # encrypted: short names would occur in them by chance
+        objects = [item for item in every_object(context.lake.store) if item.key not in notes]
         scanned, counts = scan_objects(context.config, context.lake, objects, needles)
         hits = Hits(targets.biometric_needles())
         for name in names_without_objects(context.lake.store):

@@ -98,6 +98,17 @@ class Notes:
             except InvalidTag:
                 yield ident, None
 
+    def keys(self) -> set[str]:
+        """Return the keys of all notes that this signing key can read: nothing of a person is in them in clear."""
+        return {key for key, _ in pending(self.lake) if self._is_note(key)}
+
+    def _is_note(self, key: str) -> bool:
+        try:
+            self._opened(self.lake.store.read(key))
+        except (InvalidTag, FileNotFoundError):
+            return False
+        return True
+
     def _cipher(self) -> AESGCM:
         return AESGCM(self.signer.secret("content of erasure notes"))
 

@@ -16,6 +16,8 @@ from facelake.contracts import SEARCHABLE, Bool, label, reference, references
 from facelake.erase import Bounds, Needles
 from facelake.errors import ConfigError
 
+_LEAST_ID = 3  # bytes of the id of a photo that is searched for
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -119,7 +121,8 @@ class Targets:
         if self.request.purpose:
             return Needles.of(self.faces, self.embeddings)
         named = {*self.request.subjects, *self.subjects} - self.short_references()
-        return Needles.of([*self.faces, *self.images, *named], self.embeddings, self.pieces)
+        images = self.images - self.short_ids()
+        return Needles.of([*self.faces, *images, *named], self.embeddings, self.pieces)
 
     def biometric_needles(self) -> Needles:
         """Return those of `needles` that no other data can equal by chance: embeddings and pieces of photos."""
@@ -130,6 +133,12 @@ class Targets:
         names = {*self.request.subjects, *self.subjects} if not self.request.purpose else set()
         return {name for name in names if len(name.encode()) < SEARCHABLE}
 
+    def short_ids(self) -> set[str]:
+        """Return the ids of photos that the residual scan does not search for, since they occur by chance."""
+        return (
+            {image for image in self.images if len(image.encode()) < _LEAST_ID} if not self.request.purpose else set()
+        )
+
     def text_needles(self) -> Needles:
         """Return what is taken out of free text that people wrote: `needles`, also as a part of file names, and short
         names unless they are numbers.
@@ -137,7 +146,8 @@ class Targets:
         if self.request.purpose:
             return self.needles()
         named = {name for name in (*self.request.subjects, *self.subjects) if name not in self._short_numbers()}
-        return Needles.of([*self.faces, *self.images, *named], bounds=Bounds.WORD)
+        images = self.images - self.short_ids()
+        return Needles.of([*self.faces, *images, *named], bounds=Bounds.WORD)
 
     def _short_numbers(self) -> set[str]:
         return {name for name in self.short_references() if name.isascii() and not name.isalpha()}

@@ -149,6 +149,7 @@ def _removed_and_scanned(context: Context, targets: Targets) -> Note:
     if without_pieces:
         context.emit(Notice("erase", f"{without_pieces} {WITHOUT_PIECES}"))
     scan = {"objects": scanned, "coincidences": dict(hits.coincidences), "without_pieces": without_pieces}
+    scan["short_ids"] = len(targets.short_ids())
     remembered = Targets(targets.request, copies=targets.copies, places=targets.places)
     return Note(remembered, dict(removed), scan)
 
@@ -249,6 +250,7 @@ def _certify(context: Context, note: Note, signer: Signer) -> str:
         coincidences=scan["coincidences"],
         copies_kept=len(note.targets.copies),
         short_references=len(note.targets.short_references()),
+        short_ids=scan["short_ids"],
         without_pieces=scan["without_pieces"],
         erased_before=note.erased_before,
         controller=context.config.governance.controller,

@@ -34,8 +34,7 @@ def float_lists(matrix: F32) -> pa.ListArray:
 
 
 def matrix_of(column: pa.ChunkedArray | pa.Array, dim: int) -> F32:
-    """Return a list column without nulls as rows (n, dim)."""
+    """Return a list column without nulls as rows (n, dim); they may be the column's own memory, which is read-only."""
     flat = pc.list_flatten(column)
     flat = flat.combine_chunks() if isinstance(flat, pa.ChunkedArray) else flat
-    out: F32 = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), dim)
-    return out
+    return np.asarray(flat.to_numpy(zero_copy_only=False), np.float32).reshape(len(column), dim)

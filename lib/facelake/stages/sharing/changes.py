@@ -120,7 +120,8 @@ class Outgoing:
         return pc.and_(pc.invert(pc.is_in(rows["identity_id"], self.withheld)), pa.array(allowed))
 
     def _allowed(self, rows: pa.Table) -> pa.Table:
-        return rows.filter(pc.and_(pc.equal(rows["status"], "active"), self._in_force(rows)))
+        allowed = pc.and_(pc.equal(rows["status"], "active"), self._in_force(rows))
+        return rows if pc.all(allowed).as_py() in (True, None) else rows.filter(allowed)  # vectors are not copied
 
     def _blanked(self, rows: pa.Table) -> pa.Table:
         """Return the rows; active ones that are not in force have status `withheld` and no values."""
