@@ -163,11 +163,11 @@ def test_photos_are_imported_and_processed_by_stages_with_private_files(tmp_path
     assert modes == {0}
 
 
-def test_the_first_example_of_the_page_runs(
+def test_the_first_examples_of_the_page_run(
     demo_template: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs/python-api.md").read_text()
-    example = re.findall(r"```python\n(.*?)```", page, re.S)[0]
+    example = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S)[:2])
     exec(example.replace("facelake-demo/lake", str(demo_template[0])), {})
     assert f"{demo_template[1]['identities']} identities" in capsys.readouterr().out
 

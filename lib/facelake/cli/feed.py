@@ -137,7 +137,10 @@ def feed_push(
         to, recipient=recipient, purpose=purpose, days=days, key=key, exemplars=exemplars, new_lease=new_lease
     )
     counts = ", ".join(f"{name} {result[name]}" for name in ("inserted", "replaced", "deleted", "after"))
-    call.terminal.say(f"{result['state']}: gallery {result['gallery_version']}, {counts} ({result['lease_id']})")
+    version = f"gallery {result['gallery_version']}, " if result["gallery_version"] else ""
+    call.terminal.say(f"{result['state']}: {version}{counts} ({result['lease_id']})")
+    if result["state"] == "emptied":
+        call.terminal.say("later pushes do not fill this target again without --new-lease")
     if result["kept"]:
         call.terminal.say(f"the engine keeps what was deleted in: {result['kept']}")
     call.terminal.result({"ok": True, **result})
