@@ -21,7 +21,7 @@ from facelake.stages.admission.decision_tasks import Rules
 from facelake.stages.admission.index import CorpusIndex, update_index
 from facelake.stages.admission.ledger import ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
-from facelake.stages.admission.ledger_trail import check_ledger_pinned
+from facelake.stages.admission.ledger_trail import check_pinned
 from facelake.stages.admission.shrinking import PRESENCE, Present, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
@@ -35,8 +35,8 @@ def admit(context: Context) -> StageResult:
     Raises:
         ConfigError: the corpus is missing, damaged or lacks columns; nothing was written.
         Refused: the corpus is a withdrawn data set, or a fifth or more of it is missing.
-        Corrupt: the ledger is missing or older than at an earlier decision, or is not the one that the audit trail
-            pinned.
+        Corrupt: the ledger is missing or older than at an earlier decision; or the ledger or a suppression list is
+            not the one that the audit trail pinned.
     """
     config, lake = context.config, context.lake
     corpus = OpenedCorpus(resolve_corpus(config))
@@ -46,7 +46,7 @@ def admit(context: Context) -> StageResult:
     index = update_index(context, corpus)
     events, snapshot = ledger_rows(lake)
     _check_ledger_present(context, snapshot.version)
-    check_ledger_pinned(context, events)
+    check_pinned(context, events)
     ledger, context.ledger_version = ledger_of(events), snapshot.version
     now = _not_before(context, events)
     if snapshot.version < 0:

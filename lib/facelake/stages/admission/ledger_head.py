@@ -104,11 +104,12 @@ def read_pin(lake: Lake) -> Pin | None:
 
 
 def pin_for_audit(lake: Lake) -> dict[str, Any]:
-    """Return the pins of the ledger and of the suppression lists as parts of an audit record; without those that were
-    never written.
+    """Return the pins of the ledger and of the suppression lists, without those that were never written, and the name
+    of the lake, as parts of an audit record.
     """
     pin, lists = read_pin(lake), lake.suppression_pins()
-    return ({"ledger": pin.as_json()} if pin else {}) | ({"suppression": lists} if lists else {})
+    pins = ({"ledger": pin.as_json()} if pin else {}) | ({"suppression": lists} if lists else {})
+    return {"lake": lake.name} | pins
 
 
 def write_pin(lake: Lake, *pins: Pin) -> None:

@@ -65,7 +65,7 @@ def append_audit(lake: Lake, kind: str, body: dict[str, Any], sign: Sign | None 
         if last == head.count + 1:
             unnamed = lake.store.read(_key(last))
             record = _parsed(unnamed)
-            if record and record["previous"] == head.digest and (sign is None or _signed(record, ())):
+            if record and record["previous"] == head.digest and (sign is None or is_signed(record)):
                 _move_head(lake, tag, last, unnamed, sign)
                 continue
         record = {"kind": kind, "at": datetime.now(UTC).isoformat(), "previous": head.digest, "body": body}
@@ -91,7 +91,7 @@ def trusted_records(lake: Lake, keys: Collection[str] = ()) -> Iterator[dict[str
     """
     for _, data in records(lake):
         record = _parsed(data)
-        if record is not None and isinstance(record.get("body"), dict) and (not keys or _signed(record, keys)):
+        if record is not None and isinstance(record.get("body"), dict) and (not keys or is_signed(record, keys)):
             yield record
 
 
@@ -105,7 +105,7 @@ def signed_body(lake: Lake, key: str, kind: str) -> dict[str, Any]:
     record = _parsed(lake.store.read(key)) if _KEY.fullmatch(key) else None
     if record is None or record.get("kind") != kind or not isinstance(record.get("body"), dict):
         raise ValueError(f"{key} is not an audit record of {kind}")
-    if not _signed(record, ()):
+    if not is_signed(record):
         raise ValueError(f"{key} is not signed")
     return dict(record["body"])
 
@@ -160,7 +160,7 @@ def _record_faults(data: bytes, previous: str, keys: Collection[str]) -> Iterato
     if record["previous"] != previous:
         yield "does not contain the digest of the record before it"
     if "signature" in record:
-        if not _signed(record, keys):
+        if not is_signed(record, keys):
             yield _signature_fault(record)
     elif keys:
         yield "is not signed"
@@ -189,7 +189,7 @@ def _read_head(lake: Lake, keys: Collection[str]) -> _Head:
     if type(count) is not int or count < 1 or not isinstance(digest, str) or _encoded(head, None) != data:
         return _Head(0, _UNKNOWN, "is not a valid head")
     if "signature" in head:
-        fault = "" if _signed(head, keys) else _signature_fault(head)
+        fault = "" if is_signed(head, keys) else _signature_fault(head)
     else:
         fault = "is not signed, although the record that it names is" if keys or _names_signed(lake, count) else ""
     return _Head(count, _UNKNOWN if fault else digest, fault)
@@ -224,7 +224,7 @@ def _encoded(value: dict[str, Any], sign: Sign | None) -> bytes:
     return json.dumps(signed, sort_keys=True).encode()
 
 
-def _signed(value: dict[str, Any], keys: Collection[str]) -> bool:
+def is_signed(value: dict[str, Any], keys: Collection[str] = ()) -> bool:
     """Return whether a record or head has a valid signature by one of some keys; no keys: by any."""
     body = {name: part for name, part in value.items() if name != "signature"}
     return any(verify(body, value.get("signature"), key) for key in keys or (None,))
@@ -232,7 +232,7 @@ def _signed(value: dict[str, Any], keys: Collection[str]) -> bool:
 
 def _signature_fault(value: dict[str, Any]) -> str:
     """Describe a signature that is not accepted: it does not fit, or it is by a key that is not trusted."""
-    if not _signed(value, ()):
+    if not is_signed(value):
         return "has a wrong signature"
     return f"{SIGNED_BY_ANOTHER}{value['signature'].get('key')}"
 
