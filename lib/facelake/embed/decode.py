@@ -180,9 +180,11 @@ def _decode_by_pillow(data: bytes, limits: DecodeLimits) -> _Stored:
         check_image(image, data, limits.max_pixels, jpeg, limits.target_px)
         width, height = image.size
         orientation = _orientation(image)
-        if jpeg and image.mode in ("RGB", "L"):
+        if jpeg and image.mode in ("RGB", "L", "CMYK"):
             divisor = _divisor_for(jpeg, width, height, limits)
-            pixels, damaged = _decode_jpeg(data, jpeg, width, height, divisor)
+            stored = "CMYK" if image.mode == "CMYK" else "RGB"
+            pixels, damaged = _decode_jpeg(data, jpeg, (width // divisor, height // divisor), stored)
+            pixels = pixels if stored == "RGB" else _from_cmyk(pixels)
         else:
             pixels = _to_rgb(image, limits.target_px)
     return _Stored(pixels, width, height, stated if orientation == 1 else orientation, damaged)
@@ -258,25 +260,40 @@ def _divisor_for(jpeg: JpegExtent, width: int, height: int, limits: DecodeLimits
     return divisor
 
 
-def _decode_jpeg(data: bytes, jpeg: JpegExtent, width: int, height: int, divisor: int) -> tuple[U8, bool]:
+def _decode_jpeg(data: bytes, jpeg: JpegExtent, least: tuple[int, int], stored: str) -> tuple[U8, bool]:
     """Decode at a reduced scale: libjpeg scales in the DCT domain, far cheaper than decoding at full size.
 
+    Args:
+        data: the file.
+        jpeg: its extent.
+        least: width and height that the decoded photo has at least.
+        stored: RGB or CMYK.
+
     Returns:
-        Pixels (h, w, 3) RGB, and whether the file is damaged.
+        Pixels (h, w, 3) RGB or (h, w, 4) CMYK as stored, and whether the file is damaged.
 
     Raises:
         TooCostly: more than a tenth of the photo is missing.
         Exception: the decoder cannot decode it at all.
     """
-    sizes = {"min_height": height // divisor, "min_width": width // divisor}
+    options = {"fastdct": False, "fastupsample": False, "min_width": least[0], "min_height": least[1]}
     try:
-        pixels: U8 = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, **sizes)
+        pixels: U8 = simplejpeg.decode_jpeg(data, stored, **options)
     except ValueError as err:
-        pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=False, **sizes)
+        pixels = simplejpeg.decode_jpeg(data, stored, strict=False, **options)
         if "remature" in str(err) or not jpeg.complete:
-            _check_missing(pixels, jpeg)
+            _check_missing(pixels if stored == "RGB" else pixels[..., 3:], jpeg)  # black is stored as it is coded
         return pixels, True
     return pixels, False
+
+
+def _from_cmyk(pixels: U8) -> U8:
+    """RGB (h, w, 3) from CMYK (h, w, 4) as JPEGs store it, by Adobe's convention: 255 is no ink. As Pillow does."""
+    out = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for top in range(0, len(pixels), _STRIP):
+        strip = pixels[top : top + _STRIP].astype(np.uint16)
+        out[top : top + _STRIP] = (strip[..., :3] * strip[..., 3:] + 127) // 255
+    return out
 
 
 def _check_missing(pixels: U8, jpeg: JpegExtent) -> None:
@@ -302,7 +319,7 @@ def divisor_of(width: int, height: int, target_px: int) -> int:
 
 def _to_rgb(image: Image.Image, target_px: int) -> U8:
     """RGB pixels (h, w, 3), strip by strip, reduced before conversion: full-size copies would take hundreds of MB."""
-    if image.format == "JPEG":  # CMYK and other modes: DCT scaling by Pillow
+    if image.format == "JPEG":  # of another mode: DCT scaling by Pillow
         image.draft(None, (target_px or image.width, target_px or image.height))
     image.seek(0)
     image.load()

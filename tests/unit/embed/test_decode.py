@@ -60,6 +60,26 @@ def test_modes_become_rgb(gradient: Image.Image, mode: str) -> None:
         assert np.abs(photo.pixels[..., 0].astype(int) - np.asarray(gradient.convert("L"))).max() <= 1
 
 
+def test_a_cmyk_jpeg_is_as_pillow_decodes_it(gradient: Image.Image) -> None:
+    data = encoded(gradient.convert("CMYK"), "JPEG", quality=95)
+    photo = decode(data, LIMITS)
+    assert isinstance(photo, Photo)
+    assert np.array_equal(photo.pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert not photo.damaged
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+def test_a_jpeg_of_which_a_little_is_missing_is_damaged_and_one_of_which_much_is_is_not_decoded(mode: str) -> None:
+    pixels = np.random.default_rng(3).integers(0, 255, (160, 240, 3), np.uint8)
+    data = encoded(Image.fromarray(pixels).convert(mode), "JPEG", quality=90)
+    photo = decode(data[: len(data) * 97 // 100], LIMITS)
+    assert isinstance(photo, Photo)
+    assert photo.damaged
+    lost = decode(data[: len(data) * 60 // 100], LIMITS)
+    assert isinstance(lost, Undecoded)
+    assert "of the photo is missing" in lost.detail
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_as_pillow_does_it(gradient: Image.Image, orientation: int) -> None:
     exif = Image.Exif()
