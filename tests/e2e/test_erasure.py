@@ -22,7 +22,8 @@ from facelake.erase import verify as verify_signature
 from facelake.errors import Corrupt
 from facelake.lake.lake import Lake
 from facelake.nightly import run_night, writing
-from facelake.stages.admission.import_images import Grant, import_folder, write_corpus_file
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder, write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.audit import append_audit

@@ -16,7 +16,8 @@ from facelake.contracts import EventKind, Scope, Verdict
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.lake import Lake
 from facelake.nightly import reading, run_night, writing
-from facelake.stages.admission.import_images import Grant, import_folder, write_corpus_file
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder, write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.erasure.cancelling import cancel_erasure
 from facelake.stages.erasure.notes import PENDING, Notes, pending

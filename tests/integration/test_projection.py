@@ -12,7 +12,8 @@ from facelake.embed import Pack
 from facelake.errors import Refused
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
-from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder
 from facelake.stages.embedding.cost_projection import Projection, check_budget, project
 from facelake.stages.embedding.embed import embed
 from facelake.stages.embedding.plan import plan

@@ -29,7 +29,7 @@ from facelake.api.values import (
 )
 from facelake.contracts import Covers, EventKind, Scope, SourceClass, Verdict
 from facelake.publish.leases import FeedLease
-from facelake.stages.admission.import_images import Grant
+from facelake.stages.admission.import_grants import Grant
 from facelake.stages.admission.ledger import Entry
 from facelake.stages.core.context import StageResult
 from facelake.stages.erasure.request import Request

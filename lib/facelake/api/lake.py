@@ -31,7 +31,8 @@ from facelake.events import Listener, fan_out, ignore_events
 from facelake.lake.store import read_text
 from facelake.nightly import run_night
 from facelake.partitions import in_partition
-from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.erasure.cancelling import cancel_erasure
 from facelake.stages.erasure.request import Request

@@ -45,7 +45,8 @@ from facelake.errors import ConfigError
 from facelake.events import Event, StageProgress
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
-from facelake.stages.admission.import_images import Grant, import_folder, photos_of
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder, photos_of
 from facelake.stages.embedding.embed import embed
 from facelake.stages.models.model_cards import card_of_pack, write_card
 from facelake.stages.models.registry import check_terms, load_pack

@@ -38,7 +38,8 @@ from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
-from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder
 from facelake.stages.clustering.full import FullClustering
 from facelake.stages.clustering.source import LocalFiles
 from facelake.stages.clustering.work import Work

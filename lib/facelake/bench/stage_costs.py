@@ -29,7 +29,8 @@ from facelake.events import Event, StageProgress
 from facelake.lake.data_files import plain
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
-from facelake.stages.admission.import_images import Grant, import_folder, write_corpus_file
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder, write_corpus_file
 from facelake.stages.admission.ledger import Entry, evidence_digest, record
 from facelake.stages.clustering.stage import cluster
 from facelake.stages.core.context import Context

@@ -133,7 +133,8 @@ def demo(
     from facelake.demo import build_demo
     from facelake.lake.lake import is_demo
     from facelake.nightly import writing
-    from facelake.stages.admission.import_images import Grant, import_folder
+    from facelake.stages.admission.import_grants import Grant
+    from facelake.stages.admission.import_images import import_folder
     from facelake.stages.core.hash_keys import without_hash_key
 
     settings = without_hash_key(call.config())
@@ -196,7 +197,8 @@ def import_(
     from facelake.lake.lake import has_lake
     from facelake.lake.store import open_store
     from facelake.nightly import writing
-    from facelake.stages.admission.import_images import Grant, check_source, import_folder
+    from facelake.stages.admission.import_grants import Grant
+    from facelake.stages.admission.import_images import check_source, import_folder
     from facelake.stages.governance.processing_register import require_assessment_to_import
 
     terminal, settings = call.terminal, call.config()

@@ -7,24 +7,17 @@ import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facelake.admit import decide
 from facelake.admit.lineage import Lineages
 from facelake.config import Config
 from facelake.contracts import (
     CORPUS,
-    REFUSED_CLASSES,
     SEARCHABLE,
-    Covers,
-    EventKind,
-    Refusal,
-    Scope,
-    SourceClass,
     label,
     reference,
 )
@@ -36,10 +29,10 @@ from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import plain
 from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
+from facelake.stages.admission.import_grants import Grant, record_grant, refuse_mistyped, refuse_other_basis
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled, count_photos, subject_in
 from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash
-from facelake.stages.admission.known_references import Known, as_seen, withdrawn_as_seen
-from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.admission.known_references import as_seen, withdrawn_as_seen
 from facelake.stages.admission.withdrawn_datasets import (
     load_lineages,
     refuse_declared,
@@ -61,18 +54,6 @@ _SHORT = f"with a subject reference of fewer than {SEARCHABLE} bytes, which eras
 _ABSENT = (
     "imported earlier and no longer there, they stay in the lake (`facelake erase --image ID` removes one for good)"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """The legal basis of the folder's photos as the operator states it."""
-
-    basis: str
-    purposes: tuple[str, ...] = ()
-    evidence: str = ""
-    exemption: str = ""
-    covers: Covers = Covers.EVERYONE
-    source_class: SourceClass | None = None
 
 
 @dataclass(slots=True)
@@ -131,8 +112,8 @@ def import_folder(
     refuse_retracted_names((source_id, origin.name), origin.location, names, origin.property_text(), lineages)
     refuse_declared(origin.location, origin.sidecars(files), lineages)
     if grant is not None:
-        _refuse_mistyped(context, grant)
-        _refuse_other_basis(context, source_id, grant)
+        refuse_mistyped(context, grant)
+        refuse_other_basis(context, source_id, grant)
     total = count_photos(origin, compiled(person_from))
     run = StageRun(context, "import", total, "photos")
     copy = _Copy(
@@ -155,7 +136,7 @@ def import_folder(
         context.emit(Notice("import", line))
     counts["skipped"] += origin.left_out.counts.total()
     counts["files"] += origin.left_out.counts.total()
-    counts["granted"] = int(grant is not None and _grant(context, source_id, grant))
+    counts["granted"] = int(grant is not None and record_grant(context, source_id, grant))
     must_add_up("import", ("files", counts["files"]), *((name, counts[name]) for name in _OUTCOMES))
     left_out = {f"skipped_{reason.replace(' ', '_')}": n for reason, n in sorted(origin.left_out.counts.items())}
     if not any(counts[name] for name in ("imported", "replaced", "named", "granted")):
@@ -350,75 +331,6 @@ def _with_digest(row: dict[str, object]) -> dict[str, object]:
     if not isinstance(image, bytes) or "content_sha256" in row:
         return row
     return row | {"content_sha256": hashlib.sha256(image).hexdigest()}
-
-
-def _grant(context: Context, source_id: str, grant: Grant) -> bool:
-    """Record the grant for purposes without one; a repeated import does not renew a withdrawn or expired grant."""
-    purposes = grant.purposes or (context.config.purpose,)
-    ledger = read_ledger(context.lake)
-    verdicts = {p: decide(ledger, source_id, None, p, context.now).reason for p in purposes}
-    needed = [p for p, reason in verdicts.items() if reason in (Refusal.NO_BASIS, Refusal.OTHER_PURPOSE)]
-    for purpose, reason in verdicts.items():
-        if reason is not None and purpose not in needed:
-            reason_text = f"the basis of {source_id!r} for {purpose!r} is {reason}, and importing does not renew it"
-            context.emit(Notice("import", f"{reason_text}: see `facelake ledger grant`"))
-    if needed:
-        evidence = evidence_digest(grant.evidence or f"import of source {source_id}")
-        event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
-        record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
-    own = context.config.purpose
-    if own not in verdicts and not decide(ledger, source_id, None, own, context.now).admitted:
-        what = f"no grant of {source_id!r} names {own!r}, the purpose of this config: its photos will be refused"
-        next_step = f"`facelake ledger grant --source {source_id} --purpose {own} --basis ...` records one"
-        context.emit(Notice("import", f"{what}. {next_step}; or change `purpose` in the config"))
-    return bool(needed)
-
-
-def _refuse_mistyped(context: Context, grant: Grant) -> None:
-    """Refuse a grant that is recorded for good and does not permit what the run needs.
-
-    Raises:
-        ConfigError: a purpose nearly equals a known one; or the class is refused, so that no photo would be processed.
-    """
-    if grant.source_class in REFUSED_CLASSES:
-        what = f"photos of class {grant.source_class} are never processed, and no later event lifts this"
-        next_step = "give contributed, commissioned, archive or research; or leave these photos out"
-        raise ConfigError(what, where="--class", next_step=next_step)
-    known = Known.of_records(context.config, context.lake)
-    for item in known.unknown("purpose", grant.purposes or (context.config.purpose,)):
-        if item.certain:
-            next_step = (
-                "correct it; a new purpose of that name is recorded by `facelake ledger grant --even-if-unknown`"
-            )
-            where = "--purpose" if grant.purposes else "purpose (of the config)"
-            raise ConfigError(f"the lake has {item}; nothing was imported", where=where, next_step=next_step)
-
-
-def _refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
-    """Refuse new photos for a source whose recorded basis is another: they would stand under a statement that was not
-    made for them.
-
-    Raises:
-        ConfigError: basis or evidence differ from those of the source's newest grant for one of the purposes.
-    """
-    purposes = set(grant.purposes or (context.config.purpose,))
-    events = context.lake["ledger"].read(["seq", "kind", "scope", "key", "purposes", "basis", "evidence_sha256"])
-    own = [
-        row
-        for row in events.sort_by("seq").to_pylist()
-        if (row["kind"], row["scope"], reference(row["key"])) == (EventKind.GRANT, Scope.SOURCE, reference(source_id))
-        and purposes & set(row["purposes"] or ())
-    ]
-    if not own:
-        return
-    standing = own[-1]
-    stated = evidence_digest(grant.evidence) if grant.evidence else standing["evidence_sha256"]
-    if (standing["basis"], standing["evidence_sha256"]) != (grant.basis, stated):
-        other = "another evidence" if standing["basis"] == grant.basis else f"the basis {standing['basis']!r}"
-        what = f"source {source_id!r} was recorded with {other}; new photos would stand under it"
-        next_step = "give these photos a source of their own (--source NAME); if it holds for all photos of this one, "
-        next_step += "leave --basis out here and record it with `facelake ledger grant`"
-        raise ConfigError(what, where="--basis", next_step=next_step)
 
 
 def photos_of(folder: str) -> list[Path]:

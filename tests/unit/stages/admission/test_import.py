@@ -20,7 +20,8 @@ from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission import import_images
-from facelake.stages.admission.import_images import Grant, import_folder
+from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_images import import_folder
 from facelake.stages.admission.import_sources import ImportSource, compiled
 from facelake.testing.servers import Server
 from tests.conftest import run_cli

@@ -1,0 +1,94 @@
+"""The legal basis that an import states for its photos: checked before anything is copied, recorded afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from facelake.admit import decide
+from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, reference
+from facelake.errors import ConfigError
+from facelake.events import Notice
+from facelake.stages.admission.known_references import Known
+from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.core.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The legal basis of the folder's photos as the operator states it."""
+
+    basis: str
+    purposes: tuple[str, ...] = ()
+    evidence: str = ""
+    exemption: str = ""
+    covers: Covers = Covers.EVERYONE
+    source_class: SourceClass | None = None
+
+
+def record_grant(context: Context, source_id: str, grant: Grant) -> bool:
+    """Record the grant for purposes without one; a repeated import does not renew a withdrawn or expired grant."""
+    purposes = grant.purposes or (context.config.purpose,)
+    ledger = read_ledger(context.lake)
+    verdicts = {p: decide(ledger, source_id, None, p, context.now).reason for p in purposes}
+    needed = [p for p, reason in verdicts.items() if reason in (Refusal.NO_BASIS, Refusal.OTHER_PURPOSE)]
+    for purpose, reason in verdicts.items():
+        if reason is not None and purpose not in needed:
+            reason_text = f"the basis of {source_id!r} for {purpose!r} is {reason}, and importing does not renew it"
+            context.emit(Notice("import", f"{reason_text}: see `facelake ledger grant`"))
+    if needed:
+        evidence = evidence_digest(grant.evidence or f"import of source {source_id}")
+        event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
+        record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
+    own = context.config.purpose
+    if own not in verdicts and not decide(ledger, source_id, None, own, context.now).admitted:
+        what = f"no grant of {source_id!r} names {own!r}, the purpose of this config: its photos will be refused"
+        next_step = f"`facelake ledger grant --source {source_id} --purpose {own} --basis ...` records one"
+        context.emit(Notice("import", f"{what}. {next_step}; or change `purpose` in the config"))
+    return bool(needed)
+
+
+def refuse_mistyped(context: Context, grant: Grant) -> None:
+    """Refuse a grant that is recorded for good and does not permit what the run needs.
+
+    Raises:
+        ConfigError: a purpose nearly equals a known one; or the class is refused, so that no photo would be processed.
+    """
+    if grant.source_class in REFUSED_CLASSES:
+        what = f"photos of class {grant.source_class} are never processed, and no later event lifts this"
+        next_step = "give contributed, commissioned, archive or research; or leave these photos out"
+        raise ConfigError(what, where="--class", next_step=next_step)
+    known = Known.of_records(context.config, context.lake)
+    for item in known.unknown("purpose", grant.purposes or (context.config.purpose,)):
+        if item.certain:
+            next_step = (
+                "correct it; a new purpose of that name is recorded by `facelake ledger grant --even-if-unknown`"
+            )
+            where = "--purpose" if grant.purposes else "purpose (of the config)"
+            raise ConfigError(f"the lake has {item}; nothing was imported", where=where, next_step=next_step)
+
+
+def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
+    """Refuse new photos for a source whose recorded basis is another: they would stand under a statement that was not
+    made for them.
+
+    Raises:
+        ConfigError: basis or evidence differ from those of the source's newest grant for one of the purposes.
+    """
+    purposes = set(grant.purposes or (context.config.purpose,))
+    events = context.lake["ledger"].read(["seq", "kind", "scope", "key", "purposes", "basis", "evidence_sha256"])
+    own = [
+        row
+        for row in events.sort_by("seq").to_pylist()
+        if (row["kind"], row["scope"], reference(row["key"])) == (EventKind.GRANT, Scope.SOURCE, reference(source_id))
+        and purposes & set(row["purposes"] or ())
+    ]
+    if not own:
+        return
+    standing = own[-1]
+    stated = evidence_digest(grant.evidence) if grant.evidence else standing["evidence_sha256"]
+    if (standing["basis"], standing["evidence_sha256"]) != (grant.basis, stated):
+        other = "another evidence" if standing["basis"] == grant.basis else f"the basis {standing['basis']!r}"
+        what = f"source {source_id!r} was recorded with {other}; new photos would stand under it"
+        next_step = "give these photos a source of their own (--source NAME); if it holds for all photos of this one, "
+        next_step += "leave --basis out here and record it with `facelake ledger grant`"
+        raise ConfigError(what, where="--basis", next_step=next_step)
