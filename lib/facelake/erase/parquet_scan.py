@@ -35,39 +35,44 @@ def leaves(data: bytes, budget: Budget) -> Iterator[pa.Array]:
     """
     try:
         metadata = pq.read_metadata(io.BytesIO(data))
-        encoded = sorted({column.path_in_schema for column in _chunks(metadata) if _has_dictionary(column)})
+        chunks = list(_chunks(metadata))
+        if any(_explodes(chunk) for chunk in chunks):
+            raise Unsearchable
+        encoded = sorted({chunk.path_in_schema for chunk in chunks if _has_dictionary(chunk)})
+        shared = {chunk.path_in_schema for chunk in chunks if _SHARED_PREFIXES in chunk.encodings}
+        paths = list(dict.fromkeys(chunk.path_in_schema for chunk in chunks))
+        flat = [path for path in paths if "." not in path and path not in shared]
+        nested = [path for path in paths if "." in path and path not in shared]
+        every = list(range(metadata.num_row_groups))
         with pq.ParquetFile(io.BytesIO(data), metadata=metadata, read_dictionary=encoded) as file:
-            for number in range(metadata.num_columns):
+            yield from _read(file, flat, every)
+            for group in every:  # Arrow cannot join dictionaries of several row groups inside of lists
                 try:
-                    yield from _of_column(file, number, budget)
-                except pa.ArrowNotImplementedError:  # a kind of nesting that Arrow cannot read with dictionaries
+                    yield from _read(file, nested, [group])
+                except pa.ArrowNotImplementedError:  # a kind of nesting that it cannot read with dictionaries
                     with pq.ParquetFile(io.BytesIO(data), metadata=metadata) as plain:
-                        yield from _of_column(plain, number, budget, most_rows=_LEAST_ROWS)
+                        yield from _read(plain, nested, [group], _LEAST_ROWS)
+            for leaf in (leaf for path in sorted(shared) for leaf in _read(file, [path], every, 1)):
+                budget.charge(leaf.nbytes)
+                yield leaf
     except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
         raise Unsearchable from err
 
 
-def _of_column(file: pq.ParquetFile, number: int, budget: Budget, most_rows: int = _MOST_ROWS) -> Iterator[pa.Array]:
-    metadata = file.metadata
-    chunks = [metadata.row_group(group).column(number) for group in range(metadata.num_row_groups)]
-    if not chunks:
+def _read(file: pq.ParquetFile, paths: list[str], groups: list[int], most_rows: int = _MOST_ROWS) -> Iterator[pa.Array]:
+    """Yield the plain values of some columns in some row groups."""
+    if not paths or not groups:
         return
-    packed, size = (sum(getattr(c, f"total_{name}_size") for c in chunks) for name in ("compressed", "uncompressed"))
-    if any(_explodes(chunk) for chunk in chunks):
-        raise Unsearchable
-    counted = any(_SHARED_PREFIXES in chunk.encodings for chunk in chunks)
-    rows = min(max(_BATCH_BYTES * metadata.num_rows // max(size, packed, 1), _LEAST_ROWS), most_rows)
-    nested = "." in chunks[0].path_in_schema  # Arrow cannot join dictionaries of several row groups inside of lists
-    for groups in [[group] for group in range(len(chunks))] if nested else [list(range(len(chunks)))]:
-        for batch in file.iter_batches(1 if counted else rows, groups, columns=[chunks[0].path_in_schema]):
-            for leaf in (leaf for column in batch.columns for leaf in _plain(column)):
-                if counted:
-                    budget.charge(leaf.nbytes)
-                yield leaf
+    chunks = [chunk for chunk in _chunks(file.metadata, groups) if chunk.path_in_schema in paths]
+    size = sum(max(chunk.total_uncompressed_size, chunk.total_compressed_size) for chunk in chunks)
+    rows = sum(file.metadata.row_group(group).num_rows for group in groups)
+    at_once = min(max(_BATCH_BYTES * rows // max(size, 1), _LEAST_ROWS), most_rows)
+    for batch in file.iter_batches(min(at_once, most_rows), groups, columns=paths):
+        yield from (leaf for column in batch.columns for leaf in _plain(column))
 
 
-def _chunks(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
-    for group in range(metadata.num_row_groups):
+def _chunks(metadata: pq.FileMetaData, groups: list[int] | None = None) -> Iterator[pq.ColumnChunkMetaData]:
+    for group in range(metadata.num_row_groups) if groups is None else groups:
         yield from (metadata.row_group(group).column(column) for column in range(metadata.num_columns))
 
 

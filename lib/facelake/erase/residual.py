@@ -13,10 +13,10 @@ import pyarrow as pa
 from facelake.contracts import I64
 from facelake.erase import parquet_scan
 from facelake.erase.needles import Needles
-from facelake.erase.unpacking import Budget, Unsearchable, is_archive, may_be_packed, unpacked
+from facelake.erase.unpacking import Budget, Unsearchable, is_archive, packed_heads, unpacked
 
 _NESTED = 4  # levels of archives in archives that are unpacked
-_FIRST = np.array([may_be_packed(byte) for byte in range(256)])
+_HEADS = packed_heads()
 
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
@@ -95,7 +95,10 @@ def _hit_values(leaf: pa.Array, needles: Needles, depth: int, budget: Budget) ->
     hit = set(at[spans[:, 1] <= edges[at + 1]].tolist())
     # photos too: their metadata may name people
     at = np.searchsorted(edges, needles.in_text(data, edges), side="right") - 1
-    return hit.union(at.tolist(), _in_packed_values(data, edges, needles, depth, budget))
+    hit.update(at.tolist())
+    if depth and any(is_kind(leaf.type) for is_kind in _BINARY):  # packed bytes are no text
+        hit |= _in_packed_values(data, edges, needles, depth, budget)
+    return hit
 
 
 def _in_packed_values(data: memoryview, edges: I64, needles: Needles, depth: int, budget: Budget) -> set[int]:
@@ -104,11 +107,11 @@ def _in_packed_values(data: memoryview, edges: I64, needles: Needles, depth: int
     A value that cannot be unpacked is not searched further: it may come from whoever supplies photos, and must not
     prevent erasures.
     """
-    begins = edges[:-1][np.diff(edges) > 8]
-    first = np.frombuffer(data, np.uint8)[begins]
-    hit = set()
-    for at in np.flatnonzero(_FIRST[first]) if depth else ():
-        number = int(np.searchsorted(edges, begins[at], side="right")) - 1
+    raw, hit = np.frombuffer(data, np.uint8), set[int]()
+    long = np.flatnonzero(np.diff(edges) > 8)
+    begins = edges[long]
+    heads = raw[begins].astype(np.int64) << 8 | raw[begins + 1]
+    for number in long[_HEADS[heads]].tolist():
         value = bytes(data[edges[number] : edges[number + 1]])
         try:
             if any(_in_object(content, needles, depth - 1, budget) for _, content in unpacked(value, budget)):

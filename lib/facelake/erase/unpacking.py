@@ -10,7 +10,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+
+from facelake.contracts import Bool
 
 _MOST_BYTES = 1 << 28  # that one object may unpack to
 _BLOCK = 1 << 16
@@ -18,7 +21,7 @@ _ARROW = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"))
 _GZIP, _BZIP2, _XZ, _PNG = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x89PNG\r\n\x1a\n"
 _ZIP_MEMBER, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 _ZLIB = bytes(window << 4 | 8 for window in range(8))  # first bytes: deflate with a window of 256 B to 32 KiB
-_FIRST = frozenset(_ZLIB) | {magic[0] for magic in (_GZIP, _BZIP2, _XZ, _PNG, _ZIP_MEMBER, *dict(_ARROW))}
+_MAGICS = (_GZIP, _BZIP2, _XZ, _PNG, _ZIP_MEMBER, *dict(_ARROW))
 _FAULTS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError, ValueError)
 
 
@@ -48,14 +51,18 @@ class Budget:
             raise Unsearchable
 
 
-def may_be_packed(first: int) -> bool:
-    """Return whether a packed object, or one with packed texts, may begin with this byte."""
-    return first in _FIRST
+def packed_heads() -> Bool:
+    """Return with which pairs of bytes (65,536,), as numbers with the first byte high, a packed object may begin."""
+    heads = np.zeros(1 << 16, bool)
+    heads[[int.from_bytes(magic[:2], "big") for magic in _MAGICS]] = True
+    zlib_heads = np.arange(1 << 16)
+    heads |= np.isin(zlib_heads >> 8, list(_ZLIB)) & (zlib_heads % 31 == 0)
+    return heads
 
 
 def is_archive(data: bytes) -> bool:
     """Return whether an object says of itself that it is compressed."""
-    return data.startswith((_GZIP, _BZIP2, _XZ, _ZIP_MEMBER, *dict(_ARROW)))
+    return data.startswith(tuple(magic for magic in _MAGICS if magic != _PNG))
 
 
 def unpacked(data: bytes, budget: Budget) -> Iterator[tuple[str, bytes]]:
