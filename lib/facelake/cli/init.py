@@ -101,6 +101,8 @@ def init(
     if "://" not in lake:
         # so that the config names the same lake in whichever folder a command runs
         lake = str(Path(lake).expanduser().absolute())
+    if corpus is not None and "://" not in corpus:
+        corpus = str(Path(corpus).expanduser().absolute())
     answers = Answers(place, lake, corpus, purpose, dpia, controller, endpoint_url, ray_address, spark_master)
     if place is not Place.CLUSTER and (no_check or not _has_lake_without_key(lake, endpoint_url)):
         answers = replace(answers, hash_key=USUAL_HASH_KEY)
@@ -139,11 +141,7 @@ def config_text(answers: Answers) -> str:
         "# facelake config, written by `facelake init`. Unknown keys are errors; docs/configuration.md has all.",
         "# This file must not contain secrets: credentials come from the environment.",
         _line("lake", answers.lake, "a directory or s3://bucket/prefix"),
-        _line(
-            "corpus",
-            answers.corpus,
-            "photos that are already stored, never written; null: what `facelake import` copies",
-        ),
+        *_corpus_lines(answers.corpus),
         _line("purpose", answers.purpose, "only photos with a grant for it are processed"),
         "",
         "governance:",
@@ -177,6 +175,19 @@ def config_text(answers: Answers) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _corpus_lines(corpus: str | None) -> list[str]:
+    if corpus is None:
+        return [_line("corpus", None, "photos that are already stored; null: what `facelake import` copies")]
+    return [
+        "corpus:",
+        _line("  uri", corpus, "photos that are already stored, never written"),
+        "  # where a photo's source and person stand, unless its table has these columns (docs/image-stores.md):",
+        "  # columns:",
+        "  #   source_id: {regex: '^([^/]+)/'}         # the first folder of the path; or {constant: NAME}",
+        "  #   subject_ref: {regex: '([^/]+)\\.jpg$'}   # by which a person's photos are found and erased",
+    ]
+
+
 def _line(key: str, value: str | int | None, meaning: str) -> str:
     """Return one key with its comment. A JSON string is a YAML string, but for line ends that YAML would fold."""
     text = _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
@@ -188,9 +199,10 @@ def next_steps(file: str, answers: Answers) -> list[str]:
     config = f"-c {shlex.quote(file)}"
     steps = [] if answers.dpia else [f"# set governance.dpia in {file}: runs are refused without it"]
     if answers.corpus:
+        steps.append(f"# look at corpus.columns in {file}: where the source and the person of a photo stand")
+        steps.append(f"facelake plan {config}")
         grant = f"facelake ledger grant {config} --create-lake --source SOURCE"
         steps.append(f"{grant} --purpose {shlex.quote(answers.purpose)} --basis 'signed release'")
-        steps.append(f"facelake plan {config}")
     elif not Path(answers.lake).expanduser().joinpath("corpus").is_dir():  # photos may have been imported before
         known = "--person-from '^(.+)_'"  # by which a person is found and erased
         steps.append(f"facelake import PHOTOS {config} --basis 'signed release' {known}")

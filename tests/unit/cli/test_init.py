@@ -34,7 +34,7 @@ def test_every_answer_is_in_the_config_as_given(place: Place, lake: str) -> None
         "s3://photos/2026",
         reference(HOSTILE),
     )  # a purpose is a reference
-    assert (config.governance.dpia, config.governance.controller) == (HOSTILE, HOSTILE)
+    assert (config.governance.dpia, config.governance.controller) == (reference(HOSTILE), HOSTILE)
     assert config.s3.endpoint_url == "http://127.0.0.1:8333"
     assert (config.ray.address == "auto") == (config.spark.master.startswith("spark://")) == (place is Place.CLUSTER)
     assert all("#" in line for line in text.splitlines() if ": " in line)

@@ -22,6 +22,7 @@ from facelake.stages.admission.index import CorpusIndex, update_index
 from facelake.stages.admission.ledger import ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.ledger_trail import check_pinned
+from facelake.stages.admission.named_subjects import check_subjects_found
 from facelake.stages.admission.shrinking import PRESENCE, Present, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
@@ -44,6 +45,7 @@ def admit(context: Context) -> StageResult:
     refuse_retracted_corpus(corpus, lineages)
     run = StageRun(context, "admit", 0, "images")
     index = update_index(context, corpus)
+    without_subject = check_subjects_found(context)
     events, snapshot = ledger_rows(lake)
     _check_ledger_present(context, snapshot.version)
     check_pinned(context, events)
@@ -72,7 +74,7 @@ def admit(context: Context) -> StageResult:
     counts |= {f"refused_{reason}": count for reason, count in sorted(totals.items())}
     must_add_up("admit", ("read", counts["read"]), ("admitted", admitted), ("refused", counts["refused"]))
     counts |= {"hashed": index.hashed, "left_out": index.left_out.counts.total(), "left_out_erased": index.erased}
-    counts |= {"emptied": emptied} if emptied else {}
+    counts |= without_subject | ({"emptied": emptied} if emptied else {})
     removes = [file for name, file in known.items() if name not in decided.kept]
     _check_corpus_size(context, before, removes, index)
     if not context.accept_loss:

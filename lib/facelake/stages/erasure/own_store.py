@@ -7,6 +7,7 @@ operator, and the certificate counts them: it does not claim that they are gone.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +16,18 @@ import pyarrow as pa
 
 from facelake.contracts import DataFileName
 from facelake.errors import ConfigError, Refused
+from facelake.events import Notice
 from facelake.lake.corpora.detect import CorpusSpec, resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
 from facelake.lake.tables import Table
+from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index_tasks import forget
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Targets
 
+_NAMED = 5  # photos that are named in a notice
 _IDS = ["image_id", "source_id", "subject_ref"]
 
 
@@ -36,13 +40,19 @@ def find_in_index(context: Context, targets: Targets) -> None:
 def find_places(context: Context, targets: Targets) -> None:
     """Add the places of photos outside the lake: of the index, and of the store itself, as an earlier erasure may have
     removed them from the index.
+
+    Raises:
+        ConfigError: the corpus is not where the config says: nobody could tell which photos are left there.
     """
     if targets.request.purpose or owns_corpus(context.config):
         return
     try:
         spec = resolve_corpus(context.config)
-    except ConfigError:
-        return  # there is no corpus any more
+    except ConfigError as err:
+        what = f"the corpus cannot be read, so that the photos that are left in it are not known: {err.what}"
+        next_step = "mount it, or run in the folder from which `corpus` in the config leads to it; "
+        next_step += "if it is gone for good, take `corpus` out of the config"
+        raise ConfigError(what, where=err.where, next_step=next_step) from err
     for rows in _named_rows(context, spec):
         hit = rows.filter(pa.array(targets.hits(rows)))
         targets.images.update(v for v in hit["image_id"].to_pylist() if v)
@@ -73,33 +83,44 @@ def _place(spec: CorpusSpec, row: dict[str, object]) -> str:
     return f"{spec.root}/{row['corpus_file']} row {row['corpus_row']} ({row['image_id']})"
 
 
-def delete_places(context: Context, targets: Targets) -> int:
+def delete_places(context: Context, targets: Targets) -> Counter[str]:
     """Delete the photos where the config allows it; those that are left stay in `targets.places`.
 
     Left are also photos of which another name would keep the bytes, and those outside of the corpus: whoever writes a
     manifest could otherwise have any file deleted.
 
-    Returns the number of photos deleted.
+    Returns:
+        `own_store_deleted`, and `own_store_not_found`: photos that the lake knew and that are not at their place. They
+        were deleted before, or moved; they are in `targets.places` no more.
     """
+    counts = Counter(own_store_deleted=0)
     if not targets.places or context.config.corpus.on_erase != "delete":
-        return 0
+        return counts
     spec = resolve_corpus(context.config)
     if not spec.listed:
-        return 0
+        return counts
     photos = PhotoReader(OpenedCorpus(spec).store, spec.s3)
-    deleted = set()
+    done, missing = set[str](), []
     for place in sorted(targets.places):
         context.check_lease()
         if not _is_only_ours(spec, place):
             continue
         try:
             store, key = photos.locate(place)
-            store.purge(key)
-            deleted.add(place)
+            there = store.stat(key) is not None
+            store.purge(key)  # earlier versions of an object that was deleted are purged too
         except (*UNREADABLE, Refused):
             continue
-    targets.places -= deleted
-    return len(deleted)
+        done.add(place)
+        counts["own_store_deleted"] += there
+        missing += [] if there else [place]
+    targets.places -= done
+    if missing:
+        shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
+        text = f"{counted(len(missing), 'photo')} of the index {'is' if len(missing) == 1 else 'are'} not at the place"
+        context.emit(Notice("erase", f"{text} any more: {shown}. Delete them yourself if they were moved"))
+        counts["own_store_not_found"] = len(missing)
+    return counts
 
 
 def _is_only_ours(spec: CorpusSpec, place: str) -> bool:

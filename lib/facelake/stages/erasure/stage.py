@@ -223,7 +223,7 @@ def _remove_all(context: Context, targets: Targets) -> Counter[str]:
     _blank_admissions(context, targets)
     _step(context, 4)
     removed["corpus_rows"] = _blank_corpus(context, targets)
-    removed["own_store_deleted"] = delete_places(context, targets)
+    removed.update(delete_places(context, targets))
     removed["own_store_left"] = len(targets.places)
     blank_index(context, targets)
     removed["register"] = redact_register(context, targets.needles(), in_text)

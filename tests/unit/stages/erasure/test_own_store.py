@@ -12,6 +12,7 @@ import pytest
 
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
+from facelake.errors import ConfigError
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.ledger import Entry, record
@@ -63,3 +64,52 @@ def test_a_manifest_cannot_have_any_file_deleted(form: str, tmp_path: Path) -> N
     assert (outside / "other.jpg").read_bytes() == b"somebody else's"
     assert not (photos / "own.jpg").exists()
     assert [Path(place).name for place in done.left_to_delete if "other" in place] == ["other.jpg"]
+
+
+def test_photos_that_were_moved_are_not_counted_as_deleted(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        (photos / f"{PERSON}_{number}.jpg").write_bytes(str(number).encode())
+    columns = {"subject_ref": {"regex": "(person-[0-9]+)"}, "source_id": {"constant": "school"}}
+    given = {"corpus.uri": str(photos), "corpus.columns": columns, "corpus.on_erase": "delete"}
+    settings, notes = load_config(lake=str(tmp_path / "lake"), overrides=given), list[str]()
+    with writing(settings, "test", lambda event: notes.append(str(event))) as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "school", (P,), "b")])
+        admit(context)
+        (photos / f"{PERSON}_1.jpg").rename(tmp_path / "elsewhere.jpg")
+        photos.rename(tmp_path / "moved")
+        with pytest.raises(ConfigError, match="the corpus cannot be read"):
+            erase(context, Request.of(subjects=[PERSON]))
+        photos.mkdir()  # an empty mount point
+        with pytest.raises(ConfigError, match="the corpus cannot be read"):
+            erase(context, Request.of(subjects=[PERSON]))
+        photos.rmdir()
+        (tmp_path / "moved").rename(photos)
+        done = erase(context, Request.of(subjects=[PERSON]))
+        removed = json.loads(context.lake.store.read(done.certificate))["body"]["removed"]
+    counts = {name: removed[f"own_store_{name}"] for name in ("deleted", "not_found", "left")}
+    assert counts == {"deleted": 2, "not_found": 1, "left": 0}
+    assert list(photos.iterdir()) == []
+    assert any(f"1 photo of the index is not at the place any more: {PERSON}_1.jpg" in note for note in notes)
+
+
+def test_a_rule_that_finds_nobody_is_refused_and_photos_without_a_person_are_named(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("200001_a.jpg", "200002_a.jpg", "scan.jpg"):
+        (photos / name).write_bytes(name.encode())
+
+    def admitted(regex: str) -> list[str]:
+        columns = {"subject_ref": {"regex": regex}, "source_id": {"constant": "school"}}
+        given, notes = {"corpus.uri": str(photos), "corpus.columns": columns}, list[str]()
+        settings = load_config(lake=str(tmp_path / "lake"), overrides=given)
+        with writing(settings, "test", lambda event: notes.append(str(event))) as context:
+            record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "school", (P,), "b")])
+            admit(context)
+        return notes
+
+    with pytest.raises(ConfigError, match=r"finds no person in any of 3 photos, such as 200001_a\.jpg"):
+        admitted(r"(\d{7})_")
+    assert any("1 photo of 3 without a subject reference, such as scan.jpg" in note for note in admitted(r"(\d{6})_"))
+    assert not any("without a subject reference" in note for note in admitted(r"(\d{6})_"))
