@@ -129,7 +129,7 @@ def run_night(
     Args:
         config: the checked config.
         emit: listener for progress events.
-        only: names of stages to run; empty: all.
+        only: names of stages to run; empty: all. A report that is named is written even if nothing changed.
         wait_s: seconds to wait for another writer.
         rebase: run a full clustering; identities keep their ids as far as their faces stay together.
         accept_loss: go on although a large share of the admitted photos lost their basis.
@@ -161,6 +161,7 @@ def run_night(
         observed(context, observers) as run,
     ):
         context.lineage, context.rebase, context.accept_loss = lineage, rebase, accept_loss
+        context.report_anyway = "report" in only
         context.signer()  # fails before any work
         finished = finish_erasures(context)
         if {"embed", "cluster"} & set(chosen):

@@ -186,7 +186,7 @@ class Terminal:
         rows.append(["total", f"{sum(result.seconds for result in results):,.1f} s", ""])
         self.table("stages of this run", ["stage", "took", "counts"], rows)
         for result in results:
-            if result.stage == "report" and not result.skipped:
+            if result.stage == "report":
                 act, look = result.counts["to_act_on"], result.counts["to_look_at"]
                 alerts = [f"{act} with action required"] * bool(act) + [f"{look} to check"] * bool(look)
                 self.say(f"alerts in the report: {', '.join(alerts)}" if alerts else "no alerts in the report")
@@ -200,6 +200,11 @@ class Terminal:
         """Print a line on stderr, also with --json; with --quiet print nothing."""
         if not self.quiet:
             self._say(f"[yellow]note[/] {escape(printable(text))}")
+
+    def alert(self, message: str, report: str) -> None:
+        """Print on stderr, also with --json and --quiet, why a run whose work is done ends with exit code 1."""
+        self.close()
+        self._say(escape(printable(f"alert: {message.rstrip('.')}; report: {report}")))
 
     def result(self, body: Mapping[str, Any]) -> None:
         """With --json print the result as one JSON object, the last line of stdout."""

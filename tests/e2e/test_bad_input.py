@@ -13,7 +13,7 @@ import pytest
 from facelake.config import Config
 from facelake.stages.models.registry import cache_folder
 from facelake.testing.servers import Server
-from tests.conftest import SHARED, run_cli
+from tests.conftest import SHARED, run_cli, run_json
 from tests.e2e.test_london import assessed
 
 
@@ -244,3 +244,28 @@ def test_a_night_without_a_photo_fails_on_demand(tmp_path: Path) -> None:
         done = run_cli("nightly", "-c", config, "--lake", lake, "--json", *options)
         assert (done.returncode, json.loads(done.stdout)["ok"]) == (code, True)
         assert json.loads(done.stdout)["stages"]["report"]["to_act_on"] == 1
+    quiet = run_cli("nightly", "-c", config, "--lake", lake, "--quiet", "--fail-on-alert")
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    (line,) = quiet.stderr.splitlines()  # a job's log says why it failed
+    alert = f"alert: Every photo was refused; no photo may be processed; report: {lake}/reports/latest.html"
+    assert line.startswith(f"{alert} [")
+    said = run_cli("nightly", "-c", config, "--lake", lake)
+    assert "alerts in the report: 1 with action required" in said.stdout.splitlines()
+    assert run_json("report", "-c", config, "--lake", lake)["stages"]["report"]["pages"] == 1  # asked for by name
+    run_json(
+        "ledger",
+        "grant",
+        "--source",
+        "fotos",
+        "--purpose",
+        "identity-grouping",
+        "--basis",
+        "b",
+        "--even-if-unknown",
+        "-c",
+        config,
+        "--lake",
+        lake,
+    )
+    told = run_cli("nightly", "-c", config, "--lake", lake).stderr
+    assert "The grant for 'fotos' covers no photo; the corpus has 'photos'." in told

@@ -14,7 +14,7 @@ import pytest
 from facelake.config import load_config
 from facelake.contracts import Refusal
 from facelake.erase import verify as signature_holds
-from facelake.errors import ConfigError, Corrupt, Refused
+from facelake.errors import ConfigError, Corrupt, Refused, VersionGone
 from facelake.lake.lake import Lake
 from facelake.matcher import Gallery
 from facelake.nightly import writing
@@ -25,7 +25,7 @@ from facelake.stages.erasure.stage import erase
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.operations.verify import verify
 from facelake.stages.sharing.changes import changes_since
-from facelake.stages.sharing.export import export_gallery, send_changes
+from facelake.stages.sharing.export import export_gallery, send_changes, show
 from facelake.stages.sharing.leases import acknowledge, leases, mark_returned, recall, what_is_owed
 from facelake.vectors import embedding_matrix
 from tests.conftest import run_cli, run_json
@@ -61,6 +61,8 @@ def test_an_erasure_is_owed_until_it_is_acknowledged(demo_lake: Path, tmp_path: 
         assert not (tmp_path / "c").exists()
         copy = copy_of(tmp_path / "a")
         fresh = export_gallery(context, str(tmp_path / "d"), P, "gate-9")
+        with pytest.raises(VersionGone, match=r"^gallery 1 can no longer be read"):  # the erasure purged its tables
+            show(context.lake, None, 1)
         assert replayed(copy, context.lake, first["gallery_version"]) == copy_of(tmp_path / "d")
         assert copy_of(tmp_path / "d") != copy
         assert replayed(replayed(copy, context.lake, 1), context.lake, 1) == copy_of(tmp_path / "d")
@@ -146,6 +148,12 @@ def test_a_matcher_refuses(demo_lake: Path, tmp_path: Path) -> None:
         Gallery.open(str(tmp_path / "nothing"))
 
 
+def reported(lake: str) -> int:
+    """The number of alerts to act on, after a run by which `--fail-on-alert` judges."""
+    done = run_json("nightly", "--fail-on-alert", "--lake", lake, code=1)
+    return int(done["stages"]["report"]["to_act_on"])
+
+
 def test_recalled_and_ended_leases(demo_lake: Path, tmp_path: Path) -> None:
     lake = str(demo_lake)
     issued = run_json("gallery", "export", "--out", str(tmp_path / "a"), "--purpose", P, "--recipient", "gate", "--lake", lake)  # fmt: skip
@@ -159,7 +167,11 @@ def test_recalled_and_ended_leases(demo_lake: Path, tmp_path: Path) -> None:
     assert row["state"] == "was recalled and is not returned"
     assert row["owes"] == "was recalled and is not returned"
     assert run_cli("feed", "leases", "--lake", lake).stdout.count("recalled") == 2  # the state, and what is owed
+    assert reported(lake) == reported(lake) == 2  # nothing but the lease changed since the demo's run, which had one
+    page = (demo_lake / "reports/latest.html").read_text()
+    assert f"1 export with an overdue answer: gate ({issued['lease_id']}) was recalled" in page
     run_json("feed", "return", issued["lease_id"], "--lake", lake)
+    assert reported(lake) == reported(lake) == 1
     with writing(load_config(lake=lake), "test") as context:
         export_gallery(context, str(tmp_path / "b"), P, "gate", days=1)
         (_, lease) = leases(context.lake)

@@ -354,3 +354,5 @@ def test_the_command(demo_lake: Path, tmp_path: Path) -> None:
     assert (result["state"], result["after"]) == ("copied", result["inserted"])
     (lease,) = run_json("feed", "leases", "--lake", lake)["leases"]
     assert (lease["lease_id"], lease["owes"]) == (result["lease_id"], None)
+    table = run_cli("feed", "leases", "--lake", lake).stdout.splitlines()
+    assert "identities  gallery at issue  gallery acknowledged  state" in table[1]

@@ -43,12 +43,15 @@ def test_errors_are_counted_on_both_sides_of_a_similarity() -> None:
 def test_people_are_counted_by_their_identities() -> None:
     pairs = [("ann", "1"), ("ann", "1"), ("bo", "2"), ("bo", "3"), ("cy", "4"), ("di", "4"), ("ed", "5"), ("ed", "4")]
     everyone = ["ann", "bo", "cy", "di", "ed", "flo", "ann"]
-    found = People.of(everyone, pairs)
-    assert found == People(people=6, absent=1, right=1, divided=2, mixed=3)  # Ed is divided and mixed
+    found = People.of(everyone, pairs)  # Ed is divided and mixed
+    assert found == People(people=6, absent=1, right=1, divided=2, mixed=3, absent_names=["flo"])
     assert found.in_words().endswith(
-        "2 divided between identities, 3 mixed with others, 1 without a face in an identity"
+        "2 divided between identities, 3 mixed with others, 1 without a face in an identity: flo"
     )
-    assert People.of([], []) == People(0, 0, 0, 0, 0)
+    many = People.of([f"p{number:02d}" for number in range(30)], [("p00", "1")])
+    assert many.in_words().endswith("29 without a face in an identity: " + ", ".join(many.absent_names) + " and 9 more")
+    assert many.absent_names == [f"p{number:02d}" for number in range(1, 21)]
+    assert People.of([], []) == People(0, 0, 0, 0, 0, [])
 
 
 def test_a_small_lake_is_told_what_its_labels_show(demo_lake: Path, tmp_path: Path) -> None:
@@ -63,7 +66,14 @@ def test_a_small_lake_is_told_what_its_labels_show(demo_lake: Path, tmp_path: Pa
     shown = run_cli("gallery", "accuracy", "--labels", str(labels), "--lake", str(demo_lake)).stdout
     assert "labels: 48 comparisons of different people" in shown
     assert shown.startswith("3 labelled people: 3 in one identity of their own, 0 divided between identities, 0 mixed")
-    assert found["labels"]["in_gallery"] == {"people": 3, "absent": 0, "right": 3, "divided": 0, "mixed": 0}
+    assert found["labels"]["in_gallery"] == {
+        "people": 3,
+        "absent": 0,
+        "right": 3,
+        "divided": 0,
+        "mixed": 0,
+        "absent_names": [],
+    }
     labels.write_text("\n".join(["photo,name", *rows]))
     error = run_json("gallery", "accuracy", "--labels", str(labels), "--lake", str(demo_lake), code=2)["error"]
     assert error["what"] == "the labels need the columns image and person; the first line is 'photo,name'"

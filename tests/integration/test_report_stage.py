@@ -146,6 +146,33 @@ def test_exports_with_an_overdue_answer(context: Context) -> None:
     assert messages[0].startswith("2 exports with an overdue answer: gate (c) was recalled")
 
 
+def test_a_report_is_written_again_when_what_recipients_owe_may_change(context: Context) -> None:
+    """By an event of a lease, and by the day: a lease or grant comes near its end, or ends."""
+    now = context.now
+    lease = {"lease_id": "a", "recipient": "gate", "purpose": "p", "issued_at": now, "expires_at": now + timedelta(60), "gallery_version": 1, "identities": 20, "recorded_at": now, "recorded_by": "me"}  # fmt: skip
+    entry = Entry(EventKind.GRANT, Scope.SUBJECT, "nobody", ("p",), "b", destroy_by=now + timedelta(200))
+    record(context.lake, [entry])
+    assert not report(context).skipped
+
+    def written(*events: tuple[int, str], days: int = 0) -> tuple[bool, int]:
+        if events:
+            context.lake["leases"].append([lease | {"seq": seq, "event": event} for seq, event in events])
+        context.now = now + timedelta(days)
+        result = report(context)
+        assert report(context).counts["to_act_on"] == result.counts["to_act_on"]  # as before, without a new page
+        assert report(context).skipped
+        return not result.skipped, result.counts["to_act_on"]
+
+    assert written((1, "issued")) == (True, 0)
+    assert written(days=29) == (False, 0)
+    assert written(days=31) == (True, 0)  # ends within 30 days
+    assert written(days=61) == (True, 1)  # has ended
+    assert written((2, "returned"), days=61) == (True, 0)
+    assert written((3, "issued"), (4, "recalled"), days=0) == (True, 1)
+    assert written((5, "returned")) == (True, 0)
+    assert written(days=171) == (True, 0)  # the grant's date of destruction is within 30 days
+
+
 def test_a_run_is_compared_with_the_ten_before_it(context: Context) -> None:
     """Of fifteen runs in the table, eleven are on the page; the alerts use the same ones."""
     table = context.lake["drift"]

@@ -251,6 +251,9 @@ def test_a_run_ends_with_a_table_and_the_alerts(capsys: pytest.CaptureFixture[st
     ]
     Terminal().run_summary([StageResult("report", {"pages": 1, "to_act_on": 0, "to_look_at": 0}, 0.5)])
     assert capsys.readouterr().out.splitlines()[-1] == "no alerts in the report"
+    known = StageResult("report", {"pages": 0, "to_act_on": 1, "to_look_at": 0}, 0.1, skipped=True)
+    Terminal().run_summary([known])
+    assert capsys.readouterr().out.splitlines()[-1] == "alerts in the report: 1 with action required"
 
 
 def test_tables_show_times_to_the_second_and_lists_without_brackets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,15 +17,19 @@ _COLUMNS = (
     "purpose",
     "issued_at",
     "expires_at",
-    "gallery_version",
     "identities",
+    "gallery_version",
     "acknowledged",
 )
+_HEADS = {"gallery_version": "gallery at issue", "acknowledged": "gallery acknowledged"}
 
 
 @command(feed_app, "leases")
 def feed_leases(call: Invocation) -> None:
-    """List every lease and what its recipient still owes."""
+    """List every lease, the gallery version that its recipient has acknowledged, and what the recipient still owes.
+
+    A push acknowledges by itself: that version is what the target holds.
+    """
     now = datetime.now(UTC)
     rows = [
         {name: getattr(state.lease, name) for name in _COLUMNS}
@@ -36,7 +40,8 @@ def feed_leases(call: Invocation) -> None:
     columns = [*_COLUMNS, "state", "owes"]
     for row in (shown := [dict(row) for row in rows]):  # the table has the reason in `owes`
         row["state"] = row["state"] if row["state"] == "in force" else row["state"].removeprefix("was ").split()[0]
-    call.terminal.table("leases", columns, [[row[name] for name in columns] for row in shown])
+    heads = [_HEADS.get(name, name) for name in columns]
+    call.terminal.table("leases", heads, [[row[name] for name in columns] for row in shown])
     call.terminal.result({"ok": True, "leases": rows})
 
 

@@ -68,18 +68,28 @@ def run_stages(
 
     if settings.gallery.partition_by is None or is_partition(settings):
         outcome = {"ok": True, **run(settings)}
-        to_act_on = _to_act_on(outcome)
+        outcomes = [outcome]
     else:
         outcome = _run_partitions(terminal, settings, run)
-        to_act_on = sum(map(_to_act_on, outcome["partitions"].values()))
+        outcomes = list(outcome["partitions"].values())
+    alerts = [alert for one in outcomes if (alert := _first_to_act_on(one))] if fail_on_alert else []
+    for message, report in alerts:
+        terminal.alert(message, report)
     terminal.result(outcome)
-    if not outcome["ok"] or (fail_on_alert and to_act_on):
+    if not outcome["ok"] or alerts:
         raise typer.Exit(1)
 
 
-def _to_act_on(outcome: dict[str, Any]) -> int:
-    """Return how many alerts of a run's report demand action."""
-    return int(outcome.get("stages", {}).get("report", {}).get("to_act_on", 0))
+def _first_to_act_on(outcome: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the first alert of a run's report that demands action, and where the report is; None for no such alert."""
+    report = outcome.get("stages", {}).get("report", {})
+    if not report.get("to_act_on"):
+        return None
+    return report.get("first_alert", "action is required"), _page(outcome["lake"])
+
+
+def _page(lake: str) -> str:
+    return f"{lake.rstrip('/')}/reports/latest.html"
 
 
 def _run_partitions(terminal: Terminal, settings: Config, run: Callable[[Config], dict[str, Any]]) -> dict[str, Any]:
@@ -118,7 +128,7 @@ def _summarised(terminal: Terminal, settings: Config, results: Sequence[StageRes
         summary = {"gallery": gallery.version, "identities": identities, "faces": faces}
         held = f"{counted(faces, 'face')} in {counted(identities, 'identity', 'identities')}"
         terminal.say(f"gallery {gallery.version}: {held}")
-        terminal.say(f"report: {settings.lake.rstrip('/')}/reports/latest.html")
+        terminal.say(f"report: {_page(settings.lake)}")
     counts = {r.stage: {"skipped": r.skipped, "seconds": round(r.seconds, 3), **r.as_json()} for r in results}
     return {"lake": settings.lake, **summary, "stages": counts}
 

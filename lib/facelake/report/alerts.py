@@ -39,6 +39,10 @@ class RunFacts:
 
     read: int = 0
     refused: Mapping[str, int] = field(default_factory=dict)
+    without_basis: Mapping[str, int] = field(default_factory=dict)
+    """photos refused for want of a legal basis, by source; the sources of most photos are enough"""
+    granted_without_photo: Sequence[str] = ()
+    """sources that a grant names and no photo does"""
     refused_before: Sequence[float] = ()
     """shares of photos refused in earlier runs, without those of BY_REQUEST"""
     tried: int = 0
@@ -55,6 +59,8 @@ class RunFacts:
     overdue: int = 0
     """grants past their date of destruction whose photos are still in the corpus"""
     overdue_photos: int = 0
+    erased_in_corpus: int = 0
+    """photos of erased people that are still in the corpus, or in it again"""
     due_soon: int = 0
     """grants that reach their date of destruction within 30 days"""
     owed: Mapping[str, str] = field(default_factory=dict)
@@ -85,13 +91,14 @@ def _admission_alerts(facts: RunFacts) -> Iterator[Alert]:
     refused = sum(facts.refused.values())
     by_request = sum(facts.refused.get(reason, 0) for reason in BY_REQUEST)
     others = refused - by_request
+    mistyped = _mistyped_grants(facts)
     if not facts.read:
         yield Alert(
             LOOK, "The corpus contains no photo.", "Check `corpus` in the config, or `facelake import` a folder."
         )
     elif refused == facts.read:
         message = "Every photo was refused; no photo may be processed."
-        yield Alert(ACT, message, "Check the reasons below and `facelake ledger list`; record grants.")
+        yield Alert(ACT, message, f"Check the reasons below and `facelake ledger list`; record grants.{mistyped}")
     elif _is_unusually_high(others / facts.read, facts.refused_before) and others >= _MIN_COUNT:
         usual = format_share(median(facts.refused_before) or 0, 1)
         besides = f" for other reasons than withdrawal and erasure ({by_request:,} photos)" if by_request else ""
@@ -103,7 +110,18 @@ def _admission_alerts(facts: RunFacts) -> Iterator[Alert]:
         yield Alert(LOOK, message, "If this is not intended, check `facelake ledger list`.")
     if without_basis := facts.refused.get("no_basis", 0):
         message = f"{counted(without_basis, 'photo')} without a recorded legal basis; not opened."
-        yield Alert(KNOW, message, "Record a basis with `facelake ledger grant`, or leave them out of the corpus.")
+        next_step = f"Record a basis with `facelake ledger grant`, or leave them out of the corpus.{mistyped}"
+        yield Alert(KNOW, message, next_step)
+
+
+def _mistyped_grants(facts: RunFacts) -> str:
+    """Return a sentence on grants whose source no photo has, where photos of other sources have no grant."""
+    if not facts.granted_without_photo or not facts.without_basis:
+        return ""
+    named = [", ".join(map(repr, names[:3])) for names in (facts.granted_without_photo, list(facts.without_basis))]
+    one = len(facts.granted_without_photo) == 1
+    granted = f"{'grant' if one else 'grants'} for {named[0]} {'covers' if one else 'cover'} no photo"
+    return f" The {granted}; the corpus has {named[1]}."
 
 
 def _reject_alerts(facts: RunFacts) -> Iterator[Alert]:
@@ -216,6 +234,12 @@ def _governance_alerts(facts: RunFacts) -> Iterator[Alert]:
         message = f"{counted(facts.overdue, 'grant')} past the date of destruction; {photos} still in the corpus."
         next_step = "The faces are already deleted. Delete the photos: `facelake erase`, or in your own store."
         yield Alert(ACT, message, next_step)
+    if count := facts.erased_in_corpus:
+        verb = "is" if count == 1 else "are"
+        message = f"{counted(count, 'photo')} of erased people {verb} still in the corpus."
+        next_step = "No run processes them. Delete them in your store; `corpus.on_erase: delete` lets erasures do it"
+        next_step += " (docs/image-stores.md). In the lake's own corpus: give the same `facelake erase` again."
+        yield Alert(LOOK, message, next_step)
     if facts.due_soon:
         message = f"{counted(facts.due_soon, 'grant')} within {_SOON_DAYS} days of the date of destruction."
         yield Alert(KNOW, message, "Renew them (a new grant with a later contact), or plan the deletion.")

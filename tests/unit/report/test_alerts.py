@@ -35,6 +35,8 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("act", "12 % of the photos were refused; usual is 2.0 %", {"refused": {"expired": 120}}),
     ("look", "More than half of the photos", {"refused": {"expired": 600}, "refused_before": (0.6, 0.6)}),
     ("know", "5 photos without a recorded legal basis", {"refused": {"no_basis": 5}}),
+    ("know", "corpus. The grant for 'shool-2026' covers no photo; the corpus has 'school-2026'.", {"refused": {"no_basis": 5}, "without_basis": {"school-2026": 5}, "granted_without_photo": ["shool-2026"]}),
+    ("know", "corpus. The grants for 'a', 'b', 'c' cover no photo; the corpus has 'd', 'e'.", {"refused": {"no_basis": 5}, "without_basis": {"d": 4, "e": 1}, "granted_without_photo": ["a", "b", "c", "f"]}),
     ("act", "30 % of the new photos were rejected; usual is 5.0 %. Most frequent reason: unreadable", {"rejected": {"unreadable": 40, "no_face": 20}}),
     ("look", "1 photo crashed the worker", {"rejected": {"worker_died": 1}}),
     ("look", "7 faces in no identity", {"ungrouped": 7}),
@@ -54,6 +56,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("look", "drift 0.45 sds, 0.50 allowed", {"history": [run(1), run(2), run(3, drift_sds=0.45)]}),
     ("look", "60 questions in the review queue", {"history": [run(1), run(2), run(3, reviews=60.0)]}),
     ("act", "3 grants past the date of destruction; 14 photos still", {"overdue": 3, "overdue_photos": 14}),
+    ("look", "6 photos of erased people are still in the corpus. No run processes them. Delete them in your store", {"erased_in_corpus": 6}),
     ("know", "1 grant within 30 days of the date of destruction", {"due_soon": 1}),
     ("act", "1 export with an overdue answer: gate (lease-1) was recalled", {"owed": {"gate (lease-1)": "was recalled and is not returned"}}),
     ("know", "2 exports within 30 days", {"leases_ending": 2}),
@@ -70,6 +73,14 @@ def test_photos_of_people_who_have_withdrawn_are_not_an_alarm() -> None:
     [alert] = find_alerts(replace(withdrawn, refused={"withdrawn": 110, "expired": 120}))
     assert alert.level == "act"
     assert "12 % of the photos were refused for other reasons than withdrawal and erasure (110 photos)" in alert.message
+
+
+def test_a_corpus_without_a_grant_is_told_which_grant_covers_no_photo() -> None:
+    facts = replace(ORDINARY, refused={"no_basis": 1000}, granted_without_photo=["shool-2026"])
+    alert, _ = find_alerts(replace(facts, without_basis={"school-2026": 1000}))
+    assert (alert.level, alert.message) == ("act", "Every photo was refused; no photo may be processed.")
+    assert alert.next_step.endswith(" The grant for 'shool-2026' covers no photo; the corpus has 'school-2026'.")
+    assert not [alert for alert in find_alerts(facts) if "shool" in alert.next_step]  # all photos have another reason
 
 
 def test_an_ordinary_run_raises_no_alert() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -25,7 +26,7 @@ from facelake.stages.admission.ledger_trail import check_pinned
 from facelake.stages.admission.named_subjects import check_subjects_found
 from facelake.stages.admission.shrinking import PRESENCE, Present, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus
-from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, must_add_up
+from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
 
 _CLOCK_TOLERANCE = timedelta(minutes=5)
 
@@ -87,7 +88,9 @@ def admit(context: Context) -> StageResult:
                 lake.store.delete(f"{table.name}/{receipt.path}")
             raise
     if not adds and not removes:
-        return run.skip(counts)
+        if index.erased == _erased_before(context):
+            return run.skip(counts)
+        return run.finish(counts, digest_of(snapshot.digest_paths(), before.version))  # the report reads the count
     if before.rows:
         counts |= decision_changes(lake, [file.path for file in removes], [receipt.path for receipt in adds])
     else:
@@ -108,6 +111,12 @@ def _check_ledger_present(context: Context, version: int) -> None:
         if before is not None and before > version:
             what = f"the ledger was lost or reset: decisions are based on version {before}, it is at version {version}"
             raise Corrupt(what, where=f"{context.lake.uri}/ledger", next_step="restore the ledger; nothing was changed")
+
+
+def _erased_before(context: Context) -> int:
+    """Return how many photos of erased people the last recorded admission found in the corpus."""
+    before = last_run(context.lake, "admit")
+    return int(json.loads(before["counts"]).get("left_out_erased", 0)) if before else 0
 
 
 def _not_before(context: Context, events: pa.Table) -> datetime:

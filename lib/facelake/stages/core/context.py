@@ -45,6 +45,8 @@ class Context:
     """run a full clustering even if an incremental one would do"""
     accept_loss: bool = False
     """go on although most of the admitted photos lost their basis since the last run"""
+    report_anyway: bool = False
+    """write the report even if nothing changed since the last one"""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def signer(self) -> Signer:
@@ -131,11 +133,11 @@ class StageRun:
         self._start, self._started_at = time.monotonic(), datetime.now(UTC)
         context.emit(StageStarted(stage, total, unit))
 
-    def skip(self, counts: Mapping[str, int]) -> StageResult:
+    def skip(self, counts: Mapping[str, int], details: Details | None = None) -> StageResult:
         """Report that the input was unchanged; nothing is written."""
         seconds = time.monotonic() - self._start
         self._context.emit(StageFinished(self._stage, seconds, counts, skipped=True))
-        return StageResult(self._stage, counts, seconds, skipped=True)
+        return StageResult(self._stage, counts, seconds, skipped=True, details=details or {})
 
     def finish(self, counts: Mapping[str, int], input_digest: str, details: Details | None = None) -> StageResult:
         """Write the row in `runs` and report the end of the stage."""

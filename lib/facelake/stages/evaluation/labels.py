@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from facelake.errors import ConfigError
+
+_NAMED = 20  # people without a face in an identity whose names are given
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class People:
         right: whose faces are in one identity, without a face of another labelled person.
         divided: whose faces are in several identities.
         mixed: who share an identity with another labelled person; some of them may be divided, too.
+        absent_names: the first of those who are absent, in alphabetical order.
     """
 
     people: int
@@ -40,6 +43,7 @@ class People:
     right: int
     divided: int
     mixed: int
+    absent_names: Sequence[str] = ()
 
     @classmethod
     def of(cls, labelled: Collection[str], pairs: Iterable[tuple[str, str]]) -> People:
@@ -53,13 +57,18 @@ class People:
         divided = {person for person, own in identities.items() if len(own) > 1}
         mixed = {person for person, own in identities.items() if any(len(people[name]) > 1 for name in own)}
         right = identities.keys() - divided - mixed
-        return cls(len(everyone), len(everyone - identities.keys()), len(right), len(divided), len(mixed))
+        absent = sorted(everyone - identities.keys())
+        counts = (len(everyone), len(absent), len(right), len(divided), len(mixed))
+        return cls(*counts, absent_names=absent[:_NAMED])
 
     def in_words(self) -> str:
         """Return the counts as a sentence."""
         people = f"{self.people:,} labelled {'person' if self.people == 1 else 'people'}"
         right = f"{self.right:,} in one identity of their own"
         absent = f", {self.absent:,} without a face in an identity" if self.absent else ""
+        if self.absent_names:
+            more = self.absent - len(self.absent_names)
+            absent += f": {', '.join(self.absent_names)}" + (f" and {more:,} more" if more else "")
         wrong = f"{self.divided:,} divided between identities, {self.mixed:,} mixed with others"
         return f"{people}: {right}, {wrong}{absent}"
 

@@ -39,10 +39,19 @@ class Gallery:
             yield rows
 
     def snapshot(self, table: str) -> Snapshot:
-        """Return the data files of a gallery table as of this version."""
+        """Return the data files of a gallery table as of this version.
+
+        Raises:
+            VersionGone: an erasure or a withdrawal purged it.
+        """
         if table not in PINNED:
             raise ValueError(table)
-        return self.lake[table].snapshot(self.row[f"{table}_version"])
+        try:
+            return self.lake[table].snapshot(self.row[f"{table}_version"])
+        except VersionGone as err:
+            what = f"gallery {self.version} can no longer be read: its history was purged"
+            next_step = "`facelake gallery list` shows which can; erasures and withdrawals remove earlier ones"
+            raise VersionGone(what, where=self.lake.uri, next_step=next_step) from err
 
 
 def list_galleries(lake: Lake) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import EventKind, Refusal
+from facelake.contracts import EventKind, Refusal, Scope, reference, references
 from facelake.lake.sampling import batches
 from facelake.stages.core.context import Context
-from facelake.stages.sharing.leases import leases, what_is_owed
+from facelake.stages.sharing.leases import lease_time, leases, what_is_owed
 
 _SOON = timedelta(days=30)
 
@@ -27,6 +27,10 @@ class AdmissionCounts:
     """refused photos, still in the corpus, of a source or subject whose date of destruction has passed"""
     overdue_grants: int = 0
     due_soon: int = 0
+    without_basis: Counter[str] = field(default_factory=Counter)
+    """photos refused for want of a legal basis, by source"""
+    granted_without_photo: list[str] = field(default_factory=list)
+    """sources that a grant names and no photo does, sorted"""
 
     @property
     def admitted(self) -> int:
@@ -42,6 +46,7 @@ def count_admissions(context: Context) -> AdmissionCounts:
         ("subject_ref", pa.array(sorted(subjects), pa.string())),
     ]
     grants: set[tuple[str, str]] = set()
+    unmatched = _granted_sources(context)
     result = AdmissionCounts(due_soon=due_soon)
     for part in batches(context.lake["admissions"], ["image_id", "source_id", "subject_ref", "reason"]):
         for entry in pc.value_counts(part["reason"]).to_pylist():
@@ -50,6 +55,11 @@ def count_admissions(context: Context) -> AdmissionCounts:
             result.read += entry["counts"]
             if entry["values"] is not None:
                 result.refused[entry["values"]] += entry["counts"]
+        if unmatched:
+            unmatched -= set(pc.unique(references(part["source_id"])).to_pylist())
+        without = part.filter(pc.fill_null(pc.equal(part["reason"], str(Refusal.NO_BASIS)), False))
+        for entry in pc.value_counts(without["source_id"].drop_null()).to_pylist():
+            result.without_basis[entry["values"]] += entry["counts"]
         refused = part.filter(pc.and_(pc.is_valid(part["image_id"]), pc.is_valid(part["reason"])))
         overdue = pa.array([False] * refused.num_rows, pa.bool_())
         for column, keys in overdue_keys:
@@ -58,7 +68,15 @@ def count_admissions(context: Context) -> AdmissionCounts:
             grants.update((column, key) for key in pc.unique(refused[column].filter(hit)).to_pylist())
         result.overdue_photos += pc.sum(overdue).as_py() or 0
     result.overdue_grants = len(grants)
+    result.granted_without_photo = sorted(unmatched)
     return result
+
+
+def _granted_sources(context: Context) -> set[str]:
+    """Return the sources that grants name, as `contracts.reference` spells them."""
+    rows = context.lake["ledger"].read(["kind", "scope", "key"]).to_pylist()
+    named = {row["key"] for row in rows if row["kind"] == EventKind.GRANT and row["scope"] == Scope.SOURCE}
+    return {reference(key) for key in named if key and not key.startswith("erased:")}
 
 
 def _overdue(context: Context) -> tuple[set[str], set[str], int]:
@@ -73,6 +91,21 @@ def _overdue(context: Context) -> tuple[set[str], set[str], int]:
     sources = {key for scope, key in past if scope == "source"}
     subjects = {key for scope, key in past if scope == "subject"}
     return sources, subjects, due_soon
+
+
+def standing(context: Context) -> str:
+    """Return a text that changes when the alerts about promises may change: a lease is issued, renewed, acknowledged,
+    recalled or returned, or a lease or a grant ends or comes within 30 days of its end.
+
+    The events of the ledger that take effect are not part of it.
+    """
+    lake = context.lake
+    moment = lease_time(lake, context.now)
+    until, table = moment + _SOON, lake["leases"].snapshot()
+    ends = lake["leases"].read(["expires_at"], table)["expires_at"]
+    due = lake["ledger"].read(["destroy_by"])["destroy_by"]
+    passed = (pc.less_equal(ends, moment), pc.less_equal(ends, until), pc.less_equal(due, until))
+    return "-".join(map(str, (table.version, *(pc.sum(past).as_py() or 0 for past in passed))))
 
 
 def lease_duties(context: Context) -> tuple[dict[str, str], int]:

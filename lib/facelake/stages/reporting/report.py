@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.cluster import columns
-from facelake.contracts import I64, Change, is_of_model
+from facelake.contracts import I64, Change, Refusal, is_of_model
 from facelake.distinct import distinct
 from facelake.errors import ConfigError, Refused
 from facelake.events import Notice
@@ -55,7 +55,7 @@ from facelake.stages.reporting.history import (
     stage_costs,
 )
 from facelake.stages.reporting.key_figures import Comparison, key_figures
-from facelake.stages.reporting.promises import AdmissionCounts, count_admissions, lease_duties
+from facelake.stages.reporting.promises import AdmissionCounts, count_admissions, lease_duties, standing
 from facelake.stages.reporting.removed import previous_admit, removed_since
 from facelake.stages.reporting.sheets import ShownIdentity, sheets
 from facelake.stages.reporting.similarity import similarity
@@ -93,7 +93,8 @@ class _Faces:
 def report(context: Context) -> StageResult:
     """Write reports/<run>.html and reports/latest.html.
 
-    Skip when no stage had work since the last report, and the ledger permits what it did.
+    Skip when no stage had work since the last report, the ledger permits what it did, and nothing changed what
+    recipients owe; never if the report was asked for by name.
     """
     lake = context.lake
     run = StageRun(context, "report", 1, "page")
@@ -103,12 +104,15 @@ def report(context: Context) -> StageResult:
         gallery.row["created_at"] if gallery else 0,
         [row.get("run_id") for row in newest.values()],
         context.config.digest("report"),
+        standing(context),
     )
     state = f"{inputs}.{LedgerState.of(lake).standing_at(context.now)}"
     before = last_run(lake, "report")
-    if before and before["input_digest"] == state and lake.store.tag(LATEST):
+    is_current = before and before["input_digest"] == state and lake.store.tag(LATEST)
+    if before and is_current and not context.report_anyway:
         counts = json.loads(before["counts"])
-        return run.skip({"pages": 0} | {name: counts.get(name, 0) for name in ("to_act_on", "to_look_at")})
+        counts = {"pages": 0} | {name: counts.get(name, 0) for name in ("to_act_on", "to_look_at")}
+        return run.skip(counts, json.loads(before["details"] or "{}"))
     data = _gather(context, gallery)
     page = render(data).encode()
     context.check_lease()
@@ -119,7 +123,9 @@ def report(context: Context) -> StageResult:
         if alert.level == "act":
             context.emit(Notice("report", f"action required: {alert.message} {alert.next_step}"))
     levels = Counter(alert.level for alert in data.alerts)
-    return run.finish({"pages": 1, "bytes": len(page), "to_act_on": levels["act"], "to_look_at": levels["look"]}, state)
+    counts = {"pages": 1, "bytes": len(page), "to_act_on": levels["act"], "to_look_at": levels["look"]}
+    first = {"first_alert": data.alerts[0].message} if data.alerts else {}
+    return run.finish(counts, state, first)
 
 
 def latest_page(lake: Lake, now: datetime) -> bytes:
@@ -216,10 +222,13 @@ def _facts(
     embed = runs["embed"][-1] if runs["embed"] and runs["embed"][-1].run_id == run_id else None
     earlier = runs["embed"] if embed else [*runs["embed"], *runs["embed"][-1:]]
     publish = runs["publish"][-1] if runs["publish"] else None
+    left_out = int(runs["admit"][-1].number("left_out_erased")) if runs["admit"] else 0
     owed, ending = lease_duties(context)
     return {
         "read": admissions.read,
         "refused": admissions.refused,
+        "without_basis": dict(admissions.without_basis.most_common(3)),
+        "granted_without_photo": admissions.granted_without_photo,
         "refused_before": refused_shares_before(runs["admit"]),
         "tried": int(embed.number("admitted")) if embed else 0,
         "rejected": embed.reasons("rejected_") if embed else {},
@@ -228,6 +237,7 @@ def _facts(
         "conflicts": int(publish.number("corrections_in_conflict")) if publish else 0,
         "overdue": admissions.overdue_grants,
         "overdue_photos": admissions.overdue_photos,
+        "erased_in_corpus": admissions.refused[Refusal.ERASED] + left_out,
         "due_soon": admissions.due_soon,
         "owed": owed,
         "leases_ending": ending,
