@@ -217,6 +217,39 @@ def test_an_erasure_says_what_is_left_in_the_operators_store(
     assert again["left_to_delete"] == counts["left_to_delete"]
 
 
+@pytest.mark.parametrize("kind", ["files", "parquet"])
+def test_photos_of_erased_people_are_an_alert_until_they_are_deleted(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+
+    def store(*names: str) -> None:
+        if kind == "files":
+            for path in folder.iterdir():
+                path.unlink()
+            for name in names:
+                (folder / f"{name}.jpg").write_bytes(f"photo of {name}".encode())
+        else:
+            rows = [{"image_id": name, "image": f"photo of {name}".encode(), "subject_ref": name} for name in names]
+            pq.write_table(pa.Table.from_pylist(rows), folder / "photos.parquet")
+
+    def looked_at() -> tuple[int, bool]:
+        counts = {result.stage: result.counts for result in run_night(config)}
+        page = (tmp_path / "lake/reports/latest.html").read_text()
+        return counts["report"]["to_look_at"], "2 photos of erased people are still in the corpus." in page
+
+    columns = {"source_id": {"constant": "s"}} | ({"subject_ref": {"regex": "^([a-z]+)"}} if kind == "files" else {})
+    config = config_of(tmp_path, folder, corpus={"uri": str(folder), "columns": columns})
+    store("ann", "ann-2", "bo", "cy") if kind == "files" else store("ann", "bo", "cy", "ann-2")
+    grant(config)
+    before, told = looked_at()
+    assert not told
+    subjects = ["ann"] if kind == "files" else ["ann", "ann-2"]
+    erased(config, Request.of(subjects=subjects))
+    assert looked_at() == looked_at() == (before + 1, True)
+    store("bo", "cy")
+    assert looked_at() == looked_at() == (before, False)
+
+
 def people(config: Config) -> tuple[dict[str, set[bytes]], set[frozenset[str]]]:
     """The embeddings of each content, and the contents of each identity, after a whole run."""
     run_night(config)
