@@ -22,7 +22,7 @@ from facelake.plural import counted
 from facelake.publish.corrections import in_force
 from facelake.stages.clustering.calibration_store import Measures, read_measures
 from facelake.stages.core.context import Context
-from facelake.stages.gallery.absent import without_faces
+from facelake.stages.gallery.absent import FORGOTTEN, without_faces, without_photos
 from facelake.stages.gallery.corrections import agreed_parts
 from facelake.stages.gallery.face_index import photos_of_subject
 from facelake.stages.gallery.versions import FIND_IDENTITY, current_gallery, not_active
@@ -227,10 +227,10 @@ def _group_of(lake: Lake, item: str) -> int:
             return int(of_face["group_id"][0].as_py())
     if (gallery := current_gallery(lake)) and (replaced := not_active(gallery, item)).next_step != FIND_IDENTITY:
         raise replaced  # it says when this identity ended, and with which it was merged
-    if absent := without_faces(lake, reference(item)):
+    if absent := without_faces(lake, reference(item)) or without_photos(lake, reference(item)):
         raise absent
     next_step = "give a face, an identity, a photo or a subject of this gallery (`facelake gallery show` lists them)"
-    what = f"neither a face nor an identity, photo or subject of the gallery: {item!r}"
+    what = f"neither a face nor an identity, photo or subject of the gallery: {item!r}; {FORGOTTEN}"
     raise ConfigError(what, where="explain", next_step=next_step)
 
 

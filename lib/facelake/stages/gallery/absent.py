@@ -7,11 +7,14 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from facelake.contracts import Scope, references
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.plural import counted
 
 _COLUMNS = ["image_id", "subject_ref", "admitted", "reason"]
+FORGOTTEN = "of photos that have left the corpus the lake keeps no name"
+"""added where a name is not known"""
 
 
 def without_faces(lake: Lake, name: str) -> ConfigError | None:
@@ -40,3 +43,20 @@ def without_faces(lake: Lake, name: str) -> ConfigError | None:
     why = ", ".join(text if is_photo else f"{counted(count, 'photo')} {text}" for text, count in outcomes.most_common())
     what = f"{'photo' if is_photo else 'subject'} {name!r} has no face in the gallery: {why}"
     return ConfigError(what, where=lake.uri, next_step="`facelake images` lists such photos with details")
+
+
+def without_photos(lake: Lake, name: str) -> ConfigError | None:
+    """Return the error for a subject reference that only the ledger has, as when its photos have left the corpus; None
+    if no event names it: a sweep purges what the lake knew of such photos, and an erasure the name in the ledger.
+
+    Args:
+        lake: the lake.
+        name: in Unicode form NFC.
+    """
+    events = lake["ledger"].read(["scope", "key"])
+    keys = references(events["key"].filter(pc.equal(events["scope"], str(Scope.SUBJECT))))
+    if not (count := keys.to_pylist().count(name)):
+        return None
+    what = f"subject {name!r}: no photo in the corpus names it; the ledger has {counted(count, 'event')} for it"
+    next_step = "see `facelake ledger list`; if it has photos, check `corpus` in the config and run `facelake nightly`"
+    return ConfigError(what, where=lake.uri, next_step=next_step)

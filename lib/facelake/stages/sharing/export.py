@@ -18,9 +18,9 @@ from facelake.publish.thresholds import impostor_curve
 from facelake.publish.transform import key_name
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import compared
-from facelake.stages.gallery.absent import without_faces
+from facelake.stages.gallery.absent import FORGOTTEN, without_faces, without_photos
 from facelake.stages.gallery.face_index import photos_of_subject
-from facelake.stages.gallery.versions import Gallery, list_galleries, not_active, require_gallery
+from facelake.stages.gallery.versions import FIND_IDENTITY, Gallery, list_galleries, not_active, require_gallery
 from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import Delivery, check_free, delivery
@@ -69,8 +69,20 @@ def show(
     ]
     faces = pa.concat_tables(shown) if shown else pa.table({})
     if not faces.num_rows:
-        raise without_faces(lake, reference(identity)) or not_active(gallery, identity)
+        raise _unknown(gallery, identity)
     return columns, faces.sort_by([("identity_id", "ascending"), ("face_id", "ascending")]).to_pylist()
+
+
+def _unknown(gallery: Gallery, name: str) -> ConfigError:
+    """Return the error for a name that is neither an active identity nor a photo or subject with a face."""
+    lake, known_as = gallery.lake, reference(name)
+    if absent := without_faces(lake, known_as):
+        return absent
+    ended = not_active(gallery, name)
+    if ended.next_step != FIND_IDENTITY:
+        return ended
+    what = f"no active identity {name!r}, and no photo or subject of this name in the corpus; {FORGOTTEN}"
+    return without_photos(lake, known_as) or ConfigError(what, where=lake.uri, next_step=FIND_IDENTITY)
 
 
 def _identities(gallery: Gallery) -> list[dict[str, Any]]:
