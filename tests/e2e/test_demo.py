@@ -320,7 +320,8 @@ def test_other_commands(demo_lake: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["admit", "embed", "cluster", "publish", "report"])
 def test_single_stages_have_nothing_to_do(demo_lake: Path, stage: str) -> None:
-    assert run_json(stage, "--lake", str(demo_lake))["stages"][stage]["skipped"]
+    asked_for_by_name = stage == "report"  # it is written again, whatever changed
+    assert run_json(stage, "--lake", str(demo_lake))["stages"][stage]["skipped"] != asked_for_by_name
 
 
 def test_jobs_are_the_same_stages(demo_lake: Path) -> None:
