@@ -5,6 +5,7 @@ The cost is linear in the bytes scanned, whatever the number of needles (needles
 
 from __future__ import annotations
 
+from contextlib import suppress
 from urllib.parse import unquote
 
 import numpy as np
@@ -15,6 +16,7 @@ from facelake.erase import parquet_scan
 from facelake.erase.needles import Needles
 from facelake.erase.unpacking import Budget, Unsearchable, is_archive, packed_heads, unpacked
 
+_VALUE_BYTES = 16 << 20  # that a value of a column may unpack to
 _NESTED = 4  # levels of archives in archives that are unpacked
 _HEADS = packed_heads()
 
@@ -59,35 +61,35 @@ def _in_raw(data: bytes, needles: Needles) -> int:
 
 
 def _in_parquet(data: bytes, needles: Needles, depth: int, budget: Budget) -> int:
-    hits = sum(_in_values(leaf, needles, depth, budget) for leaf in parquet_scan.leaves(data, budget))
+    hits = sum(_in_values(leaf, needles, depth) for leaf in parquet_scan.leaves(data, budget))
     values, outside = parquet_scan.texts_outside(data)
-    known = _in_values(pa.array(values, pa.large_binary()), needles, 0, budget)
+    known = _in_values(pa.array(values, pa.large_binary()), needles, 0)
     *gaps, footer = outside
     return hits + sum(_in_raw(gap, needles) for gap in gaps) + (known or _in_raw(footer, needles))
 
 
-def _in_values(leaf: pa.Array, needles: Needles, depth: int, budget: Budget) -> int:
+def _in_values(leaf: pa.Array, needles: Needles, depth: int) -> int:
     """The number of values that equal or contain a needle; in a numeric array the number of embeddings."""
     kind = leaf.type
     if isinstance(leaf, pa.DictionaryArray):
-        return _in_encoded(leaf, needles, depth, budget)
+        return _in_encoded(leaf, needles, depth)
     if pa.types.is_primitive(kind):
         return _in_numbers(leaf, needles) if kind.bit_width >= 8 else 0
     if not any(is_kind(kind) for is_kind in (*_TEXT, *_BINARY)):
         return 0
-    return len(_hit_values(leaf, needles, depth, budget))
+    return len(_hit_values(leaf, needles, depth))
 
 
-def _in_encoded(leaf: pa.DictionaryArray, needles: Needles, depth: int, budget: Budget) -> int:
+def _in_encoded(leaf: pa.DictionaryArray, needles: Needles, depth: int) -> int:
     """As `_in_values`, of values that refer to a dictionary; one hit if only values are hit to which none refers."""
     if not any(is_kind(leaf.dictionary.type) for is_kind in (*_TEXT, *_BINARY)):
-        return _in_values(leaf.dictionary, needles, depth, budget)
-    hit = sorted(_hit_values(leaf.dictionary, needles, depth, budget))
+        return _in_values(leaf.dictionary, needles, depth)
+    hit = sorted(_hit_values(leaf.dictionary, needles, depth))
     referring = np.isin(leaf.indices.drop_null().to_numpy(), hit)
     return max(int(referring.sum()), min(len(hit), 1))
 
 
-def _hit_values(leaf: pa.Array, needles: Needles, depth: int, budget: Budget) -> set[int]:
+def _hit_values(leaf: pa.Array, needles: Needles, depth: int) -> set[int]:
     """The numbers of the texts or byte strings that equal or contain a needle."""
     data, edges = _packed(leaf.cast(pa.large_binary()))
     spans = np.array(sorted(needles.in_bytes(data)), np.int64).reshape(-1, 2)
@@ -97,15 +99,15 @@ def _hit_values(leaf: pa.Array, needles: Needles, depth: int, budget: Budget) ->
     at = np.searchsorted(edges, needles.in_text(data, edges), side="right") - 1
     hit.update(at.tolist())
     if depth and any(is_kind(leaf.type) for is_kind in _BINARY):  # packed bytes are no text
-        hit |= _in_packed_values(data, edges, needles, depth, budget)
+        hit |= _in_packed_values(data, edges, needles, depth)
     return hit
 
 
-def _in_packed_values(data: memoryview, edges: I64, needles: Needles, depth: int, budget: Budget) -> set[int]:
+def _in_packed_values(data: memoryview, edges: I64, needles: Needles, depth: int) -> set[int]:
     """The numbers of values that are packed, or have packed texts, in which a needle occurs.
 
-    A value that cannot be unpacked is not searched further: it may come from whoever supplies photos, and must not
-    prevent erasures.
+    A value that cannot be unpacked, or unpacks to more than 16 MiB, is not searched further: it may come from whoever
+    supplies photos, and must not prevent erasures.
     """
     raw, hit = np.frombuffer(data, np.uint8), set[int]()
     long = np.flatnonzero(np.diff(edges) > 8)
@@ -113,11 +115,10 @@ def _in_packed_values(data: memoryview, edges: I64, needles: Needles, depth: int
     heads = raw[begins].astype(np.int64) << 8 | raw[begins + 1]
     for number in long[_HEADS[heads]].tolist():
         value = bytes(data[edges[number] : edges[number + 1]])
-        try:
+        budget = Budget(_VALUE_BYTES)
+        with suppress(Unsearchable):
             if any(_in_object(content, needles, depth - 1, budget) for _, content in unpacked(value, budget)):
                 hit.add(number)
-        except Unsearchable:
-            budget.charge(0)  # raises if nothing is left
     return hit
 
 

@@ -30,11 +30,11 @@ class Unsearchable(Exception):
 
 
 class Budget:
-    """How many bytes an object may still unpack to."""
+    """How many bytes something may still unpack to."""
 
-    def __init__(self) -> None:
-        """Begin with the most that is searched: 256 MiB."""
-        self._left = _MOST_BYTES
+    def __init__(self, most: int | None = None) -> None:
+        """Begin with so many bytes; None: the most that is searched of one object, 256 MiB."""
+        self._left = _MOST_BYTES if most is None else most
 
     def joined(self, blocks: Iterable[bytes]) -> bytes:
         """Return the blocks together; raises Unsearchable if they are more than what is left."""

@@ -29,7 +29,6 @@ from PIL import Image, PngImagePlugin
 from facelake.erase import Bounds, Needles, residual, scan
 from facelake.erase import needles as needles_module
 from facelake.erase.spellings import photo_forms
-from facelake.erase.unpacking import Budget
 
 RNG = np.random.default_rng(7)
 BLOB = RNG.standard_normal(256).astype("<f2").tobytes()
@@ -156,7 +155,7 @@ def test_where_an_identifier_counts_as_found(name: str, found: tuple[int, int, i
 
 
 def in_values(leaf: pa.Array) -> int:
-    return residual._in_values(leaf, NEEDLES, 1, Budget())
+    return residual._in_values(leaf, NEEDLES, 1)
 
 
 def test_slices_of_columns() -> None:
@@ -355,6 +354,12 @@ def test_a_zip_archive_with_a_member_that_cannot_be_read_is_unsearchable(
     assert scan("x.zip", zipped(damage=damage), Needles.of(["nobody-here"])) == 1
     assert scan("x.zip", zipped(), Needles.of(["nobody-here"])) == 0
     assert scan("x", zipped(b"#!/bin/sh\n"), NEEDLES) >= 1
+
+
+def test_a_photo_that_unpacks_to_too_much_prevents_no_erasure() -> None:
+    bombs = [gzip.compress(bytes(40 << 20)), zipped(damage=of_other_digest), b"a photo of nobody"]
+    body = parquet(pa.table({"image": pa.array(bombs, pa.binary())}), use_dictionary=False)
+    assert scan("c.parquet", body, Needles.of(["nobody-here"])) == 0
 
 
 def test_the_texts_of_a_png_are_inflated() -> None:
