@@ -59,7 +59,7 @@ def _must_name_partition(config: Config) -> None:
     store = open_store(config.lake, config.s3)
     try:
         name = json.loads(store.read(MARKER))["partition"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # opening a file as a lake is refused later, with a reason
         return
     if config.partition is None or reference(config.partition) != name:
         raise ConfigError(

@@ -50,7 +50,8 @@ class Gallery:
             return self.lake[table].snapshot(self.row[f"{table}_version"])
         except VersionGone as err:
             what = f"gallery {self.version} can no longer be read: its history was purged"
-            next_step = "`facelake gallery list` shows which can; erasures and withdrawals remove earlier ones"
+            next_step = "use the newest version, or one that `facelake gallery list` shows as readable; erasures and "
+            next_step += "withdrawals remove earlier ones"
             raise VersionGone(what, where=self.lake.uri, next_step=next_step) from err
 
 
