@@ -27,6 +27,11 @@ def planned(*options: str) -> dict[str, Any]:
 def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D, controller: C}}\n")
     at = ("-c", str(tmp_path / "c.yaml"))
+    decided = dict.fromkeys(("not_decided", "now_allowed", "now_refused"), 0) | {
+        "to_embed": 3,
+        "next_run": 3,
+        "notes": [],
+    }
     folder = photos(tmp_path / "a", "ann_1.jpg", "ann_2.jpg", "bo_1.jpg")
     run_json("import", folder, *at, "--basis", "b", "--person-from", "(.+)_")
     first = planned(*at)
@@ -39,14 +44,7 @@ def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Pa
     assert "none was checked against the ledger yet" in note
     run_json("admit", *at)
     assert set(run_json("plan", *at)) == keys  # the same figures in every state
-    assert planned(*at) == {
-        "to_embed": 3,
-        "not_decided": 0,
-        "now_allowed": 0,
-        "now_refused": 0,
-        "next_run": 3,
-        "notes": [],
-    }
+    assert planned(*at) == decided
     run_json("import", photos(tmp_path / "b", "x.jpg", "y.jpg"), *at, "--no-grant")
     second = planned(*at)
     assert (second["to_embed"], second["not_decided"]) == (3, 2)
@@ -66,14 +64,7 @@ def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Pa
         "the next run: about 5 photos to embed (3 checked, 2 newly allowed)\n"
     )
     run_json("admit", *at)
-    assert planned(*at) == {
-        "to_embed": 3,
-        "not_decided": 0,
-        "now_allowed": 0,
-        "now_refused": 0,
-        "next_run": 3,
-        "notes": [],
-    }
+    assert planned(*at) == decided
 
 
 def test_erased_photos_that_the_store_still_has_are_not_pending(tmp_path: Path) -> None:

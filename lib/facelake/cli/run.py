@@ -240,7 +240,8 @@ def import_(
         )
     if no_grant:
         grant_it = f"facelake ledger grant --source {shlex.quote(source or settings.partition or origin.name)}"
-        terminal.say(f"no legal basis was recorded: without one the photos are refused. Next: {grant_it} --help")
+        grant_it += f" --purpose {shlex.quote(settings.purpose)} --basis 'signed release'"
+        terminal.say(f"no legal basis was recorded: without one the photos are refused. Next: {grant_it}")
     if person_from is None and result.counts["imported"]:
         said = f"{counted(result.counts['imported'], 'photo')} without a subject reference"
         terminal.say(f"{said}: a person in them is erased by photo or identity (see --person-from)")

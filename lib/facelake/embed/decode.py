@@ -319,8 +319,6 @@ def divisor_of(width: int, height: int, target_px: int) -> int:
 
 def _to_rgb(image: Image.Image, target_px: int) -> U8:
     """RGB pixels (h, w, 3), strip by strip, reduced before conversion: full-size copies would take hundreds of MB."""
-    if image.format == "JPEG":  # of another mode: DCT scaling by Pillow
-        image.draft(None, (target_px or image.width, target_px or image.height))
     image.seek(0)
     image.load()
     shrink = max(1, max(image.size) // target_px) if target_px else 1

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.erase.unpacking import Budget, Unsearchable
+from facelake.parquet_chunks import has_dictionary, inflates, shares_prefixes
 
 _MAGIC = b"PAR1"
 _BATCH_BYTES, _MOST_ROWS, _LEAST_ROWS = 64 << 20, 1 << 16, 8
 _MOST_INFLATED, _LEAST_INFLATED = 16, 1 << 28  # ratio and size above which a column cannot be searched
-_SHARED_PREFIXES = "DELTA_BYTE_ARRAY"  # an encoding by which a few bytes can be any number of long values
 
 
 def is_parquet(data: bytes) -> bool:
@@ -36,10 +36,10 @@ def leaves(data: bytes, budget: Budget) -> Iterator[pa.Array]:
     try:
         metadata = pq.read_metadata(io.BytesIO(data))
         chunks = list(_chunks(metadata))
-        if any(_explodes(chunk) for chunk in chunks):
+        if any(inflates(chunk, _LEAST_INFLATED, _MOST_INFLATED) for chunk in chunks):
             raise Unsearchable
-        encoded = sorted({chunk.path_in_schema for chunk in chunks if _has_dictionary(chunk)})
-        shared = {chunk.path_in_schema for chunk in chunks if _SHARED_PREFIXES in chunk.encodings}
+        encoded = sorted({chunk.path_in_schema for chunk in chunks if has_dictionary(chunk)})
+        shared = {chunk.path_in_schema for chunk in chunks if shares_prefixes(chunk)}
         paths = list(dict.fromkeys(chunk.path_in_schema for chunk in chunks))
         flat = [path for path in paths if "." not in path and path not in shared]
         nested = [path for path in paths if "." in path and path not in shared]
@@ -67,22 +67,13 @@ def _read(file: pq.ParquetFile, paths: list[str], groups: list[int], most_rows: 
     size = sum(max(chunk.total_uncompressed_size, chunk.total_compressed_size) for chunk in chunks)
     rows = sum(file.metadata.row_group(group).num_rows for group in groups)
     at_once = min(max(_BATCH_BYTES * rows // max(size, 1), _LEAST_ROWS), most_rows)
-    for batch in file.iter_batches(min(at_once, most_rows), groups, columns=paths):
+    for batch in file.iter_batches(at_once, groups, columns=paths):
         yield from (leaf for column in batch.columns for leaf in _plain(column))
 
 
 def _chunks(metadata: pq.FileMetaData, groups: list[int] | None = None) -> Iterator[pq.ColumnChunkMetaData]:
     for group in range(metadata.num_row_groups) if groups is None else groups:
         yield from (metadata.row_group(group).column(column) for column in range(metadata.num_columns))
-
-
-def _has_dictionary(chunk: pq.ColumnChunkMetaData) -> bool:
-    return bool(chunk.physical_type == "BYTE_ARRAY" and chunk.has_dictionary_page)
-
-
-def _explodes(chunk: pq.ColumnChunkMetaData) -> bool:
-    packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
-    return bool(size > _LEAST_INFLATED and size > _MOST_INFLATED * packed)
 
 
 def _plain(column: pa.Array) -> Iterator[pa.Array]:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from facelake.contracts import CORPUS_REQUIRED
 from facelake.errors import ConfigError
 from facelake.lake.corpora.rules import Rules
+from facelake.parquet_chunks import inflates
 
 REPLACE = "replace the file or move it out of the corpus"
 _MOST_INFLATED, _LEAST_INFLATED = 8, 512 << 20  # ratio and size above which the image column is refused
@@ -20,8 +21,8 @@ def check_inflation(chunks: list[pq.ColumnChunkMetaData], where: str) -> None:
     a whole decompressed page in memory.
     """
     for chunk in chunks:
-        packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
-        if size > _LEAST_INFLATED and size > _MOST_INFLATED * packed:
+        if inflates(chunk, _LEAST_INFLATED, _MOST_INFLATED):
+            packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
             what = f"the image column does not contain encoded images: {packed} bytes decompress to {size}"
             raise ConfigError(what, where=where, next_step=REPLACE)
 

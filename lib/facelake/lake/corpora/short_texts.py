@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.errors import ConfigError
+from facelake.parquet_chunks import has_dictionary, inflates, shares_prefixes
 
 _LONGEST = 1 << 16  # bytes of one value
 _MOST_BYTES, _PER_ROW = 64 << 20, 1 << 10  # decoded bytes of a column: at most so many, or so many for each row
 _LEAST_INFLATED, _MOST_INFLATED = 64 << 20, 64  # size and ratio above which a column is not decompressed
-_SHARED_PREFIXES, _ROWS = "DELTA_BYTE_ARRAY", 64
+_ROWS = 64  # read at once of a column whose values share prefixes
 Reopen = Callable[[list[str]], pq.ParquetFile]
 
 
@@ -39,11 +40,11 @@ def short_texts(
     """
     chunks = list(_chunks_of(file.metadata, columns))
     for chunk in chunks:
-        packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
-        if size > _LEAST_INFLATED and size > _MOST_INFLATED * packed:
+        if inflates(chunk, _LEAST_INFLATED, _MOST_INFLATED):
+            packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size
             raise _refused(chunk.path_in_schema, f"{packed} bytes decompress to {size}", where)
-    encoded = sorted({c.path_in_schema for c in chunks if c.physical_type == "BYTE_ARRAY" and c.has_dictionary_page})
-    if any(_SHARED_PREFIXES in chunk.encodings for chunk in chunks):
+    encoded = sorted({chunk.path_in_schema for chunk in chunks if has_dictionary(chunk)})
+    if any(map(shares_prefixes, chunks)):
         rows = min(rows, _ROWS)
     decoded, seen = Counter[str](), 0
     for batch in (reopen(encoded) if encoded else file).iter_batches(rows, columns=list(columns)):

@@ -271,7 +271,11 @@ class _Copy:
             self._note("unlabelled", _UNLABELLED, photo)
         elif subject and len(subject.encode()) < SEARCHABLE:
             self._special.add(_SHORT, photo.path)
-        if subject and self._withdrawn.get(as_seen(subject), reference(subject)) != reference(subject):
+        if (
+            subject
+            and self._withdrawn
+            and self._withdrawn.get(as_seen(subject), reference(subject)) != reference(subject)
+        ):
             self._special.add(_ALIKE, photo.path)
         row: dict[str, object] = {
             "image_id": image_id,

@@ -92,22 +92,19 @@ class Notes:
 
     def unfinished(self) -> Iterator[tuple[str, Note | None]]:
         """Yield (id, note) of every erasure without a certificate; None if another key began it or it is damaged."""
-        for key, ident in pending(self.lake):
-            try:
-                yield ident, self._opened(self.lake.store.read(key))
-            except InvalidTag:
-                yield ident, None
+        yield from ((ident, note) for _, ident, note in self._all())
 
     def keys(self) -> set[str]:
         """Return the keys of all notes that this signing key can read: nothing of a person is in them in clear."""
-        return {key for key, _ in pending(self.lake) if self._is_note(key)}
+        return {key for key, _, note in self._all() if note is not None}
 
-    def _is_note(self, key: str) -> bool:
-        try:
-            self._opened(self.lake.store.read(key))
-        except (InvalidTag, FileNotFoundError):
-            return False
-        return True
+    def _all(self) -> Iterator[tuple[str, str, Note | None]]:
+        """Yield (key, id, note) of every erasure without a certificate; None if the note cannot be read."""
+        for key, ident in pending(self.lake):
+            try:
+                yield key, ident, self._opened(self.lake.store.read(key))
+            except InvalidTag:
+                yield key, ident, None
 
     def _cipher(self) -> AESGCM:
         return AESGCM(self.signer.secret("content of erasure notes"))
