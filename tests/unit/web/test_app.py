@@ -355,6 +355,36 @@ def test_answers_about_unseen_faces_are_refused(page: Page) -> None:
     assert page.corrections() == []
 
 
+def test_faces_withdrawn_since_they_were_shown_are_not_decided_about(page: Page) -> None:
+    view = page.get("/api/identity", a=page.world.merged)
+    faces = [face["face_id"] for face in view["sides"][0]["faces"][:2]]
+    page.get("/api/pair", a=page.world.twins[0], b=page.world.twins[1])
+    withdraw(page.lake, "album")
+    for kind in ("reject", "not_a_face", "confirm", "split"):
+        refused = page.answer(kind, 403, identity=page.world.merged, faces=faces)
+        assert "may be shown any more" in refused["what"]
+    page.answer("merge", 403, identity=page.world.twins[0], other=page.world.twins[1])
+    assert "may not be shown any more" in page.answer("not_a_face", 403, faces=faces)["what"]
+    assert page.corrections() == []
+
+
+def test_no_text_of_a_request_gets_into_the_audit_trail(page: Page) -> None:
+    """Nothing can be taken out of it: a name there would prevent every later erasure of the person."""
+    page.post("/api/skip", {"identity": "person-3"}, 409)
+    page.post("/api/skip", {"identity": page.world.twins[0], "other": "person-3"}, 409)
+    page.post("/api/identities", {"listing": "subject", "text": "person-3"})
+    page.get("/api/identity", 404, a="person-3")
+    page.get("/api/pair", 404, a=page.world.twins[0], b="person-3")
+    page.get("/api/person", 404, a="person-3")
+    page.get("/api/why", 404, a="person-3", face="person-3")
+    page.get("/api/face/person-3", 404)
+    page.answer("reject", 409, identity="person-3", faces=["person-3"], reason="person-3")
+    page.answer("merge", 409, identity=page.world.twins[0], other="person-3")
+    assert "person-3" not in str(page.audit())
+    with writing(load_config(lake=str(page.lake)), "test") as context:
+        assert erase(context, Request.of(subjects=["person-3"])).certificate
+
+
 def test_an_answer_during_a_run_is_refused_at_once(page: Page) -> None:
     page.get("/api/pair", a=page.world.twins[0], b=page.world.twins[1])
     with Lease(Lake.open(str(page.lake)).store, "nightly"):

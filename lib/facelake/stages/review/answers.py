@@ -6,9 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from facelake.contracts import Verdict
-from facelake.errors import ConfigError, Contradiction, FacelakeError
+from facelake.errors import ConfigError, Contradiction, FacelakeError, Refused
+from facelake.plural import counted
 from facelake.stages.gallery.corrections import CorrectionRequest, list_corrections, record_correction, undo
 from facelake.stages.review.session import ReviewSession, ReviewState
+from facelake.stages.review.views import visible_rows
+
+_NEXT = "go to the next question"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ def answer(session: ReviewSession, request: CorrectionRequest, gallery_version: 
 
     Raises:
         ConfigError: a new gallery was published since; an identity or face that this session has not shown.
+        Refused: a face, or every face of an identity, may not be shown any more.
         Contradiction: earlier corrections contradict it, and it does not supersede them.
         Busy: a run holds the lake.
     """
@@ -64,7 +69,16 @@ def undo_correction(session: ReviewSession, seq: int, reason: str) -> Recorded:
 
 
 def skip(session: ReviewSession, identity: str, other: str | None) -> None:
-    """Mark a question as skipped, for this session only."""
+    """Mark a question as skipped, for this session only.
+
+    Raises:
+        ConfigError: no such identity is reviewed: other text would stay in the audit trail, from which nothing is
+            removed.
+    """
+    known = session.state().identities.place
+    for name in (identity, other):
+        if name and name not in known:
+            raise ConfigError("no identity of this name to review", where="skip", next_step="go to the next question")
     session.audit("skip", identities=[name for name in (identity, other) if name])
     session.skipped.add((identity, other))
 
@@ -88,9 +102,12 @@ def _require_shown(session: ReviewSession, state: ReviewState, request: Correcti
     for name in (request.identity, request.other):
         if name and (session.viewed.get(name) != state.gallery.version or name not in state.identities.place):
             raise ConfigError("this identity was not shown", where=name, next_step="open it first")
-    for face in request.faces:
-        if not session.was_shown(face):
-            raise ConfigError("this face was not shown", where=face, next_step="open its identity first")
+        if name and not len(visible_rows(state, session.sheet(state, name))):
+            raise Refused("no face of this identity may be shown any more", where=name, next_step=_NEXT)
+    hidden = session.not_showable(state, request.faces)
+    if hidden:
+        what = f"{counted(len(hidden), 'face')} may not be shown any more; nothing was recorded"
+        raise Refused(what, where=hidden[0], next_step=_NEXT)
 
 
 def _with_anchor(session: ReviewSession, state: ReviewState, request: CorrectionRequest) -> CorrectionRequest:

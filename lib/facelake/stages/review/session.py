@@ -250,6 +250,23 @@ class ReviewSession:
         """Return whether this session has shown the face, and not very many others since."""
         return face in self._shown
 
+    def not_showable(self, state: ReviewState, faces: Sequence[str]) -> list[str]:
+        """Return those of some faces that may not be shown any more.
+
+        Raises:
+            ConfigError: this session has not shown one of them, or very many others since.
+        """
+        rows = []
+        with self._lock:
+            for face in faces:
+                if (shown := self._shown.get(face)) is None:
+                    raise ConfigError("this face was not shown", where=face, next_step="open its identity first")
+                rows.append(tuple(table.slice(shown[2], 1) for table in shown[:2]))
+        if not rows:
+            return []
+        may_show = state.rights.may_show(*map(pa.concat_tables, zip(*rows, strict=True)))
+        return [face for face, allowed in zip(faces, may_show, strict=True) if not allowed]
+
     def crop(self, face: str) -> bytes | None:
         """Return a JPEG of a face that was shown; None when its photo cannot be read any more.
 
