@@ -145,6 +145,26 @@ def test_names_in_text_that_people_wrote_are_taken_out(demo_lake: Path) -> None:
     assert any("a poster with the face of [erased]" in text for text in texts)
 
 
+@pytest.mark.parametrize("kind", [Verdict.REJECT, Verdict.NOT_A_FACE])
+def test_corrections_about_faces_that_a_withdrawal_removed_are_forgotten(demo_lake: Path, kind: Verdict) -> None:
+    config = load_config(lake=str(demo_lake))
+    with writing(config, "test") as context:
+        faces = context.lake["faces"].read(["face_id", "image_id"])
+        named = {name: faces.filter(pc.starts_with(faces["image_id"], f"album/{name}-"))["face_id"].to_pylist()
+                 for name in ("person-2", "person-3")}  # fmt: skip
+        for own in named.values():
+            record_correction(context, CorrectionRequest(kind, faces=(own[0],), reason="the tall one with the scar"))
+        record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "person-2")])
+    run_night(config)
+    erased(demo_lake)
+    first, second = Lake.open(str(demo_lake))["corrections"].read().sort_by("seq").to_pylist()
+    assert not set(named["person-2"]) & {*(first["faces_a"] or ()), *first["faces_b"]}
+    assert first["reason"] is None
+    assert not first["contents"]
+    assert second["faces_b"] == named["person-3"][:1]
+    assert second["reason"] == "the tall one with the scar"
+
+
 @pytest.mark.parametrize("name", ["embedding", "identity_id", "subject_ref"])
 def test_a_reference_may_be_the_name_of_a_column(demo_lake: Path, name: str) -> None:
     with writing(load_config(lake=str(demo_lake)), "test") as context:

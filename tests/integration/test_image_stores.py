@@ -217,6 +217,27 @@ def test_an_erasure_says_what_is_left_in_the_operators_store(
     assert again["left_to_delete"] == counts["left_to_delete"]
 
 
+def test_a_manifest_cannot_have_other_objects_of_its_bucket_deleted(tmp_path: Path, weed_env: Server) -> None:
+    store = open_store("s3://lake/shared")
+    for key in ("photos/ann.jpg", "photos/bo.jpg", "invoices/1.pdf", "photos-old/ann.jpg"):
+        store.write(key, key.encode())
+    others = [f"s3://lake/shared/{key}" for key in ("invoices/1.pdf", "photos-old/ann.jpg", "lake/lake.json")]
+    named = ["ann.jpg", "../invoices/1.pdf", *others]
+    store.write("photos/m.csv", "\n".join(["uri,subject_ref", *(f"{uri},ann" for uri in named), "bo.jpg,bo"]).encode())
+    config = config_of(tmp_path, Path("/")).model_copy(update={"lake": "s3://lake/shared/lake"})
+    columns = {"source_id": {"constant": "s"}}
+    body = {"uri": "s3://lake/shared/photos/m.csv", "columns": columns, "on_erase": "delete"}
+    config = config.model_copy(update={"corpus": CorpusSection.model_validate(body)})
+    grant(config)
+    run_night(config, only=["admit"])  # a key with .. is one photo less, and no failure
+    done = erased(config, Request.of(subjects=["ann"]))
+    assert done["own_store_deleted"] == 1
+    assert done["left_to_delete"] == sorted(others)
+    kept = {item.key for item in store.list()}
+    assert {"photos/bo.jpg", "invoices/1.pdf", "photos-old/ann.jpg", "lake/lake.json"} <= kept
+    assert "photos/ann.jpg" not in kept
+
+
 @pytest.mark.parametrize("kind", ["files", "parquet"])
 def test_photos_of_erased_people_are_an_alert_until_they_are_deleted(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "c"

@@ -64,13 +64,13 @@ class PhotoReader:
         """The store and key behind a URI.
 
         Raises:
-            Unreachable: the scheme is not read.
+            Unreachable: the scheme is not read, or a key of S3 has `..`, which stores refuse.
         """
         if "://" not in uri and not os.path.isabs(uri):
-            return self.root, uri
+            return self.root, _s3_key(uri) if self.root.uri.startswith("s3://") else uri
         if uri.startswith("s3://"):
             bucket, _, key = uri.removeprefix("s3://").partition("/")
-            return self._opened(f"s3://{bucket}"), key
+            return self._opened(f"s3://{bucket}"), _s3_key(key)
         path = uri.removeprefix("file://")
         if "://" in path:
             next_step = "copy the photos to a directory or bucket, and name them there"
@@ -153,3 +153,9 @@ def _near(group: list[Place], place: Place) -> bool:
 def _read_of(group: list[Place]) -> _Read:
     start = group[0].offset or 0
     return _Read(tuple(group), start, (group[-1].offset or 0) + group[-1].size - start)
+
+
+def _s3_key(key: str) -> str:
+    if ".." in key.split("/"):
+        raise Unreachable("a key of S3 with ..", where=key, next_step="name the photo by its key in the bucket")
+    return key

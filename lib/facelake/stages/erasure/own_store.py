@@ -86,8 +86,8 @@ def _place(spec: CorpusSpec, row: dict[str, object]) -> str:
 def delete_places(context: Context, targets: Targets) -> Counter[str]:
     """Delete the photos where the config allows it; those that are left stay in `targets.places`.
 
-    Left are also photos of which another name would keep the bytes, and those outside of the corpus: whoever writes a
-    manifest could otherwise have any file deleted.
+    Left are also photos of which another name would keep the bytes, and those outside of the corpus or inside the lake:
+    whoever writes a manifest could otherwise have any file deleted, such as the ledger.
 
     Returns:
         `own_store_deleted`, and `own_store_not_found`: photos that the lake knew and that are not at their place. They
@@ -103,7 +103,7 @@ def delete_places(context: Context, targets: Targets) -> Counter[str]:
     done, missing = set[str](), []
     for place in sorted(targets.places):
         context.check_lease()
-        if not _is_only_ours(spec, place):
+        if not _is_only_ours(context, spec, place):
             continue
         try:
             store, key = photos.locate(place)
@@ -123,18 +123,26 @@ def delete_places(context: Context, targets: Targets) -> Counter[str]:
     return counts
 
 
-def _is_only_ours(spec: CorpusSpec, place: str) -> bool:
-    """Whether a photo lies in the corpus's folder or bucket, and is no link and has no second name."""
+def _is_only_ours(context: Context, spec: CorpusSpec, place: str) -> bool:
+    """Whether a photo lies in the corpus's folder or prefix, outside of the lake, and is no link and has no second
+    name.
+    """
     if place.startswith("s3://") or (spec.root.startswith("s3://") and not os.path.isabs(place) and "://" not in place):
-        bucket = spec.root.split("/")[:3]
-        return not place.startswith("s3://") or place.split("/")[:3] == bucket
+        root = spec.root.rstrip("/") + "/"
+        whole = place if place.startswith("s3://") else root + place
+        lake = context.lake.uri.rstrip("/") + "/"
+        return whole.startswith(root) and not whole.startswith(lake) and ".." not in whole.split("/")
     if spec.root.startswith("s3://"):
         return False
-    root = Path(spec.root.removeprefix("file://")).resolve()
-    path = Path(os.path.normpath(root / place.removeprefix("file://")))
-    if not path.is_relative_to(root) or path.resolve() != path:
+    root_path = Path(spec.root.removeprefix("file://")).resolve()
+    path = Path(os.path.normpath(root_path / place.removeprefix("file://")))
+    if not path.is_relative_to(root_path) or path.resolve() != path or _in_folder(path, context.lake.uri):
         return False
     return not path.exists() or path.stat().st_nlink == 1
+
+
+def _in_folder(path: Path, folder: str) -> bool:
+    return not folder.startswith("s3://") and path.is_relative_to(Path(folder).resolve())
 
 
 def complete_places(context: Context, targets: Targets) -> list[str]:

@@ -146,6 +146,9 @@ def forget_faces(lake: Lake, faces: set[str], contents: set[str], needles: Needl
     """Remove erased faces from the corrections, with the reasons given, and names from other reasons; return the
     number of changed rows.
 
+    Faces that the lake no longer has are removed too, whosever they were: a withdrawal before the erasure, or another
+    model since, has removed them, and nothing tells any more which of them were the person's.
+
     Args:
         lake: the lake.
         faces: ids of the erased faces.
@@ -154,6 +157,7 @@ def forget_faces(lake: Lake, faces: set[str], contents: set[str], needles: Needl
     """
     table, changed = lake["corrections"], 0
     stored = table.read().to_pylist()
+    faces = faces | _faces_that_are_gone(lake, stored)
     for row in stored:
         if row["kind"] == Verdict.NOT_A_FACE:
             changed += _forget_regions(row, faces, contents) or _redact_reason(row, needles)
@@ -167,6 +171,17 @@ def forget_faces(lake: Lake, faces: set[str], contents: set[str], needles: Needl
     if changed:
         table.replace_all(pa.Table.from_pylist(stored, schema=plain(CORRECTIONS)))
     return changed
+
+
+def _faces_that_are_gone(lake: Lake, stored: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Return the faces that corrections about groups name and table `faces` lacks."""
+    named = {face for row in _about_groups(stored) for side in ("faces_a", "faces_b") for face in row[side] or ()}
+    if not named:
+        return named
+    wanted = pa.array(sorted(named), pa.string())
+    for _, rows in lake["faces"].parts(["face_id"]):
+        named.difference_update(rows["face_id"].filter(pc.is_in(rows["face_id"], wanted)).to_pylist())
+    return named
 
 
 def _redact_reason(row: dict[str, Any], needles: Needles) -> bool:

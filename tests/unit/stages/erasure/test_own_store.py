@@ -66,6 +66,16 @@ def test_a_manifest_cannot_have_any_file_deleted(form: str, tmp_path: Path) -> N
     assert [Path(place).name for place in done.left_to_delete if "other" in place] == ["other.jpg"]
 
 
+def test_a_manifest_cannot_have_the_lake_deleted(tmp_path: Path) -> None:
+    (tmp_path / "own.jpg").write_bytes(b"own")
+    rows = "".join(f"{name},school,{PERSON}\n" for name in ("own.jpg", "lake/lake.json", "lake/ledger-head.json"))
+    (tmp_path / "m.csv").write_text("uri,source_id,subject_ref\n" + rows)
+    done = erased(tmp_path, {"uri": str(tmp_path / "m.csv"), "kind": "manifest"})
+    assert done.counts["own_store_deleted"] == 1
+    assert (tmp_path / "lake/lake.json").exists()
+    assert (tmp_path / "lake/ledger-head.json").exists()
+
+
 def test_photos_that_were_moved_are_not_counted_as_deleted(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
