@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,6 +42,17 @@ def test_staged_is_invisible_until_committed(lake: Lake) -> None:
     version = table.commit([receipt])
     assert names(table) == ["a", "b"]
     assert table.commit([]) == version
+
+
+@pytest.mark.parametrize("place", ["../{0}", "../../{0}", "sub/{0}", "/srv/{0}", "file:///srv/{0}", "s3://other/{0}"])
+def test_a_log_that_names_files_outside_of_the_table_is_refused(lake: Lake, place: str) -> None:
+    """An erasure would take them out of the log, and leave the files."""
+    table = lake["rejects"]
+    receipt = table.stage(rows(table, "a"))
+    table.commit([receipt])
+    table.commit([replace(receipt, path=place.format(receipt.path))])
+    with pytest.raises(Corrupt, match="names a file outside of its folder"):
+        table.snapshot()
 
 
 def test_committing_the_same_receipts_twice_adds_them_once(lake: Lake) -> None:

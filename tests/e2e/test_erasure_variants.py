@@ -84,6 +84,23 @@ def test_what_links_to_folders_lead_to_is_searched(demo_lake: Path, tmp_path: Pa
     assert erased(demo_lake).counts["residual_hits"] == 0
 
 
+@pytest.mark.parametrize("table", ["faces", "corpus"])
+def test_a_link_to_a_file_elsewhere_is_not_certified(demo_lake: Path, tmp_path: Path, table: str) -> None:
+    """Rewriting the object would remove the link and leave the file."""
+    before = Lake.open(str(demo_lake))["ledger"].version()
+    file = next((demo_lake / table).glob("*.parquet"))
+    file.rename(tmp_path / "moved.parquet")
+    file.symlink_to(tmp_path / "moved.parquet")
+    (demo_lake / "note.json").symlink_to(demo_lake / "lake.json")  # to an object of the lake, which is searched
+    with pytest.raises(ConfigError, match=rf"{table}/.* is a link to a file outside of the lake"):
+        erased(demo_lake)
+    assert pending(Lake.open(str(demo_lake))) == []
+    assert Lake.open(str(demo_lake))["ledger"].version() == before
+    file.unlink()
+    (tmp_path / "moved.parquet").rename(file)
+    assert erased(demo_lake).counts["residual_hits"] == 0
+
+
 def test_an_embedding_in_a_record_is_no_coincidence(demo_lake: Path) -> None:
     planted = demo_lake / "register/planted.json"
     planted.write_text(json.dumps({"counts": embedding_of(demo_lake)}))

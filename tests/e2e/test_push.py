@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -32,8 +33,9 @@ from facelake.stages.erasure.stage import erase
 from facelake.stages.sharing import push as pushing
 from facelake.stages.sharing import target_writer
 from facelake.stages.sharing.export import export_gallery
-from facelake.stages.sharing.leases import leases, recall, what_is_owed
+from facelake.stages.sharing.leases import leases, mark_returned, recall, what_is_owed
 from facelake.stages.sharing.push import PushTerms, push
+from facelake.stages.sharing.target_record import signed
 from facelake.targets import Location, TargetRows, open_target
 from tests.conftest import FACELAKE, run_cli, run_json
 from tests.e2e.test_leases import identities_of
@@ -314,7 +316,7 @@ def test_what_is_not_this_lakes_is_refused(
         push(context, terms)
     with open_target(Location.parse(url)) as target:
         target.delete(["id-foreign"])
-        target.write_record(body | {"model_digest": "f" * 32})
+        target.write_record(signed(context, body | {"model_digest": "f" * 32}))
     with pytest.raises(Refused, match="templates of model ffffffffffff"):
         push(context, terms)
     with open_target(Location.parse(url)) as target:
@@ -324,6 +326,13 @@ def test_what_is_not_this_lakes_is_refused(
     with open_target(Location.parse(url)) as target:
         target.write_record(body)
         kind = type(target)
+    for forged in ({"purpose": "door-access"}, {"gallery_version": 9}, {"lease_id": "lease-0"}, {"signature": None}):
+        with open_target(Location.parse(url)) as target:
+            target.write_record(body | forged)
+        with pytest.raises(Refused, match="is not signed by an accepted key: it was changed"):
+            push(context, PushTerms(url))
+    with open_target(Location.parse(url)) as target:
+        target.write_record(body)
     with monkeypatch.context() as patch:
         patch.setattr(kind, "delete", lambda self, ids: None)  # a database that keeps what it was told to delete
         record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "person-3")])
@@ -331,6 +340,47 @@ def test_what_is_not_this_lakes_is_refused(
             push(context, terms)
         assert lease in what_is_owed(context.lake, datetime.now(UTC))
     assert push(context, terms)["deleted"]
+
+
+def test_a_target_that_is_gone_is_not_taken_for_emptied(context: Context, target_place: tuple[Path | str, str]) -> None:
+    """Its folder is not mounted, or its table has another name: the rows are somewhere."""
+    _, url = target_place
+    terms = PushTerms(url, "gate-7", P)
+    lease = push(context, terms)["lease_id"]
+    with open_target(Location.parse(url)) as target:
+        body = target.read_record()
+        assert body is not None
+        target.drop()
+    for over in (False, True):
+        if over:
+            recall(context.lake, lease)
+        with pytest.raises(Refused, match=rf"the table .* is gone.*feed return {lease}"):
+            push(context, terms)
+        with open_target(Location.parse(url)) as target:
+            target.drop_record()
+        with pytest.raises(Refused, match=f"nothing is there of what was pushed under lease {lease}"):
+            push(context, replace(terms, new_lease=True))
+        with open_target(Location.parse(url)) as target:
+            target.write_record(body)
+    assert [one.returned for one in leases(context.lake)] == [False]
+    mark_returned(context.lake, lease)  # somebody answers for it
+    assert push(context, terms)["state"] == "emptied"
+    assert push(context, replace(terms, new_lease=True))["state"] == "copied"
+
+
+def test_a_copy_of_a_target_does_not_acknowledge_for_it(context: Context, tmp_path: Path) -> None:
+    url, copied = (f"lancedb://{tmp_path}/{name}?table=gate" for name in ("first", "copy"))
+    lease = push(context, PushTerms(url, "gate-7", P))["lease_id"]
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    erase(context, Request.of(subjects=["person-3"]))
+    with pytest.raises(Refused, match=r"this is a copy of lancedb://.*/first"):
+        push(context, PushTerms(copied))
+    assert lease in what_is_owed(context.lake, datetime.now(UTC))
+    recall(context.lake, lease)
+    assert push(context, PushTerms(copied))["state"] == "emptied"
+    assert [one.returned for one in leases(context.lake)] == [False]  # the first one is as it was
+    assert push(context, PushTerms(url))["state"] == "emptied"
+    assert [one.returned for one in leases(context.lake)] == [True]
 
 
 def test_an_ended_lease_empties_the_target(context: Context, tmp_path: Path) -> None:

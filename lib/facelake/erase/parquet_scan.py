@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from facelake.erase.unpacking import Budget, Unsearchable
 from facelake.parquet_chunks import has_dictionary, inflates, shares_prefixes
+from facelake.parquet_footers import DamagedFooter, check_end
 
 _MAGIC = b"PAR1"
 _BATCH_BYTES, _MOST_ROWS, _LEAST_ROWS = 64 << 20, 1 << 16, 8
@@ -21,8 +22,11 @@ def is_parquet(data: bytes) -> bool:
     if data[:4] == _MAGIC or data[-4:] != _MAGIC:
         return data[:4] == _MAGIC
     try:
+        check_end(data)
         pq.read_metadata(io.BytesIO(data))
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
+    except DamagedFooter:
+        return True  # of which nothing can be said
+    except (pa.ArrowException, OSError, ValueError):
         return False
     return True
 
@@ -34,6 +38,7 @@ def leaves(data: bytes, budget: Budget) -> Iterator[pa.Array]:
         Unsearchable: a column is damaged, or decodes to more than can be searched.
     """
     try:
+        check_end(data)
         metadata = pq.read_metadata(io.BytesIO(data))
         chunks = list(_chunks(metadata))
         if any(inflates(chunk, _LEAST_INFLATED, _MOST_INFLATED) for chunk in chunks):
@@ -55,7 +60,7 @@ def leaves(data: bytes, budget: Budget) -> Iterator[pa.Array]:
             for leaf in (leaf for path in sorted(shared) for leaf in _read(file, [path], every, 1)):
                 budget.charge(leaf.nbytes)
                 yield leaf
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as err:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError) as err:
         raise Unsearchable from err
 
 

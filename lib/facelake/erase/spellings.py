@@ -7,6 +7,7 @@ import html
 import json
 import re
 import unicodedata
+from contextlib import suppress
 from urllib.parse import quote, quote_plus
 
 import numpy as np
@@ -16,14 +17,16 @@ _PLAIN = re.compile(r"[0-9A-Za-z_.-]+")  # written the same way in JSON, URLs an
 _HEX = re.compile(r"\\u[0-9a-f]{4}")
 _LEAST_BYTES = 8  # shorter encoded forms occur by chance
 _PIECE, _PIECES, _LEAST_DIFFERENT = 48, 256, 20  # bytes of a piece; pieces that are looked at; different bytes in one
+_OLDER = ("cp1252", "cp1250", "cp1251", "mac_roman", "shift_jis", "gb18030", "big5", "euc_kr")  # of IPTC and EXIF
 _NUMBERS = 4  # values of an embedding that identify it when they stand next to each other in a text
 
 SEARCHED = (
-    "names as stored, in Unicode NFC and NFD, JSON, URL, HTML and CSV escapes, UTF-16, UTF-32, base64 and hex",
+    "names as stored, in Unicode NFC and NFD, JSON, URL, HTML and CSV escapes, UTF-16, UTF-32, base64 and hex, and, if "
+    "of 8 bytes or more there, in Windows-1252, -1250, -1251, Mac Roman, Shift JIS, GB 18030, Big5 and EUC-KR",
     "embeddings as float16, float32, float64, base64, hex and decimal numbers in a text",
     "parts of the encoded photos, as stored, in base64 and hex",
-    "inside gzip, zlib, bzip2, xz, zstd, lz4 and zip, in the texts of PNG images, and in every column, footer and "
-    "statistic of Parquet",
+    "inside gzip, zlib, bzip2, xz, zstd, lz4 and zip, in the metadata of PNG and JPEG XL images, and in every column, "
+    "footer and statistic of Parquet",
 )
 NOT_SEARCHED = (
     "encrypted data",
@@ -36,13 +39,16 @@ NOT_SEARCHED = (
 
 
 def text_forms(text: str) -> set[bytes]:
-    """Return the spellings of an identifier that stand between word boundaries: JSON, URLs and HTML, NFC and NFD."""
+    """Return the spellings of an identifier that stand between word boundaries: JSON, URLs, HTML, NFC, NFD, and older
+    encodings.
+    """
     forms: set[bytes] = set()
     for spelled in {text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text)}:
         raw = spelled.encode(errors="surrogateescape")  # command-line arguments need not be UTF-8
         forms.add(raw)
         if _PLAIN.fullmatch(spelled):
             continue
+        forms |= _in_older_encodings(spelled)
         escaped = {json.dumps(spelled)[1:-1], json.dumps(spelled, ensure_ascii=False)[1:-1]}
         escaped |= {_HEX.sub(lambda match: match[0].upper().replace("U", "u", 1), form) for form in escaped}
         escaped |= {form.replace("/", "\\/") for form in escaped}
@@ -51,6 +57,15 @@ def text_forms(text: str) -> set[bytes]:
         urls |= {re.sub(r"%..", lambda match: match[0].lower(), url) for url in urls}
         forms |= {form.encode(errors="surrogateescape") for form in escaped | urls}
     return forms
+
+
+def _in_older_encodings(text: str) -> set[bytes]:
+    """Return a text in the encodings that cameras and picture agencies wrote before Unicode."""
+    forms = set()
+    for encoding in _OLDER if not text.isascii() else ():
+        with suppress(UnicodeEncodeError):
+            forms.add(text.encode(encoding))
+    return {form for form in forms if len(form) >= _LEAST_BYTES}
 
 
 def _in_html(text: str) -> set[str]:

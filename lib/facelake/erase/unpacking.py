@@ -1,4 +1,4 @@
-"""Unpacks stored objects for the residual scan: compressed streams, zip archives, and the texts of PNG images."""
+"""Unpacks stored objects for the residual scan: compressed streams, zip archives, and metadata of PNG and JPEG XL."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ _MOST_BYTES = 1 << 28  # that one object may unpack to
 _BLOCK = 1 << 16
 _ARROW = ((b"\x28\xb5\x2f\xfd", "zstd"), (b"\x04\x22\x4d\x18", "lz4"))
 _GZIP, _BZIP2, _XZ, _PNG = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x89PNG\r\n\x1a\n"
+_JPEG_XL = b"\0\0\0\x0cJXL \r\n\x87\n"  # in a container; a bare stream has no metadata
 _ZIP_MEMBER, _ZIP_END = b"PK\x03\x04", b"PK\x05\x06"
 _ZLIB = bytes(window << 4 | 8 for window in range(8))  # first bytes: deflate with a window of 256 B to 32 KiB
-_MAGICS = (_GZIP, _BZIP2, _XZ, _PNG, _ZIP_MEMBER, *dict(_ARROW))
+_IMAGES = (_PNG, _JPEG_XL)
+_MAGICS = (_GZIP, _BZIP2, _XZ, *_IMAGES, _ZIP_MEMBER, *dict(_ARROW))
 _FAULTS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, RuntimeError, EOFError, OSError, ValueError)
 
 
@@ -62,7 +64,7 @@ def packed_heads() -> Bool:
 
 def is_archive(data: bytes) -> bool:
     """Return whether an object says of itself that it is compressed."""
-    return data.startswith(tuple(magic for magic in _MAGICS if magic != _PNG))
+    return data.startswith(tuple(magic for magic in _MAGICS if magic not in _IMAGES))
 
 
 def unpacked(data: bytes, budget: Budget) -> Iterator[tuple[str, bytes]]:
@@ -77,6 +79,8 @@ def unpacked(data: bytes, budget: Budget) -> Iterator[tuple[str, bytes]]:
     """
     if data.startswith(_PNG):
         yield from (("", budget.joined(_inflated(text, _deflate)[0])) for text in _packed_texts(data))
+    elif data.startswith(_JPEG_XL):
+        yield from (("", budget.joined(_by_arrow(box, "brotli"))) for box in _packed_boxes(data))
     elif data.startswith(_GZIP):
         yield from _streams(data, lambda: zlib.decompressobj(31), lambda rest: rest.startswith(_GZIP), budget)
     elif data[:1] and data[0] in _ZLIB and int.from_bytes(data[:2], "big") % 31 == 0:
@@ -172,3 +176,16 @@ def _packed_texts(data: bytes) -> Iterator[bytes]:
             yield rest[2:].partition(b"\0")[2].partition(b"\0")[2]
         elif kind in (b"zTXt", b"iCCP") and rest:
             yield rest[1:]
+
+
+def _packed_boxes(data: bytes) -> Iterator[bytes]:
+    """Yield the compressed metadata of a JPEG XL image (boxes `brob`, ISO/IEC 18181-2), as Brotli streams."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
+        if size == 1:
+            size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        end = at + max(size, head) if size else len(data)  # no size: to the end of the file
+        if kind == b"brob":
+            yield data[at + head + 4 : end]  # the kind of the box that it was comes first
+        at = end

@@ -156,6 +156,26 @@ class DirectoryStore:
                 if not path.is_file():
                     yield path.relative_to(self.root).as_posix()
 
+    def links_outside(self) -> Iterator[str]:
+        """Yield the keys of links to files that are not under this directory: deleting the object leaves them."""
+        links: list[tuple[str, str]] = []
+        inside: set[tuple[int, int]] = set()
+        for item in self.list(follow_links=True):
+            path = self.root / item.key
+            if path.is_symlink():
+                links.append((item.key, str(path)))
+        for item in self.list(follow_links=True) if links else ():
+            path = self.root / item.key
+            with contextlib.suppress(FileNotFoundError):
+                if not path.is_symlink():
+                    status = path.stat()
+                    inside.add((status.st_dev, status.st_ino))
+        for key, name in links:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(name)
+                if (status.st_dev, status.st_ino) not in inside:
+                    yield key
+
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
 

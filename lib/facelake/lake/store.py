@@ -40,6 +40,12 @@ def names_without_objects(store: ObjectStore) -> Iterator[str]:
         yield from store.names_without_objects()
 
 
+def links_outside(store: ObjectStore) -> Iterator[str]:
+    """Yield the keys of objects that are links to files elsewhere, which deleting the object leaves."""
+    if isinstance(store, DirectoryStore):
+        yield from store.links_outside()
+
+
 @lru_cache(maxsize=4)
 def cached_store(uri: str, s3: str) -> ObjectStore:
     """Return a store that a worker keeps for its next task: an S3 client takes a tenth of a second of CPU to make.

@@ -76,7 +76,7 @@ class Table:
 
         Raises:
             VersionGone: the version can no longer be read.
-            Corrupt: the table is written in a newer format.
+            Corrupt: the table is written in a newer format, or its log names files outside of its folder.
         """
         delta = None if version == -1 else self._open(version)
         if version is not None and version >= 0 and (delta is None or delta.version() != version):
@@ -88,6 +88,9 @@ class Table:
             what = f"table needs reader features that facelake does not write: {protocol.reader_features}"
             raise Corrupt(what, where=self._uri, next_step="upgrade facelake")
         adds = pa.table(cast(Any, delta.get_add_actions(flatten=True)))
+        if outside := next((path for path in adds["path"].to_pylist() if "/" in path), None):
+            what = f"the table's log names a file outside of its folder, in which nothing could be erased: {outside}"
+            raise Corrupt(what, where=self._uri, next_step="restore the folder from a backup; nothing was changed")
         rows = zip(
             adds["path"].to_pylist(),
             adds["size_bytes"].to_pylist(),

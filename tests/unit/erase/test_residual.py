@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -378,6 +379,45 @@ def test_the_texts_of_a_png_are_inflated() -> None:
         assert scan("c.parquet", parquet(pa.table({"image": [png("person-0042", how)]})), NEEDLES) == 1
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_the_packed_metadata_of_a_jpeg_xl_are_unpacked(last: bool) -> None:
+    """`cjxl` compresses EXIF and XMP by default."""
+
+    def box(kind: bytes, body: bytes, size: int | None = None) -> bytes:
+        return (len(body) + 8 if size is None else size).to_bytes(4, "big") + kind + body
+
+    def photo(name: str) -> bytes:
+        xmp = b"xml " + pa.compress(f"<dc:creator>{name}</dc:creator>".encode(), "brotli", asbytes=True)
+        head = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ")
+        pixels = (1).to_bytes(4, "big") + b"jxlc" + (16 + 99).to_bytes(8, "big") + bytes(range(99))
+        return head + pixels + (box(b"brob", xmp, 0) if last else box(b"brob", xmp) + box(b"free", b"x"))
+
+    assert scan("a.jxl", photo("person-0042"), NEEDLES) == 1
+    assert scan("a.jxl", photo("person-0043"), NEEDLES) == 0
+    assert scan("c.parquet", parquet(pa.table({"image": [photo("person-0042")]})), NEEDLES) == 1
+    assert scan("c.parquet", parquet(pa.table({"image": [photo("person-0042")[:-9]]})), NEEDLES) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        ("José Núñez", "latin-1"),
+        ("Zoë “Z” Müller", "cp1252"),
+        ("Łukasz Żak", "cp1250"),
+        ("Анна Петрова", "cp1251"),
+        ("José Núñez", "mac_roman"),
+        ("山田太郎さん", "shift_jis"),
+        ("王小明同学", "gb18030"),
+        ("王小明同學", "big5"),
+        ("홍길동선생", "euc_kr"),
+    ],
+)
+def test_names_in_encodings_before_unicode_are_found(name: str, encoding: str) -> None:
+    for spelled in (name, unicodedata.normalize("NFD", name)):
+        assert scan("a.jpg", b"IPTC \x1c\x02\x50\0\x0a" + name.encode(encoding) + b"\x1c", Needles.of([spelled])) == 1
+    assert scan("a.jpg", b"IPTC " + name.encode(encoding), Needles.of(["Zoë Müller-2"])) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "written"),
     [
@@ -509,6 +549,25 @@ def test_damaged_objects_never_raise() -> None:
         body = bytearray(bodies[round_ % 2])
         body[RNG.integers(len(body))] = RNG.integers(256)
         assert scan("x.parquet", bytes(body[: len(body) - round_ % 3]), NEEDLES) >= 0
+
+
+_DAMAGED = {
+    "ends the process": [(152, 0), (154, 1), (166, 0), (259, 44), (325, 25)],
+    "ends the reading of the footer": [(683, 21), (683, 44)],
+    "raises KeyError": [(156, 0), (223, 0)],
+}
+
+
+@pytest.mark.parametrize("how", _DAMAGED)
+def test_a_footer_that_pyarrow_cannot_describe_is_unsearchable(how: str) -> None:
+    """Also as a photo that somebody delivers, packed, in which it must prevent no erasure."""
+    whole = parquet(pa.table({"a": ["album/ann.jpg", "b"] * 9, "n": [[1.0]] * 18}))
+    assert scan("x", gzip.compress(whole), NEEDLES) == 9
+    for at, value in _DAMAGED[how]:
+        body = bytearray(whole)
+        body[at] = value
+        assert scan("x.parquet", bytes(body), NEEDLES) >= 1
+        assert scan("c.parquet", parquet(pa.table({"image": [gzip.compress(bytes(body))]})), NEEDLES) <= 1
 
 
 def test_without_needles_there_are_no_hits() -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from facelake.config import S3Section
 from facelake.corpus_config import ColumnRule
 from facelake.errors import ConfigError, Retryable
-from facelake.lake.corpora.parquet_checks import REPLACE, check_columns, check_image, check_inflation
+from facelake.lake.corpora.parquet_checks import REPLACE, check_columns, check_image, check_inflation, described
 from facelake.lake.corpora.rules import (
     COLUMNS,
     Rules,
@@ -155,6 +155,7 @@ class Corpus:
         where = f"{self.uri}/{path}"
         self._check(file.schema_arrow, where)
         meta = file.metadata
+        described(meta, where)
         leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
         leaf = next((i for i, name in enumerate(leaves) if name == self.form.image), -1)
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]

@@ -9,11 +9,25 @@ from facelake.contracts import CORPUS_REQUIRED
 from facelake.errors import ConfigError
 from facelake.lake.corpora.rules import Rules
 from facelake.parquet_chunks import inflates
+from facelake.parquet_footers import check_footer
 
 REPLACE = "replace the file or move it out of the corpus"
 _MOST_INFLATED, _LEAST_INFLATED = 8, 512 << 20  # ratio and size above which the image column is refused
 _STRING = ("string", "large_string", "string_view")
 _BINARY = ("binary", "large_binary", "binary_view")
+
+
+def described(metadata: pq.FileMetaData, where: str) -> pq.FileMetaData:
+    """Return a footer whose column chunks may be asked for.
+
+    Raises:
+        ConfigError: asking for one would end this process, or fail.
+    """
+    try:
+        check_footer(metadata)
+    except (ValueError, OSError, pa.ArrowException) as err:
+        raise ConfigError("the footer of the file is damaged", where=where, next_step=REPLACE) from err
+    return metadata
 
 
 def check_inflation(chunks: list[pq.ColumnChunkMetaData], where: str) -> None:

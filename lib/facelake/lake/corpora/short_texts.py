@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.errors import ConfigError
+from facelake.lake.corpora.parquet_checks import described
 from facelake.parquet_chunks import has_dictionary, inflates, shares_prefixes
 
 _LONGEST = 1 << 16  # bytes of one value
@@ -38,7 +39,7 @@ def short_texts(
     Raises:
         ConfigError: a column decodes to more than names do.
     """
-    chunks = list(_chunks_of(file.metadata, columns))
+    chunks = list(_chunks_of(described(file.metadata, where), columns))
     for chunk in chunks:
         if inflates(chunk, _LEAST_INFLATED, _MOST_INFLATED):
             packed, size = chunk.total_compressed_size, chunk.total_uncompressed_size

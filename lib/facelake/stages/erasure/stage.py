@@ -28,6 +28,7 @@ from facelake.erase import Needles, Signer, certificate
 from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES, WITHOUT_PIECES
 from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
+from facelake.lake.store import links_outside
 from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
@@ -73,10 +74,14 @@ def erase(context: Context, request: Request) -> Erased:
 
     Raises:
         ConfigError: an identity that does not exist; copies under other ids, with which the request does not say what
-            to do; a signing key that cannot be read. Nothing was removed.
+            to do; a signing key that cannot be read; an object that is a link to a file elsewhere. Nothing was removed.
         Corrupt: the scan found remains; no certificate is issued, and the erasure stays unfinished.
     """
     signer = context.signer()  # fails before anything is removed
+    if link := next(links_outside(context.lake.store), None):
+        what = f"{link} is a link to a file outside of the lake, whose content would stay there; nothing was erased"
+        next_step = "move the file to the place of the link, and give the command again"
+        raise ConfigError(what, where=context.lake.uri, next_step=next_step)
     run = StageRun(context, "erase", _STEPS, "steps")
     notes = Notes(context.lake, signer)
     settle(context.lake)

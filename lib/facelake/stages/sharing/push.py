@@ -35,6 +35,7 @@ from facelake.stages.sharing.leases import (
     mark_returned,
     mark_sent,
 )
+from facelake.stages.sharing.target_record import check_emptied, check_in_place, check_no_copy, check_signature, signed
 from facelake.stages.sharing.target_writer import SEARCHED, TargetWriter
 from facelake.targets import Location, Target, open_target
 
@@ -75,8 +76,9 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
 
     Raises:
         ConfigError: no such target, recipient and purpose are missing, or a new target would be inside the lake.
-        Refused: the table is not this lake's, holds other rows, another model, dimension or purpose, the recipient owes
-            an action, or the target's last lease is over and no new one was asked for.
+        Refused: the table is not this lake's, holds other rows, another model, dimension or purpose, its record was
+            changed, it or its table is not where earlier pushes left it, the recipient owes an action, or the target's
+            last lease is over and no new one was asked for.
         LedgerMoved: an event was recorded meanwhile; the next push applies it.
         Corrupt: deleted rows are still in the target, or the counts do not add up.
     """
@@ -93,17 +95,20 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
                 raise Refused(what, where=location.shown, next_step="name another one: ?table=NAME")
             if place:
                 must_be_outside(place, context.config, "--to")
+            check_emptied(context, location, now)
             _return_emptied(context, location, now)
             return _fill(context, target, location, terms, None)
         _check_record(context, record, location, terms)
         lease = next((item for item in leases(context.lake) if item.lease_id == record["lease_id"]), None)
+        check_in_place(target, location, record, lease)
         if lease is None or lease.ended(now):
             return _empty(context, target, location, record)
+        check_no_copy(location, record)
         return _fill(context, target, location, terms, record)
 
 
 def _check_record(context: Context, record: dict[str, Any], location: Location, terms: PushTerms) -> None:
-    """Check that a target is the one that the operator means."""
+    """Check that a target is the one that the operator means, and that its record was not changed."""
     what = None
     if record.get("lake") != context.lake.name or record.get("format") != _FORMAT:
         what = f"the table {location.table!r} is filled from another lake"
@@ -117,6 +122,7 @@ def _check_record(context: Context, record: dict[str, Any], location: Location, 
         what = "the target was made without exemplars" if terms.exemplars else "the target was made with exemplars"
     if what:
         raise Refused(what, where=location.shown, next_step="name another table: ?table=NAME")
+    check_signature(context, record, location)
 
 
 def _fill(
@@ -144,7 +150,7 @@ def _fill(
     audited |= {"since": since, "identities": expected, "exemplars": exemplars}
     append_audit(context.lake, "push", audited, context.sign)
     if record is None or record["state"] != "pushing":
-        target.write_record(_signed(context, body | {"gallery_version": since, "state": "pushing"}))
+        target.write_record(signed(context, body | {"gallery_version": since, "state": "pushing"}))
     target.create(int(body["dim"]), exemplars=exemplars)
     work = TargetWriter(context, target, outgoing, lease, exemplars)
     context.emit(StageStarted("push", expected, "identities"))
@@ -155,7 +161,7 @@ def _fill(
     rewritten = resumed or renewed or work.deleted or work.upserted > after - before
     kept = target.compact() if rewritten else None
     outgoing.ledger.check_unchanged()
-    target.write_record(_signed(context, body | {"state": "complete"}))
+    target.write_record(signed(context, body | {"state": "complete"}))
     # at the end: an acknowledgement of a push that failed would clear what the target still owes
     mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
     acknowledge(context.lake, lease.lease_id, outgoing.gallery.version)
@@ -300,10 +306,6 @@ def _record(context: Context, lease: FeedLease, outgoing: Outgoing, counts: tupl
     }
 
 
-def _signed(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    return body | {"signature": context.sign(body)}
-
-
 def _empty(context: Context, target: Target, location: Location, record: dict[str, Any]) -> dict[str, Any]:
     """Delete everything, check it, and record the return of the lease."""
     before, kept = 0, None
@@ -314,6 +316,8 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
             what = f"{foreign} rows of the target were not written under lease {record['lease_id']}"
             raise Refused(what, where=location.shown, next_step="remove them, then push again to have the rest deleted")
         before = target.count()
+        if record["state"] != "emptying":  # once the table is dropped, the record says that a push did that
+            target.write_record(signed(context, record | {"state": "emptying"}))
         names = list(next(target.versions(), {}))[:SEARCHED]
         former = target.templates(names)
         ids = [list(batch) for batch in target.versions() if batch]
