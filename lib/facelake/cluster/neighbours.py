@@ -93,10 +93,23 @@ def exact_join(vectors: F32, k: int, floor: float) -> Neighbours:
     return best
 
 
+def exact_join_in_threads(vectors: F32, k: int, floor: float) -> Neighbours:
+    """As `exact_join`, on all cores."""
+    everyone = np.arange(len(vectors), dtype=np.int32)
+
+    def search(rows: I32) -> tuple[I32, F32]:
+        best = topk.empty(len(rows), k)
+        topk.fold(vectors[rows] @ vectors.T, rows - rows[0], everyone, rows, floor, best)
+        return best
+
+    starts = range(0, len(vectors), _BLOCK)
+    return Neighbours(*topk.in_threads(search, [everyone[start : start + _BLOCK] for start in starts]))
+
+
 def join(vectors: F32, search: Search) -> Neighbours:
     """Neighbours among unit vectors (n, dim), as positions: of few all pairs are compared, of many those of a list."""
     if len(vectors) <= search.exact_below:
-        return exact_join(vectors, search.k, search.floor)
+        return exact_join_in_threads(vectors, search.k, search.floor)
     index = trained_index(vectors, len(vectors), search.list_size, search.seed)
     lists = index.assign(vectors, search.probes, CELL_PROBES)
     row, column = np.nonzero(lists >= 0)

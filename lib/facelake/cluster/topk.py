@@ -6,10 +6,18 @@ sorted row beats sorting a block: nearly every value is below the row's last one
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
 import numba
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from facelake.contracts import F32, I32, I64
+from facelake.contracts import F16, F32, I32, I64
+
+_Rows = TypeVar("_Rows", F16, F32, F16 | F32, I32)
 
 
 def empty(rows: int, k: int) -> tuple[I32, F32]:
@@ -71,3 +79,14 @@ def merge(place: I64, start: I64, from_index: I32, from_cosine: F32, index: I32,
             if v < cosine[r, k - 1] or (v == cosine[r, k - 1] and j >= index[r, k - 1] >= 0):
                 break
             put(j, v, index, cosine, r)
+
+
+def in_threads(search: Callable[[_Rows], tuple[I32, F32]], parts: Sequence[_Rows]) -> tuple[I32, F32]:
+    """Search for the rows of each part, as many at once as there are cores, each with one thread of BLAS.
+
+    Threads of BLAS wait for each other after every block, in a loop: on cores shared with other work that takes most of
+    the time.
+    """
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        found = list(pool.map(search, parts))
+    return np.concatenate([index for index, _ in found]), np.concatenate([cosine for _, cosine in found])

@@ -1,4 +1,4 @@
-"""Reads single rows of data files: only the row groups that contain them are read."""
+"""Reads some rows of data files: only the row groups that contain them are read, and few of them at once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facelake.contracts import I64, TABLES
+from facelake.contracts import I64, TABLES, Bool
 from facelake.distinct import distinct
 from facelake.lake.data_files import completed, data_file, plain, present_columns
 from facelake.lake.object_store import ObjectStore
 
 _READERS = 4
+_GROUPS_AT_ONCE = 4  # a request to the store takes as long as 8 MB of it
 
 
 @functools.cache
@@ -52,6 +53,31 @@ def pick_rows(store: ObjectStore, table: str, path: str, rows: I64, columns: Seq
                 parts.append(completed(picked, kept).cast(kept))
             first += count
     return pa.concat_tables(parts).take(pa.array(back))
+
+
+def read_some(store: ObjectStore, table: str, path: str, take: Bool, columns: Sequence[str]) -> pa.Table:
+    """Rows of one data file of a table for which `take` (rows,) holds, in the order of the file.
+
+    This costs less than to read the file and to filter it, even if every row group has such rows: memory that was just
+    freed is used again, while fresh pages of a whole file's vectors take longer to get than to fill.
+
+    Raises:
+        Corrupt: the file is missing or damaged, or has another number of rows.
+    """
+    kept = plain(pa.schema([TABLES[table].field(name) for name in columns]))
+    parts: list[pa.Table] = [kept.empty_table()]
+    with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source) as file:
+        present, meta = present_columns(file, columns), file.metadata
+        if len(take) != meta.num_rows:
+            raise pa.ArrowInvalid(f"there are {meta.num_rows} rows, not {len(take)}")
+        ends = np.cumsum([0, *(meta.row_group(group).num_rows for group in range(meta.num_row_groups))])
+        wanted = [group for group in range(meta.num_row_groups) if take[ends[group] : ends[group + 1]].any()]
+        for at in range(0, len(wanted), _GROUPS_AT_ONCE):
+            groups = wanted[at : at + _GROUPS_AT_ONCE]
+            chosen = np.concatenate([take[ends[group] : ends[group + 1]] for group in groups])
+            rows = file.read_row_groups(groups, columns=present, use_threads=False).filter(pa.array(chosen))
+            parts.append(completed(rows, kept).cast(kept))
+    return pa.concat_tables(parts)
 
 
 def pick_scattered(

@@ -20,13 +20,14 @@ from deltalake import CommitProperties, DeltaTable, Schema
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from facelake.contracts import TABLES, DataFileName, Receipt
+from facelake.contracts import TABLES, Bool, DataFileName, Receipt
 from facelake.errors import CommitConflict, CommitUnknown, Corrupt, Retryable
 from facelake.lake.data_files import UNNAMED, DataFile, plain, read_file, stage
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.open_delta import open_table, version_gone
 from facelake.lake.read_ahead import read_ahead
 from facelake.lake.retries import first_line, retrying
+from facelake.lake.row_reader import read_some
 
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
@@ -132,6 +133,10 @@ class Table:
         wanted = list(columns) if columns is not None else self.schema.names
         kept = plain(pa.schema([self.schema.field(name) for name in wanted]))
         return read_file(self.store, self.name, file.path, wanted).cast(kept)
+
+    def some(self, file: DataFile, take: Bool, columns: Sequence[str]) -> pa.Table:
+        """Read columns of the rows of one data file for which `take` (rows,) holds, in the order of the file."""
+        return read_some(self.store, self.name, file.path, take, columns)
 
     def where(self, column: str, values: pa.ChunkedArray, columns: Sequence[str]) -> pa.Table:
         """Return the rows whose `column` is one of the values.

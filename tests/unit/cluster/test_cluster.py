@@ -14,7 +14,17 @@ from facelake.cluster import columns
 from facelake.cluster.calibrate import Calibration, Prior, Similarities, calibrate, with_level
 from facelake.cluster.edges import clear_nearest, mutual_or_strong
 from facelake.cluster.lists import FACES_PER_CELL, Index, divided, lists_of, nearest, spherical_kmeans, trained_index
-from facelake.cluster.neighbours import Neighbours, Ragged, Search, exact_join, fold_queries, join, join_lists, union
+from facelake.cluster.neighbours import (
+    Neighbours,
+    Ragged,
+    Search,
+    exact_join,
+    exact_join_in_threads,
+    fold_queries,
+    join,
+    join_lists,
+    union,
+)
 from facelake.cluster.nuisance import nuisance_directions, without
 
 
@@ -62,6 +72,13 @@ def test_join_is_brute_force(count: int, k: int, seed: int) -> None:
         assert found.index[i, : len(best)].tolist() == best
         assert (found.index[i, len(best) :] == -1).all()
         np.testing.assert_allclose(found.cosine[i, : len(best)], similarity[i, best], atol=1e-5)
+
+
+def test_a_join_in_threads_finds_the_same() -> None:
+    x = unit(np.random.default_rng(3), 4_500, 24)  # three blocks
+    one, more = exact_join(x, 7, 0.3), exact_join_in_threads(x, 7, 0.3)
+    assert np.array_equal(one.index, more.index)
+    assert np.array_equal(one.cosine, more.cosine)
 
 
 def whole_list(x: np.ndarray, search: Search, lists: int, seed: int = 0) -> Neighbours:

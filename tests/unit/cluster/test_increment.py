@@ -134,7 +134,7 @@ def test_a_scan_in_few_dimensions_finds_what_a_comparison_of_all_finds(
     vectors = people.faces([int(w) for w in people.rng.integers(0, 400, 700)])
     whole, cosine = nearest_groups(sums, vectors, -1.0, 0)
     monkeypatch.setattr("facelake.cluster.near_groups._SCANNED_GROUPS", 1)
-    monkeypatch.setattr("facelake.cluster.near_groups._DIMS", 12)
+    monkeypatch.setattr("facelake.cluster.near_groups._SCANNED_DIM", 1)
     monkeypatch.setattr("facelake.cluster.near_groups._SCAN_COLUMNS", 70)
     found, of_found = nearest_groups(sums, vectors, 0.3, 0)
     near = cosine >= 0.3

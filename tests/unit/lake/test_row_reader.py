@@ -15,7 +15,7 @@ from facelake.errors import Corrupt
 from facelake.lake import data_files
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
-from facelake.lake.row_reader import pick_rows, pick_scattered
+from facelake.lake.row_reader import pick_rows, pick_scattered, read_some
 from facelake.stages.gallery.face_index import _lists_with, admissions_of_faces
 
 _SIZES = (7, 1, 12)
@@ -50,6 +50,21 @@ def test_a_missing_row_is_reported_as_corrupt(lake: Lake) -> None:
         pick_rows(lake.store, "groups", file.path, np.array([file.rows]), ["face_id"])
     with pytest.raises(Corrupt, match="missing"):
         pick_rows(lake.store, "groups", "gone.parquet", np.array([0]), ["face_id"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.2, 1.0])
+def test_some_rows_are_those_of_the_whole_file(tmp_path: Path, share: float) -> None:
+    lake = Lake.create(str(tmp_path))
+    rows = np.arange(25_000)  # thirteen row groups, of which up to four are read at once
+    table = pa.Table.from_pylist(
+        [{"image_id": f"p{row}", "admitted": True} for row in rows.tolist()], schema=plain(ADMISSIONS)
+    )
+    receipt = lake["admissions"].stage(table)
+    take = np.random.default_rng(5).random(len(rows)) < share
+    some = read_some(lake.store, "admissions", receipt.path, take, ["image_id"])
+    assert some["image_id"].to_pylist() == [f"p{row}" for row in rows[take].tolist()]
+    with pytest.raises(Corrupt, match="damaged"):
+        read_some(lake.store, "admissions", receipt.path, take[1:], ["image_id"])
 
 
 def test_an_admission_applies_to_its_own_photo_only(tmp_path: Path) -> None:

@@ -74,25 +74,23 @@ class RangeWriter:
 
     @cached_property
     def _read(self) -> tuple[I64, pa.Table]:
-        """Positions in this range's faces of those that were read, ascending, and their rows."""
+        """Positions in this range's faces of those that were read, by group, then key, and their rows."""
         if "faces" not in self._routed:
             empty = pa.table({name: pa.array([], kind) for name, kind in _FACE_TYPES.items()})
             return np.zeros(0, np.int64), empty
         rows = self._routed["faces"]
         at = FaceKeys(self._key).find_keys(rows["key"].to_numpy())
-        order = np.argsort(at, kind="stable")
+        order = np.lexsort((at, self._group[at]))
         return at[order], rows.take(pa.array(order))
 
     @cached_property
-    def _templates(self) -> tuple[I64, Templates]:
-        """Order (m,) of the read faces by group, then key, and the templates of all groups of the range."""
+    def _templates(self) -> Templates:
+        """The templates of all groups of the range."""
         at, rows = self._read
-        order = np.argsort(self._group[at], kind="stable")
-        rows = rows.take(pa.array(order))
         vectors, _ = columns.vectors(rows["embedding"], self._work.dim)
         quality = np.nan_to_num(rows["quality"].to_numpy().astype(np.float32))
-        faces = FaceVectors(self._group[at[order]], rows["face_id"].to_pylist(), vectors, quality)
-        return order, represent(faces, self._taken_over(), len(self._names), self._work.exemplars)
+        faces = FaceVectors(self._group[at], rows["face_id"].to_pylist(), vectors, quality)
+        return represent(faces, self._taken_over(), len(self._names), self._work.exemplars)
 
     def _taken_over(self) -> KnownTemplates:
         """Templates of previous identities that are whole in a touched group of this range."""
@@ -124,7 +122,7 @@ class RangeWriter:
 
     def _new_rows(self, at: I64) -> pa.Table:
         work, groups = self._work, np.flatnonzero(self._touched)
-        _, made = self._templates
+        made = self._templates
         names, count = self._names.take(pa.array(groups)), len(groups)
         sizes = np.bincount(self._group, minlength=len(self._names))[groups].astype(np.int64)
         new = pa.nulls(count, pa.int64()).fill_null(work.version)
@@ -191,8 +189,7 @@ class RangeWriter:
         count = len(self._key)
         ids, images = self._ids_and_images()
         score = self._faces["score"].to_numpy(zero_copy_only=False).copy()
-        order, made = self._templates
-        score[self._read[0][order]] = made.score
+        score[self._read[0]] = self._templates.score
         touched = self._touched[self._group]
         core = self._faces["core"].to_numpy(zero_copy_only=False).copy()
         core[touched] = core_of(self._group[touched], score[touched])

@@ -56,7 +56,7 @@ class RangeTasks(RangeWork):
         take = (at >= 0) & shared.read[np.maximum(at, 0)]
         if not take.any():
             return
-        rows = self.read("faces", path, [*_MEMBER, "quality", "embedding"]).filter(pa.array(take))
+        rows = self.read_some("faces", path, take, [*_MEMBER, "quality", "embedding"])
         rows = rows.append_column("key", pa.array(shared.keys[at[take]]))
         yield from _by_range("faces", rows, shared.range[at[take]])
 

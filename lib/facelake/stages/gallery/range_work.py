@@ -7,7 +7,9 @@ from typing import Literal
 
 import pyarrow as pa
 
+from facelake.contracts import Bool
 from facelake.lake.data_files import read_file
+from facelake.lake.row_reader import read_some
 from facelake.lake.store import cached_store
 
 
@@ -64,3 +66,7 @@ class RangeWork:
     def read(self, table: str, path: str, names: list[str]) -> pa.Table:
         """Read columns of a data file of the lake."""
         return read_file(cached_store(self.lake, self.s3), table, path, names)
+
+    def read_some(self, table: str, path: str, take: Bool, names: list[str]) -> pa.Table:
+        """Read columns of those rows of a data file for which `take` (rows,) holds."""
+        return read_some(cached_store(self.lake, self.s3), table, path, take, names)

@@ -85,7 +85,7 @@ class StoredFaces:
             take = (number >= 0) & wanted[np.maximum(number, 0)] if len(wanted) else np.zeros(len(number), bool)
             if take.any():
                 count += int(take.sum())
-                yield number[take], self.lake["faces"].file(file, names).filter(pa.array(take))
+                yield number[take], self.lake["faces"].some(file, take, names)
         if count != int(wanted.sum()):
             what = f"{int(wanted.sum())} faces are grouped, of which the faces table has {count} rows"
             raise Corrupt(what, where="groups", next_step="run `facelake nightly` again: cluster will be redone")

@@ -90,6 +90,9 @@ class _LongFaces:
         embedding = pa.Array.from_buffers(pa.binary(), _IDS, [None, offsets, body])
         return pa.table({"face_id": self._ids(file.path), "embedding": embedding}).select(columns)
 
+    def some(self, file: Any, take: np.ndarray, columns: list[str]) -> pa.Table:
+        return self.file(file, columns).filter(pa.array(take))
+
     def _ids(self, path: str) -> pa.Array:
         return pa.array([f"{path} {number:04d}" + "x" * (1 << 20) for number in range(_IDS)], pa.string())
 
