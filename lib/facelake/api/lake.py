@@ -312,7 +312,7 @@ class Lake:
         return Identity(identity_id, stored.version, tuple(from_row(IdentityFace, row) for row in rows))
 
     def changes(self, since: int | None = None) -> Rows:
-        """Return what happened to identities: gallery_version, kind, identity_id, other_id, size_before, size_after.
+        """Return what happened to identities, with the columns of table `changes` (docs/tables.md).
 
         Args:
             since: the changes of the versions after this one; None: those of the newest.

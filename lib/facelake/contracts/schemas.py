@@ -176,8 +176,12 @@ CHANGES = _schema(
     ("kind", _S, "see Change"),
     ("identity_id", _S, ""),
     ("other_id", _S, "merged: the winner; split: the parent; resurrected: the identity that it was part of, if any"),
-    ("size_before", _I, ""),
-    ("size_after", _I, ""),
+    ("size_before", _I, "faces in the version before"),
+    ("size_after", _I, "size_before + new + moved_in - gone - moved_out"),
+    ("new", _I, "faces that were in no identity before"),
+    ("gone", _I, "faces that are no longer grouped: their photos left the corpus or may no longer be used"),
+    ("moved_in", _I, "faces that were in other identities"),
+    ("moved_out", _I, "faces that are in other identities now"),
 )
 
 CORRECTIONS = _schema(

@@ -35,7 +35,11 @@ class ChangeEvent:
         identity_id: the identity that changed.
         other_id: merged: the winner; split or resurrected: the identity that held most of the faces before.
         size_before: faces in the previous version.
-        size_after: faces in the new version.
+        size_after: faces in the new version: those before, and `new` and `moved_in`, without `gone` and `moved_out`.
+        new: faces that were in no identity before.
+        gone: faces that are no longer grouped: their photos left the corpus or may no longer be used.
+        moved_in: faces that were in other identities.
+        moved_out: faces that are in other identities now.
     """
 
     kind: Change
@@ -43,6 +47,10 @@ class ChangeEvent:
     other_id: str | None
     size_before: int
     size_after: int
+    new: int
+    gone: int
+    moved_in: int
+    moved_out: int
 
 
 @dataclass(slots=True)
@@ -54,6 +62,10 @@ class Changes(Sequence[ChangeEvent]):
     other_ids: list[str | None] = field(default_factory=list)
     sizes_before: list[int] = field(default_factory=list)
     sizes_after: list[int] = field(default_factory=list)
+    new: list[int] = field(default_factory=list)
+    gone: list[int] = field(default_factory=list)
+    moved_in: list[int] = field(default_factory=list)
+    moved_out: list[int] = field(default_factory=list)
 
     def add(self, event: ChangeEvent) -> None:
         """Append an event."""
@@ -62,6 +74,10 @@ class Changes(Sequence[ChangeEvent]):
         self.other_ids.append(event.other_id)
         self.sizes_before.append(event.size_before)
         self.sizes_after.append(event.size_after)
+        self.new.append(event.new)
+        self.gone.append(event.gone)
+        self.moved_in.append(event.moved_in)
+        self.moved_out.append(event.moved_out)
 
     def counts(self) -> Counter[Change]:
         """Return the number of events of each kind."""
@@ -78,7 +94,15 @@ class Changes(Sequence[ChangeEvent]):
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
         return ChangeEvent(
-            self.kinds[at], self.identity_ids[at], self.other_ids[at], self.sizes_before[at], self.sizes_after[at]
+            self.kinds[at],
+            self.identity_ids[at],
+            self.other_ids[at],
+            self.sizes_before[at],
+            self.sizes_after[at],
+            self.new[at],
+            self.gone[at],
+            self.moved_in[at],
+            self.moved_out[at],
         )
 
     def __iter__(self) -> Iterator[ChangeEvent]:
@@ -174,10 +198,11 @@ def publish_groups(standing: Standing, version: int) -> Published:
     taken, still_present = set(matched[matched >= 0].tolist()), set(shared.identity.tolist())
     retired = [name for old, name in enumerate(standing.names) if old not in taken and old not in still_present]
     number = {name: old for old, name in enumerate(standing.names)} if merged or retired else {}
-    for old, winner in sorted(merged.items()):
-        changes.add(ChangeEvent(Change.MERGED, old, winner, int(standing.sizes[number[old]]), 0))
-    for old in retired:
-        changes.add(ChangeEvent(Change.RETIRED, old, None, int(standing.sizes[number[old]]), 0))
+    remaining = np.bincount(shared.identity, shared.faces, len(standing.names)).astype(np.int64)
+    ended = [(Change.MERGED, old, winner) for old, winner in sorted(merged.items())]
+    for kind, old, other in [*ended, *((Change.RETIRED, old, None) for old in retired)]:
+        size, left = int(standing.sizes[number[old]]), int(remaining[number[old]])
+        changes.add(ChangeEvent(kind, old, other, size, 0, new=0, gone=size - left, moved_in=0, moved_out=left))
     came_back = [standing.tombstones[tombstone] for tombstone in returning.values()]
     return Published(identity, changed, changes, merged, retired, came_back)
 
@@ -206,18 +231,29 @@ def _group_changes(
     parent = np.full(len(identity), -1, np.int64)
     by_share = np.lexsort((-shared.identity, shared.faces))  # of equal shares the lower identity is assigned last
     parent[shared.group[by_share]] = shared.identity[by_share]
-    before = np.where(matched >= 0, standing.sizes[matched] if len(standing.sizes) else 0, 0)
+    before, remaining = np.zeros(len(identity), np.int64), np.zeros(len(identity), np.int64)
+    standing_on = np.flatnonzero(matched >= 0)
+    before[standing_on] = standing.sizes[matched[standing_on]]
+    somewhere = np.bincount(shared.identity, shared.faces, len(standing.names)).astype(np.int64)
+    remaining[standing_on] = somewhere[matched[standing_on]]
+    known = np.bincount(shared.group, shared.faces, len(identity)).astype(np.int64)
     changed = (matched < 0) | (kept != before) | (sizes != before)
     changes = Changes()
     for group in np.flatnonzero(changed).tolist():
-        was, size = int(before[group]), int(sizes[group])
+        was, size, stayed = int(before[group]), int(sizes[group]), int(kept[group])
+        moves = {
+            "new": size - int(known[group]),
+            "gone": was - int(remaining[group]),
+            "moved_in": int(known[group]) - stayed,
+            "moved_out": int(remaining[group]) - stayed,
+        }
         if matched[group] >= 0:
             kind = Change.GREW if size > was else Change.SHRANK if size < was else Change.CHANGED
-            changes.add(ChangeEvent(kind, identity[group], None, was, size))
+            changes.add(ChangeEvent(kind, identity[group], None, was, size, **moves))
             continue
         origin = standing.names[parent[group]] if parent[group] >= 0 else None
         kind = Change.RESURRECTED if group in returning else Change.SPLIT if origin else Change.CREATED
-        changes.add(ChangeEvent(kind, identity[group], origin, 0, size))
+        changes.add(ChangeEvent(kind, identity[group], origin, 0, size, **moves))
     return changes, changed
 
 

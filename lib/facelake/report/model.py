@@ -90,6 +90,14 @@ class ChangedIdentity:
     """merged: the identity that has its faces; split, resurrected: the one that it was part of"""
     size_before: int
     size_after: int
+    new: int | None
+    """faces that were in no identity before; None: not recorded, as for the others"""
+    gone: int | None
+    """faces that are no longer grouped"""
+    moved_in: int | None
+    """faces that were in other identities"""
+    moved_out: int | None
+    """faces that are in other identities now"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,12 +131,16 @@ def _changes(data: ReportData) -> Markup:
 
 def _changed(changed: Sequence[ChangedIdentity]) -> Markup:
     rows = [
-        [el("code", item.identity_id), item.kind, el("code", item.other_id) if item.other_id else "–",
-         f"{item.size_before:,}", f"{item.size_after:,}"]
+        [el("code", item.identity_id), item.kind, el("code", item.other_id) if item.other_id else "–", *_faces(item)]
         for item in changed
-    ]  # fmt: skip
-    heads = ["identity", "change", "other identity", "faces before", "faces after"]
-    return table("Changed identities", heads, rows, (3, 4))
+    ]
+    heads = ["identity", "change", "other identity", "faces before", "new", "gone", "from others", "to others"]
+    return table("Changed identities", [*heads, "faces after"], rows, range(3, 9))
+
+
+def _faces(item: ChangedIdentity) -> list[str]:
+    counts = [item.size_before, item.new, item.gone, item.moved_in, item.moved_out, item.size_after]
+    return ["–" if count is None else f"{count:,}" for count in counts]
 
 
 def _event(event: MergeOrSplit) -> Markup:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from facelake.contracts import Change
 from facelake.publish import Published, Standing, match_groups
 from facelake.publish import publish_groups as publish_standing
+from facelake.publish.identities import ChangeEvent
 from facelake.publish.prototypes import add_weighted, core_faces, exemplars, means_of, weighted_means
 
 
@@ -62,7 +63,7 @@ def test_matching_is_optimal(case: tuple[list[int], list[int]]) -> None:
 
 
 names = st.dictionaries(
-    st.integers(0, 11).map("f{:02d}".format), st.sampled_from(["id-a", "id-b", "id-c"]), max_size=12
+    st.integers(0, 15).map("f{:02d}".format), st.sampled_from(["id-a", "id-b", "id-c"]), max_size=16
 )
 
 
@@ -73,13 +74,23 @@ def test_changes_replay_to_the_new_gallery(labels: list[int], before: dict[str, 
     faces = [f"f{i:02d}" for i in range(12)]
     result = publish_groups(faces, groups, before, 7)
     sizes = {name: list(before.values()).count(name) for name in before.values()}
+    now = {face: result.identity_of_group[group] for face, group in zip(faces, groups, strict=True)}
     for event in result.changes:
+        assert (event.size_before, event.new, event.gone, event.moved_in, event.moved_out) == _moves(event, before, now)
+        assert event.size_after == event.size_before + event.new - event.gone + event.moved_in - event.moved_out
         assert sizes.get(event.identity_id, 0) == event.size_before
         if event.size_after:
             sizes[event.identity_id] = event.size_after
         else:
             del sizes[event.identity_id]
     assert sizes == {name: int((groups == i).sum()) for i, name in enumerate(result.identity_of_group)}
+
+
+def _moves(event: ChangeEvent, before: dict[str, str], now: dict[str, str]) -> tuple[int, ...]:
+    had = {face for face, name in before.items() if name == event.identity_id}
+    has = {face for face, name in now.items() if name == event.identity_id}
+    new, gone = has - set(before), had - set(now)
+    return tuple(len(part) for part in (had, new, gone, has - had - new, had - has - gone))
 
 
 def test_kinds_of_changes() -> None:

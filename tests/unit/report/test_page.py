@@ -53,7 +53,7 @@ def page_data(name: str = PLAIN, runs: int = 3) -> ReportData:
         key_figures=[KeyFigure("faces", "10", name)], since=name, alerts=[Alert("act", name, name), Alert("look", name, name)],
         funnel=[Bar("read", 10), Bar(name, 4, name)], refused=[Bar(name, 3, name)], rejected=[Bar(name, 3)],
         rejected_note=name, similarity=similarity, sizes=[Bar("1 face", 3)], sizes_note=name, changes=[Bar(name, 1)],
-        changed=[ChangedIdentity("merged", name, name, 3, 0)], changed_note=name,
+        changed=[ChangedIdentity("merged", name, name, 3, 0, 0, 1, 0, 2)], changed_note=name,
         events=[MergeOrSplit("merged", name, (sheet, sheet), (sheet,))], events_note=name,
         stages=[StageCost(name, name, 1.0, 2.0, name, 1 << 20, None, None, name)], stages_note=name,
         history=[run] * runs, measures=[Measure("faces", "faces", "count"), Measure("identities", name, "count")],

@@ -114,6 +114,7 @@ def _shrunk(
         else:
             after[name] = tombstone(before[name], "retired", None, version)
         event = dict.fromkeys(CHANGES.names) | {"gallery_version": version, "kind": str(Change.ERASED)}
-        sizes_of = {"size_before": before[name]["size"], "size_after": int(sizes[i])}
-        events.append(event | {"identity_id": name} | sizes_of)
+        was, size = int(before[name]["size"]), int(sizes[i])
+        counts = {"size_before": was, "size_after": size, "gone": was - size, "new": 0, "moved_in": 0, "moved_out": 0}
+        events.append(event | {"identity_id": name} | counts)
     return after, events

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import Change
+from facelake.contracts import CHANGES, Change
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.report import ChangedIdentity
 from facelake.stages.gallery.versions import list_galleries, require_gallery
 
-CHANGE_COLUMNS = ["gallery_version", "kind", "identity_id", "other_id", "size_before", "size_after"]
+CHANGE_COLUMNS = CHANGES.names
 KIND_ORDER = (
     Change.ERASED, Change.RETIRED, Change.MERGED, Change.SPLIT, Change.SHRANK, Change.CREATED, Change.RESURRECTED,
     Change.CHANGED, Change.GREW,

@@ -175,5 +175,9 @@ def _change_rows(result: Published, version: int) -> pa.Table:
         "other_id": pa.array(changes.other_ids, pa.string()),
         "size_before": np.array(changes.sizes_before, np.int64),
         "size_after": np.array(changes.sizes_after, np.int64),
+        "new": np.array(changes.new, np.int64),
+        "gone": np.array(changes.gone, np.int64),
+        "moved_in": np.array(changes.moved_in, np.int64),
+        "moved_out": np.array(changes.moved_out, np.int64),
     }
     return pa.table([pa.array(values[name]) for name in CHANGES.names], schema=plain(CHANGES))

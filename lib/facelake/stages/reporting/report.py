@@ -41,7 +41,7 @@ from facelake.report import (
 )
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run
-from facelake.stages.gallery.change_list import LargestChanges
+from facelake.stages.gallery.change_list import CHANGE_COLUMNS, LargestChanges
 from facelake.stages.gallery.subjects import SubjectCounts, count_contradictions
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.stages.reporting.history import (
@@ -282,10 +282,9 @@ def _identities(context: Context, gallery: Gallery | None) -> _Identities:
 def _count_changes(context: Context, gallery: Gallery, people: _Identities) -> None:
     """Fill in the counts of this version's changes, the largest of each kind, and the largest merges and splits."""
     table, most = context.lake["changes"], context.config.report.max_events
-    columns = ["gallery_version", "kind", "identity_id", "other_id", "size_before", "size_after"]
     events: list[dict[str, Any]] = []
     named = LargestChanges(_NAMED_CHANGES)
-    for part in batches(table, columns, table.snapshot(gallery.row["changes_version"])):
+    for part in batches(table, CHANGE_COLUMNS, table.snapshot(gallery.row["changes_version"])):
         part = part.filter(pc.equal(part["gallery_version"], gallery.version))
         people.changes.update(part["kind"].to_pylist())
         kinds = pc.is_in(part["kind"], pa.array([str(kind) for kind in _EVENTS]))
