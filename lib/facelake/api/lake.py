@@ -234,7 +234,7 @@ class Lake:
         Raises:
             ConfigError: it has not, or the request names nothing.
         """
-        refuse_unknown_targets(self._read(), _in_order(request))
+        refuse_unknown_targets(self._read(), request.in_order())
 
     def erase(self, request: Request, *, even_if_unknown: bool = False) -> Erased:
         """Remove people, photos or sources from every table, file and version, and certify it. Cannot be undone.
@@ -250,7 +250,7 @@ class Lake:
             ConfigError: an unknown reference, or copies under other ids with which the request does not say what to do.
             Corrupt: the scan found remains; no certificate is issued, and the erasure stays unfinished.
         """
-        ordered = _in_order(request)
+        ordered = request.in_order()
         if not even_if_unknown:
             refuse_unknown_targets(self._read(), ordered)
         with self._write("erase") as context:
@@ -395,10 +395,3 @@ class Lake:
     def _write(self, purpose: str, *, must_exist: bool = True) -> Iterator[Context]:
         with self._access.write(purpose, must_exist=must_exist) as context:
             yield context
-
-
-def _in_order(request: Request) -> Request:
-    """Return the request with its keys in the spelling and order that give equal requests equal names."""
-    return Request.of(
-        request.subjects, request.images, request.sources, request.identities, request.purpose, copies=request.copies
-    )

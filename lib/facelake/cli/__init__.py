@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from facelake.cli import doctor, erase, images, init, match, operate, report, review  # noqa: F401  importing registers commands
+from facelake.cli import check, doctor, erase, images, init, match, operate, report, review  # noqa: F401  importing registers commands
 from facelake.cli.bench import bench_app
 from facelake.cli.certificate import certificate_app
 from facelake.cli.correct import correct_app

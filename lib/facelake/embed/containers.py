@@ -10,6 +10,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 
+from PIL.ExifTags import Base as Tag
+
 from facelake.contracts import Reject
 
 _MOST_SEGMENTS, _MOST_TIFF_ENTRIES = 20_000, 4096
@@ -19,7 +21,6 @@ _AFTER_A_SCAN = re.compile(rb"\xff[\xc4\xd9-\xdd\xe1\xe2\xfe]")  # end, scan, ta
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 _VIDEO = b"mpvd"  # Samsung's box of a motion photo
-_REDUCED, _SUB_DIRECTORIES, _PHOTOMETRIC, _DNG_VERSION = 254, 330, 262, 50706
 _OF_SENSORS = (32803, 34892)  # colour filter array and linear raw (TIFF/EP, DNG)
 
 
@@ -124,12 +125,19 @@ def is_raw(data: bytes) -> bool:
         return True
     try:
         tags = {tag: value for tag, _, _, value in tiff_entries(data)}
-        if tags.get(_REDUCED, 0) & 1 or _DNG_VERSION in tags or is_sensor_data(tags.get(_PHOTOMETRIC)):
+        if (
+            tags.get(Tag.NewSubfileType, 0) & 1
+            or Tag.DNGVersion in tags
+            or is_sensor_data(tags.get(Tag.PhotometricInterpretation))
+        ):
             return True
-        at = tags.get(_SUB_DIRECTORIES)
+        at = tags.get(Tag.SubIFDs)
         if at is None:
             return False
-        return any(tag == _PHOTOMETRIC and is_sensor_data(value) for tag, _, _, value in tiff_entries(data, at))
+        return any(
+            tag == Tag.PhotometricInterpretation and is_sensor_data(value)
+            for tag, _, _, value in tiff_entries(data, at)
+        )
     except struct.error:
         return False  # a truncated header, which Pillow reports
 

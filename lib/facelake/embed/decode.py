@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
 from facelake.contracts import U8, Reject
 from facelake.embed.containers import JpegExtent, TooCostly, is_raw, jpeg_extent, without_video
@@ -24,7 +25,6 @@ from facelake.embed.raw_previews import full_size_preview
 from facelake.embed.relight import relighting
 
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_EXIF_ORIENTATION = 0x0112
 _STRIP = 512  # rows that are converted at once
 _MOST_MISSING = 0.1  # share of a photo that may be missing
 _NO_DATA = 128  # grey level that the decoder fills in where data are missing
@@ -360,7 +360,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow applies it to a TIFF's pixels and size itself
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+        value = image.getexif().get(Tag.Orientation, 1)
     except Exception:  # noqa: BLE001  a photo with a damaged EXIF block is still usable
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1

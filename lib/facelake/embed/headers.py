@@ -11,6 +11,8 @@ import io
 import struct
 from typing import TYPE_CHECKING
 
+from PIL.ExifTags import Base as Tag
+
 from facelake.contracts import Reject
 from facelake.embed.containers import JpegExtent, TooCostly, tiff_entries
 
@@ -42,8 +44,7 @@ _TIFF_SIZES = {
     13: 4,
     16: 8,
 }  # bytes per value, of types that become Python numbers
-_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
-_STRIPS = (273, 279, 324, 325)
+_STRIPS = (Tag.StripOffsets, Tag.StripByteCounts, Tag.TileOffsets, Tag.TileByteCounts)
 _FULL_SIZE = 1.25  # cost factor of decoders that cannot scale while decoding
 _HIGH_DEPTH = 0x40  # bit in the third byte of an AV1 configuration
 
@@ -136,7 +137,7 @@ def _weight(image: Image.Image, data: bytes, *, scaled: bool) -> float:
 
 
 def _check_tiff(data: bytes) -> None:
-    largest: dict[int, int] = {_WIDTH: 0, _HEIGHT: 0, _TILE_WIDTH: 0, _TILE_HEIGHT: 0}
+    largest: dict[int, int] = {Tag.ImageWidth: 0, Tag.ImageLength: 0, Tag.TileWidth: 0, Tag.TileLength: 0}
     numbers = 0
     try:
         for tag, kind, count, value in tiff_entries(data):
@@ -149,6 +150,6 @@ def _check_tiff(data: bytes) -> None:
         return  # a truncated header, which Pillow reports
     if numbers > MOST_METADATA:
         raise TooCostly(Reject.BYTES, f"{numbers} bytes of metadata, allowed {MOST_METADATA}")
-    tile = largest[_TILE_WIDTH] * largest[_TILE_HEIGHT]
-    if tile > (largest[_WIDTH] + 16) * (largest[_HEIGHT] + 16) + _LEAST_TIFF_TILE**2:
-        raise TooCostly(Reject.PIXELS, f"a tile of {largest[_TILE_WIDTH]}x{largest[_TILE_HEIGHT]} pixels")
+    tile = largest[Tag.TileWidth] * largest[Tag.TileLength]
+    if tile > (largest[Tag.ImageWidth] + 16) * (largest[Tag.ImageLength] + 16) + _LEAST_TIFF_TILE**2:
+        raise TooCostly(Reject.PIXELS, f"a tile of {largest[Tag.TileWidth]}x{largest[Tag.TileLength]} pixels")

@@ -10,11 +10,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from PIL.ExifTags import Base as Tag
+
 from facelake.contracts import Reject
 from facelake.embed.containers import TooCostly, is_sensor_data, tiff_entries
 
-_WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 259, 262, 274
-_STRIPS, _STRIP_BYTES, _SUB_DIRECTORIES, _JPEG, _JPEG_BYTES = 273, 279, 330, 513, 514
 _JPEG_COMPRESSIONS = (6, 7)
 _MOST_DIRECTORIES, _MOST_SEGMENTS = 32, 200
 _LEAST_SIDE = 0.9  # of the sensor's longer side: cameras leave out pixels at the border
@@ -48,9 +48,9 @@ def full_size_preview(data: bytes) -> RawPreview | None:
     sensor, best, orientation = 0, (0, b""), 1
     for number, entries in enumerate(_directories(data)):
         if number == 0:
-            orientation = entries.get(_ORIENTATION, 1)
-        if is_sensor_data(entries.get(_PHOTOMETRIC)):
-            sensor = max(sensor, entries.get(_WIDTH, 0), entries.get(_HEIGHT, 0))
+            orientation = entries.get(Tag.Orientation, 1)
+        if is_sensor_data(entries.get(Tag.PhotometricInterpretation)):
+            sensor = max(sensor, entries.get(Tag.ImageWidth, 0), entries.get(Tag.ImageLength, 0))
         jpeg = _jpeg_of(data, entries)
         frame = _frame_of(jpeg)
         if frame is None:
@@ -76,7 +76,7 @@ def _directories(data: bytes) -> Iterator[dict[int, int]]:
         following: list[int] = []
         try:
             for tag, _, count, value in tiff_entries(data, at):
-                if tag == _SUB_DIRECTORIES and tag not in entries:
+                if tag == Tag.SubIFDs and tag not in entries:
                     many = 1 < count <= _MOST_DIRECTORIES
                     following += struct.unpack_from(f"{order}{count}L", data, value) if many else [value]
                 entries[tag] = value
@@ -98,9 +98,9 @@ def _number(data: bytes, at: int, kind: str) -> int:
 
 def _jpeg_of(data: bytes, entries: dict[int, int]) -> bytes:
     """Return the bytes of a directory's JPEG; empty if it has none in one piece."""
-    start, size = entries.get(_JPEG), entries.get(_JPEG_BYTES)
-    if start is None and entries.get(_COMPRESSION) in _JPEG_COMPRESSIONS:
-        start, size = entries.get(_STRIPS), entries.get(_STRIP_BYTES)
+    start, size = entries.get(Tag.JpegIFOffset), entries.get(Tag.JpegIFByteCount)
+    if start is None and entries.get(Tag.Compression) in _JPEG_COMPRESSIONS:
+        start, size = entries.get(Tag.StripOffsets), entries.get(Tag.StripByteCounts)
     if start is None or size is None or not data.startswith(_START, start):
         return b""
     return data[start : start + size]

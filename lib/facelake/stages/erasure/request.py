@@ -57,6 +57,10 @@ class Request:
             raise ConfigError("the request names nothing to erase", where="erase", next_step=next_step)
         return cls(named[0], named[1], named[2], named[3], purpose, copies)
 
+    def in_order(self) -> Request:
+        """Return the request with its keys in the spelling and order that `of` gives them."""
+        return Request.of(self.subjects, self.images, self.sources, self.identities, self.purpose, copies=self.copies)
+
     def canonical(self) -> bytes:
         """Return what identifies the request, whatever is to be done with copies."""
         body = asdict(self)

@@ -33,8 +33,11 @@ def leases(lake: Lake) -> list[FeedLease]:
 
 def erased_version(lake: Lake) -> int:
     """Return the newest gallery version in which an identity was erased; 0 for none."""
-    rows = lake["changes"].read(["gallery_version", "kind"])
-    return pc.max(rows["gallery_version"].filter(pc.equal(rows["kind"], str(Change.ERASED)))).as_py() or 0
+    newest_erased = 0
+    for _, rows in lake["changes"].parts(["gallery_version", "kind"]):
+        versions = rows["gallery_version"].filter(pc.equal(rows["kind"], str(Change.ERASED)))
+        newest_erased = max(newest_erased, pc.max(versions).as_py() or 0)
+    return newest_erased
 
 
 def lease_time(lake: Lake, now: datetime) -> datetime:
