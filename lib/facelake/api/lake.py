@@ -42,7 +42,7 @@ from facelake.stages.gallery.change_list import changes_since
 from facelake.stages.gallery.subjects import Contradictions, find_contradictions
 from facelake.stages.gallery.versions import current_gallery, is_readable, list_galleries, require_gallery
 from facelake.stages.governance.processing_register import require_assessment_to_import
-from facelake.stages.operations.images import Fate, ListedImage, list_images
+from facelake.stages.operations.images import WITHOUT_FACES, Fate, ListedImage, list_images
 from facelake.stages.operations.status import status
 from facelake.stages.operations.verify import verify, verify_residual
 from facelake.stages.reporting.report import latest_page
@@ -346,12 +346,15 @@ class Lake:
             )
         return Rows(self._read().lake[name].read())
 
-    def images(self, fates: Collection[Fate] = tuple(Fate), reason: str | None = None) -> tuple[ListedImage, ...]:
+    def images(self, fates: Collection[Fate] = WITHOUT_FACES, reason: str | None = None) -> tuple[ListedImage, ...]:
         """Return photos that have no faces in the lake, with the reason.
 
         Args:
-            fates: refused by admission, rejected by embed, or missing so far.
+            fates: refused by admission, rejected by embed, missing so far; or vanished from the corpus.
             reason: only those with this reason, such as no_face; None: all.
+
+        Raises:
+            ConfigError: no such reason; or the data files that name vanished photos were deleted.
         """
         return tuple(list_images(self._read().lake, set(fates), reason))
 

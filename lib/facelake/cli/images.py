@@ -20,15 +20,18 @@ def images(
     rejected: Annotated[bool, typer.Option("--rejected", help="photos without a usable face, or unreadable")] = False,
     refused: Annotated[bool, typer.Option("--refused", help="photos without a legal basis for the purpose")] = False,
     missing: Annotated[bool, typer.Option("--missing", help="admitted photos that were not embedded yet")] = False,
+    vanished: Annotated[
+        bool, typer.Option("--vanished", help="photos that left the corpus when the decisions last changed")
+    ] = False,
     reason: Annotated[str | None, typer.Option(help="only those with this reason, such as no_face")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="print CSV for a spreadsheet")] = False,
 ) -> None:
-    """List photos that have no faces in the lake, by name, with the reason. Without an option: all three kinds."""
+    """List photos that have no faces in the lake, by name, with the reason. Default: all but the vanished."""
     from facelake.nightly import reading
-    from facelake.stages.operations.images import Fate, ListedImage, list_images
+    from facelake.stages.operations.images import WITHOUT_FACES, Fate, ListedImage, list_images
 
-    chosen = zip((rejected, refused, missing), (Fate.REJECTED, Fate.REFUSED, Fate.MISSING), strict=True)
-    fates = {fate for wanted, fate in chosen if wanted} or set(Fate)
+    chosen = {Fate.REJECTED: rejected, Fate.REFUSED: refused, Fate.MISSING: missing, Fate.VANISHED: vanished}
+    fates = {fate for fate, wanted in chosen.items() if wanted} or set(WITHOUT_FACES)
     rows = list_images(reading(call.config()).lake, fates, reason)
     names = [field.name for field in fields(ListedImage)]
     if as_csv:

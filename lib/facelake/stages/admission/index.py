@@ -197,7 +197,9 @@ class _Update:
     def _task(self, rows: pa.Table, corpus_file: str | None = None) -> IndexTask:
         if corpus_file is None:
             self._parts += 1
-            corpus_file = f"{_LISTED}/{self._context.run_id}-{self._parts:06d}"  # later parts sort behind earlier ones
+            # later parts sort behind earlier ones; a run that decides again after a change of the ledger has two updates
+            update = f"{self._context.run_id}-{self._before.version + 1:06d}"
+            corpus_file = f"{_LISTED}/{update}-{self._parts:06d}"
         if "content_sha256" not in rows.column_names:
             rows = rows.append_column("content_sha256", pa.nulls(rows.num_rows, pa.string()))
         name, lake = DataFileName.of_corpus_file(corpus_file, _LISTED), self._context.lake

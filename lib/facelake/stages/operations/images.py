@@ -1,4 +1,4 @@
-"""Lists photos by what became of them: refused by admission, rejected by embed, or without an outcome yet."""
+"""Lists photos by what became of them: refused by admission, rejected by embed, without an outcome yet, or vanished."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import Refusal, Reject
-from facelake.errors import ConfigError
+from facelake.errors import ConfigError, Corrupt
 from facelake.lake.lake import Lake
+from facelake.lake.tables import Snapshot
+from facelake.stages.admission.shrinking import hashed
 
 _KEYS = ("corpus_file", "corpus_row")
-_WAITING = "not_embedded"
-REASONS = tuple(sorted({*map(str, Refusal), *map(str, Reject), _WAITING} - {str(Refusal.EMPTIED)}))
+_WAITING, _GONE = "not_embedded", "not_in_corpus"
+REASONS = tuple(sorted({*map(str, Refusal), *map(str, Reject), _WAITING, _GONE} - {str(Refusal.EMPTIED)}))
 
 
 class Fate(StrEnum):
@@ -26,6 +28,12 @@ class Fate(StrEnum):
     REFUSED = "refused"
     REJECTED = "rejected"
     MISSING = "missing"
+    VANISHED = "vanished"
+    """of which the newest decisions know nothing any more: its file is no longer in the corpus"""
+
+
+WITHOUT_FACES = (Fate.REFUSED, Fate.REJECTED, Fate.MISSING)
+"""fates of photos of the corpus that have no faces in the lake"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +70,7 @@ def list_images(lake: Lake, fates: set[Fate], reason: str | None = None) -> Iter
         reason: only those with this reason; None: all.
 
     Raises:
-        ConfigError: there is no such reason.
+        ConfigError: there is no such reason; or the data files that name vanished photos were deleted.
     """
     if reason is not None and reason not in REASONS:
         near = difflib.get_close_matches(reason, REASONS, n=1)
@@ -86,6 +94,8 @@ def _of_fates(lake: Lake, fates: set[Fate], reason: str | None) -> Iterator[List
                     yield _listed(row, Fate.REJECTED, row["reason"], row["detail"])
     if Fate.MISSING in fates and reason in (None, _WAITING):
         yield from _missing(lake)
+    if Fate.VANISHED in fates and reason in (None, _GONE):
+        yield from _vanished(lake)
 
 
 def _sources(lake: Lake) -> dict[tuple[str, int], str]:
@@ -125,6 +135,34 @@ def _missing(lake: Lake) -> Iterator[ListedImage]:
         waiting = pa.array(~np.isin(admitted["corpus_row"].to_numpy(), seen))
         for row in admitted.filter(waiting).to_pylist():
             yield _listed(row, Fate.MISSING, _WAITING, "the next run embeds it")
+
+
+def _vanished(lake: Lake) -> Iterator[ListedImage]:
+    """Yield the photos on which there was a decision before the decisions last changed, and is none now."""
+    table = lake["admissions"]
+    now = table.snapshot()
+    if now.version < 1:
+        return
+    before = table.snapshot(now.version - 1)
+    kept = {file.path for file in before.files} & {file.path for file in now.files}
+    here = [np.zeros(0, np.uint64)]
+    for _, rows in table.parts(["image_id"], _without(now, kept)):
+        here.append(hashed(rows["image_id"]))
+    present = np.unique(np.concatenate(here))
+    try:
+        for _, rows in table.parts(["image_id", "source_id", *_KEYS], _without(before, kept)):
+            named = rows.filter(pc.is_valid(rows["image_id"]))
+            gone = named.filter(pa.array(~np.isin(hashed(named["image_id"]), present)))
+            for row in gone.to_pylist():
+                yield _listed(row, Fate.VANISHED, _GONE, "the newest decisions know nothing of it")
+    except Corrupt as err:
+        what = "the decisions before the newest ones were deleted, by `facelake vacuum` or an erasure"
+        next_step = "the report has the number of photos that vanished; their names are no longer known"
+        raise ConfigError(what, where=f"{lake.uri}/admissions", next_step=next_step) from err
+
+
+def _without(snapshot: Snapshot, paths: set[str]) -> Snapshot:
+    return Snapshot(snapshot.version, tuple(file for file in snapshot.files if file.path not in paths))
 
 
 def _listed(row: dict[str, object], fate: Fate, reason: str, detail: str | None) -> ListedImage:

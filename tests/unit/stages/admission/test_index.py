@@ -1,4 +1,4 @@
-"""The index of a corpus keeps nothing of who was erased."""
+"""The index of a corpus has every photo, and nothing of who was erased."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def test_an_erased_reference_is_not_indexed_in_any_spelling(spelling: str) -> No
     rows = without_erased(suppressed, KEY, pa.table(columns))
     assert rows["subject_ref"].to_pylist() == [None, "Ann"]
     assert rows["erased"].to_pylist() == [True, False]
+
+
+def test_photos_that_arrive_while_a_run_decides_again_are_all_indexed(tmp_path: Path) -> None:
+    """A run decides again, and lists again, when the ledger changes; parts of both listings had the same names."""
+    corpus = tmp_path / "photos"
+    corpus.mkdir()
+    section = {"uri": str(corpus), "columns": {"source_id": {"constant": "s"}}}
+    with writing(load_config(lake=str(tmp_path / "lake"), overrides={"corpus": section}), "a run") as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", ("identity-grouping",), "b")])
+        for count, name in enumerate("abc", 1):
+            (corpus / f"{name}.jpg").write_bytes(name.encode())
+            assert admit(context).counts["admitted"] == count
+        parts = context.lake["images"].read(["corpus_file", "image_id"]).to_pylist()
+    assert len({row["corpus_file"] for row in parts}) == len(parts) == 3
 
 
 def test_photos_of_erased_people_that_a_backup_brought_back_are_reported(tmp_path: Path) -> None:

@@ -63,3 +63,30 @@ def test_rows_that_an_erasure_emptied_are_neither_photos_nor_refused(tmp_path: P
         assert (counts["read"], counts["admitted"], counts["refused"], counts["emptied"]) == (2, 2, 0, 1)
         assert [image.image_id for image in list_images(context.lake, {Fate.REFUSED})] == []
         assert count_admissions(context).read == 2
+
+
+def test_photos_that_left_the_corpus_are_named_until_their_decisions_are_deleted(tmp_path: Path) -> None:
+    lake, corpus = str(tmp_path / "lake"), tmp_path / "photos"
+    (corpus / "s").mkdir(parents=True)
+    for name in "abcdefgh":
+        (corpus / "s" / f"{name}.jpg").write_bytes(name.encode())
+    config = load_config(
+        lake=lake, overrides={"corpus": {"uri": str(corpus), "columns": {"source_id": {"constant": "s"}}}}
+    )
+    with writing(config, "test") as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", ("identity-grouping",), "b")])
+        assert admit(context).counts["read"] == 8
+        assert list(list_images(context.lake, {Fate.VANISHED})) == []
+    (corpus / "s" / "b.jpg").unlink()
+    (corpus / "s" / "i.jpg").write_bytes(b"i")
+    with writing(config, "test") as context:
+        assert admit(context).counts["vanished"] == 1
+        (gone,) = list_images(context.lake, {Fate.VANISHED})
+        assert (gone.image_id, gone.source_id, gone.reason) == ("s/b.jpg", "s", "not_in_corpus")
+    assert [row["image_id"] for row in run_json("images", "--vanished", "--lake", lake)["images"]] == ["s/b.jpg"]
+    assert {row["fate"] for row in run_json("images", "--lake", lake)["images"]} == {"missing"}
+    for file in (tmp_path / "lake" / "admissions").glob("*.parquet"):
+        if file.name not in {f.path for f in Lake.open(lake)["admissions"].snapshot().files}:
+            file.unlink()
+    done = run_cli("images", "--vanished", "--lake", lake)
+    assert (done.returncode, "were deleted" in done.stderr) == (2, True)
