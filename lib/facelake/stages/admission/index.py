@@ -197,7 +197,7 @@ class _Update:
     def _task(self, rows: pa.Table, corpus_file: str | None = None) -> IndexTask:
         if corpus_file is None:
             self._parts += 1
-            # later parts sort behind earlier ones; a run that decides again after a change of the ledger has two updates
+            # later parts sort behind earlier ones; a run that decides again, since the ledger changed, has two updates
             update = f"{self._context.run_id}-{self._before.version + 1:06d}"
             corpus_file = f"{_LISTED}/{update}-{self._parts:06d}"
         if "content_sha256" not in rows.column_names:
