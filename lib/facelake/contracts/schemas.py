@@ -286,6 +286,7 @@ LEASES = _schema(
     ("ledger_seq", _I, "issued or sent: newest event of the ledger that was known"),
     ("recorded_at", _T, ""),
     ("recorded_by", _S, "operating-system user"),
+    ("mac", _S, "of the other columns, by the key of the lake's hashes; an event with another one counts for nothing"),
 )
 
 RUNS = _schema(

@@ -24,6 +24,7 @@ _PHASED = 2 * _WINDOW - 1  # a blob of this length contains a window at a multip
 _U64 = npt.NDArray[np.uint64]
 _ALPHANUMERIC = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LETTERS = _ALPHANUMERIC + b"_-"
+_CONTROLS = bytes({*range(32)} - set(b"\t\n\r"))  # which stand in no text
 
 
 class Bounds(StrEnum):
@@ -31,9 +32,10 @@ class Bounds(StrEnum):
 
     WHOLE = "whole"
     """where no letter, digit, `_` or `-` is beside it, and no slash or dot before it: ids of photos begin with their
-    source, so that a path that ends with an id is another photo's"""
+    source, so that a path that ends with an id is another photo's; one such byte may be before it after a control
+    character, as the length of a text in IPTC, EXIF or Thrift is"""
     WORD = "word"
-    """where no ASCII letter or digit is beside it: also as part of the name of a file"""
+    """where no ASCII letter or digit is beside it: also as part of the name of a file; and as before after a length"""
     ANYWHERE = "anywhere"
     """also inside of longer words, such as digits inside of a digest"""
 
@@ -84,6 +86,7 @@ class _Texts:
     first: bytes
     prefixes: tuple[tuple[np.uint64, _Windows], ...]
     opens: bytes
+    controls: bytes
     closes: Bool
 
     @classmethod
@@ -103,8 +106,9 @@ class _Texts:
         first = bytes(byte in initials for byte in range(256))
         before, after = bounds.inner
         opens = bytes(byte not in before for byte in range(256))
+        controls = bytes(byte in _CONTROLS for byte in range(256))
         closes = np.array([byte not in after for byte in range(256)])
-        return cls(wanted, tuple(lengths), first, tuple(prefixes), opens, closes)
+        return cls(wanted, tuple(lengths), first, tuple(prefixes), opens, controls, closes)
 
     def find(self, data: memoryview, edges: I64) -> list[int]:
         """Offsets of identifiers, ascending: the longest one at each offset, without overlaps.
@@ -127,6 +131,7 @@ class _Texts:
         stop = min(start + _CHUNK, len(data))
         before = bytes(data[start - 1 : stop - 1]) if start else b" " + bytes(data[: stop - 1])
         opens = np.frombuffer(bytearray(before.translate(self.opens)), np.bool_)
+        opens |= self._after_length(data, edges, start, stop)
         low, high = np.searchsorted(edges, (start, stop))
         opens[edges[low:high] - start] = True
         piece = bytes(data[start : stop + _WINDOW]).ljust(stop - start + _WINDOW, b"\0")
@@ -135,6 +140,15 @@ class _Texts:
         kept = [places[windows.where(words & mask)] for mask, windows in self.prefixes]
         begins = union(*kept) + start
         return self._ended(data, edges, begins) if len(begins) else ([], [])
+
+    def _after_length(self, data: memoryview, edges: I64, start: int, stop: int) -> Bool:
+        """Whether the byte two before each of start..stop-1 is a control character of the same value."""
+        before = bytes(data[max(start - 2, 0) : stop - 2]) if stop > 2 else b""
+        controls = np.frombuffer(bytearray(before.rjust(stop - start, b" ").translate(self.controls)), np.bool_)
+        low, high = np.searchsorted(edges, (start - 1, stop - 1))
+        first = edges[low:high] + 1 - start  # the byte two before is of the value before
+        controls[first[first >= 0]] = False
+        return controls
 
     def _ended(self, data: memoryview, edges: I64, begins: I64) -> tuple[list[int], list[int]]:
         """(begins, ends) for every begin and every length after which an identifier may end."""

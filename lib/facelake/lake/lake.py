@@ -97,6 +97,11 @@ class Lake:
         """Whether names are hashed with a key that is not in the lake."""
         return "hash_key" in self._marker
 
+    @property
+    def can_hash(self) -> bool:
+        """Whether the lake was opened with the key of its hashes, if it has one."""
+        return self._hashing_key is not None
+
     def mark_as_demo(self) -> None:
         """Mark the lake as a demo, unless anything was recorded or run in it: a lake of real people never becomes a
         demo.

@@ -40,7 +40,8 @@ NEEDLES = Needles.of(["album/ann.jpg", "person-0042"], [BLOB])
 def slow_pattern(texts: frozenset[bytes]) -> re.Pattern[bytes]:
     longest_first = sorted(texts, key=len, reverse=True)
     either = b"|".join(re.escape(text) for text in longest_first) if texts else rb"(?!)"
-    return re.compile(rb"(?<![0-9A-Za-z_./-])(?:" + either + rb")(?![0-9A-Za-z_-])")
+    begins = rb"(?:(?<![0-9A-Za-z_./-])|(?<=[\x00-\x08\x0b\x0c\x0e-\x1f].))"
+    return re.compile(begins + rb"(?:" + either + rb")(?![0-9A-Za-z_-])", re.DOTALL)
 
 
 def slow_raw(data: bytes, texts: frozenset[bytes], blobs: frozenset[bytes]) -> int:
@@ -107,6 +108,9 @@ def test_parquet_values_agree_with_the_reference_scan(
         (b"album/ann.jpg2 my-album/ann.jpg x/album/ann.jpg album/ann.jpg_", 0),
         ("Überalbum/ann.jpg".encode(), 0),
         ("éalbum/ann.jpg".encode(), 1),
+        (b"\x1c\x02\x50\0Aalbum/ann.jpg, and others \x1c", 1),  # the length of a text in IPTC is a letter
+        (b"\0\0\0-person-0042\0", 1),
+        (b"text\nAalbum/ann.jpg\tAalbum/ann.jpg \0 Aalbum/ann.jpg", 0),
         (b"", 0),
     ],
 )

@@ -133,10 +133,12 @@ def record(lake: Lake, entries: Sequence[Entry]) -> int:
     now = datetime.now(UTC)
     with ledger_lease(lake):
         rows, _ = ledger_rows(lake)
-        before, seq = Pin.of(rows), _next_seq(rows)
-        write_pin(lake, before)  # also for the first event, so that a missing pin is always a fault
-        version = lake["ledger"].append([entry.row(seq + i, now) for i, entry in enumerate(entries)])
-        write_pin(lake, Pin.of(ledger_rows(lake)[0]))
+        seq, schema = _next_seq(rows), plain(lake["ledger"].schema)
+        added = [entry.row(seq + i, now) for i, entry in enumerate(entries)]
+        after = Pin.of(pa.concat_tables([rows, pa.Table.from_pylist(added, schema=schema)]))
+        write_pin(lake, Pin.of(rows), after)  # also for the first event, so that a missing pin is always a fault
+        version = lake["ledger"].append(added)
+        write_pin(lake, after)
         return version
 
 

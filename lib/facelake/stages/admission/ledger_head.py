@@ -1,16 +1,19 @@
 """Pins the ledger: the number of its events and a digest over them, in `ledger-head.json`.
 
 A table's version number does not show that older content was put back and one more event appended. The pin does: the
-first events of the table must have the pinned digest. It is moved after every append, so that after a crash in between
-the table is ahead of it. Not detected is the restoration of table and pin together; therefore every record of
-processing in the audit trail holds the pin of its time, and `facelake verify` compares. An erasure replaces names in
+events of the table must have the pinned digest. Before an append or a rewriting it names the states before and after,
+so that a crash in between leaves one of them. It has a MAC by the key of the lake's hashes: without the key nobody adds
+an event. Not detected is the restoration of an older table with its pin; therefore every record of processing in the
+audit trail holds the pin of its time, and `facelake verify` compares. An erasure replaces names in
 events; a second digest is over the columns that it leaves as they are, so that earlier pins still say something.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,18 +26,17 @@ from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
 
 HEAD = "ledger-head.json"
-_ATTEMPTS = 3
+_ATTEMPTS = 10
 _LASTING = ["seq", "kind", "scope", "purposes", "covers", "source_class", "valid_from", "valid_until", "recorded_at"]
 """columns that no erasure changes"""
 _CHANGED = "the ledger was changed or rolled back: its events are not those that were recorded"
+_ADDED = "the ledger has events that no command has recorded"
 _NEXT = "restore the newest ledger from a backup, or accept this one with `facelake ledger accept`; nothing was changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """The number of events, the digests that their rows may have (two while an erasure rewrites them), and that of the
-    columns that no erasure changes.
-    """
+    """The number of events, the digests that their rows may have, and that of the columns that no erasure changes."""
 
     events: int
     digests: tuple[str, ...]
@@ -89,25 +91,39 @@ def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return (column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).cast(pa.string())
 
 
-def read_pin(lake: Lake) -> Pin | None:
-    """Return the pin; None if the ledger was never written.
+def read_pins(lake: Lake) -> tuple[Pin, ...]:
+    """Return the states that the table may be in: one, or those before and after a change; empty if the ledger was
+    never written.
 
     Raises:
-        Corrupt: it is damaged.
+        Corrupt: the pin is damaged, or was not written with the lake's key (which is not checked without the key).
     """
+    where = f"{lake.uri}/{HEAD}"
     try:
-        return Pin.from_json(json.loads(lake.store.read(HEAD)))
+        body = json.loads(lake.store.read(HEAD))
+        pins, mac = tuple(map(Pin.from_json, body["pins"])), str(body["mac"])
     except FileNotFoundError:
-        return None
+        return ()
     except (ValueError, KeyError, TypeError, OverflowError) as err:
-        raise Corrupt("the ledger's pin is damaged", where=f"{lake.uri}/{HEAD}", next_step=_NEXT) from err
+        raise Corrupt("the ledger's pin is damaged", where=where, next_step=_NEXT) from err
+    if lake.can_hash and not hmac.compare_digest(mac.encode(), _mac(lake, pins).encode()):
+        what = "the ledger's pin was written without the key of this lake's hashes, or lake.json was replaced"
+        raise Corrupt(
+            what, where=where, next_step=f"restore lake.json from a backup if it is another one; if not, {_NEXT}"
+        )
+    return pins
+
+
+def _mac(lake: Lake, pins: Sequence[Pin]) -> str:
+    return lake.keyed_hash(json.dumps(["ledger", *(pin.as_json() for pin in pins)]))
 
 
 def pin_for_audit(lake: Lake) -> dict[str, Any]:
     """Return the pins of the ledger and of the suppression lists, without those that were never written, and the name
     of the lake, as parts of an audit record.
     """
-    pin, lists = read_pin(lake), lake.suppression_pins()
+    rows, lists = ledger_rows(lake)[0], lake.suppression_pins()
+    pin = Pin.of(rows) if read_pins(lake) else None
     pins = ({"ledger": pin.as_json()} if pin else {}) | ({"suppression": lists} if lists else {})
     return {"lake": lake.name} | pins
 
@@ -116,25 +132,32 @@ def write_pin(lake: Lake, *pins: Pin) -> None:
     """Write the pin; several: the states before and after a change that is about to be made. Needs the ledger's
     lease.
     """
-    body = Pin(pins[-1].events, tuple(digest for pin in pins for digest in pin.digests), pins[-1].lasting)
-    lake.store.write(HEAD, json.dumps(body.as_json()).encode())
+    body = {"pins": [pin.as_json() for pin in pins], "mac": _mac(lake, pins)}
+    lake.store.write(HEAD, json.dumps(body).encode())
 
 
 def ledger_rows(lake: Lake) -> tuple[pa.Table, Snapshot]:
     """Return the events in order, and the snapshot that they were read from.
 
     Raises:
-        Corrupt: they do not begin with the pinned events.
+        Corrupt: they are not the pinned events.
     """
     fault = None
-    for _ in range(_ATTEMPTS):  # an erasure may rewrite the table between the two reads
-        pin = read_pin(lake)
+    for _ in range(_ATTEMPTS):  # an event may be recorded, or the table be rewritten, between the two reads
+        pins = read_pins(lake)
         snapshot = lake["ledger"].snapshot()
         rows = lake["ledger"].read(snapshot=snapshot).sort_by("seq")
-        missing = "the ledger's pin is missing" if rows.num_rows else None
-        fault = pin.fault(rows) if pin else missing
+        fault = _fault(pins, rows)
         if fault is None:
             return rows, snapshot
-        if read_pin(lake) == pin:
+        if read_pins(lake) == pins:
             break
     raise Corrupt(str(fault), where=f"{lake.uri}/ledger", next_step=_NEXT)
+
+
+def _fault(pins: Sequence[Pin], rows: pa.Table) -> str | None:
+    """Return what is wrong with the rows of a ledger; None if they are one of the pinned states."""
+    if not pins:
+        return "the ledger's pin is missing" if rows.num_rows else None
+    faults = [pin.fault(rows) or (None if pin.events == rows.num_rows else _ADDED) for pin in pins]
+    return None if None in faults else faults[-1]

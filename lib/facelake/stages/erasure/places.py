@@ -38,6 +38,9 @@ _OTHER_COLUMNS = {
     "runs": ("run_id", "stage", "input_digest", "config_digest", "model_digest", "purpose", "counts", "details"),
     "corpus": ("source_id", "source_class"),
 }
+CORPUS_FILE = "name of a file of the operator's own corpus, which the lake has as long as the file has it"
+"""kind of place; the file may be the person's, so that the operator is told"""
+_FILE_COLUMN = "corpus_file"
 _LOG_COLUMNS = ("add.stats", "add.stats_parsed", "metaData.schemaString")  # of a checkpoint of a log
 _OTHER_FIELDS = frozenset(
     {
@@ -87,6 +90,7 @@ class Hits:
         if left:
             self.remains[key] = left
         else:
+            place = CORPUS_FILE if _names_corpus_file(key, data, needles, sources) else place
             self.coincidences[place] += count
             self.where[key] = place
 
@@ -154,6 +158,16 @@ def without_other_fields(key: str, data: bytes, needles: Needles, sources: Colle
     except (ValueError, pa.ArrowException, OSError):
         pass  # damaged: everything in it counts
     return (name, data, "number of a record") if name != key else (name, data, "")
+
+
+def _names_corpus_file(key: str, data: bytes, needles: Needles, sources: Collection[str]) -> bool:
+    """Whether an object of which the other fields were left out names a file of the corpus."""
+    columns = _OTHER_COLUMNS.get(key.partition("/")[0], ())
+    if _FILE_COLUMN not in columns or not key.endswith(".parquet") or _LOG.fullmatch(key):
+        return False
+    kept = [name for name in columns if name != _FILE_COLUMN]
+    own = [text.decode(errors="replace") for text in needles.texts] if sources else []
+    return scan("", _parquet(data, kept, sources, own), needles) > 0
 
 
 class _Fields(tuple[tuple[str, Any], ...]):

@@ -39,6 +39,7 @@ from facelake.stages.erasure.gallery_rows import rewrite_gallery
 from facelake.stages.erasure.lake_scan import scan_lake
 from facelake.stages.erasure.notes import Note, Notes, pending
 from facelake.stages.erasure.own_store import blank_index, complete_places, delete_places, find_in_index, find_places
+from facelake.stages.erasure.places import CORPUS_FILE
 from facelake.stages.erasure.request import Request, Targets, strings
 from facelake.stages.erasure.targets import find_targets
 from facelake.stages.gallery.corrections import forget_faces
@@ -147,7 +148,9 @@ def _removed_and_scanned(context: Context, targets: Targets) -> Note:
         raise Corrupt(f"not certified: {hits.described()}", where=context.lake.uri, next_step=next_step)
     targets.copies |= hits.copies
     for key, place in hits.where.items():
-        context.emit(Notice("erase", f"{key}: the same characters, as {place}; not this person's data"))
+        told = f"{place}; rename the file if it is called after the person" if place == CORPUS_FILE else ""
+        told = told or f"the same characters, as {place}; not this person's data"
+        context.emit(Notice("erase", f"{key}: {told}"))
     if short := targets.short_references():
         context.emit(Notice("erase", f"the scan did not search for {len(short)} {SHORT_REFERENCES}"))
     without_pieces = 0 if targets.request.purpose else targets.without_pieces

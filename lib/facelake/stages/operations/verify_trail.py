@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from facelake.plural import counted
 from facelake.stages.admission.ledger_head import Pin, ledger_rows
 from facelake.stages.core.audit import SIGNED_BY_ANOTHER, audit_faults, trusted_records
 from facelake.stages.core.context import Context, accepted_keys
@@ -24,7 +25,7 @@ from facelake.stages.governance.processing_register import (
     parse_register,
     register_is_signed,
 )
-from facelake.stages.sharing.leases import HANDED_OUT, leases
+from facelake.stages.sharing.leases import HANDED_OUT, forged_events, leases
 
 _ACCEPTED = "ledger-accepted"
 _REWRITES = (_ACCEPTED, "erasure", "erasure-cancelled")
@@ -155,7 +156,12 @@ def check_suppressed(context: Context, counts: dict[str, int]) -> Iterator[str]:
 
 
 def check_leases(context: Context, counts: dict[str, int]) -> Iterator[str]:
-    """Every lease has the audit record of its export or push, and every such record its lease."""
+    """Every event of a lease was written with the lake's key; every lease has the audit record of its export or push,
+    and every such record its lease.
+    """
+    if forged := forged_events(context.lake):
+        what = f"table leases has {counted(len(forged), 'event')} written without the key of this lake's hashes"
+        yield f"{what}, which count for nothing: of {', '.join(sorted(set(forged))[:5])}"
     held = {lease.lease_id: lease for lease in leases(context.lake)}
     counts["leases"] = len(held)
     recorded = set()

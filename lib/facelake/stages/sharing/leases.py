@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import hmac
+import json
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -232,8 +234,27 @@ def recall(lake: Lake, lease_id: str | None = None, recipient: str | None = None
 
 
 def _events(lake: Lake) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = lake["leases"].read().to_pylist()
-    return rows
+    """Return the events that count: of those that were written without the lake's key, nothing is believed."""
+    rows = lake["leases"].read().to_pylist()
+    return [row for row in rows if not lake.can_hash or _is_ours(lake, row)]
+
+
+def forged_events(lake: Lake) -> list[str]:
+    """Return the ids of the leases of events that were written or changed without the lake's key; it must be there."""
+    return [row["lease_id"] for row in lake["leases"].read().to_pylist() if not _is_ours(lake, row)]
+
+
+def _is_ours(lake: Lake, row: dict[str, Any]) -> bool:
+    return hmac.compare_digest(str(row["mac"]).encode(), _mac(lake, row).encode())
+
+
+def _mac(lake: Lake, row: dict[str, Any]) -> str:
+    facts = {name: value for name, value in row.items() if name != "mac" and value is not None}
+    return lake.keyed_hash("lease event " + json.dumps(facts, sort_keys=True, default=_instant))
+
+
+def _instant(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
 
 
 def _owed(lake: Lake, held: list[FeedLease], now: datetime) -> dict[str, str]:
@@ -277,5 +298,6 @@ def _append(lake: Lake, event: LeaseEvent, facts: dict[str, Any]) -> FeedLease:
     row = dict.fromkeys(LEASES.names) | facts
     row |= {"seq": 1 + max((earlier["seq"] for earlier in events), default=0), "event": str(event)}
     row |= {"recorded_at": datetime.now(UTC), "recorded_by": getpass.getuser()}
+    row["mac"] = _mac(lake, row)
     lake["leases"].append([row])
     return _find(lake, leases_from_events([*events, row]), facts["lease_id"])

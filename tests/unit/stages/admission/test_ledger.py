@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +15,9 @@ from facelake.contracts import ADMISSIONS, LEDGER, EventKind, Scope, reference, 
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
+from facelake.stages.admission import ledger
 from facelake.stages.admission.ledger import Entry, accept_ledger, evidence_digest, read_ledger, record
-from facelake.stages.admission.ledger_head import HEAD
+from facelake.stages.admission.ledger_head import HEAD, Pin
 from facelake.stages.admission.ledger_import import import_ledger
 from facelake.stages.admission.withdrawals import LedgerState, last_withdrawal
 from facelake.stages.review.visibility import DisplayRights
@@ -251,12 +253,56 @@ def test_an_edited_event_and_a_missing_pin_are_noticed(lake: Lake) -> None:
         read_ledger(lake)
 
 
-def test_a_crash_between_the_event_and_its_pin_is_no_fault(lake: Lake) -> None:
+@pytest.mark.parametrize("write", [1, 2])
+def test_a_crash_between_the_event_and_its_pin_is_no_fault(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    """The pin names the states before and after; a crash before the event, or after it."""
     record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
-    pin = lake.store.read(HEAD)
+    write_pin, written = ledger.write_pin, list[Pin]()
+
+    def crash(lake: Lake, *pins: Pin) -> None:
+        written.extend(pins)
+        if len(written) > 2:
+            raise KeyboardInterrupt
+        write_pin(lake, *pins)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write_pin", crash)
+        if write == 1:
+            patch.setattr(type(lake["ledger"]), "append", lambda *_: crash(lake, *written))
+        with pytest.raises(KeyboardInterrupt):
+            record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    assert standing(lake) == ("withdrawn" if write == 2 else None)
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
-    lake.store.write(HEAD, pin)
     assert standing(lake) == "withdrawn"
+
+
+def test_an_event_that_no_command_recorded_does_not_count(lake: Lake) -> None:
+    """Whoever can write the lake's folder could lift a withdrawal by it."""
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    lake["ledger"].append([Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b").row(3, NOW)])
+    with pytest.raises(Corrupt, match="events that no command has recorded"):
+        read_ledger(lake)
+    with pytest.raises(Corrupt, match="events that no command has recorded"):
+        record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+
+
+def test_a_pin_without_the_key_of_the_hashes_is_refused(tmp_path: Path) -> None:
+    keys = [str(tmp_path / name) for name in ("key", "another")]
+    lake, other = (Lake.create(str(tmp_path / f"lake{i}"), hash_key=key) for i, key in enumerate(keys))
+    for one in (lake, other):
+        record(one, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
+    lake["ledger"].append([Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann").row(2, NOW)])
+    body = {"pins": [Pin.of(lake["ledger"].read().sort_by("seq")).as_json()]}
+    theirs = json.loads(other.store.read(HEAD))["mac"]
+    for mac in ("", theirs, json.loads(lake.store.read(HEAD))["mac"]):
+        lake.store.write(HEAD, json.dumps(body | {"mac": mac}).encode())
+        with pytest.raises(Corrupt, match="without the key of this lake's hashes"):
+            read_ledger(lake)
+    accept_ledger(lake)
+    assert read_ledger(Lake.open(lake.uri)).standing(Scope.SUBJECT, "ann", P, datetime.now(UTC)).reason == "withdrawn"
 
 
 @pytest.mark.parametrize("spelling", ["an\u200bn", "\u200eann", "ann\u00ad", "a\ufe0fnn", "\u202bann\u202c"])

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import load_config
@@ -16,6 +18,7 @@ from facelake.errors import ConfigError
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.erasure.places import CORPUS_FILE
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import Erased, erase
 
@@ -123,3 +126,21 @@ def test_a_rule_that_finds_nobody_is_refused_and_photos_without_a_person_are_nam
         admitted(r"(\d{7})_")
     assert any("1 photo of 3 without a subject reference, such as scan.jpg" in note for note in admitted(r"(\d{6})_"))
     assert not any("without a subject reference" in note for note in admitted(r"(\d{6})_"))
+
+
+def test_a_corpus_file_called_after_the_person_is_told_and_counted_apart(tmp_path: Path) -> None:
+    """The lake has its name as long as the file is called so; that is not a coincidence like a recipient's name."""
+    photos, notes = tmp_path / "photos", list[str]()
+    photos.mkdir()
+    for name in (PERSON, "person-000002"):
+        rows = [{"image_id": f"{name}/1.jpg", "image": name.encode(), "source_id": "school", "subject_ref": name}]
+        pq.write_table(pa.Table.from_pylist(rows), photos / f"{name}.parquet")
+    settings = load_config(lake=str(tmp_path / "lake"), overrides={"corpus.uri": str(photos)})
+    with writing(settings, "test", lambda event: notes.append(str(event))) as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "school", (P,), "b")])
+        context.now = datetime.now(UTC)
+        assert admit(context).counts["admitted"] == 2
+        done = erase(context, Request.of(subjects=[PERSON]))
+        scan = json.loads(context.lake.store.read(done.certificate))["body"]["residual_scan"]
+    assert list(scan["coincidences"]) == [CORPUS_FILE]
+    assert any("rename the file if it is called after the person" in note for note in notes)

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -31,9 +31,11 @@ from facelake.stages.erasure import stage
 from facelake.stages.erasure.notes import PENDING as UNFINISHED
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
+from facelake.stages.gallery.versions import Gallery
 from facelake.stages.governance import processing_register
 from facelake.stages.governance.processing_register import PENDING, record_processing
 from facelake.stages.operations.verify import verify
+from facelake.stages.sharing.leases import LeaseTerms, issue, leases, mark_returned, what_is_owed
 
 P = "identity-grouping"
 PHOTOS = [
@@ -203,7 +205,7 @@ def test_the_marker_of_another_lake_stops_whoever_needs_the_list(config: Config,
     shutil.copy(tmp_path / "other/lake.json", tmp_path / "lake/lake.json")
     with writing(config, "test") as context:
         write_corpus_file(context, [PHOTOS[0] | {"image": b"another"}])
-        with pytest.raises(Corrupt, match=f"not that of this lake, {lake.name}"):
+        with pytest.raises(Corrupt, match=r"the ledger's pin was written without the key .* or lake.json was replaced"):
             admit(context)
         for use in (context.lake.suppressed, context.lake.suppressed_looks, lambda: context.lake.suppress(["image:x"])):
             with pytest.raises(Corrupt, match="do not belong together"):
@@ -214,6 +216,7 @@ def test_the_marker_of_another_lake_stops_whoever_needs_the_list(config: Config,
     # the salt in the marker is the key of the MAC, so that a thorough attacker can write that too; not the certificate
     for folder in ("suppressed", "suppressed-looks"):
         repin(Lake.open(config.lake), folder)
+    write_pin(Lake.open(config.lake), Pin.of(lake["ledger"].read().sort_by("seq")))
     assert any(f"the audit trail is of lake {lake.name}" in problem for problem in found(config))
     with writing(config, "test") as context, pytest.raises(Corrupt, match=f"not that of this lake, {lake.name}"):
         admit(context)
@@ -341,3 +344,20 @@ def test_a_host_without_a_key_cannot_say_who_signed(config: Config, tmp_path: Pa
     assert "no key to check the signatures" in problem
     with writing(config, "test") as context:
         assert on([context.signer().fingerprint]) == []
+
+
+def test_an_event_of_a_lease_without_the_key_counts_for_nothing(config: Config) -> None:
+    with writing(config, "test") as context:
+        lake, now = context.lake, datetime.now(UTC)
+        terms = LeaseTerms("gate-7", P, 1)
+        lease = issue(lake, Gallery(1, {}, lake), terms, 3, now - timedelta(days=2), 0)
+        owed = what_is_owed(lake, now)
+        assert owed
+        (row,) = lake["leases"].read().to_pylist()
+        for mac in (row["mac"], None, "0" * 64):
+            lake["leases"].append([row | {"seq": 2, "event": "returned", "mac": mac}])
+        assert what_is_owed(lake, now) == owed
+        assert [item.returned for item in leases(lake)] == [False]
+        assert any("3 events written without the key of this lake's hashes" in problem for problem in found(config))
+        mark_returned(lake, lease.lease_id)
+        assert what_is_owed(lake, now) == {}
