@@ -20,15 +20,18 @@ from facelake.nightly import writing
 from facelake.stages.admission import deciding
 from facelake.stages.admission.admit import admit
 from facelake.stages.core.context import Context
+from facelake.testing.servers import Server, of_workers
 from tests.unit.stages.admission.test_deciding import decided, fill, in_tasks, on, reasons, wanted
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
+SPARK = {"spark.in_process_below": 0, "spark.master": "local[2,2]"}
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
-    overrides = {"spark.in_process_below": 0, "spark.master": "local[2,2]"}
-    with writing(load_config(lake=str(tmp_path / "lake"), overrides=overrides), "test") as context:
+    with writing(load_config(lake=str(tmp_path / "lake"), overrides=SPARK), "test") as context:
         fill(context)
         yield context
 
@@ -53,6 +56,15 @@ def test_the_files_are_those_of_one_process(context: Context, tasks: int, monkey
     assert reasons(context) == wanted()
     assert {k: n for k, n in there.items() if k != "hashed"} == {k: n for k, n in here.items() if k != "hashed"}
     assert admit(context).skipped
+
+
+def test_the_tasks_read_and_write_s3(weed_env: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = SPARK | {"s3.endpoint_url": weed_env.endpoint, "spark.conf": of_workers(weed_env)}
+    with writing(load_config(lake="s3://lake/admitted-on-spark", overrides=overrides), "test") as context:
+        fill(context)
+        in_tasks(8, monkeypatch)
+        admit(context)
+        assert reasons(context) == wanted()
 
 
 class Shooting(SparkExchange):

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pyspark import cloudpickle
 
-from facelake.config import SparkSection, load_config
+from facelake.config import S3Section, SparkSection, load_config
 from facelake.contracts import TABLES
 from facelake.engines.exchange import Block, Emit, LocalExchange, Reduce
 from facelake.engines.select_exchange import open_exchange
@@ -29,7 +29,8 @@ from facelake.stages.erasure import scanning, stage
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.scanning import scan_objects, scan_on
 from facelake.testing.clusters import SHORT_LIVED_JVM, spark_standalone
-from tests.unit.stages.erasure.test_scanning import in_tasks, lake, listed, needles_of, one_by_one
+from facelake.testing.servers import Server, of_workers
+from tests.unit.stages.erasure.test_scanning import filled, in_tasks, lake, listed, needles_of, one_by_one
 
 __all__ = ["lake"]  # a fixture
 LOCAL = "local[2,3]"
@@ -160,6 +161,17 @@ def test_what_spark_writes_of_the_tasks_is_encrypted(lake: Lake, tmp_path: Path,
     finally:
         looking.close()
     assert bool(looking.seen) != encrypted
+
+
+@pytest.mark.usefixtures("no_session")
+def test_the_tasks_read_s3(weed_env: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_s3 = filled(Lake.create("s3://lake/scanned-on-spark", S3Section(endpoint_url=weed_env.endpoint)))
+    wanted = one_by_one(on_s3, needles_of())
+    in_tasks(on_s3, 8, monkeypatch)
+    exchange = SparkExchange(start_spark(SparkSection(master=LOCAL, conf=of_workers(weed_env)), encrypted=True))
+    searched, hits = scan_on(exchange, on_s3, listed(on_s3), needles_of())
+    exchange.close()
+    assert (searched, list(hits.items())) == (len(listed(on_s3)), wanted)
 
 
 @pytest.mark.usefixtures("no_session")

@@ -62,6 +62,14 @@ class Server:
                 time.sleep(0.3)
 
 
+def of_workers(server: Server) -> dict[str, str]:
+    """Settings of Spark that give its Python workers what they need to reach the server.
+
+    A JVM that an earlier test started has the environment of that time.
+    """
+    return {f"spark.executorEnv.{name}": value for name, value in server.environment().items()}
+
+
 def _program(name: str) -> str:
     beside = Path(sysconfig.get_path("scripts")) / name
     program = str(beside) if beside.exists() else shutil.which(name)

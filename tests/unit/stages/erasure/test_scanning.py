@@ -51,7 +51,12 @@ def content(number: int, generator: np.random.Generator) -> bytes:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    lake, generator = Lake.create(str(tmp_path / "lake")), np.random.default_rng(3)
+    return filled(Lake.create(str(tmp_path / "lake")))
+
+
+def filled(lake: Lake) -> Lake:
+    """Write objects into a lake, some with the name or the vector."""
+    generator = np.random.default_rng(3)
     for number in range(OBJECTS):
         kind = ".parquet" if number % 4 == 0 else ""
         lake.store.write(f"things/{number:03d}{kind}", content(number, generator))
