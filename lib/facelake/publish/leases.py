@@ -94,7 +94,7 @@ class FeedLease:
             return reason
         owed: list[str] = []
         if withdrawn and self._unaware_of(withdrawn):
-            owed.append(f"the withdrawal of {withdrawn.at:%Y-%m-%d}")
+            owed.append(f"the withdrawal (or end of a grant) of {withdrawn.at:%Y-%m-%d}")
         if self.acknowledged < erased_version:
             owed.append(f"the erasures up to gallery {erased_version}")
         return f"has not acknowledged {' and '.join(owed)}" if owed else None

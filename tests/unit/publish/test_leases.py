@@ -41,7 +41,9 @@ def test_a_withdrawal_that_begins_later_is_owed_from_then_on() -> None:
 def test_both_a_withdrawal_and_an_erasure_are_named() -> None:
     lease = leases_from_events(events(NOW, ledger_seq=7))
     both = duties(lease, 3, NOW + timedelta(days=1), lambda _: Ending(NOW + timedelta(hours=1), 8))["a"]
-    assert both == "has not acknowledged the withdrawal of 2026-01-01 and the erasures up to gallery 3"
+    assert (
+        both == "has not acknowledged the withdrawal (or end of a grant) of 2026-01-01 and the erasures up to gallery 3"
+    )
 
 
 def test_invisible_characters_do_not_make_another_recipient() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -166,6 +166,8 @@ def _without_unknown(rows: pa.Table, known: pa.Array) -> pa.Table:
 def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> Ending | None:
     """Return the newest withdrawal or end of a grant for the purpose that took effect; None if there is none.
 
+    A grant that has ended by its date counts as long as its source or subject has no other.
+
     Args:
         rows: of the ledger table.
         purpose: events for other purposes are left out.
@@ -178,5 +180,24 @@ def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> Ending | Non
         for row in ending.select(["seq", "recorded_at", "valid_from", "purposes"]).to_pylist()
         if not row["purposes"] or purpose in row["purposes"]
     ]
-    past = [item for item in endings if item.at <= now]
+    past = [item for item in endings if item.at <= now] + _ended_by_date(rows, purpose, now)
     return Ending(max(item.at for item in past), max(item.seq for item in past)) if past else None
+
+
+def _ended_by_date(rows: pa.Table, purpose: str, now: datetime) -> list[Ending]:
+    """Return the ends of grants that have passed, of sources and subjects without a grant in force; no event tells of
+    them, so that their sequence number is 0.
+    """
+    ends = rows["destroy_by"]  # of a grant: not after the end that it states
+    over = pc.and_(pc.equal(rows["kind"], str(EventKind.GRANT)), pc.fill_null(pc.less_equal(ends, now), False))
+    if not pc.any(over).as_py():
+        return []
+    keys = pc.unique(rows["key"].filter(over))
+    ledger = ledger_of(rows.filter(pc.is_in(rows["key"], keys)))
+    columns = ("scope", "key", "purposes")
+    grants = zip(*(rows[name].filter(over).to_pylist() for name in columns), ends.filter(over).to_pylist(), strict=True)
+    return [
+        Ending(end.astimezone(UTC), 0)
+        for scope, key, purposes, end in grants
+        if purpose in (purposes or ()) and not ledger.standing(Scope(scope), key, purpose, now).admitted
+    ]

@@ -260,7 +260,8 @@ def _instant(moment: datetime) -> str:
 def _owed(lake: Lake, held: list[FeedLease], now: datetime) -> dict[str, str]:
     """Return what the recipients of leases owe at a time of `lease_time`, by lease id."""
     events = ledger_rows(lake)[0]
-    return duties(held, erased_version(lake), now, lambda purpose: last_withdrawal(events, purpose, now))
+    withdrawn = {name: last_withdrawal(events, name, now) for name in {lease.purpose for lease in held}}
+    return duties(held, erased_version(lake), now, withdrawn.get)
 
 
 def owed_by(lake: Lake, lease: FeedLease, now: datetime) -> str | None:

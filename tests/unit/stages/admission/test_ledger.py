@@ -15,6 +15,7 @@ from facelake.contracts import ADMISSIONS, LEDGER, EventKind, Scope, reference, 
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
+from facelake.publish.leases import Ending
 from facelake.stages.admission import ledger
 from facelake.stages.admission.ledger import Entry, accept_ledger, evidence_digest, read_ledger, record
 from facelake.stages.admission.ledger_head import HEAD, Pin
@@ -359,6 +360,29 @@ def test_a_clock_that_was_set_back_lets_nothing_leave_that_has_expired(lake: Lak
     ending = last_withdrawal(LedgerState.of(lake).rows, P, before)
     assert ending is not None
     assert ending.seq == 2
+
+
+def test_the_end_of_a_grant_by_its_date_is_owed_like_an_expiry(lake: Lake) -> None:
+    """Unless the source or subject has another grant; recipients of exports hold templates of the person."""
+    start, end = day("2026-01-01"), day("2026-11-01")
+
+    def ending(purpose: str = P) -> Ending | None:
+        return last_withdrawal(LedgerState.of(lake).rows, purpose, datetime.now(UTC))
+
+    long = Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", valid_from=start)
+    record(lake, [long, Entry(EventKind.GRANT, Scope.SUBJECT, "bo", (P,), "b", valid_until=day("2099-01-01"))])
+    assert ending() is None
+    short = Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P, "print"), "b", valid_from=start, valid_until=end)
+    record(lake, [short])
+    assert ending() == ending("print") == Ending(end, 0)
+    assert ending("other") is None
+    record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
+    assert ending() is None  # it was renewed
+    assert ending("print") == Ending(end, 0)
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "bo")])
+    withdrawn = ending("print")
+    assert withdrawn is not None
+    assert (withdrawn.at > end, withdrawn.seq) == (True, 5)
 
 
 def test_a_quote_that_is_not_closed_hides_no_lines(lake: Lake, tmp_path: Path) -> None:
