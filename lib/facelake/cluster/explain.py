@@ -9,8 +9,18 @@ import numpy as np
 
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.linkage import inside_similarity, wanted_ratio
-from facelake.cluster.overlap import Links, Sums, expected_links, link_cuts, matched, overlapping
+from facelake.cluster.overlap import (
+    LISTED_CUTS,
+    SAMPLED_CUTS,
+    Links,
+    Sums,
+    expected_links,
+    link_cuts,
+    matched,
+    overlapping,
+)
 from facelake.cluster.quality_norm import Gate
+from facelake.cluster.sampled_links import LARGE
 from facelake.contracts import F32, I64
 
 
@@ -140,7 +150,7 @@ def _overlap(across: F32, groups: Sums, between: float, cuts: Calibration) -> Ov
         cuts: the calibration.
     """
     found = []
-    for cut in link_cuts(cuts):
+    for cut in link_cuts(cuts, SAMPLED_CUTS if groups.size.min() > LARGE else LISTED_CUTS):
         linked = across >= cut
         most = max(int(linked.sum(0).max()), int(linked.sum(1).max()))
         one, other = np.zeros(1, np.int32), np.ones(1, np.int32)

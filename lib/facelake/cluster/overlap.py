@@ -25,10 +25,14 @@ from facelake.contracts import F32, F64, I32, I64, Bool
 
 LEAST_FACES = 3
 """of either group"""
+LISTED_CUTS, SAMPLED_CUTS = 2, 4
+"""cuts from the graph's to one person's level, for links from lists of neighbours and for those of samples of large
+groups: of a few links in lists several tests would make more of chance"""
 _TIMES_EXPECTED = 5.0  # links, of those that two people with that mean similarity would have
 _LEAST_MATCHED, _MATCHED_SHARE = 1.5, 0.1  # counterparts in the other group; relative to the smaller group's faces
 _LEAST_DEVIATIONS = 2.0  # of different people, that the mean lies above theirs
 _BLOCK = 20_000  # pairs of groups whose sums are multiplied at once
+_ROWS = 512  # groups compared with all others at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +120,14 @@ class Sums(NamedTuple):
     size: I64
 
 
-def link_cuts(cuts: Calibration) -> tuple[float, float]:
-    """Return the cosines from which a pair of faces is a link: each is tested by itself.
+def link_cuts(cuts: Calibration, count: int = LISTED_CUTS) -> tuple[float, ...]:
+    """Return the cosines from which a pair of faces is a link, ascending: each is tested by itself.
 
-    The graph's cut shows parts between which few photos were taken. In a large group a face's list of neighbours ends
-    above it, so that links are counted too low there; not so at one person's level.
+    The graph's cut shows parts between which few photos were taken. Where two parts are alike on the mean, two people
+    of that likeness would have many links at that cut too, and higher ones tell. Where a list of neighbours ends above
+    the graph's cut, links are counted too low there; not so at one person's level.
     """
-    return cuts.graph_cut, max(cuts.level, cuts.graph_cut)
+    return tuple(np.linspace(cuts.graph_cut, max(cuts.level, cuts.graph_cut), count).tolist())
 
 
 def overlapping(links: Links, groups: Sums, cuts: Calibration, cut: float) -> Bool:
@@ -140,9 +145,28 @@ def overlapping(links: Links, groups: Sums, cuts: Calibration, cut: float) -> Bo
     return np.asarray(enough & _plausible(between, of_union, cuts))
 
 
-def plausible(links: Links, groups: Sums, cuts: Calibration) -> Bool:
-    """Return which pairs (pairs,) of groups may be of one person, however many links they have."""
-    return _plausible(*_means(links, groups), cuts)
+def plausible_pairs(groups: Sums, cuts: Calibration) -> Links:
+    """Return the pairs of groups that may be of one person, however many links they have: none are counted.
+
+    Args:
+        groups: all pairs of which are compared.
+        cuts: the calibration.
+
+    Returns:
+        Pairs (low < high) in ascending order.
+    """
+    size = groups.size.astype(np.float64)
+    square = np.einsum("ij,ij->i", groups.sums, groups.sums).astype(np.float64)
+    found = []
+    for start in range(0, len(size), _ROWS):
+        rows = slice(start, start + _ROWS)
+        total = (groups.sums[rows] @ groups.sums[start:].T).astype(np.float64)
+        between = total / np.outer(size[rows], size[start:])
+        inside = _inside_union(square[rows, None] + square[start:], total, size[rows, None] + size[start:])
+        low, high = np.nonzero(np.triu(_plausible(between, inside, cuts), 1))
+        found.append(np.stack([low, high]) + start)
+    low, high = np.concatenate(found, 1).astype(np.int32) if found else np.zeros((2, 0), np.int32)
+    return Links(low, high, np.zeros(len(low), np.int64), np.zeros(len(low), np.int64))
 
 
 def _plausible(between: F64, of_union: F64, cuts: Calibration) -> Bool:
@@ -189,13 +213,35 @@ def join_within_bound(low: I32, high: I32, groups: Sums, least: float) -> I32:
     return out
 
 
-def _means(links: Links, groups: Sums) -> tuple[F64, F64]:
-    """Return the mean cosine (pairs,) of the pairs between two groups, and that of the pairs inside their union."""
-    sums, size, total = groups.sums, groups.size.astype(np.float64), np.zeros(len(links.group))
+def mean_between(links: Links, groups: Sums) -> F64:
+    """Return the mean cosine (pairs,) of the pairs of faces between two groups."""
+    size = groups.size.astype(np.float64)
+    return np.asarray(_products(links, groups.sums) / (size[links.group] * size[links.other]), np.float64)
+
+
+def _products(links: Links, sums: F32) -> F64:
+    """Return the product (pairs,) of the sums of two groups."""
+    total = np.zeros(len(links.group))
     for start in range(0, len(total), _BLOCK):
         rows = slice(start, start + _BLOCK)
         total[rows] = np.einsum("ij,ij->i", sums[links.group[rows]], sums[links.other[rows]])
+    return total
+
+
+def _means(links: Links, groups: Sums) -> tuple[F64, F64]:
+    """Return the mean cosine (pairs,) of the pairs between two groups, and that of the pairs inside their union."""
+    sums, size, total = groups.sums, groups.size.astype(np.float64), _products(links, groups.sums)
     square = np.einsum("ij,ij->i", sums, sums).astype(np.float64)
-    low, high, both = links.group, links.other, size[links.group] + size[links.other]
-    inside = (square[low] + square[high] + 2 * total - both) / (both * (both - 1))
-    return total / (size[low] * size[high]), inside
+    low, high = links.group, links.other
+    return total / (size[low] * size[high]), _inside_union(square[low] + square[high], total, size[low] + size[high])
+
+
+def _inside_union(squares: F64, between: F64, faces: F64) -> F64:
+    """Return the mean cosine of the pairs inside the union of two groups.
+
+    Args:
+        squares: sum of the squared lengths of the two sums.
+        between: product of the sums.
+        faces: of both.
+    """
+    return np.asarray((squares + 2 * between - faces) / (faces * (faces - 1)), np.float64)

@@ -1,7 +1,8 @@
 """Links between large groups, counted among sampled faces of both.
 
-A face's list of neighbours holds the nearest ones only. In a group of many more faces than a list is long they are all
-of that group, so that links to another part of the same person are missing from the lists, however many there are.
+A face's list of neighbours holds the nearest ones only. In a group of many faces they are all of that group, so that
+links to another part of the same person are missing from the lists, however many there are. So all pairs of large
+groups are compared by their sums, and the links of those that may be of one person counted in samples.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from facelake.cluster.neighbours import Search
-from facelake.cluster.overlap import Links, matched
+from facelake.cluster.overlap import Links, Sums, matched, mean_between
 from facelake.contracts import F16, I32, I64, Bool
 
-_MOST, _LEAST = 64, 32  # sampled faces of a group, on the mean
+_MOST, _LEAST = 128, 32  # sampled faces of a group, on the mean
 _LEAST_MATCHED = 4  # sampled faces with a counterpart of their own; a few misplaced ones can all be in a sample
 _MOST_BYTES = 1 << 27  # of all sampled vectors
-_LARGE = 3 * Search().k // 2  # faces of a group of which lists hardly reach beyond the own half
-_LEAST_LISTED, _LISTED_SHARE = 4, 0.04  # links that the lists have; relative to the smaller group's faces
+LARGE = Search().k // 2
+"""faces of a group up to which at least half of each list is left for other groups"""
+_MOST_GROUPS = 32_000  # of which all pairs are compared: half a billion
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,10 @@ class Sample:
     face: I32
     vectors: F16
     """(m, dim)"""
+
+    def holds(self, pairs: Links) -> Bool:
+        """Return of which pairs (pairs,) both groups are sampled."""
+        return np.asarray(np.isin(pairs.group, self.group) & np.isin(pairs.other, self.group))
 
 
 def faces_per_group(groups: int, dim: int) -> int:
@@ -48,23 +54,23 @@ def sampled(faces: I32, size: I64, wanted: int) -> Bool:
     return np.asarray(scattered % step == 0)
 
 
-def too_long_for_lists(links: Links, size: I64) -> Bool:
-    """Return which pairs (pairs,) have links, but may have many more than the lists of both groups show.
+def large_groups(size: I64) -> I32:
+    """Return the groups (n,) of which lists hardly reach beyond the own group, the largest ones, ascending.
 
     Args:
         size: (groups,) faces of each group.
     """
-    smaller = np.minimum(size[links.group], size[links.other])
-    return np.asarray((smaller > _LARGE) & (links.links >= np.maximum(_LEAST_LISTED, _LISTED_SHARE * smaller)))
+    largest = np.argsort(-size, kind="stable")[:_MOST_GROUPS]
+    return np.sort(largest[size[largest] > LARGE]).astype(np.int32)
 
 
-def worth_sampling(links: Links, dim: int) -> I64:
-    """Return the groups (n,) whose samples fit the memory, ascending: those of the pairs with the most links first."""
-    most = _MOST_BYTES // (2 * dim * _LEAST)
-    order = np.argsort(-links.links, kind="stable")
-    groups = np.stack([links.group[order], links.other[order]], 1).ravel().astype(np.int64)
-    _, first = np.unique(groups, return_index=True)
-    return np.sort(groups[np.sort(first)[:most]])
+def worth_sampling(pairs: Links, groups: Sums) -> I32:
+    """Return the groups (n,) whose samples fit the memory, ascending: those of the most similar pairs first."""
+    most = _MOST_BYTES // (2 * groups.sums.shape[1] * _LEAST)
+    order = np.argsort(-mean_between(pairs, groups), kind="stable")
+    both = np.stack([pairs.group[order], pairs.other[order]], 1).ravel()
+    _, first = np.unique(both, return_index=True)
+    return np.sort(both[np.sort(first)[:most]])
 
 
 def recounted(links: Links, size: I64, sample: Sample, cut: float) -> Links:
@@ -74,7 +80,7 @@ def recounted(links: Links, size: I64, sample: Sample, cut: float) -> Links:
     count for as many as the sample stands for.
 
     Args:
-        links: as the lists have them.
+        links: pairs of groups; how many links they have is not read.
         size: (groups,) faces of each group.
         sample: of these groups; pairs without one are left out.
         cut: cosine from which a pair of faces is a link.
@@ -94,4 +100,4 @@ def recounted(links: Links, size: I64, sample: Sample, cut: float) -> Links:
         & matched(Links(links.group, links.other, found, most), np.diff(start))
     )
     estimate = np.rint(share * size[links.group] * size[links.other]).astype(np.int64)
-    return Links(links.group[kept], links.other[kept], np.maximum(links.links, estimate)[kept], links.most[kept])
+    return Links(links.group[kept], links.other[kept], estimate[kept], most[kept])

@@ -34,8 +34,8 @@ LEAST_GROUPS, MOST_GROUPS = 10, 32_000
 """groups of two faces or more: fewer pairs do not show chance; of more, one process would compare half a billion"""
 _SAMPLED = 2_000  # groups whose pairs show the distribution
 _ROWS = 512  # groups compared at once
-# Of the larger of two groups: two sessions of two photos each tell nothing of what varies within either person.
-_LEAST_FACES = 4
+LEAST_FACES = 4
+"""of the larger of two groups: two sessions of two photos each tell nothing of what varies within either person"""
 _FALSE_JOINS = 0.01  # joins of different people expected in the whole corpus, under a normal distribution
 
 # Standard deviations by which normalisation must raise a similarity, among those of different people, for the mean of
@@ -157,7 +157,7 @@ class _Limits(NamedTuple):
         """Return which pairs (n,) are joined, by both similarities and the size of the larger group."""
         by_mean = (similarity >= self.chance.most) & (mean >= self.least_mean)
         raised = self.were_raised(similarity, mean) & (similarity >= self.chance.most_of_any) & self.raised
-        return np.asarray((raised | by_mean) & (larger >= _LEAST_FACES))
+        return np.asarray((raised | by_mean) & (larger >= LEAST_FACES))
 
 
 _Pair = tuple[float, int, int, int, int]

@@ -5,8 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from facelake.cluster import overlap
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.overlap import Links, Sums, join_within_bound, matched, overlapping
+from facelake.cluster.overlap import (
+    Links,
+    Sums,
+    join_within_bound,
+    link_cuts,
+    matched,
+    overlapping,
+    plausible_pairs,
+)
 from facelake.contracts import F32, I32
 from facelake.vectors import unit_rows
 
@@ -102,3 +111,27 @@ def test_a_chain_of_groups_stays_within_the_bound() -> None:
     low, high = np.array([0, 1, 2], np.int32), np.array([1, 2, 3], np.int32)
     group = join_within_bound(low, high, Sums(sums, np.full(4, 10)), 0.6)
     assert group.tolist() == [0, 0, 2, 2]
+
+
+def test_links_are_counted_from_the_graphs_cut_to_the_level() -> None:
+    assert link_cuts(CUTS) == pytest.approx([0.48, 0.72])
+    assert link_cuts(CUTS, 4) == pytest.approx([0.48, 0.56, 0.64, 0.72])
+
+
+def test_plausible_pairs_are_those_of_all_that_may_be_one_person(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same pairs that pass where links are no obstacle."""
+    monkeypatch.setattr(overlap, "_ROWS", 7)
+    rng = np.random.default_rng(3)
+    person, count = rng.integers(0, 12, 40), rng.integers(3, 30, 40)
+    vectors = unit_rows(
+        (np.eye(DIM)[np.repeat(person, count)] + rng.standard_normal((count.sum(), DIM)) * 0.05).astype(np.float32)
+    )
+    sums = np.add.reduceat(vectors, np.cumsum(count) - count)
+    low, high = np.triu_indices(40, 1)
+    enough = np.full(len(low), 10**9)
+    every = Links(low.astype(np.int32), high.astype(np.int32), enough, np.ones(len(low), np.int64))
+    wanted = overlapping(every, Sums(sums, count), CUTS, CUTS.graph_cut)
+    found = plausible_pairs(Sums(sums, count), CUTS)
+    assert 0 < wanted.sum() < len(low)
+    assert list(zip(found.group, found.other, strict=True)) == list(zip(low[wanted], high[wanted], strict=True))
+    assert not found.links.any()

@@ -8,14 +8,14 @@ import pytest
 from facelake.cluster import sampled_links
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.edges import Known
-from facelake.cluster.overlap import Links
+from facelake.cluster.overlap import Links, Sums
 from facelake.cluster.quality_norm import Gate
 from facelake.cluster.sampled_links import (
     Sample,
     faces_per_group,
+    large_groups,
     recounted,
     sampled,
-    too_long_for_lists,
     worth_sampling,
 )
 from facelake.contracts import F32, I64
@@ -76,24 +76,26 @@ def test_a_pair_without_a_sample_or_a_link_is_left_out() -> None:
     assert not len(recounted(links(5, 2), size, nobody, 0.7).links)
 
 
-def test_only_pairs_of_groups_larger_than_a_list_are_counted_again() -> None:
-    several = Links(np.int32([0, 0, 1]), np.int32([1, 2, 2]), np.array([10, 10, 3]), np.array([1, 1, 1]))
-    assert too_long_for_lists(several, np.array([200, 49, 48])).tolist() == [True, False, False]
-    assert too_long_for_lists(several, np.array([200, 49, 50])).tolist() == [True, True, False], "four links at least"
-    assert too_long_for_lists(several, np.array([251, 250, 260])).tolist() == [True, False, False], "4 % of the faces"
+def test_groups_that_fill_more_than_half_of_their_lists_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert large_groups(np.array([200, 16, 17, 1])).tolist() == [0, 2]
+    monkeypatch.setattr(sampled_links, "_MOST_GROUPS", 2)
+    assert large_groups(np.array([20, 200, 30])).tolist() == [1, 2], "the largest"
 
 
 def test_samples_have_the_wanted_size_and_fit_the_memory() -> None:
     face = np.arange(100_000, dtype=np.int32)
     assert sampled(face, np.full(100_000, 1000), 50).sum() == pytest.approx(5000, rel=0.1)
     assert sampled(face[:30], np.full(30, 30), 50).all()
-    assert faces_per_group(100, 512) == 64
+    assert faces_per_group(100, 512) == 128
     assert faces_per_group(4096, 512) == 32
     assert faces_per_group(10**6, 512) == 32
 
 
-def test_where_not_all_samples_fit_the_pairs_with_the_most_links_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
-    several = Links(np.int32([0, 2, 4]), np.int32([1, 3, 1]), np.array([9, 90, 30]), np.array([1, 1, 1]))
-    assert worth_sampling(several, 512).tolist() == [0, 1, 2, 3, 4]
+def test_where_not_all_samples_fit_the_most_similar_pairs_have_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = Links(np.int32([0, 2, 4]), np.int32([1, 3, 1]), *np.zeros((2, 3), np.int64))
+    sums = np.zeros((5, 512), np.float32)
+    sums[:, 0] = [2, 10, 18, 10, 10]  # mean cosines .2, .9, 1
+    groups = Sums(sums, np.array([10, 10, 20, 10, 10]))
+    assert worth_sampling(pairs, groups).tolist() == [0, 1, 2, 3, 4]
     monkeypatch.setattr(sampled_links, "_MOST_BYTES", 2 * 512 * 32 * 4)
-    assert worth_sampling(several, 512).tolist() == [1, 2, 3, 4]
+    assert worth_sampling(pairs, groups).tolist() == [1, 2, 3, 4]

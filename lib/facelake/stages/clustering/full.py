@@ -138,7 +138,7 @@ class FullClustering:
         linked = self._step(Linked, partial(link_groups, work, exchange, parts, grouped, known, seed))
         assign = partial(assign_singletons, work, exchange, parts, linked.labels, part, known, seed=seed)
         settled = self._step(Settled, assign)
-        divide = partial(divide_groups, work, exchange, parts, settled.labels, part, known.cuts.edge)
+        divide = partial(divide_groups, work, exchange, parts, settled.labels, part, known.cuts)
         bounded = self._step(Bounded, divide)
         overlapped = self._step(
             Overlapped, partial(join_overlapping, work, exchange, parts, bounded.labels, part, known.cuts)

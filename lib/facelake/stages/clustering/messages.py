@@ -79,6 +79,14 @@ class Relabelled:
 
 
 @dataclass(frozen=True, slots=True)
+class PartSurroundings:
+    """How many groups (n,) of a part's faces are around groups, by their rows (n,); see crowds.py."""
+
+    rows: I32
+    groups: F64
+
+
+@dataclass(frozen=True, slots=True)
 class FacesToDivide:
     """Faces (n,) of groups that are divided, their vectors (n, dim), and the row (n,) that numbers their group."""
 

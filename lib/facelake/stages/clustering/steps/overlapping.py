@@ -12,20 +12,21 @@ from facelake.cluster.bounding import BOUND
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.overlap import (
     LEAST_FACES,
+    SAMPLED_CUTS,
     Links,
     Sums,
     join_within_bound,
     link_cuts,
     matched,
     overlapping,
-    plausible,
+    plausible_pairs,
 )
 from facelake.cluster.sampled_links import (
     Sample,
     faces_per_group,
+    large_groups,
     recounted,
     sampled,
-    too_long_for_lists,
     worth_sampling,
 )
 from facelake.contracts import I32
@@ -104,35 +105,41 @@ def join_overlapping(
         _candidates([decode(Links, body) for key, body in blocks if key % len(least) == number], shared)
         for number in range(len(least))
     ]
-    linked = union(*(side for links in of_cut for side in (links.group, links.other)))
+    linked = union(large_groups(shared.size), *(side for links in of_cut for side in (links.group, links.other)))
     if not len(linked):
         return Overlapped(labels, "")
     shared = share_labels(work, "overlap-sums", labels, part, linked.astype(np.int32))
-    groups, chosen = Sums(all_sums(work, exchange, parts, shared), shared.size[shared.summed]), []
-    of_rows = [Links(shared.row[of.group], shared.row[of.other], of.links, of.most) for of in of_cut]
-    listed, large = zip(*(_by_size(links, groups, cuts) for links in of_rows), strict=True)
-    to_sample = shared.summed[worth_sampling(joined(list(large)), work.dim)]
+    groups = Sums(all_sums(work, exchange, parts, shared), shared.size[shared.summed])
+    alike = _alike(shared, groups, cuts)
+    to_sample = shared.summed[worth_sampling(alike, groups)]
     sample = _sample(work, exchange, parts, share_labels(work, "overlap-sample", labels, part, to_sample), shared)
-    for few, many, cut in zip(listed, large, least, strict=True):
-        at = joined([few, recounted(many, groups.size, sample, cut)])
-        chosen.append(_rows(at, np.flatnonzero(overlapping(at, groups, cuts, cut))))
+    chosen = []
+    for links, cut in zip(of_cut, least, strict=True):
+        listed = Links(shared.row[links.group], shared.row[links.other], links.links, links.most)
+        chosen.append(_overlapping(_rows(listed, np.flatnonzero(~sample.holds(listed))), groups, cuts, cut))
+    for cut in link_cuts(cuts, SAMPLED_CUTS):
+        chosen.append(_overlapping(recounted(alike, groups.size, sample, cut), groups, cuts, cut))
     pairs = joined(chosen)
     row = join_within_bound(pairs.group, pairs.other, groups, BOUND * cuts.edge)
-    text = f"{len(row) - len(distinct(row))} joins among {len(row)} groups with many links"
+    text = f"{len(row) - len(distinct(row))} joins among {len(row)} groups that are large or have many links"
     return Overlapped(shared.joined(labels, row), text)
 
 
+def _alike(shared: SharedGroups, groups: Sums, cuts: Calibration) -> Links:
+    """Return the pairs of large groups that may be of one person, by their rows."""
+    large = np.sort(shared.row[large_groups(shared.size)])
+    pairs = plausible_pairs(Sums(groups.sums[large], groups.size[large]), cuts)
+    return Links(large[pairs.group], large[pairs.other], pairs.links, pairs.most)
+
+
+def _overlapping(links: Links, groups: Sums, cuts: Calibration, cut: float) -> Links:
+    return _rows(links, np.flatnonzero(overlapping(links, groups, cuts, cut)))
+
+
 def _candidates(of_parts: list[Links], groups: SharedGroups) -> Links:
-    """Return the pairs of groups that have enough links, over all parts, or that the lists are too short for."""
+    """Return the pairs of groups that have enough links, over all parts."""
     links = joined(of_parts).summed()
-    return _rows(links, np.flatnonzero(matched(links, groups.size) | too_long_for_lists(links, groups.size)))
-
-
-def _by_size(links: Links, groups: Sums, cuts: Calibration) -> tuple[Links, Links]:
-    """Return the pairs whose links the lists show, and of the others those that may be of one person."""
-    long = too_long_for_lists(links, groups.size)
-    others = _rows(links, np.flatnonzero(long))
-    return _rows(links, np.flatnonzero(~long)), _rows(others, np.flatnonzero(plausible(others, groups, cuts)))
+    return _rows(links, np.flatnonzero(matched(links, groups.size)))
 
 
 def _sample(work: Work, exchange: Exchange, parts: int, groups: SharedGroups, numbered: SharedGroups) -> Sample:

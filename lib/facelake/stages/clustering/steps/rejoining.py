@@ -9,8 +9,8 @@ import numpy as np
 
 from facelake.cluster.array_codec import decode, encode
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.within_person import LEAST_GROUPS, MOST_GROUPS, Groups, join_normalised
-from facelake.contracts import F64, I32
+from facelake.cluster.within_person import LEAST_FACES, LEAST_GROUPS, MOST_GROUPS, Groups, join_normalised
+from facelake.contracts import F64, I32, I64
 from facelake.engines.exchange import Block, Exchange
 from facelake.stages.clustering.messages import PartMoment
 from facelake.stages.clustering.step_results import Rejoined
@@ -49,12 +49,27 @@ def rejoin_groups(work: Work, exchange: Exchange, parts: int, labels: I32, part:
         part: (F,) part where each face is at home.
         cuts: the calibration.
     """
-    several = np.flatnonzero(np.bincount(labels) >= 2).astype(np.int32)
-    if not LEAST_GROUPS <= len(several) <= MOST_GROUPS:
+    several = compared_groups(np.bincount(labels))
+    if len(several) < LEAST_GROUPS:
         return Rejoined(labels, "")
     groups = share_labels(work, "rejoin-sums", labels, part, several)
     number, text = join_normalised(_summed(work, exchange, parts, groups), cuts)
     return Rejoined(groups.joined(labels, number), text)
+
+
+def compared_groups(size: I64) -> I32:
+    """Return the groups (n,) that are compared: of two faces and more, or where these are too many, of four and more.
+
+    None where these are too many as well.
+
+    Args:
+        size: (groups,) faces of each.
+    """
+    for least in (2, LEAST_FACES):
+        groups = np.flatnonzero(size >= least).astype(np.int32)
+        if len(groups) <= MOST_GROUPS:
+            return groups
+    return groups[:0]
 
 
 def _summed(work: Work, exchange: Exchange, parts: int, groups: SharedGroups) -> Groups:
