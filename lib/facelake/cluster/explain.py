@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from facelake.cluster.calibrate import Calibration
-from facelake.cluster.linkage import inside_similarity, wanted_ratio
+from facelake.cluster.linkage import inside_similarity, least_mean, wanted_ratio
 from facelake.cluster.overlap import (
     LISTED_CUTS,
     SAMPLED_CUTS,
@@ -137,7 +137,9 @@ def group_pair(vectors: F32, quality: F32, second: I64, gate: Gate, cuts: Calibr
     wanted = wanted_ratio(int(size.min()), cuts)
     sizes, both = (int(size[0]), int(size[1])), (float(inside[0]), float(inside[1]))
     reference = min(within, cuts.level)
-    return GroupPair(sizes, between, both, between / within, cuts.edge, wanted, strongest, reference, overlap)
+    return GroupPair(
+        sizes, between, both, between / within, least_mean(int(size.max()), cuts), wanted, strongest, reference, overlap
+    )
 
 
 def _overlap(across: F32, groups: Sums, between: float, cuts: Calibration) -> Overlap:

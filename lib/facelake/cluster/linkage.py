@@ -2,7 +2,9 @@
 
 Two groups are joined when the mean similarity of all their pairs is above two cuts:
 
-* `edge` (absolute, derived from impostors): below it similarities are those of chance and of look-alikes;
+* `edge` (absolute, derived from impostors): below it similarities are those of chance and of look-alikes; where both
+  groups have fewer than four faces, the mean of so few pairs is no better evidence than one pair, so that the cut is
+  the graph's;
 * a ratio of the similarity inside the two groups (relative): two people who resemble each other may reach .5, but not
   while the photos of each of them reach .9 among themselves. Inside similarity is the mean over a group's pairs,
   shrunk towards the corpus's level for small groups, and at most that level, so that a burst of near copies does not
@@ -72,7 +74,7 @@ def join_groups(sums: F32, size: I64, pairs: Pairs, cuts: Calibration, apart: Bo
         holds the sum of each.
     """
     order = np.lexsort((pairs.high, pairs.low, -pairs.cosine))
-    limits = _JoinLimits(cuts.edge, cuts.ratio, cuts.ratio_single, cuts.level)
+    limits = _JoinLimits(cuts.edge, cuts.graph_cut, cuts.ratio, cuts.ratio_single, cuts.level)
     apart = np.zeros(len(size), bool) if apart is None else apart.copy()
     parent = _join(sums, size.astype(np.int64), pairs.low[order], pairs.high[order], apart, limits)
     root = np.flatnonzero(parent == np.arange(len(parent))).astype(np.int32)
@@ -89,6 +91,11 @@ def inside_similarity(sums: F32, size: I64, level: float) -> F32:
 def wanted_ratio(smaller: int, cuts: Calibration) -> float:
     """Least mean similarity between two groups relative to that inside them; `smaller`: faces of the smaller group."""
     return float(_wanted(smaller, cuts.ratio, cuts.ratio_single))
+
+
+def least_mean(larger: int, cuts: Calibration) -> float:
+    """Least mean similarity between two groups, whatever that inside them; `larger`: faces of the larger group."""
+    return cuts.edge if larger >= _FEW else cuts.graph_cut
 
 
 class NearGroups(NamedTuple):
@@ -145,6 +152,7 @@ class _JoinLimits(NamedTuple):
     """Limits of joining, as in `Calibration`."""
 
     edge: float
+    graph_cut: float
     ratio: float
     ratio_single: float
     level: float
@@ -234,7 +242,8 @@ def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, limits: _JoinL
             # near copies are more similar than two photos of the person usually are, hence the level as upper bound
             wanted = _wanted(min(size[i], size[j]), limits.ratio, limits.ratio_single)
             both = min(np.sqrt(inside[i] * inside[j]), level)
-            if between < limits.edge or between < _bar(wanted, both, level, apart[i] and apart[j]):
+            least = limits.edge if max(size[i], size[j]) >= _FEW else limits.graph_cut
+            if between < least or between < _bar(wanted, both, level, apart[i] and apart[j]):
                 continue
             if size[i] < size[j]:
                 i, j = j, i

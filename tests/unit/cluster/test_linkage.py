@@ -14,16 +14,18 @@ FACES, INSIDE = 20, 0.8
 CUTS = Calibration(0.3, 0.75, 0.9, INSIDE, 0.0, 0.05, "by hand")
 
 
-def joined(between: np.ndarray, apart: list[bool] | None = None) -> list[int]:
+def joined(
+    between: np.ndarray, apart: list[bool] | None = None, cuts: Calibration = CUTS, faces: int = FACES
+) -> list[int]:
     """Numbers of groups whose faces are alike as INSIDE says within each and as `between` (g, g) says across them."""
     count = len(between)
-    products = between * FACES**2
-    products[np.diag_indices(count)] = FACES + FACES * (FACES - 1) * INSIDE
+    products = between * faces**2
+    products[np.diag_indices(count)] = faces + faces * (faces - 1) * INSIDE
     sums = np.linalg.cholesky(products).astype(np.float32)
     low, high = (side.astype(np.int32) for side in np.triu_indices(count, 1))
     pairs = Pairs.of(low, high, between[low, high].astype(np.float32))
     held = None if apart is None else np.array(apart)
-    number, _ = join_groups(sums, np.full(count, FACES), pairs, CUTS, held)
+    number, _ = join_groups(sums, np.full(count, faces), pairs, cuts, held)
     return [int(n) for n in number]
 
 
@@ -37,6 +39,13 @@ def alike(count: int, usual: float, *special: tuple[int, int, float]) -> np.ndar
 def test_a_family_does_not_fuse_because_two_of_it_did() -> None:
     """Held to the joined group's own, looser inside similarity, all six would be one."""
     assert joined(alike(6, 0.73, (0, 1, 0.77))) == [0, 0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("faces", "similarity", "same"), [(3, 0.66, False), (3, 0.72, True), (4, 0.66, True)])
+def test_groups_of_few_faces_are_joined_from_the_graphs_cut_on(faces: int, similarity: float, *, same: bool) -> None:
+    """The mean of a few pairs is no better evidence than one pair of faces is."""
+    cuts = replace(CUTS, ratio_single=0.75, cut=0.7)
+    assert (joined(alike(2, similarity / INSIDE), cuts=cuts, faces=faces) == [0, 0]) is same
 
 
 def test_all_of_one_person_are_joined() -> None:
