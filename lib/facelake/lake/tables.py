@@ -6,6 +6,7 @@ a value readable in the log long after its row was erased.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -32,6 +33,10 @@ from facelake.lake.row_reader import read_some
 _LOG = logging.getLogger(__name__)
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "0", "delta.checkpointInterval": "50"}
 _ATTEMPTS, _FIRST_PAUSE_S = 5, 0.2
+_EVENT_TABLES = frozenset(
+    ("runs", "galleries", "drift", "ledger", "leases", "corrections")
+)  # which get a file per event or per stage of a run
+_MOST_SMALL, _SMALL_ROWS = 16, 4_096  # small files of such a table, each of which costs every reader a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +125,18 @@ class Table:
         return stage(self.store, self.name, data, name)
 
     def append(self, rows: list[dict[str, Any]]) -> int:
-        """Stage and commit a few rows; returns the new version."""
-        return self.commit([self.stage(pa.Table.from_pylist(rows, schema=plain(self.schema)))])
+        """Stage and commit a few rows; returns the new version.
+
+        Where a table gets a file per event, and has many small ones, one file with all their rows replaces them.
+        """
+        new = pa.Table.from_pylist(rows, schema=plain(self.schema))
+        files = self.snapshot().files if self.name in _EVENT_TABLES else ()
+        small = [file for file in files if file.rows < _SMALL_ROWS]
+        if len(small) >= _MOST_SMALL:
+            merged = pa.concat_tables([*(self.file(file) for file in small), new])
+            with contextlib.suppress(CommitConflict):  # another writer appends, and merges, too
+                return self.commit([self.stage(merged)], small)
+        return self.commit([self.stage(new)])
 
     def replace_all(self, data: pa.Table) -> int:
         """Replace the table's content in one transaction; returns the new version."""
@@ -228,9 +243,10 @@ class Table:
                     cast(Any, plain(self.schema)),
                     commit_properties=CommitProperties(max_commit_retries=0),
                 )
+                delta.update_incremental()
             except (DeltaError, OSError, ValueError) as err:
                 raise _AttemptFailed(first_line(err)) from err
-            return delta.version() if delta.version() else self.version()
+            return delta.version()
 
         again = retrying(
             f"commit to {self.name}",

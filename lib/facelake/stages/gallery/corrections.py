@@ -18,15 +18,12 @@ from facelake.erase import Needles
 from facelake.errors import ConfigError, Contradiction
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
-from facelake.lake.tables import Table
 from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
 from facelake.publish.similarity import unit_mean
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.face_keys import FaceKeys, Grouped, faces_of_ids
 from facelake.stages.gallery.stored_faces import StoredFaces
 from facelake.stages.gallery.versions import Gallery, current_gallery, not_active, require_gallery
-
-_MOST_FILES = 32  # of table `corrections`
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +101,8 @@ def record_correction(context: Context, request: CorrectionRequest) -> dict[str,
         raise Contradiction(what, where=request.kind, next_step=next_step, seqs=tuple(contradicted))
     row["undoes"] = contradicted
     context.check_lease()
-    _append(table, stored, row)
+    table.append([dict(row)])
     return row
-
-
-def _append(table: Table, stored: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> None:
-    """Append a correction to those stored. Each would stay a file of its own, and every later one reads them all: many
-    files become one. The caller is the only writer.
-    """
-    if len(table.snapshot().files) < _MOST_FILES:
-        table.append([dict(row)])
-    else:
-        table.replace_all(pa.Table.from_pylist([*stored, row], schema=plain(CORRECTIONS)))
 
 
 def _about_groups(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -138,7 +125,7 @@ def undo(context: Context, seq: int, reason: str = "", reviewer: str = "") -> di
     gallery = current_gallery(context.lake)
     row |= {"gallery_version": gallery.version if gallery else 0, "recorded_at": datetime.now(UTC)}
     context.check_lease()
-    _append(context.lake["corrections"], stored, row)
+    context.lake["corrections"].append([row])
     return row
 
 
