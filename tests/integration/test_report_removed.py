@@ -37,7 +37,7 @@ def test_an_erasure_and_a_withdrawal_are_named_as_the_cause(demo_lake: Path) -> 
         in figures
     )
     assert "209 46 fewer than in the previous run (since then 23 erased, 23 withdrawn)" in figures  # faces
-    assert "fewer than in the previous run (since then 1 erased)" in figures  # identities
+    assert "fewer than in the previous run (since then 1 erased, 1 without faces)" in figures  # identities
     assert "Since the previous run: 23 photos were withdrawn, 27 were erased." in figures
     assert "18 % of its faces since the previous run: 23 erased, 23 withdrawn. This is what erasures" in alerts
     assert alerts.index("For information") < alerts.index("The gallery lost")
@@ -102,12 +102,17 @@ def test_what_changed_is_counted_from_the_previous_gallery_on(stage: Stage) -> N
             stage("embed", 5, {"withdrawn": 9}),
             stage("embed", 7, {"vanished": 6, "withdrawn": 1}),
         ],
-        "publish": [stage("publish", 3, gallery=1), stage("publish", 8, gallery=2)],
+        "publish": [
+            stage("publish", 3, gallery=1, changes_retired=7),
+            stage("publish", 8, gallery=2, changes_retired=2, changes_merged=1, changes_created=3, changes_grew=9),
+        ],
         "erase": [stage("erase", 0, images=7), stage("erase", 5, images=10, faces=11, identities_retired=1)],
     }
     removed = removed_since(runs, galleries(1, 2))
     decisions = {"added": 7, "vanished": 5, "newly_withdrawn": 8, "newly_refused": 1, "newly_admitted": 60}
-    assert removed == Removed(10, 11, 1, decisions, {"withdrawn": 10, "vanished": 6})
+    changes = {"retired": 2, "merged": 1, "created": 3}
+    assert removed == Removed(10, 11, 1, decisions, {"withdrawn": 10, "vanished": 6}, changes)
+    assert removed.of_identities() == "1 erased, 2 without faces, 1 merged into others, 3 new"
     assert removed.of_faces() == "11 erased, 10 withdrawn, 6 in photos that are no longer in the corpus"
     assert removed.in_words() == (
         "Since the previous run: 7 photos are new, 5 are no longer in the corpus, 8 were withdrawn, 1 is refused now for "

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from facelake.contracts import Change
 from facelake.plural import counted
 from facelake.report import RunFigures, lost_in_words
 from facelake.report.lost_faces import ERASED
@@ -26,6 +27,13 @@ _SENTENCE = (  # what is counted, its verb for one and for several, and the rest
     (NEWLY_REFUSED, "is", "are", "refused now for another reason"),
     (NEWLY_ADMITTED, "is", "are", "allowed that had been refused"),
 )
+_BEGAN_OR_ENDED = {
+    str(Change.RETIRED): "without faces",
+    str(Change.MERGED): "merged into others",
+    str(Change.CREATED): "new",
+    str(Change.SPLIT): "split off",
+    str(Change.RESURRECTED): "back",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ class Removed:
         identities: identities that erasures ended.
         decisions: photos that the admissions since then count, by DECISION_CHANGES.
         swept_faces: faces that embed removed since then, by cause (stages/embedding/swept.py).
+        changes: identities that began or ended in the galleries since then, by kind of change.
     """
 
     photos: int = 0
@@ -45,6 +54,7 @@ class Removed:
     identities: int = 0
     decisions: Mapping[str, int] = field(default_factory=dict)
     swept_faces: Mapping[str, int] = field(default_factory=dict)
+    changes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def lost_faces(self) -> dict[str, int]:
@@ -75,7 +85,8 @@ class Removed:
 
     def of_identities(self) -> str:
         """Return what explains a lower number of identities."""
-        return _listed((self.identities, "erased"))
+        began_or_ended = ((self.changes.get(kind, 0), words) for kind, words in _BEGAN_OR_ENDED.items())
+        return _listed((self.identities, "erased"), *began_or_ended)
 
     def in_words(self) -> str:
         """Return the changes in the photos as a sentence; empty if there are none."""
@@ -146,4 +157,6 @@ def removed_since(runs: Mapping[str, Sequence[RecordedStage]], history: Sequence
     for run in runs["embed"]:
         if run.started_at > publish.started_at:
             swept.update(run.counted("swept_faces"))
-    return Removed(photos, faces, identities, +decisions, +swept)
+    later = [run for run in runs["publish"] if run.started_at > publish.started_at]
+    changes = Counter({kind: int(sum(run.number(f"changes_{kind}") for run in later)) for kind in _BEGAN_OR_ENDED})
+    return Removed(photos, faces, identities, +decisions, +swept, +changes)
