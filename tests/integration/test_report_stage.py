@@ -27,6 +27,7 @@ from facelake.stages.reporting import similarity
 from facelake.stages.reporting.history import STAGES, RecordedStage, stage_costs
 from facelake.stages.reporting.promises import count_admissions, lease_duties
 from facelake.stages.reporting.report import _gather, report
+from facelake.stages.sharing.leases import with_mac
 from tests.conftest import run_json
 
 FACES = 400  # of 20 people, 20 faces each, in 8 data files
@@ -137,7 +138,7 @@ def test_exports_with_an_overdue_answer(context: Context) -> None:
         (5, "d", "issued", -1),
     ]
     rows = [facts | {"seq": seq, "lease_id": lease, "event": event, "expires_at": now + timedelta(days)} for seq, lease, event, days in events]  # fmt: skip
-    context.lake["leases"].append(rows)
+    context.lake["leases"].append([with_mac(context.lake, row) for row in rows])
     owed, ending = lease_duties(context)
     assert sorted(owed) == ["gate (c)", "gate (d)"]
     assert ending == 1
@@ -156,7 +157,8 @@ def test_a_report_is_written_again_when_what_recipients_owe_may_change(context: 
 
     def written(*events: tuple[int, str], days: int = 0) -> tuple[bool, int]:
         if events:
-            context.lake["leases"].append([lease | {"seq": seq, "event": event} for seq, event in events])
+            rows = [lease | {"seq": seq, "event": event} for seq, event in events]
+            context.lake["leases"].append([with_mac(context.lake, row) for row in rows])
         context.now = now + timedelta(days)
         result = report(context)
         assert report(context).counts["to_act_on"] == result.counts["to_act_on"]  # as before, without a new page

@@ -248,6 +248,11 @@ def _is_ours(lake: Lake, row: dict[str, Any]) -> bool:
     return hmac.compare_digest(str(row["mac"]).encode(), _mac(lake, row).encode())
 
 
+def with_mac(lake: Lake, row: dict[str, Any]) -> dict[str, Any]:
+    """Return an event of a lease with the MAC without which it does not count; the lake's key must be there."""
+    return row | {"mac": _mac(lake, row)}
+
+
 def _mac(lake: Lake, row: dict[str, Any]) -> str:
     facts = {name: value for name, value in row.items() if name != "mac" and value is not None}
     return lake.keyed_hash("lease event " + json.dumps(facts, sort_keys=True, default=_instant))
@@ -299,6 +304,6 @@ def _append(lake: Lake, event: LeaseEvent, facts: dict[str, Any]) -> FeedLease:
     row = dict.fromkeys(LEASES.names) | facts
     row |= {"seq": 1 + max((earlier["seq"] for earlier in events), default=0), "event": str(event)}
     row |= {"recorded_at": datetime.now(UTC), "recorded_by": getpass.getuser()}
-    row["mac"] = _mac(lake, row)
+    row = with_mac(lake, row)
     lake["leases"].append([row])
     return _find(lake, leases_from_events([*events, row]), facts["lease_id"])
