@@ -52,7 +52,7 @@ def test_an_estimate_is_near_the_count_of_all_pairs(wanted: int) -> None:
     vectors = np.concatenate([curve(400, 0, 0.8, 1), curve(300, 0.8, 1.5, 2)])
     group, size = np.repeat([0, 1], [400, 300]), np.array([400, 300])
     exact = vectors[:400] @ vectors[400:].T >= 0.7
-    found = recounted(links(4, 1), size, sample_of(vectors, group, size, wanted), 0.7)
+    (found,) = recounted(links(4, 1), size, sample_of(vectors, group, size, wanted), [0.7])
     assert found.links[0] == pytest.approx(exact.sum(), rel=0.35)
 
 
@@ -65,15 +65,38 @@ def test_a_few_misplaced_faces_are_no_links_of_the_group(wanted: int, misplaced:
     sample = sample_of(vectors, group, size, wanted)
     at = np.flatnonzero(sample.group == 0)[:misplaced]
     sample.vectors[at] = sample.vectors[-1]
-    assert not len(recounted(links(misplaced * 40, 40), size, sample, 0.7).links)
+    assert not len(recounted(links(misplaced * 40, 40), size, sample, [0.7])[0].links)
 
 
 def test_a_pair_without_a_sample_or_a_link_is_left_out() -> None:
     vectors = np.concatenate([curve(40, 0, 0.1, 1), curve(40, 3.0, 3.1, 2)])
     group, size = np.repeat([0, 1], 40), np.array([40, 40])
-    assert not len(recounted(links(5, 2), size, sample_of(vectors, group, size, 32), 0.7).links)
+    assert not len(recounted(links(5, 2), size, sample_of(vectors, group, size, 32), [0.7])[0].links)
     nobody = Sample(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 64), np.float16))
-    assert not len(recounted(links(5, 2), size, nobody, 0.7).links)
+    assert not len(recounted(links(5, 2), size, nobody, [0.7])[0].links)
+
+
+@pytest.mark.parametrize("rows", [1, 30, 10_000])
+def test_links_of_many_pairs_are_those_counted_pair_by_pair(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampled_links, "_ROWS", rows)
+    generator, groups, cuts = np.random.default_rng(2), 9, [0.5, 0.8]
+    size = generator.integers(20, 90, groups)
+    group = np.repeat(np.arange(groups), size)
+    vectors = curve(len(group), 0, 2.0, 3)[generator.permutation(len(group))]
+    sample = sample_of(vectors, group, size, 16)
+    low, high = (side.astype(np.int32) for side in np.triu_indices(groups, 1))
+    nothing = np.zeros(len(low), np.int64)
+    for found, cut in zip(recounted(Links(low, high, nothing, nothing), size, sample, cuts), cuts, strict=True):
+        wanted = {}
+        for a, b in zip(low.tolist(), high.tolist(), strict=True):
+            one, other = (sample.vectors[sample.group == own].astype(np.float32) for own in (a, b))
+            strong = one @ other.T >= cut
+            most = int(max(strong.sum(0).max(), strong.sum(1).max()))
+            if strong.sum() >= max(4, 0.1 * min(len(one), len(other))) * most > 0:
+                wanted[a, b] = (int(np.rint(strong.mean() * size[a] * size[b])), most)
+        assert wanted
+        pairs = zip(found.group.tolist(), found.other.tolist(), strict=True)
+        assert dict(zip(pairs, zip(found.links.tolist(), found.most.tolist(), strict=True), strict=True)) == wanted
 
 
 def test_groups_that_fill_more_than_half_of_their_lists_are_large(monkeypatch: pytest.MonkeyPatch) -> None:

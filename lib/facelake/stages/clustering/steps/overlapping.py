@@ -117,8 +117,9 @@ def join_overlapping(
     for links, cut in zip(of_cut, least, strict=True):
         listed = Links(shared.row[links.group], shared.row[links.other], links.links, links.most)
         chosen.append(_overlapping(_rows(listed, np.flatnonzero(~sample.holds(listed))), groups, cuts, cut))
-    for cut in link_cuts(cuts, SAMPLED_CUTS):
-        chosen.append(_overlapping(recounted(alike, groups.size, sample, cut), groups, cuts, cut))
+    sampled_cuts = link_cuts(cuts, SAMPLED_CUTS)
+    for links, cut in zip(recounted(alike, groups.size, sample, sampled_cuts), sampled_cuts, strict=True):
+        chosen.append(_overlapping(links, groups, cuts, cut))
     pairs = joined(chosen)
     row = join_within_bound(pairs.group, pairs.other, groups, BOUND * cuts.edge)
     text = f"{len(row) - len(distinct(row))} joins among {len(row)} groups that are large or have many links"
