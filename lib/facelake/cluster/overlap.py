@@ -32,7 +32,7 @@ _TIMES_EXPECTED = 5.0  # links, of those that two people with that mean similari
 _LEAST_MATCHED, _MATCHED_SHARE = 1.5, 0.1  # counterparts in the other group; relative to the smaller group's faces
 _LEAST_DEVIATIONS = 2.0  # of different people, that the mean lies above theirs
 _BLOCK = 20_000  # pairs of groups whose sums are multiplied at once
-_ROWS = 512  # groups compared with all others at once
+_ROWS = 128  # groups compared with all others at once: more take longer to get memory for than to compare
 
 
 @dataclass(frozen=True, slots=True)
