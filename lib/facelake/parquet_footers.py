@@ -10,16 +10,14 @@ output: one byte.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import io
-import os
-import subprocess
 import sys
-import threading
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from facelake.child_process import ChildProcess
 
 _LENGTH = 8
 
@@ -28,13 +26,8 @@ class DamagedFooter(ValueError):
     """A footer whose column chunks cannot be described."""
 
 
-class _FooterProcess:
-    """The process, as its caller sees it; started with the first footer, and again after it ended. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock, self._owner = threading.Lock(), 0
-        self._child: subprocess.Popen[bytes] | None = None
-        atexit.register(self.close)
+class _FooterProcess(ChildProcess):
+    """The process that describes footers."""
 
     def survives(self, footer: bytes) -> bool:
         """Return whether the process can describe the column chunks of a footer and goes on."""
@@ -50,36 +43,8 @@ class _FooterProcess:
             self._end()
             return False
 
-    def close(self) -> None:
-        """End the process."""
-        with self._lock:
-            self._end()
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._child and self._owner == os.getpid() and self._child.poll() is None:
-            return self._child
-        self._end()
-        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
-        self._child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        self._owner = os.getpid()
-        return self._child
-
-    def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is None or self._owner != os.getpid():  # a forked copy of the caller does not own it
-            return
-        child.kill()
-        for pipe in (child.stdin, child.stdout):
-            if pipe:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        child.wait()
-
-
-_PROCESS = _FooterProcess()
+_PROCESS = _FooterProcess(__name__)
 
 
 def check_footer(metadata: pq.FileMetaData) -> None:

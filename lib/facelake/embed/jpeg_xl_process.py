@@ -9,19 +9,18 @@ Requests on standard input: `_REQUEST` (bytes, bits per sample), then the codest
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import select
 import struct
 import subprocess
 import sys
-import threading
 import time
 from typing import IO
 
 import numpy as np
 
+from facelake.child_process import ChildProcess
 from facelake.contracts import U8, Reject
 from facelake.embed.containers import TooCostly
 
@@ -32,13 +31,11 @@ _MOST_CHANNELS = 4
 _START_SECONDS = 60.0
 
 
-class JpegXlProcess:
+class JpegXlProcess(ChildProcess):
     """The process, as its caller sees it; started with the first photo, and again after it ended. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock, self._owner = threading.Lock(), 0
-        self._child: subprocess.Popen[bytes] | None = None
-        atexit.register(self.close)
+        super().__init__(__name__, bufsize=0)
 
     def decode(self, stream: bytes, bits: int, seconds: float) -> U8:
         """Decode a codestream.
@@ -65,44 +62,8 @@ class JpegXlProcess:
                 self._end()
                 raise
 
-    def close(self) -> None:
-        """End the process."""
-        with self._lock:
-            self._end()
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._child and self._owner == os.getpid() and self._child.poll() is None:
-            return self._child
-        self._end()
-        code = f"from {__name__} import serve; serve()"
-        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", code]
-        self._child = subprocess.Popen(
-            command,
-            bufsize=0,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        self._owner = os.getpid()
-        try:
-            _read(self._child, 1, time.monotonic() + _START_SECONDS)
-        except BaseException:
-            self._end()
-            raise
-        return self._child
-
-    def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is None or self._owner != os.getpid():  # a forked copy of the caller does not own it
-            return
-        child.kill()
-        for pipe in (child.stdin, child.stdout):
-            if pipe:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        child.wait()
+    def _wait_until_ready(self, child: subprocess.Popen[bytes]) -> None:
+        _read(child, 1, time.monotonic() + _START_SECONDS)
 
 
 def _asked(child: subprocess.Popen[bytes], stream: bytes, bits: int, seconds: float) -> U8:
