@@ -17,8 +17,8 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import overload
+from dataclasses import dataclass, fields
+from typing import Any, overload
 
 import numpy as np
 
@@ -53,38 +53,27 @@ class ChangeEvent:
     moved_out: int
 
 
-@dataclass(slots=True)
 class Changes(Sequence[ChangeEvent]):
-    """Change events as columns: a first version has one per identity, too many for an object each."""
+    """Change events as columns: a first version has one per identity, too many for an object each.
 
-    kinds: list[Change] = field(default_factory=list)
-    identity_ids: list[str] = field(default_factory=list)
-    other_ids: list[str | None] = field(default_factory=list)
-    sizes_before: list[int] = field(default_factory=list)
-    sizes_after: list[int] = field(default_factory=list)
-    new: list[int] = field(default_factory=list)
-    gone: list[int] = field(default_factory=list)
-    moved_in: list[int] = field(default_factory=list)
-    moved_out: list[int] = field(default_factory=list)
+    Attributes:
+        columns: the values of each field of the events, by its name.
+    """
+
+    def __init__(self) -> None:
+        self.columns: dict[str, list[Any]] = {field.name: [] for field in fields(ChangeEvent)}
 
     def add(self, event: ChangeEvent) -> None:
         """Append an event."""
-        self.kinds.append(event.kind)
-        self.identity_ids.append(event.identity_id)
-        self.other_ids.append(event.other_id)
-        self.sizes_before.append(event.size_before)
-        self.sizes_after.append(event.size_after)
-        self.new.append(event.new)
-        self.gone.append(event.gone)
-        self.moved_in.append(event.moved_in)
-        self.moved_out.append(event.moved_out)
+        for name, values in self.columns.items():
+            values.append(getattr(event, name))
 
     def counts(self) -> Counter[Change]:
         """Return the number of events of each kind."""
-        return Counter(self.kinds)
+        return Counter(self.columns["kind"])
 
     def __len__(self) -> int:
-        return len(self.kinds)
+        return len(self.columns["kind"])
 
     @overload
     def __getitem__(self, at: int) -> ChangeEvent: ...
@@ -93,17 +82,7 @@ class Changes(Sequence[ChangeEvent]):
     def __getitem__(self, at: int | slice) -> ChangeEvent | Sequence[ChangeEvent]:
         if isinstance(at, slice):
             return [self[i] for i in range(*at.indices(len(self)))]
-        return ChangeEvent(
-            self.kinds[at],
-            self.identity_ids[at],
-            self.other_ids[at],
-            self.sizes_before[at],
-            self.sizes_after[at],
-            self.new[at],
-            self.gone[at],
-            self.moved_in[at],
-            self.moved_out[at],
-        )
+        return ChangeEvent(*(values[at] for values in self.columns.values()))
 
     def __iter__(self) -> Iterator[ChangeEvent]:
         return (self[i] for i in range(len(self)))
@@ -193,12 +172,12 @@ def publish_groups(standing: Standing, version: int) -> Published:
         for group in range(count)
     ]
     shared = overlaps(standing.groups, standing.previous)
-    changes, changed = _group_changes(standing, matched, identity, sizes, returning, shared)
+    remaining = np.bincount(shared.identity, shared.faces, len(standing.names)).astype(np.int64)
+    changes, changed = _group_changes(standing, matched, identity, sizes, returning, shared, remaining)
     merged = _merged(standing, matched, identity, shared)
     taken, still_present = set(matched[matched >= 0].tolist()), set(shared.identity.tolist())
     retired = [name for old, name in enumerate(standing.names) if old not in taken and old not in still_present]
     number = {name: old for old, name in enumerate(standing.names)} if merged or retired else {}
-    remaining = np.bincount(shared.identity, shared.faces, len(standing.names)).astype(np.int64)
     ended = [(Change.MERGED, old, winner) for old, winner in sorted(merged.items())]
     for kind, old, other in [*ended, *((Change.RETIRED, old, None) for old in retired)]:
         size, left = int(standing.sizes[number[old]]), int(remaining[number[old]])
@@ -223,19 +202,27 @@ def _returning_tombstones(standing: Standing, matched: I64, sizes: I64) -> dict[
 
 
 def _group_changes(
-    standing: Standing, matched: I64, identity: list[str], sizes: I64, returning: dict[int, int], shared: Overlaps
-) -> tuple[Changes, Bool]:
+    standing: Standing, matched: I64, identity: list[str], sizes: I64, returning: dict[int, int], shared: Overlaps,
+    remaining: I64,
+) -> tuple[Changes, Bool]:  # fmt: skip
+    """Return what happened to the identity of each group, and whether anything did (groups,).
+
+    Args:
+        standing: every face's group and previous identity.
+        matched: (groups,) the previous identity that each group takes over, or -1.
+        identity: (groups,) identity id of each group.
+        sizes: (groups,) faces.
+        returning: by group the tombstone whose id returns.
+        shared: the faces that groups and previous identities share.
+        remaining: (names,) faces of each previous identity that are in any group now.
+    """
     kept = np.zeros(len(identity), np.int64)
     own = matched[shared.group] == shared.identity
     kept[shared.group[own]] = shared.faces[own]
     parent = np.full(len(identity), -1, np.int64)
     by_share = np.lexsort((-shared.identity, shared.faces))  # of equal shares the lower identity is assigned last
     parent[shared.group[by_share]] = shared.identity[by_share]
-    before, remaining = np.zeros(len(identity), np.int64), np.zeros(len(identity), np.int64)
-    standing_on = np.flatnonzero(matched >= 0)
-    before[standing_on] = standing.sizes[matched[standing_on]]
-    somewhere = np.bincount(shared.identity, shared.faces, len(standing.names)).astype(np.int64)
-    remaining[standing_on] = somewhere[matched[standing_on]]
+    before, present = np.append(standing.sizes, 0)[matched], np.append(remaining, 0)[matched]  # 0 for -1
     known = np.bincount(shared.group, shared.faces, len(identity)).astype(np.int64)
     changed = (matched < 0) | (kept != before) | (sizes != before)
     changes = Changes()
@@ -243,9 +230,9 @@ def _group_changes(
         was, size, stayed = int(before[group]), int(sizes[group]), int(kept[group])
         moves = {
             "new": size - int(known[group]),
-            "gone": was - int(remaining[group]),
+            "gone": was - int(present[group]),
             "moved_in": int(known[group]) - stayed,
-            "moved_out": int(remaining[group]) - stayed,
+            "moved_out": int(present[group]) - stayed,
         }
         if matched[group] >= 0:
             kind = Change.GREW if size > was else Change.SHRANK if size < was else Change.CHANGED

@@ -167,17 +167,6 @@ def _returning(lake: Lake, gallery: Gallery | None, faces: FaceKeys, previous: P
 
 
 def _change_rows(result: Published, version: int) -> pa.Table:
-    changes = result.changes
-    values = {
-        "gallery_version": np.full(len(changes), version, np.int64),
-        "kind": pa.array([str(kind) for kind in changes.kinds], pa.string()),
-        "identity_id": pa.array(changes.identity_ids, pa.string()),
-        "other_id": pa.array(changes.other_ids, pa.string()),
-        "size_before": np.array(changes.sizes_before, np.int64),
-        "size_after": np.array(changes.sizes_after, np.int64),
-        "new": np.array(changes.new, np.int64),
-        "gone": np.array(changes.gone, np.int64),
-        "moved_in": np.array(changes.moved_in, np.int64),
-        "moved_out": np.array(changes.moved_out, np.int64),
-    }
-    return pa.table([pa.array(values[name]) for name in CHANGES.names], schema=plain(CHANGES))
+    versions = np.full(len(result.changes), version, np.int64)
+    columns = {"gallery_version": versions} | result.changes.columns
+    return pa.table([pa.array(columns[field.name], field.type) for field in CHANGES], schema=plain(CHANGES))
