@@ -37,22 +37,13 @@ def pick_rows(store: ObjectStore, table: str, path: str, rows: I64, columns: Seq
     Raises:
         Corrupt: the file is missing or damaged, or has no such row.
     """
-    kept = plain(pa.schema([TABLES[table].field(name) for name in columns]))
     wanted, back = np.unique(rows, return_inverse=True)
-    parts: list[pa.Table] = [kept.empty_table()]
     with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source, pre_buffer=True) as file:
-        present = present_columns(file, columns)
         if len(wanted) and int(wanted[-1]) >= file.metadata.num_rows:
             raise pa.ArrowInvalid(f"there is no row {int(wanted[-1])}")  # `data_file` reports it as Corrupt
-        first = 0
-        for group in range(file.metadata.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            in_group = wanted[(wanted >= first) & (wanted < first + count)] - first
-            if len(in_group):
-                picked = file.read_row_group(group, columns=present).take(pa.array(in_group))
-                parts.append(completed(picked, kept).cast(kept))
-            first += count
-    return pa.concat_tables(parts).take(pa.array(back))
+        take = np.zeros(file.metadata.num_rows, bool)
+        take[wanted] = True
+        return _taken(file, table, take, columns).take(pa.array(back))
 
 
 def read_some(store: ObjectStore, table: str, path: str, take: Bool, columns: Sequence[str]) -> pa.Table:
@@ -64,19 +55,23 @@ def read_some(store: ObjectStore, table: str, path: str, take: Bool, columns: Se
     Raises:
         Corrupt: the file is missing or damaged, or has another number of rows.
     """
+    with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source, pre_buffer=True) as file:
+        if len(take) != file.metadata.num_rows:
+            raise pa.ArrowInvalid(f"there are {file.metadata.num_rows} rows, not {len(take)}")
+        return _taken(file, table, take, columns)
+
+
+def _taken(file: pq.ParquetFile, table: str, take: Bool, columns: Sequence[str]) -> pa.Table:
+    """Read the rows for which `take` (rows,) holds, from the row groups that have some."""
     kept = plain(pa.schema([TABLES[table].field(name) for name in columns]))
-    parts: list[pa.Table] = [kept.empty_table()]
-    with data_file(store, f"{table}/{path}") as source, pq.ParquetFile(source) as file:
-        present, meta = present_columns(file, columns), file.metadata
-        if len(take) != meta.num_rows:
-            raise pa.ArrowInvalid(f"there are {meta.num_rows} rows, not {len(take)}")
-        ends = np.cumsum([0, *(meta.row_group(group).num_rows for group in range(meta.num_row_groups))])
-        wanted = [group for group in range(meta.num_row_groups) if take[ends[group] : ends[group + 1]].any()]
-        for at in range(0, len(wanted), _GROUPS_AT_ONCE):
-            groups = wanted[at : at + _GROUPS_AT_ONCE]
-            chosen = np.concatenate([take[ends[group] : ends[group + 1]] for group in groups])
-            rows = file.read_row_groups(groups, columns=present, use_threads=False).filter(pa.array(chosen))
-            parts.append(completed(rows, kept).cast(kept))
+    present, meta, parts = present_columns(file, columns), file.metadata, [kept.empty_table()]
+    ends = np.cumsum([0, *(meta.row_group(group).num_rows for group in range(meta.num_row_groups))])
+    wanted = [group for group in range(meta.num_row_groups) if take[ends[group] : ends[group + 1]].any()]
+    for at in range(0, len(wanted), _GROUPS_AT_ONCE):
+        groups = wanted[at : at + _GROUPS_AT_ONCE]
+        chosen = np.concatenate([take[ends[group] : ends[group + 1]] for group in groups])
+        rows = file.read_row_groups(groups, columns=present, use_threads=False).filter(pa.array(chosen))
+        parts.append(completed(rows, kept).cast(kept))
     return pa.concat_tables(parts)
 
 
