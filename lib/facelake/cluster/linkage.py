@@ -95,7 +95,7 @@ def wanted_ratio(smaller: int, cuts: Calibration) -> float:
 
 def least_mean(larger: int, cuts: Calibration) -> float:
     """Least mean similarity between two groups, whatever that inside them; `larger`: faces of the larger group."""
-    return cuts.edge if larger >= _FEW else cuts.graph_cut
+    return float(_least_mean(larger, cuts.edge, cuts.graph_cut))
 
 
 class NearGroups(NamedTuple):
@@ -205,6 +205,11 @@ def _wanted(smaller: int, ratio: float, ratio_single: float) -> float:
 
 
 @numba.njit(cache=True)
+def _least_mean(larger: int, edge: float, graph_cut: float) -> float:
+    return edge if larger >= _FEW else graph_cut
+
+
+@numba.njit(cache=True)
 def _bar(wanted: float, inside: float, level: float, apart: bool) -> float:
     """Return the least mean similarity at which two groups are joined."""
     return (wanted + _APART) * max(inside, level) if apart else wanted * inside
@@ -242,7 +247,7 @@ def _join(sums: F32, size: I64, low: I32, high: I32, apart: Bool, limits: _JoinL
             # near copies are more similar than two photos of the person usually are, hence the level as upper bound
             wanted = _wanted(min(size[i], size[j]), limits.ratio, limits.ratio_single)
             both = min(np.sqrt(inside[i] * inside[j]), level)
-            least = limits.edge if max(size[i], size[j]) >= _FEW else limits.graph_cut
+            least = _least_mean(max(size[i], size[j]), limits.edge, limits.graph_cut)
             if between < least or between < _bar(wanted, both, level, apart[i] and apart[j]):
                 continue
             if size[i] < size[j]:

@@ -97,7 +97,8 @@ def recounted(links: Links, size: I64, sample: Sample, cuts: Sequence[float]) ->
     found, most = np.zeros((2, len(cuts), len(here)), np.int64)
     vectors = sample.vectors.astype(np.float32)
     for pairs in _of_one_group(low, count[high]):
-        own, others = vectors[start[low[pairs][0]] : start[low[pairs][0] + 1]], high[pairs]
+        group, others = low[pairs.start], high[pairs]
+        own = vectors[start[group] : start[group + 1]]
         first = np.cumsum(count[others]) - count[others]
         rows = np.arange(count[others].sum()) + np.repeat(start[others] - first, count[others])
         similarity = own @ vectors[rows].T

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import Refusal, Reject
+from facelake.distinct import among, distinct
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
@@ -148,11 +149,11 @@ def _vanished(lake: Lake) -> Iterator[ListedImage]:
     here = [np.zeros(0, np.uint64)]
     for _, rows in table.parts(["image_id"], _without(now, kept)):
         here.append(hashed(rows["image_id"]))
-    present = np.unique(np.concatenate(here))
+    present = distinct(np.concatenate(here))
     try:
         for _, rows in table.parts(["image_id", "source_id", *_KEYS], _without(before, kept)):
             named = rows.filter(pc.is_valid(rows["image_id"]))
-            gone = named.filter(pa.array(~np.isin(hashed(named["image_id"]), present)))
+            gone = named.filter(pa.array(~among(hashed(named["image_id"]), present)))
             for row in gone.to_pylist():
                 yield _listed(row, Fate.VANISHED, _GONE, "the newest decisions know nothing of it")
     except Corrupt as err:

@@ -78,7 +78,7 @@ def skip(session: ReviewSession, identity: str, other: str | None) -> None:
     known = session.state().identities.place
     for name in (identity, other):
         if name and name not in known:
-            raise ConfigError("no identity of this name to review", where="skip", next_step="go to the next question")
+            raise ConfigError("no identity of this name to review", where="skip", next_step=_NEXT)
     session.audit("skip", identities=[name for name in (identity, other) if name])
     session.skipped.add((identity, other))
 

@@ -256,16 +256,23 @@ class ReviewSession:
         Raises:
             ConfigError: this session has not shown one of them, or very many others since.
         """
-        rows = []
-        with self._lock:
-            for face in faces:
-                if (shown := self._shown.get(face)) is None:
-                    raise ConfigError("this face was not shown", where=face, next_step="open its identity first")
-                rows.append(tuple(table.slice(shown[2], 1) for table in shown[:2]))
+        rows = [self._shown_rows(face) for face in faces]
         if not rows:
             return []
         may_show = state.rights.may_show(*map(pa.concat_tables, zip(*rows, strict=True)))
         return [face for face, allowed in zip(faces, may_show, strict=True) if not allowed]
+
+    def _shown_rows(self, face: str) -> tuple[pa.Table, pa.Table]:
+        """Return the row of a face that was shown, and that of its photo's admission.
+
+        Raises:
+            ConfigError: this session has not shown the face, or very many others since.
+        """
+        with self._lock:
+            shown = self._shown.get(face)
+        if shown is None:
+            raise ConfigError("this face was not shown", where=face, next_step="open its identity first")
+        return shown[0].slice(shown[2], 1), shown[1].slice(shown[2], 1)
 
     def crop(self, face: str) -> bytes | None:
         """Return a JPEG of a face that was shown; None when its photo cannot be read any more.
@@ -274,11 +281,7 @@ class ReviewSession:
             ConfigError: this session has not shown the face.
             Refused: the face may not be shown any more.
         """
-        with self._lock:
-            shown = self._shown.get(face)
-        if shown is None:
-            raise ConfigError("this face was not shown", where=face, next_step="open its identity")
-        rows, admitted = (table.slice(shown[2], 1) for table in shown[:2])
+        rows, admitted = self._shown_rows(face)
         if not self.state().rights.may_show(rows, admitted)[0]:
             raise Refused("this face may not be shown any more", where=face, next_step="go to the next question")
         with self._lock:
