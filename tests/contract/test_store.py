@@ -12,11 +12,12 @@ from botocore.stub import Stubber
 
 from facelake.config import S3Section
 from facelake.errors import ConfigError, FacelakeError, Refused, Retryable
+from facelake.lake import folder_listing
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.s3 import S3Store
-from facelake.lake.store import open_store, probe
+from facelake.lake.store import listed_by_folders, open_store, probe
 from facelake.testing.servers import Server
 
 
@@ -400,3 +401,20 @@ def test_stores_of_an_endpoint_share_a_client_but_not_with_other_credentials(mon
     assert other._client is not first._client
     assert other._session.get_credentials().access_key == "two"
     assert S3Store("s3://a", S3Section(endpoint_url="http://127.0.0.1:8"))._client is not other._client
+
+
+def test_large_folders_of_a_bucket_are_listed_as_page_by_page(
+    weed_env: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = S3Store(f"s3://lake/{secrets.token_hex(4)}/p", S3Section())
+    monkeypatch.setattr("facelake.lake.s3._BATCH", 10)
+    keys = [f"{folder}/{number:04}.jpg" for folder in "ab" for number in range(25)]
+    keys += [f"c/{number:04}/1.jpg" for number in range(25)] + ["a.jpg", "c.txt", "d/e/f/g/1.jpg"]
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: store.write(key, b"1"), keys))
+    for large in (folder_listing._are_large, lambda *_: True):
+        monkeypatch.setattr(folder_listing, "_are_large", large)
+        found = list(listed_by_folders(store))
+        assert sorted(item.key for item in found) == sorted(keys)  # in a folder SeaweedFS lists a/ before a.jpg
+        assert {(item.key, item.tag) for item in found} == {(item.key, item.tag) for item in store.list()}
+    assert [item.key for item in found] == sorted(keys)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.session
 import pyarrow.fs as pafs
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
@@ -18,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from facelake.config import S3Section
 from facelake.errors import ConfigError, Refused, Retryable, Unreachable
+from facelake.lake.folder_listing import Page, page_by_page
 from facelake.lake.object_store import StoredObject
 
 _Versions = list[dict[str, Any]]  # as S3 lists them
@@ -58,7 +60,10 @@ def _connected(
         environment: variables from which the credentials come.
         process: id of this process, since connections must not be shared with a forked one.
     """
-    session = boto3.session.Session()
+    core = botocore.session.get_session()
+    # times as the store writes them: nobody reads them here, and parsing them is most of what a listing costs
+    core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=str)
+    session = boto3.session.Session(botocore_session=core)
     style = {"addressing_style": "path" if path_style else "auto"}
     retries = {"mode": "standard", "max_attempts": 6}
     config = BotoConfig(
@@ -195,16 +200,19 @@ class S3Store:
         return self._conditional(key, data, IfMatch=tag)
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        start = self._folder(prefix)
-        token: dict[str, str] = {}
-        while True:
-            page = self._call("list_objects_v2", prefix, Prefix=start, **token)
-            for item in page.get("Contents", []):
-                key = item["Key"][len(self.prefix) :].lstrip("/") if self.prefix else item["Key"]
-                yield StoredObject(key, item["Size"], item["ETag"].strip('"'))
-            if not page.get("IsTruncated"):
-                return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+        return page_by_page(self.page, f"{folder}/" if (folder := prefix.strip("/")) else "")
+
+    def page(self, folder: str, *, after: str = "", own: bool = False) -> Page:
+        """Return one page of a folder, as `folder_listing.Pages` says; its name is "" or ends with "/"."""
+        root = self._folder("")
+        options = ({"ContinuationToken": after} if after else {}) | ({"Delimiter": "/"} if own else {})
+        found = self._call("list_objects_v2", folder, Prefix=root + folder, MaxKeys=_BATCH, **options)
+        objects = [
+            StoredObject(item["Key"][len(root) :].lstrip("/"), item["Size"], item["ETag"].strip('"'))
+            for item in found.get("Contents", [])
+        ]
+        folders = [item["Prefix"][len(root) :] for item in found.get("CommonPrefixes", [])]
+        return Page(objects, folders, found["NextContinuationToken"] if found.get("IsTruncated") else "")
 
     def delete(self, key: str) -> None:
         self._call("delete_object", key, Key=self._key(key))

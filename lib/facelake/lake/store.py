@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 from facelake.config import S3Section, read_local
 from facelake.errors import ConfigError, Refused, Retryable
 from facelake.lake.directory import DirectoryStore
+from facelake.lake.folder_listing import list_by_folders
 from facelake.lake.object_store import ObjectStore, StoredObject
 from facelake.lake.retrying_file import RetryingFile
 
@@ -27,6 +28,15 @@ def open_store(uri: str, s3: S3Section | None = None) -> ObjectStore:
 
         return S3Store(uri, s3 or S3Section())
     return DirectoryStore(uri.removeprefix("file://"))
+
+
+def listed_by_folders(store: ObjectStore) -> Iterator[StoredObject]:
+    """Yield every object under the root of a store, faster than `list` where a bucket has large folders."""
+    if isinstance(store, DirectoryStore):
+        return store.list()
+    from facelake.lake.s3 import S3Store
+
+    return list_by_folders(store.page) if isinstance(store, S3Store) else store.list()
 
 
 def every_object(store: ObjectStore) -> Iterator[StoredObject]:

@@ -27,7 +27,7 @@ class FilesLayout:
 
     def entries(self, left_out: LeftOut) -> Iterator[pa.Table]:
         """Yield the photos in batches, with size and tag."""
-        listing = list_photos(self.store, self.selection, left_out, follow_links=self.follow_links)
+        listing = list_photos(self.store, self.selection, left_out, follow_links=self.follow_links, to_the_end=True)
         while batch := list(islice(listing, _ROWS)):
             keys = [item.key for item in batch]
             uris = pa.array(keys, pa.string())

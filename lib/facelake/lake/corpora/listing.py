@@ -11,14 +11,16 @@ from facelake.errors import ConfigError, Retryable
 from facelake.lake.corpora.selection import LeftOut, Selection
 from facelake.lake.directory import DirectoryStore
 from facelake.lake.object_store import ObjectStore, StoredObject
+from facelake.lake.store import listed_by_folders
 
 
 def list_photos(
-    store: ObjectStore, selection: Selection, left_out: LeftOut, *, follow_links: bool = False
+    store: ObjectStore, selection: Selection, left_out: LeftOut, *, follow_links: bool = False, to_the_end: bool = False
 ) -> Iterator[StoredObject]:
     """Yield the selected files under the store's root; keys are paths relative to it.
 
-    A folder that is left out is counted once and not entered.
+    A folder that is left out is counted once and not entered. For a caller that reads all of them, `to_the_end`, large
+    folders of a bucket are listed at the same time.
 
     Raises:
         ConfigError: no such folder.
@@ -28,7 +30,7 @@ def list_photos(
         yield from _Walk(store.root, selection, left_out, follow_links=follow_links).files()
         return
     folders: set[str] = set()  # left out; few, since each is named once
-    for item in store.list():
+    for item in listed_by_folders(store) if to_the_end else store.list():
         if item.key.endswith("/"):
             continue  # a marker that a browser of buckets made for a folder
         unwanted = selection.why_not_path(item.key)

@@ -106,7 +106,8 @@ class ImportSource:
             yield from self._of_tar(self.tar)
             return
         respelled: set[str] = set()
-        for item in list_photos(self.store, _ANYTHING, self.left_out, follow_links=self.follow_links):
+        links = self.follow_links
+        for item in list_photos(self.store, _ANYTHING, self.left_out, follow_links=links, to_the_end=True):
             path = unicodedata.normalize("NFC", item.key)
             if path != item.key:
                 # one id for two files: replacing the photo of one by the other would put one person for another
