@@ -228,7 +228,7 @@ def test_explain_says_why_together_and_why_apart(demo_lake: Path) -> None:
     mixed = run_json("explain", identity[one][0], identity[two][0], "--lake", str(demo_lake))
     assert mixed["groups"] == apart["groups"]
     assert not mixed["groups"]["overlap"]["joins"]
-    assert len(mixed["said"]) == 9
+    assert len(mixed["said"]) == 10
     assert "step rejoin" in mixed["said"][-1]
     assert mixed["said"][-2] == "by these figures: two people"
     assert (

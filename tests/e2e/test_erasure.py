@@ -312,5 +312,26 @@ def test_explain_knows_corrections(demo_lake: Path) -> None:
     assert run_json("explain", first, second, "--lake", lake)["corrections"] == []
 
 
+def test_explain_tells_the_gallery_from_the_clustering(demo_lake: Path) -> None:
+    lake = str(demo_lake)
+    one, two = "person-1", "person-2"
+    faces = run_json("gallery", "show", one, "--lake", lake)["faces"]
+    said = run_json("explain", one, two, "--lake", lake)["said"]
+    assert any(text.startswith("in the gallery: in different identities, ") for text in said)
+    assert "by the last clustering, without corrections: in different groups" in said
+    homes = [run_json("gallery", "show", name, "--lake", lake)["faces"][0]["identity_id"] for name in (one, two)]
+    run_json("correct", "merge", *homes, "--lake", lake)
+    run_json("correct", "split", homes[0], faces[0]["face_id"], "--lake", lake)
+    assert "from the next run on" in run_cli("correct", "list", "--lake", lake).stdout
+    run_json("publish", "--lake", lake)
+    assert "from the next run on" not in run_cli("correct", "list", "--lake", lake).stdout
+    subjects = run_json("explain", faces[1]["face_id"], two, "--lake", lake)["said"]
+    assert any(text.startswith("in the gallery: in one identity, ") for text in subjects)
+    assert "by the last clustering, without corrections: in different groups" in subjects
+    split = run_json("explain", faces[0]["face_id"], faces[1]["face_id"], "--lake", lake)["said"]
+    assert any(text.startswith("in the gallery: in different identities, ") for text in split)
+    assert "by the last clustering, without corrections: in the same group" in split
+
+
 def _die(*_: object) -> None:
     raise KeyboardInterrupt

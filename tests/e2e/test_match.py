@@ -149,6 +149,11 @@ def test_second_photos_of_london_against_the_first(shared: Path, tmp_path: Path)
     assert lost["what"].endswith("; nor any of the other 41")
     last = report["points"][0]
     assert (last["impostors"], last["genuine"], last["fmr"], last["fnmr"]) == (41 * 102 - 40, 40, 1.0, 0.0)
+    done = run_cli("match", str(files[0]), "--gallery", out)
+    assert "the lake that this copy is from is not at hand" in done.stderr
+    (tmp_path / "with-lake.yaml").write_text(f"lake: {lake}\n")
+    done = run_cli("match", str(files[0]), "--gallery", out, "-c", str(tmp_path / "with-lake.yaml"))
+    assert (done.returncode, "not at hand" in done.stderr) == (0, False)
     shown = run_json("match", str(files[0]), "--gallery", out, "--top", "2", "--claim", wanted[0])
     (face,) = shown["photos"][0]["faces"]
     assert (face["decision"], [c["identity_id"] for c in face["candidates"]]) == ("match", [wanted[0]])

@@ -97,7 +97,7 @@ def test_report_in_chromium(
         assert word in text
     assert page.locator("svg.histogram").count() == 1
     assert page.locator("p.summary").inner_text() == "1 alert with action required."
-    assert "past the date of destruction; 8 photos" in page.locator("#alerts").inner_text()
+    assert "past the date of destruction or expired; 8 photos" in page.locator("#alerts").inner_text()
     sizes = page.eval_on_selector_all(".sheets img", "all => all.map(i => i.naturalWidth)")
     assert len(sizes) == 64
     assert set(sizes) == {96}

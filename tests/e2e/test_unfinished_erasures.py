@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,28 @@ def test_an_erasure_that_a_run_cannot_finish_does_not_stop_the_run(
         (result,) = stage.finish_erasures(context)
         assert result.counts["residual_hits"] == 0
     assert not list((demo_lake / PENDING).iterdir())
+
+
+@pytest.mark.parametrize("killed_in", range(len(stage._REMOVALS)))
+def test_the_certificate_counts_what_a_killed_attempt_removed(
+    demo_lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: int
+) -> None:
+    def removed(lake: Path) -> dict[str, int]:
+        events = list[Event]()
+        with writing(load_config(lake=str(lake)), "test", events.append) as context:
+            result = [*stage.finish_erasures(context), *([] if lake == demo_lake else [erase(context, PERSON)])][0]
+            told = [event.text for event in events if isinstance(event, Notice)]
+            assert lake != demo_lake or f"erased; certificate: {lake}/{result.certificate}" in told
+            return dict(json.loads(context.lake.store.read(result.certificate))["body"]["removed"])
+
+    shutil.copytree(demo_lake, tmp_path / "undisturbed")
+    steps = list(stage._REMOVALS)
+    steps[killed_in] = _stop
+    with monkeypatch.context() as patch, writing(load_config(lake=str(demo_lake)), "test") as context:
+        patch.setattr(stage, "_REMOVALS", tuple(steps))
+        with pytest.raises(KeyboardInterrupt):
+            erase(context, PERSON)
+    assert removed(demo_lake) == removed(tmp_path / "undisturbed")
 
 
 def after_the_scan(monkeypatch: pytest.MonkeyPatch, *changes: Callable[[], object]) -> list[int]:

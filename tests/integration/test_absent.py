@@ -13,7 +13,7 @@ from facelake.contracts import EventKind, Scope
 from facelake.errors import ConfigError
 from facelake.nightly import writing
 from facelake.stages.admission.ledger import Entry, record
-from facelake.stages.clustering.explain import _group_of
+from facelake.stages.clustering.explain import _asked, _group_of
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
@@ -34,7 +34,7 @@ def told(context: Context, name: str) -> tuple[str, str]:
     with pytest.raises(ConfigError) as shown:
         show(context.lake, name, None, by_photo=True)
     with pytest.raises(ConfigError) as explained:
-        _group_of(context.lake, name)
+        _group_of(context.lake, _asked(context.lake, name))
     return shown.value.what, explained.value.what
 
 

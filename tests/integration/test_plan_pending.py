@@ -51,12 +51,12 @@ def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Pa
     assert "2 photos" in second["notes"][0]
     assert "`facelake admit`" in second["notes"][-1]
     shown = run_cli("plan", *at).stdout
-    assert "not in `to embed`: 2 photos" in shown
+    assert "2 photos new since the last `facelake admit`; `to embed` does not count them" in shown
     run_json("admit", *at)
     run_json("ledger", "grant", "--source", "b", "--purpose", "identity-grouping", "--basis", "b", *at)
     run_json("ledger", "withdraw", "--subject", "ann", *at)
     nothing = {"next_run": 0, "decided": 3, "to_embed": 0, "not_decided": 0, "now_allowed": 0}
-    assert next_run_in_words(nothing) == "the next run: no photo to embed, by the number of photos"
+    assert next_run_in_words(nothing) == "the next run: no photo to embed, as the numbers of photos say"
     third = planned(*at)
     assert (third["not_decided"], third["now_allowed"], third["now_refused"]) == (0, 2, 2)
     assert (third["to_embed"], third["next_run"]) == (3, 5)
@@ -125,3 +125,33 @@ def test_a_new_tar_file_is_named_without_reading_it(tmp_path: Path) -> None:
     assert planned(*at)["notes"] == []
     add("1.tar")
     assert "1 corpus file" in planned(*at)["notes"][0]
+
+
+def test_a_run_that_would_stop_is_announced(tmp_path: Path) -> None:
+    """As many photos are refused by a slip in the dates as stop `admit`; withdrawals stop nothing."""
+    (tmp_path / "c.yaml").write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D, controller: C}}\n")
+    at = ("-c", str(tmp_path / "c.yaml"))
+    names = [f"{person}_{number}.jpg" for person in ("ann", "bo") for number in range(5)]
+    run_json("import", photos(tmp_path / "a", *names), *at, "--basis", "b", "--person-from", "(.+)_")
+    run_json("admit", *at)
+    stops = "the next run stops before it removes any of them"
+    run_json("ledger", "withdraw", "--subject", "ann", *at)
+    assert planned(*at)["now_refused"] == 5
+    assert not any(stops in note for note in planned(*at)["notes"])
+    ended = ("--source", "a", "--purpose", "identity-grouping", "--basis", "b", "--until", "2026-01-01")
+    run_json("ledger", "grant", *ended, *at)
+    assert any(stops in note for note in planned(*at)["notes"])
+    assert "this run would remove the faces of 5 of 5" in run_json("admit", *at, code=1)["error"]["what"]
+
+
+def test_a_lake_that_cannot_be_opened_is_not_an_empty_one(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    (tmp_path / "key").write_text("11" * 32 + "\n")
+    (tmp_path / "key").chmod(0o600)
+    config.write_text(
+        f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D, controller: C, hash_key: {tmp_path / 'key'}}}\n"
+    )
+    run_json("import", photos(tmp_path / "a", "ann_1.jpg"), "-c", str(config), "--basis", "b")
+    assert planned("-c", str(config))["next_run"] == 1
+    (tmp_path / "key").write_text("22" * 32 + "\n")
+    assert "is not that of this lake" in run_json("plan", "-c", str(config), code=2)["error"]["what"]

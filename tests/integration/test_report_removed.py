@@ -98,8 +98,8 @@ def test_what_changed_is_counted_from_the_previous_gallery_on(stage: Stage) -> N
             stage("admit", 6, vanished=5, newly_refused=1, newly_admitted=60),
         ],
         "embed": [
-            stage("embed", 2, {"vanished": 99}),  # before the gallery that is compared with
-            stage("embed", 5, {"withdrawn": 9}),
+            stage("embed", 2, {"vanished": 99}, swept_changed=98),  # before the gallery that is compared with
+            stage("embed", 5, {"withdrawn": 9}, swept_changed=3),
             stage("embed", 7, {"vanished": 6, "withdrawn": 1}),
         ],
         "publish": [
@@ -111,12 +111,12 @@ def test_what_changed_is_counted_from_the_previous_gallery_on(stage: Stage) -> N
     removed = removed_since(runs, galleries(1, 2))
     decisions = {"added": 7, "vanished": 5, "newly_withdrawn": 8, "newly_refused": 1, "newly_admitted": 60}
     changes = {"retired": 2, "merged": 1, "created": 3}
-    assert removed == Removed(10, 11, 1, decisions, {"withdrawn": 10, "vanished": 6}, changes)
+    assert removed == Removed(10, 11, 1, decisions, {"withdrawn": 10, "vanished": 6}, changes, 3)
     assert removed.of_identities() == "1 erased, 2 without faces, 1 merged into others, 3 new"
     assert removed.of_faces() == "11 erased, 10 withdrawn, 6 in photos that are no longer in the corpus"
     assert removed.in_words() == (
         "Since the previous run: 7 photos are new, 5 are no longer in the corpus, 8 were withdrawn, 1 is refused now for "
-        "another reason, 60 are allowed that had been refused, 10 were erased."
+        "another reason, 60 are allowed that had been refused, 3 have new content, 10 were erased."
     )
     assert removed_since(runs, galleries(1)) == Removed()
     assert Removed().in_words() == ""

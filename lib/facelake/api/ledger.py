@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from facelake.api.access import Access, private_files
 from facelake.api.values import LedgerImport, LedgerRecord, from_row
 from facelake.contracts import EventKind, Scope
 from facelake.events import Notice
 from facelake.lake.lake import Lake
+from facelake.stages.admission.ended_grants import what_ends
 from facelake.stages.admission.known_references import Known, also_ended, doubts, refuse_barred, refuse_unknown
-from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.admission.ledger import Entry, read_ledger, record
 from facelake.stages.admission.ledger_import import import_ledger
 from facelake.stages.core.partition_names import create_lake, open_lake
 
@@ -63,6 +65,8 @@ class LedgerEvents:
                     self.access.on_event(Notice("ledger", text))
                 for text in also_ended(known, events):
                     self.access.on_event(Notice("ledger", text))
+            for _, text in what_ends(read_ledger(lake), events, datetime.now(UTC)):
+                self.access.on_event(Notice("ledger", text))
             record(lake, events)
         return len(events)
 

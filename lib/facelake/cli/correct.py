@@ -105,10 +105,16 @@ def correct_list(call: Invocation) -> None:
     """List every correction and whether it is in force."""
     from facelake.nightly import reading
     from facelake.stages.gallery.corrections import list_corrections
+    from facelake.stages.gallery.versions import current_gallery
 
-    rows = list_corrections(reading(call.config()).lake)
+    lake = reading(call.config()).lake
+    rows, gallery = list_corrections(lake), current_gallery(lake)
+    for row in rows:
+        row["applied"] = gallery is not None and row["recorded_at"] <= gallery.row["created_at"]
     columns = [*_COLUMNS[:-1], "faces", "effect"]
     shown = [[*(row[name] for name in _COLUMNS[:-1]), _named_faces(row), _effect(row)] for row in rows]
+    if not rows:
+        call.terminal.say("no corrections")
     call.terminal.table("corrections", columns, shown)
     call.terminal.result({"ok": True, "corrections": [{name: row[name] for name in _COLUMNS} for row in rows]})
 
@@ -125,4 +131,5 @@ def _effect(row: Mapping[str, Any]) -> str:
         return f"undoes {ended}"
     if not row["counts"]:
         return "not in force"
-    return f"in force, overrules {ended}" if ended else "in force"
+    effect = "in force" if row["applied"] else "from the next run on"
+    return f"{effect}, overrules {ended}" if ended else effect

@@ -31,7 +31,7 @@ def _show(terminal: Terminal, result: dict[str, Any]) -> None:
     terminal.say(f"processor: {cpu['model']}, {cpu['cores']} cores, {' '.join(cpu['features']) or 'no known features'}")
     terminal.say(f"GPU: {result['gpu'] or 'none listed by the driver'}; providers: {', '.join(result['providers'])}")
     terminal.say(f"memory: {memory['available'] >> 20} of {memory['total'] >> 20} MiB available, "
-                 f"enough for {result['workers_by_memory']} workers of one core each")  # fmt: skip
+                 f"enough for {result['workers_by_memory']} workers, of which each keeps one core busy")  # fmt: skip
     terminal.say(f"Java: {result['java'] or 'none'}; store: {result['store']}")
     terminal.say(f"key of hashes: {result['hash_key'] or 'unknown'}")
     versions = [[name, number or "not installed"] for name, number in result["versions"].items()]

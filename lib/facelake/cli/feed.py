@@ -41,6 +41,8 @@ def feed_leases(call: Invocation) -> None:
     for row in (shown := [dict(row) for row in rows]):  # the table has the reason in `owes`
         row["state"] = row["state"] if row["state"] == "in force" else row["state"].removeprefix("was ").split()[0]
     heads = [_HEADS.get(name, name) for name in columns]
+    if not rows:
+        call.terminal.say("no leases: nothing was exported from this lake")
     call.terminal.table("leases", heads, [[row[name] for name in columns] for row in shown])
     call.terminal.result({"ok": True, "leases": rows})
 
@@ -59,7 +61,9 @@ def feed_ack(
     call.terminal.say(f"{updated.lease_id}: acknowledged up to gallery {updated.acknowledged}")
     owes = next(state.owes for state in feed.leases() if state.lease.lease_id == lease)
     if owes:
-        next_step = "run `facelake feed changes` again, or `facelake feed return` once the copy is deleted"
+        next_step = "`facelake feed return` once the copy is deleted"
+        if not updated.ended(datetime.now(UTC)):
+            next_step = f"run `facelake feed changes` again, or {next_step}"
         call.terminal.say(f"{updated.lease_id}: still open: {owes}. Next: {next_step}")
     result = {"lease_id": updated.lease_id, "acknowledged": updated.acknowledged, "owes": owes}
     call.terminal.result({"ok": True, **result})

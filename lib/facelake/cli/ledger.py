@@ -80,6 +80,7 @@ def _lake(call: Invocation, settings: Config, *, create: bool) -> Lake:
 
 def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     from facelake.contracts import EventKind, Scope
+    from facelake.stages.admission.ended_grants import what_ends
     from facelake.stages.admission.known_references import (
         FLAG,
         Known,
@@ -89,7 +90,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
         refuse_erased,
         refuse_unknown,
     )
-    from facelake.stages.admission.ledger import Entry, record
+    from facelake.stages.admission.ledger import Entry, read_ledger, record
 
     named = [(Scope.SOURCE, key) for key in target.sources] + [(Scope.SUBJECT, key) for key in target.subjects]
     if not named:
@@ -113,12 +114,8 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             call.terminal.warn(text)
         for text in also_ended(known, entries):
             call.terminal.warn(text)
-    for entry in entries:
-        if kind == "grant" and entry.valid_until and entry.valid_until <= datetime.now(UTC):
-            text = (
-                f"this grant of {entry.key!r} ended on {entry.valid_until:%F}: it takes the place of an earlier one, "
-            )
-            call.terminal.warn(text + "and the next run refuses the photos. Record another if that is not meant")
+    for _, text in what_ends(read_ledger(lake), entries, datetime.now(UTC)):
+        call.terminal.warn(text)
     record(lake, entries)
     recorded = "1 event; it takes" if len(entries) == 1 else f"{len(entries)} events; they take"
     call.terminal.say(f"recorded {recorded} effect with the next nightly run")
@@ -199,7 +196,7 @@ def ledger_import(
     lake = _lake(call, settings, create=create_lake)
     known = None if even_if_unknown else Known.of(settings, lake)
     done = import_ledger(lake, file, known)
-    for title, items in (("rejected lines", done.rejected), ("recorded, but perhaps mistyped", done.questioned)):
+    for title, items in (("rejected lines", done.rejected), ("recorded, please check", done.questioned)):
         terminal.table(title, ["line", "problem"], [[item.line, item.problem] for item in items])
     terminal.say(
         f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected"

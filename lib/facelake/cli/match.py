@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from facelake.match.search import MatchOptions
     from facelake.matcher import Gallery
 
+_UNCHECKED = (
+    "the lake that this copy is from is not at hand: whether somebody in it withdrew or was erased since, or the lease"
+    " was recalled, is not known. Give its config with -c to have it checked"
+)
 _DET = ("similarity", "fmr", "fmr_high", "impostors", "fnmr", "fnmr_high", "genuine")
 
 
@@ -55,7 +59,8 @@ def match(
     opened = Gallery.open(gallery, key=secret, keys=key or (), s3=config.s3)
     for uri in changes or ():
         opened.apply(uri, s3=config.s3)
-    refuse_stale_copy(config, HeldCopy(opened.lease_id, opened.lake, opened.version, opened.computed_at))
+    if not refuse_stale_copy(config, HeldCopy(opened.lease_id, opened.lake, opened.version, opened.computed_at)):
+        call.terminal.warn(_UNCHECKED)
     embedder = Embedder(config=config, gate=ProbeGate(min_quality))
     options = MatchOptions(top, fmr, threshold, claim)
     if evaluate:

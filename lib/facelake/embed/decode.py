@@ -126,11 +126,18 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
     except TooCostly as err:
         return Undecoded(err.reason, err.detail)
     except UnidentifiedImageError:
-        return Undecoded(Reject.FORMAT, NEEDS_HEIF if _is_heic(data) else "not one of " + ", ".join(FORMATS))
+        return Undecoded(Reject.FORMAT, _why_unknown(data))
     except MemoryError:
         return Undecoded(Reject.PIXELS, "not enough memory to decode")
     except Exception as err:  # noqa: BLE001  decoders raise arbitrary errors on malformed bytes, which must not fail the batch
         return Undecoded(Reject.UNREADABLE, f"{type(err).__name__}: {' '.join(str(err).split())}"[:200])
+
+
+def _why_unknown(data: bytes) -> str:
+    """Say why no decoder takes the bytes."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "a JPEG that the decoder does not take: 12 bits per sample, lossless, or damaged in its header"
+    return NEEDS_HEIF if _is_heic(data) else "not one of " + ", ".join(FORMATS)
 
 
 def _is_heic(data: bytes) -> bool:

@@ -19,6 +19,7 @@ ACT, LOOK, KNOW = "act", "look", "know"
 BY_REQUEST = (Refusal.WITHDRAWN, Refusal.ERASED)
 """reasons for refusing photos that people asked for: their number is no sign of a mistake"""
 _MIN_EARLIER_RUNS = 2  # needed to know what is usual
+_MIN_RISE = 10  # identities or faces by which a share must rise: in a small gallery a few are a large share
 _RISE_ABSOLUTE, _RISE_FACTOR = 0.05, 2.0  # a share is unusual when it exceeds the usual one by both
 _MIN_COUNT = 20  # photos or faces below which a share is not significant
 _MAX_LOST_SHARE = 0.1  # of the faces, from one run to the next
@@ -204,12 +205,16 @@ def _distribution_alerts(facts: RunFacts) -> Iterator[Alert]:
     if not facts.history or (facts.history[-1].figures.get("identities") or 0) < _MIN_COUNT:
         return
     figures = facts.history[-1].figures
-    for key, subject, next_step in (
-        ("single_share", "identities of a single face", "Many strangers or poor photos: check the newest source."),
-        ("largest_share", "faces in the largest identity", "Check its faces: several people may have been merged."),
-    ):
+    for key, whole, subject, next_step in (
+        ("single_share", "identities", "identities of a single face",
+         "Many strangers or poor photos: check the newest source."),
+        ("largest_share", "faces", "faces in the largest identity",
+         "Check its faces: several people may have been merged."),
+    ):  # fmt: skip
         value, earlier = figures.get(key), _earlier_values(facts, key)
         if value is not None and _is_unusually_high(value, earlier):
+            if (value - (median(earlier) or 0)) * (figures.get(whole) or 0) < _MIN_RISE:
+                continue
             usual = format_share(median(earlier) or 0, 1)
             message = f"The share of {subject} rose to {format_share(value, 1)}; usual is {usual}."
             yield Alert(ACT, message, next_step)
@@ -231,7 +236,9 @@ def _distribution_alerts(facts: RunFacts) -> Iterator[Alert]:
 def _governance_alerts(facts: RunFacts) -> Iterator[Alert]:
     if facts.overdue:
         photos = counted(facts.overdue_photos, "photo")
-        message = f"{counted(facts.overdue, 'grant')} past the date of destruction; {photos} still in the corpus."
+        message = (
+            f"{counted(facts.overdue, 'grant')} past the date of destruction or expired; {photos} still in the corpus."
+        )
         next_step = "The faces are already deleted. Delete the photos: `facelake erase`, or in your own store."
         yield Alert(ACT, message, next_step)
     if count := facts.erased_in_corpus:

@@ -260,3 +260,25 @@ def test_an_import_without_a_basis_is_refused_before_a_lake_is_made(tmp_path: Pa
     assert "no legal basis is stated" in refused["what"]
     assert "--no-grant" in refused["next"]
     assert not lake.exists()
+
+
+def test_what_an_ended_grant_and_an_expiry_do_is_said(lake: Path, tmp_path: Path) -> None:
+    """The source's grant covers everyone: a subject's own events end nothing but the subject's own grants."""
+    ended = ["ledger", "grant", "--basis", "b", "--purpose", P, "--until", "2026-01-01", "--lake", str(lake)]
+    stay = "Photos of a source with a grant for everyone stay; to end that too: `facelake ledger withdraw --subject"
+    told = run_cli(*ended, "--subject", "person-0041").stderr
+    assert "ended on 2026-01-01: it changes nothing: this subject had no grant in force" in told
+    assert stay in told
+    run_json("ledger", "grant", "--basis", "b", "--purpose", P, "--subject", "person-0041", "--lake", str(lake))
+    file = tmp_path / "e.csv"
+    file.write_text("kind,subject,source\nexpire,person-0041,\nexpire,Zo\u00eb,\nexpire,,school\n")
+    done = run_json("ledger", "import", str(file), "--lake", str(lake))
+    problems = {item["line"]: item["problem"] for item in done["questioned"]}
+    assert "ends the earlier grant of this subject. Photos" in problems[2]
+    assert "changes nothing: this subject had no grant in force" in problems[3]
+    assert problems[4].endswith(
+        "ends the earlier one, and the next run refuses the photos but for those of subjects with a grant"
+    )
+    told = run_cli(*ended, "--source", "school").stderr
+    assert "changes nothing: there was no grant of this source in force" in told
+    assert "refuses the photos" not in told

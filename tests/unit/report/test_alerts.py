@@ -55,7 +55,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("act", "faces in the largest identity rose to 40 %", {"history": [run(1), run(2), run(3, largest_share=0.4)]}),
     ("look", "drift 0.45 sds, 0.50 allowed", {"history": [run(1), run(2), run(3, drift_sds=0.45)]}),
     ("look", "60 questions in the review queue", {"history": [run(1), run(2), run(3, reviews=60.0)]}),
-    ("act", "3 grants past the date of destruction; 14 photos still", {"overdue": 3, "overdue_photos": 14}),
+    ("act", "3 grants past the date of destruction or expired; 14 photos still", {"overdue": 3, "overdue_photos": 14}),
     ("look", "6 photos of erased people are still in the corpus. No run processes them. Delete them in your store", {"erased_in_corpus": 6}),
     ("know", "1 grant within 30 days of the date of destruction", {"due_soon": 1}),
     ("act", "1 export with an overdue answer: gate (lease-1) was recalled", {"owed": {"gate (lease-1)": "was recalled and is not returned"}}),
@@ -107,6 +107,7 @@ def test_each_cause_raises_its_alert(level: str, message: str, change: dict[str,
     {"tried": 10, "rejected": {"no_face": 8}},  # too few photos
     {"history": [run(1), run(2), run(3, faces=950.0)]},
     {"history": [run(1, merged=20.0), run(2, merged=20.0), run(3, merged=20.0)]},  # usual in this lake
+    {"history": [run(*at, identities=33.0, single_share=share) for at, share in (((1,), .03), ((2,), .03), ((3,), .1))]},  # 2 more
     {"history": [run(1, reviews=400.0), run(2, reviews=400.0), run(3, reviews=420.0)]},
     {"history": [run(1), run(2), run(3, drift_sds=None)]},
     {"stages": [stage(seconds=59.0, expected_s=2.0)]},  # slow, but under a minute

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.stages.admission.ended_grants import what_ends
 from facelake.stages.admission.known_references import FLAG, Known, barred, doubts, erased_before
-from facelake.stages.admission.ledger import Entry, evidence_digest, record
+from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 
 COLUMNS = (
     "kind", "source", "subject", "scope", "key", "purposes", "basis", "exemption", "evidence", "evidence_sha256",
@@ -35,7 +36,7 @@ K = TypeVar("K", bound=StrEnum)
 
 @dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """A line that was not recorded, or that may be mistyped."""
+    """A line that was not recorded, or that was recorded and calls for a remark."""
 
     line: int
     """counted from 1; of a CSV file the header is line 1"""
@@ -49,8 +50,8 @@ class ImportedLedger(NamedTuple):
         recorded: the number of events recorded.
         present: the number that the ledger already had.
         rejected: lines that were not recorded.
-        questioned: recorded lines that may be mistyped: their source or purpose is unknown, or their subject resembles
-            a known one.
+        questioned: recorded lines that may be mistyped (their source or purpose is unknown, or their subject resembles
+            a known one), or that end a grant, with what that does.
     """
 
     recorded: int
@@ -98,6 +99,9 @@ def import_ledger(lake: Lake, path: str, known: Known | None = None) -> Imported
     rejected += [RejectedLine(line, erased[entry]) for line, entry in lines.items() if entry in erased]
     lines = {line: entry for line, entry in lines.items() if entry not in erased}
     new, present = _Histories.of(lake["ledger"].read().sort_by("seq").to_pylist()).sort_out(lines, rejected)
+    line_of = {entry: line for line, entry in lines.items()}
+    ending = what_ends(read_ledger(lake), new, datetime.now(UTC)) if new else ()
+    questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
     if new:
         record(lake, new)
     return ImportedLedger(len(new), present, sorted(rejected, key=lambda item: item.line), questioned)

@@ -54,6 +54,21 @@ class _Members:
     vectors: F32
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a name stands for.
+
+    Attributes:
+        item: the id of a face or an identity; the name itself if it is unknown.
+        faces: ids of the faces: one, those of the subject's photos, or those of the identity.
+        identities: the identities that have them in the newest gallery.
+    """
+
+    item: str
+    faces: frozenset[str]
+    identities: frozenset[str]
+
+
 def explain(context: Context, first: str, second: str) -> dict[str, Any]:
     """Figures and sentences on two faces or identities; one of each kind is allowed.
 
@@ -64,14 +79,15 @@ def explain(context: Context, first: str, second: str) -> dict[str, Any]:
             identities; nothing was clustered yet.
     """
     known = read_measures(context.lake)
-    asked = {item: _face_or_identity(context.lake, item) for item in (first, second)}
-    named = [f"{item!r} stands for {found}" for item, found in asked.items() if item != found]
-    first, second = asked[first], asked[second]
-    groups = [_group_of(context.lake, item) for item in (first, second)]
+    asked = {item: _asked(context.lake, item) for item in (first, second)}
+    named = [f"{item!r} stands for {found.item}" for item, found in asked.items() if item != found.item]
+    sides = asked[first], asked[second]
+    first, second = sides[0].item, sides[1].item
+    groups = [_group_of(context.lake, side) for side in sides]
     members = _members(context.lake, groups, known, (first, second))
     result: dict[str, Any] = {"first": first, "second": second, "together": groups[0] == groups[1]}
     apart = "in the same group" if groups[0] == groups[1] else "in different groups"
-    lines = [*named, f"{apart} by the last clustering"]
+    lines = [*named, *_in_gallery(*sides), f"by the last clustering, without corrections: {apart}"]
     at = [members.ids.index(item) for item in (first, second) if item in members.ids]
     if len(at) == 2:
         pair = face_pair(members.vectors[at], members.quality[at], known.gate, known.cuts)
@@ -187,24 +203,38 @@ def _group_texts(both: GroupPair) -> list[str]:
     ]
 
 
-def _face_or_identity(lake: Lake, item: str) -> str:
-    """Return the id of a face or an identity as it is; for a photo or a subject, that of its face or identity.
+def _in_gallery(one: _Asked, other: _Asked) -> list[str]:
+    """Return a sentence on where the newest gallery has the faces; none for faces that came after it."""
+    if not one.identities or not other.identities:
+        return []
+    if one.identities == other.identities:
+        return [f"in the gallery: in one identity, {', '.join(sorted(one.identities))}"]
+    both = [", ".join(sorted(side.identities)) for side in (one, other)]
+    return [f"in the gallery: in different identities, {both[0]} and {both[1]}"]
+
+
+def _asked(lake: Lake, item: str) -> _Asked:
+    """Return what a face, an identity, a photo (its face) or a subject (its identity) stands for.
 
     Raises:
         ConfigError: a photo has several faces, or a subject is in several identities.
     """
     if (gallery := current_gallery(lake)) is None:
-        return item
+        return _Asked(item, frozenset({item}), frozenset())
+    found: list[dict[str, str]] = []
     for rows in gallery.parts("memberships", ["face_id", "identity_id"]):
-        if pc.any(pc.or_(pc.equal(rows["face_id"], item), pc.equal(rows["identity_id"], item))).as_py():
-            return item
+        named = pc.or_(pc.equal(rows["face_id"], item), pc.equal(rows["identity_id"], item))
+        found += rows.filter(named).to_pylist()
+    if found:
+        return _Asked(item, frozenset(r["face_id"] for r in found), frozenset(r["identity_id"] for r in found))
     photos = pa.concat_arrays([pa.array([item], pa.string()), photos_of_subject(lake, reference(item))])
     columns = ["face_id", "identity_id", "image_id"]
     parts = [rows.filter(pc.is_in(rows["image_id"], photos)) for rows in gallery.parts("memberships", columns)]
     faces = pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in columns})
-    if faces.num_rows == 1:
-        return str(faces["face_id"][0].as_py())
     homes = Counter(faces["identity_id"].to_pylist())
+    ids = frozenset(faces["face_id"].to_pylist())
+    if len(ids) == 1:
+        return _Asked(next(iter(ids)), ids, frozenset(homes))
     is_photo = len(photos) == 1
     if is_photo and homes:
         rows = faces.slice(0, _NAMED).select(["face_id", "identity_id"]).to_pylist()
@@ -216,11 +246,16 @@ def _face_or_identity(lake: Lake, item: str) -> str:
         shown = ", ".join(f"{name} ({counted(count, 'face')})" for name, count in homes.most_common(_NAMED))
         what = f"photos of the subject {item!r} have faces in {len(homes)} identities"
         raise ConfigError(what, where="explain", next_step=f"give two of them: {shown}")
-    return next(iter(homes), item)
+    return _Asked(next(iter(homes), item), ids or frozenset({item}), frozenset(homes))
 
 
-def _group_of(lake: Lake, item: str) -> int:
-    face = min(_faces_of(lake, item) - {item}, default=item)
+def _group_of(lake: Lake, asked: _Asked) -> int:
+    """Return the group of the first of the faces.
+
+    Raises:
+        ConfigError: no face of the newest clustering is meant.
+    """
+    face, item = min(asked.faces), asked.item
     for _, part in lake["groups"].parts(["face_id", "group_id"]):
         of_face = part.filter(pc.equal(part["face_id"], face))
         if of_face.num_rows:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.admit.rules import decide
+from facelake.config import Config
 from facelake.contracts import Refusal
 from facelake.lake.corpora.opening import INDEX
 from facelake.lake.lake import Lake
@@ -24,6 +25,7 @@ _BY_LEDGER = (Refusal.NO_BASIS, Refusal.EXPIRED, Refusal.NOT_YET_VALID, Refusal.
 _GROUP = ["source_id", "subject_ref", "admitted", "reason"]
 _OWNER = ["subject_ref", CONTENT]
 _SAME = "same_as_withdrawn"
+_SLIP = "check `purpose` and the dates in `facelake ledger list`, or see `facelake nightly --accept-loss`"
 _NEXT = "`facelake admit`, the first stage of `facelake nightly`, lists and checks them; then ask again"
 
 
@@ -36,41 +38,46 @@ class Pending:
         allowed: photos that it refused and that the present ledger allows.
         ended: photos that it admitted and that the present ledger refuses.
         files: corpus files that were not listed, where their photos cannot be counted without reading them.
+        stops: whether the next run stops because so many are refused for another reason than a withdrawal.
     """
 
     photos: int = 0
     allowed: int = 0
     ended: int = 0
     files: int = 0
+    stops: bool = False
 
     @classmethod
-    def of(cls, lake: Lake, corpus: CorpusSize, purpose: str, now: datetime) -> Pending:
+    def of(cls, lake: Lake, corpus: CorpusSize, config: Config, now: datetime) -> Pending:
         """Compare the admissions with the corpus and the ledger as they are.
 
         By numbers of photos: as many photos added as removed are not noticed, nor is new content of a known photo.
         """
-        decisions = _Decisions.of(lake, purpose, now)
+        decisions = _Decisions.of(lake, config.purpose, now)
         # of listed photos that were erased, rows may be gone: they are left out on both sides
         known = decisions.photos - (decisions.erased if corpus.listed else 0)
         listed = sum(1 for file in lake[INDEX].snapshot().files if file.rows)
         files = max(0, corpus.files - listed) if corpus.by_index else 0
         new = max(0, corpus.images - corpus.erased - known)
-        return cls(new, decisions.allowed, decisions.ended, files)
+        lost, kept = decisions.ended - decisions.withdrawn, decisions.kept + decisions.allowed
+        return cls(new, decisions.allowed, decisions.ended, files, stops=lost > config.most_lost * (lost + kept))
 
     def texts(self) -> list[str]:
         """Return sentences for the operator; none if nothing is pending."""
-        new = "new since the last `facelake admit`, and not in `to embed`"
+        last, aside = "the last `facelake admit`", "`to embed` does not count them"
         counts = (
-            (self.photos, "photo", new),
-            (self.files, "corpus file", new),
-            (self.allowed, "photo", "refused by it, allowed by the present ledger, and not in `to embed`"),
-            (self.ended, "photo", "admitted by it, and refused by the present ledger"),
+            (self.photos, "photo", f"new since {last}; {aside}"),
+            (self.files, "corpus file", f"new since {last}; {aside}"),
+            (self.allowed, "photo", f"refused by {last}, allowed by the ledger now; {aside}"),
+            (self.ended, "photo", f"admitted by {last}, refused by the ledger now: the next run removes their faces"),
         )
-        said = [f"{text}: {counted(count, noun)}" for count, noun, text in counts if count]
+        said = [f"{counted(count, noun)} {text}" for count, noun, text in counts if count]
+        if self.stops:
+            said += [f"so many that the next run stops before it removes any of them; {_SLIP}"]
         return [*said, _NEXT] if said else []
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Decisions:
     """The decisions of the last `admit`, compared with the present ledger.
 
@@ -79,29 +86,38 @@ class _Decisions:
         erased: those that it refused as erased.
         allowed: those that it refused and the ledger allows.
         ended: those that it admitted and the ledger refuses.
+        withdrawn: those of them that are withdrawn.
+        kept: those that it admitted and the ledger allows.
     """
 
-    photos: int
-    erased: int
-    allowed: int
-    ended: int
+    photos: int = 0
+    erased: int = 0
+    allowed: int = 0
+    ended: int = 0
+    withdrawn: int = 0
+    kept: int = 0
 
     @classmethod
     def of(cls, lake: Lake, purpose: str, now: datetime) -> _Decisions:
         """Decide again for the photos of each source and subject; see LedgerState.barred_images, which does so too."""
         rows, _ = ledger_rows(lake)
         ledger, now = ledger_of(rows), present_time(lake, rows, now)
-        table, photos, erased, allowed, ended = lake["admissions"], 0, 0, 0, 0
+        table, found = lake["admissions"], cls()
         withdrawn = withdrawn_contents((part for _, part in table.parts(_OWNER)), ledger, purpose, now)
         for _, part in table.parts([*_GROUP, *([CONTENT] if len(withdrawn) else [])]):
             for row in _grouped(part, withdrawn):
                 count, reason = row["count_all"], row["reason"]
-                may = not row[_SAME] and decide(ledger, row["source_id"], row["subject_ref"], purpose, now).admitted
-                photos += count
-                erased += count if reason == Refusal.ERASED else 0
-                ended += count if row["admitted"] and not may else 0
-                allowed += count if may and reason in _BY_LEDGER else 0
-        return cls(photos, erased, allowed, ended)
+                decision = decide(ledger, row["source_id"], row["subject_ref"], purpose, now)
+                may = decision.admitted and not row[_SAME]
+                ended_by_person = row[_SAME] or decision.reason is Refusal.WITHDRAWN
+                found.photos += count
+                found.erased += count if reason == Refusal.ERASED else 0
+                found.allowed += count if may and reason in _BY_LEDGER else 0
+                if row["admitted"]:
+                    found.kept += count if may else 0
+                    found.ended += 0 if may else count
+                    found.withdrawn += count if ended_by_person else 0
+        return found
 
 
 def _grouped(rows: pa.Table, withdrawn: pa.Array) -> list[dict[str, Any]]:

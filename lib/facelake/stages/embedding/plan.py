@@ -8,8 +8,8 @@ from typing import Any
 
 from facelake.config import Config
 from facelake.engines.embed_process import needs_ray
-from facelake.errors import ConfigError
-from facelake.lake.lake import Lake
+from facelake.lake.lake import Lake, has_lake
+from facelake.lake.store import open_store
 from facelake.partitions import must_be_one_lake
 from facelake.plural import counted
 from facelake.stages.core.context import Context
@@ -39,15 +39,12 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
         calibrate: run the models for a few seconds to project time and cost.
 
     Raises:
-        ConfigError: the corpus is missing; or photos were erased, and the key that their names are hashed with is
-            not given.
+        ConfigError: the corpus is missing; the lake cannot be opened; or photos were erased, and the key that their
+            names are hashed with is not given.
         Refused: with `calibrate`, the projected cost exceeds the budget, or the terms of the model are not accepted.
     """
     must_be_one_lake(config)
-    try:
-        lake = open_lake(config)
-    except ConfigError:
-        lake = None
+    lake = open_lake(config) if has_lake(open_store(config.lake, config.s3)) else None
     corpus = corpus_size(config, lake, with_erased=True)
     images = corpus.images
     figures: dict[str, Any] = {"corpus_files": corpus.files, "images": images, "image_bytes": corpus.image_bytes}
@@ -68,12 +65,12 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
 def next_run_in_words(figures: Mapping[str, Any]) -> str:
     """Return what the next nightly run has to embed, from the figures of `plan`, as a sentence.
 
-    `about`: new photos may have no legal basis, or the bytes of known ones. `by the number`: as many photos added as
+    `about`: new photos may have no legal basis, or the bytes of known ones. By the numbers: as many photos added as
     removed are not noticed.
     """
     photos = figures["next_run"]
     if not photos:
-        return "the next run: no photo to embed, by the number of photos"
+        return "the next run: no photo to embed, as the numbers of photos say"
     counts = [("to_embed", "checked"), ("not_decided", "new"), ("now_allowed", "newly allowed")]
     if not figures["decided"]:  # `to embed` counts the new ones, too
         counts = [("next_run", "new")]
@@ -89,7 +86,7 @@ def _work(config: Config, lake: Lake | None, corpus: CorpusSize) -> tuple[dict[s
         return figures | {"chunks": -(-images // config.embed.chunk_rows)}, None
     digest = config_model_digest(config, find_card(config.model.card))
     to_do = plan_embed(Context(config, lake, "plan", model_digest=digest))
-    pending = Pending.of(lake, corpus, config.purpose, datetime.now(UTC))
+    pending = Pending.of(lake, corpus, config, datetime.now(UTC))
     decided = lake["admissions"].snapshot().rows
     embed = decided, to_do.images, to_do.chunks, to_do.done_images, to_do.waiting
     return dict(zip(_WORK, (*embed, pending.photos, pending.allowed, pending.ended), strict=True)), pending

@@ -36,7 +36,7 @@ class Note:
 
     Attributes:
         targets: what it removes; after the scan only the request.
-        removed: counts of what was removed; empty before the scan.
+        removed: counts of what was removed so far.
         scan: what the scan reported; None before it.
         erased_before: how many of the references were on the suppression list when the erasure was begun.
     """

@@ -92,8 +92,9 @@ def erase(context: Context, request: Request) -> Erased:
         if not targets.images - set(request.images) and not targets.faces:
             context.emit(Notice("erase", "the lake holds nothing of it; it is now on the suppression list"))
         before = _erased_before(context, request) if note is None else note.erased_before
-        notes.write(Note(targets, erased_before=before))
-        note = replace(_removed_and_scanned(context, targets), erased_before=before)
+        begun = Note(targets, note.removed if note else {}, erased_before=before)
+        notes.write(begun)
+        note = replace(_removed_and_scanned(context, begun, notes), erased_before=before)
         notes.write(note)
     if note.erased_before:
         context.emit(Notice("erase", f"the scan did not search for {note.erased_before} {ERASED_BEFORE}"))
@@ -123,8 +124,8 @@ def _erased_before(context: Context, request: Request) -> int:
     return sum(context.lake.keyed_hash(text) in suppressed for text in request.labels())
 
 
-def _removed_and_scanned(context: Context, targets: Targets) -> Note:
-    """Remove everything and search for remains.
+def _removed_and_scanned(context: Context, begun: Note, notes: Notes) -> Note:
+    """Remove everything and search for remains; what was removed is noted step by step.
 
     Returns:
         A note without anything of the person but the request.
@@ -132,10 +133,15 @@ def _removed_and_scanned(context: Context, targets: Targets) -> Note:
     Raises:
         Corrupt: something remains.
     """
+    targets = begun.targets
     _suppress(context, targets)
     request_purge(context)
     _step(context, 1)
-    removed = _remove_all(context, targets)
+    removed = Counter(begun.removed)  # by an attempt that was killed
+    for step, part in enumerate(_REMOVALS, start=2):
+        part(context, targets, removed)
+        notes.write(replace(begun, removed=dict(removed)))
+        _step(context, step)
     purge_all(context)
     _step(context, 6)
     scanned, hits = scan_lake(context, targets)
@@ -201,7 +207,9 @@ def finish_erasures(context: Context) -> list[StageResult]:
         context.emit(Notice("erase", "an earlier erasure was interrupted: it is completed now"))
         _suppress(context, note.targets)
         try:
-            results.append(erase(context, note.targets.request))
+            done = erase(context, note.targets.request)
+            results.append(done)
+            context.emit(Notice("erase", f"erased; certificate: {context.lake.uri.rstrip('/')}/{done.certificate}"))
         except (Corrupt, ConfigError, Retryable) as err:  # Retryable: no Java for Spark, a failed task, the store
             context.emit(Notice("erase", f"erasure {ident} is not finished: {err}"))
     return results
@@ -217,27 +225,35 @@ def _targets(context: Context, request: Request, note: Note | None) -> Targets:
     return targets
 
 
-def _remove_all(context: Context, targets: Targets) -> Counter[str]:
-    removed: Counter[str] = Counter(images=len(targets.images), faces=len(targets.faces))
+def _remove_rows(context: Context, targets: Targets, removed: Counter[str]) -> None:
+    removed["images"], removed["faces"] = len(targets.images), len(targets.faces)
     removed["rows"] += _remove(context, "faces", "image_id", targets.images)
     removed["rows"] += _remove(context, "rejects", "image_id", targets.images)
     removed["rows"] += _remove(context, "groups", "face_id", targets.faces)
-    _step(context, 2)
-    removed["identities_retired"] = rewrite_gallery(context, targets)
+
+
+def _remove_from_gallery(context: Context, targets: Targets, removed: Counter[str]) -> None:
+    removed["identities_retired"] += rewrite_gallery(context, targets)
     in_text = targets.text_needles()
-    removed["corrections"] = forget_faces(context.lake, targets.faces, targets.contents, in_text)
-    _step(context, 3)
-    removed["ledger_events"] = _end_in_ledger(context, targets.request, in_text)
+    removed["corrections"] += forget_faces(context.lake, targets.faces, targets.contents, in_text)
+
+
+def _remove_from_ledger(context: Context, targets: Targets, removed: Counter[str]) -> None:
+    removed["ledger_events"] += _end_in_ledger(context, targets.request, targets.text_needles())
     _blank_admissions(context, targets)
-    _step(context, 4)
-    removed["corpus_rows"] = _blank_corpus(context, targets)
+
+
+def _remove_photos(context: Context, targets: Targets, removed: Counter[str]) -> None:
+    removed["corpus_rows"] += _blank_corpus(context, targets)
     removed.update(delete_places(context, targets))
     removed["own_store_left"] = len(targets.places)
     blank_index(context, targets)
-    removed["register"] = redact_register(context, targets.needles(), in_text)
-    removed["reports"] = sum(1 for _ in context.lake.store.list("reports"))  # the purge deletes them
-    _step(context, 5)
-    return removed
+    removed["register"] += redact_register(context, targets.needles(), targets.text_needles())
+    # the purge deletes them
+    removed["reports"] = max(removed["reports"], sum(1 for _ in context.lake.store.list("reports")))
+
+
+_REMOVALS = (_remove_rows, _remove_from_gallery, _remove_from_ledger, _remove_photos)
 
 
 def _certify(context: Context, note: Note, signer: Signer) -> str:

@@ -144,20 +144,21 @@ def _vanished(lake: Lake) -> Iterator[ListedImage]:
     now = table.snapshot()
     if now.version < 1:
         return
-    before = table.snapshot(now.version - 1)
-    kept = {file.path for file in before.files} & {file.path for file in now.files}
-    here = [np.zeros(0, np.uint64)]
-    for _, rows in table.parts(["image_id"], _without(now, kept)):
-        here.append(hashed(rows["image_id"]))
-    present = distinct(np.concatenate(here))
     try:
+        before = table.snapshot(now.version - 1)
+        kept = {file.path for file in before.files} & {file.path for file in now.files}
+        here = [np.zeros(0, np.uint64)]
+        for _, rows in table.parts(["image_id"], _without(now, kept)):
+            here.append(hashed(rows["image_id"]))
+        present = distinct(np.concatenate(here))
         for _, rows in table.parts(["image_id", "source_id", *_KEYS], _without(before, kept)):
             named = rows.filter(pc.is_valid(rows["image_id"]))
             gone = named.filter(pa.array(~among(hashed(named["image_id"]), present)))
             for row in gone.to_pylist():
                 yield _listed(row, Fate.VANISHED, _GONE, "the newest decisions know nothing of it")
     except Corrupt as err:
-        what = "the decisions before the newest ones were deleted, by `facelake vacuum` or an erasure"
+        what = "the decisions before the newest ones were deleted, by `facelake vacuum`, an erasure, a withdrawal or"
+        what += " `facelake import --replace`"
         next_step = "the report has the number of photos that vanished; their names are no longer known"
         raise ConfigError(what, where=f"{lake.uri}/admissions", next_step=next_step) from err
 

@@ -80,12 +80,20 @@ def _granted_sources(context: Context) -> set[str]:
 
 
 def _overdue(context: Context) -> tuple[set[str], set[str], int]:
-    """Return the sources and subjects whose newest grant is past its date of destruction, and how many are due soon."""
-    columns = ["seq", "kind", "scope", "key", "destroy_by"]
+    """Return the sources and subjects whose newest grant is past its date of destruction or was ended by an expiry, and
+    how many are due soon.
+    """
+    columns = ["seq", "kind", "scope", "key", "destroy_by", "purposes", "valid_from", "recorded_at"]
     newest = {}
     for row in context.lake["ledger"].read(columns).sort_by("seq").to_pylist():
-        if row["kind"] == EventKind.GRANT and row["destroy_by"] and not (row["key"] or "").startswith("erased:"):
+        if (row["key"] or "").startswith("erased:"):
+            continue
+        if row["kind"] == EventKind.GRANT and row["destroy_by"]:
             newest[(row["scope"], row["key"])] = row["destroy_by"]
+        elif row["kind"] == EventKind.EXPIRE and context.config.purpose in (
+            row["purposes"] or [context.config.purpose]
+        ):
+            newest[(row["scope"], row["key"])] = row["valid_from"] or row["recorded_at"]
     past = {scope_key for scope_key, day in newest.items() if day <= context.now}
     due_soon = sum(context.now < day <= context.now + _SOON for day in newest.values())
     sources = {key for scope, key in past if scope == "source"}

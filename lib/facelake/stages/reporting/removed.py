@@ -47,6 +47,7 @@ class Removed:
         decisions: photos that the admissions since then count, by DECISION_CHANGES.
         swept_faces: faces that embed removed since then, by cause (stages/embedding/swept.py).
         changes: identities that began or ended in the galleries since then, by kind of change.
+        replaced: photos whose outcome embed removed since then because their content changed.
     """
 
     photos: int = 0
@@ -55,6 +56,7 @@ class Removed:
     decisions: Mapping[str, int] = field(default_factory=dict)
     swept_faces: Mapping[str, int] = field(default_factory=dict)
     changes: Mapping[str, int] = field(default_factory=dict)
+    replaced: int = 0
 
     @property
     def lost_faces(self) -> dict[str, int]:
@@ -91,9 +93,10 @@ class Removed:
     def in_words(self) -> str:
         """Return the changes in the photos as a sentence; empty if there are none."""
         erased = [(self.photos, "was" if self.photos == 1 else "were", "erased")] if self.photos else []
+        replaced = [(self.replaced, "has" if self.replaced == 1 else "have", "new content")] if self.replaced else []
         counts = [(self._count(name), one, several, words) for name, one, several, words in _SENTENCE]
         said = [(count, one if count == 1 else several, words) for count, one, several, words in counts if count]
-        if not (parts := [*said, *erased]):
+        if not (parts := [*said, *replaced, *erased]):
             return ""
         count, verb, words = parts[0]
         first = f"{counted(count, 'photo')} {verb} {words}"
@@ -150,13 +153,14 @@ def removed_since(runs: Mapping[str, Sequence[RecordedStage]], history: Sequence
     photos, faces, identities = (
         int(sum(run.number(name) for run in erasures)) for name in ("images", "faces", "identities_retired")
     )
-    decisions, swept = Counter[str](), Counter[str]()
+    decisions, swept, replaced = Counter[str](), Counter[str](), 0
     for run in runs["admit"]:
         if run.started_at > before.started_at:
             decisions.update({name: int(run.number(name)) for name in DECISION_CHANGES})
     for run in runs["embed"]:
         if run.started_at > publish.started_at:
             swept.update(run.counted("swept_faces"))
+            replaced += int(run.number("swept_changed"))
     later = [run for run in runs["publish"] if run.started_at > publish.started_at]
     changes = Counter({kind: int(sum(run.number(f"changes_{kind}") for run in later)) for kind in _BEGAN_OR_ENDED})
-    return Removed(photos, faces, identities, +decisions, +swept, +changes)
+    return Removed(photos, faces, identities, +decisions, +swept, +changes, replaced)

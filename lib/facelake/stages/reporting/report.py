@@ -222,7 +222,9 @@ def _facts(
     embed = runs["embed"][-1] if runs["embed"] and runs["embed"][-1].run_id == run_id else None
     earlier = runs["embed"] if embed else [*runs["embed"], *runs["embed"][-1:]]
     publish = runs["publish"][-1] if runs["publish"] else None
-    left_out = int(runs["admit"][-1].number("left_out_erased")) if runs["admit"] else 0
+    # as the last admission found them: after an erasure the table has its photos as refused, in the corpus or not
+    found = [f"refused_{Refusal.ERASED}", "left_out_erased"]
+    erased = sum(int(runs["admit"][-1].number(name)) for name in found) if runs["admit"] else 0
     owed, ending = lease_duties(context)
     return {
         "read": admissions.read,
@@ -237,7 +239,7 @@ def _facts(
         "conflicts": int(publish.number("corrections_in_conflict")) if publish else 0,
         "overdue": admissions.overdue_grants,
         "overdue_photos": admissions.overdue_photos,
-        "erased_in_corpus": admissions.refused[Refusal.ERASED] + left_out,
+        "erased_in_corpus": erased,
         "due_soon": admissions.due_soon,
         "owed": owed,
         "leases_ending": ending,

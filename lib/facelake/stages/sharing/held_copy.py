@@ -38,9 +38,11 @@ class HeldCopy:
     computed_at: datetime
 
 
-def refuse_stale_copy(config: Config, copy: HeldCopy) -> None:
-    """Check with the config's lake, or that of one of its partitions, that a copy may be used. Copies from other lakes
-    are not known.
+def refuse_stale_copy(config: Config, copy: HeldCopy) -> bool:
+    """Check with the config's lake, or that of one of its partitions, that a copy may be used.
+
+    Returns:
+        Whether it was checked: copies from other lakes are not known.
 
     Raises:
         Refused: the lease was recalled or returned, has ended or is not known to the lake that the copy is from; or
@@ -50,10 +52,11 @@ def refuse_stale_copy(config: Config, copy: HeldCopy) -> None:
         lease = next((lease for lease in leases(lake) if lease.lease_id == copy.lease_id), None)
         if lease is not None:
             _check(lake, lease, copy)
-            return
+            return True
         if lake.name == copy.lake:
             what = f"this copy may not be used: its lake has no lease {copy.lease_id}"
             raise Refused(what, where=lake.uri, next_step="delete the copy, run `facelake verify`, and export again")
+    return False
 
 
 def _lakes(config: Config) -> Iterator[Lake]:

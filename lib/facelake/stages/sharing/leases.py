@@ -140,7 +140,10 @@ def refuse_debtor(lake: Lake, recipient: str, now: datetime) -> None:
     for lease in held:
         if recipient_key(lease.recipient) == recipient_key(recipient) and lease.lease_id in owed:
             what = f"{lease.recipient!r} gets no further export: lease {lease.lease_id} {owed[lease.lease_id]}"
-            next_step = "have the changes applied and run `facelake feed ack`, or the copy deleted and `feed return`"
+            next_step = f"have the copy deleted and run `facelake feed return {lease.lease_id}`"
+            if not lease.ended(lease_time(lake, now)):
+                applied = f"have the changes applied and run `facelake feed ack {lease.lease_id}` with their version"
+                next_step = f"{applied}; or {next_step}"
             raise Refused(what, where=lake.uri, next_step=next_step)
 
 

@@ -1,0 +1,38 @@
+"""Says what grants that have ended already, and expiries, do: less than somebody who records one may think."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from facelake.admit.rules import Ledger
+from facelake.contracts import EventKind, Scope
+from facelake.stages.admission.ledger import Entry
+
+
+def what_ends(ledger: Ledger, entries: Iterable[Entry], now: datetime) -> Iterator[tuple[Entry, str]]:
+    """Yield each new event that ends a basis at once, except withdrawals, with a sentence on its effect.
+
+    Args:
+        ledger: before the events are recorded.
+        entries: the new events.
+        now: the time.
+    """
+    for entry in entries:
+        if entry.kind is EventKind.EXPIRE and (entry.valid_from is None or entry.valid_from <= now):
+            yield entry, f"the expiry of the {entry.scope} {entry.key!r} {_effect(ledger, entry, now)}"
+        elif entry.kind is EventKind.GRANT and entry.valid_until and entry.valid_until <= now:
+            start = f"this grant of the {entry.scope} {entry.key!r} ended on {entry.valid_until:%F}: it"
+            yield entry, f"{start} {_effect(ledger, entry, now)}"
+
+
+def _effect(ledger: Ledger, entry: Entry, now: datetime) -> str:
+    purposes = entry.purposes or sorted(ledger.purposes())
+    stands = any(ledger.standing(entry.scope, entry.key, purpose, now).admitted for purpose in purposes)
+    if entry.scope is Scope.SOURCE:
+        if stands:
+            return "ends the earlier one, and the next run refuses the photos but for those of subjects with a grant"
+        return "changes nothing: there was no grant of this source in force"
+    what = "ends the earlier grant of this subject" if stands else "changes nothing: this subject had no grant in force"
+    withdraw = f"to end that too: `facelake ledger withdraw --subject {entry.key}`"
+    return f"{what}. Photos of a source with a grant for everyone stay; {withdraw}"
