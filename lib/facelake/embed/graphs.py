@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from facelake.contracts import F32
 
@@ -55,6 +56,27 @@ def repaired(model_bytes: bytes, input_name: str | None = None) -> bytes:
     model = onnx.load_from_string(model_bytes)
     _repair(model.graph, input_name)
     return bytes(model.SerializeToString())
+
+
+def has_outside_weights(model_bytes: bytes) -> bool:
+    """Whether a model takes weights from files beside it (ONNX external data), which its digest does not cover.
+
+    Raises:
+        google.protobuf.message.DecodeError: it is no ONNX file.
+    """
+    model = onnx.load_from_string(model_bytes)
+    return any(map(uses_external_data, _tensors(model.graph, *model.functions)))
+
+
+def _tensors(*graphs: Any) -> Iterator[Any]:
+    """Yield the stored tensors of graphs and functions, and of the graphs within their nodes."""
+    for graph in graphs:
+        yield from getattr(graph, "initializer", ())
+        for sparse in getattr(graph, "sparse_initializer", ()):
+            yield from (sparse.values, sparse.indices)
+        for attribute in (attribute for node in graph.node for attribute in node.attribute):
+            yield from (attribute.t, *attribute.tensors, attribute.sparse_tensor.values)
+            yield from _tensors(*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs)
 
 
 def _repair(graph: Any, input_name: str | None) -> None:

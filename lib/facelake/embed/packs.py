@@ -23,10 +23,13 @@ Terms = Literal["permissive", "non-commercial"]
 _FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 _Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Stated = Annotated[str, Field(pattern=r"\S")]
+_Side = Annotated[int, Field(ge=32, le=4096)]  # pixels of a graph's input
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Cosine = Annotated[float, Field(ge=-1, le=1)]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class YuNetCard(_Part):
@@ -35,8 +38,8 @@ class YuNetCard(_Part):
     kind: Literal["yunet"]
     file: _FileName
     sha256: _Sha256
-    input_px: int = 640
-    refine_px: int = 192
+    input_px: _Side = 640
+    refine_px: _Side = 192
 
 
 class ScrfdCard(_Part):
@@ -45,7 +48,7 @@ class ScrfdCard(_Part):
     kind: Literal["scrfd"]
     file: _FileName
     sha256: _Sha256
-    sides: list[int] = Field(min_length=1)
+    sides: list[_Side] = Field(min_length=1, max_length=16)
     any_size: bool
     """whether the graph accepts any height and width"""
 
@@ -57,7 +60,7 @@ class EncoderCard(_Part):
     file: _FileName
     sha256: _Sha256
     input_name: str
-    dim: int
+    dim: int = Field(ge=2, le=8192)
     mean: float = 0.0
     scale: float = 1.0
     precision: Literal["float32", "int8"] = "float32"
@@ -68,11 +71,11 @@ class PrecisionFigures(_Part):
     """What a precision of the encoder costs in accuracy, as `facelake bench precision` measures it."""
 
     precision: Literal["bf16", "int8"]
-    cosine_least: float
-    cosine_median: float
+    cosine_least: _Cosine
+    cosine_median: _Cosine
     """of embeddings to those in float32"""
-    tar_at_fmr_1e3: float
-    tar_at_fmr_1e4: float
+    tar_at_fmr_1e3: _Share
+    tar_at_fmr_1e4: _Share
     """true accept rate at false match rates of 1e-3 and 1e-4"""
     data: _Stated
     """photos, and numbers of genuine and impostor pairs"""
@@ -107,13 +110,13 @@ class ModelCard(_Part):
     intended_use: _Stated
     terms: Terms = "non-commercial"
     """non-commercial: used only if the config accepts it; the stricter value is the default"""
-    min_det_score: float = 0.8
+    min_det_score: _Share = 0.8
     """least detector score of a face, if the config has none"""
     detector: YuNetCard | ScrfdCard = Field(discriminator="kind")
     encoder: EncoderCard
-    impostor_mean: float
-    impostor_sd: float
-    genuine_mean: float
+    impostor_mean: _Cosine
+    impostor_sd: float = Field(gt=0, le=1)
+    genuine_mean: _Cosine
     source: SourceCard | FolderCard | None = None
     precisions: list[PrecisionFigures] = Field(default_factory=list)
     """measured for the encoder of this card, so that embed.precision is an informed choice"""
@@ -167,7 +170,7 @@ class Pack:
         """Check the files against the card.
 
         Raises:
-            ConfigError: a file is missing or has another digest.
+            ConfigError: a file is missing, has another digest, is no ONNX file, or takes weights from other files.
         """
         for name, wanted in card.files().items():
             if name not in files:
@@ -179,4 +182,24 @@ class Pack:
                     "delete the file and run `facelake models fetch`, or correct the card if the change is intended"
                 )
                 raise ConfigError(what, where=name, next_step=next_step)
+            _must_be_whole(name, files[name])
         return cls(card, files[card.detector.file], files[card.encoder.file])
+
+
+def _must_be_whole(name: str, model: bytes) -> None:
+    """Check that a model's file has all its weights: the model's digest would not change with those in other files.
+
+    Raises:
+        ConfigError: it has not, or is no ONNX file.
+    """
+    from google.protobuf.message import DecodeError
+
+    from facelake.embed.graphs import has_outside_weights
+
+    try:
+        outside = has_outside_weights(model)
+    except DecodeError as err:
+        raise ConfigError(f"not an ONNX file: {err}", where=name, next_step="fetch the pack again") from err
+    if outside:
+        what = "the model takes weights from other files, which its digest does not cover"
+        raise ConfigError(what, where=name, next_step="save it with all weights in one file (onnx.save_model)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,22 @@ def test_wrong_digest_and_missing_files_are_refused(pack: Pack) -> None:
         Pack.verified(card, {card.detector.file: pack.detector, card.encoder.file: pack.encoder + b"x"})
     with pytest.raises(ConfigError, match="missing"):
         Pack.verified(card, {})
+
+
+def test_a_model_with_weights_in_other_files_is_refused(pack: Pack, tmp_path: Path) -> None:
+    """Its digest would stay the same whatever the other files hold; also where a node's own graph has them."""
+    model = onnx.load_from_string(pack.encoder)
+    inner = onnx.helper.make_graph([], "inner", [], [], [onnx.numpy_helper.from_array(np.ones(4, np.float32), "w")])
+    nested = onnx.load_from_string(pack.encoder)
+    nested.graph.node.append(onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner))
+    outside = nested.graph.node[-1].attribute[0].g.initializer[0]
+    onnx.external_data_helper.set_external_data(outside, "weights.bin")
+    onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    for data in ((tmp_path / "m.onnx").read_bytes(), nested.SerializeToString()):
+        encoder = pack.card.encoder.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
+        card = pack.card.model_copy(update={"encoder": encoder})
+        with pytest.raises(ConfigError, match="weights from other files"):
+            Pack.verified(card, {card.detector.file: pack.detector, encoder.file: data})
 
 
 def test_cached_files_are_checked_at_every_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: Pack) -> None:

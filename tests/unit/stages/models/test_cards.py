@@ -64,6 +64,26 @@ def test_file_names_stay_in_their_folder(tmp_path: Path, part: str) -> None:
             found(tmp_path, CARD | {part: CARD[part] | {"file": name}})
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        (None, "min_det_score", float("nan")),
+        (None, "min_det_score", 1.5),
+        (None, "impostor_sd", 0.0),
+        (None, "impostor_mean", float("inf")),
+        ("encoder", "dim", 10**9),
+        ("encoder", "scale", float("nan")),
+        ("encoder", "mean", float("-inf")),
+        ("detector", "input_px", 10**9),
+        ("detector", "refine_px", 0),
+    ],
+)
+def test_numbers_that_no_model_has_are_refused(tmp_path: Path, part: str | None, key: str, value: float) -> None:
+    """NaN as the least score would silently take every candidate for a face, or none."""
+    with pytest.raises(ConfigError, match=key):
+        found(tmp_path, CARD | ({part: CARD[part] | {key: value}} if part else {key: value}))
+
+
 def test_pip_compares_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "python"
     script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/said; cat {tmp_path}/wanted.txt >> {tmp_path}/said; exit 1\n')
