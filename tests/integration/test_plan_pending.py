@@ -155,3 +155,14 @@ def test_a_lake_that_cannot_be_opened_is_not_an_empty_one(tmp_path: Path) -> Non
     assert planned("-c", str(config))["next_run"] == 1
     (tmp_path / "key").write_text("22" * 32 + "\n")
     assert "is not that of this lake" in run_json("plan", "-c", str(config), code=2)["error"]["what"]
+
+
+def test_rows_without_a_photo_are_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D, controller: C}}\n")
+    at = ("-c", str(tmp_path / "c.yaml"))
+    run_json("import", photos(tmp_path / "a", "ann.jpg", "bo.jpg", "cy.jpg"), *at, "--basis", "b")
+    run_json("admit", *at)
+    run_json("erase", "--image", "a/bo.jpg", "--yes", *at)
+    read = run_json("admit", *at)["stages"]["admit"]["read"]
+    figures = run_json("plan", *at)
+    assert (read, figures["images"], figures["decided"], figures["not_decided"]) == (2, 2, 2, 0)

@@ -38,6 +38,7 @@ class Pending:
         allowed: photos that it refused and that the present ledger allows.
         ended: photos that it admitted and that the present ledger refuses.
         files: corpus files that were not listed, where their photos cannot be counted without reading them.
+        emptied: rows of the lake's own corpus that an erasure or a replacement left behind.
         stops: whether the next run stops because so many are refused for another reason than a withdrawal.
     """
 
@@ -45,6 +46,7 @@ class Pending:
     allowed: int = 0
     ended: int = 0
     files: int = 0
+    emptied: int = 0
     stops: bool = False
 
     @classmethod
@@ -60,7 +62,14 @@ class Pending:
         files = max(0, corpus.files - listed) if corpus.by_index else 0
         new = max(0, corpus.images - corpus.erased - known)
         lost, kept = decisions.ended - decisions.withdrawn, decisions.kept + decisions.allowed
-        return cls(new, decisions.allowed, decisions.ended, files, stops=lost > config.most_lost * (lost + kept))
+        return cls(
+            new,
+            decisions.allowed,
+            decisions.ended,
+            files,
+            decisions.emptied,
+            stops=lost > config.most_lost * (lost + kept),
+        )
 
     def texts(self) -> list[str]:
         """Return sentences for the operator; none if nothing is pending."""
@@ -88,6 +97,7 @@ class _Decisions:
         ended: those that it admitted and the ledger refuses.
         withdrawn: those of them that are withdrawn.
         kept: those that it admitted and the ledger allows.
+        emptied: rows that are no photo any more.
     """
 
     photos: int = 0
@@ -96,6 +106,7 @@ class _Decisions:
     ended: int = 0
     withdrawn: int = 0
     kept: int = 0
+    emptied: int = 0
 
     @classmethod
     def of(cls, lake: Lake, purpose: str, now: datetime) -> _Decisions:
@@ -112,6 +123,7 @@ class _Decisions:
                 ended_by_person = row[_SAME] or decision.reason is Refusal.WITHDRAWN
                 found.photos += count
                 found.erased += count if reason == Refusal.ERASED else 0
+                found.emptied += count if reason == Refusal.EMPTIED else 0
                 found.allowed += count if may and reason in _BY_LEDGER else 0
                 if row["admitted"]:
                     found.kept += count if may else 0

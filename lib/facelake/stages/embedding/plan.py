@@ -51,6 +51,9 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
     figures |= {"largest_row_group": corpus.largest_row_group, **corpus.described}
     work, pending = _work(config, lake, corpus)
     figures |= work
+    if pending:  # rows without a photo, which the report does not count either
+        figures["images"] -= pending.emptied
+        figures["decided"] -= pending.emptied
     mean = corpus.mean_bytes
     figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
     photos = int(figures["to_embed"]) + (pending.photos + pending.allowed if pending else 0)
