@@ -418,3 +418,10 @@ def test_large_folders_of_a_bucket_are_listed_as_page_by_page(
         assert sorted(item.key for item in found) == sorted(keys)  # in a folder SeaweedFS lists a/ before a.jpg
         assert {(item.key, item.tag) for item in found} == {(item.key, item.tag) for item in store.list()}
     assert [item.key for item in found] == sorted(keys)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_empty_endpoint_in_the_environment_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    with pytest.raises(ConfigError, match=f"{name} is empty"):
+        open_store("s3://lake/x")

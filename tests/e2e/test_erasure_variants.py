@@ -24,8 +24,10 @@ from facelake.stages.erasure.notes import PENDING, Notes, pending
 from facelake.stages.erasure.request import Request, read_keys
 from facelake.stages.erasure.stage import Erased, erase, finish_erasures
 from facelake.stages.gallery.corrections import CorrectionRequest, record_correction
+from facelake.stages.gallery.same_identity import other_photos
 from facelake.stages.governance.processing_register import register_is_signed
 from facelake.stages.operations.verify import verify_residual
+from tests.conftest import run_cli, run_json
 from tests.e2e.test_erasure import PHOTO, certificate_of, photo_of
 
 PERSON = Request.of(subjects=["person-2"])
@@ -251,6 +253,8 @@ def test_a_withdrawn_and_then_erased_photo_does_not_come_back_encoded_again(demo
         ("kind,key\nsubject,person-2,person-3\n", "line 2 has more fields"),
         ("kind,key\nsubject,Doe, John\n", "line 2 has more fields"),
         ("kind,key,key\nsubject,person-2,person-3\n", "occurs twice"),
+        ("kind;key\nsubject;person-2\n", "separated by semicolons"),
+        ("subject\nperson-2\n", "no columns kind and key"),
         ('kind,key\nsubject,"person-2\nsubject,person-3\n', "cannot be read"),
     ],
 )
@@ -258,3 +262,32 @@ def test_a_file_from_which_a_key_would_be_lost_is_refused(tmp_path: Path, text: 
     (tmp_path / "keys.csv").write_text(text)
     with pytest.raises(ConfigError, match=said):
         read_keys(str(tmp_path / "keys.csv"))
+
+
+def test_other_photos_of_the_person_are_named_and_counted(demo_lake: Path) -> None:
+    """Group photos show person-4 and name nobody: they stay, and the command, the certificate and a withdrawal say so."""
+    lake = str(demo_lake)
+    rows = run_json("gallery", "show", "person-4", "--lake", lake)["faces"]
+    (identity,) = {row["identity_id"] for row in rows}
+    every = {row["image_id"] for row in run_json("gallery", "show", identity, "--lake", lake)["faces"]}
+    others = sorted(every - {row["image_id"] for row in rows})
+    assert len(others) == 12
+    said = (
+        f"12 photos have a face of the same identity as the withdrawn ({identity}), and are not among them: {others[0]}"
+    )
+    assert said in run_cli("ledger", "withdraw", "--subject", "person-4", "--lake", lake).stderr
+    done = run_cli("erase", "--subject", "person-4", "--yes", "--lake", lake, "--json")
+    assert f"12 photos have a face of the same identity as the erased ({identity})" in done.stdout + done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["others_kept"] == others
+    certificate = json.loads((demo_lake / result["certificate"]).read_text())
+    assert certificate["body"]["others_kept"] == 12
+    again = run_json("erase", "--identity", identity, "--yes", "--lake", lake)
+    assert (again["images"], again["others_kept"]) == (12, [])
+
+
+def test_people_who_share_a_photo_with_the_person_are_not_meant(demo_lake: Path) -> None:
+    lake = Lake.open(str(demo_lake))
+    group = ["album/group-00.jpg"]
+    assert other_photos(lake, group).photos == ()
+    assert other_photos(lake, []).photos == ()

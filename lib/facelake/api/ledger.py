@@ -16,6 +16,7 @@ from facelake.stages.admission.known_references import Known, also_ended, doubts
 from facelake.stages.admission.ledger import Entry, read_ledger, record
 from facelake.stages.admission.ledger_import import import_ledger
 from facelake.stages.core.partition_names import create_lake, open_lake
+from facelake.stages.gallery.same_identity import others_of_withdrawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,8 @@ class LedgerEvents:
             for _, text in what_ends(read_ledger(lake), events, datetime.now(UTC)):
                 self.access.on_event(Notice("ledger", text))
             record(lake, events)
+            if others := others_of_withdrawn(lake, events):
+                self.access.on_event(Notice("ledger", others))
         return len(events)
 
     def withdraw(

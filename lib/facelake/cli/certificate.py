@@ -35,6 +35,7 @@ def certificate_verify(
         "remains": body["residual_scan"].get("hits"),
         "coincidences": sum((body["residual_scan"].get("coincidences") or {}).values()),
         "copies kept": body.get("copies_kept", 0),
+        "other photos of the same identities": body.get("others_kept", 0),
         "recipients that have not confirmed": ", ".join(body.get("recipients_pending") or ()) or "none",
         "databases to be pushed to": "; ".join(
             f"{item['target']} (the engine keeps: {item['keeps']})" for item in body.get("databases_pending") or ()

@@ -56,8 +56,11 @@ def erase(
     request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose, copies=copies)
     if not even_if_unknown:
         lake.check_erasure(request)
-    if not yes and not (sys.stdin.isatty() and typer.confirm("This cannot be undone. Erase?")):
-        raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step="add --yes")
+    if not yes:
+        asked = f"erase {_in_words(named, more)} from {lake.uri}, with all photos and faces of it?"
+        if not (sys.stdin.isatty() and typer.confirm(f"This cannot be undone: {asked}")):
+            next_step = "give the command again and confirm it, or add --yes"
+            raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step=next_step)
     result = lake.erase(request, even_if_unknown=True)  # checked above, before the question
     if recipients := result.not_acknowledged:
         terminal.say(
@@ -75,6 +78,16 @@ def erase(
     certificate = f"{lake.uri.rstrip('/')}/{result.certificate}"
     terminal.say(f"erased; certificate: {certificate}. Run `facelake report` for a new report.")
     terminal.result({"ok": True, "lake": lake.uri, **result.as_json()})
+
+
+def _in_words(*named: dict[str, list[str]]) -> str:
+    """Return what is named, the first few of each kind by name."""
+    kinds = {kind: [value for group in named for value in group.get(kind, [])] for kind in named[0]}
+    return "; ".join(
+        f"{kind} {', '.join(map(repr, values[:5]))}" + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+        for kind, values in kinds.items()
+        if values
+    )
 
 
 def _cancel(call: Invocation, ident: str | None) -> None:

@@ -204,7 +204,8 @@ def next_steps(file: str, answers: Answers) -> list[str]:
         grant = f"facelake ledger grant {config} --create-lake --source SOURCE"
         steps.append(f"{grant} --purpose {shlex.quote(answers.purpose)} --basis 'signed release'")
     elif not Path(answers.lake).expanduser().joinpath("corpus").is_dir():  # photos may have been imported before
-        known = "--person-from '^(.+)_'"  # by which a person is found and erased
+        steps.append("# --person-from: the first group is the person's reference; this takes 0041 of 0041_2.jpg")
+        known = "--person-from '^([^_]+)_'"  # by which a person is found and erased
         steps.append(f"facelake import PHOTOS {config} --basis 'signed release' {known}")
     return [*steps, f"facelake nightly {config}"]
 

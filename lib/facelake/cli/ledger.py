@@ -91,6 +91,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
         refuse_unknown,
     )
     from facelake.stages.admission.ledger import Entry, read_ledger, record
+    from facelake.stages.gallery.same_identity import others_of_withdrawn
 
     named = [(Scope.SOURCE, key) for key in target.sources] + [(Scope.SUBJECT, key) for key in target.subjects]
     if not named:
@@ -119,6 +120,8 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     record(lake, entries)
     recorded = "1 event; it takes" if len(entries) == 1 else f"{len(entries)} events; they take"
     call.terminal.say(f"recorded {recorded} effect with the next nightly run")
+    if others := others_of_withdrawn(lake, entries):
+        call.terminal.warn(others)
     call.terminal.result({"ok": True, "events": len(entries)})
 
 
@@ -191,6 +194,7 @@ def ledger_import(
     """Record the events of a file. Invalid lines are reported, and the exit code is then 1."""
     from facelake.stages.admission.known_references import Known
     from facelake.stages.admission.ledger_import import import_ledger
+    from facelake.stages.gallery.same_identity import others_of_withdrawn
 
     terminal, settings = call.terminal, call.config()
     lake = _lake(call, settings, create=create_lake)
@@ -201,6 +205,8 @@ def ledger_import(
     terminal.say(
         f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected"
     )
+    if others := others_of_withdrawn(lake, done.new):
+        terminal.warn(others)
     rejected, questioned = (
         [{"line": item.line, "problem": item.problem} for item in items] for items in (done.rejected, done.questioned)
     )

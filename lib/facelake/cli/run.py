@@ -200,7 +200,8 @@ def import_(
         bool, typer.Option("--follow-links", help="import what symbolic links lead to; loops are left out")
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="take the new content of photos that changed since their import")
+        bool,
+        typer.Option("--replace", help="take new content of known photos, and the person that --person-from gives now"),
     ] = False,
 ) -> None:
     """Copy a folder of photos into the lake's corpus and record their legal basis."""

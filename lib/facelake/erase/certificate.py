@@ -41,6 +41,7 @@ def certificate(
     recipients_pending: Sequence[str] = (),
     coincidences: Mapping[str, int] | None = None,
     copies_kept: int = 0,
+    others_kept: int = 0,
     short_references: int = 0,
     short_ids: int = 0,
     without_pieces: int = 0,
@@ -62,6 +63,7 @@ def certificate(
         recipients_pending: recipients of exports that have not acknowledged the erasure yet.
         coincidences: places with the same characters that are not the person's data, such as a recipient of that name.
         copies_kept: photos of equal content under other ids, which the request left in the lake.
+        others_kept: photos with a face of an identity of the subjects, which do not name them and stay.
         short_references: subject references that are too short to be searched for.
         short_ids: ids of photos that are too short to be searched for.
         without_pieces: photos of which no part was searched for.
@@ -98,6 +100,7 @@ def certificate(
             "not_searched": [*not_searched, *NOT_SEARCHED],
         },
         "copies_kept": copies_kept,
+        "others_kept": others_kept,
         "controller": controller,
         "lake": lake,
     }

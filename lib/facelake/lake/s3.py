@@ -36,8 +36,12 @@ def endpoint_of(s3: S3Section) -> str | None:
     """Return the endpoint URL of the config or of the environment; None means Amazon's own.
 
     Raises:
-        ConfigError: the URL contains credentials, which errors and logs would show; it is not repeated here.
+        ConfigError: the URL contains credentials, which errors and logs would show; it is not repeated here. Or a
+            variable of the environment is empty, which the S3 clients do not take for unset.
     """
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if os.environ.get(name) == "":
+            raise ConfigError(f"{name} is empty", where="environment", next_step=f"`unset {name}`, or set it to a URL")
     endpoint = s3.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if endpoint and "@" in endpoint:
         next_step = "pass them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

@@ -172,7 +172,7 @@ class Gallery:
         known = [row["fmr"] for row in points if row["similarity"] is not None or row.get("extrapolated") is not None]
         what = f"no threshold at FMR {fmr:g}: it was not measured, or the gallery has too few identities"
         next_step = f"use one of {known}, or" if known else "give a similarity of your own (`--threshold`), or"
-        raise ConfigError(what, where="matcher", next_step=f"{next_step} a gallery of 30 or more identities")
+        raise ConfigError(what, where="matcher", next_step=f"{next_step} a gallery of some 20 or more identities")
 
     def false_match_rate(self, similarity: float) -> tuple[float, float] | None:
         """The false match rate of a comparison at a similarity, and the upper end of its 95 % interval.

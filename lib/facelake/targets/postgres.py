@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import psycopg
 from psycopg import sql
+from psycopg.copy import QueuedLibpqWriter
 
 from facelake.contracts import F16, F32, I64
 from facelake.errors import ConfigError
@@ -118,7 +119,8 @@ class PostgresTarget:
     def _copy(self, text: str, rows: TargetRows) -> None:
         statement = sql.SQL(cast(Any, text)).format(table=self._table)
         element = 0 if rows.exemplars is None else int(self._one("SELECT 'halfvec'::regtype::oid"))
-        with self._db.cursor() as cursor, cursor.copy(statement) as copy:
+        # blocks are made while earlier ones are sent
+        with self._db.cursor() as cursor, cursor.copy(statement, writer=QueuedLibpqWriter(cursor)) as copy:
             for block in copy_blocks(rows, element):
                 copy.write(block)
 

@@ -53,7 +53,7 @@ def test_the_next_commands_exist_and_a_missing_assessment_comes_first(corpus: st
 
 def test_photos_that_were_imported_before_are_not_imported_again(tmp_path: Path) -> None:
     answers = Answers(Place.DIRECTORY, str(tmp_path / "lake"), None, dpia="D-1")
-    assert "--person-from" in next_steps("a.yaml", answers)[0]
+    assert "--person-from" in next_steps("a.yaml", answers)[1]
     (tmp_path / "lake/corpus").mkdir(parents=True)
     assert next_steps("a.yaml", answers) == ["facelake nightly -c a.yaml"]
 
@@ -64,7 +64,7 @@ def test_a_new_user_gets_a_config_that_runs(tmp_path: Path) -> None:
     assert said["config"] == str(file)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert not (tmp_path / "lake").exists()
-    assert shlex.split(said["next"][0])[:3] == ["facelake", "import", "PHOTOS"]
+    assert shlex.split(said["next"][1])[:3] == ["facelake", "import", "PHOTOS"]
     kept = file.read_bytes()
     refused = run_json("init", str(file), "--lake", "other", code=2)
     assert refused["error"]["what"] == "there is a file of that name, which is kept"

@@ -31,7 +31,7 @@ from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
 from facelake.stages.admission.import_grants import Grant, record_grant, refuse_mistyped, refuse_other_basis
 from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled, count_photos, subject_in
-from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash
+from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash, subject_hash
 from facelake.stages.admission.known_references import as_seen, withdrawn_as_seen
 from facelake.stages.admission.withdrawn_datasets import (
     load_lineages,
@@ -47,6 +47,8 @@ _ROWS_PER_GROUP = 64
 _CHANGED = "changed since their import, the lake keeps the earlier content (--replace takes the new one)"
 _REPLACED = "changed since their import, and replaced"
 _NAMED = "imported without a subject reference before, which they have now"
+_RENAMED = "imported with another subject reference before, and given that of --person-from now"
+_OTHERWISE = "imported with another subject reference than --person-from gives now (--replace gives them that one)"
 _RETRACTED = "kept out, as photos of a withdrawn data set"
 _UNLABELLED = "without a subject reference, because --person-from does not match"
 _ALIKE = "of a subject that is written nearly as one who has withdrawn; if both are one person, withdraw for it too"
@@ -86,12 +88,13 @@ def import_folder(
     Args:
         source: the source_id; default: the partition, or the folder's name.
         person_from: regex on the file name, or on the path below the folder if it contains a `/`; its first group is
-            the subject_ref. Known photos that have none get theirs. None: the photos get none, which is refused if
-            earlier photos of the source have some; an empty text: none in any case.
+            the subject_ref. Known photos that have none get theirs, those with another one only with
+            `replace_changed`. None: the photos get none, which is refused if earlier photos of the source have some; an
+            empty text: none in any case.
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
         follow_links: import what symbolic links lead to; loops are left out.
-        replace_changed: import photos with new content under a known name, and empty the rows of the earlier ones; the
-            next run removes the faces of those.
+        replace_changed: import photos with new content or another subject under a known name, and empty the rows of
+            the earlier ones; the next run removes the faces of those.
 
     Raises:
         ConfigError: no such folder, no photos in it, a regex that is invalid or matches none, none where earlier photos
@@ -225,6 +228,8 @@ class _Copy:
         known = self._known.get(ident)
         if known is None or self._gets_name(known, photo):
             return True
+        if self._has_other_subject(known, photo):
+            self._special.add(_OTHERWISE, photo.path)
         if known.tag == name_hash(photo.tag) or (photo.digest and known.digest == name_hash(photo.digest)):
             self.counts["present"] += 1
             self._progress()
@@ -232,8 +237,13 @@ class _Copy:
         return True
 
     def _gets_name(self, known: KnownPhoto, photo: SourcePhoto) -> bool:
-        """Whether a known photo has no subject reference and gets one."""
-        return not known.named and self._pattern is not None and subject_in(photo.path, self._pattern) is not None
+        """Whether a known photo gets a subject reference: it has none, or another one that is to be replaced."""
+        return self._has_other_subject(known, photo) and (not known.subject or self._replace_changed)
+
+    def _has_other_subject(self, known: KnownPhoto, photo: SourcePhoto) -> bool:
+        """Whether --person-from gives a known photo a subject reference that it does not have."""
+        subject = subject_in(photo.path, self._pattern) if self._pattern else None
+        return subject is not None and known.subject != subject_hash(subject)
 
     def _image_id(self, photo: SourcePhoto) -> str:
         return f"{self._source_id}/{photo.path}"
@@ -285,11 +295,14 @@ class _Copy:
         }
         self._part.rows.append(row | {"content_sha256": digest, "source_tag": photo.tag})
         self._part.size += len(data)
-        self._known[name_hash(image_id)] = KnownPhoto(name_hash(digest), name_hash(photo.tag), bool(subject))
+        self._known[name_hash(image_id)] = KnownPhoto(name_hash(digest), name_hash(photo.tag), subject_hash(subject))
         if known is None:
             self.counts["imported"] += 1
         else:
-            self._note("named", _NAMED, photo) if same else self._note("replaced", _REPLACED, photo)
+            if same:
+                self._note("named", _RENAMED if known.subject else _NAMED, photo)
+            else:
+                self._note("replaced", _REPLACED, photo)
             self._part.replaces.append(image_id)
         if self._part.size >= _PART_BYTES:
             self._write()

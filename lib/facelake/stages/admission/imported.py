@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pyarrow.compute as pc
 
 from facelake.config import Config
+from facelake.contracts import reference
 from facelake.lake.corpora.parquet import Corpus
 from facelake.stages.admission.corpus_rewrite import own_corpus
 
@@ -21,8 +22,8 @@ class KnownPhoto(NamedTuple):
 
     digest: int
     tag: int
-    named: bool
-    """whether it has a subject reference"""
+    subject: int
+    """0 without a subject reference"""
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class Imported:
         for image_id, source, digest, tag, subject in zip(*columns, strict=True):
             if image_id and source == source_id:
                 self.photos[name_hash(image_id)] = KnownPhoto(
-                    name_hash(digest or ""), name_hash(tag) if tag else -1, bool(subject)
+                    name_hash(digest or ""), name_hash(tag) if tag else -1, subject_hash(subject)
                 )
                 self.named_subjects = self.named_subjects or bool(subject)
 
@@ -63,6 +64,11 @@ class Imported:
 def name_hash(text: str) -> int:
     """Return a 64-bit hash of an id, a digest or a tag."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+
+
+def subject_hash(subject: str | None) -> int:
+    """Return a 64-bit hash of a subject's reference, 0 for none."""
+    return name_hash(reference(subject)) if subject else 0
 
 
 def imported_ids(config: Config, source_id: str) -> Iterator[str]:

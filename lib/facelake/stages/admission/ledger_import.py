@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.contracts import Covers, EventKind, Scope, SourceClass
+from facelake.csv_columns import other_separator
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.stages.admission.ended_grants import what_ends
@@ -47,17 +48,22 @@ class ImportedLedger(NamedTuple):
     """What was done with the lines of a file.
 
     Attributes:
-        recorded: the number of events recorded.
+        new: the events recorded.
         present: the number that the ledger already had.
         rejected: lines that were not recorded.
         questioned: recorded lines that may be mistyped (their source or purpose is unknown, or their subject resembles
             a known one), or that end a grant, with what that does.
     """
 
-    recorded: int
+    new: list[Entry]
     present: int
     rejected: list[RejectedLine]
     questioned: list[RejectedLine]
+
+    @property
+    def recorded(self) -> int:
+        """The number of events recorded."""
+        return len(self.new)
 
 
 def import_ledger(lake: Lake, path: str, known: Known | None = None) -> ImportedLedger:
@@ -104,7 +110,7 @@ def import_ledger(lake: Lake, path: str, known: Known | None = None) -> Imported
     questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
     if new:
         record(lake, new)
-    return ImportedLedger(len(new), present, sorted(rejected, key=lambda item: item.line), questioned)
+    return ImportedLedger(new, present, sorted(rejected, key=lambda item: item.line), questioned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +275,8 @@ def _text(value: object) -> str:
 
 
 def _check_columns(names: list[str], where: str) -> None:
-    for mark, called in ((";", "semicolons"), ("\t", "tabs")):
-        if len(names) == 1 and mark in names[0]:
-            next_step = "save the file with commas between the columns"
-            raise ConfigError(f"the columns are separated by {called}", where=where, next_step=next_step)
+    if problem := other_separator(names):
+        raise ConfigError(problem, where=where, next_step="save the file with commas between the columns")
     unknown = [name for name in names if name not in COLUMNS]
     if unknown or not {"source", "subject", "key"} & set(names):
         what = f"unknown column {unknown[0]!r}" if unknown else "no column source, subject or key"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from facelake.config import Config
@@ -34,13 +35,16 @@ def without_hash_key(config: Config) -> Config:
 
 
 def note_of_new_lake(config: Config) -> str | None:
-    """Return what to say before a lake is made without a decision about its key; None: nothing.
+    """Return what to say of the key of a lake that is about to be made: that it is made too, or that none was chosen;
+    None: nothing.
 
     Raises:
         Retryable, ConfigError: the store does not answer, or denies access.
     """
-    if config.governance.hash_key:
-        return None
+    if path := config.governance.hash_key:
+        if Path(path).expanduser().exists() or has_lake(open_store(config.lake, config.s3)):
+            return None
+        return f"a new key of hashes was made in {path}. Keep a copy: without it no command opens this lake"
     advice = hash_key_advice(config)
     if not (advice.new and advice.mend):
         return None

@@ -137,13 +137,15 @@ class _Search:
 
     def leave_out_shared(self) -> None:
         """Leave what copies have out of what the scan searches for and the suppression list refuses."""
+        kept: set[str] = set()  # photos of which a copy stays
         for image, values in self.of_image.items():
             if values & self.shared:
+                kept.add(image)
                 self.shared |= values
                 self.pieces.pop(image, None)
                 self.looks.pop(image, None)
         self.targets.pieces.update(*self.pieces.values())
-        self.targets.without_pieces = len(self.targets.images) - sum(map(bool, self.pieces.values()))
+        self.targets.without_pieces = len(self.targets.images - kept) - sum(map(bool, self.pieces.values()))
         self.targets.looks.update(self.looks.values())
         self.targets.embeddings -= {value for value in self.shared if isinstance(value, bytes)}
         self.targets.contents -= {value for value in self.shared if isinstance(value, str)}

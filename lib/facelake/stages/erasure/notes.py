@@ -26,7 +26,7 @@ from facelake.stages.erasure.request import Request, Targets
 
 PENDING = "erase-pending"
 _NONCE_BYTES = 12
-_SETS = ("subjects", "images", "faces", "embeddings", "contents", "pieces", "copies", "places")
+_SETS = ("subjects", "images", "faces", "embeddings", "contents", "pieces", "copies", "others", "places")
 _BYTES = ("embeddings", "pieces")
 
 

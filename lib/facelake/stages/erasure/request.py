@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import SEARCHABLE, Bool, label, reference, references
+from facelake.csv_columns import other_separator
 from facelake.erase import Bounds, Needles
 from facelake.errors import ConfigError
 
@@ -86,8 +87,9 @@ class Targets:
         embeddings: of the faces; those that a kept copy of a photo has too are left out.
         contents: SHA-256 of the photos, as far as known; those of kept copies are left out.
         pieces: pieces of the photos' bytes, by which the scan finds copies; those of kept copies are left out.
-        without_pieces: how many of the photos have none.
+        without_pieces: how many of the photos have none, other than those of which a copy is kept.
         copies: ids of photos that are the same under another id and are kept.
+        others: ids of photos that stay although they have a face of an identity of the subjects.
         places: of photos in the operator's own store.
         looks: bands of the photos' perceptual hashes (embed/looks.py); those of kept copies are left out.
     """
@@ -100,6 +102,7 @@ class Targets:
     contents: set[str] = field(default_factory=set)
     pieces: set[bytes] = field(default_factory=set)
     copies: set[str] = field(default_factory=set)
+    others: set[str] = field(default_factory=set)
     places: set[str] = field(default_factory=set)
     looks: set[tuple[str, ...]] = field(default_factory=set)
     without_pieces: int = 0
@@ -179,7 +182,14 @@ def read_keys(path: str) -> dict[str, list[str]]:
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)  # a quote that is not closed would hide the lines after it
-            if len(set(reader.fieldnames or ())) != len(reader.fieldnames or ()):
+            names = list(reader.fieldnames or ())
+            if problem := other_separator(names):
+                raise ConfigError(problem, where=path, next_step="save the file with commas between the columns")
+            if not {"kind", "key"} <= set(names):
+                what = "the file has no columns kind and key"
+                next_step = f"begin it with the line kind,key; kind is one of {', '.join(kinds)}; nothing was erased"
+                raise ConfigError(what, where=path, next_step=next_step)
+            if len(set(names)) != len(names):
                 raise ConfigError("a column occurs twice", where=path, next_step="keep one of them; nothing was erased")
             for row in reader:
                 kind, key = (row.get("kind") or "").strip(), (row.get("key") or "").strip()

@@ -44,6 +44,7 @@ from facelake.stages.erasure.request import Request, Targets, strings
 from facelake.stages.erasure.targets import find_targets
 from facelake.stages.gallery.corrections import forget_faces
 from facelake.stages.gallery.purge import purge_all, request_purge
+from facelake.stages.gallery.same_identity import other_photos
 from facelake.stages.gallery.versions import current_gallery, settle
 from facelake.stages.governance.processing_register import redact_register
 from facelake.stages.sharing.leases import databases_that_owe, recipients_that_owe
@@ -61,12 +62,14 @@ class Erased(StageResult):
     """recipients that still owe an acknowledgement"""
     copies_kept: list[str] = field(default_factory=list)
     """ids under which the same photo stays"""
+    others_kept: list[str] = field(default_factory=list)
+    """ids of photos that stay although they have a face of an identity of the subjects"""
     left_to_delete: list[str] = field(default_factory=list)
     """locations of photos in the operator's own store"""
 
     def as_json(self) -> dict[str, object]:
         """Counts and the fields of an erasure as one object."""
-        fields = ("certificate", "not_acknowledged", "copies_kept", "left_to_delete")
+        fields = ("certificate", "not_acknowledged", "copies_kept", "others_kept", "left_to_delete")
         return {**self.counts, **{name: getattr(self, name) for name in fields}}
 
 
@@ -112,6 +115,7 @@ def erase(context: Context, request: Request) -> Erased:
         certificate=key,
         not_acknowledged=owing,
         copies_kept=sorted(note.targets.copies),
+        others_kept=sorted(note.targets.others),
         left_to_delete=left,
     )
 
@@ -164,7 +168,7 @@ def _removed_and_scanned(context: Context, begun: Note, notes: Notes) -> Note:
         context.emit(Notice("erase", f"{without_pieces} {WITHOUT_PIECES}"))
     scan = {"objects": scanned, "coincidences": dict(hits.coincidences), "without_pieces": without_pieces}
     scan["short_ids"] = len(targets.short_ids())
-    remembered = Targets(targets.request, copies=targets.copies, places=targets.places)
+    remembered = Targets(targets.request, copies=targets.copies, others=targets.others, places=targets.places)
     return Note(remembered, dict(removed), scan)
 
 
@@ -222,7 +226,19 @@ def _targets(context: Context, request: Request, note: Note | None) -> Targets:
         return Targets(request)
     targets = find_targets(context, request, note.targets if note else None, also=find_in_index)
     find_places(context, targets)
+    if request.subjects and not request.purpose:
+        _tell_of_others(context, targets, note)
     return targets
+
+
+def _tell_of_others(context: Context, targets: Targets, note: Note | None) -> None:
+    """Note and report photos of the same identities that the request does not name; they stay."""
+    targets.others |= note.targets.others if note else set()
+    found = other_photos(context.lake, targets.images)
+    if found.photos:
+        targets.others |= set(found.photos)
+        text = "; they stay. If they show the person, `facelake erase --identity ID` or `--image ID` erases them"
+        context.emit(Notice("erase", found.in_words("erased") + text))
 
 
 def _remove_rows(context: Context, targets: Targets, removed: Counter[str]) -> None:
@@ -273,6 +289,7 @@ def _certify(context: Context, note: Note, signer: Signer) -> str:
         recipients_pending=recipients_that_owe(context.lake, context.now),
         coincidences=scan["coincidences"],
         copies_kept=len(note.targets.copies),
+        others_kept=len(note.targets.others),
         short_references=len(note.targets.short_references()),
         short_ids=scan["short_ids"],
         without_pieces=scan["without_pieces"],

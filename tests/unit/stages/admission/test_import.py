@@ -231,6 +231,25 @@ def test_persons_by_folder_and_references_that_come_later(tmp_path: Path) -> Non
     assert imported(tmp_path, str(photos), person_from=r"^([^/]+)/")[0]["present"] == 4
 
 
+def test_wrong_references_are_named_and_corrected_on_request(tmp_path: Path) -> None:
+    photos = tmp_path / "p"
+    photos.mkdir()
+    for name in ("200001_a_1.jpg", "200001_b_1.jpg", "200002_1.jpg"):
+        (photos / name).write_bytes(PHOTO + name.encode())
+    greedy, right = r"^(.+)_", r"^([^_]+)_"
+    imported(tmp_path, str(photos), person_from=greedy)
+    counts, notes = imported(tmp_path, str(photos), person_from=right)
+    assert (counts["present"], counts["named"]) == (3, 0)
+    assert any("2 imported with another subject reference than --person-from gives" in note for note in notes)
+    counts, notes = imported(tmp_path, str(photos), person_from=right, replace_changed=True)
+    assert (counts["present"], counts["named"], counts["replaced"]) == (1, 2, 0)
+    assert any("2 imported with another subject reference before, and given that of" in note for note in notes)
+    rows = [row for path in (tmp_path / "lake/corpus").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    named = {row["image_id"]: (row["subject_ref"], row["image"]) for row in rows if row["image_id"]}
+    assert named == {f"s/{f.name}": (f.name.partition("_")[0], f.read_bytes()) for f in photos.iterdir()}
+    assert imported(tmp_path, str(photos), person_from=right, replace_changed=True)[0]["present"] == 3
+
+
 def test_a_person_regex_without_a_group_is_refused() -> None:
     with pytest.raises(ConfigError, match="does not say which part"):
         compiled(r"^\d+_")

@@ -51,6 +51,17 @@ def test_a_choice_is_respected(given: dict[str, Any], tmp_path: Path) -> None:
     assert hash_key_advice(config).mend is None
 
 
+def test_a_new_key_is_announced_once(tmp_path: Path) -> None:
+    config = config_of(tmp_path, {"governance.hash_key": str(tmp_path / "key")})
+    texts: list[str] = []
+    for _ in range(2):
+        with writing(config, "test", lambda event: texts.append(event.text) if isinstance(event, Notice) else None):
+            pass
+    assert [text for text in texts if "key of hashes" in text] == [
+        f"a new key of hashes was made in {tmp_path / 'key'}. Keep a copy: without it no command opens this lake"
+    ]
+
+
 def test_the_demo_does_without(tmp_path: Path) -> None:
     assert notices_of_making(without_hash_key(config_of(tmp_path, FORGOTTEN))) == []
     named = config_of(tmp_path, {"governance.hash_key": "key"})

@@ -276,6 +276,8 @@ def test_the_same_photo_under_another_id_is_kept_or_erased_as_requested(copies: 
         elif copies == "keep":
             assert erased
             assert erased.copies_kept == ["party/1.jpg"]
+            body = json.loads((lake / erased.certificate).read_text())["body"]
+            assert not any("no part was searched for" in text for text in body["residual_scan"]["not_searched"])
             assert found == {"corpus/party.parquet"}
         else:
             assert erased is None

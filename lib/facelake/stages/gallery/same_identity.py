@@ -1,0 +1,94 @@
+"""Finds photos that most likely show the person of some given photos, although nothing but the faces says so."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from facelake.contracts import EventKind, Scope, references
+from facelake.lake.lake import Lake
+from facelake.plural import counted
+from facelake.stages.admission.ledger import Entry
+from facelake.stages.gallery.versions import current_gallery
+
+_NAMED = 5  # photos and identities that a sentence names
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPhotos:
+    """Photos with a face of the same identities.
+
+    Attributes:
+        identities: ids, sorted.
+        photos: ids of the photos that were not given, sorted.
+    """
+
+    identities: tuple[str, ...] = ()
+    photos: tuple[str, ...] = ()
+
+    def in_words(self, what: str) -> str:
+        """Return a sentence on them; `what` is the noun for the given photos, such as "erased"."""
+        one = len(self.photos) == 1
+        more = f" and {len(self.photos) - _NAMED} more" if len(self.photos) > _NAMED else ""
+        shown = f"{', '.join(self.photos[:_NAMED])}{more}"
+        home = "identity" if len(self.identities) == 1 else "identities"
+        text = (
+            f"{counted(len(self.photos), 'photo')} {'has' if one else 'have'} a face of the same {home} as the {what}"
+        )
+        return f"{text} ({', '.join(self.identities[:_NAMED])}), and {'is' if one else 'are'} not among them: {shown}"
+
+
+def other_photos(lake: Lake, photos: Collection[str]) -> OtherPhotos:
+    """Return the photos that have a face of the people of the given ones, by the newest gallery.
+
+    An identity is of these people if one of the photos shows nobody else, or if half of its photos are among them: the
+    other people of a group photo are not meant.
+    """
+    gallery = current_gallery(lake)
+    if gallery is None or not photos:
+        return OtherPhotos()
+    wanted, columns = pa.array(sorted(photos), pa.string()), ["image_id", "identity_id"]
+    shown: dict[str, list[str]] = defaultdict(list)
+    for rows in gallery.parts("memberships", columns):
+        own = rows.filter(pc.is_in(rows["image_id"], wanted))
+        for image, identity in zip(*(own[name].to_pylist() for name in columns), strict=True):
+            shown[image].append(identity)
+    alone = {identities[0] for identities in shown.values() if len(identities) == 1}
+    own_photos = Counter(identity for identities in shown.values() for identity in set(identities))
+    others: dict[str, set[str]] = {identity: set() for identity in own_photos}
+    candidates = pa.array(sorted(others), pa.string())
+    for rows in gallery.parts("memberships", columns):
+        rest = rows.filter(
+            pc.and_(pc.is_in(rows["identity_id"], candidates), pc.invert(pc.is_in(rows["image_id"], wanted)))
+        )
+        for image, identity in zip(*(rest[name].to_pylist() for name in columns), strict=True):
+            others[identity].add(image)
+    meant = [
+        name for name in sorted(others) if others[name] and (name in alone or own_photos[name] >= len(others[name]))
+    ]
+    return OtherPhotos(tuple(meant), tuple(sorted(set().union(*(others[name] for name in meant)))))
+
+
+def others_of_withdrawn(lake: Lake, entries: Iterable[Entry]) -> str | None:
+    """Return a sentence on photos that most likely show subjects who withdraw and that do not name them, if there are
+    any.
+
+    Args:
+        lake: the lake.
+        entries: new events of the ledger.
+    """
+    subjects = {e.key for e in entries if (e.kind, e.scope) == (EventKind.WITHDRAW, Scope.SUBJECT)}
+    if not subjects or current_gallery(lake) is None:
+        return None
+    photos: set[str] = set()
+    for _, rows in lake["admissions"].parts(["subject_ref", "image_id"]):
+        named = pc.is_in(references(rows["subject_ref"]), pa.array(sorted(subjects), pa.string()))
+        photos.update(filter(None, rows["image_id"].filter(pc.fill_null(named, False)).to_pylist()))
+    found = other_photos(lake, photos)
+    if not found.photos:
+        return None
+    return f"{found.in_words('withdrawn')}; they stay. `facelake erase --identity ID` or `--image ID` erases them"
