@@ -18,9 +18,11 @@ from facelake.config import Config, load_config
 from facelake.contracts import DRIFT, EventKind, Scope
 from facelake.lake import data_files
 from facelake.lake.sampling import _share, batches, slices
-from facelake.nightly import writing
+from facelake.nightly import run_night, writing
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context
+from facelake.stages.erasure.request import Request
+from facelake.stages.erasure.stage import erase as erase_people
 from facelake.stages.gallery.analytics import analyse
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.reporting import similarity
@@ -224,3 +226,20 @@ def test_bench_report_measures_in_a_separate_process(tmp_path: Path) -> None:
     assert 50 << 20 < figures["peak_rss_bytes"] < 4 << 30
     again = run_json("bench", "report", "--lake", str(tmp_path / "lake"), "--faces", "200", code=2)
     assert again["error"]["what"] == "the lake already exists"
+
+
+def test_the_report_after_an_erasure_knows_that_its_photos_are_gone(demo_lake: Path) -> None:
+    """Without an admission in between: the decisions still have their rows."""
+    config = load_config(lake=str(demo_lake))
+
+    def reported() -> tuple[int, bool]:
+        with writing(config, "test") as context:
+            data = _gather(context, current_gallery(context.lake))
+        return data.funnel[0].count, any("of erased people" in alert.message for alert in data.alerts)
+
+    read, _ = reported()
+    with writing(config, "erase") as context:
+        photos = erase_people(context, Request.of(subjects=["person-2"])).counts["images"]
+    assert reported() == (read - photos, False)
+    run_night(config, only=["admit"])
+    assert reported() == (read - photos, False)

@@ -38,8 +38,14 @@ class AdmissionCounts:
         return self.read - self.refused.total()
 
 
-def count_admissions(context: Context) -> AdmissionCounts:
-    """Count the admission decisions (read in batches) and the overdue grants of the ledger."""
+def count_admissions(context: Context, *, erased_since: bool = False) -> AdmissionCounts:
+    """Count the admission decisions (read in batches) and the overdue grants of the ledger.
+
+    Args:
+        context: of the run.
+        erased_since: whether an erasure emptied rows of the lake's own corpus since the decisions: they are no photos
+            any more, as the next admission will find.
+    """
     sources, subjects, due_soon = _overdue(context)
     overdue_keys = [
         ("source_id", pa.array(sorted(sources), pa.string())),
@@ -49,6 +55,9 @@ def count_admissions(context: Context) -> AdmissionCounts:
     unmatched = _granted_sources(context)
     result = AdmissionCounts(due_soon=due_soon)
     for part in batches(context.lake["admissions"], ["image_id", "source_id", "subject_ref", "reason"]):
+        if erased_since:
+            blank = pc.fill_null(pc.equal(part["reason"], str(Refusal.ERASED)), False)
+            part = part.filter(pc.invert(pc.and_(blank, pc.is_null(part["image_id"]))))
         for entry in pc.value_counts(part["reason"]).to_pylist():
             if entry["values"] == Refusal.EMPTIED:  # a row that an erasure or a replacement left behind
                 continue

@@ -156,11 +156,18 @@ def _delete_old_pages(context: Context) -> None:
         store.delete(key)
 
 
+def _erased_since(runs: Mapping[str, Sequence[RecordedStage]]) -> bool:
+    """Whether an erasure emptied rows of the lake's own corpus after the last admission."""
+    admitted = max((run.started_at for run in runs["admit"]), default=None)
+    return any(run.number("corpus_rows") and (admitted is None or run.started_at > admitted) for run in runs["erase"])
+
+
 def _gather(context: Context, gallery: Gallery | None) -> ReportData:
     config, lake = context.config, context.lake
     runs = read_runs(lake)
     run_id = last_run_id(runs)
-    admissions, faces, people = count_admissions(context), _faces(context), _identities(context, gallery)
+    admissions = count_admissions(context, erased_since=_erased_since(runs))
+    faces, people = _faces(context), _identities(context, gallery)
     history = _history(context, gallery, runs, people)
     costs = stage_costs(config, runs, run_id)
     shown, events, events_note, sheets_note = _sheets(context, gallery, people)
