@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import EventKind, Scope, references
+from facelake.errors import FacelakeError
 from facelake.lake.lake import Lake
 from facelake.plural import counted
 from facelake.stages.admission.ledger import Entry
@@ -75,12 +76,19 @@ def other_photos(lake: Lake, photos: Collection[str]) -> OtherPhotos:
 
 def others_of_withdrawn(lake: Lake, entries: Iterable[Entry]) -> str | None:
     """Return a sentence on photos that most likely show subjects who withdraw and that do not name them, if there are
-    any.
+    any; or on why that is not known: the events are recorded, and no error is to hide that.
 
     Args:
         lake: the lake.
         entries: new events of the ledger.
     """
+    try:
+        return _others_of_withdrawn(lake, entries)
+    except FacelakeError as err:
+        return f"whether other photos show somebody who withdraws could not be looked up: {err}"
+
+
+def _others_of_withdrawn(lake: Lake, entries: Iterable[Entry]) -> str | None:
     subjects = {e.key for e in entries if (e.kind, e.scope) == (EventKind.WITHDRAW, Scope.SUBJECT)}
     if not subjects or current_gallery(lake) is None:
         return None
