@@ -68,8 +68,9 @@ class LedgerEvents:
                     self.access.on_event(Notice("ledger", text))
             for _, text in what_ends(read_ledger(lake), events, datetime.now(UTC)):
                 self.access.on_event(Notice("ledger", text))
+            before = lake["ledger"].snapshot().rows
             record(lake, events)
-            if others := others_of_withdrawn(lake, events):
+            if others := others_of_withdrawn(lake, before):
                 self.access.on_event(Notice("ledger", others))
         return len(events)
 

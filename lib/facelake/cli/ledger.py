@@ -117,10 +117,11 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             call.terminal.warn(text)
     for _, text in what_ends(read_ledger(lake), entries, datetime.now(UTC)):
         call.terminal.warn(text)
+    before = lake["ledger"].snapshot().rows
     record(lake, entries)
     recorded = "1 event; it takes" if len(entries) == 1 else f"{len(entries)} events; they take"
     call.terminal.say(f"recorded {recorded} effect with the next nightly run")
-    if others := others_of_withdrawn(lake, entries):
+    if others := others_of_withdrawn(lake, before):
         call.terminal.warn(others)
     call.terminal.result({"ok": True, "events": len(entries)})
 
@@ -199,13 +200,14 @@ def ledger_import(
     terminal, settings = call.terminal, call.config()
     lake = _lake(call, settings, create=create_lake)
     known = None if even_if_unknown else Known.of(settings, lake)
+    before = lake["ledger"].snapshot().rows
     done = import_ledger(lake, file, known)
     for title, items in (("rejected lines", done.rejected), ("recorded, please check", done.questioned)):
         terminal.table(title, ["line", "problem"], [[item.line, item.problem] for item in items])
     terminal.say(
         f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected"
     )
-    if others := others_of_withdrawn(lake, done.new):
+    if others := others_of_withdrawn(lake, before):
         terminal.warn(others)
     rejected, questioned = (
         [{"line": item.line, "problem": item.problem} for item in items] for items in (done.rejected, done.questioned)

@@ -74,6 +74,7 @@ def test_content_of_a_certificate() -> None:
         "recipients_pending": ["door", "zoo"],
         "residual_scan": {},
         "copies_kept": 0,
+        "others_kept": 0,
         "controller": None,
         "lake": "",
     }

@@ -48,22 +48,17 @@ class ImportedLedger(NamedTuple):
     """What was done with the lines of a file.
 
     Attributes:
-        new: the events recorded.
+        recorded: the number of events recorded.
         present: the number that the ledger already had.
         rejected: lines that were not recorded.
         questioned: recorded lines that may be mistyped (their source or purpose is unknown, or their subject resembles
             a known one), or that end a grant, with what that does.
     """
 
-    new: list[Entry]
+    recorded: int
     present: int
     rejected: list[RejectedLine]
     questioned: list[RejectedLine]
-
-    @property
-    def recorded(self) -> int:
-        """The number of events recorded."""
-        return len(self.new)
 
 
 def import_ledger(lake: Lake, path: str, known: Known | None = None) -> ImportedLedger:
@@ -110,7 +105,7 @@ def import_ledger(lake: Lake, path: str, known: Known | None = None) -> Imported
     questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
     if new:
         record(lake, new)
-    return ImportedLedger(new, present, sorted(rejected, key=lambda item: item.line), questioned)
+    return ImportedLedger(len(new), present, sorted(rejected, key=lambda item: item.line), questioned)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import EventKind, Scope, references
+from facelake.contracts import EventKind, Scope, reference, references
 from facelake.errors import FacelakeError
 from facelake.lake.lake import Lake
 from facelake.plural import counted
-from facelake.stages.admission.ledger import Entry
 from facelake.stages.gallery.versions import current_gallery
 
 _NAMED = 5  # photos and identities that a sentence names
@@ -74,22 +73,24 @@ def other_photos(lake: Lake, photos: Collection[str]) -> OtherPhotos:
     return OtherPhotos(tuple(meant), tuple(sorted(set().union(*(others[name] for name in meant)))))
 
 
-def others_of_withdrawn(lake: Lake, entries: Iterable[Entry]) -> str | None:
+def others_of_withdrawn(lake: Lake, since: int) -> str | None:
     """Return a sentence on photos that most likely show subjects who withdraw and that do not name them, if there are
     any; or on why that is not known: the events are recorded, and no error is to hide that.
 
     Args:
         lake: the lake.
-        entries: new events of the ledger.
+        since: number of events of the ledger before the withdrawals.
     """
     try:
-        return _others_of_withdrawn(lake, entries)
+        return _others_of_withdrawn(lake, since)
     except FacelakeError as err:
         return f"whether other photos show somebody who withdraws could not be looked up: {err}"
 
 
-def _others_of_withdrawn(lake: Lake, entries: Iterable[Entry]) -> str | None:
-    subjects = {e.key for e in entries if (e.kind, e.scope) == (EventKind.WITHDRAW, Scope.SUBJECT)}
+def _others_of_withdrawn(lake: Lake, since: int) -> str | None:
+    events = lake["ledger"].read(["seq", "kind", "scope", "key"]).sort_by("seq").slice(since).to_pylist()
+    withdrawn = (str(EventKind.WITHDRAW), str(Scope.SUBJECT))
+    subjects = {reference(row["key"]) for row in events if (row["kind"], row["scope"]) == withdrawn}
     if not subjects or current_gallery(lake) is None:
         return None
     photos: set[str] = set()
