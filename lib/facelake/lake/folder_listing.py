@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from facelake.lake.object_store import StoredObject
@@ -50,22 +51,21 @@ class Pages(Protocol):
 
 
 def page_by_page(page: Pages, folder: str) -> Iterator[StoredObject]:
-    """Yield the objects of a folder and of all folders in it, in the store's order."""
-    for objects in _pages(page, folder):
-        yield from objects
+    """Return the objects of a folder and of all folders in it, in the store's order."""
+    return chain.from_iterable(_pages(page, folder))
 
 
 def list_by_folders(page: Pages, root: str = "") -> Iterator[StoredObject]:
-    """Yield the objects that `page_by_page` yields: folder by folder in key order if most folders are of several pages.
+    """Yield the objects of `page_by_page`: in key order if there is no folder, or most folders are of several pages.
 
     Closing the generator waits for the pages that are being requested.
     """
     pieces = _divided(page, root)
-    if _are_large(page, [piece for piece in pieces if isinstance(piece, str)]):
+    folders = [piece for piece in pieces if isinstance(piece, str)]
+    if not folders or _are_large(page, folders):
         yield from _at_once(page, pieces)
     else:
-        for objects in read_ahead(_pages(page, root)):
-            yield from objects
+        yield from chain.from_iterable(read_ahead(_pages(page, root)))
 
 
 def _pages(page: Pages, folder: str, after: str = "") -> Iterator[list[StoredObject]]:
@@ -139,7 +139,6 @@ def _at_once(page: Pages, pieces: list[StoredObject | str]) -> Iterator[StoredOb
             objects, after = begun.popleft().result()
             yield from objects
             if after:
-                for more in read_ahead(_pages(page, piece, after)):
-                    yield from more
+                yield from chain.from_iterable(read_ahead(_pages(page, piece, after)))
     finally:
         pool.shutdown(cancel_futures=True)
