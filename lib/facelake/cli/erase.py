@@ -57,7 +57,8 @@ def erase(
     if not even_if_unknown:
         lake.check_erasure(request)
     if not yes:
-        asked = f"erase {_in_words(named, more)} from {lake.uri}, with all photos and faces of it?"
+        what = f"erase {_in_words(named, more)} from {lake.uri}"
+        asked = f"{what}: the photos of that name, and all that was made from them?"
         if not (sys.stdin.isatty() and typer.confirm(f"This cannot be undone: {asked}")):
             next_step = "give the command again and confirm it, or add --yes"
             raise ConfigError("an erasure cannot be undone and was not confirmed", where="erase", next_step=next_step)

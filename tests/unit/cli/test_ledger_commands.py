@@ -265,7 +265,8 @@ def test_an_import_without_a_basis_is_refused_before_a_lake_is_made(tmp_path: Pa
 def test_what_an_ended_grant_and_an_expiry_do_is_said(lake: Path, tmp_path: Path) -> None:
     """The source's grant covers everyone: a subject's own events end nothing but the subject's own grants."""
     ended = ["ledger", "grant", "--basis", "b", "--purpose", P, "--until", "2026-01-01", "--lake", str(lake)]
-    stay = "Photos of a source with a grant for everyone stay; to end that too: `facelake ledger withdraw --subject"
+    withdraw = "`facelake ledger withdraw --subject person-0041` ends their use too"
+    stay = f"Photos of a source whose grant covers everyone stay; {withdraw}"
     told = run_cli(*ended, "--subject", "person-0041").stderr
     assert "ended on 2026-01-01: it changes nothing: this subject had no grant in force" in told
     assert stay in told

@@ -34,5 +34,5 @@ def _effect(ledger: Ledger, entry: Entry, now: datetime) -> str:
             return "ends the earlier one, and the next run refuses the photos but for those of subjects with a grant"
         return "changes nothing: there was no grant of this source in force"
     what = "ends the earlier grant of this subject" if stands else "changes nothing: this subject had no grant in force"
-    withdraw = f"to end that too: `facelake ledger withdraw --subject {entry.key}`"
-    return f"{what}. Photos of a source with a grant for everyone stay; {withdraw}"
+    withdraw = f"`facelake ledger withdraw --subject {entry.key}` ends their use too"
+    return f"{what}. Photos of a source whose grant covers everyone stay; {withdraw}"
