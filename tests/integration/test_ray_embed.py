@@ -252,23 +252,20 @@ def test_a_decoder_that_dies_is_replaced_and_a_photo_that_kills_it_is_known(spec
 def test_the_pool_grows_while_photos_wait_and_not_beyond_the_cluster(spec: WorkerSpec) -> None:
     """Three may be, two have room; the third never starts and nobody waits for it."""
     engine = RayEmbedder(spec, EmbedSection(actors=1, max_actors=3), RaySection(num_cpus=2))
-    tasks, given = list(tasks_of(chunks(2), 1)), []
+    tasks, given, sizes = list(tasks_of(chunks(2), 1)), [], set()
 
     def more() -> Iterator[ChunkTask]:
         """All tasks once, and again until the pool has grown: a further worker may take longer to start than many tasks."""
         deadline = time.monotonic() + 120
         for number in count():
+            sizes.add(len(engine._slots))
             if number >= len(tasks) and (len(engine._slots) == 3 or time.monotonic() > deadline):
                 return
             given.append(tasks[number % len(tasks)])
             yield given[-1]
 
-    sizes = set()
     try:
-        receipts = []
-        for receipt in engine.run(more()):
-            receipts.append(receipt)
-            sizes.add(len(engine._slots))
+        receipts = list(engine.run(more()))
         assert sorted(r.chunk.row_start for r in receipts) == sorted(t.chunks[0].row_start for t in given)
         assert max(sizes) == 3
         assert len(engine._slots) == 1

@@ -166,6 +166,16 @@ def _workers_that_fit(embed: EmbedSection) -> int:
     return max(1, min(by_cores, by_gpus) if embed.use_gpu else by_cores)
 
 
+def _all_ready(watched: list[Any]) -> list[Any]:
+    """Wait up to a second for the first, then return all that are ready, so that a worker whose receipts are always
+    there does not keep the driver from the others.
+    """
+    ready, _ = ray.wait(watched, num_returns=1, timeout=1.0)
+    if ready:
+        ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0)
+    return list(ready)
+
+
 class _Head:
     """Monitors Ray's head: without a head, Ray ends this process after a minute, without an error of facelake."""
 
@@ -269,7 +279,7 @@ class RayEmbedder:
             self._head.check()
             starting = [slot for slot in self._slots if not slot.ready]
             watched = [slot.stream for slot in busy] + [slot.starting for slot in starting]
-            ready, _ = ray.wait(watched, num_returns=1, timeout=1.0)
+            ready = _all_ready(watched)
             self._finish_start([slot for slot in starting if slot.starting in ready])
             if not busy and time.monotonic() - self._last_start_s > self._stall_s:
                 next_step = "check with `ray status` that a node with a free core is left"
