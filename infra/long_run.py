@@ -21,11 +21,14 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 from PIL import Image
 
 from facelake.bench.memory import process_family, proportional_bytes
@@ -35,7 +38,7 @@ from facelake.lake.store import open_store
 from facelake.stages.admission.import_images import photos_of
 from facelake.stages.operations.status import status
 
-_SIDES = (320, 640, 1280, 2048, 3264)
+_SIDES = "320,640,1280,2048,3264"
 _HOSTILE_EVERY = 100
 _KINDS = {"ray::": "worker", "gcs_server": "ray", "raylet": "ray", "java": "spark", "facelake": "driver"}
 
@@ -57,28 +60,43 @@ class Sample:
     log_bytes: int
 
 
-def write_corpus(images: str, hostile: str | None, photos: int, folder: Path) -> None:
-    """Write photos of five sizes, each shifted and turned up or down in brightness, so that none repeats."""
-    sources = photos_of(images)
+def write_corpus(images: list[str], hostile: str | None, photos: int, folder: Path, sides: list[int]) -> None:
+    """Write photos of the given sizes, each shifted and turned up or down in brightness, so that none repeats."""
+    sources = [path for place in images for path in photos_of(place)]
     bad = sorted(path for path in Path(hostile).rglob("*") if path.is_file()) if hostile else []
-    random = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(photos):
-        target = folder / f"{number // 1000:05d}" / f"{number:08d}.jpg"
-        if target.exists():
-            continue
-        target.parent.mkdir(exist_ok=True)
-        if bad and number % _HOSTILE_EVERY == 0:
-            target.write_bytes(bad[number // _HOSTILE_EVERY % len(bad)].read_bytes() + number.to_bytes(8, "big"))
-            continue
-        with Image.open(sources[number % len(sources)]) as photo:
-            side = _SIDES[int(random.integers(len(_SIDES)))]
-            scaled = np.asarray(photo.convert("RGB").resize((side, side)))
+    for day in range(-(-photos // 1000)):
+        (folder / f"{day:05d}").mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor() as pool:
+        work = partial(_write_photo, sources=sources, bad=bad, folder=folder, sides=sides)
+        for _ in pool.map(work, range(photos), chunksize=500):
+            pass
+
+
+def _write_photo(number: int, sources: list[Path], bad: list[Path], folder: Path, sides: list[int]) -> None:
+    target = folder / f"{number // 1000:05d}" / f"{number:08d}.jpg"
+    if target.exists():
+        return
+    random = np.random.default_rng(number)
+    if bad and number % _HOSTILE_EVERY == 0:
+        data = bad[number // _HOSTILE_EVERY % len(bad)].read_bytes() + number.to_bytes(8, "big")
+    else:
+        side = sides[int(random.integers(len(sides)))]
+        scaled = _scaled(sources[number % len(sources)], side)
         shifted = np.roll(scaled, int(random.integers(side // 8)), axis=1)
-        bright = np.clip(shifted * random.uniform(0.7, 1.2), 0, 255).astype(np.uint8)
+        levels = np.clip(np.arange(256) * random.uniform(0.7, 1.2), 0, 255).astype(np.uint8)
         sink = io.BytesIO()
-        Image.fromarray(bright).save(sink, "JPEG", quality=int(random.integers(75, 95)))
-        target.write_bytes(sink.getvalue())
+        Image.fromarray(levels[shifted]).save(sink, "JPEG", quality=int(random.integers(75, 95)))
+        data = sink.getvalue()
+    unfinished = target.with_suffix(".part")
+    unfinished.write_bytes(data)
+    unfinished.replace(target)
+
+
+@lru_cache(maxsize=4000)
+def _scaled(source: Path, side: int) -> NDArray[np.uint8]:
+    with Image.open(source) as photo:
+        photo.draft("RGB", (side, side))
+        return np.asarray(photo.convert("RGB").resize((side, side)))
 
 
 def sample(config: Config, root: int, began: float, attempt: int) -> Sample | None:
@@ -161,9 +179,10 @@ def figures(samples: list[Sample], codes: list[int]) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", required=True)
+    parser.add_argument("--images", required=True, action="append", help="folder of photos; may be repeated")
     parser.add_argument("--hostile")
     parser.add_argument("--photos", type=int, default=300_000)
+    parser.add_argument("--sides", default=_SIDES, help="sides of the photos in pixels")
     parser.add_argument("--lake", required=True)
     parser.add_argument("--work", default="long-photos", help="folder in which the photos are written")
     parser.add_argument("--out", default="long.csv")
@@ -173,7 +192,8 @@ def main() -> None:
     settings = Path(given.work).with_suffix(".yaml")
     # a run of nothing but generated photos has no data protection impact assessment to name
     settings.write_text(json.dumps({"lake": given.lake, "governance": {"dpia": "none: a test of this machine"}}))
-    write_corpus(given.images, given.hostile, given.photos, Path(given.work))
+    sides = [int(side) for side in given.sides.split(",")]
+    write_corpus(given.images, given.hostile, given.photos, Path(given.work), sides)
     grant = ["--source", "long-run", "--basis", "a test of this machine"]
     subprocess.run([sys.executable, "-m", "facelake", "import", given.work, "-c", str(settings), *grant], check=True)
     samples, codes = run(str(settings), given.photos, given.every, given.kills)

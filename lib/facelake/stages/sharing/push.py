@@ -140,12 +140,11 @@ def _fill(
     digest, dim = outgoing.gallery.row["model_digest"], len(sample["prototype"][0]) if sample else None
     lease = _lease(context, location, terms, record, (outgoing, expected, now))
     _check_model(target, location, record, (digest, dim))
-    _check_rows(target, location, lease)
+    before = _check_rows(target, location, lease)
     since = int(record["gallery_version"]) if record else 0
     exemplars = bool(record.get("exemplars") if record else terms.exemplars)
     body = _record(context, lease, outgoing, (since, expected)) | {"dim": dim or (record or {}).get("dim")}
     body |= {"exemplars": exemplars}
-    before = target.count() if record and target.exists() else 0
     audited = {name: body[name] for name in ("lease_id", "recipient", "purpose", "target", "gallery_version")}
     audited |= {"since": since, "identities": expected, "exemplars": exemplars}
     append_audit(context.lake, "push", audited, context.sign)
@@ -226,11 +225,13 @@ def _check_model(
         raise Refused(what, where=location.shown, next_step=next_step)
 
 
-def _check_rows(target: Target, location: Location, lease: FeedLease) -> None:
-    """Refuse a table with rows that were not written under the lease."""
-    if target.exists() and (foreign := target.count() - target.count(lease.lease_id)):
+def _check_rows(target: Target, location: Location, lease: FeedLease) -> int:
+    """Refuse a table with rows that were not written under the lease; returns how many rows it has."""
+    rows = target.count() if target.exists() else 0
+    if rows and (foreign := rows - target.count(lease.lease_id)):
         what = f"{foreign} rows of the target were not written under lease {lease.lease_id}"
         raise Refused(what, where=location.shown, next_step="remove them, or name another table: ?table=NAME")
+    return rows
 
 
 def _apply(work: TargetWriter, since: int, *, fresh: bool) -> None:
@@ -311,11 +312,10 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
     before, kept = 0, None
     former: dict[str, F32] = {}
     if target.exists():
-        foreign = target.count() - target.count(record["lease_id"])
-        if foreign:
+        before = target.count()
+        if foreign := before - target.count(record["lease_id"]):
             what = f"{foreign} rows of the target were not written under lease {record['lease_id']}"
             raise Refused(what, where=location.shown, next_step="remove them, then push again to have the rest deleted")
-        before = target.count()
         if record["state"] != "emptying":  # once the table is dropped, the record says that a push did that
             target.write_record(signed(context, record | {"state": "emptying"}))
         names = list(next(target.versions(), {}))[:SEARCHED]
