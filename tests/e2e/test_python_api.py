@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,18 @@ def test_a_photo_is_erased_and_the_events_are_seen(lake: facelake.Lake) -> None:
     assert run.result().certificate.startswith("audit/")
     assert image not in lake.gallery().faces.pandas()["image_id"].tolist()
     assert lake.verify(residual=[image]).ok
+
+
+def test_a_script_without_a_main_guard_erases(demo_lake: Path, tmp_path: Path) -> None:
+    """Photos that no worker has decoded are decoded in another process, which must not run the script again."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, facelake\n"
+        "from facelake.api import Request\n"
+        "print(facelake.open(sys.argv[1]).erase(Request(subjects=('person-4',))).counts['residual_hits'])\n"
+    )
+    done = subprocess.run([sys.executable, script, demo_lake], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 
 
 def test_a_withdrawal_must_match_something(lake: facelake.Lake) -> None:

@@ -22,7 +22,7 @@ from facelake.lake.tables import Table
 from facelake.stages.admission.corpus_rewrite import own_corpus
 from facelake.stages.admission.shrinking import hashed
 from facelake.stages.core.context import Context
-from facelake.stages.erasure.decoding import Decoder, look_of
+from facelake.stages.erasure.decoding import look_of, look_of_unseen
 from facelake.stages.erasure.request import Targets, is_in
 
 _U64 = npt.NDArray[np.uint64]
@@ -108,23 +108,22 @@ class _Search:
     def in_corpus(self, config: Config) -> None:
         """Read the photos of the targets in the lake's own corpus, then those that have no outcome yet."""
         processed = union(np.zeros(0, np.uint64), *self.processed)
-        with Decoder() as decoder:
-            for corpus, path in own_corpus(config):
-                ids = corpus.ids(path)
-                own = self.targets.hits(ids)
-                if not own.any():
-                    continue
-                asked = ids["image_id"].filter(pa.array(own))
-                without_outcome = set(asked.filter(pa.array(~among(hashed(asked), processed))).to_pylist())
-                for image, data in _photos(corpus, path, own):
-                    digest = hashlib.sha256(data).hexdigest()
-                    self.targets.contents.add(digest)
-                    self.of_image.setdefault(image, set()).add(digest)
-                    self.pieces[image] = photo_forms(data)
-                    # a photo whose faces a withdrawal has removed, or that no run has seen, may show one
-                    decoding = look_of if image in self.with_faces else decoder.look_of
-                    if (image in self.with_faces or image in without_outcome) and (look := decoding(data)):
-                        self.looks[image] = look
+        for corpus, path in own_corpus(config):
+            ids = corpus.ids(path)
+            own = self.targets.hits(ids)
+            if not own.any():
+                continue
+            asked = ids["image_id"].filter(pa.array(own))
+            without_outcome = set(asked.filter(pa.array(~among(hashed(asked), processed))).to_pylist())
+            for image, data in _photos(corpus, path, own):
+                digest = hashlib.sha256(data).hexdigest()
+                self.targets.contents.add(digest)
+                self.of_image.setdefault(image, set()).add(digest)
+                self.pieces[image] = photo_forms(data)
+                # a photo whose faces a withdrawal has removed, or that no run has seen, may show one
+                decoding = look_of if image in self.with_faces else look_of_unseen
+                if (image in self.with_faces or image in without_outcome) and (look := decoding(data)):
+                    self.looks[image] = look
         if not self.targets.contents:
             return
         for corpus, path in own_corpus(config):
