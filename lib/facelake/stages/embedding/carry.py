@@ -23,6 +23,7 @@ from facelake.embed.pipeline import face_id
 from facelake.lake.data_files import DataFile
 from facelake.lake.row_reader import pick_scattered
 from facelake.stages.core.context import Context
+from facelake.stages.embedding.outcomes import reopen
 from facelake.stages.embedding.progress import OUTCOMES, Decision, Missing, Progress, same_outcome
 from facelake.stages.embedding.swept import DoomedRows, Swept, count_swept
 from facelake.stages.gallery.purge import request_purge
@@ -54,10 +55,10 @@ class Carried:
 
 
 def carry(context: Context) -> Carried:
-    """Sweep and move; nothing is written if every outcome is in its place.
+    """Sweep and move; no outcome is written if every one is in its place.
 
     Progress rows of the corpus files concerned are removed first, so that a photo that is admitted again is embedded
-    again.
+    again, and one that is refused again is swept again.
     """
     progress = Progress(context)
     doomed = _Doomed(context, progress)
@@ -66,24 +67,18 @@ def carry(context: Context) -> Carried:
     for batch in _batches(progress.missing()) if len(sources) else ():
         copies.stage(batch)
     swept = doomed.lost(copies.identities())
+    outdated = progress.outdated()
+    if doomed.paths or outdated:
+        context.check_lease()
+        reopen(context, doomed.paths, outdated)
     if doomed.paths or copies.counts:
         context.check_lease()
         if swept.photos:
             request_purge(context)
-        reopen(context, doomed.paths)
         for name in OUTCOMES:
             adds, removes = doomed.rewritten(name)
             context.lake[name].commit([*copies.staged[name], *adds], removes)
     return Carried(swept, copies.counts, copies.taken)
-
-
-def reopen(context: Context, corpus_files: set[str]) -> None:
-    """Remove the progress rows of these corpus files, so that their chunks are compared with the tables again."""
-    if not corpus_files:
-        return
-    table = context.lake["chunks"]
-    files = pa.array(sorted(corpus_files), pa.string())
-    table.rewrite(table.snapshot().files, ["corpus_file"], lambda rows: pc.invert(pc.is_in(rows["corpus_file"], files)))
 
 
 class _Doomed:

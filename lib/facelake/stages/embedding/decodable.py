@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from facelake.embed.formats import FORMATS, NEEDS_HEIF, NEEDS_JXL
 from facelake.stages.core.context import Context
-from facelake.stages.embedding.carry import reopen
+from facelake.stages.embedding.outcomes import remove_outcomes
 
 
 def reopen_decodable(context: Context) -> None:
@@ -15,14 +15,5 @@ def reopen_decodable(context: Context) -> None:
     details = [detail for name, detail in (("HEIF", NEEDS_HEIF), ("JXL", NEEDS_JXL)) if name in FORMATS]
     if not details:
         return
-    table = context.lake["rejects"]
-    corpus_files = set[str]()
-
-    def keep(rows: pa.Table) -> pa.Array:
-        decodable = pc.is_in(rows["detail"], pa.array(details))
-        corpus_files.update(rows["corpus_file"].filter(decodable).to_pylist())
-        return pc.invert(decodable)
-
-    context.check_lease()
-    table.rewrite(table.snapshot().files, ["detail", "corpus_file"], keep)
-    reopen(context, corpus_files)
+    wanted = pa.array(details)
+    remove_outcomes(context, ("rejects",), ("detail",), lambda rows: pc.invert(pc.is_in(rows["detail"], wanted)))

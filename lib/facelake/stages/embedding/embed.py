@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+import pyarrow.compute as pc
+
 from facelake.contracts import ChunkReceipt, is_of_model
 from facelake.embed.calibration import must_have_any
 from facelake.embed.looks import SuppressedLooks
@@ -230,13 +232,18 @@ def _record(context: Context, receipts: list[ChunkReceipt]) -> None:
 
 def _drop_superseded(context: Context) -> int:
     """Remove outcomes of other models, once every image has one of the current model; returns the number of files."""
-    dropped = 0
-    for name in OUTCOMES:
-        table = context.lake[name]
-        old = [f for f in table.snapshot().files if not is_of_model(f.path, context.model_digest)]
-        if old:
-            context.check_lease()
-            request_purge(context)
-            table.commit([], old)
-            dropped += len(old)
-    return dropped
+    digest = context.model_digest
+    old = {
+        name: [f for f in context.lake[name].snapshot().files if not is_of_model(f.path, digest)] for name in OUTCOMES
+    }
+    if not any(old.values()):
+        return 0
+    context.check_lease()
+    request_purge(context)
+    # first, so that photos count as done by no model whose outcomes are gone
+    chunks = context.lake["chunks"]
+    chunks.rewrite(chunks.snapshot().files, ["model_digest"], lambda rows: pc.equal(rows["model_digest"], digest))
+    for name, files in old.items():
+        if files:
+            context.lake[name].commit([], files)
+    return sum(map(len, old.values()))

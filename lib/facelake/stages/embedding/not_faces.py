@@ -21,7 +21,7 @@ from facelake.embed.not_faces import Regions
 from facelake.lake.lake import Lake
 from facelake.publish.corrections import in_force
 from facelake.stages.core.context import Context, last_details
-from facelake.stages.embedding.carry import reopen
+from facelake.stages.embedding.outcomes import remove_outcomes
 from facelake.stages.embedding.progress import OUTCOMES
 
 _APPLIED = "not_faces"
@@ -69,18 +69,8 @@ class Marks:
         contents = pa.array(sorted({content for content, _ in self._places(self.changed)}), pa.string())
         if not len(contents):
             return
-        corpus_files = set[str]()
-
-        def keep(rows: pa.Table) -> pa.Array:
-            marked = pc.is_in(rows["content_sha256"], contents)
-            corpus_files.update(rows["corpus_file"].filter(marked).to_pylist())
-            return pc.invert(marked)
-
-        for name in OUTCOMES:
-            context.check_lease()
-            table = context.lake[name]
-            table.rewrite(table.snapshot().files, ["content_sha256", "corpus_file"], keep)
-        reopen(context, corpus_files)
+        columns = ("content_sha256",)
+        remove_outcomes(context, OUTCOMES, columns, lambda rows: pc.invert(pc.is_in(rows["content_sha256"], contents)))
 
     def details(self) -> dict[str, object]:
         """What an embed run that applied the marks records, if there are any."""

@@ -9,7 +9,7 @@ no outcome is lost or duplicated.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,6 +51,10 @@ class EmbedPlan:
     """open chunks whose rows all have an outcome, so that only their row in `chunks` is missing"""
 
 
+Recorded = tuple[str, int, int, str]
+"""a row of `chunks`: corpus file, first row, end, digest of the admitted photos"""
+
+
 class Missing(NamedTuple):
     """Admitted rows of one chunk without an outcome."""
 
@@ -66,7 +70,9 @@ class Progress:
         self._admissions = self._lake["admissions"].snapshot()
         chunks = self._lake["chunks"].read(["corpus_file", "row_start", "row_end", "admitted_digest", "model_digest"])
         chunks = chunks.filter(pc.equal(chunks["model_digest"], context.model_digest)).drop_columns(["model_digest"])
-        self._closed = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
+        self._recorded: set[Recorded] = set(zip(*(column.to_pylist() for column in chunks.columns), strict=True))
+        digests = Counter(row[:3] for row in self._recorded)
+        self._closed = {row for row in self._recorded if digests[row[:3]] == 1}  # of two, one would be of former photos
         self.files = {name: self._by_corpus_file(name, context.model_digest) for name in OUTCOMES}
         # of one corpus file; all of them would take 250 bytes per photo
         self._allowed: tuple[str, dict[int, Decision]] = ("", {})
@@ -84,9 +90,13 @@ class Progress:
         """The inputs on which the stage's result depends."""
         return [self._admissions.digest_paths(), self._context.model_digest]
 
-    def _corpus_files(self) -> Iterator[tuple[str, list[Decision | None]]]:
-        """Yield (path, decisions) per corpus file: per row the admitted photo, or None."""
-        for _, rows in self._lake["admissions"].parts(_DECISION, self._admissions):
+    def _corpus_files(self, chosen: set[str] | None = None) -> Iterator[tuple[str, list[Decision | None]]]:
+        """Yield (path, decisions) of the chosen corpus files, or of all: per row the admitted photo, or None."""
+        keys = None if chosen is None else set(map(corpus_key, chosen))
+        files = [
+            file for file in self._admissions.files if keys is None or DataFileName.parse(file.path).corpus in keys
+        ]
+        for _, rows in self._lake["admissions"].parts(_DECISION, replace(self._admissions, files=tuple(files))):
             if rows.num_rows:
                 yield rows["corpus_file"][0].as_py(), _decided(rows)
 
@@ -99,9 +109,31 @@ class Progress:
             body = "\n".join(f"{row}\t" + "\t".join(decision) for row, decision in rows.items())
             yield start, end, list(rows), hashlib.sha256(body.encode()).hexdigest()[:24]
 
+    @cached_property
+    def _grid(self) -> dict[str, tuple[tuple[int, int, str], ...]]:
+        """(first row, end, digest) of each chunk by corpus file, for the photos admitted now."""
+        return {
+            path: tuple((start, end, digest) for start, end, _, digest in self._chunks(decided))
+            for path, decided in self._corpus_files()
+        }
+
+    @cached_property
+    def _open(self) -> set[str]:
+        """Corpus files with a chunk that is not closed for the photos admitted now."""
+        return {path for path, grid in self._grid.items() if any((path, *chunk) not in self._closed for chunk in grid)}
+
+    def outdated(self) -> set[Recorded]:
+        """Rows of `chunks` for other photos than those admitted now, in corpus files with open chunks.
+
+        They must go before outcomes are added: once the same photos are the admitted ones again, such a row would say
+        that all outcomes are theirs, and those of a person who withdrew again would stay.
+        """
+        current = {(path, *chunk) for path in self._open for chunk in self._grid[path]} & self._closed
+        return {row for row in self._recorded if row[0] in self._open and row not in current}
+
     def missing(self) -> Iterator[Missing]:
         """Yield chunks that are not closed for the photos admitted now, with the rows that have no outcome yet."""
-        for path, decided in self._corpus_files():
+        for path, decided in self._corpus_files(self._open):
             landed: set[int] | None = None
             for start, end, rows, digest in self._chunks(decided):
                 if (path, start, end, digest) in self._closed:
@@ -168,12 +200,7 @@ class Progress:
     @cached_property
     def _unchanged(self) -> set[str]:
         """Keys of the corpus files without open chunks."""
-        unchanged = set()
-        for path, decided in self._corpus_files():
-            grid = self._chunks(decided)
-            if all((path, start, end, digest) in self._closed for start, end, _, digest in grid):
-                unchanged.add(corpus_key(path))
-        return unchanged
+        return {corpus_key(path) for path in self._grid.keys() - self._open}
 
     def suspects(self, table: str) -> list[DataFile]:
         """Data files that may contain rows that are no longer admitted: of corpus files with open chunks, or of

@@ -35,6 +35,8 @@ from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, r
 from facelake.stages.admission.ledger_head import ledger_rows, pin_for_audit
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
+from facelake.stages.embedding.outcomes import remove_outcomes
+from facelake.stages.embedding.progress import OUTCOMES
 from facelake.stages.erasure.gallery_rows import rewrite_gallery
 from facelake.stages.erasure.lake_scan import scan_lake
 from facelake.stages.erasure.notes import Note, Notes, pending
@@ -243,8 +245,10 @@ def _tell_of_others(context: Context, targets: Targets, note: Note | None) -> No
 
 def _remove_rows(context: Context, targets: Targets, removed: Counter[str]) -> None:
     removed["images"], removed["faces"] = len(targets.images), len(targets.faces)
-    removed["rows"] += _remove(context, "faces", "image_id", targets.images)
-    removed["rows"] += _remove(context, "rejects", "image_id", targets.images)
+    images = strings(targets.images)
+    removed["rows"] += remove_outcomes(
+        context, OUTCOMES, ("image_id",), lambda rows: pc.invert(pc.is_in(rows["image_id"], images))
+    )
     removed["rows"] += _remove(context, "groups", "face_id", targets.faces)
 
 
