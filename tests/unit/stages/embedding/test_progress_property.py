@@ -194,11 +194,11 @@ def test_photos_whose_outcomes_were_removed_are_embedded_again_wherever_the_remo
     wanted = admitted(night(config, MODELS[0]))
     removed = pa.array([f"{file}/{row}.jpg" for file in (0, 2) for row in range(3)])
     for call in range(1, 20):
-        with writing(config, "test") as context, crash_at(call, monkeypatch) as seen:
-            with contextlib.suppress(Crash):
-                remove_outcomes(
-                    context, OUTCOMES, ["image_id"], lambda rows: pc.invert(pc.is_in(rows["image_id"], removed))
-                )
+        crash = crash_at(call, monkeypatch)
+        with writing(config, "test") as context, crash as seen, contextlib.suppress(Crash):
+            remove_outcomes(
+                context, OUTCOMES, ["image_id"], lambda rows: pc.invert(pc.is_in(rows["image_id"], removed))
+            )
         assert outcomes(night(config, MODELS[0]))[MODELS[0]] == wanted, seen
         if len(seen) < call:
             break
