@@ -87,6 +87,11 @@ class Ledger:
         subjects = [key for scope, key in self._by_key if scope is Scope.SUBJECT]
         return {key for key in subjects if self.standing(Scope.SUBJECT, key, purpose, now).reason is Refusal.WITHDRAWN}
 
+    def granted_subjects(self, purpose: str, now: datetime) -> set[str]:
+        """The subjects with a grant of their own in force for the purpose."""
+        subjects = [key for scope, key in self._by_key if scope is Scope.SUBJECT]
+        return {key for key in subjects if self.standing(Scope.SUBJECT, key, purpose, now).admitted}
+
     def purposes(self) -> set[str]:
         """The purposes that any grant names."""
         events = (event for events in self._by_key.values() for event in events)

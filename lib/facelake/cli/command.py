@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ class Invocation:
 
             return in_partition(load_config(self.config_path, lake=self.lake, overrides=given, read=read_text))
         return in_partition(load_config(self.config_path, lake=self.lake, overrides=given))
+
+    def options(self) -> str:
+        """Return the config and lake options of the call, for a command that is printed as a next step."""
+        given = (("-c", self.config_path), ("--lake", self.lake), ("--partition", self.partition))
+        return "".join(f" {name} {shlex.quote(value)}" for name, value in given if value is not None)
 
     def open_lake(self) -> Lake:
         """Return the lake of the call; progress goes to the terminal.

@@ -89,6 +89,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
         refuse_barred,
         refuse_erased,
         refuse_unknown,
+        without_photos,
     )
     from facelake.stages.admission.ledger import Entry, read_ledger, record
     from facelake.stages.gallery.same_identity import others_of_withdrawn
@@ -113,7 +114,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
                 raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
             call.terminal.warn(text)
-        for text in also_ended(known, entries):
+        for text in [*also_ended(known, entries), *without_photos(known, entries)]:
             call.terminal.warn(text)
     for _, text in what_ends(read_ledger(lake), entries, datetime.now(UTC)):
         call.terminal.warn(text)
@@ -183,6 +184,19 @@ def ledger_withdraw(
     """Withdraw the basis of sources or subjects; the next run removes everything derived from their photos."""
     target = _Target(source or [], subject or [], even_if_unknown)
     _record(call, "withdraw", target, purposes=tuple(purpose or ()))
+
+
+@command(ledger_app, "expire")
+def ledger_expire(
+    call: Invocation,
+    source: Annotated[list[str] | None, typer.Option(help="source_id (may be repeated)")] = None,
+    subject: Annotated[list[str] | None, typer.Option(help="subject_ref (may be repeated)")] = None,
+    purpose: Annotated[list[str] | None, typer.Option(help="only for this purpose; default: all")] = None,
+    even_if_unknown: _EvenIfUnknown = False,
+) -> None:
+    """End the grants of sources or subjects now; photos that another grant allows stay, unlike after a withdrawal."""
+    target = _Target(source or [], subject or [], even_if_unknown)
+    _record(call, "expire", target, purposes=tuple(purpose or ()))
 
 
 @command(ledger_app, "import")

@@ -232,17 +232,15 @@ def import_(
             follow_links=follow_links,
             replace_changed=replace,
         )
+    named = shlex.quote(source or settings.partition or origin.name)
     if result.counts["granted"]:
         purposes = ", ".join(purpose or [settings.purpose])
-        named = shlex.quote(source or settings.partition or origin.name)
         terminal.say(
             f"recorded a grant: basis {basis!r}, purpose {purposes}."
-            f" `facelake ledger withdraw --source {named}` withdraws it."
+            f" `facelake ledger expire --source {named}{call.options()}` ends it."
         )
-    if no_grant:
-        grant_it = f"facelake ledger grant --source {shlex.quote(source or settings.partition or origin.name)}"
-        grant_it += f" --purpose {shlex.quote(settings.purpose)} --basis 'signed release'"
-        terminal.say(f"no legal basis was recorded: without one the photos are refused. Next: {grant_it}")
+    elif grant is None:
+        _say_without_grant(call, source or settings.partition or origin.name, purpose or [settings.purpose])
     if person_from is None and result.counts["imported"]:
         said = f"{counted(result.counts['imported'], 'photo')} without a subject reference"
         terminal.say(f"{said}: a person in them is erased by photo or identity (see --person-from)")
@@ -251,23 +249,50 @@ def import_(
     terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
 
 
+def _say_without_grant(call: Invocation, source: str, purposes: list[str]) -> None:
+    """Say which photos of a source are processed without a grant of its own."""
+    from facelake.admit import decide
+    from facelake.stages.admission.ledger import read_ledger
+    from facelake.stages.core.partition_names import open_lake
+
+    ledger, now = read_ledger(open_lake(call.config())), datetime.now(UTC)
+    missing = [name for name in purposes if not decide(ledger, source, None, name, now).admitted]
+    if not missing:
+        return
+    to = f"--purpose {shlex.quote(missing[0])} --basis 'signed release'{call.options()}"
+    everyone = f"facelake ledger grant --source {shlex.quote(source)} {to}"
+    if people := len(ledger.granted_subjects(missing[0], now)):
+        said = (
+            f"the source has no grant: only photos of people with a grant of their own ({people:,} in the ledger) are"
+        )
+        said += (
+            f" processed. Next, for a further person: facelake ledger grant --subject NAME {to}; for everyone in all"
+        )
+        call.terminal.say(f"{said} photos of the source: {everyone}")
+    else:
+        call.terminal.say(f"no legal basis was recorded: without one the photos are refused. Next: {everyone}")
+
+
 def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> str | None:
-    """Return the basis that the operator states; None if the source has one for the purposes already.
+    """Return the basis that the operator states; None if the source has one for the purposes already, or its earlier
+    photos came in without one, for people with grants of their own.
 
     Raises:
         ConfigError: nobody can be asked.
     """
     from facelake.admit import decide
     from facelake.contracts import Refusal
+    from facelake.stages.admission.import_grants import uses_own_grants
     from facelake.stages.admission.ledger import read_ledger
     from facelake.stages.core.partition_names import open_lake
 
     missing, granted = {Refusal.NO_BASIS, Refusal.OTHER_PURPOSE}, False
     with contextlib.suppress(ConfigError):  # there is no lake yet
-        ledger, now = read_ledger(open_lake(settings)), datetime.now(UTC)
+        lake, now = open_lake(settings), datetime.now(UTC)
+        ledger = read_ledger(lake)
         wanted = purposes or [settings.purpose]
         reasons = {decide(ledger, source, None, purpose, now).reason for purpose in wanted}
-        if not reasons & missing:
+        if not reasons & missing or uses_own_grants(settings, lake, source, wanted, now):
             return None
         granted = Refusal.OTHER_PURPOSE in reasons
     if sys.stdin.isatty():

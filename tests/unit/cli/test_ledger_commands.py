@@ -283,3 +283,55 @@ def test_what_an_ended_grant_and_an_expiry_do_is_said(lake: Path, tmp_path: Path
     told = run_cli(*ended, "--source", "school").stderr
     assert "changes nothing: there was no grant of this source in force" in told
     assert "refuses the photos" not in told
+
+
+def folder_of(tmp_path: Path, *people: str) -> Path:
+    """A folder with a photo of each person."""
+    for person in people:
+        (tmp_path / "photos" / person).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / person / "a.jpg").write_bytes(b"\xff\xd8\xff\xd9" + person.encode())
+    return tmp_path / "photos"
+
+
+def test_photos_of_people_with_their_own_grants_are_imported_again_by_the_same_command(tmp_path: Path) -> None:
+    """The advice to state a basis for the source would cover people who never agreed."""
+    at = ["-c", str(tmp_path / "c.yaml")]
+    (tmp_path / "c.yaml").write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D-1}}\n")
+    command = ["import", str(folder_of(tmp_path, "ann", "bo")), "--person-from", "^([^/]+)/", *at]
+    said = run_cli(*command, "--no-grant").stdout
+    assert "no legal basis was recorded: without one the photos are refused" in said
+    assert f"facelake ledger grant --source photos --purpose {P} --basis 'signed release' {' '.join(at)}" in said
+    run_json("ledger", "grant", "--subject", "ann", "--purpose", P, "--basis", "b", *at)
+    folder_of(tmp_path, "cleo")
+    again = run_cli(*command)
+    assert again.returncode == 0
+    assert "only photos of people with a grant of their own (1 in the ledger) are processed" in again.stdout
+    refused = run_json(*command, "--basis", "signed release", code=2)["error"]
+    assert "--basis would cover everyone in all of them" in refused["what"]
+    assert "`facelake ledger grant --source photos`" in refused["next"]
+    assert keys(tmp_path / "lake") == ["ann"]
+    counts = run_json("admit", *at)["stages"]["admit"]
+    assert (counts["read"], counts["admitted"]) == (3, 1)
+
+
+def test_the_grant_of_an_import_is_ended_without_the_grants_of_people(tmp_path: Path) -> None:
+    at = ["--lake", str(tmp_path / "lake")]
+    config = tmp_path / "c.yaml"
+    config.write_text("governance: {dpia: D-1}\n")
+    at = ["-c", str(config), *at]
+    folder = folder_of(tmp_path, "ann", "bo")
+    said = run_cli("import", str(folder), "--basis", "b", "--person-from", "^([^/]+)/", *at).stdout
+    assert f"`facelake ledger expire --source photos {' '.join(at)}` ends it" in said
+    run_json("ledger", "grant", "--subject", "ann", "--purpose", P, "--basis", "b", *at)
+    told = run_cli("ledger", "expire", "--source", "photos", *at).stderr
+    assert "the next run refuses the photos but for those of subjects with a grant" in told
+    assert run_json("nightly", "--only", "admit", "--accept-loss", *at)["stages"]["admit"]["admitted"] == 1
+    told = run_cli("ledger", "withdraw", "--source", "photos", *at).stderr
+    assert "holds for all its photos, also those of people with a grant of their own (the ledger has 1 person)" in told
+    assert run_json("admit", *at)["stages"]["admit"]["admitted"] == 0
+
+
+def test_a_grant_of_a_person_without_photos_is_pointed_out(lake: Path) -> None:
+    grant = ["ledger", "grant", "--purpose", P, "--basis", "b", "--lake", str(lake), "--subject"]
+    assert "no photo has the subject 'somebody': the grant has no effect" in run_cli(*grant, "somebody").stderr
+    assert "no photo has" not in run_cli(*grant, "person-0041").stderr

@@ -1,4 +1,6 @@
-"""Says what grants that have ended already, and expiries, do: less than somebody who records one may think."""
+"""Says what grants that have ended already, expiries and withdrawals of sources do: less, or more, than somebody who
+records one may think.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,12 @@ from datetime import datetime
 
 from facelake.admit.rules import Ledger
 from facelake.contracts import EventKind, Scope
+from facelake.plural import counted
 from facelake.stages.admission.ledger import Entry
 
 
 def what_ends(ledger: Ledger, entries: Iterable[Entry], now: datetime) -> Iterator[tuple[Entry, str]]:
-    """Yield each new event that ends a basis at once, except withdrawals, with a sentence on its effect.
+    """Yield each new event that ends a basis at once, except withdrawals of subjects, with a sentence on its effect.
 
     Args:
         ledger: before the events are recorded.
@@ -24,6 +27,17 @@ def what_ends(ledger: Ledger, entries: Iterable[Entry], now: datetime) -> Iterat
         elif entry.kind is EventKind.GRANT and entry.valid_until and entry.valid_until <= now:
             start = f"this grant of the {entry.scope} {entry.key!r} ended on {entry.valid_until:%F}: it"
             yield entry, f"{start} {_effect(ledger, entry, now)}"
+        elif entry.kind is EventKind.WITHDRAW and (own := _with_own_grants(ledger, entry, now)):
+            what = f"the withdrawal of the source {entry.key!r} holds for all its photos, also those of people with a"
+            instead = f"`facelake ledger expire --source {entry.key}` ends the grant of the source only"
+            yield entry, f"{what} grant of their own (the ledger has {counted(own, 'person', 'people')}); {instead}"
+
+
+def _with_own_grants(ledger: Ledger, entry: Entry, now: datetime) -> int:
+    if entry.scope is not Scope.SOURCE:
+        return 0
+    purposes = entry.purposes or sorted(ledger.purposes())
+    return len(set[str]().union(*(ledger.granted_subjects(purpose, now) for purpose in purposes)))
 
 
 def _effect(ledger: Ledger, entry: Entry, now: datetime) -> str:

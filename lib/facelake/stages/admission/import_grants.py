@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from facelake.admit import decide
+from facelake.config import Config
 from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, reference
 from facelake.errors import ConfigError
 from facelake.events import Notice
+from facelake.lake.lake import Lake
 from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.core.context import Context
@@ -72,7 +76,9 @@ def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
     made for them.
 
     Raises:
-        ConfigError: basis or evidence differ from those of the source's newest grant for one of the purposes.
+        ConfigError: basis or evidence differ from those of the source's newest grant for one of the purposes; or the
+            source has photos without a grant of its own, and people have grants, which a basis of the source would
+            replace by one for everyone.
     """
     purposes = set(grant.purposes or (context.config.purpose,))
     events = context.lake["ledger"].read(["seq", "kind", "scope", "key", "purposes", "basis", "evidence_sha256"])
@@ -83,6 +89,7 @@ def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
         and purposes & set(row["purposes"] or ())
     ]
     if not own:
+        _refuse_for_everyone(context, source_id, purposes)
         return
     standing = own[-1]
     stated = evidence_digest(grant.evidence) if grant.evidence else standing["evidence_sha256"]
@@ -92,3 +99,22 @@ def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
         next_step = "give these photos a source of their own (--source NAME); if it holds for all photos of this one, "
         next_step += "leave --basis out here and record it with `facelake ledger grant`"
         raise ConfigError(what, where="--basis", next_step=next_step)
+
+
+def _refuse_for_everyone(context: Context, source_id: str, purposes: set[str]) -> None:
+    if not uses_own_grants(context.config, context.lake, source_id, purposes, context.now):
+        return
+    what = f"source {source_id!r} has photos without a grant of its own: those of people with a grant are processed, "
+    what += "and --basis would cover everyone in all of them"
+    next_step = "leave --basis out; or, if everyone in all photos of the source agreed, record that with "
+    next_step += f"`facelake ledger grant --source {source_id}`"
+    raise ConfigError(what, where="--basis", next_step=next_step)
+
+
+def uses_own_grants(config: Config, lake: Lake, source_id: str, purposes: Iterable[str], now: datetime) -> bool:
+    """Whether a source has photos in the lake, but no grant, and people have grants of their own for a purpose."""
+    ledger = read_ledger(lake)
+    asked = {p for p in purposes if decide(ledger, source_id, None, p, now).reason is Refusal.NO_BASIS}
+    if not any(ledger.granted_subjects(purpose, now) for purpose in asked):
+        return False
+    return reference(source_id) in Known.of(config, lake).sources

@@ -225,6 +225,15 @@ def doubts(known: Known, entries: Sequence[Entry]) -> tuple[list[Unknown], list[
     return list(refused), list(questioned)
 
 
+def without_photos(known: Known, entries: Iterable[Entry]) -> Iterator[str]:
+    """Yield a sentence for each grant of a subject that nothing in the lake names, where subjects are named at all."""
+    for entry in entries:
+        named = entry.kind is EventKind.GRANT and entry.scope is Scope.SUBJECT and known.subjects
+        for item in known.unknown("subject", [entry.key]) if named else ():
+            if not item.near:
+                yield f"no photo has the subject {item.name!r}: the grant has no effect until one comes"
+
+
 def barred(known: Known, entries: Iterable[Entry]) -> Iterator[str]:
     """Yield a sentence for each grant that states a refused class of a source that the lake has.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -166,7 +167,8 @@ def _without_unknown(rows: pa.Table, known: pa.Array) -> pa.Table:
 def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> Ending | None:
     """Return the newest withdrawal or end of a grant for the purpose that took effect; None if there is none.
 
-    A grant that has ended by its date counts as long as its source or subject has no other.
+    A grant that has ended by its date counts as long as its source or subject has no other, and one that covers only
+    the named subject where an earlier one covered everyone.
 
     Args:
         rows: of the ledger table.
@@ -180,13 +182,16 @@ def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> Ending | Non
         for row in ending.select(["seq", "recorded_at", "valid_from", "purposes"]).to_pylist()
         if not row["purposes"] or purpose in row["purposes"]
     ]
-    past = [item for item in endings if item.at <= now] + _ended_by_date(rows, purpose, now)
+    past = [item for item in endings if item.at <= now]
+    past += [*_ended_by_date(rows, purpose, now), *_narrowed(rows, purpose, now)]
     return Ending(max(item.at for item in past), max(item.seq for item in past)) if past else None
 
 
 def _ended_by_date(rows: pa.Table, purpose: str, now: datetime) -> list[Ending]:
-    """Return the ends of grants that have passed, of sources and subjects without a grant in force; no event tells of
-    them, so that their sequence number is 0.
+    """Return the ends of grants that have passed, of sources and subjects without a grant in force.
+
+    No event tells of them, so that their sequence number is 0; unless the grant was recorded after its end, in place
+    of an earlier one, so that the event itself ended that.
     """
     ends = rows["destroy_by"]  # of a grant: not after the end that it states
     over = pc.and_(pc.equal(rows["kind"], str(EventKind.GRANT)), pc.fill_null(pc.less_equal(ends, now), False))
@@ -194,10 +199,46 @@ def _ended_by_date(rows: pa.Table, purpose: str, now: datetime) -> list[Ending]:
         return []
     keys = pc.unique(rows["key"].filter(over))
     ledger = ledger_of(rows.filter(pc.is_in(rows["key"], keys)))
-    columns = ("scope", "key", "purposes")
-    grants = zip(*(rows[name].filter(over).to_pylist() for name in columns), ends.filter(over).to_pylist(), strict=True)
-    return [
-        Ending(end.astimezone(UTC), 0)
-        for scope, key, purposes, end in grants
-        if purpose in (purposes or ()) and not ledger.standing(Scope(scope), key, purpose, now).admitted
-    ]
+    first = _first_grants(rows)
+    ended = rows.filter(over).select(["scope", "key", "purposes", "seq", "recorded_at", "destroy_by"]).to_pylist()
+    found = []
+    for row in ended:
+        if purpose in (row["purposes"] or ()) and not _stands(ledger, row, purpose, now):
+            late = row["recorded_at"] >= row["destroy_by"] and row["seq"] > first[row["scope"], row["key"]]
+            at, seq = (row["recorded_at"], row["seq"]) if late else (row["destroy_by"], 0)
+            found.append(Ending(at.astimezone(UTC), seq))
+    return found
+
+
+def _stands(ledger: Ledger, row: dict[str, Any], purpose: str, now: datetime) -> bool:
+    return ledger.standing(Scope(row["scope"]), row["key"], purpose, now).admitted
+
+
+def _first_grants(rows: pa.Table) -> dict[tuple[str, str], int]:
+    """Return the sequence number of the first grant of each (scope, key)."""
+    grants = rows.filter(pc.equal(rows["kind"], str(EventKind.GRANT)))
+    first = grants.group_by(["scope", "key"]).aggregate([("seq", "min")])
+    return dict(
+        zip(
+            zip(*(first[name].to_pylist() for name in ("scope", "key")), strict=True),
+            first["seq_min"].to_pylist(),
+            strict=True,
+        )
+    )
+
+
+def _narrowed(rows: pa.Table, purpose: str, now: datetime) -> list[Ending]:
+    """Return grants for the named subject only that came after one for everyone: faces of others lost their basis."""
+    grants = rows.filter(pc.equal(rows["kind"], str(EventKind.GRANT)))
+    named = pc.fill_null(pc.equal(grants["covers"], str(Covers.NAMED)), False)
+    if not pc.any(named).as_py():
+        return []
+    wide = _first_grants(grants.filter(pc.invert(named)))
+    columns = ["scope", "key", "purposes", "seq", "recorded_at", "valid_from"]
+    found = []
+    for row in grants.filter(named).select(columns).to_pylist():
+        at = max(row["recorded_at"], row["valid_from"] or row["recorded_at"])
+        earlier = wide.get((row["scope"], row["key"]), row["seq"])
+        if earlier < row["seq"] and purpose in (row["purposes"] or ()) and at <= now:
+            found.append(Ending(at, row["seq"]))
+    return found

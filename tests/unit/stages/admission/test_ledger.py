@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from facelake.contracts import ADMISSIONS, LEDGER, EventKind, Scope, reference, references
+from facelake.contracts import ADMISSIONS, LEDGER, Covers, EventKind, Scope, reference, references
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
@@ -383,6 +383,36 @@ def test_the_end_of_a_grant_by_its_date_is_owed_like_an_expiry(lake: Lake) -> No
     withdrawn = ending("print")
     assert withdrawn is not None
     assert (withdrawn.at > end, withdrawn.seq) == (True, 5)
+
+
+def test_an_end_that_is_recorded_late_is_owed_by_recipients_since_then(lake: Lake) -> None:
+    """An export of this morning holds people whose grant ends as of the beginning of today."""
+    begin, end = day("2026-01-01"), day("2026-11-01")
+
+    def ending() -> Ending | None:
+        return last_withdrawal(LedgerState.of(lake).rows, P, datetime.now(UTC))
+
+    first = Entry(EventKind.GRANT, Scope.SOURCE, "ended-before-it-came", (P,), "b", valid_from=begin, valid_until=end)
+    record(lake, [first, Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", valid_from=begin)])
+    assert ending() == Ending(end, 0)
+    before = datetime.now(UTC)
+    record(lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", valid_until=end)])
+    found = ending()
+    assert found is not None
+    assert (found.at >= before, found.seq) == (True, 3)
+
+
+def test_a_grant_for_the_named_after_one_for_everyone_is_owed(lake: Lake) -> None:
+    """Recipients hold templates of bystanders, whose faces the next run removes."""
+    wide = Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", covers=Covers.EVERYONE)
+    narrow = Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", covers=Covers.NAMED)
+    record(lake, [Entry(EventKind.GRANT, Scope.SOURCE, "t", (P,), "b", covers=Covers.NAMED), wide])
+    assert last_withdrawal(LedgerState.of(lake).rows, P, datetime.now(UTC)) is None
+    record(lake, [narrow])
+    found = last_withdrawal(LedgerState.of(lake).rows, P, datetime.now(UTC))
+    assert found is not None
+    assert found.seq == 3
+    assert last_withdrawal(LedgerState.of(lake).rows, "other", datetime.now(UTC)) is None
 
 
 def test_a_quote_that_is_not_closed_hides_no_lines(lake: Lake, tmp_path: Path) -> None:
