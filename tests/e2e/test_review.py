@@ -232,6 +232,10 @@ def test_a_review_session(demo_lake: Path, tmp_path: Path) -> None:
             ("distinct", []),
             ("merge", [4]),
         ]
+        page.locator("#faces-1 li").first.click()
+        page.keyboard.press("x")  # with the focus on the face that was clicked
+        expect_status(page, "1 face not a face")
+        assert corrections(demo_lake)[-1]["kind"] == "not_a_face"
         other = browser.new_page()
         other.goto(link)
         expect(other.locator("#alert")).to_contain_text("already used", timeout=20_000)

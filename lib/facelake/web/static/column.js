@@ -140,7 +140,7 @@ export class Column {
       this.activate(to);
     } else if (event.key === "Home") this.activate(0);
     else if (event.key === "End") this.activate(this.faces.length - 1);
-    else if (event.key === " " || event.key === "x" || event.key === "Enter") this.toggle(this.active);
+    else if (event.key === " " || event.key === "Enter") this.toggle(this.active);
     else return;
     event.preventDefault();
     event.stopPropagation();

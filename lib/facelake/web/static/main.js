@@ -14,7 +14,7 @@ const KEYS = [
   ["n, p", "next and previous unanswered question"],
   ["1, 2", "go to the left or right column"],
   ["arrows", "move between the faces; with shift, select them"],
-  ["space, x", "select or deselect the face"],
+  ["space", "select or deselect the face"],
   ["a", "select all faces of the right column"],
   ["escape", "clear the selection"],
   ["s", "split: the selected faces are all of one other person"],
