@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from facelake.lake.directory import DirectoryStore
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Table
 from facelake.nightly import reading, writing
+from facelake.stages.erasure.cancelling import cancel_erasure
 from facelake.stages.erasure.lake_scan import residual
+from facelake.stages.erasure.notes import pending
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase, finish_erasures
 from facelake.stages.gallery.publish import publish
@@ -106,6 +109,25 @@ def test_erase_killed_before_each_of_its_writes(
             break
     assert call > 15
     assert undisturbed
+
+
+def test_an_erasure_that_was_killed_and_given_up_leaves_a_gallery_that_can_be_read(
+    demo_template: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for call in range(6, 200, 14):
+        lake = tmp_path / f"lake-{call}"
+        shutil.copytree(demo_template[0], lake)
+        config = load_config(lake=str(lake))
+        with crash_at(call, monkeypatch) as seen, contextlib.suppress(Crash), writing(config, "erase") as context:
+            erase(context, REQUEST)
+        if len(seen) < call:
+            break
+        with writing(config, "erase") as context:
+            if pending(context.lake):
+                cancel_erasure(context)
+        assert state(config), seen[-1]
+        shutil.rmtree(lake)
+    assert call > 40
 
 
 def test_publish_killed_before_each_of_its_writes(

@@ -51,7 +51,7 @@ class Gallery:
         except VersionGone as err:
             what = f"gallery {self.version} can no longer be read: its history was purged"
             next_step = "use the newest version, or one that `facelake gallery list` shows as readable; erasures and "
-            next_step += "withdrawals remove earlier ones"
+            next_step += "withdrawals remove earlier ones. If it is the newest, a run was killed: `facelake nightly`"
             raise VersionGone(what, where=self.lake.uri, next_step=next_step) from err
 
 
