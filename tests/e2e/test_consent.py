@@ -147,3 +147,28 @@ def test_ten_thousand_images_with_every_kind_of_basis(tmp_path: Path) -> None:
     assert len(decided) == counts["read"] == 10_000
     assert {(row["source_id"], row["reason"]) for row in decided} == set(kinds.items())
     assert all(row["admitted"] == (row["reason"] is None) for row in decided)
+
+
+def test_a_person_who_comes_and_goes_keeps_the_id_and_leaves_each_time(demo_lake: Path) -> None:
+    """The second withdrawal meets photos that were done twice before."""
+    at = ["--lake", str(demo_lake)]
+
+    def faces() -> dict[str, list[str]]:
+        gallery = current_gallery(Lake.open(str(demo_lake)))
+        assert gallery is not None
+        rows = gallery.read("memberships", ["image_id", "identity_id"]).to_pylist()
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            if "person-4-" in row["image_id"]:
+                found.setdefault(row["identity_id"], []).append(row["image_id"])
+        return found
+
+    before = faces()
+    for _ in range(2):
+        run_json("ledger", "withdraw", "--subject", "person-4", *at)
+        run_json("nightly", *at)
+        assert faces() == {}
+        run_json("ledger", "grant", "--subject", "person-4", "--basis", "b", "--purpose", P, *at)
+        run_json("nightly", *at)
+        assert faces().keys() == before.keys()
+    assert run_json("verify", *at)["ok"]

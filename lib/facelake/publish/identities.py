@@ -101,6 +101,8 @@ class Standing:
         names: ids of the previous identities, ascending.
         sizes: (names,) their numbers of faces.
         tombstones: ids of merged and retired identities, ascending.
+        cores: (tombstones,) faces of the core that a retired identity left: its other faces are not known any more; 0
+            for a merged one, whose faces all are.
     """
 
     groups: I64
@@ -111,6 +113,7 @@ class Standing:
     names: list[str]
     sizes: I64
     tombstones: list[str]
+    cores: I64
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ def publish_groups(standing: Standing, version: int) -> Published:
     """Give each group an identity id.
 
     A group takes over the identity with which it shares faces, one to one, by largest total overlap (matching.py). If
-    a group takes over none and most of its faces come from one tombstone, the tombstone's id returns.
+    a group takes over none, the id of a tombstone may return to it.
 
     Args:
         standing: every face's group and previous identity.
@@ -187,10 +190,15 @@ def publish_groups(standing: Standing, version: int) -> Published:
 
 
 def _returning_tombstones(standing: Standing, matched: I64, sizes: I64) -> dict[int, int]:
-    """Return, by group without an identity, the position of the tombstone that most of its faces come from."""
+    """Return, by group without an identity, the position of the tombstone whose id returns.
+
+    That is a merged identity from which most of the group's faces come, or a retired one of which most of the core is
+    in the group.
+    """
     claims = (standing.former >= 0) & (matched[standing.groups] < 0)
     shared = overlaps(standing.groups[claims], standing.former[claims])
-    has_most = 2 * shared.faces > sizes[shared.group]
+    cores = standing.cores[shared.identity]
+    has_most = 2 * shared.faces > np.where(cores > 0, cores, sizes[shared.group])
     returning: dict[int, int] = {}
     taken: set[int] = set()
     for at in np.lexsort((shared.identity, shared.group, -shared.faces)):

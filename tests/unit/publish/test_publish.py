@@ -7,6 +7,7 @@ from random import Random
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,11 @@ from facelake.publish.prototypes import add_weighted, core_faces, exemplars, mea
 
 
 def standing_of(
-    faces: list[str], groups: np.ndarray, before: pa.Table | None, tombstone_of_face: dict[str, str] | None = None
+    faces: list[str],
+    groups: np.ndarray,
+    before: pa.Table | None,
+    tombstone_of_face: dict[str, str] | None = None,
+    cores: dict[str, int] | None = None,
 ) -> Standing:
     """Look up every face's previous identity, core flag and tombstone row by row, as a simple reference implementation."""
     rows = {row["face_id"]: row for row in before.to_pylist()} if before else {}
@@ -35,6 +40,7 @@ def standing_of(
         names=names,
         sizes=np.array([sum(row["identity_id"] == name for row in rows.values()) for name in names], np.int64),
         tombstones=tombstones,
+        cores=np.array([(cores or {}).get(name, 0) for name in tombstones], np.int64),
     )
 
 
@@ -192,6 +198,16 @@ def test_a_retired_identity_returns_with_its_faces() -> None:
     result = publish_standing(standing, 4)
     assert result.identity_of_group == ["id-1", "id-9"]
     assert [(e.kind, e.identity_id) for e in result.changes] == [(Change.RESURRECTED, "id-9")]
+
+
+@pytest.mark.parametrize(("here", "core", "returns"), [(5, 5, True), (3, 5, True), (2, 5, False), (1, 1, True)])
+def test_a_retired_identity_returns_if_most_of_its_core_does(here: int, core: int, *, returns: bool) -> None:
+    """Only hashes of the core are left of it; of a person with thirty photos that is a sixth."""
+    faces = [f"f{i:02d}" for i in range(30)]
+    came_back = dict.fromkeys(faces[:here], "id-9")
+    result = publish_standing(standing_of(faces, np.zeros(30, np.int64), None, came_back, {"id-9": core}), 4)
+    assert (result.identity_of_group == ["id-9"]) is returns
+    assert result.came_back == ["id-9"] * returns
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=14))

@@ -22,6 +22,19 @@ _COLUMNS = ["face_id", "identity_id", "core", "former_id", "score", "how"]
 
 
 @dataclass(frozen=True, slots=True)
+class Returning:
+    """A retired identity of which core faces are here again.
+
+    Attributes:
+        faces: their numbers.
+        core: number of faces that its core had.
+    """
+
+    faces: list[int]
+    core: int
+
+
+@dataclass(frozen=True, slots=True)
 class Previous:
     """What the previous version records of the faces that are grouped now.
 
@@ -59,13 +72,13 @@ class Previous:
             [],
         )
 
-    def standing(self, grouped: Grouped, labels: I64, returning: dict[str, list[int]]) -> Standing:
+    def standing(self, grouped: Grouped, labels: I64, returning: dict[str, Returning]) -> Standing:
         """Combine with the groups.
 
         Args:
             grouped: the grouped faces.
             labels: (n,) their groups, as corrected.
-            returning: retired identities, each with the numbers of new faces that were core faces of it.
+            returning: retired identities of which core faces are here again.
         """
         tombstones = sorted({*self.tombstones, *returning})
         former = self.former.astype(np.int64)
@@ -73,12 +86,13 @@ class Previous:
             place = {name: i for i, name in enumerate(tombstones)}
             renumbered = np.array([*(place[name] for name in self.tombstones), -1], np.int64)
             former = renumbered[former]
-            for name, faces in returning.items():
-                former[faces] = place[name]
+            for name, found in returning.items():
+                former[found.faces] = place[name]
         count = int(labels.max(initial=-1)) + 1
         first = first_keys(labels, grouped.faces.keys, count)
+        cores = np.array([returning[name].core if name in returning else 0 for name in tombstones], np.int64)
         return Standing(
-            labels, first, self.identity.astype(np.int64), self.core, former, self.names, self.sizes, tombstones
+            labels, first, self.identity.astype(np.int64), self.core, former, self.names, self.sizes, tombstones, cores
         )
 
 

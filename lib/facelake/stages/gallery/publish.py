@@ -25,7 +25,7 @@ from facelake.stages.admission.ledger import ledger_lease
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_details, last_run, must_add_up
 from facelake.stages.gallery.corrections import Corrected, correct_groups, corrections_digest
 from facelake.stages.gallery.face_keys import FaceKeys, read_groups
-from facelake.stages.gallery.previous import Previous, read_previous, read_previous_by_photo
+from facelake.stages.gallery.previous import Previous, Returning, read_previous, read_previous_by_photo
 from facelake.stages.gallery.version_builder import (
     WORK,
     NewVersion,
@@ -144,25 +144,26 @@ def _is_full_clustering(lake: Lake) -> bool:
     return last_details(lake, "cluster").get("mode") != "increment"
 
 
-def _returning(lake: Lake, gallery: Gallery | None, faces: FaceKeys, previous: Previous) -> dict[str, list[int]]:
-    """Return retired identities of which core faces are here again, with the numbers of those faces."""
+def _returning(lake: Lake, gallery: Gallery | None, faces: FaceKeys, previous: Previous) -> dict[str, Returning]:
+    """Return retired identities of which core faces are here again."""
     if gallery is None:
         return {}
-    known: dict[str, str] = {}
+    known: dict[str, tuple[str, int]] = {}
     for rows in gallery.parts("identities", ["identity_id", "status", "core_hashes"]):
         retired = rows.filter(pc.and_(pc.equal(rows["status"], "retired"), pc.is_valid(rows["core_hashes"])))
         for row in retired.to_pylist():
-            known |= dict.fromkeys(row["core_hashes"], row["identity_id"])
+            known |= dict.fromkeys(row["core_hashes"], (row["identity_id"], len(row["core_hashes"])))
     if not known:
         return {}
-    returning: dict[str, list[int]] = {}
+    returning: dict[str, Returning] = {}
     for _, rows in lake["faces"].parts(["face_id"]):
         ids = rows["face_id"].combine_chunks()
         at = faces.find(ids)
         new = (at >= 0) & (previous.identity[np.maximum(at, 0)] < 0)
         for number, face in zip(at[new].tolist(), ids.filter(pa.array(new)).to_pylist(), strict=True):
-            if name := known.get(lake.keyed_hash(f"face:{face}")):
-                returning.setdefault(name, []).append(number)
+            if found := known.get(lake.keyed_hash(f"face:{face}")):
+                name, core = found
+                returning.setdefault(name, Returning([], core)).faces.append(number)
     return returning
 
 
