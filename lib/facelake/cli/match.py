@@ -79,8 +79,9 @@ def _match(call: Invocation, gallery: Gallery, embedder: Embedder, options: Matc
         if photo["reject"]:
             rows.append([photo["photo"], "refused", photo["reject"], None, None])
         for face in photo["faces"]:
-            if face["refused"]:
-                rows.append([photo["photo"], face["decision"], face["refused"], None, None])
+            refusal = [photo["photo"], face["decision"], face["refused"], None, None]
+            if face["refused"] and refusal not in rows[-1:]:  # of several faces it may be the same
+                rows.append(refusal)
             for candidate in face["candidates"]:
                 matched = candidate["similarity"] >= point["similarity"]
                 decision = "match" if matched else "no match"
@@ -91,7 +92,11 @@ def _match(call: Invocation, gallery: Gallery, embedder: Embedder, options: Matc
     if source == "extrapolated":
         source += ": so low a rate cannot be measured in this gallery, so that `FMR at most` states a higher bound"
     call.terminal.say(f"operating point: similarity {point['similarity']:.4f} ({source})")
-    call.terminal.result({"ok": True, "gallery_version": gallery.version, "lease_id": gallery.lease_id, **result})
+    compared = any(face["candidates"] for photo in result["photos"] for face in photo["faces"])
+    call.terminal.result({"ok": compared, "gallery_version": gallery.version, "lease_id": gallery.lease_id, **result})
+    if not compared:
+        call.terminal.warn("no face could be compared with the gallery")
+        raise typer.Exit(1)
 
 
 def _evaluate(

@@ -108,7 +108,9 @@ def _validate(kind: type[M], data: dict[str, Any], where: str) -> M:
             near = _nearest(kind, problem["loc"])
             hint = f"did you mean {near!r}" if near else "remove the key"
             raise ConfigError(f"unknown key {path!r}", where=where, next_step=hint) from None
-        message = str(problem["msg"]).removeprefix("Value error, ")
+        # of a key that may be one of several kinds, each kind has its own message
+        same = (str(p["msg"]) for p in err.errors() if ".".join(_keys(kind, p["loc"])) == path)
+        message = ", or ".join(dict.fromkeys(text.removeprefix("Value error, ") for text in same))
         raise ConfigError(f"key {path!r}: {message}", where=where, next_step="correct the value") from None
 
 

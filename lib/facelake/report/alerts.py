@@ -239,7 +239,10 @@ def _governance_alerts(facts: RunFacts) -> Iterator[Alert]:
         message = (
             f"{counted(facts.overdue, 'grant')} past the date of destruction or expired; {photos} still in the corpus."
         )
-        next_step = "The faces are already deleted. Delete the photos: `facelake erase`, or in your own store."
+        next_step = (
+            "The faces are already deleted. Renew the grant if there is a new one; else delete the photos, in your"
+        )
+        next_step += " own store or by `facelake erase`, which also bars them, and people it names, for good."
         yield Alert(ACT, message, next_step)
     if count := facts.erased_in_corpus:
         verb = "is" if count == 1 else "are"

@@ -73,7 +73,7 @@ def next_run_in_words(figures: Mapping[str, Any]) -> str:
     """
     photos = figures["next_run"]
     if not photos:
-        return "the next run: no photo to embed, as the numbers of photos say"
+        return "the next run: no photo to embed, unless photos were replaced by as many others"
     counts = [("to_embed", "checked"), ("not_decided", "new"), ("now_allowed", "newly allowed")]
     if not figures["decided"]:  # `to embed` counts the new ones, too
         counts = [("next_run", "new")]
