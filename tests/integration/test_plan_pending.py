@@ -56,7 +56,9 @@ def test_new_photos_and_ledger_events_are_named_until_admit_has_run(tmp_path: Pa
     run_json("ledger", "grant", "--source", "b", "--purpose", "identity-grouping", "--basis", "b", *at)
     run_json("ledger", "withdraw", "--subject", "ann", *at)
     nothing = {"next_run": 0, "decided": 3, "to_embed": 0, "not_decided": 0, "now_allowed": 0}
-    assert next_run_in_words(nothing) == "the next run: no photo to embed, unless photos were replaced by as many others"
+    assert (
+        next_run_in_words(nothing) == "the next run: no photo to embed, unless photos were replaced by as many others"
+    )
     third = planned(*at)
     assert (third["not_decided"], third["now_allowed"], third["now_refused"]) == (0, 2, 2)
     assert (third["to_embed"], third["next_run"]) == (3, 5)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.admit.rules import Decision, Ledger, decide
-from facelake.contracts import Bool, Covers, EventKind, Scope, label, reference, references
+from facelake.contracts import Bool, Covers, EventKind, Refusal, Scope, label, reference, references
 from facelake.errors import LedgerMoved
 from facelake.lake.lake import Lake
 from facelake.publish.leases import Ending
@@ -23,7 +23,8 @@ from facelake.stages.admission.ledger import ledger_lease, ledger_of, not_before
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
 
-_COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "covers", CONTENT]
+_COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "reason", "covers", CONTENT]
+_NO_PHOTO = [str(reason) for reason in (Refusal.DUPLICATE_ID, Refusal.NO_ID, Refusal.EMPTIED)]  # rows, not photos
 _DATES = ("valid_from", "valid_until", "destroy_by")
 _UNKNOWN = "\ufffd"  # stands for subjects without events
 _ENDING = (EventKind.WITHDRAW, EventKind.EXPIRE)
@@ -78,7 +79,10 @@ class LedgerState:
                 raise LedgerMoved(what, where=f"{self.lake.uri}/ledger", next_step="run again; nothing has left")
 
     def barred_images(self, purpose: str, now: datetime, among: pa.Array | None = None) -> pa.Array:
-        """Return the ids of photos that were admitted for the purpose and may no longer be used for it.
+        """Return the ids of photos that may not be used for the purpose: by the present ledger, or by the decisions.
+
+        Photos that the last `admit` refused are among them: a run that ended after it, or was killed, has not removed
+        their faces yet.
 
         Args:
             purpose: of the use.
@@ -92,9 +96,11 @@ class LedgerState:
         known = pa.array(sorted({reference(key) for key in subjects.to_pylist()}), pa.string())
         verdicts: dict[tuple[str | None, ...], bool] = {}
         for _, rows in self.lake["admissions"].parts(_COLUMNS):
-            admitted = rows.filter(rows["admitted"])
             if among is not None:
-                admitted = admitted.filter(pc.is_in(admitted["image_id"], among))
+                rows = rows.filter(pc.is_in(rows["image_id"], among))
+            refused = rows.filter(pc.invert(pc.or_(rows["admitted"], pc.is_in(rows["reason"], pa.array(_NO_PHOTO)))))
+            barred.append(refused["image_id"].drop_null().combine_chunks())
+            admitted = rows.filter(rows["admitted"])
             same = admitted.filter(pc.is_in(admitted[CONTENT], withdrawn))["image_id"]
             barred.append(same.combine_chunks())
             decided = admitted if self.suppressed else _without_unknown(admitted, known)

@@ -251,6 +251,11 @@ def test_the_same_bytes_leave_no_more_before_the_next_run(tmp_path: Path) -> Non
         assert DisplayRights.of(context.lake, P).may_show(photos, photos).tolist() == [False, False, True]
         record(context.lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "anna", (P,), "b")])
         assert len(LedgerState.of(context.lake).barred_images(P, datetime.now(UTC))) == 0
+        record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "anna")])
+        admit(context)  # and no more: the faces are still there
+        for among in (None, pa.array(["a", "c"])):
+            barred = LedgerState.of(context.lake).barred_images(P, datetime.now(UTC), among)
+            assert sorted(barred.to_pylist()) == ["a", "b"][: 1 if among else 2]
 
 
 def test_a_clock_that_was_set_back_after_a_run_brings_nothing_back(
