@@ -215,8 +215,9 @@ def import_(
     terminal, settings = call.terminal, call.config()
     require_assessment_to_import(settings)
     origin = check_source(folder, person_from, settings)
+    source_id = source or settings.partition or origin.name
     if not (basis or "").strip() and not no_grant:  # an unset variable of a script gives an empty one
-        basis = _asked_basis(settings, source or settings.partition or origin.name, purpose)
+        basis = _asked_basis(settings, source_id, purpose)
     stated = (basis or "", tuple(purpose or ()), evidence, exemption, covers, source_class)
     grant = None if no_grant or not basis else Grant(*stated)
     made = not has_lake(open_store(settings.lake, settings.s3))
@@ -232,15 +233,14 @@ def import_(
             follow_links=follow_links,
             replace_changed=replace,
         )
-    named = shlex.quote(source or settings.partition or origin.name)
     if result.counts["granted"]:
         purposes = ", ".join(purpose or [settings.purpose])
         terminal.say(
             f"recorded a grant: basis {basis!r}, purpose {purposes}."
-            f" `facelake ledger expire --source {named}{call.options()}` ends it."
+            f" `facelake ledger expire --source {shlex.quote(source_id)}{call.options()}` ends it."
         )
     elif grant is None:
-        _say_without_grant(call, source or settings.partition or origin.name, purpose or [settings.purpose])
+        _say_without_grant(call, source_id, purpose or [settings.purpose])
     if person_from is None and result.counts["imported"]:
         said = f"{counted(result.counts['imported'], 'photo')} without a subject reference"
         terminal.say(f"{said}: a person in them is erased by photo or identity (see --person-from)")
@@ -262,13 +262,9 @@ def _say_without_grant(call: Invocation, source: str, purposes: list[str]) -> No
     to = f"--purpose {shlex.quote(missing[0])} --basis 'signed release'{call.options()}"
     everyone = f"facelake ledger grant --source {shlex.quote(source)} {to}"
     if people := len(ledger.granted_subjects(missing[0], now)):
-        said = (
-            f"the source has no grant: only photos of people with a grant of their own ({people:,} in the ledger) are"
-        )
-        said += (
-            f" processed. Next, for a further person: facelake ledger grant --subject NAME {to}; for everyone in all"
-        )
-        call.terminal.say(f"{said} photos of the source: {everyone}")
+        own = f"only photos of people with a grant of their own ({people:,} in the ledger) are processed"
+        person = f"for a further person: facelake ledger grant --subject NAME {to}"
+        call.terminal.say(f"the source has no grant: {own}. Next, {person}; for everyone in all its photos: {everyone}")
     else:
         call.terminal.say(f"no legal basis was recorded: without one the photos are refused. Next: {everyone}")
 

@@ -306,12 +306,12 @@ def test_photos_of_people_with_their_own_grants_are_imported_again_by_the_same_c
     again = run_cli(*command)
     assert again.returncode == 0
     assert "only photos of people with a grant of their own (1 in the ledger) are processed" in again.stdout
+    counts = run_json("admit", *at)["stages"]["admit"]
+    assert (counts["read"], counts["admitted"]) == (3, 1)
     refused = run_json(*command, "--basis", "signed release", code=2)["error"]
     assert "--basis would cover everyone in all of them" in refused["what"]
     assert "`facelake ledger grant --source photos`" in refused["next"]
     assert keys(tmp_path / "lake") == ["ann"]
-    counts = run_json("admit", *at)["stages"]["admit"]
-    assert (counts["read"], counts["admitted"]) == (3, 1)
 
 
 def test_the_grant_of_an_import_is_ended_without_the_grants_of_people(tmp_path: Path) -> None:

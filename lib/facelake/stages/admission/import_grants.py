@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import pyarrow.compute as pc
+
 from facelake.admit import decide
 from facelake.config import Config
 from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, reference
@@ -102,7 +104,11 @@ def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
 
 
 def _refuse_for_everyone(context: Context, source_id: str, purposes: set[str]) -> None:
-    if not uses_own_grants(context.config, context.lake, source_id, purposes, context.now):
+    # photos that no run has decided on may be of an import that was killed before it recorded the basis
+    if not uses_own_grants(context.config, context.lake, source_id, purposes, context.now) or not any(
+        pc.any(pc.and_(pc.equal(rows["source_id"], source_id), rows["admitted"])).as_py()
+        for _, rows in context.lake["admissions"].parts(["source_id", "admitted"])
+    ):
         return
     what = f"source {source_id!r} has photos without a grant of its own: those of people with a grant are processed, "
     what += "and --basis would cover everyone in all of them"
