@@ -13,13 +13,16 @@ import pyarrow.parquet as pq
 from facelake.config import Config, S3Section
 from facelake.corpus_config import ColumnRule, CorpusSection
 from facelake.errors import ConfigError
+from facelake.lake.corpora.field_ids import FieldIds
+from facelake.lake.corpora.iceberg import iceberg_files
 from facelake.lake.corpora.listing import list_photos
 from facelake.lake.corpora.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, read_rows, refuse_web
-from facelake.lake.corpora.parquet import ParquetForm, refuse_tables
+from facelake.lake.corpora.parquet import ParquetForm
 from facelake.lake.corpora.parquet_checks import type_at
-from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS
+from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS, column_at
 from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
-from facelake.lake.corpora.tables import TableFile, delta_files, iceberg_files
+from facelake.lake.corpora.table_roots import refuse_tables
+from facelake.lake.corpora.tables import TableFile, TableSnapshot, delta_files
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.retries import first_line
 from facelake.lake.store import open_store, read_input
@@ -47,6 +50,8 @@ class CorpusSpec:
     uri_column: str | None = None
     """of tables that name photos by URI"""
     rules: dict[str, ColumnRule] = field(default_factory=dict)
+    fields: FieldIds | None = None
+    """of an Iceberg table that names photos by URI"""
 
     @property
     def listed(self) -> bool:
@@ -209,7 +214,9 @@ def _schema(store: ObjectStore, path: str) -> pa.Schema:
         raise ConfigError(what, where=f"{store.uri}/{path}", next_step="replace the file or move it out") from err
 
 
-def _bytes_column(store: ObjectStore, path: str, schema: pa.Schema, section: CorpusSection) -> str | None:
+def _bytes_column(
+    store: ObjectStore, path: str, schema: pa.Schema, section: CorpusSection, fields: FieldIds | None = None
+) -> str | None:
     """The column, or struct field, with encoded photos; None if there is none.
 
     A column of another name than the usual ones must hold the first bytes of an image format.
@@ -220,13 +227,17 @@ def _bytes_column(store: ObjectStore, path: str, schema: pa.Schema, section: Cor
         kind = type_at(schema, name)
         if kind is not None and pa.types.is_struct(kind) and _is_binary(type_at(schema, f"{name}.bytes")):
             return f"{name}.bytes"
-        if _is_binary(kind) and (name in certain or _holds_images(store, path, name)):
+        if _is_binary(kind) and (name in certain or _holds_images(store, path, name, fields)):
             return name
     return None
 
 
-def _holds_images(store: ObjectStore, path: str, name: str) -> bool:
+def _holds_images(store: ObjectStore, path: str, name: str, fields: FieldIds | None) -> bool:
     with read_input(store, path) as source, pq.ParquetFile(source) as file:
+        if fields:
+            name = fields.paths_in(file.schema_arrow, f"{store.uri}/{path}").get(name, "")
+        if name not in file.schema_arrow.names:
+            return False
         batches = islice(file.iter_batches(2, columns=[name]), 32)  # few rows: they may all be one large value
         values = (value for batch in batches for value in batch.column(0).to_pylist() if value)
         return any(value.startswith(MAGIC) or value[4:8] == b"ftyp" for value in values)
@@ -236,16 +247,14 @@ def _is_binary(kind: pa.DataType | None) -> bool:
     return kind is not None and str(kind) in ("binary", "large_binary", "binary_view")
 
 
-def _uri_column_of(store: ObjectStore, path: str, section: CorpusSection) -> str | None:
+def _uri_column_of(store: ObjectStore, path: str, section: CorpusSection, fields: FieldIds | None = None) -> str | None:
     """The column with the URIs of photos, by the first rows; a column of web addresses only if there is no other."""
-    first = next(read_rows(store, path), None)
+    first = next(read_rows(store, path, fields), None)
     if first is None:
         return None
     given = section.columns.image
-    if given is not None and given.column in first.column_names:
-        return given.column
     if given is not None and given.column:
-        return None
+        return given.column if column_at(first, given.column) is not None else None
     web = None
     for name in URI_COLUMNS:
         if name not in first.column_names or not _is_text(first.schema.field(name).type):
@@ -264,59 +273,60 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def table_files(store: ObjectStore, spec: CorpusSpec) -> list[TableFile]:
     """The files of a Delta or Iceberg snapshot, or of a manifest."""
+    return _snapshot(store, spec).files
+
+
+def _snapshot(store: ObjectStore, spec: CorpusSpec) -> TableSnapshot:
     if spec.kind == "delta":
         return delta_files(store)
     if spec.kind == "iceberg":
         return iceberg_files(store, spec.s3)
     if spec.only is not None:
-        return [TableFile(spec.only, -1, 0, {})]
-    keys = (key for key in _everything(store, spec.section) if key.lower().endswith(MANIFEST_SUFFIXES))
-    return [TableFile(key, -1, 0, {}) for key in keys if not _private(key)]
+        return TableSnapshot([TableFile(spec.only, -1, 0, {})])
+    suffixes = MANIFEST_SUFFIXES if spec.kind == "manifest" else (".parquet",)
+    keys = (key for key in _everything(store, spec.section) if key.lower().endswith(suffixes) and not _private(key))
+    found = keys if spec.kind == "manifest" else islice(keys, 1)
+    return TableSnapshot([TableFile(key, -1, 0, {}) for key in found])
 
 
 def _of_table(store: ObjectStore, spec: CorpusSpec) -> CorpusSpec:
     """The columns of a corpus whose photos are rows of files."""
     section = spec.section
-    files = _first_files(store, spec)
-    if not files:
+    snapshot = _snapshot(store, spec)
+    if not snapshot.files:
         next_step = "create one with `facelake import DIR`, or set `corpus` in the config"
         raise ConfigError("the corpus is missing or contains no .parquet file", where=store.uri, next_step=next_step)
-    first = files[0]
-    if first.path.lower().endswith(".parquet"):
-        schema = _schema(store, first.path)
-    else:
-        rows = next(read_rows(store, first.path), None)
-        schema = rows.schema if rows is not None else pa.schema([])
-    names = [*schema.names, *first.constants]
-    image = None if spec.kind == "manifest" else _bytes_column(store, first.path, schema, section)
+    first, fields = snapshot.files[0], snapshot.fields
+    schema = snapshot.schema or _schema_of(store, first.path)
+    names = list(dict.fromkeys([*schema.names, *first.constants]))
+    image = None if spec.kind == "manifest" else _bytes_column(store, first.path, schema, section, fields)
     # later files may have columns that the first one lacks; without a source in it, nobody has a basis
     rules = {name: ColumnRule(column=name) for name in COLUMNS if name in names or name in ROW_COLUMNS}
     rules.pop("image_id", None)
     optional = frozenset(rules) | {"image_id"}
     rules |= spec.rules
     if image is None and spec.kind in ("manifest", "delta", "iceberg"):
-        uri = _uri_column_of(store, first.path, section)
+        uri = _uri_column_of(store, first.path, section, fields)
         if uri is None:
             what = f"no column with the URIs of photos; there are {', '.join(names[:12])}"
             next_step = (
                 "set corpus.columns.image to the name of one; a CSV file is separated by commas and has a header"
             )
             raise ConfigError(what, where=f"{store.uri}/{first.path}", next_step=next_step)
-        refuse_web([str(v) for v in next(read_rows(store, first.path))[uri].slice(0, 1).to_pylist() if v], store.uri)
+        rows = column_at(next(read_rows(store, first.path, fields)), uri)
+        refuse_web([str(v) for v in rows.slice(0, 1).to_pylist() if v] if rows else [], store.uri)
         rules.setdefault("image_id", ColumnRule(column=_id_column(schema, names, uri) or uri))
-        return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, uri_column=uri, rules=rules)
+        return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, None, uri, rules, fields)
     form = _form(schema, names, image or "image", spec, rules)
-    form = replace(form, optional=optional - set(spec.rules))
+    form = replace(form, optional=optional - set(spec.rules), fields=fields, strict=form.strict and not fields)
     return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, form=form)
 
 
-def _first_files(store: ObjectStore, spec: CorpusSpec) -> list[TableFile]:
-    if spec.kind in ("delta", "iceberg", "manifest"):
-        return table_files(store, spec)
-    if spec.only is not None:
-        return [TableFile(spec.only, -1, 0, {})]
-    keys = (key for key in _everything(store, spec.section) if key.endswith(".parquet") and not _private(key))
-    return [TableFile(key, -1, 0, {}) for key in islice(keys, 1)]
+def _schema_of(store: ObjectStore, path: str) -> pa.Schema:
+    if path.lower().endswith(".parquet"):
+        return _schema(store, path)
+    rows = next(read_rows(store, path), None)
+    return rows.schema if rows is not None else pa.schema([])
 
 
 def _form(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from facelake.contracts import parse_json
 from facelake.errors import ConfigError, Retryable
+from facelake.lake.corpora.field_ids import FieldIds, current_columns
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
-from facelake.lake.corpora.rules import ROW_COLUMNS, Rules, apply_rules, check_names, column_at
+from facelake.lake.corpora.rules import ROW_COLUMNS, Rules, apply_rules, check_names, column_at, with_constants
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.corpora.short_texts import short_texts
 from facelake.lake.corpora.tables import TableFile
@@ -52,6 +53,8 @@ class ManifestLayout:
     files: Sequence[TableFile]
     uri_column: str
     rules: Rules
+    fields: FieldIds | None = None
+    """of an Iceberg table, whose files may have other names"""
 
     def entries(self, left_out: LeftOut) -> Iterator[pa.Table]:
         """Yield the photos that exist, with size and tag.
@@ -69,7 +72,7 @@ class ManifestLayout:
 
     def _tables(self) -> Iterator[tuple[TableFile, pa.Table]]:
         for file in self.files:
-            for table in read_rows(self.photos.root, file.path):
+            for table in read_rows(self.photos.root, file.path, self.fields):
                 yield file, with_constants(table, file.constants)
 
     def _contradicted(self) -> np.ndarray:
@@ -128,16 +131,11 @@ def refuse_web(uris: Sequence[str | None], where: str) -> None:
         raise ConfigError(f"photos are not fetched from the web: {web[:80]}", where=where, next_step=next_step)
 
 
-def with_constants(table: pa.Table, constants: Mapping[str, str | None]) -> pa.Table:
-    """A table with its partition columns."""
-    for name, value in constants.items():
-        if name not in table.column_names:
-            table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
-    return table
-
-
-def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def read_rows(store: ObjectStore, path: str, fields: FieldIds | None = None) -> Iterator[pa.Table]:
     """Yield the rows of a Parquet, CSV or JSON-lines file in batches.
+
+    Args:
+        fields: of an Iceberg table, whose current names the columns get.
 
     Raises:
         ConfigError: it cannot be read as such.
@@ -145,7 +143,7 @@ def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = Non
     where = f"{store.uri}/{path}"
     try:
         if path.endswith(".parquet"):
-            yield from _parquet(store, path, columns)
+            yield from _parquet(store, path, fields)
         elif path.endswith((".csv", ".tsv")):
             yield from _csv(store, path)
         else:
@@ -157,17 +155,20 @@ def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = Non
         raise ConfigError(what, where=where, next_step="write Parquet, CSV with a header, or JSON lines") from err
 
 
-def _parquet(store: ObjectStore, path: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+def _parquet(store: ObjectStore, path: str, fields: FieldIds | None) -> Iterator[pa.Table]:
+    where = f"{store.uri}/{path}"
     with read_input(store, path) as source, pq.ParquetFile(source) as file:
         schema, metadata = file.schema_arrow, file.metadata
         check_names(schema.names, (), path)
         # photos are named, not contained; a column of bytes would have to be read for nothing
-        names = list(columns or (field.name for field in schema if not pa.types.is_binary(field.type)))
+        names = [field.name for field in schema if not pa.types.is_binary(field.type)]
+        paths = fields.paths_in(schema, where) if fields else {}
 
         def again(encoded: list[str]) -> pq.ParquetFile:
             return pq.ParquetFile(source, metadata=metadata, read_dictionary=encoded)
 
-        yield from short_texts(file, again, names, f"{store.uri}/{path}", _ROWS)
+        for table in short_texts(file, again, names, where, _ROWS):
+            yield current_columns(table, paths, list(fields.ids)) if fields else table
 
 
 def _csv(store: ObjectStore, path: str) -> Iterator[pa.Table]:

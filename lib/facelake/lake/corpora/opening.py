@@ -143,7 +143,7 @@ class OpenedCorpus:
             return
         files = self._files()
         photos = PhotoReader(self.store, spec.s3)
-        yield from ManifestLayout(photos, files, spec.uri_column or "", spec.rules).entries(self.left_out)
+        yield from ManifestLayout(photos, files, spec.uri_column or "", spec.rules, spec.fields).entries(self.left_out)
 
     def declared(self) -> Iterator[tuple[str, str, str]]:
         """Yield (location, key, value) of what Parquet files say about themselves."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from facelake.config import S3Section
 from facelake.corpus_config import ColumnRule
 from facelake.errors import ConfigError, Retryable
+from facelake.lake.corpora.field_ids import FieldIds, current_columns
 from facelake.lake.corpora.parquet_checks import REPLACE, check_columns, check_image, check_inflation, described
 from facelake.lake.corpora.rules import (
     COLUMNS,
@@ -25,9 +26,11 @@ from facelake.lake.corpora.rules import (
     column_at,
     columns_needed,
     normal_form,
+    with_constants,
 )
 from facelake.lake.corpora.selection import Selection
 from facelake.lake.corpora.short_texts import short_texts
+from facelake.lake.corpora.table_roots import refuse_tables
 from facelake.lake.object_store import StoredObject
 from facelake.lake.store import open_store, read_input
 
@@ -63,6 +66,8 @@ class ParquetForm:
     """rows without bytes are not photos: they have no id"""
     optional: frozenset[str] = frozenset(COLUMNS)
     """columns that are null where a file lacks what their rule reads"""
+    fields: FieldIds | None = None
+    """of an Iceberg table, whose files may have other names"""
 
     @property
     def ids_by_content(self) -> bool:
@@ -92,19 +97,12 @@ class Corpus:
         self.store = open_store(uri, s3)
         self.uri, self.form, self._only = self.store.uri, form or ParquetForm(), only
         self._selection = selection or Selection((), (".*",))
+        self._constants: Mapping[str, str | None] = {}
 
     def bound(self, constants: Mapping[str, str | None]) -> Corpus:
         """The same files with partition columns, whose values the log of a table gives."""
-        if not constants:
-            return self
-        rules = {}
-        for name, rule in self.form.rules.items():
-            if rule.column is None or rule.column not in constants or rule.regex:
-                rules[name] = rule
-            elif (value := constants[rule.column]) is not None:
-                rules[name] = ColumnRule(constant=value)
         bound = copy(self)
-        bound.form = replace(self.form, rules=rules)
+        bound._constants = constants
         return bound
 
     def objects(self) -> list[StoredObject]:
@@ -149,44 +147,63 @@ class Corpus:
         """
         with self._open(path) as file:
             self._inspected(path, file)
-            self._mapped(path, file.schema_arrow.empty_table())
+            table = file.schema_arrow.empty_table()
+            self._mapped(path, self._current(path, file, table, columns_needed(self.form.rules)))
 
     def _inspected(self, path: str, file: pq.ParquetFile) -> CorpusFile:
         where = f"{self.uri}/{path}"
-        self._check(file.schema_arrow, where)
+        self._check(path, file, where)
         meta = file.metadata
         described(meta, where)
         leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
-        leaf = next((i for i, name in enumerate(leaves) if name == self.form.image), -1)
+        image = self._stored(path, file, self.form.image)
+        leaf = next((i for i, name in enumerate(leaves) if name == image), -1)
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
         check_inflation([group.column(leaf) for group in groups], where)
         size = sum(group.column(leaf).total_uncompressed_size for group in groups)
         return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
 
-    def _check(self, schema: pa.Schema, where: str) -> None:
-        form = self.form
+    def _check(self, path: str, file: pq.ParquetFile, where: str) -> None:
+        form, schema = self.form, file.schema_arrow
         own = [name for name, rule in form.rules.items() if name in form.optional and rule.column == name]
-        check_names(schema.names, own, where)
-        if self.form.strict:
-            check_columns(schema, self.form.rules, where)
-        check_image(schema, self.form.image, where)
+        check_names(schema.names, () if form.fields else own, where)
+        if form.strict:
+            check_columns(schema, form.rules, where)
+        check_image(schema, self._stored(path, file, form.image) or form.image, where)
+
+    def _stored(self, path: str, file: pq.ParquetFile, name: str) -> str | None:
+        """The path of a column in a file; None if an Iceberg file lacks it."""
+        if self.form.fields is None:
+            return name
+        return self.form.fields.paths_in(file.schema_arrow, f"{self.uri}/{path}").get(name)
+
+    def _current(self, path: str, file: pq.ParquetFile, table: pa.Table, needed: Sequence[str]) -> pa.Table:
+        """What was read of a file under the names that the table has now."""
+        if (fields := self.form.fields) is None:
+            return table
+        paths = fields.paths_in(file.schema_arrow, f"{self.uri}/{path}")
+        return current_columns(table, paths, [name for name in needed if name in fields.ids])
 
     def ids(self, path: str) -> pa.Table:
         """image_id, source_id, subject_ref, source_class and captured_at of every row, in row order; missing columns
         are null, and so are ids that depend on the content.
         """
-        form = self.form
+        needed = columns_needed(self.form.rules)
         with self._open(path) as file:
-            present = file.schema_arrow.names
-            needed = {name: name.partition(".")[0] for name in columns_needed(form.rules)}
-            names = [name if name in present else top for name, top in needed.items() if {name, top} & set(present)]
-            table = self._names_of(path, file, sorted(set(names)))
-            table = table if names else pa.table({"": pa.nulls(file.metadata.num_rows)})
-        return self._mapped(path, table)
+            return self._mapped(path, self._read(path, file, needed))
+
+    def _read(self, path: str, file: pq.ParquetFile, needed: Sequence[str]) -> pa.Table:
+        """Those of some columns that a file has, whole, by their current names."""
+        present = set(file.schema_arrow.names)
+        stored = [name for name in (self._stored(path, file, name) for name in needed) if name]
+        names = {name if name in present else name.partition(".")[0] for name in stored} & present
+        table = self._names_of(path, file, sorted(names))
+        table = table if names else pa.table({"": pa.nulls(file.metadata.num_rows)})
+        return self._current(path, file, table, needed) if needed else table
 
     def _mapped(self, path: str, table: pa.Table) -> pa.Table:
         """The columns COLUMNS of rows of a file, by the rules."""
-        form = self.form
+        form, table = self.form, with_constants(table, self._constants)
         absent = {name for name in form.optional & set(form.rules) if _is_absent(form.rules[name], table)}
         rules = {name: rule for name, rule in form.rules.items() if name not in absent}
         return apply_rules(rules, table, path)
@@ -241,12 +258,11 @@ class Corpus:
         if self.form.name is None:
             return [None] * rows
         with self._open(path) as file:
-            if self.form.name.partition(".")[0] not in file.schema_arrow.names:
-                return [None] * rows
-            table = self._names_of(path, file, [self.form.name])
-        names: list[str | None] = apply_rules({"image_id": ColumnRule(column=self.form.name)}, table, path)[
-            0
-        ].to_pylist()
+            table = self._read(path, file, [self.form.name])
+        if column_at(table, self.form.name) is None:
+            return [None] * rows
+        rules = {"image_id": ColumnRule(column=self.form.name)}
+        names: list[str | None] = apply_rules(rules, table, path)["image_id"].to_pylist()
         return names
 
     def images(
@@ -277,9 +293,10 @@ class Corpus:
                     groups.append(index)
                 first += rows
             row = skip or 0
-            batches = file.iter_batches(_READ_ROWS, row_groups=groups, columns=[self.form.image])
+            stored = self._stored(path, file, self.form.image) or self.form.image
+            batches = file.iter_batches(_READ_ROWS, row_groups=groups, columns=[stored])
             while row < end and (batch := self._guard(path, lambda: next(batches, None))) is not None:
-                images = column_at(pa.table(batch), self.form.image)
+                images = column_at(pa.table(batch), stored)
                 for image in images if images is not None else ():
                     if start <= row < end:
                         yield row, image.as_py() or b""
@@ -340,27 +357,6 @@ class Corpus:
 def _damaged(err: Exception, where: str) -> ConfigError:
     what = f"not a readable Parquet file (truncated or damaged): {str(err).splitlines()[0]}"
     return ConfigError(what, where=where, next_step=REPLACE)
-
-
-def refuse_tables(objects: Iterable[StoredObject], uri: str) -> Iterator[StoredObject]:
-    """Yield listed objects; a file of a table with a log shows that the folder must not be read file by file.
-
-    Raises:
-        ConfigError: there is a Delta or Iceberg table. Its files include rows that were deleted from the table.
-    """
-    for item in objects:
-        folder, _, name = item.key.rpartition("/")
-        is_delta = f"/{folder}/".find("/_delta_log/") >= 0
-        is_iceberg = folder.rpartition("/")[2] == "metadata" and name.endswith(".metadata.json")
-        if is_delta or is_iceberg:
-            kind = "Delta" if is_delta else "Iceberg"
-            table = folder.rpartition("/")[0]
-            raise ConfigError(
-                f"the corpus contains a {kind} table, whose files include deleted rows",
-                where=f"{uri}/{table}".rstrip("/"),
-                next_step=f"set corpus.uri to the table's folder and corpus.kind to {kind.lower()}",
-            )
-        yield item
 
 
 def _is_absent(rule: ColumnRule, table: pa.Table) -> bool:

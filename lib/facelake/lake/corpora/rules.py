@@ -81,6 +81,18 @@ def normal_form(ids: pa.Array) -> pa.Array:
     return pa.array([None if v is None else unicodedata.normalize("NFC", v) for v in ids.to_pylist()], pa.string())
 
 
+def with_constants(table: pa.Table, constants: Mapping[str, str | None]) -> pa.Table:
+    """A table with its partition columns, where it has no values of its own."""
+    for name, value in constants.items():
+        column = pa.array([value] * table.num_rows, pa.string())
+        at = table.schema.get_field_index(name)
+        if at < 0:
+            table = table.append_column(name, column)
+        elif pa.types.is_null(table.schema.field(at).type):
+            table = table.set_column(at, name, column)
+    return table
+
+
 def column_at(table: pa.Table, path: str) -> pa.ChunkedArray | None:
     """A column, or the field of a struct that a dotted path names; None if there is none."""
     if path in table.column_names:

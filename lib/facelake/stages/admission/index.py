@@ -39,7 +39,7 @@ from facelake.stages.core.context import Context
 
 T = TypeVar("T")
 R = TypeVar("R")
-_FORMAT = 1  # of the index; raised when parts must be indexed again
+_FORMAT = 2  # of the index; raised when parts must be indexed again
 _LISTED = "listed"
 _PART_ROWS = 4096
 _COMMIT_PARTS = 64
@@ -274,7 +274,8 @@ def _form_of(spec: CorpusSpec) -> str:
     rules = form.rules if form else spec.rules
     texts = sorted(f"{name}={rule.model_dump_json()}" for name, rule in rules.items())
     section = spec.section
-    return repr((spec.kind, form and (form.image, form.name), texts, section.include, section.exclude))
+    fields = form and form.fields and sorted(form.fields.ids.items())
+    return repr((spec.kind, form and (form.image, form.name), texts, fields, section.include, section.exclude))
 
 
 def _digest(*parts: object) -> str:
