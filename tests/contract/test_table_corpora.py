@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from facelake.lake.corpora import detect
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import OpenedCorpus
 from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.s3 import S3Store
+from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.admission import index
 from facelake.stages.erasure.own_store import find_places
 from facelake.stages.erasure.request import Request, Targets
+from facelake.testing.servers import Server
 from tests.contract.test_corpora import admitted, config_of
 from tests.corpora import listed
 
@@ -249,3 +253,56 @@ def test_uris_in_a_renamed_column_of_an_iceberg_table_are_read(tmp_path: Path) -
         update.rename_column("who", "subject_ref")
     ((row,), left_out) = listed(tmp_path / "t")
     assert (row["subject_ref"], row["data"], left_out) == ("a", b"photo", [])
+
+
+def test_no_part_of_a_table_is_read_without_its_log(tmp_path: Path) -> None:
+    delta_of(tmp_path / "d", 1)
+    iceberg_of(tmp_path / "i", 1)
+    file = next((tmp_path / "d").rglob("*.parquet"))
+    (tmp_path / "link").symlink_to(tmp_path / "i/data")
+    (tmp_path / "i/data/photos").mkdir()
+    (tmp_path / "i/data/photos/a.jpg").write_bytes(b"photo")
+    parts = [file.parent, file, tmp_path / "i/data", tmp_path / "i/data/photos", tmp_path / "link"]
+    for part in parts:
+        for kind in ({}, {"kind": "parquet"}):
+            with pytest.raises(ConfigError, match="table, whose files include deleted rows") as refused:
+                listed(part, **kind)
+            table = tmp_path / ("d" if "/d/" in str(part) else "i")
+            assert f"set corpus.uri to {table} " in str(refused.value)
+
+
+def test_a_folder_with_an_empty_log_is_not_read_file_by_file(tmp_path: Path) -> None:
+    (tmp_path / "t/_delta_log").mkdir(parents=True)
+    pq.write_table(rows_of(0), tmp_path / "t/a.parquet")
+    for section in ({}, {"kind": "parquet"}, {"kind": "files"}):
+        with pytest.raises(ConfigError, match="Delta table"):
+            listed(tmp_path / "t", **section)
+
+
+def test_a_table_whose_metadata_are_compressed_is_not_read_file_by_file(tmp_path: Path) -> None:
+    iceberg_of(tmp_path / "t", 1)
+    for path in (tmp_path / "t/metadata").glob("*.metadata.json"):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    for uri in (tmp_path / "t", tmp_path / "t/data"):
+        with pytest.raises(ConfigError, match="Iceberg"):
+            listed(uri)
+
+
+def test_a_part_of_a_table_in_a_bucket_is_refused_at_bounded_cost(
+    tmp_path: Path, weed_env: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delta_of(tmp_path / "t", 1)
+    for path in (tmp_path / "t").rglob("*.*"):
+        open_store("s3://lake/inside/t").write(path.relative_to(tmp_path / "t").as_posix(), path.read_bytes())
+    requests: list[str] = []
+    page = S3Store.page
+
+    def counting(self: S3Store, folder: str, **options: Any) -> Any:
+        requests.append(folder)
+        return page(self, folder, **options)
+
+    monkeypatch.setattr(S3Store, "page", counting)
+    with pytest.raises(ConfigError, match=r"set corpus\.uri to s3://lake/inside/t "):
+        listed("s3://lake/inside/t/source_id=s")
+    assert len(requests) < 8

@@ -21,7 +21,7 @@ from facelake.lake.corpora.parquet import ParquetForm
 from facelake.lake.corpora.parquet_checks import type_at
 from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS, column_at
 from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
-from facelake.lake.corpora.table_roots import refuse_tables
+from facelake.lake.corpora.table_roots import part_of_table, refuse_inside_table, refuse_tables, table_at
 from facelake.lake.corpora.tables import TableFile, TableSnapshot, delta_files
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.retries import first_line
@@ -87,7 +87,8 @@ def resolve_corpus(config: Config) -> CorpusSpec:
     own = open_store(config.lake.rstrip("/") + "/corpus", s3).uri == store.uri
     if own and only is None and section.kind in (None, "parquet") and section.columns == type(section.columns)():
         return CorpusSpec(store.uri, "parquet", s3, section, form=ParquetForm())
-    kind = section.kind or _kind_of(store, only, section)
+    kind = _table_kind(store, only, section) or _kind_of(store, only, section)
+    refuse_inside_table(store, s3)
     spec = CorpusSpec(store.uri, kind, s3, section, only, rules=_given(section))
     if kind == "files":
         return _with_source(spec)
@@ -119,11 +120,7 @@ def _with_source(spec: CorpusSpec) -> CorpusSpec:
 
 
 def _root_of(uri: str, s3: S3Section) -> tuple[str, str | None]:
-    """(folder, file in it or None) of the configured location.
-
-    Raises:
-        ConfigError: the file is a part of a Delta or Iceberg table.
-    """
+    """(folder, file in it or None) of the configured location."""
     uri = uri.rstrip("/")
     if uri.startswith("s3://"):
         folder, _, name = uri.rpartition("/")
@@ -135,19 +132,26 @@ def _root_of(uri: str, s3: S3Section) -> tuple[str, str | None]:
         if not os.path.isfile(path):
             return uri, None
         folder, name = os.path.split(path)
-    store = open_store(folder, s3)
-    for log in ("_delta_log", "metadata"):
-        list(refuse_tables(islice(store.list(log), _SAMPLE), store.uri))
     return folder, name
+
+
+def _table_kind(store: ObjectStore, only: str | None, section: CorpusSection) -> str | None:
+    """The kind that the config gives, or that of the table whose folder the corpus is; None if it is to be detected.
+
+    Raises:
+        ConfigError: files of a table would be read without its log.
+    """
+    if only is None and section.kind in ("delta", "iceberg"):
+        return section.kind
+    kind = table_at(store)
+    if kind and (only is not None or section.kind):
+        raise part_of_table(kind, store.uri, store.uri + (f"/{only}" if only else ""))
+    return kind or section.kind
 
 
 def _kind_of(store: ObjectStore, only: str | None, section: CorpusSection) -> str:
     if only is not None:
         return _kind_of_file(store, only, section)
-    if next(iter(store.list("_delta_log")), None) is not None:
-        return "delta"
-    if any(item.key.endswith(".metadata.json") for item in store.list("metadata")):
-        return "iceberg"
     parquet, manifests, photos, tars = None, None, 0, 0
     for number, item in enumerate(_everything(store, section)):
         if number >= _SAMPLE and (parquet or manifests or photos or tars):

@@ -114,17 +114,22 @@ def _newest_metadata(store: ObjectStore) -> str:
         hint = store.read("metadata/version-hint.text").decode().strip()
     except FileNotFoundError:
         hint = ""
-    named = [
-        key
-        for key in keys
-        if hint and key.rpartition("/")[2] in (f"v{hint}.metadata.json", f"{hint}.metadata.json", hint)
+    forms = [
+        f"{stem}{ending}" for stem in (f"v{hint}", hint) for ending in (".gz.metadata.json", *METADATA_SUFFIXES, "")
     ]
-    return named[0] if named else max(keys, key=_metadata_number)
+    named = [key for key in keys if hint and key.rpartition("/")[2] in forms]
+    newest = named[0] if named else max(keys, key=_metadata_number)
+    if newest.endswith(".gz"):
+        next_step = (
+            "rewrite the table's metadata with a newer Iceberg, which writes .metadata.json or .gz.metadata.json"
+        )
+        raise ConfigError("Iceberg metadata of the form .metadata.json.gz", where=store.uri, next_step=next_step)
+    return newest
 
 
 def _metadata_number(key: str) -> tuple[int, str]:
-    name = key.rpartition("/")[2].removeprefix("v").removesuffix(".metadata.json")
-    number = name.partition("-")[0]
+    name = key.rpartition("/")[2].removeprefix("v")
+    number = name.partition(".")[0].partition("-")[0]
     return (int(number) if number.isdigit() else -1, key)
 
 

@@ -51,7 +51,8 @@ def delta_files(store: ObjectStore) -> TableSnapshot:
     """
     delta = open_table(store, store.uri)
     if delta is None:
-        raise ConfigError("no Delta table", where=store.uri, next_step="check corpus.uri")
+        next_step = "check corpus.uri; if the folder _delta_log is empty, restore it, or remove it if this is no table"
+        raise ConfigError("no Delta table", where=store.uri, next_step=next_step)
     features = set(delta.protocol().reader_features or ()) - _DELTA_FEATURES
     mode = delta.metadata().configuration.get("delta.columnMapping.mode") or "none"
     if features or mode != "none" or delta.protocol().min_reader_version == 2:
