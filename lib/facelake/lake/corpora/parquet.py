@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from facelake.config import S3Section
 from facelake.corpus_config import ColumnRule
 from facelake.errors import ConfigError, Retryable
 from facelake.lake.corpora.field_ids import FieldIds, current_columns
+from facelake.lake.corpora.listing import list_containers, nothing_left
 from facelake.lake.corpora.parquet_checks import REPLACE, check_columns, check_image, check_inflation, described
 from facelake.lake.corpora.rules import (
     COLUMNS,
@@ -28,9 +29,8 @@ from facelake.lake.corpora.rules import (
     normal_form,
     with_constants,
 )
-from facelake.lake.corpora.selection import Selection
+from facelake.lake.corpora.selection import LeftOut, Selection
 from facelake.lake.corpora.short_texts import short_texts
-from facelake.lake.corpora.table_roots import refuse_tables
 from facelake.lake.object_store import StoredObject
 from facelake.lake.store import open_store, read_input
 
@@ -98,6 +98,7 @@ class Corpus:
         self.uri, self.form, self._only = self.store.uri, form or ParquetForm(), only
         self._selection = selection or Selection((), (".*",))
         self._constants: Mapping[str, str | None] = {}
+        self.left_out = LeftOut()
 
     def bound(self, constants: Mapping[str, str | None]) -> Corpus:
         """The same files with partition columns, whose values the log of a table gives."""
@@ -111,24 +112,26 @@ class Corpus:
         Raises:
             ConfigError: there are none, or they belong to a Delta or Iceberg table, which must not be read as files.
         """
+        self.left_out = LeftOut()
         if self._only is not None:
             described = self.store.stat(self._only)
             objects = [described] if described else []
         else:
-            objects = [item for item in refuse_tables(self.store.list(), self.uri) if self._is_part(item.key)]
+            objects = list_containers(self.store, (".parquet",), self._why_not, self.left_out)
         if not objects:
-            next_step = "create one with `facelake import DIR`, or set `corpus` in the config"
-            raise ConfigError("the corpus is missing or contains no .parquet file", where=self.uri, next_step=next_step)
+            raise nothing_left(".parquet", self.left_out, self.uri)
         return objects
+
+    def _why_not(self, key: str) -> tuple[str, str] | None:
+        if not key.lower().endswith(".parquet"):
+            return self._selection.excluded(key)
+        if any(part.startswith("_") for part in key.split("/")):
+            return "names that start with _", key
+        return self._selection.why_not(key)
 
     def paths(self) -> list[str]:
         """Paths of `objects`."""
         return [item.key for item in self.objects()]
-
-    def _is_part(self, key: str) -> bool:
-        if not key.endswith(".parquet") or any(part.startswith("_") for part in key.split("/")):
-            return False
-        return not any(self._selection.why_not_part(part) for part in key.split("/"))
 
     def inspect(self, path: str) -> CorpusFile:
         """Read a file's footer and check its columns.
@@ -191,6 +194,12 @@ class Corpus:
         needed = columns_needed(self.form.rules)
         with self._open(path) as file:
             return self._mapped(path, self._read(path, file, needed))
+
+    def _image_ids(self, path: str) -> pa.ChunkedArray:
+        """The ids alone: workers do not know the values of partition columns, on which others may depend."""
+        only = copy(self)
+        only.form = replace(self.form, rules={"image_id": self.form.rules["image_id"]}, optional=frozenset(COLUMNS))
+        return only.ids(path)["image_id"]
 
     def _read(self, path: str, file: pq.ParquetFile, needed: Sequence[str]) -> pa.Table:
         """Those of some columns that a file has, whole, by their current names."""
@@ -274,7 +283,7 @@ class Corpus:
         Args:
             wanted: rows that are needed; others may be left out.
         """
-        ids = None if self.form.ids_by_content else self.ids(path)["image_id"]
+        ids = None if self.form.ids_by_content else self._image_ids(path)
         names = self._names(path, end) if self.form.ids_by_content and self.form.name else None
         for row, data in self._contents(path, start, end):
             if ids is not None:

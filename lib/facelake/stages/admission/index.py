@@ -103,6 +103,7 @@ class _Update:
         tasks: list[IndexTask] = []
         removes = dict(known)
         parts = self._corpus.parts()
+        self._left_out.merge(self._corpus.left_out)
         for part in parts:
             name = DataFileName.of_corpus_file(part.name, _digest(_FORMAT, part.tag, _form_of(spec)))
             if name in known:
