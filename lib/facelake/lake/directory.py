@@ -43,15 +43,17 @@ class DirectoryStore:
         return self.root / key
 
     def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        with _no_file():
+            return self._path(key).read_bytes()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._path(key).open("rb", buffering=0) as file:
+        with _no_file(), self._path(key).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), length, start)
 
     def stat(self, key: str) -> StoredObject | None:
         try:
-            described = self._path(key).stat()
+            with _no_file():
+                described = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return _described(key, described) if stat.S_ISREG(described.st_mode) else None
@@ -203,6 +205,17 @@ class DirectoryStore:
 
     def storage_options(self) -> dict[str, str]:
         return {}
+
+
+@contextlib.contextmanager
+def _no_file() -> Iterator[None]:
+    """Names by which there can be no file: too long ones, and links in a circle."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise FileNotFoundError(err.errno, err.strerror, err.filename) from err
 
 
 def _is_first(folder: str, entered: set[tuple[int, int]]) -> bool:

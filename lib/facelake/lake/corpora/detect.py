@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -11,15 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.config import Config, S3Section
-from facelake.corpus_config import ColumnRule, CorpusSection
+from facelake.corpus_config import DEFAULT_EXCLUDE, ColumnRule, CorpusSection
 from facelake.errors import ConfigError
 from facelake.lake.corpora.field_ids import FieldIds
 from facelake.lake.corpora.iceberg import iceberg_files
-from facelake.lake.corpora.listing import list_photos
-from facelake.lake.corpora.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, read_rows, refuse_web
+from facelake.lake.corpora.listing import CONTAINERS, TAR_SUFFIXES, list_photos
+from facelake.lake.corpora.manifest import URI_COLUMNS, refuse_web
+from facelake.lake.corpora.manifest_rows import MANIFEST_SUFFIXES, read_rows
 from facelake.lake.corpora.parquet import ParquetForm
 from facelake.lake.corpora.parquet_checks import type_at
-from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS, column_at
+from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS, check_names, column_at
 from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
 from facelake.lake.corpora.table_roots import part_of_table, refuse_inside_table, refuse_tables, table_at
 from facelake.lake.corpora.tables import TableFile, TableSnapshot, delta_files
@@ -31,7 +32,6 @@ _SAMPLE = 20_000  # objects looked at to tell the kind, or more if none is of a 
 _BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "photo", "picture", "bytes", "image_bytes")
 _ENCODED = ("jpg", "jpeg", "png", "webp", "gif", "tiff", "bmp")  # column names of img2dataset
 _ID_COLUMNS = ("image_id", "id", "key", "photo_id", "uuid", "file_name", "filename", "path", "name", "uri")
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,10 @@ class CorpusSpec:
     def selection(self) -> Selection:
         """The patterns of the config."""
         return Selection(tuple(self.section.include), tuple(self.section.exclude))
+
+    def row_selection(self) -> Selection:
+        """The patterns for photos that a manifest names: those by which folders are cleared of clutter say nothing."""
+        return Selection(self.section.include, [text for text in self.section.exclude if text not in DEFAULT_EXCLUDE])
 
     def origins(self) -> dict[str, str]:
         """The origin of each column, for people."""
@@ -124,7 +128,7 @@ def _root_of(uri: str, s3: S3Section) -> tuple[str, str | None]:
     uri = uri.rstrip("/")
     if uri.startswith("s3://"):
         folder, _, name = uri.rpartition("/")
-        named = name.lower().endswith((*MANIFEST_SUFFIXES, *_TAR_SUFFIXES)) and folder != "s3:/"
+        named = name.lower().endswith((*MANIFEST_SUFFIXES, *TAR_SUFFIXES)) and folder != "s3:/"
         if not named or open_store(folder, s3).stat(name) is None:
             return uri, None
     else:
@@ -153,16 +157,18 @@ def _kind_of(store: ObjectStore, only: str | None, section: CorpusSection) -> st
     if only is not None:
         return _kind_of_file(store, only, section)
     parquet, manifests, photos, tars = None, None, 0, 0
-    for number, item in enumerate(_everything(store, section)):
+    for number, item in enumerate(_everything(store, section, LeftOut())):
         if number >= _SAMPLE and (parquet or manifests or photos or tars):
             break
         name = item.lower()
         parquet = parquet or (item if name.endswith(".parquet") and not _private(item) else None)
         manifests = manifests or (item if name.endswith(MANIFEST_SUFFIXES) and not _private(item) else None)
         photos += is_photo_name(name)
-        tars += name.endswith(_TAR_SUFFIXES)
-    if parquet and _bytes_column(store, parquet, _schema(store, parquet), section):
-        return _kind_of_file(store, parquet, section)
+        tars += name.endswith(TAR_SUFFIXES)
+    held = parquet if parquet and _bytes_column(store, parquet, _schema(store, parquet), section) else None
+    _refuse_mixed({"Parquet files with photos": held, "tar files": tars, "photos": photos}, store.uri)
+    if held:
+        return _kind_of_file(store, held, section)
     if tars:
         return "webdataset"
     if section.columns.image is not None and manifests:
@@ -179,11 +185,21 @@ def _kind_of(store: ObjectStore, only: str | None, section: CorpusSection) -> st
     )
 
 
-def _everything(store: ObjectStore, section: CorpusSection) -> Iterator[str]:
+def _refuse_mixed(present: Mapping[str, object], where: str) -> None:
+    """Raise ConfigError if there are photos of several kinds: the corpus would lack those of all but one."""
+    kinds = [name for name, found in present.items() if found]
+    if len(kinds) > 1:
+        next_step = "set corpus.kind to read one kind and leave the others out, or move each to a folder of its own"
+        raise ConfigError(f"the corpus holds {' and '.join(kinds)}", where=where, next_step=next_step)
+
+
+def _everything(store: ObjectStore, section: CorpusSection, left_out: LeftOut) -> Iterator[str]:
     """Yield the keys of all files that are not left out; a missing folder has none."""
     selection = Selection(("*",), tuple(section.exclude))
+    linked = (*CONTAINERS, *MANIFEST_SUFFIXES)
+    listing = list_photos(store, selection, left_out, follow_links=section.follow_links, linked=linked)
     try:
-        for item in refuse_tables(list_photos(store, selection, LeftOut()), store.uri):
+        for item in refuse_tables(listing, store.uri):
             yield item.key
     except ConfigError as err:
         if err.what != "no such folder":
@@ -195,7 +211,7 @@ def _private(key: str) -> bool:
 
 
 def _kind_of_file(store: ObjectStore, path: str, section: CorpusSection) -> str:
-    if path.lower().endswith(_TAR_SUFFIXES):
+    if path.lower().endswith(TAR_SUFFIXES):
         return "webdataset"
     if path.lower().endswith(".parquet"):
         schema = _schema(store, path)
@@ -212,6 +228,7 @@ def _kind_of_file(store: ObjectStore, path: str, section: CorpusSection) -> str:
 def _schema(store: ObjectStore, path: str) -> pa.Schema:
     try:
         with read_input(store, path) as source, pq.ParquetFile(source) as file:
+            check_names(file.schema_arrow.names, (), path)
             return file.schema_arrow
     except (pa.ArrowInvalid, OSError) as err:
         what = f"not a readable Parquet file (truncated or damaged): {first_line(err)}"
@@ -275,12 +292,12 @@ def _is_text(kind: pa.DataType) -> bool:
     return str(kind) in ("string", "large_string", "string_view")
 
 
-def table_files(store: ObjectStore, spec: CorpusSpec) -> list[TableFile]:
+def table_files(store: ObjectStore, spec: CorpusSpec, left_out: LeftOut) -> list[TableFile]:
     """The files of a Delta or Iceberg snapshot, or of a manifest."""
-    return _snapshot(store, spec).files
+    return _snapshot(store, spec, left_out).files
 
 
-def _snapshot(store: ObjectStore, spec: CorpusSpec) -> TableSnapshot:
+def _snapshot(store: ObjectStore, spec: CorpusSpec, left_out: LeftOut) -> TableSnapshot:
     if spec.kind == "delta":
         return delta_files(store)
     if spec.kind == "iceberg":
@@ -288,7 +305,11 @@ def _snapshot(store: ObjectStore, spec: CorpusSpec) -> TableSnapshot:
     if spec.only is not None:
         return TableSnapshot([TableFile(spec.only, -1, 0, {})])
     suffixes = MANIFEST_SUFFIXES if spec.kind == "manifest" else (".parquet",)
-    keys = (key for key in _everything(store, spec.section) if key.lower().endswith(suffixes) and not _private(key))
+    keys = (
+        key
+        for key in _everything(store, spec.section, left_out)
+        if key.lower().endswith(suffixes) and not _private(key)
+    )
     found = keys if spec.kind == "manifest" else islice(keys, 1)
     return TableSnapshot([TableFile(key, -1, 0, {}) for key in found])
 
@@ -296,7 +317,7 @@ def _snapshot(store: ObjectStore, spec: CorpusSpec) -> TableSnapshot:
 def _of_table(store: ObjectStore, spec: CorpusSpec) -> CorpusSpec:
     """The columns of a corpus whose photos are rows of files."""
     section = spec.section
-    snapshot = _snapshot(store, spec)
+    snapshot = _snapshot(store, spec, LeftOut())
     if not snapshot.files:
         next_step = "create one with `facelake import DIR`, or set `corpus` in the config"
         raise ConfigError("the corpus is missing or contains no .parquet file", where=store.uri, next_step=next_step)
