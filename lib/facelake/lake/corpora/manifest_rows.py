@@ -102,10 +102,10 @@ def _table(rows: list[dict[str, object]]) -> pa.Table:
 
 
 def _column(values: list[object]) -> pa.Array:
-    """The values of a field; text where whole numbers stand beside texts, or need more than 64 bits."""
+    """The values of a field; whole numbers are text where one needs more than 64 bits."""
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        if not all(value is None or (isinstance(value, str | int) and not isinstance(value, bool)) for value in values):
+    except (pa.ArrowInvalid, OverflowError):
+        if not all(value is None or type(value) is int for value in values):
             raise
         return pa.array([None if value is None else str(value) for value in values], pa.string())

@@ -96,8 +96,8 @@ def test_rows_that_name_no_file_do_not_end_the_run(photos: Path) -> None:
     assert ([row["data"] for row in rows], left_out[0][:9]) == ([b"c.jpg"], "7 missing")
 
 
-@pytest.mark.parametrize("values", [[2**64, 5], [2**63, -1], ["12a", 12], [None, 2**70]])
-def test_persons_in_json_lines_may_be_any_whole_numbers_and_texts(values: list[Any], photos: Path) -> None:
+@pytest.mark.parametrize("values", [[2**64, 5], [2**63, -1], [5, 2**63], [None, 2**70]])
+def test_persons_in_json_lines_may_be_any_whole_numbers(values: list[Any], photos: Path) -> None:
     lines = [
         json.dumps({"uri": f"ph/{name}", "person": value})
         for name, value in zip(("c.jpg", "a b.jpg"), values, strict=True)
