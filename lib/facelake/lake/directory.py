@@ -142,7 +142,7 @@ class DirectoryStore:
             folders[:] = sorted(name for name in folders if Path(folder, name) != self.root / _TEMPORARY)
             for name in sorted(names):
                 path = Path(folder, name)
-                with contextlib.suppress(FileNotFoundError):  # deleted while we listed
+                with contextlib.suppress(FileNotFoundError), _no_file():  # deleted while we listed
                     described = path.stat()
                     if stat.S_ISREG(described.st_mode):  # reading a pipe would never end
                         yield _described(path.relative_to(self.root).as_posix(), described)
@@ -173,7 +173,7 @@ class DirectoryStore:
                     status = path.stat()
                     inside.add((status.st_dev, status.st_ino))
         for key, name in links:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), _no_file():
                 status = os.stat(name)
                 if (status.st_dev, status.st_ino) not in inside:
                     yield key

@@ -91,10 +91,21 @@ def list_containers(
         return key.lower().endswith((*suffixes, *CONTAINERS)) or is_photo_name(key)
 
     def other(key: str) -> tuple[str, str] | None:
+        if is_not_utf8(key):
+            return "names that are not UTF-8", key
         return why_not(key) or (None if key.lower().endswith(suffixes) else ("of another kind", key))
 
     items = refuse_tables(store.list(), store.uri) if ".parquet" in suffixes else store.list()
     return list(select((item for item in items if concerns(item.key)), other, left_out))
+
+
+def is_not_utf8(name: str) -> bool:
+    """Whether a name holds bytes that no text has; tables cannot store it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def nothing_left(suffix: str, left_out: LeftOut, where: str) -> ConfigError:

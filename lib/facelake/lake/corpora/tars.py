@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from facelake.errors import ConfigError
-from facelake.lake.corpora.listing import TAR_SUFFIXES, list_containers, nothing_left
+from facelake.lake.corpora.listing import TAR_SUFFIXES, is_not_utf8, list_containers, nothing_left
 from facelake.lake.corpora.parquet import content_id
 from facelake.lake.corpora.rules import Rules, apply_rules, columns_needed, normal_form
 from facelake.lake.corpora.samples import TEXTS, Fields, Sample, TarPhoto, divided, fields_in, text_of
@@ -129,9 +129,7 @@ class TarLayout:
 
     def _unwanted(self, path: str, member: tarfile.TarInfo) -> str | None:
         """The reason to leave out a photo; patterns are matched with its path in the tar file and below the corpus."""
-        try:
-            member.name.encode()
-        except UnicodeEncodeError:
+        if is_not_utf8(member.name):
             return "names that are not UTF-8"
         if member.issparse():
             return "sparse, whose bytes are not in one piece"

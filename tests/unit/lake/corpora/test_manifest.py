@@ -107,6 +107,16 @@ def test_persons_in_json_lines_may_be_any_whole_numbers(values: list[Any], photo
     assert [row["subject_ref"] for row in rows] == [None if value is None else str(value) for value in values]
 
 
+def test_file_names_that_cannot_be_read_do_not_end_a_run(tmp_path: Path) -> None:
+    table = pa.table({"image_id": ["a"], "image": [b"a"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").rename(tmp_path / os.fsdecode(b"caf\xe9.parquet"))
+    pq.write_table(table, tmp_path / "b.parquet")
+    os.symlink("l.parquet", tmp_path / "l.parquet")
+    rows, left_out = listed(tmp_path)
+    assert ([row["data"] for row in rows], left_out) == ([b"a"], ["1 names that are not UTF-8: caf\\udce9.parquet"])
+
+
 def test_a_column_that_occurs_twice_is_named(tmp_path: Path) -> None:
     arrays = [pa.array(["a"]), pa.array([b"a"]), pa.array([b"a"])]
     pq.write_table(pa.table(arrays, names=["image_id", "image", "image"]), tmp_path / "a.parquet")
