@@ -17,7 +17,15 @@ from facelake.errors import ConfigError
 from facelake.lake.corpora.field_ids import FieldIds
 from facelake.lake.corpora.manifest_rows import read_rows
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
-from facelake.lake.corpora.rules import ROW_COLUMNS, Rules, apply_rules, check_names, column_at, with_constants
+from facelake.lake.corpora.rules import (
+    ROW_COLUMNS,
+    Rules,
+    apply_rules,
+    check_names,
+    column_at,
+    unread_times,
+    with_constants,
+)
 from facelake.lake.corpora.selection import LeftOut, Selection
 from facelake.lake.corpora.tables import TableFile
 from facelake.lake.corpora.uris import identity_of, path_below, places_of
@@ -120,7 +128,9 @@ class ManifestLayout:
         exists = np.array([item is not None for item in described], bool)
         for uri in (uri for uri, there in zip(uris, exists, strict=True) if not there):
             left_out.add("missing", uri or f"a row of {path} without URI")
-        made = apply_rules(self._rules_of(table, path), table, uris)
+        rules = self._rules_of(table, path)
+        made = apply_rules(rules, table, uris)
+        left_out.unread_times += unread_times(rules, table, made)
         made = made.append_column("uri", pa.array(uris, pa.string()))
         made = made.append_column("size_bytes", pa.array([d.size_bytes if d else None for d in described], pa.int64()))
         made = made.append_column("tag", pa.array([d.tag if d else None for d in described], pa.string()))

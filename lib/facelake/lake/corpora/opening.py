@@ -134,7 +134,10 @@ class OpenedCorpus:
             rows = tars.index(part.name)
             self.left_out.merge(tars.left_out)
             return rows
-        return self._bound(part).index(part.name, trusted=trusted)
+        corpus = self._bound(part)
+        rows = corpus.index(part.name, trusted=trusted)
+        self.left_out.unread_times += corpus.unread_times
+        return rows
 
     def entries(self) -> Iterator[pa.Table]:
         """Yield the photos of kinds where each is an object: identifying columns, uri, size_bytes and tag."""

@@ -27,6 +27,7 @@ from facelake.lake.corpora.rules import (
     column_at,
     columns_needed,
     normal_form,
+    unread_times,
     with_constants,
 )
 from facelake.lake.corpora.selection import LeftOut, Selection
@@ -99,6 +100,8 @@ class Corpus:
         self._selection = selection or Selection((), (".*",))
         self._constants: Mapping[str, str | None] = {}
         self.left_out = LeftOut()
+        self.unread_times = 0
+        """rows of the file that was read last whose time of capture cannot be read"""
 
     def bound(self, constants: Mapping[str, str | None]) -> Corpus:
         """The same files with partition columns, whose values the log of a table gives."""
@@ -215,7 +218,9 @@ class Corpus:
         form, table = self.form, with_constants(table, self._constants)
         absent = {name for name in form.optional & set(form.rules) if _is_absent(form.rules[name], table)}
         rules = {name: rule for name, rule in form.rules.items() if name not in absent}
-        return apply_rules(rules, table, path)
+        made = apply_rules(rules, table, path)
+        self.unread_times = unread_times(rules, table, made)
+        return made
 
     def index(self, path: str, *, trusted: bool) -> pa.Table:
         """The rows of a file for table `images`: identifying columns, size and SHA-256 of each photo, in row order.

@@ -70,7 +70,7 @@ def apply_rules(rules: Rules, table: pa.Table, paths: str | Sequence[str]) -> pa
         if rule is None:
             made[name] = pa.nulls(table.num_rows, _TIME if name == "captured_at" else pa.string())
         elif name == "captured_at":
-            made[name] = _moments(rule, table)
+            made[name] = _moments(rule, table, paths)
         else:
             made[name] = _texts(name, rule, table, paths)
     made["image_id"] = normal_form(made["image_id"])
@@ -160,11 +160,22 @@ def _as_text(name: str, column: pa.ChunkedArray) -> pa.Array:
     return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
 
 
-def _moments(rule: ColumnRule, table: pa.Table) -> pa.Array:
-    column = _found("captured_at", rule, table) if rule.column else None
+def unread_times(rules: Rules, table: pa.Table, made: pa.Table) -> int:
+    """The number of rows of which `captured_at` has a value that is no time, by the columns that the rules made."""
+    rule = rules.get("captured_at")
+    column = column_at(table, rule.column) if rule and rule.column else None
     if column is None:
+        return 0
+    return int(pc.sum(pc.and_(pc.is_valid(column), pc.is_null(made["captured_at"]))).as_py() or 0)
+
+
+def _moments(rule: ColumnRule, table: pa.Table, paths: str | Sequence[str]) -> pa.Array:
+    column = _found("captured_at", rule, table) if rule.column else None
+    if rule.regex:
+        column = _texts("captured_at", rule, table, paths)
+    elif column is None:
         return pa.array([moment_of(rule.constant)] * table.num_rows, _TIME)
-    if pa.types.is_timestamp(column.type):
+    elif pa.types.is_timestamp(column.type):
         zoned = column if column.type.tz else column.cast(pa.timestamp("us")).cast(_TIME)
         return zoned.cast(_TIME, safe=False).combine_chunks()
     return pa.array([moment_of(value) for value in column.to_pylist()], _TIME)

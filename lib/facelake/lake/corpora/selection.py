@@ -27,6 +27,8 @@ class LeftOut:
 
     counts: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
+    unread_times: int = 0
+    """photos that are read, whose time of capture cannot be"""
 
     def add(self, reason: str, name: str) -> None:
         """Count one file or folder."""
@@ -38,6 +40,7 @@ class LeftOut:
     def merge(self, other: LeftOut) -> None:
         """Add what another reader left out."""
         self.counts.update(other.counts)
+        self.unread_times += other.unread_times
         for reason, names in other.names.items():
             self.names[reason] = [*self.names.get(reason, ()), *names][:_NAMES_KEPT]
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from facelake.errors import ConfigError
 from facelake.lake.corpora.listing import TAR_SUFFIXES, is_not_utf8, list_containers, nothing_left
 from facelake.lake.corpora.parquet import content_id
-from facelake.lake.corpora.rules import Rules, apply_rules, columns_needed, normal_form
+from facelake.lake.corpora.rules import Rules, apply_rules, columns_needed, normal_form, unread_times
 from facelake.lake.corpora.samples import TEXTS, Fields, Sample, TarPhoto, divided, fields_in, text_of
 from facelake.lake.corpora.selection import LeftOut, Selection, is_photo_name
 from facelake.lake.object_store import ObjectStore, StoredObject
@@ -83,6 +83,7 @@ class TarLayout:
         }
         table = pa.table(columns or {"": pa.nulls(len(rows))})
         made = apply_rules(self._rules, table, names)
+        self.left_out.unread_times += unread_times(self._rules, table, made)
         if "image_id" not in self._rules:
             ids = [content_id(photo.name, photo.digest) for photo, _ in rows]
             made = made.set_column(0, "image_id", normal_form(pa.array(ids, pa.string())))

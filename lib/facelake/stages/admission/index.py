@@ -24,6 +24,7 @@ from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Snapshot
+from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index_tasks import (
     CheckTask,
@@ -256,6 +257,10 @@ class _Update:
             parts = [(name, by_key[corpus_key(name)]) for name in self._order]
         for line in self._left_out.lines():
             self._context.emit(Notice("admit", f"left out: {line}"))
+        if unread := self._left_out.unread_times:
+            self._context.emit(
+                Notice("admit", f"captured_at is no time, and taken as unknown: {counted(unread, 'photo')}")
+            )
         return CorpusIndex(tuple(parts), self._hashed, self._erased, self._left_out)
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from facelake.corpus_config import ColumnRule
-from facelake.lake.corpora.rules import apply_rules, moment_of
+from facelake.lake.corpora.rules import apply_rules, moment_of, unread_times
 from tests.corpora import listed
 
 
@@ -54,3 +54,17 @@ def test_a_regex_on_a_column_sees_one_unicode_form() -> None:
 )
 def test_a_time_of_capture_is_read_in_its_usual_forms(value: object, moment: datetime | None) -> None:
     assert moment_of(value) == moment
+
+
+def test_a_time_of_capture_may_be_in_the_name(tmp_path: Path) -> None:
+    (tmp_path / "20240601_ann.jpg").write_bytes(b"photo")
+    columns = {"source_id": {"constant": "s"}, "captured_at": {"regex": r"^(\d{8})_"}}
+    ((row,), _) = listed(tmp_path, columns=columns)
+    assert row["captured_at"] == datetime(2024, 6, 1, tzinfo=UTC)
+
+
+def test_times_that_cannot_be_read_are_counted() -> None:
+    rules = {"captured_at": ColumnRule(column="at")}
+    table = pa.table({"at": ["2024:06:01 12:00:00", "last summer", None, "soon"]})
+    made = apply_rules(rules, table, "p")
+    assert (unread_times(rules, table, made), unread_times({}, table, made)) == (2, 0)
