@@ -91,8 +91,10 @@ def resolve_corpus(config: Config) -> CorpusSpec:
     own = open_store(config.lake.rstrip("/") + "/corpus", s3).uri == store.uri
     if own and only is None and section.kind in (None, "parquet") and section.columns == type(section.columns)():
         return CorpusSpec(store.uri, "parquet", s3, section, form=ParquetForm())
-    kind = _table_kind(store, only, section) or _kind_of(store, only, section)
-    refuse_inside_table(store, s3)
+    kind = _table_kind(store, only, section)
+    if kind not in ("delta", "iceberg"):
+        refuse_inside_table(store, s3)
+    kind = kind or _kind_of(store, only, section)
     spec = CorpusSpec(store.uri, kind, s3, section, only, rules=_given(section))
     if kind == "files":
         return _with_source(spec)
