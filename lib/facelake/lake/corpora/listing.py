@@ -17,6 +17,7 @@ from facelake.lake.store import listed_by_folders
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 CONTAINERS = (".parquet", *TAR_SUFFIXES)
 """of files that may hold many photos"""
+_OTHER = "of another kind"
 
 
 def list_photos(
@@ -93,10 +94,17 @@ def list_containers(
     def other(key: str) -> tuple[str, str] | None:
         if is_not_utf8(key):
             return "names that are not UTF-8", key
-        return why_not(key) or (None if key.lower().endswith(suffixes) else ("of another kind", key))
+        accepted = key.lower().endswith((*suffixes, ".parquet"))
+        return why_not(key) or (None if accepted else (_OTHER, key))
 
     items = refuse_tables(store.list(), store.uri) if ".parquet" in suffixes else store.list()
-    return list(select((item for item in items if concerns(item.key)), other, left_out))
+    found = list(select((item for item in items if concerns(item.key)), other, left_out))
+    parts = [item for item in found if item.key.lower().endswith(suffixes)]
+    names = {item.key.rpartition(".")[0] for item in parts}
+    for item in found:
+        if item.key.lower().endswith(".parquet") and ".parquet" not in suffixes and item.key[:-8] not in names:
+            left_out.add(_OTHER, item.key)  # img2dataset writes one with the texts beside each tar file
+    return parts
 
 
 def is_not_utf8(name: str) -> bool:

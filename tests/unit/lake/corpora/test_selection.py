@@ -144,6 +144,14 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path) -> None:
         listed(tmp_path)
 
 
+def test_the_parquet_files_that_img2dataset_writes_beside_its_tar_files_are_not_counted(tmp_path: Path) -> None:
+    images(tmp_path, ".tar")
+    for name in ("top", "open/a", "other"):
+        pq.write_table(pa.table({"key": ["0"]}), tmp_path / f"{name}.parquet")
+    rows, left_out = listed(tmp_path)
+    assert (len(rows), left_out) == (4, ["1 of another kind: other.parquet"])
+
+
 def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path) -> None:
     images(tmp_path / "t", ".tar")
     images(tmp_path / "p", ".parquet")
