@@ -8,10 +8,17 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
+
+from facelake.config import Config
+from facelake.lake.corpora.detect import resolve_corpus
+from facelake.lake.corpora.opening import OpenedCorpus
+from facelake.lake.corpora.parquet import Corpus
+from facelake.lake.corpora.photos import PhotoReader, Place
 
 Photos = dict[str, bytes]
 """encoded photos by file name"""
@@ -169,3 +176,28 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path, Photos], str]]] = {
     "Iceberg": ("iceberg", iceberg),
 }
 """The kind and the writer of each layout; the writer returns the file in the folder that the config names, or nothing."""
+
+
+def listed(uri: Path | str, **section: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows that a corpus gives, with the bytes of each photo, and what it leaves out; without a lake."""
+    section = {"uri": str(uri), "columns": {"source_id": {"constant": "s"}}} | section
+    spec = resolve_corpus(Config.model_validate({"lake": "/nowhere/lake", "corpus": section}))
+    corpus = OpenedCorpus(spec)
+    if spec.listed:
+        tables = list(corpus.entries())
+    else:
+        parts = corpus.parts()
+        for part in parts:
+            corpus.check(part)
+        tables = [corpus.index(part, trusted=False) for part in parts]
+    rows = [row for table in tables for row in table.to_pylist()]
+    if spec.form is None:
+        places = [Place(row["uri"], row["size_bytes"], row.get("byte_offset")) for row in rows]
+        contents: list[bytes | None] = list(PhotoReader(corpus.store, spec.s3).read_all(places))
+    else:
+        images = Corpus(spec.root, spec.s3, spec.form, only=spec.only)
+        counts = [table.num_rows for table in tables]
+        contents = [
+            data for part, n in zip(parts, counts, strict=True) for _, _, data in images.images(part.name, 0, n)
+        ]
+    return [row | {"data": data} for row, data in zip(rows, contents, strict=True)], corpus.left_out.lines()

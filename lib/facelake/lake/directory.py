@@ -43,15 +43,17 @@ class DirectoryStore:
         return self.root / key
 
     def read(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        with _no_file():
+            return self._path(key).read_bytes()
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
-        with self._path(key).open("rb", buffering=0) as file:
+        with _no_file(), self._path(key).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), length, start)
 
     def stat(self, key: str) -> StoredObject | None:
         try:
-            described = self._path(key).stat()
+            with _no_file():
+                described = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
         return _described(key, described) if stat.S_ISREG(described.st_mode) else None
@@ -140,7 +142,7 @@ class DirectoryStore:
             folders[:] = sorted(name for name in folders if Path(folder, name) != self.root / _TEMPORARY)
             for name in sorted(names):
                 path = Path(folder, name)
-                with contextlib.suppress(FileNotFoundError):  # deleted while we listed
+                with contextlib.suppress(FileNotFoundError), _no_file():  # deleted while we listed
                     described = path.stat()
                     if stat.S_ISREG(described.st_mode):  # reading a pipe would never end
                         yield _described(path.relative_to(self.root).as_posix(), described)
@@ -171,7 +173,7 @@ class DirectoryStore:
                     status = path.stat()
                     inside.add((status.st_dev, status.st_ino))
         for key, name in links:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), _no_file():
                 status = os.stat(name)
                 if (status.st_dev, status.st_ino) not in inside:
                     yield key
@@ -203,6 +205,17 @@ class DirectoryStore:
 
     def storage_options(self) -> dict[str, str]:
         return {}
+
+
+@contextlib.contextmanager
+def _no_file() -> Iterator[None]:
+    """Names by which there can be no file: too long ones, and links in a circle."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        raise FileNotFoundError(err.errno, err.strerror, err.filename) from err
 
 
 def _is_first(folder: str, entered: set[tuple[int, int]]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -11,15 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facelake.config import Config, S3Section
-from facelake.corpus_config import ColumnRule, CorpusSection
+from facelake.corpus_config import DEFAULT_EXCLUDE, ColumnRule, CorpusSection
 from facelake.errors import ConfigError
-from facelake.lake.corpora.listing import list_photos
-from facelake.lake.corpora.manifest import MANIFEST_SUFFIXES, URI_COLUMNS, read_rows, refuse_web
-from facelake.lake.corpora.parquet import ParquetForm, refuse_tables
+from facelake.lake.corpora.field_ids import FieldIds
+from facelake.lake.corpora.iceberg import iceberg_files
+from facelake.lake.corpora.listing import CONTAINERS, TAR_SUFFIXES, list_photos
+from facelake.lake.corpora.manifest import URI_COLUMNS, refuse_web
+from facelake.lake.corpora.manifest_rows import MANIFEST_SUFFIXES, read_rows
+from facelake.lake.corpora.parquet import ParquetForm
 from facelake.lake.corpora.parquet_checks import type_at
-from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS
+from facelake.lake.corpora.rules import COLUMNS, ROW_COLUMNS, check_names, column_at
 from facelake.lake.corpora.selection import MAGIC, LeftOut, Selection, is_photo_name
-from facelake.lake.corpora.tables import TableFile, delta_files, iceberg_files
+from facelake.lake.corpora.table_roots import part_of_table, refuse_inside_table, refuse_tables, table_at
+from facelake.lake.corpora.tables import TableFile, TableSnapshot, delta_files
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.retries import first_line
 from facelake.lake.store import open_store, read_input
@@ -28,7 +32,6 @@ _SAMPLE = 20_000  # objects looked at to tell the kind, or more if none is of a 
 _BYTES_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "photo", "picture", "bytes", "image_bytes")
 _ENCODED = ("jpg", "jpeg", "png", "webp", "gif", "tiff", "bmp")  # column names of img2dataset
 _ID_COLUMNS = ("image_id", "id", "key", "photo_id", "uuid", "file_name", "filename", "path", "name", "uri")
-_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class CorpusSpec:
     uri_column: str | None = None
     """of tables that name photos by URI"""
     rules: dict[str, ColumnRule] = field(default_factory=dict)
+    fields: FieldIds | None = None
+    """of an Iceberg table that names photos by URI"""
 
     @property
     def listed(self) -> bool:
@@ -56,6 +61,10 @@ class CorpusSpec:
     def selection(self) -> Selection:
         """The patterns of the config."""
         return Selection(tuple(self.section.include), tuple(self.section.exclude))
+
+    def row_selection(self) -> Selection:
+        """The patterns for photos that a manifest names: those by which folders are cleared of clutter say nothing."""
+        return Selection(self.section.include, [text for text in self.section.exclude if text not in DEFAULT_EXCLUDE])
 
     def origins(self) -> dict[str, str]:
         """The origin of each column, for people."""
@@ -82,7 +91,10 @@ def resolve_corpus(config: Config) -> CorpusSpec:
     own = open_store(config.lake.rstrip("/") + "/corpus", s3).uri == store.uri
     if own and only is None and section.kind in (None, "parquet") and section.columns == type(section.columns)():
         return CorpusSpec(store.uri, "parquet", s3, section, form=ParquetForm())
-    kind = section.kind or _kind_of(store, only, section)
+    kind = _table_kind(store, only, section)
+    if kind not in ("delta", "iceberg"):
+        refuse_inside_table(store, s3)
+    kind = kind or _kind_of(store, only, section)
     spec = CorpusSpec(store.uri, kind, s3, section, only, rules=_given(section))
     if kind == "files":
         return _with_source(spec)
@@ -114,15 +126,11 @@ def _with_source(spec: CorpusSpec) -> CorpusSpec:
 
 
 def _root_of(uri: str, s3: S3Section) -> tuple[str, str | None]:
-    """(folder, file in it or None) of the configured location.
-
-    Raises:
-        ConfigError: the file is a part of a Delta or Iceberg table.
-    """
+    """(folder, file in it or None) of the configured location."""
     uri = uri.rstrip("/")
     if uri.startswith("s3://"):
         folder, _, name = uri.rpartition("/")
-        named = name.lower().endswith((*MANIFEST_SUFFIXES, *_TAR_SUFFIXES)) and folder != "s3:/"
+        named = name.lower().endswith((*MANIFEST_SUFFIXES, *TAR_SUFFIXES)) and folder != "s3:/"
         if not named or open_store(folder, s3).stat(name) is None:
             return uri, None
     else:
@@ -130,30 +138,39 @@ def _root_of(uri: str, s3: S3Section) -> tuple[str, str | None]:
         if not os.path.isfile(path):
             return uri, None
         folder, name = os.path.split(path)
-    store = open_store(folder, s3)
-    for log in ("_delta_log", "metadata"):
-        list(refuse_tables(islice(store.list(log), _SAMPLE), store.uri))
     return folder, name
+
+
+def _table_kind(store: ObjectStore, only: str | None, section: CorpusSection) -> str | None:
+    """The kind that the config gives, or that of the table whose folder the corpus is; None if it is to be detected.
+
+    Raises:
+        ConfigError: files of a table would be read without its log.
+    """
+    if only is None and section.kind in ("delta", "iceberg"):
+        return section.kind
+    kind = table_at(store)
+    if kind and (only is not None or section.kind):
+        raise part_of_table(kind, store.uri, store.uri + (f"/{only}" if only else ""))
+    return kind or section.kind
 
 
 def _kind_of(store: ObjectStore, only: str | None, section: CorpusSection) -> str:
     if only is not None:
         return _kind_of_file(store, only, section)
-    if next(iter(store.list("_delta_log")), None) is not None:
-        return "delta"
-    if any(item.key.endswith(".metadata.json") for item in store.list("metadata")):
-        return "iceberg"
     parquet, manifests, photos, tars = None, None, 0, 0
-    for number, item in enumerate(_everything(store, section)):
+    for number, item in enumerate(_everything(store, section, LeftOut())):
         if number >= _SAMPLE and (parquet or manifests or photos or tars):
             break
         name = item.lower()
         parquet = parquet or (item if name.endswith(".parquet") and not _private(item) else None)
         manifests = manifests or (item if name.endswith(MANIFEST_SUFFIXES) and not _private(item) else None)
         photos += is_photo_name(name)
-        tars += name.endswith(_TAR_SUFFIXES)
-    if parquet and _bytes_column(store, parquet, _schema(store, parquet), section):
-        return _kind_of_file(store, parquet, section)
+        tars += name.endswith(TAR_SUFFIXES)
+    held = parquet if parquet and _bytes_column(store, parquet, _schema(store, parquet), section) else None
+    _refuse_mixed({"Parquet files with photos": held, "tar files": tars, "photos": photos}, store.uri)
+    if held:
+        return _kind_of_file(store, held, section)
     if tars:
         return "webdataset"
     if section.columns.image is not None and manifests:
@@ -170,11 +187,21 @@ def _kind_of(store: ObjectStore, only: str | None, section: CorpusSection) -> st
     )
 
 
-def _everything(store: ObjectStore, section: CorpusSection) -> Iterator[str]:
+def _refuse_mixed(present: Mapping[str, object], where: str) -> None:
+    """Raise ConfigError if there are photos of several kinds: the corpus would lack those of all but one."""
+    kinds = [name for name, found in present.items() if found]
+    if len(kinds) > 1:
+        next_step = "set corpus.kind to read one kind and leave the others out, or move each to a folder of its own"
+        raise ConfigError(f"the corpus holds {' and '.join(kinds)}", where=where, next_step=next_step)
+
+
+def _everything(store: ObjectStore, section: CorpusSection, left_out: LeftOut) -> Iterator[str]:
     """Yield the keys of all files that are not left out; a missing folder has none."""
     selection = Selection(("*",), tuple(section.exclude))
+    linked = (*CONTAINERS, *MANIFEST_SUFFIXES)
+    listing = list_photos(store, selection, left_out, follow_links=section.follow_links, linked=linked)
     try:
-        for item in refuse_tables(list_photos(store, selection, LeftOut()), store.uri):
+        for item in refuse_tables(listing, store.uri):
             yield item.key
     except ConfigError as err:
         if err.what != "no such folder":
@@ -186,7 +213,7 @@ def _private(key: str) -> bool:
 
 
 def _kind_of_file(store: ObjectStore, path: str, section: CorpusSection) -> str:
-    if path.lower().endswith(_TAR_SUFFIXES):
+    if path.lower().endswith(TAR_SUFFIXES):
         return "webdataset"
     if path.lower().endswith(".parquet"):
         schema = _schema(store, path)
@@ -203,13 +230,16 @@ def _kind_of_file(store: ObjectStore, path: str, section: CorpusSection) -> str:
 def _schema(store: ObjectStore, path: str) -> pa.Schema:
     try:
         with read_input(store, path) as source, pq.ParquetFile(source) as file:
+            check_names(file.schema_arrow.names, (), path)
             return file.schema_arrow
     except (pa.ArrowInvalid, OSError) as err:
         what = f"not a readable Parquet file (truncated or damaged): {first_line(err)}"
         raise ConfigError(what, where=f"{store.uri}/{path}", next_step="replace the file or move it out") from err
 
 
-def _bytes_column(store: ObjectStore, path: str, schema: pa.Schema, section: CorpusSection) -> str | None:
+def _bytes_column(
+    store: ObjectStore, path: str, schema: pa.Schema, section: CorpusSection, fields: FieldIds | None = None
+) -> str | None:
     """The column, or struct field, with encoded photos; None if there is none.
 
     A column of another name than the usual ones must hold the first bytes of an image format.
@@ -220,13 +250,17 @@ def _bytes_column(store: ObjectStore, path: str, schema: pa.Schema, section: Cor
         kind = type_at(schema, name)
         if kind is not None and pa.types.is_struct(kind) and _is_binary(type_at(schema, f"{name}.bytes")):
             return f"{name}.bytes"
-        if _is_binary(kind) and (name in certain or _holds_images(store, path, name)):
+        if _is_binary(kind) and (name in certain or _holds_images(store, path, name, fields)):
             return name
     return None
 
 
-def _holds_images(store: ObjectStore, path: str, name: str) -> bool:
+def _holds_images(store: ObjectStore, path: str, name: str, fields: FieldIds | None) -> bool:
     with read_input(store, path) as source, pq.ParquetFile(source) as file:
+        if fields:
+            name = fields.paths_in(file.schema_arrow, f"{store.uri}/{path}").get(name, "")
+        if name not in file.schema_arrow.names:
+            return False
         batches = islice(file.iter_batches(2, columns=[name]), 32)  # few rows: they may all be one large value
         values = (value for batch in batches for value in batch.column(0).to_pylist() if value)
         return any(value.startswith(MAGIC) or value[4:8] == b"ftyp" for value in values)
@@ -236,16 +270,14 @@ def _is_binary(kind: pa.DataType | None) -> bool:
     return kind is not None and str(kind) in ("binary", "large_binary", "binary_view")
 
 
-def _uri_column_of(store: ObjectStore, path: str, section: CorpusSection) -> str | None:
+def _uri_column_of(store: ObjectStore, path: str, section: CorpusSection, fields: FieldIds | None = None) -> str | None:
     """The column with the URIs of photos, by the first rows; a column of web addresses only if there is no other."""
-    first = next(read_rows(store, path), None)
+    first = next(read_rows(store, path, fields), None)
     if first is None:
         return None
     given = section.columns.image
-    if given is not None and given.column in first.column_names:
-        return given.column
     if given is not None and given.column:
-        return None
+        return given.column if column_at(first, given.column) is not None else None
     web = None
     for name in URI_COLUMNS:
         if name not in first.column_names or not _is_text(first.schema.field(name).type):
@@ -262,61 +294,66 @@ def _is_text(kind: pa.DataType) -> bool:
     return str(kind) in ("string", "large_string", "string_view")
 
 
-def table_files(store: ObjectStore, spec: CorpusSpec) -> list[TableFile]:
+def table_files(store: ObjectStore, spec: CorpusSpec, left_out: LeftOut) -> list[TableFile]:
     """The files of a Delta or Iceberg snapshot, or of a manifest."""
+    return _snapshot(store, spec, left_out).files
+
+
+def _snapshot(store: ObjectStore, spec: CorpusSpec, left_out: LeftOut) -> TableSnapshot:
     if spec.kind == "delta":
         return delta_files(store)
     if spec.kind == "iceberg":
         return iceberg_files(store, spec.s3)
     if spec.only is not None:
-        return [TableFile(spec.only, -1, 0, {})]
-    keys = (key for key in _everything(store, spec.section) if key.lower().endswith(MANIFEST_SUFFIXES))
-    return [TableFile(key, -1, 0, {}) for key in keys if not _private(key)]
+        return TableSnapshot([TableFile(spec.only, -1, 0, {})])
+    suffixes = MANIFEST_SUFFIXES if spec.kind == "manifest" else (".parquet",)
+    keys = (
+        key
+        for key in _everything(store, spec.section, left_out)
+        if key.lower().endswith(suffixes) and not _private(key)
+    )
+    found = keys if spec.kind == "manifest" else islice(keys, 1)
+    return TableSnapshot([TableFile(key, -1, 0, {}) for key in found])
 
 
 def _of_table(store: ObjectStore, spec: CorpusSpec) -> CorpusSpec:
     """The columns of a corpus whose photos are rows of files."""
     section = spec.section
-    files = _first_files(store, spec)
-    if not files:
+    snapshot = _snapshot(store, spec, LeftOut())
+    if not snapshot.files:
         next_step = "create one with `facelake import DIR`, or set `corpus` in the config"
         raise ConfigError("the corpus is missing or contains no .parquet file", where=store.uri, next_step=next_step)
-    first = files[0]
-    if first.path.lower().endswith(".parquet"):
-        schema = _schema(store, first.path)
-    else:
-        rows = next(read_rows(store, first.path), None)
-        schema = rows.schema if rows is not None else pa.schema([])
-    names = [*schema.names, *first.constants]
-    image = None if spec.kind == "manifest" else _bytes_column(store, first.path, schema, section)
+    first, fields = snapshot.files[0], snapshot.fields
+    schema = snapshot.schema or _schema_of(store, first.path)
+    names = list(dict.fromkeys([*schema.names, *first.constants]))
+    image = None if spec.kind == "manifest" else _bytes_column(store, first.path, schema, section, fields)
     # later files may have columns that the first one lacks; without a source in it, nobody has a basis
     rules = {name: ColumnRule(column=name) for name in COLUMNS if name in names or name in ROW_COLUMNS}
     rules.pop("image_id", None)
     optional = frozenset(rules) | {"image_id"}
     rules |= spec.rules
     if image is None and spec.kind in ("manifest", "delta", "iceberg"):
-        uri = _uri_column_of(store, first.path, section)
+        uri = _uri_column_of(store, first.path, section, fields)
         if uri is None:
             what = f"no column with the URIs of photos; there are {', '.join(names[:12])}"
             next_step = (
                 "set corpus.columns.image to the name of one; a CSV file is separated by commas and has a header"
             )
             raise ConfigError(what, where=f"{store.uri}/{first.path}", next_step=next_step)
-        refuse_web([str(v) for v in next(read_rows(store, first.path))[uri].slice(0, 1).to_pylist() if v], store.uri)
+        rows = column_at(next(read_rows(store, first.path, fields)), uri)
+        refuse_web([str(v) for v in rows.slice(0, 1).to_pylist() if v] if rows else [], store.uri)
         rules.setdefault("image_id", ColumnRule(column=_id_column(schema, names, uri) or uri))
-        return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, uri_column=uri, rules=rules)
+        return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, None, uri, rules, fields)
     form = _form(schema, names, image or "image", spec, rules)
-    form = replace(form, optional=optional - set(spec.rules))
+    form = replace(form, optional=optional - set(spec.rules), fields=fields, strict=form.strict and not fields)
     return CorpusSpec(spec.root, spec.kind, spec.s3, section, spec.only, form=form)
 
 
-def _first_files(store: ObjectStore, spec: CorpusSpec) -> list[TableFile]:
-    if spec.kind in ("delta", "iceberg", "manifest"):
-        return table_files(store, spec)
-    if spec.only is not None:
-        return [TableFile(spec.only, -1, 0, {})]
-    keys = (key for key in _everything(store, spec.section) if key.endswith(".parquet") and not _private(key))
-    return [TableFile(key, -1, 0, {}) for key in islice(keys, 1)]
+def _schema_of(store: ObjectStore, path: str) -> pa.Schema:
+    if path.lower().endswith(".parquet"):
+        return _schema(store, path)
+    rows = next(read_rows(store, path), None)
+    return rows.schema if rows is not None else pa.schema([])
 
 
 def _form(

@@ -1,43 +1,42 @@
-"""Manifests: tables whose rows name photos by URI. Read from Parquet, CSV or JSON lines, or from a Delta or Iceberg
-table.
-"""
+"""Manifests: files and tables whose rows name photos by URI."""
 
 from __future__ import annotations
 
-import io
-import os
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
-from facelake.contracts import parse_json
-from facelake.errors import ConfigError, Retryable
+from facelake.errors import ConfigError
+from facelake.lake.corpora.field_ids import FieldIds
+from facelake.lake.corpora.manifest_rows import read_rows
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
-from facelake.lake.corpora.rules import ROW_COLUMNS, Rules, apply_rules, check_names, column_at
-from facelake.lake.corpora.selection import LeftOut
-from facelake.lake.corpora.short_texts import short_texts
+from facelake.lake.corpora.rules import (
+    ROW_COLUMNS,
+    Rules,
+    apply_rules,
+    check_names,
+    column_at,
+    unread_times,
+    with_constants,
+)
+from facelake.lake.corpora.selection import LeftOut, Selection
 from facelake.lake.corpora.tables import TableFile
+from facelake.lake.corpora.uris import identity_of, path_below, places_of
 from facelake.lake.object_store import ObjectStore, StoredObject
-from facelake.lake.retries import first_line
-from facelake.lake.store import read_input
 
-MANIFEST_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 URI_COLUMNS = (
     *("uri", "image_uri", "s3_uri", "file_uri", "path", "image_path", "file_path", "filepath", "file", "file_name"),
     *("filename", "image_file", "location", "url", "image_url", "image", "img"),
 )
 _ROWS = 4096
-_LINE_BYTES = 64 << 20
-_PHOTO, _WHOSE = ("image_id", "uri"), ("subject_ref", "source_id", "source_class")
+_WHOSE = ("subject_ref", "source_id", "source_class")
 _LIST_AFTER = 64  # photos of one folder that are asked for one by one before the folder is listed
 _LISTED_PER_ROW = 1000  # objects listed per photo asked for before listing is given up
 _FOLDERS_KEPT = 8
@@ -46,12 +45,16 @@ _THREADS = 16
 
 @dataclass(frozen=True, slots=True)
 class ManifestLayout:
-    """The rows of one or more files; URIs are relative to the folder of the corpus."""
+    """The rows of one or more files; URIs are relative to the folder of the file, of a table to the table."""
 
     photos: PhotoReader
     files: Sequence[TableFile]
     uri_column: str
     rules: Rules
+    selection: Selection = field(default_factory=Selection)
+    fields: FieldIds | None = None
+    """of an Iceberg table, whose files may have other names"""
+    is_table: bool = False
 
     def entries(self, left_out: LeftOut) -> Iterator[pa.Table]:
         """Yield the photos that exist, with size and tag.
@@ -62,14 +65,14 @@ class ManifestLayout:
         sizes, contradicted = _Sizes(self.photos), self._contradicted()
         for file, table in self._tables():
             for rows in self._batch(table, sizes, left_out, file.path):
-                bad = np.isin(_hash_rows(rows, _PHOTO), contradicted)
+                bad = np.isin(self._identities(rows["uri"].to_pylist()), contradicted)
                 for uri in rows["uri"].filter(pa.array(bad)).to_pylist() if bad.any() else ():
                     left_out.add("named with different references", uri)
                 yield rows.filter(pa.array(~bad)) if bad.any() else rows
 
     def _tables(self) -> Iterator[tuple[TableFile, pa.Table]]:
         for file in self.files:
-            for table in read_rows(self.photos.root, file.path):
+            for table in read_rows(self.photos.root, file.path, self.fields):
                 yield file, with_constants(table, file.constants)
 
     def _contradicted(self) -> np.ndarray:
@@ -81,13 +84,16 @@ class ManifestLayout:
             return np.zeros(0, np.uint64)
         photos, marks = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
         for file, table in self._tables():
-            uris = self._uris(table, file.path)
-            made = apply_rules(self._rules_of(table, file.path), table, [uri or "" for uri in uris])
-            rows = made.append_column("uri", pa.array(uris, pa.string()))
-            photos.append(_hash_rows(rows, _PHOTO))
-            marks.append(_hash_rows(rows, _WHOSE))
+            uris = [places[0] for places in self._places(table, file.path)]
+            made = apply_rules(self._rules_of(table, file.path), table, uris)
+            photos.append(self._identities(uris))
+            marks.append(_hash_rows(made, _WHOSE))
         pairs = pd.DataFrame({"photo": np.concatenate(photos), "mark": np.concatenate(marks)}).drop_duplicates()
         return np.asarray(pairs["photo"][pairs["photo"].duplicated()].unique())
+
+    def _identities(self, uris: Sequence[str]) -> np.ndarray:
+        """A hash of the photo that each URI names, however it is spelled."""
+        return _hash([identity_of(uri, self.photos.root.uri) if uri else "" for uri in uris])
 
     def _rules_of(self, table: pa.Table, path: str) -> Rules:
         """The rules for a table; columns by the names of the corpus are read where a table has them."""
@@ -96,28 +102,58 @@ class ManifestLayout:
         absent = {name for name in own if name not in table.column_names}
         return {name: rule for name, rule in self.rules.items() if name not in absent}
 
-    def _uris(self, table: pa.Table, path: str) -> list[str | None]:
-        """The URIs of the rows, relative to the corpus."""
+    def _uris(self, table: pa.Table, path: str) -> list[str]:
+        """The URIs of the rows as the manifest has them; empty where there is none."""
         column = column_at(table, self.uri_column)
         if column is None:
             what = f"the manifest has no column {self.uri_column!r}; it has {', '.join(table.column_names[:12])}"
             raise ConfigError(what, where=path, next_step="set corpus.columns.image to the column with the URIs")
-        uris = [None if value is None else str(value) for value in column.to_pylist()]
+        uris = ["" if value is None else str(value) for value in column.to_pylist()]
         refuse_web(uris, path)
-        return [uri and relative_to(uri, path.rpartition("/")[0]) for uri in uris]
+        return uris
+
+    def _places(self, table: pa.Table, path: str) -> list[list[str]]:
+        """Where the photo of each row may be, the likeliest place first."""
+        folder = "" if self.is_table else path.rpartition("/")[0]
+        root = self.photos.root.uri
+        return [places_of(uri, folder, root) if uri else [""] for uri in self._uris(table, path)]
 
     def _batch(self, table: pa.Table, sizes: _Sizes, left_out: LeftOut, path: str) -> Iterator[pa.Table]:
-        uris = self._uris(table, path)
-        described = sizes.of([uri or "" for uri in uris])
+        places = self._places(table, path)
+        wanted = np.array([self._is_wanted(place[0], left_out) for place in places], bool)
+        if not wanted.all():
+            table = table.filter(pa.array(wanted))
+            places = [place for place, chosen in zip(places, wanted, strict=True) if chosen]
+        uris, described = _existing(places, sizes)
         exists = np.array([item is not None for item in described], bool)
         for uri in (uri for uri, there in zip(uris, exists, strict=True) if not there):
             left_out.add("missing", uri or f"a row of {path} without URI")
-        made = apply_rules(self._rules_of(table, path), table, [uri or "" for uri in uris])
+        rules = self._rules_of(table, path)
+        made = apply_rules(rules, table, uris)
+        left_out.unread_times += unread_times(rules, table, made)
         made = made.append_column("uri", pa.array(uris, pa.string()))
         made = made.append_column("size_bytes", pa.array([d.size_bytes if d else None for d in described], pa.int64()))
         made = made.append_column("tag", pa.array([d.tag if d else None for d in described], pa.string()))
         if exists.any():
             yield made.filter(pa.array(exists))
+
+    def _is_wanted(self, place: str, left_out: LeftOut) -> bool:
+        unwanted = self.selection.why_not(path_below(place, self.photos.root.uri)) if place else None
+        if unwanted:
+            left_out.add(unwanted[0], place)
+        return unwanted is None
+
+
+def _existing(places: Sequence[Sequence[str]], sizes: _Sizes) -> tuple[list[str], list[StoredObject | None]]:
+    """The first place of each photo at which there is one, or its likeliest place and None."""
+    uris = [place[0] for place in places]
+    described = sizes.of(uris)
+    for number in range(1, max(map(len, places), default=0)):
+        rows = [row for row, place in enumerate(places) if described[row] is None and len(place) > number]
+        for row, found in zip(rows, sizes.of([places[row][number] for row in rows]), strict=True):
+            if found:
+                uris[row], described[row] = places[row][number], found
+    return uris, described
 
 
 def refuse_web(uris: Sequence[str | None], where: str) -> None:
@@ -126,86 +162,6 @@ def refuse_web(uris: Sequence[str | None], where: str) -> None:
     if web:
         next_step = "download the photos where you may, and name the copies (img2dataset writes such a corpus)"
         raise ConfigError(f"photos are not fetched from the web: {web[:80]}", where=where, next_step=next_step)
-
-
-def with_constants(table: pa.Table, constants: Mapping[str, str | None]) -> pa.Table:
-    """A table with its partition columns."""
-    for name, value in constants.items():
-        if name not in table.column_names:
-            table = table.append_column(name, pa.array([value] * table.num_rows, pa.string()))
-    return table
-
-
-def read_rows(store: ObjectStore, path: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the rows of a Parquet, CSV or JSON-lines file in batches.
-
-    Raises:
-        ConfigError: it cannot be read as such.
-    """
-    where = f"{store.uri}/{path}"
-    try:
-        if path.endswith(".parquet"):
-            yield from _parquet(store, path, columns)
-        elif path.endswith((".csv", ".tsv")):
-            yield from _csv(store, path)
-        else:
-            yield from _json_lines(store, path)
-    except FileNotFoundError as err:
-        raise Retryable("a manifest was removed while it was read", where=where, next_step="run again") from err
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as err:
-        what = f"the manifest cannot be read: {first_line(err)}"
-        raise ConfigError(what, where=where, next_step="write Parquet, CSV with a header, or JSON lines") from err
-
-
-def _parquet(store: ObjectStore, path: str, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    with read_input(store, path) as source, pq.ParquetFile(source) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-        check_names(schema.names, (), path)
-        # photos are named, not contained; a column of bytes would have to be read for nothing
-        names = list(columns or (field.name for field in schema if not pa.types.is_binary(field.type)))
-
-        def again(encoded: list[str]) -> pq.ParquetFile:
-            return pq.ParquetFile(source, metadata=metadata, read_dictionary=encoded)
-
-        yield from short_texts(file, again, names, f"{store.uri}/{path}", _ROWS)
-
-
-def _csv(store: ObjectStore, path: str) -> Iterator[pa.Table]:
-    parse = pacsv.ParseOptions(delimiter="\t" if path.endswith(".tsv") else ",", newlines_in_values=True)
-    with read_input(store, path) as source:
-        names = pacsv.open_csv(source, parse_options=parse).schema.names
-    check_names(names, (), path)
-    convert = pacsv.ConvertOptions(
-        column_types={name: pa.string() for name in names},
-        strings_can_be_null=True,
-        null_values=[""],  # by default also NA, NaN and null, which may be somebody's reference
-    )
-    with read_input(store, path) as source:
-        for batch in pacsv.open_csv(source, parse_options=parse, convert_options=convert):
-            table = pa.table(batch)
-            for start in range(0, table.num_rows, _ROWS):
-                yield table.slice(start, _ROWS)
-
-
-def _json_lines(store: ObjectStore, path: str) -> Iterator[pa.Table]:
-    rows: list[dict[str, object]] = []
-    with read_input(store, path) as source:
-        for line in io.BufferedReader(source):
-            if line.strip():
-                body = parse_json(line, _LINE_BYTES)
-                if not isinstance(body, dict):
-                    raise ValueError("a line is no JSON object")
-                rows.append(body)
-            if len(rows) >= _ROWS:
-                yield _table(rows)
-                rows = []
-    if rows:
-        yield _table(rows)
-
-
-def _table(rows: list[dict[str, object]]) -> pa.Table:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
 
 
 class _Sizes:
@@ -297,8 +253,3 @@ def _hash_rows(rows: pa.Table, names: Sequence[str]) -> np.ndarray:
 
 def _hash(texts: list[str]) -> np.ndarray:
     return pd.util.hash_array(np.array(texts, object), categorize=False)
-
-
-def relative_to(uri: str, folder: str) -> str:
-    """A relative URI of a manifest in a subfolder, relative to the corpus."""
-    return uri if "://" in uri or os.path.isabs(uri) else f"{folder}/{uri}" if folder else uri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import pyarrow as pa
@@ -65,10 +65,11 @@ class OpenedCorpus:
         self.uri = self.store.uri + (f"/{spec.only}" if spec.only else "")
         self.left_out = LeftOut()
         self._table_files: list[TableFile] | None = None
+        self._tables_left_out = LeftOut()
 
     def _files(self) -> list[TableFile]:
         if self._table_files is None:
-            self._table_files = table_files(self.store, self.spec)
+            self._table_files = table_files(self.store, self.spec, self._tables_left_out)
         return self._table_files
 
     def _parquet(self) -> Corpus:
@@ -89,7 +90,9 @@ class OpenedCorpus:
             return [
                 CorpusPart(file.path, str(file.size_bytes), file.size_bytes, file.constants) for file in self._files()
             ]
-        objects = (self._tars() if self.spec.kind == "webdataset" else self._parquet()).objects()
+        layout = self._tars() if self.spec.kind == "webdataset" else self._parquet()
+        objects = layout.objects()
+        self.left_out = layout.left_out
         return [CorpusPart(item.key, item.tag, item.size_bytes) for item in objects]
 
     def check_present(self) -> None:
@@ -131,7 +134,10 @@ class OpenedCorpus:
             rows = tars.index(part.name)
             self.left_out.merge(tars.left_out)
             return rows
-        return self._bound(part).index(part.name, trusted=trusted)
+        corpus = self._bound(part)
+        rows = corpus.index(part.name, trusted=trusted)
+        self.left_out.unread_times += corpus.unread_times
+        return rows
 
     def entries(self) -> Iterator[pa.Table]:
         """Yield the photos of kinds where each is an object: identifying columns, uri, size_bytes and tag."""
@@ -142,8 +148,10 @@ class OpenedCorpus:
             yield from FilesLayout(self.store, spec.selection(), spec.rules, follow).entries(self.left_out)
             return
         files = self._files()
+        self.left_out.merge(self._tables_left_out)
         photos = PhotoReader(self.store, spec.s3)
-        yield from ManifestLayout(photos, files, spec.uri_column or "", spec.rules).entries(self.left_out)
+        layout = ManifestLayout(photos, files, spec.uri_column or "", spec.rules, spec.row_selection(), spec.fields)
+        yield from replace(layout, is_table=spec.kind in ("delta", "iceberg")).entries(self.left_out)
 
     def declared(self) -> Iterator[tuple[str, str, str]]:
         """Yield (location, key, value) of what Parquet files say about themselves."""

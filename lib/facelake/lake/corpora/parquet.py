@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from facelake.config import S3Section
 from facelake.corpus_config import ColumnRule
 from facelake.errors import ConfigError, Retryable
+from facelake.lake.corpora.field_ids import FieldIds, current_columns
+from facelake.lake.corpora.listing import list_containers, nothing_left
 from facelake.lake.corpora.parquet_checks import REPLACE, check_columns, check_image, check_inflation, described
 from facelake.lake.corpora.rules import (
     COLUMNS,
@@ -25,8 +27,10 @@ from facelake.lake.corpora.rules import (
     column_at,
     columns_needed,
     normal_form,
+    unread_times,
+    with_constants,
 )
-from facelake.lake.corpora.selection import Selection
+from facelake.lake.corpora.selection import LeftOut, Selection
 from facelake.lake.corpora.short_texts import short_texts
 from facelake.lake.object_store import StoredObject
 from facelake.lake.store import open_store, read_input
@@ -63,6 +67,8 @@ class ParquetForm:
     """rows without bytes are not photos: they have no id"""
     optional: frozenset[str] = frozenset(COLUMNS)
     """columns that are null where a file lacks what their rule reads"""
+    fields: FieldIds | None = None
+    """of an Iceberg table, whose files may have other names"""
 
     @property
     def ids_by_content(self) -> bool:
@@ -92,19 +98,15 @@ class Corpus:
         self.store = open_store(uri, s3)
         self.uri, self.form, self._only = self.store.uri, form or ParquetForm(), only
         self._selection = selection or Selection((), (".*",))
+        self._constants: Mapping[str, str | None] = {}
+        self.left_out = LeftOut()
+        self.unread_times = 0
+        """rows of the file that was read last whose time of capture cannot be read"""
 
     def bound(self, constants: Mapping[str, str | None]) -> Corpus:
         """The same files with partition columns, whose values the log of a table gives."""
-        if not constants:
-            return self
-        rules = {}
-        for name, rule in self.form.rules.items():
-            if rule.column is None or rule.column not in constants or rule.regex:
-                rules[name] = rule
-            elif (value := constants[rule.column]) is not None:
-                rules[name] = ColumnRule(constant=value)
         bound = copy(self)
-        bound.form = replace(self.form, rules=rules)
+        bound._constants = constants
         return bound
 
     def objects(self) -> list[StoredObject]:
@@ -113,24 +115,26 @@ class Corpus:
         Raises:
             ConfigError: there are none, or they belong to a Delta or Iceberg table, which must not be read as files.
         """
+        self.left_out = LeftOut()
         if self._only is not None:
             described = self.store.stat(self._only)
             objects = [described] if described else []
         else:
-            objects = [item for item in refuse_tables(self.store.list(), self.uri) if self._is_part(item.key)]
+            objects = list_containers(self.store, (".parquet",), self._why_not, self.left_out)
         if not objects:
-            next_step = "create one with `facelake import DIR`, or set `corpus` in the config"
-            raise ConfigError("the corpus is missing or contains no .parquet file", where=self.uri, next_step=next_step)
+            raise nothing_left(".parquet", self.left_out, self.uri)
         return objects
+
+    def _why_not(self, key: str) -> tuple[str, str] | None:
+        if not key.lower().endswith(".parquet"):
+            return self._selection.excluded(key)
+        if any(part.startswith("_") for part in key.split("/")):
+            return "names that start with _", key
+        return self._selection.why_not(key)
 
     def paths(self) -> list[str]:
         """Paths of `objects`."""
         return [item.key for item in self.objects()]
-
-    def _is_part(self, key: str) -> bool:
-        if not key.endswith(".parquet") or any(part.startswith("_") for part in key.split("/")):
-            return False
-        return not any(self._selection.why_not_part(part) for part in key.split("/"))
 
     def inspect(self, path: str) -> CorpusFile:
         """Read a file's footer and check its columns.
@@ -149,47 +153,74 @@ class Corpus:
         """
         with self._open(path) as file:
             self._inspected(path, file)
-            self._mapped(path, file.schema_arrow.empty_table())
+            table = file.schema_arrow.empty_table()
+            self._mapped(path, self._current(path, file, table, columns_needed(self.form.rules)))
 
     def _inspected(self, path: str, file: pq.ParquetFile) -> CorpusFile:
         where = f"{self.uri}/{path}"
-        self._check(file.schema_arrow, where)
+        self._check(path, file, where)
         meta = file.metadata
         described(meta, where)
         leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
-        leaf = next((i for i, name in enumerate(leaves) if name == self.form.image), -1)
+        image = self._stored(path, file, self.form.image)
+        leaf = next((i for i, name in enumerate(leaves) if name == image), -1)
         groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
         check_inflation([group.column(leaf) for group in groups], where)
         size = sum(group.column(leaf).total_uncompressed_size for group in groups)
         return CorpusFile(path, meta.num_rows, size, tuple(group.num_rows for group in groups))
 
-    def _check(self, schema: pa.Schema, where: str) -> None:
-        form = self.form
+    def _check(self, path: str, file: pq.ParquetFile, where: str) -> None:
+        form, schema = self.form, file.schema_arrow
         own = [name for name, rule in form.rules.items() if name in form.optional and rule.column == name]
-        check_names(schema.names, own, where)
-        if self.form.strict:
-            check_columns(schema, self.form.rules, where)
-        check_image(schema, self.form.image, where)
+        check_names(schema.names, () if form.fields else own, where)
+        if form.strict:
+            check_columns(schema, form.rules, where)
+        check_image(schema, self._stored(path, file, form.image) or form.image, where)
+
+    def _stored(self, path: str, file: pq.ParquetFile, name: str) -> str | None:
+        """The path of a column in a file; None if an Iceberg file lacks it."""
+        if self.form.fields is None:
+            return name
+        return self.form.fields.paths_in(file.schema_arrow, f"{self.uri}/{path}").get(name)
+
+    def _current(self, path: str, file: pq.ParquetFile, table: pa.Table, needed: Sequence[str]) -> pa.Table:
+        """What was read of a file under the names that the table has now."""
+        if (fields := self.form.fields) is None:
+            return table
+        paths = fields.paths_in(file.schema_arrow, f"{self.uri}/{path}")
+        return current_columns(table, paths, [name for name in needed if name in fields.ids])
 
     def ids(self, path: str) -> pa.Table:
         """image_id, source_id, subject_ref, source_class and captured_at of every row, in row order; missing columns
         are null, and so are ids that depend on the content.
         """
-        form = self.form
+        needed = columns_needed(self.form.rules)
         with self._open(path) as file:
-            present = file.schema_arrow.names
-            needed = {name: name.partition(".")[0] for name in columns_needed(form.rules)}
-            names = [name if name in present else top for name, top in needed.items() if {name, top} & set(present)]
-            table = self._names_of(path, file, sorted(set(names)))
-            table = table if names else pa.table({"": pa.nulls(file.metadata.num_rows)})
-        return self._mapped(path, table)
+            return self._mapped(path, self._read(path, file, needed))
+
+    def _image_ids(self, path: str) -> pa.ChunkedArray:
+        """The ids alone: workers do not know the values of partition columns, on which others may depend."""
+        only = copy(self)
+        only.form = replace(self.form, rules={"image_id": self.form.rules["image_id"]}, optional=frozenset(COLUMNS))
+        return only.ids(path)["image_id"]
+
+    def _read(self, path: str, file: pq.ParquetFile, needed: Sequence[str]) -> pa.Table:
+        """Those of some columns that a file has, whole, by their current names."""
+        present = set(file.schema_arrow.names)
+        stored = [name for name in (self._stored(path, file, name) for name in needed) if name]
+        names = {name if name in present else name.partition(".")[0] for name in stored} & present
+        table = self._names_of(path, file, sorted(names))
+        table = table if names else pa.table({"": pa.nulls(file.metadata.num_rows)})
+        return self._current(path, file, table, needed) if needed else table
 
     def _mapped(self, path: str, table: pa.Table) -> pa.Table:
         """The columns COLUMNS of rows of a file, by the rules."""
-        form = self.form
+        form, table = self.form, with_constants(table, self._constants)
         absent = {name for name in form.optional & set(form.rules) if _is_absent(form.rules[name], table)}
         rules = {name: rule for name, rule in form.rules.items() if name not in absent}
-        return apply_rules(rules, table, path)
+        made = apply_rules(rules, table, path)
+        self.unread_times = unread_times(rules, table, made)
+        return made
 
     def index(self, path: str, *, trusted: bool) -> pa.Table:
         """The rows of a file for table `images`: identifying columns, size and SHA-256 of each photo, in row order.
@@ -241,12 +272,11 @@ class Corpus:
         if self.form.name is None:
             return [None] * rows
         with self._open(path) as file:
-            if self.form.name.partition(".")[0] not in file.schema_arrow.names:
-                return [None] * rows
-            table = self._names_of(path, file, [self.form.name])
-        names: list[str | None] = apply_rules({"image_id": ColumnRule(column=self.form.name)}, table, path)[
-            0
-        ].to_pylist()
+            table = self._read(path, file, [self.form.name])
+        if column_at(table, self.form.name) is None:
+            return [None] * rows
+        rules = {"image_id": ColumnRule(column=self.form.name)}
+        names: list[str | None] = apply_rules(rules, table, path)["image_id"].to_pylist()
         return names
 
     def images(
@@ -258,7 +288,7 @@ class Corpus:
         Args:
             wanted: rows that are needed; others may be left out.
         """
-        ids = None if self.form.ids_by_content else self.ids(path)["image_id"]
+        ids = None if self.form.ids_by_content else self._image_ids(path)
         names = self._names(path, end) if self.form.ids_by_content and self.form.name else None
         for row, data in self._contents(path, start, end):
             if ids is not None:
@@ -277,9 +307,10 @@ class Corpus:
                     groups.append(index)
                 first += rows
             row = skip or 0
-            batches = file.iter_batches(_READ_ROWS, row_groups=groups, columns=[self.form.image])
+            stored = self._stored(path, file, self.form.image) or self.form.image
+            batches = file.iter_batches(_READ_ROWS, row_groups=groups, columns=[stored])
             while row < end and (batch := self._guard(path, lambda: next(batches, None))) is not None:
-                images = column_at(pa.table(batch), self.form.image)
+                images = column_at(pa.table(batch), stored)
                 for image in images if images is not None else ():
                     if start <= row < end:
                         yield row, image.as_py() or b""
@@ -340,27 +371,6 @@ class Corpus:
 def _damaged(err: Exception, where: str) -> ConfigError:
     what = f"not a readable Parquet file (truncated or damaged): {str(err).splitlines()[0]}"
     return ConfigError(what, where=where, next_step=REPLACE)
-
-
-def refuse_tables(objects: Iterable[StoredObject], uri: str) -> Iterator[StoredObject]:
-    """Yield listed objects; a file of a table with a log shows that the folder must not be read file by file.
-
-    Raises:
-        ConfigError: there is a Delta or Iceberg table. Its files include rows that were deleted from the table.
-    """
-    for item in objects:
-        folder, _, name = item.key.rpartition("/")
-        is_delta = f"/{folder}/".find("/_delta_log/") >= 0
-        is_iceberg = folder.rpartition("/")[2] == "metadata" and name.endswith(".metadata.json")
-        if is_delta or is_iceberg:
-            kind = "Delta" if is_delta else "Iceberg"
-            table = folder.rpartition("/")[0]
-            raise ConfigError(
-                f"the corpus contains a {kind} table, whose files include deleted rows",
-                where=f"{uri}/{table}".rstrip("/"),
-                next_step=f"set corpus.uri to the table's folder and corpus.kind to {kind.lower()}",
-            )
-        yield item
 
 
 def _is_absent(rule: ColumnRule, table: pa.Table) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,9 @@ COLUMNS = ("image_id", "source_id", "subject_ref", "source_class", "captured_at"
 ROW_COLUMNS = ("subject_ref", "source_class", "captured_at")
 """columns that a file need not have"""
 _TIME = pa.timestamp("us", tz="UTC")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNIX = re.compile(r"(\d{9,10}|\d{13}|\d{16})(?:\.\d*)?", re.ASCII)
+_EXIF = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)(.*)", re.ASCII)
 Rules = Mapping[str, ColumnRule]
 
 
@@ -67,7 +70,7 @@ def apply_rules(rules: Rules, table: pa.Table, paths: str | Sequence[str]) -> pa
         if rule is None:
             made[name] = pa.nulls(table.num_rows, _TIME if name == "captured_at" else pa.string())
         elif name == "captured_at":
-            made[name] = _moments(rule, table)
+            made[name] = _moments(rule, table, paths)
         else:
             made[name] = _texts(name, rule, table, paths)
     made["image_id"] = normal_form(made["image_id"])
@@ -75,10 +78,22 @@ def apply_rules(rules: Rules, table: pa.Table, paths: str | Sequence[str]) -> pa
 
 
 def normal_form(ids: pa.Array) -> pa.Array:
-    """Identifiers in Unicode form NFC: one name in its two common forms is one id."""
+    """Identifiers and paths in Unicode form NFC: one name in its two common forms is one id, and gives one value."""
     if pc.all(pc.string_is_ascii(ids)).as_py() in (True, None):
         return ids
     return pa.array([None if v is None else unicodedata.normalize("NFC", v) for v in ids.to_pylist()], pa.string())
+
+
+def with_constants(table: pa.Table, constants: Mapping[str, str | None]) -> pa.Table:
+    """A table with its partition columns, where it has no values of its own."""
+    for name, value in constants.items():
+        column = pa.array([value] * table.num_rows, pa.string())
+        at = table.schema.get_field_index(name)
+        if at < 0:
+            table = table.append_column(name, column)
+        elif pa.types.is_null(table.schema.field(at).type):
+            table = table.set_column(at, name, column)
+    return table
 
 
 def column_at(table: pa.Table, path: str) -> pa.ChunkedArray | None:
@@ -114,8 +129,8 @@ def _texts(name: str, rule: ColumnRule, table: pa.Table, paths: str | Sequence[s
         texts = pa.array([paths] * rows if isinstance(paths, str) else paths, pa.string())
     if rule.regex is None:
         return texts
-    pattern = re.compile(rule.regex)
-    return pa.array([_group(pattern, text) for text in texts.to_pylist()], pa.string())
+    pattern = re.compile(unicodedata.normalize("NFC", rule.regex))
+    return pa.array([_group(pattern, text) for text in normal_form(texts).to_pylist()], pa.string())
 
 
 def _group(pattern: re.Pattern[str], text: str | None) -> str | None:
@@ -145,22 +160,44 @@ def _as_text(name: str, column: pa.ChunkedArray) -> pa.Array:
     return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
 
 
-def _moments(rule: ColumnRule, table: pa.Table) -> pa.Array:
-    column = _found("captured_at", rule, table) if rule.column else None
+def unread_times(rules: Rules, table: pa.Table, made: pa.Table) -> int:
+    """The number of rows of which `captured_at` has a value that is no time, by the columns that the rules made."""
+    rule = rules.get("captured_at")
+    column = column_at(table, rule.column) if rule and rule.column else None
     if column is None:
-        return pa.array([_moment(rule.constant)] * table.num_rows, _TIME)
-    if pa.types.is_timestamp(column.type):
+        return 0
+    return int(pc.sum(pc.and_(pc.is_valid(column), pc.is_null(made["captured_at"]))).as_py() or 0)
+
+
+def _moments(rule: ColumnRule, table: pa.Table, paths: str | Sequence[str]) -> pa.Array:
+    column = _found("captured_at", rule, table) if rule.column else None
+    if rule.regex:
+        column = _texts("captured_at", rule, table, paths)
+    elif column is None:
+        return pa.array([moment_of(rule.constant)] * table.num_rows, _TIME)
+    elif pa.types.is_timestamp(column.type):
         zoned = column if column.type.tz else column.cast(pa.timestamp("us")).cast(_TIME)
         return zoned.cast(_TIME, safe=False).combine_chunks()
-    return pa.array([_moment(value) for value in column.to_pylist()], _TIME)
+    return pa.array([moment_of(value) for value in column.to_pylist()], _TIME)
 
 
-def _moment(value: object) -> datetime | None:
-    """A moment from a date or an ISO text; None where there is none: the column is optional."""
+def moment_of(value: object) -> datetime | None:
+    """A moment from a date, a text in ISO or EXIF form, or a Unix time; None if it is none of these: the column is
+    optional.
+
+    Whole numbers of 9 or 10, 13 and 16 digits are seconds, milliseconds and microseconds; EXIF has no zone, taken as
+    UTC.
+    """
+    text = str(value).strip().rstrip("\0")
     try:
         if isinstance(value, date) and not isinstance(value, datetime):
             return datetime(value.year, value.month, value.day, tzinfo=UTC)
-        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
-    except ValueError:
+        if unix := _UNIX.fullmatch(text):
+            digits = unix.group(1)
+            return _EPOCH + timedelta(microseconds=int(digits) * 10 ** (16 - max(len(digits), 10)))
+        exif = _EXIF.match(text)
+        text = f"{exif[1]}-{exif[2]}-{exif[3]}{exif[4]}" if exif else text
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

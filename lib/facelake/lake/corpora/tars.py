@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 
-from facelake.contracts import parse_json
 from facelake.errors import ConfigError
+from facelake.lake.corpora.listing import TAR_SUFFIXES, is_not_utf8, list_containers, nothing_left
 from facelake.lake.corpora.parquet import content_id
-from facelake.lake.corpora.rules import Rules, apply_rules, columns_needed, normal_form
+from facelake.lake.corpora.rules import Rules, apply_rules, columns_needed, normal_form, unread_times
+from facelake.lake.corpora.samples import TEXTS, Fields, Sample, TarPhoto, divided, fields_in, text_of
 from facelake.lake.corpora.selection import LeftOut, Selection, is_photo_name
 from facelake.lake.object_store import ObjectStore, StoredObject
 from facelake.lake.seekable import SeekableFile
@@ -22,37 +22,6 @@ from facelake.lake.seekable import SeekableFile
 _BLOCK = 8 << 20
 _MOST_READ = 64 << 20  # a header that asks for more is hostile
 _TEXT_BYTES = 1 << 20  # largest member of text or JSON that is read
-_TEXTS = ("txt", "cls", "text", "caption", "id", "key")
-
-
-@dataclass(slots=True)
-class _Sample:
-    """Members of one name: photos, and the fields of its texts."""
-
-    key: str = ""
-    photos: list[tuple[str, int, int, str]] = field(default_factory=list)
-    """name, offset, size, SHA-256"""
-    fields: dict[str, Any] = field(default_factory=dict)
-    unreadable: bool = False
-    """whether there is a text that could not be read"""
-    contradicted: set[str] = field(default_factory=set)
-    """fields of which two texts give different values"""
-
-    def add_fields(self, fields: dict[str, Any] | None) -> None:
-        """Add the fields of a text; None for one that cannot be read."""
-        if fields is None:
-            self.unreadable = True
-            return
-        self.contradicted |= {name for name in fields.keys() & self.fields.keys() if fields[name] != self.fields[name]}
-        self.fields |= fields
-
-    def fault(self, needed: Sequence[str]) -> str:
-        """Why fields cannot be relied on, so that nobody knows whose the photos are; empty if they can."""
-        if self.contradicted & set(needed):
-            return "with contradicting fields"
-        values = [self.fields.get(name) for name in needed]
-        missing = self.unreadable and None in values
-        return "with unreadable fields" if missing or any(v is not None and _text(v) is None for v in values) else ""
 
 
 class TarLayout:
@@ -68,22 +37,19 @@ class TarLayout:
         Raises:
             ConfigError: there are none, or a compressed one.
         """
+        self.left_out = LeftOut()
         if self._only is not None:
             described = self.store.stat(self._only)
             objects = [described] if described else []
         else:
-            objects = [item for item in self.store.list() if self._is_part(item.key)]
+            objects = list_containers(self.store, TAR_SUFFIXES, self._selection.excluded, self.left_out)
         if not objects:
-            raise ConfigError("no .tar file", where=self.store.uri, next_step="check corpus.uri and corpus.kind")
+            raise nothing_left(".tar", self.left_out, self.store.uri)
+        for item in objects:
+            if not item.key.lower().endswith(".tar"):
+                next_step = "decompress it: photos in it could not be read one by one"
+                raise ConfigError("a compressed tar file", where=f"{self.store.uri}/{item.key}", next_step=next_step)
         return objects
-
-    def _is_part(self, key: str) -> bool:
-        if any(self._selection.why_not_part(part) for part in key.split("/")):
-            return False
-        if key.endswith((".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")):
-            next_step = "decompress it: photos in it could not be read one by one"
-            raise ConfigError("a compressed tar file", where=f"{self.store.uri}/{key}", next_step=next_step)
-        return key.endswith(".tar")
 
     def index(self, path: str) -> pa.Table:
         """The rows of a tar file for table `images`; the whole file is read once, one block at a time.
@@ -93,7 +59,7 @@ class TarLayout:
             Retryable: the store failed.
         """
         where = f"{self.store.uri}/{path}"
-        rows: list[tuple[str, int, int, str, dict[str, Any]]] = []
+        rows: list[tuple[TarPhoto, Fields]] = []
         try:
             samples = list(self._samples(path))
         except (tarfile.TarError, EOFError, UnicodeDecodeError, OverflowError) as err:
@@ -101,30 +67,34 @@ class TarLayout:
             raise ConfigError(what, where=where, next_step="replace the file or move it out of the corpus") from err
         needed, times = columns_needed(self._rules), Counter(sample.key for sample in samples)
         for sample in samples:
-            fault = needed and (sample.fault(needed) or ("of divided samples" if times[sample.key] > 1 else ""))
-            for photo in sample.photos:
+            for photo, fields in sample.with_fields():
+                fault = needed and (fields.fault(needed) or ("of divided samples" if times[sample.key] > 1 else ""))
                 if fault:
-                    self.left_out.add(fault, f"{path}/{photo[0]}")
+                    self.left_out.add(fault, f"{path}/{photo.name}")
                 else:
-                    rows.append((*photo, sample.fields))
+                    rows.append((photo, fields))
         return self._table(path, rows)
 
-    def _table(self, path: str, rows: list[tuple[str, int, int, str, dict[str, Any]]]) -> pa.Table:
-        names = [f"{path}/{name}" for name, *_ in rows]
-        columns = {name: pa.array([_text(row[4].get(name)) for row in rows]) for name in columns_needed(self._rules)}
+    def _table(self, path: str, rows: list[tuple[TarPhoto, Fields]]) -> pa.Table:
+        names = [f"{path}/{photo.name}" for photo, _ in rows]
+        columns = {
+            name: pa.array([text_of(fields.values.get(name)) for _, fields in rows], pa.string())
+            for name in columns_needed(self._rules)
+        }
         table = pa.table(columns or {"": pa.nulls(len(rows))})
         made = apply_rules(self._rules, table, names)
+        self.left_out.unread_times += unread_times(self._rules, table, made)
         if "image_id" not in self._rules:
-            ids = [content_id(name, digest) for name, _, _, digest, _ in rows]
+            ids = [content_id(photo.name, photo.digest) for photo, _ in rows]
             made = made.set_column(0, "image_id", normal_form(pa.array(ids, pa.string())))
         made = made.append_column("uri", pa.array([path] * len(rows), pa.string()))
-        made = made.append_column("byte_offset", pa.array([row[1] for row in rows], pa.int64()))
-        made = made.append_column("size_bytes", pa.array([row[2] for row in rows], pa.int64()))
-        return made.append_column("content_sha256", pa.array([row[3] for row in rows], pa.string()))
+        made = made.append_column("byte_offset", pa.array([photo.offset for photo, _ in rows], pa.int64()))
+        made = made.append_column("size_bytes", pa.array([photo.size for photo, _ in rows], pa.int64()))
+        return made.append_column("content_sha256", pa.array([photo.digest for photo, _ in rows], pa.string()))
 
-    def _samples(self, path: str) -> Iterator[_Sample]:
+    def _samples(self, path: str) -> Iterator[Sample]:
         """Yield the samples of a tar file in order; members of one sample follow each other."""
-        sample = _Sample()
+        sample = Sample()
         described = self.store.stat(path)
         if described is None:
             raise EOFError("the file was removed while it was read")
@@ -136,47 +106,58 @@ class TarLayout:
                         self.left_out.add("not files", f"{path}/{member.name}")
                     continue
                 member.name = _plain(member.name)
-                key, ending = _split(member.name)
+                key = divided(member.name)[0]
                 if key != sample.key:
                     yield sample
-                    sample = _Sample(key)
-                self._take(tar, member, sample, path, ending)
+                    sample = Sample(key)
+                self._take(tar, member, sample, path)
             _check_end(tar, described.size_bytes)
         yield sample
 
-    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, path: str, ending: str) -> None:
+    def _take(self, tar: tarfile.TarFile, member: tarfile.TarInfo, sample: Sample, path: str) -> None:
+        _, inner, ending = divided(member.name)
         if is_photo_name(member.name):
-            if unwanted := self._selection.why_not_path(member.name):
-                self.left_out.add(unwanted[0], f"{path}/{member.name}")
+            if unwanted := self._unwanted(path, member):
+                self.left_out.add(unwanted, f"{path}/{member.name}")
                 return
             digest = _digest(tar, member)
-            sample.photos.append((member.name, member.offset_data, member.size, digest))
-            sample.fields |= {"key": sample.key, "__key__": sample.key}
-        elif ending in ("json", *_TEXTS):
-            sample.add_fields(_fields(ending, _content(tar, member)) if member.size <= _TEXT_BYTES else None)
+            sample.photos.append(TarPhoto(member.name, member.offset_data, member.size, digest, inner))
+        elif ending in TEXTS:
+            whole = member.size <= _TEXT_BYTES and not member.issparse()
+            sample.add_text(inner, ending, fields_in(ending, _content(tar, member)) if whole else None)
         else:
             self.left_out.add("not photos", f"{path}/{member.name}")
 
+    def _unwanted(self, path: str, member: tarfile.TarInfo) -> str | None:
+        """The reason to leave out a photo; patterns are matched with its path in the tar file and below the corpus."""
+        if is_not_utf8(member.name):
+            return "names that are not UTF-8"
+        if member.issparse():
+            return "sparse, whose bytes are not in one piece"
+        names, selection = (f"{path}/{member.name}", member.name), self._selection
+        for name in names:
+            if unwanted := selection.excluded(name):
+                return unwanted[0]
+        return None if any(map(selection.is_included, names)) else "not included"
+
 
 def _check_end(tar: tarfile.TarFile, size: int) -> None:
-    """Raise ReadError unless the file ends with a member or a block of zeros: tarfile stops at damage silently."""
+    """Raise ReadError unless the file ends with a member or with zeros: tarfile stops at damage silently, and at the
+    end of the first of several tar files that were put together.
+    """
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     rest = tar.fileobj.read(tarfile.BLOCKSIZE) if tar.offset < size else b""
     if rest.strip(b"\0") or 0 < len(rest) < tarfile.BLOCKSIZE or tar.offset > size:
         raise tarfile.ReadError(f"no header at byte {tar.offset}")
+    while rest := tar.fileobj.read(1 << 20):
+        if rest.strip(b"\0"):
+            raise tarfile.ReadError(f"more data after the end of the archive at byte {tar.offset}; unite with `tar -A`")
 
 
 def _plain(name: str) -> str:
     """The name of a member without a leading slash or `./`, which `tar -C folder .` writes before every name."""
     return "/".join(part for part in name.split("/") if part not in ("", "."))
-
-
-def _split(name: str) -> tuple[str, str]:
-    """(key, ending) of a member: the name up to the first dot of its last part, and the rest."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, ending = base.partition(".")
-    return f"{folder}{slash}{stem}", ending.lower()
 
 
 def _reader(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Any:
@@ -199,32 +180,6 @@ def _digest(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return bytes(_reader(tar, member).read())
-
-
-def _fields(ending: str, data: bytes) -> dict[str, Any] | None:
-    """The fields of a text (by its ending) or of a JSON object (by `json.NAME` and by NAME); None if it is not one."""
-    text = data.decode("utf-8", "replace")
-    if ending != "json":
-        return {ending: text.strip()}
-    try:
-        body = parse_json(text)
-    except ValueError:
-        return None
-    return _flattened(body, "json.") | _flattened(body, "") if isinstance(body, dict) else None
-
-
-def _flattened(body: dict[str, Any], prefix: str, depth: int = 4) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in body.items():
-        if isinstance(value, dict) and depth:
-            fields |= _flattened(value, f"{prefix}{name}.", depth - 1)
-        else:
-            fields[f"{prefix}{name}"] = value
-    return fields
-
-
-def _text(value: Any) -> str | None:
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 class _Blocks(SeekableFile):

@@ -74,10 +74,10 @@ class ImportSource:
         """
         if location.startswith("s3://"):
             folder, _, name = location.rstrip("/").rpartition("/")
-            tar = name if name.endswith(".tar") else None
+            tar = name if name.lower().endswith(".tar") else None
             return cls(location, open_store(folder if tar else location, s3), tar, follow_links)
         path = Path(os.path.expanduser(location.removeprefix("file://")))
-        if path.is_file() and path.suffix == ".tar":
+        if path.is_file() and path.suffix.lower() == ".tar":
             return cls(str(path), open_store(str(path.parent), s3), path.name, follow_links)
         if not path.is_dir():
             next_step = "give a folder with photos, an s3:// prefix or an uncompressed .tar file"
@@ -180,7 +180,7 @@ def compiled(person_from: str | None) -> re.Pattern[str] | None:
     if not person_from:
         return None
     try:
-        pattern = re.compile(person_from)
+        pattern = re.compile(unicodedata.normalize("NFC", person_from))  # as the paths
     except re.error as err:
         raise ConfigError(
             f"not a regular expression: {err}", where="--person-from", next_step="correct the regular expression"

@@ -24,6 +24,7 @@ from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Snapshot
+from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index_tasks import (
     CheckTask,
@@ -39,7 +40,7 @@ from facelake.stages.core.context import Context
 
 T = TypeVar("T")
 R = TypeVar("R")
-_FORMAT = 1  # of the index; raised when parts must be indexed again
+_FORMAT = 2  # of the index; raised when parts must be indexed again
 _LISTED = "listed"
 _PART_ROWS = 4096
 _COMMIT_PARTS = 64
@@ -103,6 +104,7 @@ class _Update:
         tasks: list[IndexTask] = []
         removes = dict(known)
         parts = self._corpus.parts()
+        self._left_out.merge(self._corpus.left_out)
         for part in parts:
             name = DataFileName.of_corpus_file(part.name, _digest(_FORMAT, part.tag, _form_of(spec)))
             if name in known:
@@ -255,6 +257,10 @@ class _Update:
             parts = [(name, by_key[corpus_key(name)]) for name in self._order]
         for line in self._left_out.lines():
             self._context.emit(Notice("admit", f"left out: {line}"))
+        if unread := self._left_out.unread_times:
+            self._context.emit(
+                Notice("admit", f"captured_at is no time, and taken as unknown: {counted(unread, 'photo')}")
+            )
         return CorpusIndex(tuple(parts), self._hashed, self._erased, self._left_out)
 
 
@@ -274,7 +280,8 @@ def _form_of(spec: CorpusSpec) -> str:
     rules = form.rules if form else spec.rules
     texts = sorted(f"{name}={rule.model_dump_json()}" for name, rule in rules.items())
     section = spec.section
-    return repr((spec.kind, form and (form.image, form.name), texts, section.include, section.exclude))
+    fields = form and form.fields and sorted(form.fields.ids.items())
+    return repr((spec.kind, form and (form.image, form.name), texts, fields, section.include, section.exclude))
 
 
 def _digest(*parts: object) -> str:

@@ -66,11 +66,13 @@ def corpus_size(config: Config, lake: Lake | None, *, with_erased: bool = False)
         described |= {"left_out": corpus.left_out.lines()}
         return CorpusSize(images, images, size, described=described, listed=True, erased=erased)
     parts = corpus.parts()
+    described |= {"left_out": corpus.left_out.lines()}
     if spec.form is None:
         size = sum(part.size_bytes for part in parts)
         images = indexed = _indexed(lake)
         if not images and size <= _COUNTED_BYTES:
             images = sum(corpus.index(part, trusted=False).num_rows for part in parts)
+            described |= {"left_out": corpus.left_out.lines()}
         return CorpusSize(len(parts), images, size, described=described, by_index=indexed > 0)
     reader = Corpus(spec.root, spec.s3, spec.form, only=spec.only, selection=spec.selection())
     files = [reader.inspect(part.name) for part in parts]
