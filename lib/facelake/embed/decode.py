@@ -20,15 +20,17 @@ from facelake.contracts import U8, Reject
 from facelake.embed.containers import JpegExtent, TooCostly, is_raw, jpeg_extent, without_video
 from facelake.embed.formats import FORMATS, NEEDS_HEIF, NEEDS_JXL, PILLOW_FORMATS
 from facelake.embed.headers import MOST_METADATA, MeteredFile, check_bytes, check_image, in_large_passes
+from facelake.embed.high_depth import with_used_bits
 from facelake.embed.jpeg_xl import decode_jpeg_xl, is_jpeg_xl
 from facelake.embed.raw_previews import full_size_preview
 from facelake.embed.relight import relighting
+from facelake.embed.tiff_layouts import correct_layout
+from facelake.embed.to_rgb import to_rgb
 
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _STRIP = 512  # rows that are converted at once
 _MOST_MISSING = 0.1  # share of a photo that may be missing
 _NO_DATA = 128  # grey level that the decoder fills in where data are missing
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def _decode_xl(data: bytes, limits: DecodeLimits) -> _Stored:
     if "JXL" not in FORMATS:
         raise TooCostly(Reject.FORMAT, NEEDS_JXL)
     image = decode_jpeg_xl(data, limits.max_pixels, limits.max_seconds)
-    return _Stored(_to_rgb(image, limits.target_px), *image.size, orientation=1, damaged=False)
+    return _Stored(to_rgb(image, limits.target_px), *image.size, orientation=1, damaged=False)
 
 
 def _decode_by_pillow(data: bytes, limits: DecodeLimits) -> _Stored:
@@ -186,14 +188,17 @@ def _decode_by_pillow(data: bytes, limits: DecodeLimits) -> _Stored:
     with Image.open(MeteredFile(data), formats=PILLOW_FORMATS) as image:
         check_image(image, data, limits.max_pixels, jpeg, limits.target_px)
         width, height = image.size
-        orientation = _orientation(image)
+        correct_layout(image)
+        parts = list(getattr(image, "tile", ()))
+        orientation = _orientation(image)  # loads a PNG
         if jpeg and image.mode in ("RGB", "L", "CMYK"):
             divisor = _divisor_for(jpeg, width, height, limits)
             stored = "CMYK" if image.mode == "CMYK" else "RGB"
             pixels, damaged = _decode_jpeg(data, jpeg, (width // divisor, height // divisor), stored)
             pixels = pixels if stored == "RGB" else _from_cmyk(pixels)
         else:
-            pixels = _to_rgb(image, limits.target_px)
+            pixels = to_rgb(with_used_bits(image, parts, data, limits.max_pixels), limits.target_px)
+            width, height = image.size  # Pillow applies a TIFF's orientation to pixels and size
     return _Stored(pixels, width, height, stated if orientation == 1 else orientation, damaged)
 
 
@@ -322,43 +327,6 @@ def divisor_of(width: int, height: int, target_px: int) -> int:
     while target_px and divisor < 8 and max(width, height) >= 2 * divisor * target_px:
         divisor *= 2
     return divisor
-
-
-def _to_rgb(image: Image.Image, target_px: int) -> U8:
-    """RGB pixels (h, w, 3), strip by strip, reduced before conversion: full-size copies would take hundreds of MB."""
-    image.seek(0)
-    image.load()
-    shrink = max(1, max(image.size) // target_px) if target_px else 1
-    rows = -(-_STRIP // shrink) * shrink
-    levels = 0
-    if image.mode in _SIXTEEN_BIT:  # 16 bits, or 8 bits in a wider container
-        levels = 257 if max(int(np.asarray(strip).max()) for strip in _strips(image, rows)) > 255 else 1
-    return np.concatenate([_small_rgb(strip, shrink, levels) for strip in _strips(image, rows)])
-
-
-def _strips(image: Image.Image, rows: int) -> Iterator[Image.Image]:
-    if image.height <= rows:
-        yield image
-        return
-    for top in range(0, image.height, rows):
-        yield image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _small_rgb(image: Image.Image, shrink: int, levels: int) -> U8:
-    """RGB pixels of some rows of a photo.
-
-    Args:
-        levels: source levels per 8-bit level, for photos of more than 8 bits; 0 for others.
-    """
-    if levels:
-        image = Image.fromarray(np.clip(np.asarray(image) // levels, 0, 255).astype(np.uint8))
-    if image.mode in ("P", "1"):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if shrink >= 2:
-        image = image.reduce(shrink)
-    if image.mode != "RGB" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
