@@ -10,7 +10,7 @@ from PIL import Image
 from facelake.contracts import U8
 from facelake.embed.levels import Levels, levels_of
 
-_STRIP = 512  # rows that are converted at once
+_STRIP, _STRIP_PIXELS = 512, 4 << 20  # rows that are converted at once, and pixels of them
 
 
 def to_rgb(image: Image.Image, target_px: int) -> U8:
@@ -19,7 +19,7 @@ def to_rgb(image: Image.Image, target_px: int) -> U8:
         image.seek(0)
     image.load()
     shrink = max(1, max(image.size) // target_px) if target_px else 1
-    rows = -(-_STRIP // shrink) * shrink
+    rows = -(-min(_STRIP, 1 + _STRIP_PIXELS // image.width) // shrink) * shrink
     levels = levels_of(image, _strips(image, rows))
     return np.concatenate([_small_rgb(strip, shrink, levels) for strip in _strips(image, rows)])
 
