@@ -251,7 +251,7 @@ def plain_jpeg(data: bytes, limits: DecodeLimits) -> JpegHeader | None:
             with Image.open(MeteredFile(data), formats=["JPEG"]) as image:
                 check_image(image, data, limits.max_pixels, jpeg, target_px=0)
                 plain = image.format == "JPEG" and image.mode == "RGB" and not image.info.get("progressive")
-                if not plain or _stored_as_rgb(image):
+                if not plain or _stored_as_rgb(image) or jpeg.arithmetic or jpeg.lacks_components:
                     return None
                 return JpegHeader(*image.size, _orientation(image))
     except (Exception, TooCostly):  # noqa: BLE001  Pillow raises arbitrary errors on malformed headers

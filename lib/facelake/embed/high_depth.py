@@ -19,7 +19,7 @@ from facelake.embed.levels import Levels, white_of
 from facelake.embed.tiff_layouts import correct_layout
 
 _LEAST_USED = 64  # high byte from which more than 14 bits are in use
-_COST = 5  # of a pixel that is decoded twice, as in headers.py
+_COST = 6  # of a pixel that is decoded twice, as in headers.py
 _STRIP = 512  # rows that are converted at once
 _WHAT = "16 bits per sample of which fewer than 15 are used"
 _COLOURS = {"RGB": 3, "RGBA": 3, "CMYK": 4}

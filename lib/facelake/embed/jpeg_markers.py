@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
 
 from facelake.contracts import Reject
 from facelake.embed.containers import TooCostly
@@ -43,18 +42,21 @@ class JpegExtent:
     """whether it is coded arithmetically, in which no decoder notices that data are missing"""
     components_begun: tuple[int, int] = (0, 0)
     """number of components of which a scan has begun, and of all"""
+    pixels: int = 0
+    """width times height"""
     last_scan: int = 0
     """position of the header of the last scan"""
     resources: int = 0
     """bytes of Photoshop's resources"""
 
+    @property
+    def lacks_components(self) -> bool:
+        """Whether a colour component has no scan."""
+        return self.scans > 0 and self.components_begun[0] < self.components_begun[1]
 
-class _Segment(NamedTuple):
-    """A marker and what it contains; `end` is where the next one is looked for, behind a scan's data."""
 
-    code: int
-    at: int
-    end: int
+_Segment = tuple[int, int, int]
+"""The code of a marker, its position, and where the next one is looked for: behind its content and a scan's data."""
 
 
 def jpeg_extent(data: bytes) -> JpegExtent:
@@ -63,31 +65,30 @@ def jpeg_extent(data: bytes) -> JpegExtent:
     Raises:
         TooCostly: more segments than any photo has.
     """
-    scans, code, frame, detailed, last, resources = 0, 0, b"", False, 0, 0
+    scans, kind, frame, detailed, last, resources = 0, 0, b"", False, 0, 0
     begun: set[int] = set()
-    luma, segment = None, _Segment(0, 2, 2)
-    for segment in _segments(data):
-        if segment.code == _START_OF_SCAN:
-            scans, last = scans + 1, segment.at
-            header = _content(data, segment.at)
+    luma, code, at = None, 0, 2
+    for code, at, end in _segments(data):
+        if code == _START_OF_SCAN:
+            scans, last = scans + 1, at
+            header = _content(data, at)
             begun.update(header[1 : 1 + 2 * (header[0] if header else 0) : 2])
             detailed = detailed or _is_last_of_luma(header, luma)
-        elif segment.code in _FRAMES:
-            code, frame = segment.code, _content(data, segment.at)
+        elif code in _FRAMES:
+            kind, frame = code, _content(data, at)
             luma = frame[6] if len(frame) > 6 else None
-        elif segment.code == RESOURCES:
-            resources += segment.end - segment.at
-        elif segment.code == _END:
-            break
-    complete = segment.code == _END
+        elif code == RESOURCES:
+            resources += end - at
+    complete = code == _END
     return JpegExtent(
-        segment.at + 2 if complete else len(data),
+        at + 2 if complete else len(data),
         scans,
         complete=complete,
-        progressive=code in _PROGRESSIVE,
-        detailed=detailed or code not in _PROGRESSIVE,
-        arithmetic=code >= _FIRST_ARITHMETIC,
-        components_begun=(len(begun.intersection(frame[6::3])), len(frame[6::3])),
+        progressive=kind in _PROGRESSIVE,
+        detailed=detailed or kind not in _PROGRESSIVE,
+        arithmetic=kind >= _FIRST_ARITHMETIC,
+        components_begun=(len(begun.intersection(frame[6::3])), len(set(frame[6::3]))),
+        pixels=int.from_bytes(frame[1:3], "big") * int.from_bytes(frame[3:5], "big"),
         last_scan=last,
         resources=resources,
     )
@@ -112,7 +113,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
             at += 2
             continue
         end = at + 2 if code == _END else at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        yield _Segment(code, at, end)
+        yield code, at, end
         if code == _END:
             return
         at = _after_scan(data, end) if code == _START_OF_SCAN else end
@@ -141,26 +142,26 @@ def _is_last_of_luma(header: bytes, luma: int | None) -> bool:
 def without_stray_bytes(data: bytes, left_out: int | None = None) -> bytes:
     """A JPEG whose header has nothing between its segments, and no segments of the kind `left_out`."""
     parts = [_START]
-    for segment in _segments(data):
-        if segment.code in (_START_OF_SCAN, _END):
-            return b"".join((*parts, data[segment.at :]))
-        if segment.code != left_out:
-            parts.append(data[segment.at : segment.end])
+    for code, at, end in _segments(data):
+        if code in (_START_OF_SCAN, _END):
+            return b"".join((*parts, data[at:]))
+        if code != left_out:
+            parts.append(data[at:end])
     return b"".join(parts)
 
 
 def missing_intervals(data: bytes) -> float:
     """The share of restart intervals whose marker is missing, of the scan in which most are; 0 without restarts."""
     interval, frame, worst = 0, b"", 0.0
-    for segment in _segments(data):
-        content = _content(data, segment.at)
-        if segment.code == _RESTART_INTERVAL:
+    for code, at, end in _segments(data):
+        content = _content(data, at)
+        if code == _RESTART_INTERVAL:
             interval = int.from_bytes(content[:2], "big")
-        elif segment.code in _FRAMES:
+        elif code in _FRAMES:
             frame = content
-        elif segment.code == _START_OF_SCAN and interval and len(frame) > 8 and content:
+        elif code == _START_OF_SCAN and interval and len(frame) > 8 and content:
             expected = (_units(frame, content) - 1) // interval
-            found = len(_RESTART.findall(data, segment.end, _after_scan(data, segment.end)))
+            found = len(_RESTART.findall(data, end, _after_scan(data, end)))
             worst = max(worst, 1 - found / expected if expected > 0 else 0.0)
     return worst
 

@@ -19,6 +19,7 @@ from facelake.embed.headers import MeteredFile, in_large_passes
 from facelake.embed.jpeg_markers import END_OF_IMAGE, JpegExtent, jpeg_extent, missing_intervals, without_stray_bytes
 
 _STRIP = 512  # rows that are converted at once
+_MOST_CHECKED = 16_000_000  # pixels of a photo that is decoded three times at most, so that it takes about a second
 _MOST_MISSING = 0.1  # share of a photo that may be missing
 _NO_DATA = 128  # grey level that the decoder fills in where data are missing
 _LAST_BYTES = 2  # of arithmetic code, which hold few rows unless these are of one colour
@@ -114,7 +115,9 @@ def _by_pillow(data: bytes, jpeg: JpegExtent, wanted: Wanted) -> U8:
     _check_intervals(data)
     if not jpeg.complete:
         _check_missing(whole, jpeg, pixels)
-    elif _blank_rows(pixels) > _MOST_MISSING:  # Pillow does not say whether data are missing
+    elif (
+        jpeg.pixels <= _MOST_CHECKED and _blank_rows(pixels) > _MOST_MISSING
+    ):  # Pillow does not say whether data are missing
         share = _undecided(data, _small_by_pillow, _LAST_BYTES_OF_HUFFMAN)[1]
         if share > _MOST_MISSING:
             raise _missing(f"{share:.0%} of the photo is")
@@ -160,8 +163,8 @@ def _from_cmyk(pixels: U8) -> U8:
 
 
 def _check_components(jpeg: JpegExtent) -> None:
-    begun, components = jpeg.components_begun
-    if jpeg.scans and begun < components:
+    if jpeg.lacks_components:
+        begun, components = jpeg.components_begun
         raise _missing(f"{components - begun} of {components} colour components are")
 
 
@@ -191,7 +194,8 @@ def _check_missing(data: bytes, jpeg: JpegExtent, pixels: U8) -> None:
     """
     _check_detail(jpeg)
     share = _blank_rows(pixels)
-    if jpeg.scans > 1 and not jpeg.progressive:  # of one component each: that of the last scan may be missing
+    several = jpeg.scans > 1 and not jpeg.progressive
+    if several and jpeg.pixels <= _MOST_CHECKED:  # of one component each: that of the last scan may be missing
         scan = data[jpeg.last_scan :]
         without = data[: len(data) - len(scan) + 2 + int.from_bytes(scan[2:4], "big")] + END_OF_IMAGE
         share = max(share, _rows_at_end((_small(data) == _small(without)).all((1, 2))))
@@ -206,7 +210,7 @@ def _check_arithmetic(data: bytes, jpeg: JpegExtent) -> None:
         TooCostly: more than a tenth is missing.
     """
     _check_detail(jpeg)
-    if jpeg.progressive:
+    if jpeg.progressive or jpeg.pixels > _MOST_CHECKED:
         return
     pixels, share = _undecided(data, _small, _LAST_BYTES)
     if share > _MOST_MISSING and not _is_border(pixels):

@@ -21,13 +21,15 @@ _BITS = (8, 10, 12, 14, 16, 20, 24, 31, 32)
 _SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, 1, 2  # TIFF 6.0, section 19
 _MIN_IS_WHITE, _MIN_IS_BLACK = 0, 1
 _SAMPLES = 1 << 16  # pixels of a strip from which the usual range of levels is taken
+_SAMPLE = 1024  # pixels of a side
 _OUTSIDE = 0.1  # per cent of the pixels at either end that may be outside the usual range
 _USUAL = (
     (0.0, 1.0),
     (16.0, 255.0),
     (4096.0, 65535.0),
 )  # levels of white in floating point, and how dark a photo may be
-_ROUNDING = 1e-6  # a level that is whole must not become the one below
+_MOST_BYTES_IN_TABLE = 2  # of a number
+_ROUNDING = 1e-4  # a level that is whole must not become the one below
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,23 @@ class Levels:
     def to_8_bits(self, numbers: np.ndarray[Any, Any]) -> U8:
         """Levels 0..255."""
         numbers = numbers.view(self.kind)
-        if self.kind == np.uint16:
-            table: U8 = self._scaled(np.arange(1 << 16))[numbers]
-            return table
-        return self._scaled(numbers)
+        if self.kind.itemsize > _MOST_BYTES_IN_TABLE:
+            return self._scaled(numbers)
+        code = np.dtype(f"u{self.kind.itemsize}").newbyteorder(self.kind.byteorder)
+        table = self._scaled(np.arange(1 << 8 * self.kind.itemsize).astype(code).view(self.kind))
+        small: U8 = table[numbers.view(code)]
+        return small
 
     def _scaled(self, numbers: np.ndarray[Any, Any]) -> U8:
-        scaled = (numbers.astype(np.float64) - self.black) * (255 / (self.white - self.black))
-        return np.nan_to_num(scaled + _ROUNDING).clip(0, 255).astype(np.uint8)
+        scaled: Any = numbers.astype(np.float32 if self.kind.kind == "f" else np.float64)
+        scaled -= self.black
+        scaled *= 255 / (self.white - self.black)
+        scaled += _ROUNDING
+        np.clip(scaled, 0, 255, out=scaled)
+        if self.kind.kind == "f":
+            scaled[np.isnan(scaled)] = 0
+        small: U8 = scaled.astype(np.uint8)
+        return small
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,8 @@ def levels_of(image: Image.Image, strips: Iterable[Image.Image]) -> Levels | Non
     kind = _kind_of(image)
     if kind is None:
         return None
+    if kind.kind == "f":  # all that counts is where nearly all levels are
+        strips = [image.resize((min(image.width, _SAMPLE), min(image.height, _SAMPLE)), Image.Resampling.NEAREST)]
     ranges = [found for strip in strips if (found := _range_of(np.asarray(strip).view(kind)))]
     black, white = _black_and_white(ranges, whole=kind.kind != "f")
     inverted = _tag(image, Tag.PhotometricInterpretation, _MIN_IS_BLACK) == _MIN_IS_WHITE

@@ -79,8 +79,8 @@ def _why_no_tiff(data: bytes) -> tuple[Reject, str]:
         for tag, kind, count, value in tiff_entries(data):
             apart = kind == _SHORT and count * 2 > (8 if data[2:3] == b"+" else 4)  # the values are elsewhere
             tags[tag] = struct.unpack_from(order + "H", data, value)[0] if apart else value
-    except struct.error:
-        return Reject.UNREADABLE, "a TIFF that is truncated"
+    except (struct.error, OverflowError):
+        return Reject.UNREADABLE, "a TIFF that is truncated or damaged in its header"
     except TooCostly as err:
         return err.reason, err.detail
     numbers = _KINDS.get(tags[_SAMPLE_FORMAT], "")

@@ -9,11 +9,14 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from facelake.contracts import Reject
 from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
-from facelake.embed.jpeg_markers import jpeg_extent, missing_intervals
+from facelake.embed.jpeg_markers import jpeg_extent, missing_intervals, without_stray_bytes
+from facelake.embed.repairs import repaired, why_not
 from tests.unit.embed.jpeg_samples import (
     A_SCAN_PER_COLOUR,
     ARITHMETIC,
@@ -181,3 +184,29 @@ def test_the_reason_names_what_is_wrong() -> None:
     ):
         outcome = rejected(data)
         assert (outcome.reason, said in outcome.detail) == (reason, True), outcome
+
+
+@given(
+    st.sampled_from(
+        [b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"\0\0\0\x18ftypavif", b"BM"]
+    ),
+    st.binary(max_size=200),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_have_a_reason(head: bytes, tail: bytes) -> None:
+    reason, detail = why_not(head + tail)
+    assert reason in (Reject.FORMAT, Reject.UNREADABLE, Reject.TIMEOUT)
+    assert detail
+    assert repaired(head + tail) is None or isinstance(repaired(head + tail), bytes)
+    assert without_stray_bytes(head + tail).startswith(b"\xff\xd8")
+    assert 0 <= missing_intervals(head + tail) <= 1
+
+
+@pytest.mark.parametrize("name", ["ARITHMETIC", "A_SCAN_PER_COLOUR", "UNUSUAL_SAMPLING"])
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_damage_of_unusual_jpegs_has_one_outcome(name: str, data: st.DataObject) -> None:
+    file = bytearray({"ARITHMETIC": ARITHMETIC, "A_SCAN_PER_COLOUR": A_SCAN_PER_COLOUR}.get(name, UNUSUAL_SAMPLING))
+    for _ in range(data.draw(st.integers(1, 4))):
+        file[data.draw(st.integers(2, len(file) - 1))] = data.draw(st.integers(0, 255))
+    assert isinstance(decode(bytes(file[: data.draw(st.integers(3, len(file)))]), LIMITS), Photo | Undecoded)

@@ -145,7 +145,7 @@ def test_a_png_of_16_bits_of_which_fewer_are_used(levels: int) -> None:
 
 
 def test_what_is_decoded_twice_counts_twice() -> None:
-    small = DecodeLimits(max_pixels=60 * 256 * 4)
+    small = DecodeLimits(max_pixels=60 * 256 * 5)
     assert isinstance(decode(png(SCENE.astype(np.uint16) * 257, 2), small), Photo)
     outcome = decode(png(SCENE.astype(np.uint16) * 16, 2), small)
     assert isinstance(outcome, Undecoded)
