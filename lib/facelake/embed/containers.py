@@ -1,25 +1,18 @@
-"""Where the photo ends within a file: phones append videos and gain maps, raw files begin with previews.
+"""Where the photo is within a file: phones append videos, raw files begin with previews.
 
-JPEG: ITU-T T.81, annex B. HEIC and AVIF: ISO/IEC 14496-12, boxes. TIFF: TIFF 6.0; raw files of cameras follow TIFF/EP.
+HEIC and AVIF: ISO/IEC 14496-12, boxes. TIFF: TIFF 6.0; raw files of cameras follow TIFF/EP. JPEG: jpeg_markers.py.
 """
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
 
 from PIL.ExifTags import Base as Tag
 
 from facelake.contracts import Reject
 
-_MOST_SEGMENTS, _MOST_TIFF_ENTRIES = 20_000, 4096
-_START_OF_SCAN, _END = 0xDA, 0xD9
-_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a length: TEM, restarts, start of image
-_AFTER_A_SCAN = re.compile(rb"\xff[\xc4\xd9-\xdd\xe1\xe2\xfe]")  # end, scan, tables, comment, application data
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
+_MOST_BOXES, _MOST_TIFF_ENTRIES = 20_000, 4096
 _VIDEO = b"mpvd"  # Samsung's box of a motion photo
 _OF_SENSORS = (32803, 34892)  # colour filter array and linear raw (TIFF/EP, DNG)
 
@@ -32,75 +25,10 @@ class TooCostly(BaseException):
         self.reason, self.detail = reason, detail
 
 
-@dataclass(frozen=True, slots=True)
-class JpegExtent:
-    """What the markers of a JPEG say of its first image."""
-
-    end: int
-    """bytes up to and including the end marker; the length of the file if there is none"""
-    scans: int
-    _: KW_ONLY
-    complete: bool
-    """whether there is an end marker"""
-    progressive: bool
-    detailed: bool
-    """whether the last bits of the luma coefficients have begun; true in sequential files"""
-
-
-def jpeg_extent(data: bytes) -> JpegExtent:
-    """Walk the markers of a JPEG up to the first image's end; entropy-coded data are skipped, not decoded.
-
-    Raises:
-        TooCostly: more segments than any photo has.
-    """
-    at, scans, progressive, detailed = 2, 0, False, False
-    for _ in range(_MOST_SEGMENTS + len(data) // 256):
-        at = data.find(b"\xff", at)
-        if at < 0 or at + 1 >= len(data):
-            break
-        code = data[at + 1]
-        if code == _END:
-            return JpegExtent(
-                at + 2, scans, complete=True, progressive=progressive, detailed=detailed or not progressive
-            )
-        if code in (0x00, 0xFF):
-            at += 1
-            continue
-        if code in _ALONE or at + 4 > len(data):
-            at += 2
-            continue
-        length = 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if code in _FRAMES:
-            progressive = code in _PROGRESSIVE
-        if code == _START_OF_SCAN:
-            scans += 1
-            detailed = detailed or _is_last_of_luma(data[at : at + length])
-            at = _after_scan(data, at + length)
-        else:
-            at += length
-    else:
-        raise TooCostly(Reject.TIMEOUT, "more pieces than any photo has")
-    return JpegExtent(len(data), scans, complete=False, progressive=progressive, detailed=detailed or not progressive)
-
-
-def _after_scan(data: bytes, at: int) -> int:
-    """The position of the next marker after entropy-coded data, in which 0xFF is followed by 0 or a restart marker."""
-    marker = _AFTER_A_SCAN.search(data, at)  # one pass: a search for each marker would take longer than decoding
-    return marker.start() if marker else len(data)
-
-
-def _is_last_of_luma(header: bytes) -> bool:
-    """Whether a scan header is of the luma component's AC coefficients down to the last bit."""
-    if len(header) < 10 or header[4] != 1:
-        return False
-    spectral_end, approximation = header[-2], header[-1]
-    return spectral_end > 0 and approximation & 0x0F == 0 and header[5] in (0, 1)
-
-
 def without_video(data: bytes) -> bytes:
     """A HEIC or AVIF file without what follows the image: a motion photo's video, or another file."""
     at = 0
-    for number in range(_MOST_SEGMENTS):
+    for number in range(_MOST_BOXES):
         if at + 8 > len(data):
             break
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]

@@ -12,23 +12,24 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import simplejpeg
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from facelake.contracts import U8, Reject
-from facelake.embed.containers import JpegExtent, TooCostly, is_raw, jpeg_extent, without_video
+from facelake.embed.containers import TooCostly, is_raw, without_video
 from facelake.embed.formats import FORMATS, NEEDS_HEIF, NEEDS_JXL, PILLOW_FORMATS
-from facelake.embed.headers import MOST_METADATA, MeteredFile, check_bytes, check_image, in_large_passes
+from facelake.embed.headers import MOST_METADATA, MeteredFile, check_bytes, check_image
+from facelake.embed.high_depth import with_used_bits
+from facelake.embed.jpeg_markers import RESOURCES, JpegExtent, jpeg_extent, without_stray_bytes
 from facelake.embed.jpeg_xl import decode_jpeg_xl, is_jpeg_xl
+from facelake.embed.jpegs import decode_jpeg, scaled_size
 from facelake.embed.raw_previews import full_size_preview
 from facelake.embed.relight import relighting
+from facelake.embed.repairs import repaired, why_not
+from facelake.embed.tiff_layouts import correct_layout
+from facelake.embed.to_rgb import to_rgb
 
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
-_STRIP = 512  # rows that are converted at once
-_MOST_MISSING = 0.1  # share of a photo that may be missing
-_NO_DATA = 128  # grey level that the decoder fills in where data are missing
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +127,11 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
     except TooCostly as err:
         return Undecoded(err.reason, err.detail)
     except UnidentifiedImageError:
-        return Undecoded(Reject.FORMAT, _why_unknown(data))
+        return Undecoded(Reject.FORMAT, NEEDS_HEIF) if _is_heic(data) else Undecoded(*why_not(data))
     except MemoryError:
         return Undecoded(Reject.PIXELS, "not enough memory to decode")
     except Exception as err:  # noqa: BLE001  decoders raise arbitrary errors on malformed bytes, which must not fail the batch
         return Undecoded(Reject.UNREADABLE, f"{type(err).__name__}: {' '.join(str(err).split())}"[:200])
-
-
-def _why_unknown(data: bytes) -> str:
-    """Say why no decoder takes the bytes."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "a JPEG that the decoder does not take: 12 bits per sample, lossless, or damaged in its header"
-    return NEEDS_HEIF if _is_heic(data) else "not one of " + ", ".join(FORMATS)
 
 
 def _is_heic(data: bytes) -> bool:
@@ -176,24 +170,35 @@ def _decode_xl(data: bytes, limits: DecodeLimits) -> _Stored:
     if "JXL" not in FORMATS:
         raise TooCostly(Reject.FORMAT, NEEDS_JXL)
     image = decode_jpeg_xl(data, limits.max_pixels, limits.max_seconds)
-    return _Stored(_to_rgb(image, limits.target_px), *image.size, orientation=1, damaged=False)
+    return _Stored(to_rgb(image, limits.target_px), *image.size, orientation=1, damaged=False)
 
 
 def _decode_by_pillow(data: bytes, limits: DecodeLimits) -> _Stored:
+    try:
+        return _decode_undamaged(data, limits)
+    except UnidentifiedImageError:
+        mended = repaired(data)
+        if mended is None:
+            raise
+    return _decode_undamaged(mended, limits)._replace(damaged=True)
+
+
+def _decode_undamaged(data: bytes, limits: DecodeLimits) -> _Stored:
     data, jpeg, stated = _photo_alone(data)
     check_bytes(data)
     damaged = False
     with Image.open(MeteredFile(data), formats=PILLOW_FORMATS) as image:
         check_image(image, data, limits.max_pixels, jpeg, limits.target_px)
         width, height = image.size
-        orientation = _orientation(image)
+        correct_layout(image)
+        parts = list(getattr(image, "tile", ()))
+        orientation = _orientation(image)  # loads a PNG
         if jpeg and image.mode in ("RGB", "L", "CMYK"):
-            divisor = _divisor_for(jpeg, width, height, limits)
-            stored = "CMYK" if image.mode == "CMYK" else "RGB"
-            pixels, damaged = _decode_jpeg(data, jpeg, (width // divisor, height // divisor), stored)
-            pixels = pixels if stored == "RGB" else _from_cmyk(pixels)
+            size = scaled_size(jpeg, width, height, limits.target_px, limits.max_pixels)
+            pixels, damaged = decode_jpeg(data, jpeg, size, cmyk=image.mode == "CMYK")
         else:
-            pixels = _to_rgb(image, limits.target_px)
+            pixels = to_rgb(with_used_bits(image, parts, data, limits.max_pixels), limits.target_px)
+            width, height = image.size  # Pillow applies a TIFF's orientation to pixels and size
     return _Stored(pixels, width, height, stated if orientation == 1 else orientation, damaged)
 
 
@@ -202,9 +207,11 @@ def _photo_alone(data: bytes) -> tuple[bytes, JpegExtent | None, int]:
     the file around it states.
 
     Raises:
-        TooCostly: a camera's raw file, of which only smaller previews could be decoded.
+        TooCostly: a camera's raw file, of which only smaller previews could be decoded, or a TIFF that Pillow misreads.
     """
     orientation = 1
+    if data[:4] == b"MM\0+":
+        raise TooCostly(Reject.FORMAT, "a BigTIFF in big-endian byte order: not decoded")
     if data[:2] in (b"II", b"MM") and is_raw(data):
         preview = full_size_preview(data)
         if preview is None:
@@ -213,6 +220,9 @@ def _photo_alone(data: bytes) -> tuple[bytes, JpegExtent | None, int]:
         data, orientation = preview.jpeg, preview.orientation
     if data[:3] == b"\xff\xd8\xff":
         jpeg = jpeg_extent(data)
+        if jpeg.resources > MOST_METADATA // 2:  # Pillow would read them
+            data = without_stray_bytes(data, left_out=RESOURCES)
+            jpeg = jpeg_extent(data)
         return data[: jpeg.end], jpeg, orientation
     return (without_video(data) if data[4:8] == b"ftyp" else data), None, orientation
 
@@ -241,7 +251,7 @@ def plain_jpeg(data: bytes, limits: DecodeLimits) -> JpegHeader | None:
             with Image.open(MeteredFile(data), formats=["JPEG"]) as image:
                 check_image(image, data, limits.max_pixels, jpeg, target_px=0)
                 plain = image.format == "JPEG" and image.mode == "RGB" and not image.info.get("progressive")
-                if not plain or _stored_as_rgb(image):
+                if not plain or _stored_as_rgb(image) or jpeg.arithmetic or jpeg.lacks_components:
                     return None
                 return JpegHeader(*image.size, _orientation(image))
     except (Exception, TooCostly):  # noqa: BLE001  Pillow raises arbitrary errors on malformed headers
@@ -252,113 +262,6 @@ def _stored_as_rgb(image: Image.Image) -> bool:
     """Whether a JPEG's three components are RGB, not YCbCr; decoders recognise this by different markers."""
     names = bytes(layer[0] for layer in getattr(image, "layer", ()))
     return image.info.get("adobe_transform") == 0 or names == b"RGB"
-
-
-def _divisor_for(jpeg: JpegExtent, width: int, height: int, limits: DecodeLimits) -> int:
-    """The scale divisor for a JPEG, 1, 2, 4 or 8.
-
-    Only powers of two are used: libjpeg has vector code for these; other eighths take longer despite fewer pixels.
-    """
-    divisor = divisor_of(width, height, limits.target_px)
-    if limits.target_px and divisor == 1 and in_large_passes(jpeg, width, height):
-        divisor = 2
-    while divisor < 8 and width * height > limits.max_pixels * divisor**2:
-        divisor *= 2
-    return divisor
-
-
-def _decode_jpeg(data: bytes, jpeg: JpegExtent, least: tuple[int, int], stored: str) -> tuple[U8, bool]:
-    """Decode at a reduced scale: libjpeg scales in the DCT domain, far cheaper than decoding at full size.
-
-    Args:
-        data: the file.
-        jpeg: its extent.
-        least: width and height that the decoded photo has at least.
-        stored: RGB or CMYK.
-
-    Returns:
-        Pixels (h, w, 3) RGB or (h, w, 4) CMYK as stored, and whether the file is damaged.
-
-    Raises:
-        TooCostly: more than a tenth of the photo is missing.
-        Exception: the decoder cannot decode it at all.
-    """
-    options = {"fastdct": False, "fastupsample": False, "min_width": least[0], "min_height": least[1]}
-    try:
-        pixels: U8 = simplejpeg.decode_jpeg(data, stored, **options)
-    except ValueError as err:
-        pixels = simplejpeg.decode_jpeg(data, stored, strict=False, **options)
-        if "remature" in str(err) or not jpeg.complete:
-            _check_missing(pixels if stored == "RGB" else pixels[..., 3:], jpeg)  # black is stored as it is coded
-        return pixels, True
-    return pixels, False
-
-
-def _from_cmyk(pixels: U8) -> U8:
-    """RGB (h, w, 3) from CMYK (h, w, 4) as JPEGs store it, by Adobe's convention: 255 is no ink. As Pillow does."""
-    out = np.empty((*pixels.shape[:2], 3), np.uint8)
-    for top in range(0, len(pixels), _STRIP):
-        strip = pixels[top : top + _STRIP].astype(np.uint16)
-        out[top : top + _STRIP] = (strip[..., :3] * strip[..., 3:] + 127) // 255
-    return out
-
-
-def _check_missing(pixels: U8, jpeg: JpegExtent) -> None:
-    """Check how much of a truncated JPEG is there. Missing rows have one grey level, missing scans cannot be seen.
-
-    Raises:
-        TooCostly: more than a tenth is missing.
-    """
-    rows = (pixels == _NO_DATA).all((1, 2))
-    missing = int(rows[::-1].argmin()) if not rows.all() else len(rows)
-    if missing > _MOST_MISSING * len(rows) or not jpeg.detailed:
-        share = f"{missing / len(rows):.0%}" if jpeg.detailed else "the finer part"
-        raise TooCostly(Reject.UNREADABLE, f"{share} of the photo is missing: the file is truncated")
-
-
-def divisor_of(width: int, height: int, target_px: int) -> int:
-    """The scale divisor for a JPEG, 1, 2, 4 or 8: the largest whose longer side keeps `target_px` (0: 1)."""
-    divisor = 1
-    while target_px and divisor < 8 and max(width, height) >= 2 * divisor * target_px:
-        divisor *= 2
-    return divisor
-
-
-def _to_rgb(image: Image.Image, target_px: int) -> U8:
-    """RGB pixels (h, w, 3), strip by strip, reduced before conversion: full-size copies would take hundreds of MB."""
-    image.seek(0)
-    image.load()
-    shrink = max(1, max(image.size) // target_px) if target_px else 1
-    rows = -(-_STRIP // shrink) * shrink
-    levels = 0
-    if image.mode in _SIXTEEN_BIT:  # 16 bits, or 8 bits in a wider container
-        levels = 257 if max(int(np.asarray(strip).max()) for strip in _strips(image, rows)) > 255 else 1
-    return np.concatenate([_small_rgb(strip, shrink, levels) for strip in _strips(image, rows)])
-
-
-def _strips(image: Image.Image, rows: int) -> Iterator[Image.Image]:
-    if image.height <= rows:
-        yield image
-        return
-    for top in range(0, image.height, rows):
-        yield image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _small_rgb(image: Image.Image, shrink: int, levels: int) -> U8:
-    """RGB pixels of some rows of a photo.
-
-    Args:
-        levels: source levels per 8-bit level, for photos of more than 8 bits; 0 for others.
-    """
-    if levels:
-        image = Image.fromarray(np.clip(np.asarray(image) // levels, 0, 255).astype(np.uint8))
-    if image.mode in ("P", "1"):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    if shrink >= 2:
-        image = image.reduce(shrink)
-    if image.mode != "RGB" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:

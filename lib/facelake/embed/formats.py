@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 from importlib.util import find_spec
 
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, TiffImagePlugin
+
+_BIG_ENDIAN_GREY = {(0, 16): ("I;16B", "I;16B"), (0, 32): ("I", "I;32B"), (1, 32): ("I", "I;32B")}
+"""Modes of TIFFs that Pillow 13 reads in the other byte order only, by photometric interpretation and bits"""
 
 
 def _set_up_pillow() -> list[str]:
@@ -18,6 +21,8 @@ def _set_up_pillow() -> list[str]:
     Image.init()  # loads the plugins that the `formats` argument of Image.open refers to
     formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    for (photometric, bits), modes in _BIG_ENDIAN_GREY.items():
+        TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, photometric, (1,), 1, (bits,), ()), modes)
     with contextlib.suppress(ImportError):  # the extra `heic`: photos of mobile phones
         import pillow_heif
 

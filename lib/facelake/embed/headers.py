@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from PIL.ExifTags import Base as Tag
 
 from facelake.contracts import Reject
-from facelake.embed.containers import JpegExtent, TooCostly, tiff_entries
+from facelake.embed.containers import TooCostly, tiff_entries
+from facelake.embed.jpeg_markers import JpegExtent
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -26,10 +26,10 @@ from facelake.embed.decode import (
     Photo,
     Undecoded,
     decode,
-    divisor_of,
     plain_jpeg,
 )
 from facelake.embed.device_sampling import DEVICE_ERRORS, shrunk
+from facelake.embed.jpegs import divisor_of
 from facelake.errors import ConfigError
 
 _MOST_PIXELS = 256_000_000  # decoded at full size at once, before reduction: less than 1 GB

@@ -13,8 +13,9 @@ from PIL import Image, ImageOps
 
 from facelake.contracts import Reject
 from facelake.embed import decode as decode_module
-from facelake.embed.containers import is_raw, jpeg_extent, without_video
+from facelake.embed.containers import is_raw, without_video
 from facelake.embed.decode import DecodeLimits, Photo, Undecoded, decode
+from facelake.embed.jpeg_markers import jpeg_extent
 
 LIMITS = DecodeLimits(target_px=0, brighten=False)
 VIDEO = b"\0\0\0\x18ftypmp42" + np.random.default_rng(0).bytes(1 << 20)
