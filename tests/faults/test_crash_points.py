@@ -71,7 +71,7 @@ def problems(config: Config) -> list[str]:
     return [f"{f.check}: {f.problem}" for f in verify(reading(config))[0]]
 
 
-@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_erase_killed_before_each_of_its_writes(
     demo_template: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
