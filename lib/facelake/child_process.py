@@ -1,4 +1,7 @@
-"""A process that serves requests on its standard input, for work that can end a process or never end."""
+"""A process that serves requests on its standard input, for work that can end a process or never end.
+
+By default a request is its length in 8 bytes and the body, and an answer is a line.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,15 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+
+_LENGTH = 8
 
 
 class ChildProcess:
     """The process, as its caller sees it; started with the first request, and again after it ended.
 
-    It gets no environment, so no credentials. A subclass asks it with `_lock` held.
+    It gets no environment, so no credentials. A subclass with requests of its own asks it with `_lock` held.
     """
 
     def __init__(self, module: str, *, bufsize: int = -1) -> None:
@@ -22,6 +28,20 @@ class ChildProcess:
         self._lock, self._owner = threading.Lock(), 0
         self._child: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
+
+    def ask(self, body: bytes) -> bytes | None:
+        """Return the answer of a process that runs `serve_lines`, without line feed; None if the request ends it."""
+        with self._lock:
+            child = self._running()
+            assert child.stdin
+            assert child.stdout
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(len(body).to_bytes(_LENGTH, "little") + body)
+                child.stdin.flush()
+                if (answer := child.stdout.readline()).endswith(b"\n"):
+                    return answer[:-1]
+            self._end()
+            return None
 
     def close(self) -> None:
         """End the process."""
@@ -61,3 +81,12 @@ class ChildProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
         child.wait()
+
+
+def serve_lines(answer: Callable[[bytes], bytes]) -> None:
+    """Answer the requests of `ask` until standard input ends; `answer` returns no line feed."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints is no answer
+    while len(length := sys.stdin.buffer.read(_LENGTH)) == _LENGTH:
+        answers.write(answer(sys.stdin.buffer.read(int.from_bytes(length, "little"))) + b"\n")
+        answers.flush()

@@ -3,48 +3,24 @@
 For some damaged footers, such as one whose size statistics do not fit its levels, `RowGroupMetaData.column` ends the
 process (an exception of C++ that pyarrow does not catch), and for a few `read_metadata` does. A photo that somebody
 delivers may be such a file.
-
-Requests on standard input: the length of the footer in 8 bytes, then a file that has nothing else. Answers on standard
-output: one byte.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facelake.child_process import ChildProcess
-
-_LENGTH = 8
+from facelake.child_process import ChildProcess, serve_lines
 
 
 class DamagedFooter(ValueError):
     """A footer whose column chunks cannot be described."""
 
 
-class _FooterProcess(ChildProcess):
-    """The process that describes footers."""
-
-    def survives(self, footer: bytes) -> bool:
-        """Return whether the process can describe the column chunks of a footer and goes on."""
-        with self._lock:
-            child = self._running()
-            assert child.stdin
-            assert child.stdout
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(len(footer).to_bytes(_LENGTH, "little") + footer)
-                child.stdin.flush()
-                if child.stdout.read(1):
-                    return True
-            self._end()
-            return False
-
-
-_PROCESS = _FooterProcess(__name__)
+_PROCESS = ChildProcess(__name__)
 
 
 def check_footer(metadata: pq.FileMetaData) -> None:
@@ -73,18 +49,19 @@ def check_end(data: bytes) -> None:
 
 
 def _check(footer: bytes) -> None:
-    if not _PROCESS.survives(footer):
+    if _PROCESS.ask(footer) is None:
         raise DamagedFooter("the footer describes a column chunk that cannot be")
 
 
 def serve() -> None:
-    """Answer requests until standard input ends; this process's end is an answer too."""
-    while len(length := sys.stdin.buffer.read(_LENGTH)) == _LENGTH:
-        body = sys.stdin.buffer.read(int.from_bytes(length, "little"))
-        with contextlib.suppress(Exception):  # the caller meets it too, and can catch it
-            _describe(pq.read_metadata(io.BytesIO(body)))
-        sys.stdout.buffer.write(b"1")
-        sys.stdout.buffer.flush()
+    """Answer requests, each a file that has nothing but a footer; this process's end is an answer too."""
+    serve_lines(_tried)
+
+
+def _tried(footer: bytes) -> bytes:
+    with contextlib.suppress(Exception):  # the caller meets it too, and can catch it
+        _describe(pq.read_metadata(io.BytesIO(footer)))
+    return b""
 
 
 def _describe(metadata: pq.FileMetaData) -> None:

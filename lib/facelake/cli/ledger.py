@@ -173,30 +173,23 @@ def ledger_grant(
     )
 
 
-@command(ledger_app, "withdraw")
-def ledger_withdraw(
-    call: Invocation,
-    source: Annotated[list[str] | None, typer.Option(help="source_id (may be repeated)")] = None,
-    subject: Annotated[list[str] | None, typer.Option(help="subject_ref (may be repeated)")] = None,
-    purpose: Annotated[list[str] | None, typer.Option(help="only for this purpose; default: all")] = None,
-    even_if_unknown: _EvenIfUnknown = False,
-) -> None:
-    """Withdraw the basis of sources or subjects; the next run removes everything derived from their photos."""
-    target = _Target(source or [], subject or [], even_if_unknown)
-    _record(call, "withdraw", target, purposes=tuple(purpose or ()))
+def _ending_command(kind: str, help_text: str) -> None:
+    @command(ledger_app, kind, help_text=help_text)
+    def run(
+        call: Invocation,
+        source: Annotated[list[str] | None, typer.Option(help="source_id (may be repeated)")] = None,
+        subject: Annotated[list[str] | None, typer.Option(help="subject_ref (may be repeated)")] = None,
+        purpose: Annotated[list[str] | None, typer.Option(help="only for this purpose; default: all")] = None,
+        even_if_unknown: _EvenIfUnknown = False,
+    ) -> None:
+        target = _Target(source or [], subject or [], even_if_unknown)
+        _record(call, kind, target, purposes=tuple(purpose or ()))
 
 
-@command(ledger_app, "expire")
-def ledger_expire(
-    call: Invocation,
-    source: Annotated[list[str] | None, typer.Option(help="source_id (may be repeated)")] = None,
-    subject: Annotated[list[str] | None, typer.Option(help="subject_ref (may be repeated)")] = None,
-    purpose: Annotated[list[str] | None, typer.Option(help="only for this purpose; default: all")] = None,
-    even_if_unknown: _EvenIfUnknown = False,
-) -> None:
-    """End the grants of sources or subjects now; photos that another grant allows stay, unlike after a withdrawal."""
-    target = _Target(source or [], subject or [], even_if_unknown)
-    _record(call, "expire", target, purposes=tuple(purpose or ()))
+_WITHDRAW = "Withdraw the basis of sources or subjects; the next run removes everything derived from their photos."
+_EXPIRE = "End the grants of sources or subjects now; photos that another grant allows stay, unlike after a withdrawal."
+_ending_command("withdraw", _WITHDRAW)
+_ending_command("expire", _EXPIRE)
 
 
 @command(ledger_app, "import")

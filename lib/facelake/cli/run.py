@@ -21,6 +21,7 @@ from facelake.terminal import Terminal
 
 if TYPE_CHECKING:  # imported when a command runs
     from facelake.config import Config
+    from facelake.lake.lake import Lake
     from facelake.stages.core.context import StageResult
 
 app = typer_app("Turn photos of consenting people into a gallery of identities, stored as Delta Lake tables.")
@@ -240,7 +241,7 @@ def import_(
             f" `facelake ledger expire --source {shlex.quote(source_id)}{call.options()}` ends it."
         )
     elif grant is None:
-        _say_without_grant(call, source_id, purpose or [settings.purpose])
+        _say_without_grant(call, context.lake, source_id, purpose or [settings.purpose])
     if person_from is None and result.counts["imported"]:
         said = f"{counted(result.counts['imported'], 'photo')} without a subject reference"
         terminal.say(f"{said}: a person in them is erased by photo or identity (see --person-from)")
@@ -249,13 +250,12 @@ def import_(
     terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
 
 
-def _say_without_grant(call: Invocation, source: str, purposes: list[str]) -> None:
+def _say_without_grant(call: Invocation, lake: Lake, source: str, purposes: list[str]) -> None:
     """Say which photos of a source are processed without a grant of its own."""
     from facelake.admit import decide
     from facelake.stages.admission.ledger import read_ledger
-    from facelake.stages.core.partition_names import open_lake
 
-    ledger, now = read_ledger(open_lake(call.config())), datetime.now(UTC)
+    ledger, now = read_ledger(lake), datetime.now(UTC)
     missing = [name for name in purposes if not decide(ledger, source, None, name, now).admitted]
     if not missing:
         return
@@ -288,7 +288,7 @@ def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> s
         ledger = read_ledger(lake)
         wanted = purposes or [settings.purpose]
         reasons = {decide(ledger, source, None, purpose, now).reason for purpose in wanted}
-        if not reasons & missing or uses_own_grants(settings, lake, source, wanted, now):
+        if not reasons & missing or uses_own_grants(settings, lake, ledger, source, wanted, now):
             return None
         granted = Refusal.OTHER_PURPOSE in reasons
     if sys.stdin.isatty():

@@ -12,6 +12,7 @@ from PIL.ExifTags import Base as Tag
 
 from facelake.contracts import Reject
 
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _MOST_BOXES, _MOST_TIFF_ENTRIES = 20_000, 4096
 _VIDEO = b"mpvd"  # Samsung's box of a motion photo
 _OF_SENSORS = (32803, 34892)  # colour filter array and linear raw (TIFF/EP, DNG)

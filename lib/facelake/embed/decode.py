@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from facelake.contracts import U8, Reject
-from facelake.embed.containers import TooCostly, is_raw, without_video
+from facelake.embed.containers import HEIC_BRANDS, TooCostly, is_raw, without_video
 from facelake.embed.formats import FORMATS, NEEDS_HEIF, NEEDS_JXL, PILLOW_FORMATS
 from facelake.embed.headers import MOST_METADATA, MeteredFile, check_bytes, check_image
 from facelake.embed.high_depth import with_used_bits
@@ -28,8 +28,6 @@ from facelake.embed.relight import relighting
 from facelake.embed.repairs import repaired, why_not
 from facelake.embed.tiff_layouts import correct_layout
 from facelake.embed.to_rgb import to_rgb
-
-_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +134,7 @@ def decode(data: bytes, limits: DecodeLimits) -> Photo | Undecoded:
 
 def _is_heic(data: bytes) -> bool:
     """Whether the bytes begin as those of an HEIC file, and the decoder of such files is not installed."""
-    return "HEIF" not in FORMATS and data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS
+    return "HEIF" not in FORMATS and data[4:8] == b"ftyp" and data[8:12] in HEIC_BRANDS
 
 
 class _Stored(NamedTuple):

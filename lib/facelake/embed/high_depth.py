@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL.ExifTags import Base as Tag
-from PIL.TiffImagePlugin import TiffImageFile
 
 from facelake.contracts import U8, Reject
 from facelake.embed.containers import TooCostly
 from facelake.embed.formats import PILLOW_FORMATS
 from facelake.embed.headers import MeteredFile
 from facelake.embed.levels import Levels, white_of
-from facelake.embed.tiff_layouts import correct_layout
+from facelake.embed.tiff_layouts import correct_layout, in_planes, raw_mode_of
 
 _LEAST_USED = 64  # high byte from which more than 14 bits are in use
 _COST = 6  # of a pixel that is decoded twice, as in headers.py
@@ -25,7 +23,6 @@ _WHAT = "16 bits per sample of which fewer than 15 are used"
 _COLOURS = {"RGB": 3, "RGBA": 3, "CMYK": 4}
 _BYTES_SWAPPED = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 _GREY = "LA;16B"  # of a PNG; Pillow has no other of these
-_SEPARATE = 2
 
 
 def with_used_bits(image: Image.Image, parts: Sequence[Any], data: bytes, most_pixels: int) -> Image.Image:
@@ -40,21 +37,20 @@ def with_used_bits(image: Image.Image, parts: Sequence[Any], data: bytes, most_p
     Raises:
         TooCostly: its low bytes are needed and cannot be decoded, or not within the limit.
     """
-    if image.mode not in _COLOURS or not any(";16" in _raw_mode(tile) for tile in parts):
+    if image.mode not in _COLOURS or not any(";16" in raw_mode_of(tile) for tile in parts):
         return image
     image.load()
     if _largest(image) >= _LEAST_USED:
         return image
     if image.width * image.height * _COST > most_pixels:
         raise TooCostly(Reject.PIXELS, f"{image.width}x{image.height} in {_WHAT}, which count as {_COST} each")
-    planes = isinstance(image, TiffImageFile) and image.tag_v2.get(Tag.PlanarConfiguration) == _SEPARATE
-    if planes and parts[0].codec_name == "libtiff":
+    if in_planes(image) and parts[0].codec_name == "libtiff":
         raise TooCostly(Reject.FORMAT, f"a TIFF in planes of {_WHAT}: not decoded")
     with Image.open(MeteredFile(data), formats=PILLOW_FORMATS) as second:
         correct_layout(second)
         second.tile = [_of_low_bytes(tile) for tile in second.tile]
         second.load()
-        return _combined(image, second, grey=_raw_mode(parts[0]) == _GREY)
+        return _combined(image, second, grey=raw_mode_of(parts[0]) == _GREY)
 
 
 def _largest(image: Image.Image) -> int:
@@ -63,12 +59,8 @@ def _largest(image: Image.Image) -> int:
     return max(int(largest) for _, largest in bands[: _COLOURS[image.mode]])
 
 
-def _raw_mode(tile: Any) -> str:
-    return tile.args if isinstance(tile.args, str) else str(tile.args[0])
-
-
 def _of_low_bytes(tile: Any) -> Any:
-    raw_mode = _raw_mode(tile)
+    raw_mode = raw_mode_of(tile)
     other = "RGBA" if raw_mode == _GREY else raw_mode[:-1] + _BYTES_SWAPPED[raw_mode[-1]]
     return tile._replace(args=other if isinstance(tile.args, str) else (other, *tile.args[1:]))
 

@@ -18,7 +18,7 @@ from facelake.contracts import U8
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _BITS = (8, 10, 12, 14, 16, 20, 24, 31, 32)
-_SAMPLE_FORMAT, _UNSIGNED, _SIGNED = 339, 1, 2  # TIFF 6.0, section 19
+_UNSIGNED, _SIGNED = 1, 2  # sample formats: TIFF 6.0, section 19
 _MIN_IS_WHITE, _MIN_IS_BLACK = 0, 1
 _SAMPLES = 1 << 16  # pixels of a strip from which the usual range of levels is taken
 _SAMPLE = 1024  # pixels of a side
@@ -97,7 +97,7 @@ def white_of(largest: float) -> float:
 
 def _kind_of(image: Image.Image) -> np.dtype[Any] | None:
     """The type of the numbers in Pillow's memory, which is signed for all of 32 bits; None: levels 0..255."""
-    sample_format = _tag(image, _SAMPLE_FORMAT, _UNSIGNED) if image.format == "TIFF" else _SIGNED
+    sample_format = _tag(image, Tag.SampleFormat, _UNSIGNED) if image.format == "TIFF" else _SIGNED
     if image.mode in _SIXTEEN_BIT:
         return np.dtype(">u2" if image.mode == "I;16B" else np.uint16)
     if image.mode == "I":

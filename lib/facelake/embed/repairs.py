@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from PIL.ExifTags import Base as Tag
 
 from facelake.contracts import Reject
-from facelake.embed.containers import TooCostly, tiff_entries
+from facelake.embed.containers import HEIC_BRANDS, TooCostly, tiff_entries
 from facelake.embed.formats import FORMATS
 
 _PNG, _JPEG, _START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\xff\xd8"
@@ -18,11 +18,9 @@ _MOST_STRAY = 64  # bytes before a JPEG, or behind its start, that are not part 
 _MOST_CHUNKS, _BYTES_A_CHUNK = 20_000, 256
 _ANCILLARY = 0x20  # bit in the first letter of a chunk that decoders may ignore
 _OTHERS = {b"RIFF": "WEBP", b"GIF8": "GIF", b"BM": "BMP"}
-_SAMPLE_FORMAT = 339
 _KINDS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _SHORT = 3  # type of a TIFF's tag
 _MOST_BOXES, _LEAST_BOX = 1000, 8
-_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 def repaired(data: bytes) -> bytes | None:
@@ -74,7 +72,8 @@ def why_not(data: bytes) -> tuple[Reject, str]:
 def _why_no_tiff(data: bytes) -> tuple[Reject, str]:
     """Say what a TIFF has that is not decoded."""
     order = "<" if data[:2] == b"II" else ">"
-    tags = {Tag.SamplesPerPixel: 1, Tag.BitsPerSample: 1, Tag.Compression: 1, _SAMPLE_FORMAT: 1}
+    absent = (Tag.SamplesPerPixel, Tag.BitsPerSample, Tag.Compression, Tag.SampleFormat)
+    tags: dict[int, int] = dict.fromkeys(absent, 1)  # their defaults
     try:
         for tag, kind, count, value in tiff_entries(data):
             apart = kind == _SHORT and count * 2 > (8 if data[2:3] == b"+" else 4)  # the values are elsewhere
@@ -83,7 +82,7 @@ def _why_no_tiff(data: bytes) -> tuple[Reject, str]:
         return Reject.UNREADABLE, "a TIFF that is truncated or damaged in its header"
     except TooCostly as err:
         return err.reason, err.detail
-    numbers = _KINDS.get(tags[_SAMPLE_FORMAT], "")
+    numbers = _KINDS.get(tags[Tag.SampleFormat], "")
     samples = f"{tags[Tag.SamplesPerPixel]} {numbers} sample(s) of {tags[Tag.BitsPerSample]} bits".replace("  ", " ")
     colours = f"photometric interpretation {tags.get(Tag.PhotometricInterpretation, 'missing')}"
     kind_of = f"{samples}, {colours}, compression {tags[Tag.Compression]}"
@@ -92,7 +91,7 @@ def _why_no_tiff(data: bytes) -> tuple[Reject, str]:
 
 def _why_no_boxes(data: bytes) -> tuple[Reject, str]:
     """Say what is wrong with an AVIF or HEIC file."""
-    if data[8:12] not in _IMAGE_BRANDS:
+    if data[8:12] not in (b"avif", b"avis", *HEIC_BRANDS):
         return Reject.FORMAT, "not one of " + ", ".join(FORMATS)
     at = 0
     for _ in range(_MOST_BOXES):

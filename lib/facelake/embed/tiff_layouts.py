@@ -17,7 +17,7 @@ from facelake.contracts import Reject
 from facelake.embed.containers import TooCostly
 
 _LARGEST_BYTE = 255
-_SUBSAMPLING, _SUBSAMPLED_BY_DEFAULT = 530, (2, 2)  # TIFF 6.0, section 21
+_SUBSAMPLED_BY_DEFAULT = (2, 2)  # TIFF 6.0, section 21
 _YCBCR, _SEPARATE = 6, 2
 _NATIVE = {
     "F;32BF": "F;32NF",
@@ -41,10 +41,9 @@ def correct_layout(image: Image.Image) -> None:
     if image.mode in ("P", "PA"):
         _use_map_of_bytes(image)
     compressed = any(tile.codec_name == "libtiff" for tile in image.tile)
-    separate = image.tag_v2.get(Tag.PlanarConfiguration, 1) == _SEPARATE
     if compressed:
         _read_as(image, lambda raw_mode: _NATIVE.get(raw_mode, raw_mode))
-    elif separate and len(image.getbands()) > 1:
+    elif in_planes(image) and len(image.getbands()) > 1:
         _read_planes(image)
     elif image.tag_v2.get(Tag.PhotometricInterpretation) == _YCBCR:
         _check_subsampling(image)
@@ -59,7 +58,7 @@ def _use_map_of_bytes(image: TiffImageFile) -> None:
 
 
 def _check_subsampling(image: TiffImageFile) -> None:
-    if image.tag_v2.get(_SUBSAMPLING, _SUBSAMPLED_BY_DEFAULT) != (1, 1):
+    if image.tag_v2.get(Tag.YCbCrSubSampling, _SUBSAMPLED_BY_DEFAULT) != (1, 1):
         raise TooCostly(Reject.FORMAT, "a TIFF of YCbCr with fewer chroma samples that is not compressed: not decoded")
 
 
@@ -72,13 +71,19 @@ def _read_planes(image: TiffImageFile) -> None:
     order = "" if bits <= 8 else ";16B" if large else ";16L"
     _read_as(image, lambda band: band.upper() + order)
     known = {band + order for band in image.getbands()}
-    image.tile = [tile for tile in image.tile if _raw_mode(tile) in known]  # others are extra samples
+    image.tile = [tile for tile in image.tile if raw_mode_of(tile) in known]  # others are extra samples
 
 
-def _raw_mode(tile: Any) -> str:
-    return str(tile.args[0])
+def in_planes(image: Image.Image) -> bool:
+    """Whether it is a TIFF that stores each band on its own."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(Tag.PlanarConfiguration) == _SEPARATE
+
+
+def raw_mode_of(tile: Any) -> str:
+    """How a part of an opened photo is stored, as Pillow names it."""
+    return tile.args if isinstance(tile.args, str) else str(tile.args[0])
 
 
 def _read_as(image: TiffImageFile, change: Callable[[str], str]) -> None:
     """Change the raw mode of all parts of a TIFF."""
-    image.tile = [tile._replace(args=(change(_raw_mode(tile)), *(tile.args or ())[1:])) for tile in image.tile]
+    image.tile = [tile._replace(args=(change(raw_mode_of(tile)), *(tile.args or ())[1:])) for tile in image.tile]

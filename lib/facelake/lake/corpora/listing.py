@@ -102,8 +102,8 @@ def list_containers(
     parts = [item for item in found if item.key.lower().endswith(suffixes)]
     names = {item.key.rpartition(".")[0] for item in parts}
     for item in found:
-        if item.key.lower().endswith(".parquet") and ".parquet" not in suffixes and item.key[:-8] not in names:
-            left_out.add(_OTHER, item.key)  # img2dataset writes one with the texts beside each tar file
+        if not item.key.lower().endswith(suffixes) and item.key.rpartition(".")[0] not in names:
+            left_out.add(_OTHER, item.key)  # img2dataset writes Parquet with the texts beside each tar file
     return parts
 
 

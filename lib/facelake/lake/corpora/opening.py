@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
@@ -150,8 +150,16 @@ class OpenedCorpus:
         files = self._files()
         self.left_out.merge(self._tables_left_out)
         photos = PhotoReader(self.store, spec.s3)
-        layout = ManifestLayout(photos, files, spec.uri_column or "", spec.rules, spec.row_selection(), spec.fields)
-        yield from replace(layout, is_table=spec.kind in ("delta", "iceberg")).entries(self.left_out)
+        layout = ManifestLayout(
+            photos,
+            files,
+            spec.uri_column or "",
+            spec.rules,
+            spec.row_selection(),
+            spec.fields,
+            is_table=spec.kind in ("delta", "iceberg"),
+        )
+        yield from layout.entries(self.left_out)
 
     def declared(self) -> Iterator[tuple[str, str, str]]:
         """Yield (location, key, value) of what Parquet files say about themselves."""

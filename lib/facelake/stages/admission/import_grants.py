@@ -9,6 +9,7 @@ from datetime import datetime
 import pyarrow.compute as pc
 
 from facelake.admit import decide
+from facelake.admit.rules import Ledger
 from facelake.config import Config
 from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, reference
 from facelake.errors import ConfigError
@@ -104,12 +105,13 @@ def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:
 
 
 def _refuse_for_everyone(context: Context, source_id: str, purposes: set[str]) -> None:
-    # photos that no run has decided on may be of an import that was killed before it recorded the basis
-    if not uses_own_grants(context.config, context.lake, source_id, purposes, context.now) or not any(
-        pc.any(pc.and_(pc.equal(rows["source_id"], source_id), rows["admitted"])).as_py()
-        for _, rows in context.lake["admissions"].parts(["source_id", "admitted"])
-    ):
+    ledger = read_ledger(context.lake)
+    if not uses_own_grants(context.config, context.lake, ledger, source_id, purposes, context.now):
         return
+    decided = context.lake["admissions"].parts(["source_id", "admitted"])
+    admitted = (pc.and_(pc.equal(rows["source_id"], source_id), rows["admitted"]) for _, rows in decided)
+    if not any(pc.any(own).as_py() for own in admitted):
+        return  # they may be of an import that was killed before it recorded the basis
     what = f"source {source_id!r} has photos without a grant of its own: those of people with a grant are processed, "
     what += "and --basis would cover everyone in all of them"
     next_step = "leave --basis out; or, if everyone in all photos of the source agreed, record that with "
@@ -117,9 +119,10 @@ def _refuse_for_everyone(context: Context, source_id: str, purposes: set[str]) -
     raise ConfigError(what, where="--basis", next_step=next_step)
 
 
-def uses_own_grants(config: Config, lake: Lake, source_id: str, purposes: Iterable[str], now: datetime) -> bool:
+def uses_own_grants(
+    config: Config, lake: Lake, ledger: Ledger, source_id: str, purposes: Iterable[str], now: datetime
+) -> bool:
     """Whether a source has photos in the lake, but no grant, and people have grants of their own for a purpose."""
-    ledger = read_ledger(lake)
     asked = {p for p in purposes if decide(ledger, source_id, None, p, now).reason is Refusal.NO_BASIS}
     if not any(ledger.granted_subjects(purpose, now) for purpose in asked):
         return False

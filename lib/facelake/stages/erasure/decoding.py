@@ -1,20 +1,10 @@
-"""Decodes photos that no worker has decoded yet, in a process that may die of them.
-
-Requests on standard input: the length of the photo in 8 bytes, then the photo. Answers on standard output: the bands of
-its perceptual hash, separated by spaces, and a line feed; none for a photo that cannot be decoded.
-"""
+"""Decodes photos that no worker has decoded yet, in a process that may die of them."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-
-from facelake.child_process import ChildProcess
+from facelake.child_process import ChildProcess, serve_lines
 from facelake.embed.decode import DecodeLimits, Photo, decode
 from facelake.embed.looks import bands_of
-
-_LENGTH = 8
 
 
 def look_of(data: bytes) -> tuple[str, ...] | None:
@@ -23,36 +13,15 @@ def look_of(data: bytes) -> tuple[str, ...] | None:
     return bands_of(photo.pixels) if isinstance(photo, Photo) else None
 
 
-class _LookProcess(ChildProcess):
-    """The process; a photo that ends it has no look."""
-
-    def look_of(self, data: bytes) -> tuple[str, ...] | None:
-        with self._lock:
-            child = self._running()
-            assert child.stdin
-            assert child.stdout
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(len(data).to_bytes(_LENGTH, "little") + data)
-                child.stdin.flush()
-                if (answer := child.stdout.readline()).endswith(b"\n"):
-                    return tuple(answer.decode().split()) or None
-            self._end()
-            return None
-
-
-_PROCESS = _LookProcess(__name__)
+_PROCESS = ChildProcess(__name__)
 
 
 def look_of_unseen(data: bytes) -> tuple[str, ...] | None:
-    """As `look_of`, in the other process."""
-    return _PROCESS.look_of(data)
+    """As `look_of`, in the other process; a photo that ends it has no look."""
+    bands = _PROCESS.ask(data)
+    return tuple(bands.decode().split()) if bands else None
 
 
 def serve() -> None:
-    """Answer requests until standard input ends; this process's end is an answer too."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
-    while len(length := sys.stdin.buffer.read(_LENGTH)) == _LENGTH:
-        photo = sys.stdin.buffer.read(int.from_bytes(length, "little"))
-        answers.write(" ".join(look_of(photo) or ()).encode() + b"\n")
-        answers.flush()
+    """Answer with the bands, separated by spaces; with nothing for a photo that cannot be decoded."""
+    serve_lines(lambda photo: " ".join(look_of(photo) or ()).encode())

@@ -7,7 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from facelake.stages.erasure.decoding import _PROCESS, _LookProcess, look_of, look_of_unseen
+from facelake.child_process import ChildProcess
+from facelake.stages.erasure.decoding import _PROCESS, look_of, look_of_unseen
 
 
 def photo(seed: int, side: int = 300) -> bytes:
@@ -39,6 +40,6 @@ def test_a_process_that_ended_is_started_again() -> None:
 
 
 def test_a_photo_that_ends_the_process_has_no_look() -> None:
-    process = _LookProcess("os")  # which has no function `serve`, so that the process ends without an answer
-    assert process.look_of(photo(1)) is None
+    process = ChildProcess("os")  # which has no function `serve`, so that the process ends without an answer
+    assert process.ask(photo(1)) is None
     assert process._child is None
