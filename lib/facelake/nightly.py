@@ -70,7 +70,13 @@ _MAX_LEDGER_CHANGES = 5  # during one run; each makes admit decide again
 
 @contextmanager
 def writing(
-    config: Config, purpose: str, emit: Listener = ignore_events, *, wait_s: float = 0.0, must_exist: bool = False
+    config: Config,
+    purpose: str,
+    emit: Listener = ignore_events,
+    *,
+    wait_s: float = 0.0,
+    must_exist: bool = False,
+    may_be_older: bool = False,
 ) -> Iterator[Context]:
     """Open a context for writing: probe the store, open or create the lake, hold its lease.
 
@@ -80,12 +86,16 @@ def writing(
         emit: listener for progress events.
         wait_s: seconds to wait for another writer.
         must_exist: whether a missing lake is an error; otherwise it is created.
+        may_be_older: whether a lake is opened that has lost something of what the copy of its ledger has.
 
     Raises:
         ConfigError: there is no lake, and it must exist; the config names no partition of several; or a key file is
             inside the lake.
         Refused: another process still writes the lake; or the store ignores conditional writes.
+        Corrupt: the lake is older than the copy of its ledger.
     """
+    from facelake.stages.admission.ledger_restore import compare_with_copy
+
     card = find_card(config.model.card)
     keys_must_be_outside(config)
     if must_exist:
@@ -101,6 +111,8 @@ def writing(
     with Lease(lake.store, purpose, wait_s=wait_s, progress=tracker.state) as lease:
         if lease.taken_from:
             emit(Notice("lake", lease.taken_from.in_words()))
+        if not may_be_older:
+            compare_with_copy(lake)
         yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
 
 

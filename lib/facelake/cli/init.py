@@ -16,7 +16,7 @@ import typer
 
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
-from facelake.config import USUAL_HASH_KEY, Config, load_config
+from facelake.config import USUAL_HASH_KEY, USUAL_LEDGER_COPY, Config, load_config
 from facelake.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ class Answers:
         ray_address: of a Ray cluster.
         spark_master: of a Spark cluster.
         hash_key: path of the key of the hashes that stand for erased names.
+        ledger_copy: folder of the copy of the ledger.
     """
 
     place: Place
@@ -55,12 +56,14 @@ class Answers:
     ray_address: str = "auto"
     spark_master: str = "spark://spark-master:7077"
     hash_key: str | None = None
+    ledger_copy: str | None = None
 
 
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
 _HASH_KEY_HELP = (
     "key of the hashes of erased names, made with the lake; back it up; null: who has the lake can guess them"
 )
+_LEDGER_COPY_HELP = "outside of the lake, at best on another disk: by it a lake restored from a backup is recognised"
 _LAKE_HELP = "a directory, or s3://bucket/prefix"
 
 
@@ -106,6 +109,8 @@ def init(
     answers = Answers(place, lake, corpus, purpose, dpia, controller, endpoint_url, ray_address, spark_master)
     if place is not Place.CLUSTER and (no_check or not _has_lake_without_key(lake, endpoint_url)):
         answers = replace(answers, hash_key=USUAL_HASH_KEY)
+    if place is not Place.CLUSTER:
+        answers = replace(answers, ledger_copy=USUAL_LEDGER_COPY)
     text = config_text(answers)
     config = load_config(file, read=lambda _: text)  # fails before the file exists
     if place is Place.CLUSTER and not lake.startswith("s3://"):
@@ -151,6 +156,7 @@ def config_text(answers: Answers) -> str:
         _line("  controller", answers.controller, "controller (Art. 4 GDPR), for the record of processing activities"),
         _line("  lease_days", 90, "how long a matcher may use an export"),
         _line("  hash_key", answers.hash_key, _HASH_KEY_HELP),
+        _line("  ledger_copy", answers.ledger_copy, _LEDGER_COPY_HELP),
     ]
     if any((location or "").startswith("s3://") for location in (answers.lake, answers.corpus)):
         lines += [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import typer
 from facelake.cli.command import Invocation, command, moment, typer_app
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
+from facelake.plural import counted
 
 if TYPE_CHECKING:  # imported when a command runs: pyarrow takes long
     from facelake.config import Config
@@ -263,8 +264,35 @@ def ledger_accept(
         call.terminal.say("the clock is accepted; not taken for the time any more: " + json.dumps(accepted))
         call.terminal.result({"ok": True, **accepted})
         return
-    with writing(call.config(), "ledger", call.terminal.listen, must_exist=True) as context:
+    with writing(call.config(), "ledger", call.terminal.listen, must_exist=True, may_be_older=True) as context:
         events = accept_ledger(context.lake)
         append_audit(context.lake, "ledger-accepted", pin_for_audit(context.lake), context.sign)
     call.terminal.say(f"accepted a ledger of {events} events")
     call.terminal.result({"ok": True, "events": events})
+
+
+@command(ledger_app, "restore")
+def ledger_restore(
+    call: Invocation,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask for confirmation")] = False,
+) -> None:
+    """Put back the events and erasures that a lake from a backup lacks, from the copy of its ledger outside of it."""
+    from facelake.nightly import writing
+    from facelake.stages.admission.ledger_restore import restore_ledger
+
+    question = "Events of the copy (governance.ledger_copy) are added to this lake. Was it restored from a backup?"
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
+        raise ConfigError("not confirmed", where="ledger restore", next_step="add --yes")
+    with writing(call.config(), "ledger", call.terminal.listen, must_exist=True, may_be_older=True) as context:
+        done = restore_ledger(context)
+    call.terminal.say(
+        f"put back: {counted(done.events, 'event')} of the ledger, {done.withdrawals} of them withdrawals, and "
+        f"{counted(done.suppressed, 'entry', 'entries')} of the lists of erased people and photos"
+    )
+    if done.audit_fault:
+        call.terminal.warn(f"{done.audit_fault}; what is lost of it cannot be put back")
+    call.terminal.say(
+        "next: `facelake nightly` removes what derives from photos of people who withdrew or were erased; give the "
+        "erasures since the backup again, so that photos are deleted, too, and certified"
+    )
+    call.terminal.result({"ok": True, **asdict(done)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from facelake.config.loading import load_config, read_local, read_yaml_as
 from facelake.config.sections import (
     USUAL_HASH_KEY,
+    USUAL_LEDGER_COPY,
     ClusterSection,
     Config,
     EmbedSection,
@@ -23,6 +24,7 @@ from facelake.config.shipped_files import conf_dir, package_dir
 
 __all__ = [
     "USUAL_HASH_KEY",
+    "USUAL_LEDGER_COPY",
     "ClusterSection",
     "Config",
     "EmbedSection",

@@ -236,6 +236,8 @@ class ReportSection(Section):
 
 USUAL_HASH_KEY = "~/.config/facelake/hash-key"
 """path that `facelake init` writes for `governance.hash_key`"""
+USUAL_LEDGER_COPY = "~/.config/facelake/ledgers"
+"""path that `facelake init` writes for `governance.ledger_copy`"""
 
 
 class GovernanceSection(Section):
@@ -258,6 +260,12 @@ class GovernanceSection(Section):
         min_length=1,
         description="file with the key of the hashes that stand for erased names, apart from the lake; made with a new "
         "lake; null: a salt in the lake, by which short references can be enumerated",
+    )
+    ledger_copy: str | None = Field(
+        None,
+        min_length=1,
+        description="folder or s3://bucket/prefix outside of the lake, where every command keeps the newest ledger "
+        "(encrypted) and the lists of erased people: a lake that was restored from a backup is recognised by it",
     )
     trusted_keys: list[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]] = Field(
         default_factory=list,

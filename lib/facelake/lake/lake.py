@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import secrets
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from facelake.config import S3Section
 from facelake.contracts import LAKE_FORMAT, TABLES
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.hash_key import check_value, hashing_key, keyed_hash, read_hash_key
+from facelake.lake.ledger_copy import LedgerCopy
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store, probe
 from facelake.lake.suppression import SuppressionList
@@ -27,20 +29,31 @@ _DEMO = "demo.txt"
 class Lake:
     """One lake root. Workers open it again from `uri`, `s3` and, if they hash names, `salt`; that is cheap."""
 
-    def __init__(self, store: ObjectStore, s3: S3Section, marker: dict[str, Any], hash_key: str | None = None) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        s3: S3Section,
+        marker: dict[str, Any],
+        hash_key: str | None = None,
+        ledger_copy: str | None = None,
+    ) -> None:
         self.store, self.s3, self.uri = store, s3, store.uri
         self._marker = marker
         self._hashing_key = _hashing_key(store, marker, hash_key)
+        self.copy = LedgerCopy(open_store(os.path.expanduser(ledger_copy), s3), self.name) if ledger_copy else None
         self._tables = {name: Table(store, name) for name in TABLES}
 
     @classmethod
-    def create(cls, uri: str, s3: S3Section | None = None, hash_key: str | None = None) -> Lake:
+    def create(
+        cls, uri: str, s3: S3Section | None = None, hash_key: str | None = None, ledger_copy: str | None = None
+    ) -> Lake:
         """Open a lake for writing; an empty or missing root becomes a new lake. The store is probed first.
 
         Args:
             uri: a directory or s3://bucket/prefix.
             s3: how to reach it.
             hash_key: path of the key of the lake's hashes; made for a new lake if it is missing.
+            ledger_copy: folder or s3://bucket/prefix of copies of ledgers outside of the lake.
 
         Raises:
             ConfigError: the key is missing, or is not that of the lake.
@@ -61,16 +74,19 @@ class Lake:
                 fresh["hash_key"] = check_value(key, bytes.fromhex(str(fresh["salt"])))
             store.create(_MARKER, json.dumps(fresh).encode())
             marker = _read_marker(store) or fresh
-        return cls(store, s3 or S3Section(), marker, hash_key)
+        return cls(store, s3 or S3Section(), marker, hash_key, ledger_copy)
 
     @classmethod
-    def open(cls, uri: str, s3: S3Section | None = None, hash_key: str | None = None) -> Lake:
+    def open(
+        cls, uri: str, s3: S3Section | None = None, hash_key: str | None = None, ledger_copy: str | None = None
+    ) -> Lake:
         """Open an existing lake without writing.
 
         Args:
             uri: a directory or s3://bucket/prefix.
             s3: how to reach it.
             hash_key: path of the key of the lake's hashes; None: names cannot be hashed if the lake has one.
+            ledger_copy: as for `create`; None: an older lake is not recognised.
 
         Raises:
             ConfigError: there is no lake at the URI; the key is missing, or is not that of the lake.
@@ -82,7 +98,7 @@ class Lake:
             next_step = "check `lake` in the config, or --lake; `facelake import`, `facelake demo` and "
             next_step += "`facelake ledger grant --create-lake` make a lake"
             raise ConfigError("no facelake lake at this URI", where=store.uri, next_step=next_step)
-        return cls(store, s3 or S3Section(), marker, hash_key)
+        return cls(store, s3 or S3Section(), marker, hash_key, ledger_copy)
 
     def __getitem__(self, name: str) -> Table:
         return self._tables[name]
@@ -155,6 +171,15 @@ class Lake:
         """
         return [tuple(line.split()) for line in sorted(set(self._list(_LOOKS).lines()))]
 
+    def copy_lists(self) -> None:
+        """Bring the copies of both lists outside of the lake up to date."""
+        for folder in (_SUPPRESSED, _LOOKS):
+            self._list(folder).copy_missing()
+
+    def restore_lists(self) -> int:
+        """Add what the copies outside of the lake have and the lists have not; returns the number of lines."""
+        return sum(self._list(folder).restore() for folder in (_SUPPRESSED, _LOOKS))
+
     def suppression_pins(self) -> dict[str, Any]:
         """What the audit trail records of both lists: by folder the number of files and a digest of their names.
 
@@ -174,7 +199,7 @@ class Lake:
         return [fault for fault in faults if fault]
 
     def _list(self, folder: str) -> SuppressionList:
-        return SuppressionList(self.store, folder, self._hashing_key)
+        return SuppressionList(self.store, folder, self._hashing_key, self.copy)
 
 
 def _hashing_key(store: ObjectStore, marker: dict[str, Any], path: str | None) -> bytes | None:

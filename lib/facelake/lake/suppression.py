@@ -17,19 +17,29 @@ from typing import Any
 
 from facelake.contracts import parse_json
 from facelake.errors import Corrupt
+from facelake.lake.ledger_copy import LedgerCopy
 from facelake.lake.object_store import ObjectStore
 
 _MOST_PIN_BYTES = 64 << 20
 _NEXT_MARKER = "restore lake.json, or the folder and its pin, from a backup: else erased people would be admitted again"
+_NEXT_COPY = "`facelake ledger restore` puts back what the copy outside of the lake has"
 _NEXT = "restore the folder and its pin from a backup: without them erased people would be admitted again"
 
 
 class SuppressionList:
     """The files of a folder of a lake."""
 
-    def __init__(self, store: ObjectStore, folder: str, key: bytes | None) -> None:
-        """`key`: of the lake's hashes; None: the MAC is not checked, and nothing can be added."""
-        self._store, self._folder, self._key, self._pin = store, folder, key, f"{folder}-head.json"
+    def __init__(self, store: ObjectStore, folder: str, key: bytes | None, copy: LedgerCopy | None = None) -> None:
+        """Name the list.
+
+        Args:
+            store: of the lake.
+            folder: of the files.
+            key: of the lake's hashes; None: the MAC is not checked, and nothing can be added.
+            copy: outside of the lake; the list must have its files, and added ones are copied.
+        """
+        self._store, self._folder, self._key, self._copy = store, folder, key, copy
+        self._pin = f"{folder}-head.json"
 
     def add(self, lines: list[str]) -> None:
         """Add a file with some lines.
@@ -38,19 +48,25 @@ class SuppressionList:
             Corrupt: as `lines`; adding to a list that lost something would hide the loss.
         """
         self.lines()
+        self._add("\n".join(lines).encode())
+
+    def _add(self, body: bytes) -> None:
         pinned = self._pinned()
         if pinned is None:
             self._write_pin([])  # so that a missing pin is always a fault
-        body = "\n".join(lines).encode()
         self._store.write(f"{self._folder}/{_name(body)}", body)
         self._write_pin(list(dict.fromkeys([*(pinned or []), _name(body)])))
+        if self._copy:
+            self._copy.write_file(self._folder, _name(body), body)
 
     def lines(self) -> list[str]:
         """Return the lines of all files.
 
         Raises:
-            Corrupt: a file is missing or was changed, or the pin is; or the pin was not written with the key.
+            Corrupt: a file is missing or was changed, or the pin is; or the pin was not written with the key; or the
+                copy outside of the lake has more.
         """
+        copied = self._copy.names(self._folder) if self._copy else set()  # before the list, which others may add to
         pinned, found = self._pinned(), {}
         for item in self._store.list(self._folder):
             body = self._store.read(item.key)
@@ -67,7 +83,35 @@ class SuppressionList:
         if missing := sorted(set(pinned or ()) - set(found)):
             what = f"{len(missing)} files of the suppression list are missing"
             raise Corrupt(what, where=f"{self._store.uri}/{self._folder}/{missing[0]}", next_step=_NEXT)
+        if missing := sorted(copied - set(found)):
+            what = f"the lake is older than the copy of its ledger: {len(missing)} files of {self._folder} are missing"
+            raise Corrupt(what, where=f"{self._store.uri}/{self._folder}/{missing[0]}", next_step=_NEXT_COPY)
         return [line for name in sorted(found) for line in found[name].splitlines()]
+
+    def copy_missing(self) -> None:
+        """Copy the files that the copy outside of the lake has not."""
+        if self._copy:
+            copied = self._copy.names(self._folder)
+            for item in self._store.list(self._folder):
+                if (name := item.key.rpartition("/")[2]) not in copied:
+                    self._copy.write_file(self._folder, name, self._store.read(item.key))
+
+    def restore(self) -> int:
+        """Add the files that only the copy outside of the lake has; returns the number of their lines.
+
+        Raises:
+            Corrupt: one was changed.
+        """
+        here, lines = {item.key.rpartition("/")[2] for item in self._store.list(self._folder)}, 0
+        for name in sorted((self._copy.names(self._folder) if self._copy else set()) - here):
+            assert self._copy
+            body = self._copy.file(self._folder, name)
+            if name != _name(body):
+                what = "a file of the copied suppression list was changed"
+                raise Corrupt(what, where=f"{self._copy.uri}/{self._folder}/{name}", next_step=_NEXT)
+            self._add(body)
+            lines += len(body.splitlines())
+        return lines
 
     def pin(self) -> dict[str, Any] | None:
         """Return the number of files, and a digest of their names in the order of adding; None for no list.

@@ -19,7 +19,7 @@ from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.lake.lease import Lease
 from facelake.stages.admission.accepted_clock import AcceptedClock, newest
-from facelake.stages.admission.ledger_head import Pin, ledger_rows, write_pin
+from facelake.stages.admission.ledger_head import Pin, ledger_rows, write_copy, write_pin
 
 _KEPT_YEARS = 3
 """Illinois BIPA, 740 ILCS 14/15(a): destroyed when the purpose is met, or 3 years after the last interaction."""
@@ -135,10 +135,12 @@ def record(lake: Lake, entries: Sequence[Entry]) -> int:
         rows, _ = ledger_rows(lake)
         seq, schema = _next_seq(rows), plain(lake["ledger"].schema)
         added = [entry.row(seq + i, now) for i, entry in enumerate(entries)]
-        after = Pin.of(pa.concat_tables([rows, pa.Table.from_pylist(added, schema=schema)]))
+        together = pa.concat_tables([rows, pa.Table.from_pylist(added, schema=schema)])
+        after = Pin.of(together)
         write_pin(lake, Pin.of(rows), after)  # also for the first event, so that a missing pin is always a fault
         version = lake["ledger"].append(added)
         write_pin(lake, after)
+        write_copy(lake, together, after)
         return version
 
 
@@ -146,16 +148,25 @@ def rewrite_rows(lake: Lake, rows: list[dict[str, Any]]) -> None:
     """Replace the ledger's rows, as an erasure does to remove names. Needs the ledger's lease."""
     table = lake["ledger"]
     after = pa.Table.from_pylist(rows, schema=plain(table.schema)).sort_by("seq")
-    write_pin(lake, Pin.of(ledger_rows(lake)[0]), Pin.of(after))
-    table.replace_all(after)
-    write_pin(lake, Pin.of(after))
+    replace_rows(lake, ledger_rows(lake)[0], after)
+
+
+def replace_rows(lake: Lake, before: pa.Table, after: pa.Table) -> None:
+    """Replace all events, in the order of seq, by others. Needs the ledger's lease."""
+    pin = Pin.of(after)
+    write_pin(lake, Pin.of(before), pin)
+    lake["ledger"].replace_all(after)
+    write_pin(lake, pin)
+    write_copy(lake, after, pin)
 
 
 def accept_ledger(lake: Lake) -> int:
     """Pin the ledger as it is, after it was restored from a backup; returns the number of its events."""
     with ledger_lease(lake):
-        pin = Pin.of(lake["ledger"].read().sort_by("seq"))
+        rows = lake["ledger"].read().sort_by("seq")
+        pin = Pin.of(rows)
         write_pin(lake, pin)
+        write_copy(lake, rows, pin)
         return pin.events
 
 

@@ -21,16 +21,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.errors import Corrupt
+from facelake.errors import Corrupt, Retryable
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
 
 HEAD = "ledger-head.json"
 _ATTEMPTS = 10
-_LASTING = ["seq", "kind", "scope", "purposes", "covers", "source_class", "valid_from", "valid_until", "recorded_at"]
+LASTING = ["seq", "kind", "scope", "purposes", "covers", "source_class", "valid_from", "valid_until", "recorded_at"]
 """columns that no erasure changes"""
 _CHANGED = "the ledger was changed or rolled back: its events are not those that were recorded"
 _ADDED = "the ledger has events that no command has recorded"
+_OLDER = "the lake is older than the copy of its ledger: "
+_NEXT_COPY = "`facelake ledger restore` puts back what the copy has; `facelake ledger accept` gives it up"
 _NEXT = "restore the newest ledger from a backup, or accept this one with `facelake ledger accept`; nothing was changed"
 
 
@@ -45,7 +47,7 @@ class Pin:
     @classmethod
     def of(cls, rows: pa.Table) -> Pin:
         """Return the pin of all rows."""
-        return cls(rows.num_rows, (events_digest(rows),), events_digest(rows.select(_LASTING)))
+        return cls(rows.num_rows, (events_digest(rows),), events_digest(rows.select(LASTING)))
 
     @classmethod
     def from_json(cls, body: Any) -> Pin:
@@ -70,7 +72,7 @@ class Pin:
         """Return what is wrong with the rows of a ledger that an erasure may have rewritten since; None for nothing."""
         if rows.num_rows < self.events:
             return f"the ledger was lost or reset: {self.events} events were recorded, it has {rows.num_rows}"
-        same = events_digest(rows.slice(0, self.events).select(_LASTING)) == self.lasting
+        same = events_digest(rows.slice(0, self.events).select(LASTING)) == self.lasting
         return None if same else _CHANGED
 
 
@@ -140,19 +142,62 @@ def ledger_rows(lake: Lake) -> tuple[pa.Table, Snapshot]:
     """Return the events in order, and the snapshot that they were read from.
 
     Raises:
-        Corrupt: they are not the pinned events.
+        Corrupt: they are not the pinned events, or the copy outside of the lake has others.
     """
-    fault = None
+    fault, next_step = None, _NEXT
     for _ in range(_ATTEMPTS):  # an event may be recorded, or the table be rewritten, between the two reads
         pins = read_pins(lake)
         snapshot = lake["ledger"].snapshot()
         rows = lake["ledger"].read(snapshot=snapshot).sort_by("seq")
-        fault = _fault(pins, rows)
+        fault, next_step = _fault(pins, rows), _NEXT
+        if fault is None:
+            fault, next_step = copy_fault(lake, rows), _NEXT_COPY
         if fault is None:
             return rows, snapshot
         if read_pins(lake) == pins:
             break
-    raise Corrupt(str(fault), where=f"{lake.uri}/ledger", next_step=_NEXT)
+    raise Corrupt(str(fault), where=f"{lake.uri}/ledger", next_step=next_step)
+
+
+def copied_pin(lake: Lake) -> Pin | None:
+    """Return the pin of the copy outside of the lake; None if there is no copy, or nothing in it yet.
+
+    Raises:
+        Corrupt: it is damaged.
+    """
+    body = lake.copy.pin() if lake.copy else None
+    try:
+        return None if body is None else Pin.from_json(body)
+    except (ValueError, KeyError, TypeError, OverflowError) as err:
+        assert lake.copy
+        next_step = "delete it, if the lake is known to be the newest: the next command makes it again"
+        raise Corrupt("the copy of the ledger is damaged", where=lake.copy.uri, next_step=next_step) from err
+
+
+def copy_fault(lake: Lake, rows: pa.Table) -> str | None:
+    """Return what the rows of the ledger lack of the copy outside of the lake; None for nothing.
+
+    Compared are columns that no erasure changes: one that was killed leaves the copy as it was before.
+    """
+    pin = copied_pin(lake)
+    fault = pin.lasting_fault(rows) if pin else None
+    return f"{_OLDER}{fault}" if fault else None
+
+
+def write_copy(lake: Lake, rows: pa.Table, pin: Pin) -> None:
+    """Write the ledger's rows and their pin to the copy outside of the lake. Needs the ledger's lease.
+
+    Raises:
+        Retryable: the place of the copy does not answer. What the lake has is recorded.
+    """
+    if lake.copy is None:
+        return
+    try:
+        lake.copy.write_ledger(rows, pin.as_json(), lake.salt)
+    except (Retryable, OSError) as err:
+        what = f"the lake has recorded it, and the copy of the ledger could not be written: {err}"
+        next_step = "check governance.ledger_copy; the next command that writes brings the copy up to date"
+        raise Retryable(what, where=lake.copy.uri, next_step=next_step) from err
 
 
 def _fault(pins: Sequence[Pin], rows: pa.Table) -> str | None:

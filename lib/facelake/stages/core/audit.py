@@ -3,8 +3,8 @@
 Each record holds the digest of the record before it. `audit-head.json` holds the number and the digest of the last
 record, so that deleting the last records is detected. A party with write access could rewrite the whole chain, so
 records and head can be signed. Where keys are given, a record without a signature is a fault, and what it says counts
-for nothing. Not detected is the restoration of an older state of records and head together: operators should copy the
-head to another place from time to time.
+for nothing. The restoration of an older state of records and head together is detected by the copy of the head outside
+of the lake (governance.ledger_copy), and not without it.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def append_audit(lake: Lake, kind: str, body: dict[str, Any], sign: Sign | None 
         key = _key(max(head.count, last) + 1)
         if lake.store.create(key, data):
             _move_head(lake, tag, max(head.count, last) + 1, data, sign)
+            copy_head(lake)
             return key
     raise CommitConflict("other processes keep writing the audit trail", where=_FOLDER, next_step="run again")
 
@@ -143,6 +144,32 @@ def audit_faults(lake: Lake, keys: Collection[str] = ()) -> list[str]:
         faults += [f"{key} {fault}" for fault in _record_faults(data, digests[last], keys)]
         digests[int(match[1])] = _digest(data)
     return faults + [f"{_HEAD} {fault}" for fault in _head_faults(head, digests)]
+
+
+def copied_head_fault(lake: Lake) -> str | None:
+    """Return what the trail lacks of the records that the copied head names, outside of the lake; None for nothing."""
+    data = lake.copy.audit_head() if lake.copy else None
+    if data is None:
+        return None
+    head = _json(data)
+    count, digest = head.get("count"), head.get("digest")
+    if type(count) is not int or not isinstance(digest, str):
+        return "the copied head of the audit trail is damaged"
+    try:
+        same = _digest(lake.store.read(_key(count))) == digest
+    except FileNotFoundError:
+        last = _last_number(item.key for item in lake.store.list(_FOLDER))
+        return f"the audit trail had {count} records, and has {last}"
+    return None if same else f"record {count} of the audit trail is another one"
+
+
+def copy_head(lake: Lake) -> None:
+    """Copy the head to the place outside of the lake that the config names."""
+    if lake.copy:
+        try:
+            lake.copy.write_audit_head(lake.store.read(_HEAD))
+        except FileNotFoundError:
+            return
 
 
 def _appended_meanwhile(lake: Lake, last: int, count: int) -> Iterator[str]:

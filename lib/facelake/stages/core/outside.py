@@ -29,7 +29,8 @@ def must_be_outside(uri: str, config: Config, option: str) -> None:
 
 
 def keys_must_be_outside(config: Config) -> None:
-    """Check that the key files are not in the lake: a copy of the lake, or of its bucket, would have the keys, too.
+    """Check that the key files are not in the lake, of which a copy would have the keys, too; nor the ledger's copy,
+    which would be restored with it.
 
     Raises:
         ConfigError: one is.
@@ -40,6 +41,8 @@ def keys_must_be_outside(config: Config) -> None:
             what = "the key file is inside the lake: whoever can copy or write that has the key"
             next_step = f"move {path} to a folder that only this account can read, and correct the setting"
             raise ConfigError(what, where=f"governance.{name}", next_step=next_step)
+    if config.governance.ledger_copy:
+        must_be_outside(config.governance.ledger_copy, config, "governance.ledger_copy")
 
 
 def _is_inside(uri: str, root: str) -> bool:

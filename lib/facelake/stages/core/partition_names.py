@@ -33,7 +33,7 @@ def create_lake(config: Config) -> Lake:
         name = reference(config.partition)
         root.create(f"{NAMES}/{folder_of(name)}.json", json.dumps({"partition": name}).encode())
     _must_name_partition(config)
-    lake = Lake.create(config.lake, config.s3, config.governance.hash_key)
+    lake = Lake.create(config.lake, config.s3, config.governance.hash_key, config.governance.ledger_copy)
     if config.partition is not None:
         lake.store.create(MARKER, json.dumps({"partition": reference(config.partition)}).encode())
     return lake
@@ -47,7 +47,7 @@ def open_lake(config: Config) -> Lake:
     """
     must_be_one_lake(config)
     _must_name_partition(config)
-    return Lake.open(config.lake, config.s3, config.governance.hash_key)
+    return Lake.open(config.lake, config.s3, config.governance.hash_key, config.governance.ledger_copy)
 
 
 def _must_name_partition(config: Config) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from facelake.config import USUAL_HASH_KEY, Config
+from facelake.config import USUAL_HASH_KEY, USUAL_LEDGER_COPY, Config
 from facelake.engines.scratch import ray_sessions
 from facelake.stages.models.registry import cache_folder
 
@@ -34,7 +34,8 @@ class LocalKind(StrEnum):
     TEMPORARY = "temporary"
     """not needed once the process that made it has ended"""
     KEY = "key"
-    """signs certificates and the audit trail, or keys the hashes of a lake; lakes that were made with it need it"""
+    """signs certificates and the audit trail, or keys the hashes of a lake; lakes that were made with it need it. So
+    are copies of ledgers, which nothing else replaces"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ def _java_runs(folder: Path) -> bool:
 
 
 def _keys(config: Config) -> Iterator[Path]:
-    """The keys of the config, and the key of hashes in its usual place, which configs of other lakes name."""
+    """The keys and copies of ledgers of the config, and those in their usual place, which configs of other lakes name."""
     governance = config.governance
-    named = dict.fromkeys((governance.signing_key, governance.hash_key or USUAL_HASH_KEY, USUAL_HASH_KEY))
+    copies = governance.ledger_copy or USUAL_LEDGER_COPY
+    named = dict.fromkeys((governance.signing_key, governance.hash_key or USUAL_HASH_KEY, USUAL_HASH_KEY, copies))
     yield from (path for path in (Path(name).expanduser() for name in named) if path.exists())

@@ -67,7 +67,7 @@ def _lakes(config: Config) -> Iterator[Lake]:
         several = list(partitions_of(config.model_copy(update=whole)).values())
     for one in several:
         if has_lake(open_store(one.lake, one.s3)):
-            yield Lake.open(one.lake, one.s3, one.governance.hash_key)
+            yield Lake.open(one.lake, one.s3, one.governance.hash_key, one.governance.ledger_copy)
 
 
 def _check(lake: Lake, lease: FeedLease, copy: HeldCopy) -> None:

@@ -1,0 +1,116 @@
+"""The copy of a lake's ledger and suppression lists that is kept outside of it, by which an older lake is recognised.
+
+A lake that was restored from a backup has the consent of that day: withdrawals and erasures since then are unknown to
+it. Everything in it fits together, so that nothing inside of it tells. Beside the lake's own objects every command
+therefore writes, under <copy>/<name of the lake>/:
+
+    ledger.bin          the events, encrypted with a key derived from that of the lake's hashes
+    ledger-head.json    their pin, as in the lake
+    suppressed/, suppressed-looks/    the files of the lists, which are hashes
+    audit-head.json     the head of the audit trail
+
+Each is written after the lake's own one, so that the copy is never ahead of the lake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import json
+import secrets
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from facelake.contracts import parse_json
+from facelake.errors import Corrupt
+from facelake.lake.object_store import ObjectStore
+
+_LEDGER, _PIN, _AUDIT = "ledger.bin", "ledger-head.json", "audit-head.json"
+_NONCE_BYTES = 12
+_MOST_PIN_BYTES = 1 << 20
+_NEXT = "restore it from a backup; or delete it, if the lake is known to be the newest: the next command makes it again"
+
+
+class LedgerCopy:
+    """The copy of one lake."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        """`store`: root of the setting `governance.ledger_copy`; `name`: of the lake."""
+        self._store, self._name = store, name
+        self.uri = f"{store.uri.rstrip('/')}/{name}"
+
+    def pin(self) -> Any | None:
+        """Return the pin of the copied ledger as JSON; None if nothing was copied yet.
+
+        Raises:
+            Corrupt: it is damaged.
+        """
+        data = self._read(_PIN)
+        try:
+            return None if data is None else parse_json(data, _MOST_PIN_BYTES)
+        except ValueError as err:
+            raise self._damaged(_PIN) from err
+
+    def ledger(self, key: bytes) -> pa.Table:
+        """Return the copied events.
+
+        Raises:
+            Corrupt: they are missing or damaged, or were encrypted with another key.
+        """
+        sealed = self._read(_LEDGER) or b""
+        try:
+            data = _cipher(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], self._name.encode())
+        except (InvalidTag, ValueError) as err:
+            raise self._damaged(_LEDGER) from err
+        return pq.read_table(io.BytesIO(data))
+
+    def write_ledger(self, rows: pa.Table, pin: dict[str, Any], key: bytes) -> None:
+        """Replace the copied events and their pin; earlier versions in a versioned bucket go."""
+        content = io.BytesIO()
+        pq.write_table(rows, content)
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = _cipher(key).encrypt(nonce, content.getvalue(), self._name.encode())
+        self._write(_LEDGER, nonce + sealed)
+        self._write(_PIN, json.dumps(pin).encode())
+        self._store.drop_old_versions(self._name)  # an erasure has replaced names
+
+    def names(self, folder: str) -> set[str]:
+        """Return the names of the copied files of a list."""
+        return {item.key.rpartition("/")[2] for item in self._store.list(f"{self._name}/{folder}")}
+
+    def file(self, folder: str, name: str) -> bytes:
+        """Return one copied file of a list."""
+        return self._store.read(f"{self._name}/{folder}/{name}")
+
+    def write_file(self, folder: str, name: str, body: bytes) -> None:
+        """Copy a file of a list."""
+        self._write(f"{folder}/{name}", body)
+
+    def audit_head(self) -> bytes | None:
+        """Return the copied head of the audit trail; None if there is none."""
+        return self._read(_AUDIT)
+
+    def write_audit_head(self, data: bytes) -> None:
+        """Replace the copied head of the audit trail."""
+        self._write(_AUDIT, data)
+
+    def _read(self, key: str) -> bytes | None:
+        try:
+            return self._store.read(f"{self._name}/{key}")
+        except FileNotFoundError:
+            return None
+
+    def _write(self, key: str, data: bytes) -> None:
+        self._store.write(f"{self._name}/{key}", data)
+
+    def _damaged(self, key: str) -> Corrupt:
+        return Corrupt("the copy of the ledger is damaged", where=f"{self.uri}/{key}", next_step=_NEXT)
+
+
+def _cipher(key: bytes) -> AESGCM:
+    return AESGCM(hmac.new(key, b"facelake copy of the ledger", hashlib.sha256).digest())

@@ -1,0 +1,259 @@
+"""A lake that was restored from a backup is recognised by the copy of its ledger outside of it, and gets back what it
+lost.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from facelake.config import Config, load_config
+from facelake.contracts import EventKind, Scope
+from facelake.errors import ConfigError, Corrupt, Retryable
+from facelake.lake.lake import Lake
+from facelake.nightly import writing
+from facelake.stages.admission.ledger import Entry, accept_ledger, read_ledger, record
+from facelake.stages.admission.ledger_restore import Restored, restore_ledger
+from facelake.stages.core.audit import append_audit
+from facelake.stages.core.partition_names import open_lake
+from facelake.stages.operations.verify import verify
+from tests.conftest import run_cli, run_json
+
+P = "identity-grouping"
+
+
+def config_of(folder: Path, **governance: Any) -> Config:
+    config = load_config(lake=str(folder / "lake"))
+    named = {"ledger_copy": str(folder / "copies"), "hash_key": str(folder / "hash-key")} | governance
+    return config.model_copy(update={"governance": config.governance.model_copy(update=named)})
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Of a lake with two grants."""
+    config = config_of(tmp_path)
+    with writing(config, "a custodian") as context:
+        record(context.lake, [entry("grant", "ann"), entry("grant", "bob")])
+    return config
+
+
+def entry(kind: str, subject: str) -> Entry:
+    return Entry(EventKind(kind), Scope.SUBJECT, subject, (P,), "a form" if kind == "grant" else "")
+
+
+def events(lake: Lake) -> list[tuple[str, str]]:
+    rows = lake["ledger"].read(["seq", "kind", "key"]).sort_by("seq").to_pylist()
+    assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+    return [(row["kind"], row["key"]) for row in rows]
+
+
+def back_up(config: Config) -> None:
+    shutil.rmtree(config.lake + "-backup", ignore_errors=True)
+    shutil.copytree(config.lake, config.lake + "-backup")
+
+
+def put_back(config: Config) -> None:
+    shutil.rmtree(config.lake)
+    shutil.copytree(config.lake + "-backup", config.lake)
+
+
+def restore(config: Config) -> Restored:
+    with writing(config, "ledger", may_be_older=True) as context:
+        return restore_ledger(context)
+
+
+def test_a_lake_without_its_newest_withdrawal_is_not_used_until_it_is_put_back(config: Config) -> None:
+    back_up(config)
+    record(open_lake(config), [entry("withdraw", "ann")])
+    put_back(config)
+    older = (
+        r"the lake is older than the copy of its ledger: .* 3 events were recorded, it has 2.*`facelake ledger restore`"
+    )
+    with pytest.raises(Corrupt, match=older), writing(config, "nightly"):
+        pass
+    with pytest.raises(Corrupt, match=older):  # else this event would take the place of the withdrawal in the copy
+        record(open_lake(config), [entry("grant", "cid")])
+    with pytest.raises(Corrupt, match=older):
+        read_ledger(open_lake(config))
+    assert restore(config) == Restored(events=1, withdrawals=1, suppressed=0, audit_fault="")
+    assert events(open_lake(config)) == [("grant", "ann"), ("grant", "bob"), ("withdraw", "ann")]
+    with writing(config, "nightly") as context:
+        record(context.lake, [entry("grant", "cid")])
+
+
+def test_erased_people_are_suppressed_again(config: Config) -> None:
+    back_up(config)
+    before = open_lake(config)
+    before.suppress(["subject:ann", "image:a/1"])
+    before.suppress_looks([("1", "2"), ("3", "4")])
+    put_back(config)
+    lake = open_lake(config)
+    for read in (lake.suppressed, lake.suppressed_looks):
+        with pytest.raises(Corrupt, match=r"older than the copy.* 1 files of suppressed.*`facelake ledger restore`"):
+            read()
+    assert restore(config).suppressed == 4
+    assert lake.suppressed() == {lake.keyed_hash("subject:ann"), lake.keyed_hash("image:a/1")}
+    assert lake.suppressed_looks() == [("1", "2"), ("3", "4")]
+    assert restore(config).suppressed == 0
+
+
+def test_a_trail_that_ends_earlier_is_recognised(config: Config) -> None:
+    for recipient in ("gate", "door"):
+        back_up(config)
+        with writing(config, "export") as context:
+            append_audit(context.lake, "export", {"recipient": recipient}, context.sign)
+    put_back(config)
+    with pytest.raises(Corrupt, match="the audit trail had 2 records, and has 1"), writing(config, "nightly"):
+        pass
+    assert restore(config).audit_fault == "the audit trail had 2 records, and has 1"
+    with writing(config, "nightly"):
+        pass
+    shutil.rmtree(Path(config.lake) / "audit")
+    with pytest.raises(Corrupt, match="the audit trail had 2 records, and has 0"), writing(config, "nightly"):
+        pass
+
+
+def test_a_record_that_was_replaced_with_the_head_is_recognised(config: Config) -> None:
+    with writing(config, "export") as context:
+        append_audit(context.lake, "export", {"recipient": "gate"}, context.sign)
+    copied = (Path(config.lake) / "audit" / "00000001.json").read_text()
+    (Path(config.lake) / "audit" / "00000001.json").write_text(copied.replace("gate", "door"))
+    with pytest.raises(Corrupt, match="record 1 of the audit trail is another one"), writing(config, "nightly"):
+        pass
+
+
+def test_accepting_a_ledger_gives_the_copy_up(config: Config) -> None:
+    back_up(config)
+    record(open_lake(config), [entry("grant", "cid")])
+    put_back(config)
+    with writing(config, "ledger", may_be_older=True) as context:
+        assert accept_ledger(context.lake) == 2
+    with writing(config, "nightly") as context:
+        assert events(context.lake) == [("grant", "ann"), ("grant", "bob")]
+
+
+def test_the_copy_is_made_of_a_lake_that_had_none_and_names_nobody_in_clear(tmp_path: Path) -> None:
+    without = config_of(tmp_path, ledger_copy=None)
+    with writing(without, "a custodian") as context:
+        record(context.lake, [entry("grant", "annabell-17"), entry("withdraw", "annabell-17")])
+        context.lake.suppress(["subject:someone"])
+        append_audit(context.lake, "export", {}, context.sign)
+    config = config_of(tmp_path)
+    with writing(config, "nightly"):
+        pass
+    written = {path.name for path in (tmp_path / "copies").rglob("*") if path.is_file()}
+    assert {"ledger.bin", "ledger-head.json", "audit-head.json"} < written
+    assert len(written) == 4
+    for path in (tmp_path / "copies").rglob("*"):
+        if path.is_file():
+            assert b"annabell" not in path.read_bytes()
+            assert path.stat().st_mode & 0o077 == 0
+    with pytest.raises(ConfigError, match="the config names no copy"):
+        restore(without)
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 40, None])
+def test_a_damaged_copy_is_named_and_changes_nothing(config: Config, damage: bytes | None) -> None:
+    [sealed] = Path(config.governance.ledger_copy or "").rglob("ledger.bin")
+    back_up(config)
+    record(open_lake(config), [entry("withdraw", "ann")])
+    put_back(config)
+    sealed.unlink() if damage is None else sealed.write_bytes(damage)
+    with pytest.raises(Corrupt, match="the copy of the ledger is damaged"):
+        restore(config)
+    assert events(Lake.open(config.lake, hash_key=config.governance.hash_key)) == [("grant", "ann"), ("grant", "bob")]
+    (sealed.parent / "ledger-head.json").write_text("[1]")
+    with pytest.raises(Corrupt, match="the copy of the ledger is damaged"), writing(config, "nightly"):
+        pass
+
+
+def test_the_copy_catches_up_after_its_place_was_gone(config: Config) -> None:
+    place = Path(config.governance.ledger_copy or "")
+    place.rename(place.with_name("away"))
+    place.write_text("the disk is not mounted")
+    lake = open_lake(config)
+    with pytest.raises((Retryable, NotADirectoryError)):
+        record(lake, [entry("withdraw", "ann")])
+    place.unlink()
+    place.with_name("away").rename(place)
+    with suppress(ConfigError):
+        record(open_lake(config), [entry("withdraw", "ann")])
+    with writing(config, "nightly") as context:
+        recorded = events(context.lake)
+    back_up(config)
+    assert ("withdraw", "ann") in recorded
+    assert json.loads(next(place.rglob("ledger-head.json")).read_text())["events"] == len(recorded)
+
+
+def test_the_copy_lies_outside_of_lake_and_corpus(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"inside the lake.*governance.ledger_copy"),
+        writing(config_of(tmp_path, ledger_copy=str(tmp_path / "lake" / "copy")), "nightly"),
+    ):
+        pass
+
+
+_KINDS = st.lists(st.tuples(st.sampled_from(["grant", "withdraw"]), st.sampled_from("abc")), min_size=1, max_size=3)
+_ACTS = st.one_of(st.tuples(st.just("record"), _KINDS), st.tuples(st.sampled_from(["back up", "put back"]), st.none()))
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(acts=st.lists(_ACTS, max_size=8))
+def test_whatever_is_restored_no_event_is_lost(tmp_path_factory: pytest.TempPathFactory, acts: list[Any]) -> None:
+    config, expected = config_of(tmp_path_factory.mktemp("lake")), list[tuple[str, str]]()
+    with writing(config, "a custodian"):
+        pass
+    back_up(config)
+    for act, kinds in acts:
+        if act == "record":
+            record(open_lake(config), [entry(kind, subject) for kind, subject in kinds])
+            expected += kinds
+        elif act == "back up":
+            back_up(config)
+        else:
+            put_back(config)
+            if expected:
+                restore(config)
+        assert events(open_lake(config)) == expected
+
+
+def test_a_restored_lake_forgets_nobody(
+    demo_template: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command line: one person withdrew and another was erased after the backup; neither comes back."""
+    shutil.copytree(demo_template[0], tmp_path / "lake")
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"lake: {tmp_path}/lake\ngovernance: {{ledger_copy: {tmp_path}/copies}}\nray: {{one_process_below: 1000}}\n"
+    )
+    config, given_config = load_config(str(path)), ("-c", str(path))
+    run_json("nightly", *given_config)
+    back_up(config)
+    run_json("ledger", "withdraw", "--subject", "person-6", *given_config)
+    run_json("erase", "--subject", "person-3", "--yes", *given_config)
+    run_json("nightly", *given_config)
+    put_back(config)
+    for command in (["nightly"], ["ledger", "withdraw", "--subject", "person-1"], ["report"], ["verify"]):
+        done = run_cli(*command, *given_config)
+        assert done.returncode == 1, done.stdout
+        assert "older than the copy of its ledger" in done.stderr + done.stdout, command
+    assert run_cli("ledger", "restore", *given_config).returncode == 2  # not confirmed
+    restored = run_json("ledger", "restore", "--yes", *given_config)
+    assert restored["withdrawals"] == 1
+    assert restored["suppressed"] > 1
+    run_json("nightly", *given_config)
+    lake = open_lake(config)
+    left = [name for name in lake["faces"].read(["image_id"])["image_id"].to_pylist() if "person-" in name]
+    assert not [name for name in left if "person-3-" in name or "person-6-" in name]
+    assert [name for name in left if "person-1-" in name]
+    keys = lake["ledger"].read(["key"])["key"].to_pylist()
+    assert "person-3" not in keys
+    with writing(config, "check") as context:
+        assert [finding.problem for finding in verify(context)[0]] == []
