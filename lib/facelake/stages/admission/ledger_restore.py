@@ -104,4 +104,4 @@ def _identity(row: dict[str, object]) -> str:
 
 
 def _withdrawals(rows: pa.Table) -> int:
-    return rows["kind"].to_pylist().count(str(EventKind.WITHDRAW))
+    return sum(kind == EventKind.WITHDRAW for kind in rows["kind"].to_pylist())

@@ -144,7 +144,7 @@ def _java_runs(folder: Path) -> bool:
 
 
 def _keys(config: Config) -> Iterator[Path]:
-    """The keys and copies of ledgers of the config, and those in their usual place, which configs of other lakes name."""
+    """The keys and copies of ledgers of the config, and those in their usual places, which other configs name."""
     governance = config.governance
     copies = governance.ledger_copy or USUAL_LEDGER_COPY
     named = dict.fromkeys((governance.signing_key, governance.hash_key or USUAL_HASH_KEY, USUAL_HASH_KEY, copies))
