@@ -112,7 +112,7 @@ def writing(
         if lease.taken_from:
             emit(Notice("lake", lease.taken_from.in_words()))
         if not may_be_older:
-            compare_with_copy(lake)
+            compare_with_copy(lake, emit)
         yield Context(config, lake, run_id, emit, lease, model_digest=config_model_digest(config, card))
 
 

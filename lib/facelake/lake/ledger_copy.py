@@ -14,11 +14,13 @@ Each is written after the lake's own one, so that the copy is never ahead of the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import io
 import json
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -27,12 +29,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from facelake.contracts import parse_json
-from facelake.errors import Corrupt
+from facelake.errors import Corrupt, Retryable
 from facelake.lake.object_store import ObjectStore
 
 _LEDGER, _PIN, _AUDIT = "ledger.bin", "ledger-head.json", "audit-head.json"
 _NONCE_BYTES = 12
 _MOST_PIN_BYTES = 1 << 20
+_NEXT_PLACE = "check governance.ledger_copy; the next command that writes brings a copy that is behind up to date"
 _NEXT = "restore it from a backup; or delete it, if the lake is known to be the newest: the next command makes it again"
 
 
@@ -77,15 +80,18 @@ class LedgerCopy:
         sealed = _cipher(key).encrypt(nonce, content.getvalue(), self._name.encode())
         self._write(_LEDGER, nonce + sealed)
         self._write(_PIN, json.dumps(pin).encode())
-        self._store.drop_old_versions(self._name)  # an erasure has replaced names
+        with self._reached():
+            self._store.drop_old_versions(self._name)  # an erasure has replaced names
 
     def names(self, folder: str) -> set[str]:
         """Return the names of the copied files of a list."""
-        return {item.key.rpartition("/")[2] for item in self._store.list(f"{self._name}/{folder}")}
+        with self._reached():
+            return {item.key.rpartition("/")[2] for item in self._store.list(f"{self._name}/{folder}")}
 
     def file(self, folder: str, name: str) -> bytes:
         """Return one copied file of a list."""
-        return self._store.read(f"{self._name}/{folder}/{name}")
+        with self._reached():
+            return self._store.read(f"{self._name}/{folder}/{name}")
 
     def write_file(self, folder: str, name: str, body: bytes) -> None:
         """Copy a file of a list."""
@@ -100,13 +106,25 @@ class LedgerCopy:
         self._write(_AUDIT, data)
 
     def _read(self, key: str) -> bytes | None:
-        try:
-            return self._store.read(f"{self._name}/{key}")
-        except FileNotFoundError:
-            return None
+        with self._reached():
+            try:
+                return self._store.read(f"{self._name}/{key}")
+            except FileNotFoundError:
+                return None
 
     def _write(self, key: str, data: bytes) -> None:
-        self._store.write(f"{self._name}/{key}", data)
+        with self._reached():
+            self._store.write(f"{self._name}/{key}", data)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Raise Retryable with a next step if the place cannot be read or written."""
+        try:
+            yield
+        except (OSError, Retryable) as err:
+            reason = err.what if isinstance(err, Retryable) else err.strerror or err
+            what = f"the copy of the ledger cannot be reached: {reason}"
+            raise Retryable(what, where=self.uri, next_step=_NEXT_PLACE) from err
 
     def _damaged(self, key: str) -> Corrupt:
         return Corrupt("the copy of the ledger is damaged", where=f"{self.uri}/{key}", next_step=_NEXT)

@@ -194,10 +194,9 @@ def write_copy(lake: Lake, rows: pa.Table, pin: Pin) -> None:
         return
     try:
         lake.copy.write_ledger(rows, pin.as_json(), lake.salt)
-    except (Retryable, OSError) as err:
-        what = f"the lake has recorded it, and the copy of the ledger could not be written: {err}"
-        next_step = "check governance.ledger_copy; the next command that writes brings the copy up to date"
-        raise Retryable(what, where=lake.copy.uri, next_step=next_step) from err
+    except Retryable as err:
+        what = f"the lake has recorded it, and {err.what}"
+        raise Retryable(what, where=err.where, next_step=err.next_step) from err
 
 
 def _fault(pins: Sequence[Pin], rows: pa.Table) -> str | None:

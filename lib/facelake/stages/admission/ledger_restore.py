@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from facelake.contracts import EventKind
 from facelake.errors import ConfigError, Corrupt
+from facelake.events import Listener, Notice
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.stages.admission.ledger import ledger_lease, replace_rows
@@ -35,8 +36,9 @@ class Restored:
     audit_fault: str
 
 
-def compare_with_copy(lake: Lake) -> None:
-    """Check that the lake has everything that the copy outside of it has, and bring the copy up to date.
+def compare_with_copy(lake: Lake, emit: Listener) -> None:
+    """Check that the lake has everything that the copy outside of it has, and bring the copy up to date. A copy that is
+    made of a lake with events is reported: with a disk that is not mounted, it would be another one.
 
     Raises:
         Corrupt: the lake is older than the copy.
@@ -49,8 +51,13 @@ def compare_with_copy(lake: Lake) -> None:
     lake.suppressed_looks()
     if fault := copied_head_fault(lake):
         raise Corrupt(f"the lake is older than the copy of its ledger: {fault}", where=lake.uri, next_step=_NEXT)
-    pin = Pin.of(rows)
-    if rows.num_rows and pin != copied_pin(lake):
+    pin, copied = Pin.of(rows), copied_pin(lake)
+    if rows.num_rows and copied is None:
+        text = (
+            f"a copy of the ledger is made in {lake.copy.uri}, where none was. An older lake is recognised from now on"
+        )
+        emit(Notice("lake", text))
+    if rows.num_rows and pin != copied:
         with ledger_lease(lake):  # an event may have been recorded meanwhile
             rows, _ = ledger_rows(lake)
             write_copy(lake, rows, Pin.of(rows))

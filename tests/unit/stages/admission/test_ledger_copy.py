@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from facelake.config import Config, load_config
 from facelake.contracts import EventKind, Scope
 from facelake.errors import ConfigError, Corrupt, Retryable
+from facelake.events import Event, Notice
 from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.stages.admission.ledger import Entry, accept_ledger, read_ledger, record
@@ -146,8 +146,14 @@ def test_the_copy_is_made_of_a_lake_that_had_none_and_names_nobody_in_clear(tmp_
         context.lake.suppress(["subject:someone"])
         append_audit(context.lake, "export", {}, context.sign)
     config = config_of(tmp_path)
-    with writing(config, "nightly"):
-        pass
+    said: list[Event] = []
+    for _ in range(2):
+        with writing(config, "nightly", said.append):
+            pass
+    assert [event.text for event in said if isinstance(event, Notice)] == [
+        f"a copy of the ledger is made in {tmp_path}/copies/{open_lake(config).name}, where none was. An older lake is "
+        "recognised from now on"
+    ]
     written = {path.name for path in (tmp_path / "copies").rglob("*") if path.is_file()}
     assert {"ledger.bin", "ledger-head.json", "audit-head.json"} < written
     assert len(written) == 4
@@ -179,17 +185,22 @@ def test_the_copy_catches_up_after_its_place_was_gone(config: Config) -> None:
     place.rename(place.with_name("away"))
     place.write_text("the disk is not mounted")
     lake = open_lake(config)
-    with pytest.raises((Retryable, NotADirectoryError)):
-        record(lake, [entry("withdraw", "ann")])
+    for change in (lambda: record(lake, [entry("withdraw", "ann")]), lambda: lake.suppress(["subject:cid"])):
+        with pytest.raises(Retryable, match=r"the copy of the ledger cannot be reached: .*Not a directory.*Next: check"):
+            change()
+    assert events(lake) == [("grant", "ann"), ("grant", "bob")]
     place.unlink()
     place.with_name("away").rename(place)
-    with suppress(ConfigError):
-        record(open_lake(config), [entry("withdraw", "ann")])
-    with writing(config, "nightly") as context:
-        recorded = events(context.lake)
-    back_up(config)
-    assert ("withdraw", "ann") in recorded
-    assert json.loads(next(place.rglob("ledger-head.json")).read_text())["events"] == len(recorded)
+    [sealed] = place.rglob("ledger.bin")
+    sealed.unlink()
+    sealed.mkdir()
+    with pytest.raises(Retryable, match="the lake has recorded it, and the copy of the ledger cannot be reached"):
+        record(lake, [entry("withdraw", "ann")])
+    sealed.rmdir()
+    with writing(config, "nightly"):
+        pass
+    assert events(lake)[2:] == [("withdraw", "ann")]
+    assert json.loads((sealed.parent / "ledger-head.json").read_text())["events"] == 3
 
 
 def test_the_copy_lies_outside_of_lake_and_corpus(tmp_path: Path) -> None:
