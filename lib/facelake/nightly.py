@@ -94,7 +94,7 @@ def writing(
         Refused: another process still writes the lake; or the store ignores conditional writes.
         Corrupt: the lake is older than the copy of its ledger.
     """
-    from facelake.stages.admission.ledger_restore import compare_with_copy
+    from facelake.stages.admission.copied_ledger import compare_with_copy
 
     card = find_card(config.model.card)
     keys_must_be_outside(config)

@@ -278,7 +278,7 @@ def ledger_restore(
 ) -> None:
     """Put back the events and erasures that a lake from a backup lacks, from the copy of its ledger outside of it."""
     from facelake.nightly import writing
-    from facelake.stages.admission.ledger_restore import restore_ledger
+    from facelake.stages.sharing.restored_lake import restore_ledger
 
     question = "Events of the copy (governance.ledger_copy) are added to this lake. Was it restored from a backup?"
     if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
@@ -291,6 +291,11 @@ def ledger_restore(
     )
     if done.audit_fault:
         call.terminal.warn(f"{done.audit_fault}; what is lost of it cannot be put back")
+    if done.recalled:
+        call.terminal.warn(
+            f"{counted(len(done.recalled), 'lease')} recalled: their recipients hold identities that this lake does "
+            "not know. Have the copies deleted (`feed return`), or push to empty a database, and export again"
+        )
     call.terminal.say(
         "next: `facelake nightly` removes what derives from photos of people who withdrew or were erased; give the "
         "erasures since the backup again, so that photos are deleted, too, and certified"

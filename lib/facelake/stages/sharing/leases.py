@@ -236,6 +236,12 @@ def recall(lake: Lake, lease_id: str | None = None, recipient: str | None = None
     return [_record_event(lake, lease, LeaseEvent.RECALLED) for lease in active]
 
 
+def recall_all(lake: Lake) -> list[FeedLease]:
+    """Recall every lease that was not returned; returns those that were not recalled before."""
+    open_ones = [lease for lease in leases(lake) if not lease.returned and not lease.recalled]
+    return [_record_event(lake, lease, LeaseEvent.RECALLED) for lease in open_ones]
+
+
 def _events(lake: Lake) -> list[dict[str, Any]]:
     """Return the events that count: of those that were written without the lake's key, nothing is believed."""
     rows = lake["leases"].read().to_pylist()

@@ -20,10 +20,10 @@ from facelake.events import Event, Notice
 from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.stages.admission.ledger import Entry, accept_ledger, read_ledger, record
-from facelake.stages.admission.ledger_restore import Restored, restore_ledger
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.partition_names import open_lake
 from facelake.stages.operations.verify import verify
+from facelake.stages.sharing.restored_lake import Restored, restore_ledger
 from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"
@@ -82,7 +82,7 @@ def test_a_lake_without_its_newest_withdrawal_is_not_used_until_it_is_put_back(c
         record(open_lake(config), [entry("grant", "cid")])
     with pytest.raises(Corrupt, match=older):
         read_ledger(open_lake(config))
-    assert restore(config) == Restored(events=1, withdrawals=1, suppressed=0, audit_fault="")
+    assert restore(config) == Restored(events=1, withdrawals=1, suppressed=0)
     assert events(open_lake(config)) == [("grant", "ann"), ("grant", "bob"), ("withdraw", "ann")]
     with writing(config, "nightly") as context:
         record(context.lake, [entry("grant", "cid")])
@@ -186,7 +186,9 @@ def test_the_copy_catches_up_after_its_place_was_gone(config: Config) -> None:
     place.write_text("the disk is not mounted")
     lake = open_lake(config)
     for change in (lambda: record(lake, [entry("withdraw", "ann")]), lambda: lake.suppress(["subject:cid"])):
-        with pytest.raises(Retryable, match=r"the copy of the ledger cannot be reached: .*Not a directory.*Next: check"):
+        with pytest.raises(
+            Retryable, match=r"the copy of the ledger cannot be reached: .*Not a directory.*Next: check"
+        ):
             change()
     assert events(lake) == [("grant", "ann"), ("grant", "bob")]
     place.unlink()
@@ -246,6 +248,8 @@ def test_a_restored_lake_forgets_nobody(
     )
     config, given_config = load_config(str(path)), ("-c", str(path))
     run_json("nightly", *given_config)
+    out = ("--out", str(tmp_path / "gate"), "--purpose", P, "--recipient", "gate-7")
+    lease = run_json("gallery", "export", *out, *given_config)["lease_id"]
     back_up(config)
     run_json("ledger", "withdraw", "--subject", "person-6", *given_config)
     run_json("erase", "--subject", "person-3", "--yes", *given_config)
@@ -259,6 +263,7 @@ def test_a_restored_lake_forgets_nobody(
     restored = run_json("ledger", "restore", "--yes", *given_config)
     assert restored["withdrawals"] == 1
     assert restored["suppressed"] > 1
+    assert restored["recalled"] == [lease]
     run_json("nightly", *given_config)
     lake = open_lake(config)
     left = [name for name in lake["faces"].read(["image_id"])["image_id"].to_pylist() if "person-" in name]

@@ -1,8 +1,6 @@
-"""Compares a lake with the copy of its ledger outside of it, and puts back what a restored lake has lost."""
+"""Compares a lake with the copy of its ledger outside of it, and puts back the events that a restored lake has lost."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -12,28 +10,11 @@ from facelake.events import Listener, Notice
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.stages.admission.ledger import ledger_lease, replace_rows
-from facelake.stages.admission.ledger_head import LASTING, Pin, copied_pin, ledger_rows, pin_for_audit, write_copy
-from facelake.stages.core.audit import append_audit, copied_head_fault, copy_head
+from facelake.stages.admission.ledger_head import LASTING, Pin, copied_pin, ledger_rows, write_copy
+from facelake.stages.core.audit import copied_head_fault, copy_head
 from facelake.stages.core.context import Context
 
 _NEXT = "`facelake ledger restore` puts back what the copy has of the ledger, and begins to record anew"
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What was put back.
-
-    Attributes:
-        events: of the ledger.
-        withdrawals: how many of them are withdrawals.
-        suppressed: lines of the suppression lists.
-        audit_fault: what the audit trail has lost, which cannot be put back; "" for nothing.
-    """
-
-    events: int
-    withdrawals: int
-    suppressed: int
-    audit_fault: str
 
 
 def compare_with_copy(lake: Lake, emit: Listener) -> None:
@@ -65,8 +46,8 @@ def compare_with_copy(lake: Lake, emit: Listener) -> None:
     copy_head(lake)
 
 
-def restore_ledger(context: Context) -> Restored:
-    """Put back the events and the entries of the suppression lists that only the copy has, and record that.
+def put_back(context: Context) -> tuple[int, int]:
+    """Put back the events of the ledger that only the copy has; returns their number, and how many are withdrawals.
 
     Events of both are put in the order in which they were recorded; of one that an erasure has changed, the copy's form
     is kept.
@@ -82,19 +63,13 @@ def restore_ledger(context: Context) -> Restored:
     if copied_pin(lake) is None:
         next_step = "check the setting; the copy is made by the next command that records or runs"
         raise ConfigError("there is no copy of this lake's ledger", where=lake.copy.uri, next_step=next_step)
-    audit_fault = copied_head_fault(lake) or ""
     with ledger_lease(lake):
         before = lake["ledger"].read().sort_by("seq")
         copied = lake.copy.ledger(lake.salt).cast(plain(lake["ledger"].schema))
         after = _together(copied, before)
         context.check_lease()
         replace_rows(lake, before, after)
-    restored = Restored(
-        after.num_rows - before.num_rows, _withdrawals(after) - _withdrawals(before), lake.restore_lists(), audit_fault
-    )
-    body = {"restored_events": restored.events, "restored_suppressions": restored.suppressed}
-    append_audit(lake, "ledger-accepted", body | pin_for_audit(lake), context.sign)
-    return restored
+    return after.num_rows - before.num_rows, _withdrawals(after) - _withdrawals(before)
 
 
 def _together(copied: pa.Table, here: pa.Table) -> pa.Table:
