@@ -9,7 +9,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 CORPUS_KINDS = ("parquet", "huggingface", "img2dataset", "webdataset", "files", "manifest", "delta", "iceberg")
-DEFAULT_EXCLUDE = (".*", "@eaDir", "__MACOSX", "Thumbs.db", "thumbs.db", "desktop.ini", "#recycle", "$RECYCLE.BIN")
+DEFAULT_EXCLUDE = (
+    *(".*", "@eaDir", "__MACOSX", "Thumbs.db", "thumbs.db", "desktop.ini", "#recycle", "$RECYCLE.BIN"),
+    *("thumbs/", "Thumbs/", "_thumbs/", "thumbnails/", "Thumbnails/"),
+)
+"""small copies would be further photos of the same people"""
 
 
 class Section(BaseModel):

@@ -17,7 +17,7 @@ PHOTO_SUFFIXES = frozenset(f".{name}" for name in _FORMATS)
 """Not all of these can be decoded; embed rejects those with a reason."""
 MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 """First bytes of common image formats."""
-THUMBNAILS = frozenset(("@eadir", ".thumbnails", "thumbs.db", "#recycle"))
+THUMBNAILS = frozenset(("@eadir", ".thumbnails", "thumbs", "_thumbs", "thumbnails", "thumbs.db", "#recycle"))
 _NAMES_KEPT = 20
 
 

@@ -49,6 +49,9 @@ def awkward(tmp_path: Path) -> Path:
     root, other = tmp_path / "awkward", tmp_path / "elsewhere"
     (root / "@eaDir/a.jpg").mkdir(parents=True)
     (root / "@eaDir/a.jpg/thumb.jpg").write_bytes(PHOTO)
+    for folder in ("thumbs", "2019/Thumbnails"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "a.jpg").write_bytes(PHOTO + b"small")
     (root / "a.jpg").write_bytes(PHOTO + b"a")
     (root / "no-suffix").write_bytes(PHOTO + b"n")
     (root / "a.xmp").write_text("<x/>")
@@ -67,11 +70,11 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path, awkward: Path) ->
     counts, notes = imported(tmp_path, str(awkward))
     assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/café.jpg", "s/no-suffix"]
     text = "\n".join(notes)
-    for line in ("2 links: link.jpg, linked", "1 loops: loop", "1 dead links: dead.jpg", "1 thumbnails: @eaDir"):
+    for line in ("2 links: link.jpg, linked", "1 loops: loop", "1 dead links: dead.jpg", "3 thumbnails: 2019/Thumbnails, @eaDir, thumbs"):
         assert f"left out: {line}" in text
     assert "1 not files: pipe.jpg" in text
     assert "1 not photos: a.xmp" in text
-    assert (counts["imported"], counts["skipped"], counts["files"]) == (3, 7, 10)
+    assert (counts["imported"], counts["skipped"], counts["files"]) == (3, 9, 12)
     assert counts["skipped_links"] == 2
 
 
