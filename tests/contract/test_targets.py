@@ -131,6 +131,48 @@ def test_deleted_rows_that_another_session_sees_are_waited_for(
     assert remains(folder, needles) == {}
 
 
+@pytest.mark.parametrize("target_place", ["postgresql"], indirect=True)
+def test_a_session_that_has_read_the_table_holds_nothing_up(
+    opened: tuple[Path, Target], target_place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matcher's session is idle in a transaction, as most drivers leave it after a query."""
+    folder, target = opened
+    rows = rows_of(0, 40)
+    target.create(DIM)
+    target.upsert(rows, fresh=True)
+    monkeypatch.setattr("facelake.targets.postgres._SNAPSHOT_WAIT_S", 0.0)
+    target._run("SET lock_timeout = 200")  # type: ignore[attr-defined]
+    with psycopg.connect(f"postgresql:///postgres?host={folder}&user=postgres") as other:
+        other.execute(f"SELECT count(*) FROM {target.location.table}")  # type: ignore[attr-defined]
+        target.create(DIM)
+        target.delete(rows.ids[:10])
+        assert str(target.compact()).startswith("deleted rows that a transaction of another session still sees")
+        assert target.count() == 30
+    assert "write-ahead log" in str(target.compact())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://host/db?dbname=other",
+        "postgresql://host/db?host=elsewhere",
+        "postgresql://host/db?port=5433&user=x",
+        "postgresql:///db?hostaddr=10.0.0.1",
+        "milvus://host?table=gate_next",
+        "qdrant://host?table=gate_record",
+        "lancedb:///x?table=gate__next",
+    ],
+)
+def test_urls_by_which_two_tables_would_have_one_name_are_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"name another place|another target.s table"):
+        Location.parse(url)
+
+
+def test_tables_of_two_schemas_have_two_names() -> None:
+    one, two = (Location.parse(f"postgresql:///db?host=/run&options=-csearch_path%3D{name}") for name in "ab")
+    assert one.shown != two.shown
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -201,7 +201,8 @@ class Gallery:
         Raises:
             Refused: as `search`.
         """
-        return np.asarray(self._ready(probes, model_digest) @ self.templates().T, np.float32), self.identity_ids
+        ready, identities = self._ready(probes, model_digest), self._identities  # another thread may apply changes
+        return np.asarray(ready @ identities.templates().T, np.float32), identities.ids()
 
     def verify(self, probes: F32, identity_ids: Sequence[str], model_digest: str, *, exemplars: bool = False) -> F32:
         """1:1: the similarity (n,) float32 of each probe to its claimed identity; NaN if the gallery does not have it.
@@ -213,11 +214,11 @@ class Gallery:
         Raises:
             Refused: as `search`.
         """
-        ready = self._ready(probes, model_digest)
-        known = np.array([name in self._identities for name in identity_ids], bool)
-        similarity = np.einsum("ij,ij->i", ready, self._identities.templates(identity_ids))
+        ready, identities = self._ready(probes, model_digest), self._identities
+        known = np.array([name in identities for name in identity_ids], bool)
+        similarity = np.einsum("ij,ij->i", ready, identities.templates(identity_ids))
         for i in np.flatnonzero(known).tolist() if exemplars else ():
-            vectors = self._identities.exemplars(identity_ids[i]).astype(np.float32)
+            vectors = identities.exemplars(identity_ids[i]).astype(np.float32)
             similarity[i] = max(similarity[i], float((vectors @ ready[i]).max(initial=-1.0)))
         return np.where(known, similarity, np.nan).astype(np.float32)
 
@@ -260,12 +261,14 @@ class Gallery:
         if what:
             raise Refused(what, where=uri, next_step="run `facelake feed changes` for this lease and version")
         parts = list(CheckedFiles.of(uri, store, manifest).parts("changes"))
+        before = self._identities, self.version
         touched = self.apply_rows(pa.concat_tables(parts), manifest["gallery_version"]) if parts else 0
+        if (left := len(self)) != manifest["identities"]:
+            self._identities, self.version = before
+            what = f"after the changes there would be {left} identities, in the lake {manifest['identities']}"
+            raise Corrupt(what, where=uri, next_step="have the copy returned, and request another export")
         self.version = max(self.version, manifest["gallery_version"])
         self._computed_at = _moment(manifest, "computed_at")
-        if len(self) != manifest["identities"]:
-            what = f"after the changes there are {len(self)} identities, in the lake {manifest['identities']}"
-            raise Corrupt(what, where=uri, next_step="have the copy returned, and request another export")
         return touched
 
     def renew(self, uri: str, *, s3: S3Section | None = None) -> datetime:

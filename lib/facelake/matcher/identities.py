@@ -14,6 +14,8 @@ from facelake.contracts import F16, F32, I64
 from facelake.publish.template_files import Vectors
 from facelake.publish.template_index import Codes, IndexFacts, flat_index
 
+_BLOCK = 8_192  # identities that are compared at once
+
 
 class Identities(Protocol):
     """What a matcher's copy searches."""
@@ -166,7 +168,7 @@ class MappedIdentities:
     def nearest(self, probes: F32, k: int) -> tuple[list[list[str]], F32]:
         """Implements Identities."""
         k = min(k, len(self))
-        similarity, rows = Codes(self.index, self.vectors.templates, self.candidates).search(probes, k, self.left_out)
+        similarity, rows = self._nearest_mapped(probes, k)
         names = [[self.vectors.ids[i] for i in found[found >= 0]] for found in rows]
         if self.changed is None:
             return names, similarity
@@ -177,6 +179,28 @@ class MappedIdentities:
             names[number] = [name for _, name in pairs]
             similarity[number, : len(pairs)] = [-value for value, _ in pairs]
         return names, similarity
+
+    def _nearest_mapped(self, probes: F32, k: int) -> tuple[F32, I64]:
+        """Cosines and rows (m, k) of the nearest mapped identities; -1 where there are no more.
+
+        Codes of those that were left out take places among the candidates, so that more are compared; if few are left,
+        all of them.
+        """
+        left = len(self.vectors.ids) - len(self.left_out)
+        if left * 2 >= len(self.vectors.ids):
+            candidates = -(-self.candidates * len(self.vectors.ids) // left)
+            similarity, rows = Codes(self.index, self.vectors.templates, candidates).search(probes, k, self.left_out)
+            if (rows >= 0).sum(axis=1).min(initial=k) == min(k, left):
+                return similarity, rows
+        best = np.full((len(probes), k), -np.inf, np.float32), np.full((len(probes), k), -1, np.int64)
+        kept = np.delete(np.arange(len(self.vectors.ids)), sorted(self.left_out))
+        for start in range(0, len(kept), _BLOCK):
+            block = kept[start : start + _BLOCK]
+            values = np.concatenate([best[0], probes @ self.vectors.templates[block].T], axis=1)
+            rows = np.concatenate([best[1], np.broadcast_to(block, (len(probes), len(block)))], axis=1)
+            order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+            best = np.take_along_axis(values, order, 1), np.take_along_axis(rows, order, 1)
+        return best
 
     def updated(self, removed: Collection[str], rows: Vectors) -> MappedIdentities:
         """Implements Identities."""

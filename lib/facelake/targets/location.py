@@ -23,6 +23,9 @@ _NEXT = (
     "write postgresql://host/database, qdrant://host:6333, milvus://host:19530, lancedb:///folder or "
     "lancedb+s3://bucket/prefix, with ?table=NAME"
 )
+_OWN = ("_record", "_next", "__")  # in names of tables that facelake makes beside the one of the URL
+_PLACES = frozenset(("dbname", "port", "hostaddr", "service"))
+"""parameters of PostgreSQL by which two URLs of one name would be two databases"""
 _SECRET = re.compile(r"pass|secret|token|key|auth", re.IGNORECASE)
 
 
@@ -72,6 +75,15 @@ class Location:
         if not _NAME.fullmatch(table):
             next_step = "use lower-case letters, digits and _, at most 48, beginning with a letter"
             raise ConfigError(f"{table!r} is not a name of a table", where="--to", next_step=next_step)
+        if table.endswith(_OWN[:2]) or _OWN[2] in table:
+            next_step = f"names that end with {_OWN[0]} or {_OWN[1]}, or have {_OWN[2]}, are facelake's own"
+            raise ConfigError(f"{table!r} may be the name of another target's table", where="--to", next_step=next_step)
+        places = _PLACES | ({"host"} if parts.hostname else set())
+        if parts.scheme == "postgresql" and (twice := sorted(places & options.keys())):
+            next_step = "write postgresql://user@host:port/database; only the folder of a socket is ?host=/folder"
+            raise ConfigError(
+                f"the URL's parameters name another place: {', '.join(twice)}", where="--to", next_step=next_step
+            )
         try:
             port = parts.port
         except ValueError as err:
@@ -81,10 +93,11 @@ class Location:
 
     @property
     def shown(self) -> str:
-        """The URL without user and options, by which a lease names its target."""
-        port = f":{self.port}" if self.port else ""
-        host = self.host or dict(self.options).get("host", "")  # the folder of a socket
-        return f"{self.scheme}://{host}{port}{self.path}?table={self.table}"
+        """The URL without user and most options, by which a lease names its target."""
+        port, given = f":{self.port}" if self.port else "", dict(self.options)
+        host = self.host or given.get("host", "")  # the folder of a socket
+        settings = f"&options={given['options']}" if "options" in given else ""  # which may choose the schema
+        return f"{self.scheme}://{host}{port}{self.path}?table={self.table}{settings}"
 
     @property
     def stored_at(self) -> str | None:

@@ -46,7 +46,7 @@ class MilvusTarget:
             uri = f"{'https' if tls else 'http'}://{location.host}:{location.port or 19530}"
             self._db = MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), db_name=location.path.strip("/"))
         self._table, self._record = location.table, f"{location.table}_record"
-        self._next = f"{location.table}_next"
+        self._next = f"{location.table}__next"
         self._recover()
 
     def _recover(self) -> None:

@@ -28,6 +28,7 @@ _COPY_END = struct.pack(">h", -1)
 _BLOCK_ROWS = 2_048  # of one message: 4 MB with 512 values
 _MAX_DIM = 16_000  # of pgvector's type `vector`
 _SNAPSHOT_WAIT_S, _SNAPSHOT_PAUSE_S = 60.0, 0.5  # for other sessions' transactions to end
+_LOCK_WAIT_MS = 5_000
 _INLINE_DIM = 1_800  # of vectors that fit on a page of 8 KiB with the other columns
 FAULTS = Faults("PostgreSQL", "PGPASSWORD", unreachable=(psycopg.OperationalError,), refused=(psycopg.Error,))
 
@@ -42,6 +43,7 @@ class PostgresTarget:
         given |= {"dbname": location.path.strip("/"), "connect_timeout": 10, "application_name": "facelake"}
         given |= dict(location.options)
         self._db = psycopg.connect(autocommit=True, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+        self._run(f"SET lock_timeout = {_LOCK_WAIT_MS}")  # sessions that wait behind this one wait no longer either
 
     def _run(self, text: str, *values: Any) -> psycopg.Cursor[Any]:
         names = {"table": self._table, "record": self._record}
@@ -76,6 +78,8 @@ class PostgresTarget:
             raise ConfigError(
                 f"pgvector has at most {_MAX_DIM} dimensions", where=self.location.shown, next_step="use another target"
             )
+        if self.exists():
+            return  # to alter it would wait for every session that has read it
         with self._db.transaction():
             self._run("CREATE EXTENSION IF NOT EXISTS vector")
             self._run(
@@ -192,7 +196,7 @@ class PostgresTarget:
         for name, exists in tables.items():
             while exists and (seen := self._vacuum(name)):
                 if time.monotonic() > deadline:
-                    what = f"{seen} deleted rows that a transaction of another session still sees"
+                    what = f"{seen} that a transaction of another session still sees"
                     return f"{what}; once it has ended, VACUUM FULL {self.location.table} removes them"
                 time.sleep(_SNAPSHOT_PAUSE_S)
         try:
@@ -201,8 +205,9 @@ class PostgresTarget:
             return "the write-ahead log, until the server's next checkpoints have recycled and overwritten its segments"
         return KEEPS["postgresql"]
 
-    def _vacuum(self, name: str) -> int:
-        """Rewrite a table; returns how many deleted rows stay because another session's snapshot still sees them.
+    def _vacuum(self, name: str) -> str:
+        """Rewrite a table; returns which deleted rows stay, since another session's transaction has read the table or
+        its snapshot still sees them; "" for none.
 
         Autovacuum's analysis has such a snapshot for a moment, a forgotten transaction for as long as it is open. The
         number is the first one of the detail of the server's report, in every language.
@@ -216,9 +221,11 @@ class PostgresTarget:
         self._db.add_notice_handler(listen)
         try:
             self._run(f"VACUUM (FULL, VERBOSE) {name}")
+        except psycopg.errors.LockNotAvailable:
+            return "deleted rows"
         finally:
             self._db.remove_notice_handler(listen)
-        return sum(staying)
+        return f"{sum(staying)} deleted rows" if sum(staying) else ""
 
     def close(self) -> None:
         self._db.close()

@@ -101,3 +101,29 @@ def test_the_writer_maps_above_its_limit_only(tmp_path: Path) -> None:
     back = Vectors.mapped(tmp_path, vectors.ids, _DIM)
     np.testing.assert_array_equal(back.templates, vectors.templates)
     np.testing.assert_array_equal(back.exemplars, vectors.exemplars)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97, 1.0])
+def test_many_that_were_removed_leave_no_gaps(tmp_path: Path, share: float) -> None:
+    """Codes of removed identities fill the candidates, so that those that are left must be found otherwise."""
+    vectors = made([f"id-{number:05d}" for number in range(2_000)], 1)
+    files = VectorFiles(tmp_path)
+    files.add(vectors)
+    list(files.close())
+    back = Vectors.mapped(tmp_path, vectors.ids, _DIM)
+    index, _ = build_codes(back)
+    gone = np.random.default_rng(2).permutation(vectors.ids)[: round(share * 2_000)].tolist()
+    nothing = Vectors.concat([], _DIM)
+    probes = unit_rows(np.random.default_rng(3).normal(size=(20, _DIM)).astype(np.float32))
+    codes = MappedIdentities(back, index, 64).updated(gone, nothing)
+    names, similarity = codes.nearest(probes, 5)
+    kept = vectors.without(set(gone))
+    if not kept.ids:
+        assert names == [[]] * 20
+        return
+    wanted, best = FlatIdentities.of(kept).nearest(probes, 5)
+    assert [len(row) for row in names] == [5] * 20
+    assert np.isfinite(similarity).all()
+    if share > 0.5:  # all that are left are compared
+        assert names == wanted
+        np.testing.assert_allclose(similarity, best, atol=1e-5)

@@ -7,7 +7,7 @@ run has computed it without that face: its template is made of that face too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from facelake.contracts import F64
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
+from facelake.publish.leases import FeedLease
 from facelake.publish.ranges import range_of_file
 from facelake.publish.transform import rotated, rotation
 from facelake.stages.admission.withdrawals import LedgerState
@@ -82,11 +83,28 @@ class Outgoing:
             if rows.num_rows:
                 yield self._protected(rows)
 
-    def changes(self, since: int) -> Iterator[pa.Table]:
+    def withheld_from(self, lease: FeedLease) -> pa.Array:
+        """Return the ids of the identities that were withheld from what the recipient of a lease has acknowledged.
+
+        One of a person who may be used again, as before, has no change since then; the copy lacks it nevertheless.
+        """
+        known = lease.acknowledged_seq if lease.acknowledged_seq is not None else lease.issued_seq
+        if known is None or known >= self.ledger.newest_seq:
+            return pa.array([], pa.string())
+        rows = self.ledger.rows
+        former = replace(self.ledger, rows=rows.filter(pc.less_equal(rows["seq"], known)))
+        barred = former.barred_images(self.gallery.row["purpose"], lease.acknowledged_at or lease.issued_at)
+        return _identities_with(self.gallery, barred)
+
+    def changes(self, since: int, returning: pa.Array | None = None) -> Iterator[pa.Table]:
         """Yield the changes since a gallery version, a data file at a time, under the key.
 
         Status `active`: insert or replace the row. Any other status: remove the identity; if it was merged,
         `merged_into` names the identity that replaces it. Identities that are not in force come without values.
+
+        Args:
+            since: gallery version.
+            returning: ids of identities that come although nothing changed in them.
 
         Raises:
             ConfigError: there is no such version.
@@ -102,6 +120,8 @@ class Outgoing:
             newer = pc.greater(keys["last_version"], since)  # a template can change without an event
             chosen = pc.or_(newer, pc.is_in(keys["identity_id"], ids))
             chosen = pc.or_(chosen, pc.is_in(keys["identity_id"], self.withheld))
+            if returning is not None:
+                chosen = pc.or_(chosen, pc.is_in(keys["identity_id"], returning))
             if pc.any(chosen).as_py():
                 rows = table.file(file, [*_CHANGED, "last_version", "purposes"]).filter(chosen)
                 yield self._protected(self._blanked(rows).select([*_CHANGED, "last_version"]))

@@ -25,7 +25,16 @@ from facelake.stages.models.registry import find_card
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import Delivery, check_free, delivery
 from facelake.stages.sharing.index_files import IndexWriter
-from facelake.stages.sharing.leases import LeaseTerms, issue, lease_in_force, leases, mark_sent, refuse_debtor
+from facelake.stages.sharing.leases import (
+    LeaseTerms,
+    exports_of,
+    issue,
+    lease_in_force,
+    leases,
+    mark_sent,
+    refuse_database,
+    refuse_debtor,
+)
 
 _FORMAT = 4
 _COLUMNS = ("identity_id", "size", "prototype", "exemplars", "cohesion", "model_digest")
@@ -209,6 +218,19 @@ def _write_files(context: Context, outgoing: Outgoing, files: Delivery, identiti
     return facts
 
 
+def _must_be_key_of_copy(lake: Lake, lease_id: str, key: bytes | None) -> None:
+    """Check that changes go under the key of the copy, by the record of the export in the audit trail.
+
+    Raises:
+        ConfigError: under another key, or none: templates that no key protects would leave.
+    """
+    wanted = next((body["template_key"] for body in exports_of(lake, lease_id) if "template_key" in body), None)
+    if wanted != (key_name(key) if key else None):
+        what = f"the copy under {lease_id} is under {f'template key {wanted}' if wanted else 'no template key'}"
+        next_step = "name the variable with that key: --key-env" if wanted else "leave --key-env out"
+        raise ConfigError(what, where="--key-env", next_step=next_step)
+
+
 def send_changes(
     context: Context, lease_id: str, out: str, since: int | None = None, key: bytes | None = None
 ) -> dict[str, Any]:
@@ -227,13 +249,15 @@ def send_changes(
         The manifest.
 
     Raises:
-        ConfigError: there is no such lease or version, the copy is not known to have that version, or the place has
-            other files.
+        ConfigError: there is no such lease or version, the lease is of a database, the copy is not known to have that
+            version or is under another key, or the place has other files.
         Refused: the lease was recalled, has ended or was returned.
         LedgerMoved: an event was recorded meanwhile; nothing has left.
     """
     now = datetime.now(UTC)
     lease = lease_in_force(context.lake, lease_id, now)
+    refuse_database(lease)
+    _must_be_key_of_copy(context.lake, lease_id, key)
     outgoing = Outgoing.of(context.lake, lease.purpose, now, key)
     before = lease.acknowledged if since is None else since
     if before > lease.acknowledged:  # the changes would leave out what the copy may lack, and could be acknowledged
@@ -242,7 +266,7 @@ def send_changes(
         raise ConfigError(what, where="--since", next_step=next_step)
     check_free(out, "changes", context.config)
     with delivery(out, context.config.s3, context.lake.uri) as files:
-        rows = files.write_rows("changes", outgoing.changes(before))
+        rows = files.write_rows("changes", outgoing.changes(before, outgoing.withheld_from(lease)))
         outgoing.ledger.check_unchanged()
         manifest = {
             "format": _FORMAT,

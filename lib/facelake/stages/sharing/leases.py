@@ -6,13 +6,14 @@ import getpass
 import hmac
 import json
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow.compute as pc
 
-from facelake.contracts import LEASES, Change
+from facelake.contracts import LEASES, Change, reference
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events, recipient_key
@@ -89,6 +90,16 @@ class LeaseTerms:
     purpose: str
     days: int
     target: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that a lease says who and what for: an empty name, such as an unset variable, would be nobody's debt.
+
+        Raises:
+            ConfigError: one of both is empty.
+        """
+        for name, option in ((recipient_key(self.recipient), "--recipient"), (reference(self.purpose), "--purpose")):
+            if not name:
+                raise ConfigError(f"{option} is empty", where=option, next_step="say who receives it, and what for")
 
 
 def issue(
@@ -182,15 +193,24 @@ def mark_sent(lake: Lake, lease_id: str, version: int, as_of: datetime, ledger_s
     return _record_event(lake, lease, LeaseEvent.SENT, **facts)
 
 
-def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLease:
+def acknowledge(lake: Lake, lease_id: str, version: int | None = None, *, by_push: bool = False) -> FeedLease:
     """Record that the recipient has applied the changes that it was given, up to a gallery version (default: all).
 
+    Args:
+        lake: the lake.
+        lease_id: the lease.
+        version: of the gallery.
+        by_push: whether a push has proven it, which alone acknowledges for a database.
+
     Raises:
-        ConfigError: there is no such lease or version; changes up to the version were never handed out under the lease,
-            or none since the last acknowledgement although the recipient owes one.
+        ConfigError: there is no such lease or version; the lease is of a database; changes up to the version were never
+            handed out under the lease, or none since the last acknowledgement although the recipient owes one; or it
+            owes one that the version does not have.
     """
     held = leases(lake)
     lease = _find(lake, held, lease_id)
+    if not by_push:
+        refuse_database(lease)
     next_step = f"run `facelake feed changes {lease_id} --out DIR`, have them applied, and acknowledge then"
     if version is not None:
         current_gallery(lake, version)
@@ -200,11 +220,32 @@ def acknowledge(lake: Lake, lease_id: str, version: int | None = None) -> FeedLe
         raise ConfigError(what, where=lake.uri, next_step=next_step)
     now = lease_time(lake, datetime.now(UTC))
     nothing_new = wanted <= lease.acknowledged and lease.sent_at in (None, lease.acknowledged_at)
-    duty = _owed(lake, held, now).get(lease_id) if nothing_new else None
+    duty = _owed(lake, held, now).get(lease_id) if nothing_new or wanted < lease.sent else None
     if duty and not lease.ended(now):
         what = f"the recipient {duty}, and was given no changes since its last acknowledgement"
+        if not nothing_new:
+            what = f"the recipient {duty}, which gallery {wanted} does not have: changes up to {lease.sent} do"
         raise ConfigError(what, where=lease_id, next_step=next_step)
     return _record_event(lake, lease, LeaseEvent.ACKNOWLEDGED, gallery_version=wanted)
+
+
+def exports_of(lake: Lake, lease_id: str) -> Iterator[dict[str, Any]]:
+    """Yield what the audit trail has of the exports under a lease, the newest first."""
+    for record in trusted_records(lake):
+        if record.get("kind") == "export" and record["body"].get("lease_id") == lease_id:
+            yield record["body"]
+
+
+def refuse_database(lease: FeedLease) -> None:
+    """Check that a lease is of files: of a database only a push knows what it holds.
+
+    Raises:
+        ConfigError: it is of a database.
+    """
+    if lease.target is not None:
+        what = f"lease {lease.lease_id} is of the database {lease.target}, which takes no changes as files"
+        next_step = "run `facelake feed push --to` with its URL, which applies them and acknowledges"
+        raise ConfigError(what, where=lease.lease_id, next_step=next_step)
 
 
 def mark_returned(lake: Lake, lease_id: str) -> FeedLease:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from facelake.contracts import F32, reference
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.events import StageStarted
+from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, recipient_key
 from facelake.publish.transform import key_name
 from facelake.stages.core.audit import append_audit
@@ -149,11 +150,15 @@ def _fill(
     audited |= {"since": since, "identities": expected, "exemplars": exemplars}
     append_audit(context.lake, "push", audited, context.sign)
     if record is None or record["state"] != "pushing":
-        target.write_record(signed(context, body | {"gallery_version": since, "state": "pushing"}))
+        began = {"gallery_version": since, "published": _published(context.lake, since), "state": "pushing"}
+        target.write_record(signed(context, body | began))
     target.create(int(body["dim"]), exemplars=exemplars)
     work = TargetWriter(context, target, outgoing, lease, exemplars)
     context.emit(StageStarted("push", expected, "identities"))
-    _apply(work, since, fresh=before == 0)
+    if before and (record or {}).get("published") != _published(context.lake, since):
+        _reconcile(work, rewrite=True)  # the lake was restored from a backup: its versions are others since
+    else:
+        _apply(work, since, fresh=before == 0)
     renewed = _set_end(work) if before else 0
     after = _proven(work, expected)
     resumed = record is not None and record["state"] == "pushing"  # what a killed push deleted is still in the files
@@ -163,7 +168,7 @@ def _fill(
     target.write_record(signed(context, body | {"state": "complete"}))
     # at the end: an acknowledgement of a push that failed would clear what the target still owes
     mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
-    acknowledge(context.lake, lease.lease_id, outgoing.gallery.version)
+    acknowledge(context.lake, lease.lease_id, outgoing.gallery.version, by_push=True)
     inserted = after - before + work.deleted
     must_add_up("push", ("rows after", after), ("before", before), ("inserted", inserted), ("deleted", -work.deleted))
     changed = renewed or work.upserted or work.deleted
@@ -194,12 +199,13 @@ def _lease(
     outgoing, expected, now = chosen
     if record is not None:
         return lease_in_force(context.lake, record["lease_id"], now)
-    if not terms.recipient or not terms.purpose:
+    recipient = terms.recipient or ""
+    if not recipient_key(recipient) or not reference(terms.purpose or ""):
         what = "the first push to a target needs a recipient and a purpose"
         raise ConfigError(what, where="feed push", next_step="give --recipient and --purpose")
     own = [lease for lease in leases(context.lake) if lease.target == location.shown]
     for lease in own:
-        same = recipient_key(lease.recipient) == recipient_key(terms.recipient) and lease.purpose == outgoing.purpose
+        same = recipient_key(lease.recipient) == recipient_key(recipient) and lease.purpose == outgoing.purpose
         if same and not lease.ended(now):
             return lease
     if own and not terms.new_lease:  # a push that runs every night would undo a recall
@@ -207,7 +213,7 @@ def _lease(
         what = f"the target is empty: its lease {own[-1].lease_id} {how}"
         next_step = "take it out of your schedule; or, if its recipient may have the data again, give --new-lease"
         raise Refused(what, where=location.shown, next_step=next_step)
-    wanted = LeaseTerms(terms.recipient, outgoing.purpose, terms.days, location.shown)
+    wanted = LeaseTerms(recipient, outgoing.purpose, terms.days, location.shown)
     return issue(context.lake, outgoing.gallery, wanted, expected, now, outgoing.ledger.newest_seq)
 
 
@@ -274,8 +280,8 @@ def _proven(work: TargetWriter, expected: int) -> int:
     return after
 
 
-def _reconcile(work: TargetWriter) -> None:
-    """Compare all rows of the target with the gallery, and write or delete those that differ."""
+def _reconcile(work: TargetWriter, *, rewrite: bool = False) -> None:
+    """Compare all rows of the target with the gallery, and write or delete those that differ; `rewrite`: write all."""
     present: dict[str, int] = {}
     for batch in work.target.versions():
         present |= batch
@@ -283,7 +289,7 @@ def _reconcile(work: TargetWriter) -> None:
     for rows in work.outgoing.parts(work.columns):
         names, versions = rows["identity_id"].to_pylist(), rows["last_version"].to_pylist()
         wanted |= set(names)
-        differs = [present.get(name) != version for name, version in zip(names, versions, strict=True)]
+        differs = [rewrite or present.get(name) != version for name, version in zip(names, versions, strict=True)]
         work.upsert(iter([rows.filter(pa.array(differs, pa.bool_()))]), fresh=False)
     work.delete(sorted(set(present) - wanted))
 
@@ -300,11 +306,19 @@ def _record(context: Context, lease: FeedLease, outgoing: Outgoing, counts: tupl
         "target": lease.target,
         "expires_at": lease.expires_at.isoformat(),
         "gallery_version": outgoing.gallery.version,
+        "published": _published(context.lake, outgoing.gallery.version),
         "since": since,
         "identities": expected,
         "model_digest": outgoing.gallery.row["model_digest"],
         "template_key": key_name(outgoing.key) if outgoing.key else None,
     }
+
+
+def _published(lake: Lake, version: int) -> str | None:
+    """Return when a gallery version was first published: a lake from a backup makes another one of the same number."""
+    rows = lake["galleries"].read(["gallery_version", "created_at"])
+    moments = rows.filter(pc.equal(rows["gallery_version"], version))["created_at"]
+    return pc.min(moments).as_py().isoformat() if len(moments) else None
 
 
 def _empty(context: Context, target: Target, location: Location, record: dict[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,12 @@ def test_what_is_left_out_is_counted_and_named(tmp_path: Path, awkward: Path) ->
     counts, notes = imported(tmp_path, str(awkward))
     assert sorted(corpus(tmp_path)) == ["s/a.jpg", "s/café.jpg", "s/no-suffix"]
     text = "\n".join(notes)
-    for line in ("2 links: link.jpg, linked", "1 loops: loop", "1 dead links: dead.jpg", "3 thumbnails: 2019/Thumbnails, @eaDir, thumbs"):
+    for line in (
+        "2 links: link.jpg, linked",
+        "1 loops: loop",
+        "1 dead links: dead.jpg",
+        "3 thumbnails: 2019/Thumbnails, @eaDir, thumbs",
+    ):
         assert f"left out: {line}" in text
     assert "1 not files: pipe.jpg" in text
     assert "1 not photos: a.xmp" in text
