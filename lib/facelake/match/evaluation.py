@@ -74,8 +74,9 @@ def evaluate(
     Returns:
         `photos`, `compared` (photos with a face that passes the quality gate), `failed` (failure to acquire, by
         reason; `missing`: there is no such file), `missing` (sentences on the first of these), `points` (DetPoint as
-        objects, by ascending similarity), `rank_1` (of probes whose identity is in the gallery), and `identification`
-        at the operating point.
+        objects, by ascending similarity), `rank_1` (of probes whose identity is in the gallery), `strangers` (photos
+        whose label the gallery does not have, and the first of these labels, `strange_labels`), and `identification` at
+        the operating point.
 
     Raises:
         ConfigError: the labels cannot be read, or name no photo that exists and has a usable face.
@@ -156,6 +157,8 @@ def _with_gallery(
         best[own] = similarity.max(axis=1)
         first[own] = similarity.argmax(axis=1) == at
     out: dict[str, Any] = {"rank_1": {"correct": int(first.sum()), "mated": int(mated.sum())}}
+    out["strangers"] = int((~mated).sum())
+    out["strange_labels"] = sorted({name for name in identities if name not in gallery})[:_NAMED]
     if point is not None:
         accepted = best >= point.similarity
         out["identification"] = point.as_json() | {

@@ -341,7 +341,7 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
             what = "rows are still in the target after all were deleted"
             raise Corrupt(what, where=location.shown, next_step="check the database, then push again")
         target.drop()
-        kept = target.compact()
+    kept = target.compact()  # also of a table that a killed push has dropped: a bucket keeps its versions
     append_audit(
         context.lake,
         "push",
