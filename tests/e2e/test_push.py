@@ -26,6 +26,7 @@ from facelake.erase import verify as signature_fits
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.matcher import Gallery
 from facelake.nightly import writing
+from facelake.stages.admission.accepted_clock import accept_clock
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
@@ -406,3 +407,30 @@ def test_the_command(demo_lake: Path, tmp_path: Path) -> None:
     assert (lease["lease_id"], lease["owes"]) == (result["lease_id"], None)
     table = run_cli("feed", "leases", "--lake", lake).stdout.splitlines()
     assert "identities  gallery at issue  gallery acknowledged  state" in table[1]
+
+
+@pytest.mark.parametrize("scheme", ["milvus", "qdrant", "lancedb"])
+def test_every_push_may_be_a_process_of_its_own(demo_lake: Path, tmp_path: Path, scheme: str) -> None:
+    given = ("--to", f"{scheme}://{tmp_path}/gate.db?table=gate", "--lake", str(demo_lake))
+    first = run_json("feed", "push", *given, "--recipient", "gate-7", "--purpose", P)
+    assert run_json("feed", "push", *given)["state"] == "unchanged"
+    run_json("erase", "--subject", "person-3", "--yes", "--lake", str(demo_lake))
+    assert run_json("feed", "push", *given)["state"] == "updated"
+    run_json("feed", "recall", first["lease_id"], "--lake", str(demo_lake))
+    assert run_json("feed", "push", *given)["state"] == "emptied"
+
+
+def test_a_clock_far_ahead_empties_no_target(context: Context, tmp_path: Path) -> None:
+    url = f"lancedb://{tmp_path}/l?table=gate"
+    before = push(context, PushTerms(url, "gate-7", P))["after"]
+    ahead = datetime.now(UTC) + timedelta(days=200)
+    with pytest.MonkeyPatch.context() as patch:
+        clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, zone=None: ahead)})
+        patch.setattr("facelake.stages.admission.ledger.datetime", clock)
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "somebody", (P,), "b")])
+    with pytest.raises(Refused, match=r"the target was left as it is.*accept --clock"):
+        push(context, PushTerms(url))
+    with open_target(Location.parse(url)) as target:
+        assert target.count() == before
+    accept_clock(context, datetime.now(UTC))
+    assert push(context, PushTerms(url))["after"] == before

@@ -48,6 +48,8 @@ class MilvusTarget:
         self._table, self._record = location.table, f"{location.table}_record"
         self._next = f"{location.table}__next"
         self._recover()
+        if self.exists():
+            self._db.load_collection(self._table)  # another process has made it
 
     def _recover(self) -> None:
         """Complete a rewriting that was interrupted: it counts from when the first collection was dropped."""

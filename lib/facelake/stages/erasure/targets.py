@@ -67,7 +67,7 @@ def find_targets(
     if copies and request.copies == "erase":
         targets.images |= copies
         copies = find_copies(context, targets)  # for their faces; copies are of equal photos, so there are no more
-    if copies and not request.copies and (request.subjects or request.identities):
+    if copies and not request.copies and not request.sources:
         raise _undecided(context, copies)
     targets.copies = copies
     wanted = strings(targets.images)
