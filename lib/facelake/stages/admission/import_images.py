@@ -49,6 +49,7 @@ _REPLACED = "changed since their import, and replaced"
 _NAMED = "imported without a subject reference before, which they have now"
 _RENAMED = "imported with another subject reference before, and given that of --person-from now"
 _OTHERWISE = "imported with another subject reference than --person-from gives now (--replace gives them that one)"
+_WITHDREW = "keep the subject reference of their import, whose person has withdrawn; --person-from gives another one"
 _RETRACTED = "kept out, as photos of a withdrawn data set"
 _UNLABELLED = "without a subject reference, because --person-from does not match"
 _ALIKE = "of a subject that is written nearly as one who has withdrawn; if both are one person, withdraw for it too"
@@ -176,6 +177,7 @@ class _Copy:
         earlier = Imported.of(context.config, source_id)
         self._known = earlier.photos
         self._withdrawn = withdrawn_as_seen(context.lake)
+        self._withdrawn_by_hash = {subject_hash(name): name for name in self._withdrawn.values()}
         self._must_name = earlier.named_subjects and pattern is None and not nameless
         self._absent = set(self._known)  # hashes of the ids that the source has not shown yet
         self._part = _Part()
@@ -229,7 +231,7 @@ class _Copy:
         if known is None or self._gets_name(known, photo):
             return True
         if self._has_other_subject(known, photo):
-            self._special.add(_OTHERWISE, photo.path)
+            self._special.add(_WITHDREW if known.subject in self._withdrawn_by_hash else _OTHERWISE, photo.path)
         if known.tag == name_hash(photo.tag) or (photo.digest and known.digest == name_hash(photo.digest)):
             self.counts["present"] += 1
             self._progress()
@@ -237,8 +239,12 @@ class _Copy:
         return True
 
     def _gets_name(self, known: KnownPhoto, photo: SourcePhoto) -> bool:
-        """Whether a known photo gets a subject reference: it has none, or another one that is to be replaced."""
-        return self._has_other_subject(known, photo) and (not known.subject or self._replace_changed)
+        """Whether a known photo gets a subject reference: it has none, or another one that is to be replaced.
+
+        That of somebody who has withdrawn stays: the photo would be of nobody in particular, and admitted again.
+        """
+        wanted = not known.subject or (self._replace_changed and known.subject not in self._withdrawn_by_hash)
+        return self._has_other_subject(known, photo) and wanted
 
     def _has_other_subject(self, known: KnownPhoto, photo: SourcePhoto) -> bool:
         """Whether --person-from gives a known photo a subject reference that it does not have."""
@@ -268,6 +274,7 @@ class _Copy:
                 f"{what}: an erasure of a subject would not find them", where=photo.path, next_step=next_step
             )
         subject = subject_in(photo.path, self._pattern) if self._pattern else None
+        subject = self._withdrawn_by_hash.get(known.subject, subject) if known else subject
         names = [
             label("image", image_id),
             label("source", self._source_id),

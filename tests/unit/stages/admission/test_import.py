@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.config import Config, S3Section
-from facelake.contracts import SourceClass
+from facelake.contracts import EventKind, Scope, SourceClass
 from facelake.errors import ConfigError, Refused
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.lake import Lake
@@ -23,6 +23,7 @@ from facelake.stages.admission import import_images
 from facelake.stages.admission.import_grants import Grant
 from facelake.stages.admission.import_images import import_folder
 from facelake.stages.admission.import_sources import ImportSource, compiled
+from facelake.stages.admission.ledger import Entry, record
 from facelake.testing.servers import Server
 from tests.conftest import run_cli
 
@@ -334,3 +335,19 @@ def test_a_grant_for_another_purpose_is_said_not_to_be_enough(tmp_path: Path) ->
     both = run_cli(*given, "--basis", "b", "--purpose", "printing", "--purpose", "identity-grouping")
     assert "no grant of" not in both.stderr
     assert "import starts: 1 photo " in both.stderr
+
+
+def test_another_pattern_takes_no_photo_from_somebody_who_has_withdrawn(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("ann_smith.jpg", "bob_jones.jpg"):
+        (folder / name).write_bytes(PHOTO + name.encode())
+    imported(tmp_path, str(folder), person_from="^([a-z]+)_")
+    with writing(Config(lake=str(tmp_path / "lake")), "test") as context:
+        record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    (folder / "ann_smith.jpg").write_bytes(PHOTO + b"edited")
+    _, notes = imported(tmp_path, str(folder), person_from="_([a-z]+)", replace_changed=True)
+    rows = [row for path in (tmp_path / "lake/corpus").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    named = {row["image_id"]: row["subject_ref"] for row in rows if row["image_id"]}
+    assert named == {"s/ann_smith.jpg": "ann", "s/bob_jones.jpg": "jones"}
+    assert any("keep the subject reference of their import, whose person has withdrawn" in note for note in notes)
