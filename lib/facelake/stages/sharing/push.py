@@ -104,7 +104,7 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
         check_in_place(target, location, record, lease)
         if lease is None or lease.ended(now):
             if lease and not lease.ended(datetime.now(UTC)):
-                what = f"lease {lease.lease_id} has ended by {now:%F %R} UTC, at which something was recorded, and not by "
+                what = f"lease {lease.lease_id} has ended by {now:%F %R} UTC, at which something was recorded, not by "
                 what += "the clock of this host; the target was left as it is"
                 next_step = "correct this clock; or, if that one was wrong, `facelake ledger accept --clock`"
                 raise Refused(what, where=location.shown, next_step=next_step)
