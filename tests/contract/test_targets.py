@@ -107,14 +107,19 @@ def test_dimensions_are_checked_by_the_database(opened: tuple[Path | str, Target
     assert target.count() == 0
 
 
-@pytest.mark.parametrize("target_place", ["postgresql"], indirect=True)
-def test_deleted_rows_that_another_session_sees_are_waited_for(
-    opened: tuple[Path, Target], target_place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def filled(opened: tuple[Path, Target]) -> tuple[Path, Target, TargetRows]:
     folder, target = opened
     rows = rows_of(0, 40)
     target.create(DIM)
     target.upsert(rows, fresh=True)
+    return folder, target, rows
+
+
+@pytest.mark.parametrize("target_place", ["postgresql"], indirect=True)
+def test_deleted_rows_that_another_session_sees_are_waited_for(
+    opened: tuple[Path, Target], target_place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, target, rows = filled(opened)
     needles = needles_of({rows.ids[3]: rows.templates[3]})
     with psycopg.connect(f"postgresql:///postgres?host={folder}&user=postgres") as other:
         other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -136,10 +141,7 @@ def test_a_session_that_has_read_the_table_holds_nothing_up(
     opened: tuple[Path, Target], target_place: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A matcher's session is idle in a transaction, as most drivers leave it after a query."""
-    folder, target = opened
-    rows = rows_of(0, 40)
-    target.create(DIM)
-    target.upsert(rows, fresh=True)
+    folder, target, rows = filled(opened)
     monkeypatch.setattr("facelake.targets.postgres._SNAPSHOT_WAIT_S", 0.0)
     target._run("SET lock_timeout = 200")  # type: ignore[attr-defined]
     with psycopg.connect(f"postgresql:///postgres?host={folder}&user=postgres") as other:

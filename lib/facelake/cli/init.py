@@ -63,7 +63,7 @@ _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
 _HASH_KEY_HELP = (
     "key of the hashes of erased names, made with the lake; back it up; null: who has the lake can guess them"
 )
-_LEDGER_COPY_HELP = "outside of the lake, at best on another disk: by it a lake restored from a backup is recognised"
+_LEDGER_COPY_HELP = "outside of the lake, preferably on another disk: by it a lake restored from a backup is recognised"
 _LAKE_HELP = "a directory, or s3://bucket/prefix"
 
 

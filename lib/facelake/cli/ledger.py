@@ -256,8 +256,7 @@ def ledger_accept(
     question = "Withdrawals that are missing no longer hold. Accept?"
     if clock:
         question = f"The clock says {now:%F %R} UTC. Grants that had ended by a later time may hold again. Accept?"
-    if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
-        raise ConfigError("not confirmed", where="ledger accept", next_step="add --yes")
+    _must_confirm(question, yes, "ledger accept")
     if clock:
         with writing(call.config(), "ledger", call.terminal.listen, must_exist=True) as context:
             accepted = accept_clock(context, now).as_json()
@@ -271,6 +270,12 @@ def ledger_accept(
     call.terminal.result({"ok": True, "events": events})
 
 
+def _must_confirm(question: str, yes: bool, where: str) -> None:
+    """Ask unless --yes is given; ConfigError if not confirmed, or if nobody can be asked."""
+    if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
+        raise ConfigError("not confirmed", where=where, next_step="add --yes")
+
+
 @command(ledger_app, "restore")
 def ledger_restore(
     call: Invocation,
@@ -281,8 +286,7 @@ def ledger_restore(
     from facelake.stages.sharing.restored_lake import restore_ledger
 
     question = "Events of the copy (governance.ledger_copy) are added to this lake. Was it restored from a backup?"
-    if not yes and not (sys.stdin.isatty() and typer.confirm(question)):
-        raise ConfigError("not confirmed", where="ledger restore", next_step="add --yes")
+    _must_confirm(question, yes, "ledger restore")
     with writing(call.config(), "ledger", call.terminal.listen, must_exist=True, may_be_older=True) as context:
         done = restore_ledger(context)
     call.terminal.say(

@@ -57,7 +57,7 @@ class LedgerCopy:
         try:
             return None if data is None else parse_json(data, _MOST_PIN_BYTES)
         except ValueError as err:
-            raise self._damaged(_PIN) from err
+            raise self.damaged() from err
 
     def ledger(self, key: bytes) -> pa.Table:
         """Return the copied events.
@@ -69,19 +69,22 @@ class LedgerCopy:
         try:
             data = _cipher(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], self._name.encode())
         except (InvalidTag, ValueError) as err:
-            raise self._damaged(_LEDGER) from err
+            raise self.damaged(_LEDGER) from err
         return pq.read_table(io.BytesIO(data))
 
     def write_ledger(self, rows: pa.Table, pin: dict[str, Any], key: bytes) -> None:
-        """Replace the copied events and their pin; earlier versions in a versioned bucket go."""
+        """Replace the copied events and their pin."""
         content = io.BytesIO()
         pq.write_table(rows, content)
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = _cipher(key).encrypt(nonce, content.getvalue(), self._name.encode())
         self._write(_LEDGER, nonce + sealed)
         self._write(_PIN, json.dumps(pin).encode())
+
+    def drop_old_versions(self) -> None:
+        """Delete what a versioned bucket keeps of replaced objects."""
         with self._reached():
-            self._store.drop_old_versions(self._name)  # an erasure has replaced names
+            self._store.drop_old_versions(self._name)
 
     def names(self, folder: str) -> set[str]:
         """Return the names of the copied files of a list."""
@@ -126,7 +129,8 @@ class LedgerCopy:
             what = f"the copy of the ledger cannot be reached: {reason}"
             raise Retryable(what, where=self.uri, next_step=_NEXT_PLACE) from err
 
-    def _damaged(self, key: str) -> Corrupt:
+    def damaged(self, key: str = _PIN) -> Corrupt:
+        """Return the error for an object that cannot be read, by default the pin."""
         return Corrupt("the copy of the ledger is damaged", where=f"{self.uri}/{key}", next_step=_NEXT)
 
 

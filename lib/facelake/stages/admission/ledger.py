@@ -140,7 +140,7 @@ def record(lake: Lake, entries: Sequence[Entry]) -> int:
         write_pin(lake, Pin.of(rows), after)  # also for the first event, so that a missing pin is always a fault
         version = lake["ledger"].append(added)
         write_pin(lake, after)
-        write_copy(lake, together, after)
+        write_copy(lake, together, after, appended=True)
         return version
 
 

@@ -165,13 +165,12 @@ def copied_pin(lake: Lake) -> Pin | None:
     Raises:
         Corrupt: it is damaged.
     """
-    body = lake.copy.pin() if lake.copy else None
+    if lake.copy is None or (body := lake.copy.pin()) is None:
+        return None
     try:
-        return None if body is None else Pin.from_json(body)
+        return Pin.from_json(body)
     except (ValueError, KeyError, TypeError, OverflowError) as err:
-        assert lake.copy
-        next_step = "delete it, if the lake is known to be the newest: the next command makes it again"
-        raise Corrupt("the copy of the ledger is damaged", where=lake.copy.uri, next_step=next_step) from err
+        raise lake.copy.damaged() from err
 
 
 def copy_fault(lake: Lake, rows: pa.Table) -> str | None:
@@ -184,8 +183,15 @@ def copy_fault(lake: Lake, rows: pa.Table) -> str | None:
     return f"{_OLDER}{fault}" if fault else None
 
 
-def write_copy(lake: Lake, rows: pa.Table, pin: Pin) -> None:
+def write_copy(lake: Lake, rows: pa.Table, pin: Pin, *, appended: bool = False) -> None:
     """Write the ledger's rows and their pin to the copy outside of the lake. Needs the ledger's lease.
+
+    Args:
+        lake: the lake.
+        rows: all events in the order of seq.
+        pin: of the rows.
+        appended: whether the former ones are as before; else an erasure may have replaced names in them, and what a
+            versioned bucket keeps of them goes.
 
     Raises:
         Retryable: the place of the copy does not answer. What the lake has is recorded.
@@ -194,6 +200,8 @@ def write_copy(lake: Lake, rows: pa.Table, pin: Pin) -> None:
         return
     try:
         lake.copy.write_ledger(rows, pin.as_json(), lake.salt)
+        if not appended:
+            lake.copy.drop_old_versions()
     except Retryable as err:
         what = f"the lake has recorded it, and {err.what}"
         raise Retryable(what, where=err.where, next_step=err.next_step) from err

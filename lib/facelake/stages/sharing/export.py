@@ -224,7 +224,7 @@ def _must_be_key_of_copy(lake: Lake, lease_id: str, key: bytes | None) -> None:
     Raises:
         ConfigError: under another key, or none: templates that no key protects would leave.
     """
-    wanted = next((body["template_key"] for body in exports_of(lake, lease_id) if "template_key" in body), None)
+    wanted = next((body["template_key"] for _, body in exports_of(lake, lease_id) if "template_key" in body), None)
     if wanted != (key_name(key) if key else None):
         what = f"the copy under {lease_id} is under {f'template key {wanted}' if wanted else 'no template key'}"
         next_step = "name the variable with that key: --key-env" if wanted else "leave --key-env out"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from facelake.contracts import LEASES, Change, reference
+from facelake.contracts import LEASES, Change, parse_json, reference
 from facelake.errors import ConfigError, Refused
 from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease, LeaseEvent, duties, leases_from_events, recipient_key
@@ -21,7 +21,7 @@ from facelake.stages.admission.accepted_clock import AcceptedClock, newest
 from facelake.stages.admission.ledger import present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.withdrawals import last_withdrawal
-from facelake.stages.core.audit import trusted_records
+from facelake.stages.core.audit import records, trusted_records
 from facelake.stages.gallery.versions import Gallery, current_gallery
 from facelake.targets import KEEPS
 
@@ -229,11 +229,15 @@ def acknowledge(lake: Lake, lease_id: str, version: int | None = None, *, by_pus
     return _record_event(lake, lease, LeaseEvent.ACKNOWLEDGED, gallery_version=wanted)
 
 
-def exports_of(lake: Lake, lease_id: str) -> Iterator[dict[str, Any]]:
-    """Yield what the audit trail has of the exports under a lease, the newest first."""
-    for record in trusted_records(lake):
-        if record.get("kind") == "export" and record["body"].get("lease_id") == lease_id:
-            yield record["body"]
+def exports_of(lake: Lake, lease_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the keys and contents of the audit records of exports under a lease, the newest first; neither chain nor
+    signatures are checked.
+    """
+    for key, data in records(lake):
+        if lease_id.encode() in data:
+            record = parse_json(data)
+            if record.get("kind") == "export" and record["body"].get("lease_id") == lease_id:
+                yield key, record["body"]
 
 
 def refuse_database(lease: FeedLease) -> None:

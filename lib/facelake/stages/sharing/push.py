@@ -148,6 +148,7 @@ def _fill(
     _check_model(target, location, record, (digest, dim))
     before = _check_rows(target, location, lease)
     since = int(record["gallery_version"]) if record else 0
+    known = _published(context.lake, since)
     exemplars = bool(record.get("exemplars") if record else terms.exemplars)
     body = _record(context, lease, outgoing, (since, expected)) | {"dim": dim or (record or {}).get("dim")}
     body |= {"exemplars": exemplars}
@@ -155,12 +156,12 @@ def _fill(
     audited |= {"since": since, "identities": expected, "exemplars": exemplars}
     append_audit(context.lake, "push", audited, context.sign)
     if record is None or record["state"] != "pushing":
-        began = {"gallery_version": since, "published": _published(context.lake, since), "state": "pushing"}
+        began = {"gallery_version": since, "published": known, "state": "pushing"}
         target.write_record(signed(context, body | began))
     target.create(int(body["dim"]), exemplars=exemplars)
     work = TargetWriter(context, target, outgoing, lease, exemplars)
     context.emit(StageStarted("push", expected, "identities"))
-    if before and (record or {}).get("published") != _published(context.lake, since):
+    if before and (record or {}).get("published") != known:
         _reconcile(work, rewrite=True)  # the lake was restored from a backup: its versions are others since
     else:
         _apply(work, since, fresh=before == 0)

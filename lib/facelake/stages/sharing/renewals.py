@@ -9,16 +9,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from facelake.contracts import parse_json
 from facelake.erase import verify
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.publish.leases import FeedLease
-from facelake.stages.core.audit import append_audit, records
+from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.delivery import MANIFEST, check_place, place_manifest, read_manifest
 from facelake.stages.sharing.export import lease_days
-from facelake.stages.sharing.leases import extend, lease_in_force, lease_time, refuse_debtor
+from facelake.stages.sharing.leases import exports_of, extend, lease_in_force, lease_time, refuse_debtor
 
 
 def renew(context: Context, lease_id: str, *, days: int | None = None, out: str | None = None) -> dict[str, Any]:
@@ -96,14 +95,9 @@ def _exported_manifest(context: Context, lease_id: str) -> dict[str, Any]:
         Corrupt: it is not there, or was changed.
     """
     keys = context.config.governance.trusted_keys or [context.signer().fingerprint]
-    for key, data in records(context.lake):
-        if lease_id.encode() not in data:
-            continue
-        record = parse_json(data)
-        if record.get("kind") != "export" or record["body"].get("lease_id") != lease_id:
-            continue
-        body = {name: value for name, value in record["body"].items() if name != "signature"}
-        if not any(verify(body, record["body"].get("signature"), name) for name in keys):
+    for key, manifest in exports_of(context.lake, lease_id):
+        body = {name: value for name, value in manifest.items() if name != "signature"}
+        if not any(verify(body, manifest.get("signature"), name) for name in keys):
             what = f"the record of the export under {lease_id} is not signed by an accepted key"
             next_step = "run `facelake verify --audit`; have the copy returned, and export again"
             raise Corrupt(what, where=f"{context.lake.uri}/{key}", next_step=next_step)
