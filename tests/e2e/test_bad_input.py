@@ -223,7 +223,10 @@ def test_odd_names_are_skipped_or_taken_and_said(demo_lake: Path, tmp_path: Path
     done = run_cli("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake), "--json")
     assert json.loads(done.stdout.splitlines()[-1])["imported"] == 2, done.stderr
     assert "names that are not UTF-8: caf" in done.stderr
-    assert run_cli("erase", "--image", "odd/grüße [bold] #1.jpg", "--yes", "--lake", str(demo_lake)).returncode == 0
+    erase = ("erase", "--image", "odd/grüße [bold] #1.jpg", "--lake", str(demo_lake))
+    asked = run_cli(*erase, "--yes")  # its bytes are a demo photo's
+    assert (asked.returncode, "--with-copies" in asked.stderr) == (2, True)
+    assert run_cli(*erase, "--yes", "--keep-copies").returncode == 0
 
 
 def test_bad_arguments_still_end_in_json(tmp_path: Path) -> None:
