@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 
 from facelake.config import load_config
 from facelake.contracts import EventKind, Scope
@@ -171,4 +172,43 @@ def test_a_person_who_comes_and_goes_keeps_the_id_and_leaves_each_time(demo_lake
         run_json("ledger", "grant", "--subject", "person-4", "--basis", "b", "--purpose", P, *at)
         run_json("nightly", *at)
         assert faces().keys() == before.keys()
+    assert run_json("verify", *at)["ok"]
+
+
+@pytest.mark.parametrize("leaves", ["withdrawal", "erasure"])
+def test_an_id_never_passes_to_the_person_it_was_wrongly_merged_with(demo_lake: Path, leaves: str) -> None:
+    """Two people are merged by mistake, one of them leaves, the mistake is undone, and whoever left may come back."""
+    lake = Lake.open(str(demo_lake))
+    at = ["--lake", str(demo_lake)]
+
+    def ids(person: str) -> set[str]:
+        gallery = current_gallery(lake)
+        assert gallery is not None
+        rows = gallery.read("memberships", ["image_id", "identity_id"]).to_pylist()
+        return {row["identity_id"] for row in rows if f"/{person}-" in row["image_id"]}
+
+    def status(identity: str) -> tuple[str, str | None]:
+        gallery = current_gallery(lake)
+        assert gallery is not None
+        rows = gallery.read("identities", ["identity_id", "status", "merged_into"]).to_pylist()
+        return next((row["status"], row["merged_into"]) for row in rows if row["identity_id"] == identity)
+
+    (one,), (two,) = ids("person-1"), ids("person-2")
+    run_json("correct", "merge", one, two, *at)
+    run_json("publish", *at)
+    (winner,) = ids("person-1") | ids("person-2")
+    leaver, stayer = ("person-1", "person-2") if winner == one else ("person-2", "person-1")
+    loser = two if winner == one else one
+    if leaves == "withdrawal":
+        run_json("ledger", "withdraw", "--subject", leaver, *at)
+    else:
+        run_json("erase", "--subject", leaver, "--yes", "--keep-copies", *at)
+    run_json("nightly", *at)
+    assert (ids(leaver), ids(stayer)) == (set(), {loser})
+    assert status(winner) == ("retired", None)
+    run_json("correct", "undo", "1", *at)
+    if leaves == "withdrawal":
+        run_json("ledger", "grant", "--subject", leaver, "--basis", "b", "--purpose", P, *at)
+        run_json("nightly", *at)
+        assert (ids(leaver), ids(stayer)) == ({winner}, {loser})
     assert run_json("verify", *at)["ok"]

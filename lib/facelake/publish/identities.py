@@ -100,6 +100,7 @@ class Standing:
         former: (n,) position in `tombstones` of the tombstone that the face would bring back, or -1.
         names: ids of the previous identities, ascending.
         sizes: (names,) their numbers of faces.
+        own: (names,) those of them that no merge brought in.
         tombstones: ids of merged and retired identities, ascending.
         cores: (tombstones,) faces of the core that a retired identity left: its other faces are not known any more; 0
             for a merged one, whose faces all are.
@@ -112,6 +113,7 @@ class Standing:
     former: I64
     names: list[str]
     sizes: I64
+    own: I64
     tombstones: list[str]
     cores: I64
 
@@ -154,16 +156,15 @@ def publish_groups(standing: Standing, version: int) -> Published:
     """Give each group an identity id.
 
     A group takes over the identity with which it shares faces, one to one, by largest total overlap (matching.py). If
-    a group takes over none, the id of a tombstone may return to it.
+    a group takes over none, the id of a tombstone may return to it. Faces that a merge brought into an identity do not
+    take over its id once most of its own faces are gone: the merge may have been wrong, and an id stays with its person.
 
     Args:
         standing: every face's group and previous identity.
         version: number of the gallery version that is made.
     """
     count = len(standing.first)
-    matched = match_groups(
-        standing.groups, standing.previous, count, len(standing.names), standing.core, standing.former >= 0
-    )
+    matched, previous = _match(standing, count)
     sizes = np.bincount(standing.groups, minlength=count)
     returning = _returning_tombstones(standing, matched, sizes)
     identity = [
@@ -177,8 +178,9 @@ def publish_groups(standing: Standing, version: int) -> Published:
     shared = overlaps(standing.groups, standing.previous)
     remaining = np.bincount(shared.identity, shared.faces, len(standing.names)).astype(np.int64)
     changes, changed = _group_changes(standing, matched, identity, sizes, returning, shared, remaining)
-    merged = _merged(standing, matched, identity, shared)
-    taken, still_present = set(matched[matched >= 0].tolist()), set(shared.identity.tolist())
+    continued = shared if previous is standing.previous else overlaps(standing.groups, previous)
+    merged = _merged(standing, matched, identity, continued)
+    taken, still_present = set(matched[matched >= 0].tolist()), set(continued.identity.tolist())
     retired = [name for old, name in enumerate(standing.names) if old not in taken and old not in still_present]
     number = {name: old for old, name in enumerate(standing.names)} if merged or retired else {}
     ended = [(Change.MERGED, old, winner) for old, winner in sorted(merged.items())]
@@ -187,6 +189,36 @@ def publish_groups(standing: Standing, version: int) -> Published:
         changes.add(ChangeEvent(kind, old, other, size, 0, new=0, gone=size - left, moved_in=0, moved_out=left))
     came_back = [standing.tombstones[tombstone] for tombstone in returning.values()]
     return Published(identity, changed, changes, merged, retired, came_back)
+
+
+def _match(standing: Standing, count: int) -> tuple[I64, I64]:
+    """Match groups to previous identities.
+
+    Returns:
+        (groups,) the previous identity that each group takes over, or -1; (n,) the previous identity of each face, -1
+        also where its group is mostly of one tombstone and lacks most of the identity's own faces.
+    """
+    brought = standing.former >= 0
+
+    def match(previous: I64) -> I64:
+        return match_groups(standing.groups, previous, count, len(standing.names), standing.core, brought)
+
+    matched = match(standing.previous)
+    if not brought.any():
+        return matched, standing.previous
+    of_tombstone = overlaps(standing.groups[brought], standing.former[brought])
+    most = np.zeros(count, np.int64)
+    np.maximum.at(most, of_tombstone.group, of_tombstone.faces)
+    stays = ~brought & (standing.previous == matched[standing.groups])
+    own_left = np.bincount(standing.groups[stays], minlength=count)
+    own = np.append(standing.own, 0)[matched]
+    foreign = (matched >= 0) & (2 * most > np.bincount(standing.groups, minlength=count))
+    foreign &= (2 * own_left < own) | (own_left == 0)
+    if not foreign.any():
+        return matched, standing.previous
+    leaves = foreign[standing.groups] & (standing.previous == matched[standing.groups])
+    previous = np.where(leaves, -1, standing.previous)
+    return match(previous), previous
 
 
 def _returning_tombstones(standing: Standing, matched: I64, sizes: I64) -> dict[int, int]:

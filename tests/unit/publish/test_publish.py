@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from facelake.contracts import Change
@@ -39,6 +39,10 @@ def standing_of(
         former=np.array([tombstones.index(name) if name in tombstones else -1 for name in former], np.int64),
         names=names,
         sizes=np.array([sum(row["identity_id"] == name for row in rows.values()) for name in names], np.int64),
+        own=np.array(
+            [sum(row["identity_id"] == name and not row.get("former_id") for row in rows.values()) for name in names],
+            np.int64,
+        ),
         tombstones=tombstones,
         cores=np.array([(cores or {}).get(name, 0) for name in tombstones], np.int64),
     )
@@ -188,6 +192,44 @@ def test_both_ids_return_to_their_faces_when_a_merge_is_undone(pairs: list[tuple
     result = publish_standing(standing_of(faces, groups, before), 3)
     assert result.identity_of_group == order
     assert sorted(result.came_back) == sorted(name for name in order if name.endswith("brought"))
+
+
+@given(
+    own=st.integers(0, 6),
+    brought=st.integers(1, 6),
+    arrived=st.integers(0, 6),
+    left=st.integers(0, 5),
+    together=st.booleans(),
+)
+@example(own=0, brought=3, arrived=0, left=0, together=True)  # after an erasure nothing tells of the own faces
+def test_an_id_is_not_passed_on_to_the_faces_that_a_merge_brought(
+    own: int, brought: int, arrived: int, left: int, *, together: bool
+) -> None:
+    """Of a merge most of whose winner's own faces are gone, whether or not it was undone, the rest has its own id."""
+    left = min(left, own)
+    faces = [*(f"a{i}" for i in range(own)), *(f"b{i}" for i in range(brought)), *(f"c{i}" for i in range(arrived))]
+    before = pa.table(
+        {
+            "face_id": faces,
+            "identity_id": ["id-a"] * len(faces),
+            "core": [i % 2 == 0 for i in range(len(faces))],
+            "former_id": pa.array([None] * own + ["id-b"] * brought + [None] * arrived, pa.string()),
+        }
+    )
+    now = faces[own - left :]
+    groups = np.unique([not together and name[0] != "a" for name in now], return_inverse=True)[1]
+    result = publish_standing(standing_of(now, groups, before), 3)
+    with_a = left if together else 0
+    mostly_b = 2 * brought > with_a + brought + arrived
+    few_own = with_a + arrived == 0 or 2 * (with_a + arrived) < own + arrived
+    identity = result.identity_of_group[groups[now.index("b0")]]
+    if mostly_b and few_own:
+        assert identity == "id-b"
+        assert result.came_back == ["id-b"]
+        assert "id-a" not in result.merged_into
+        assert (result.retired == ["id-a"]) is (together or not left)
+    elif together or not left:
+        assert (identity, result.retired, result.came_back) == ("id-a", [], [])
 
 
 def test_a_retired_identity_returns_with_its_faces() -> None:

@@ -46,6 +46,7 @@ class Previous:
         how: (n,) position in HOW; 0 where unknown.
         names: ids of the previous active identities, ascending.
         sizes: (names,) their faces.
+        own: (names,) those that no merge brought in.
         tombstones: ids of tombstones that faces refer to, ascending.
     """
 
@@ -56,6 +57,7 @@ class Previous:
     how: U8
     names: list[str]
     sizes: I64
+    own: I64
     tombstones: list[str]
 
     @classmethod
@@ -68,6 +70,7 @@ class Previous:
             np.full(count, np.nan, np.float32),
             np.zeros(count, np.uint8),
             [],
+            np.zeros(0, np.int64),
             np.zeros(0, np.int64),
             [],
         )
@@ -91,8 +94,9 @@ class Previous:
         count = int(labels.max(initial=-1)) + 1
         first = first_keys(labels, grouped.faces.keys, count)
         cores = np.array([returning[name].core if name in returning else 0 for name in tombstones], np.int64)
+        previous = self.identity.astype(np.int64)
         return Standing(
-            labels, first, self.identity.astype(np.int64), self.core, former, self.names, self.sizes, tombstones, cores
+            labels, first, previous, self.core, former, self.names, self.sizes, self.own, tombstones, cores
         )
 
 
@@ -101,11 +105,12 @@ def read_previous(gallery: Gallery, faces: FaceKeys) -> Previous:
     out = Previous.nothing(len(faces))
     names = identity_names(gallery)
     numbers = IdNumbers.of(names, f"{gallery.lake.uri}/identities")
-    sizes = np.zeros(len(names), np.int64)
+    sizes, own = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
     tombstones: dict[str, int] = {}
     for rows in gallery.parts("memberships", _COLUMNS):
         identity = numbers.find(rows["identity_id"])
         sizes += np.bincount(identity, minlength=len(names))
+        own += np.bincount(identity[np.asarray(pc.is_null(rows["former_id"]))], minlength=len(names))
         at = faces.find(rows["face_id"])
         here = at >= 0
         at = at[here]
@@ -125,7 +130,7 @@ def read_previous(gallery: Gallery, faces: FaceKeys) -> Previous:
     place = np.full(len(tombstones) + 1, -1, np.int32)
     for position, name in enumerate(ordered):
         place[tombstones[name]] = position
-    return Previous(out.identity, out.core, place[out.former], out.score, out.how, names, sizes, ordered)
+    return Previous(out.identity, out.core, place[out.former], out.score, out.how, names, sizes, own, ordered)
 
 
 def identity_names(gallery: Gallery) -> list[str]:
@@ -155,7 +160,7 @@ def read_previous_by_photo(lake: Lake, gallery: Gallery, grouped: Grouped, label
     out = Previous.nothing(len(faces))
     out.identity[:] = match_by_photo(images, labels, old_images[order], old_identity[order])
     sizes = np.bincount(old_identity, minlength=len(names)).astype(np.int64)
-    return Previous(out.identity, out.core, out.former, out.score, out.how, names, sizes, [])
+    return Previous(out.identity, out.core, out.former, out.score, out.how, names, sizes, sizes, [])
 
 
 def match_by_photo(images: I64, labels: I64, old_images: I64, old_identity: I64) -> I64:

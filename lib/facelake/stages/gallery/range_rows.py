@@ -16,7 +16,7 @@ from facelake.lake.data_files import plain
 from facelake.lake.hash_key import keyed_hash
 from facelake.lake.store import cached_store
 from facelake.publish.matching import places
-from facelake.publish.templates import FaceVectors, KnownTemplates, Templates, core_of, represent
+from facelake.publish.templates import CORE, FaceVectors, KnownTemplates, Templates, core_of, represent
 from facelake.stages.gallery.face_keys import FaceKeys
 from facelake.stages.gallery.gallery_rows import float_lists, matrix_of, tombstone
 from facelake.stages.gallery.previous import HOW
@@ -24,6 +24,8 @@ from facelake.stages.gallery.range_work import RangeWork
 from facelake.stages.gallery.table_codec import unpack_tables
 
 _MEMBER = ["face_id", "image_id"]
+CORE_COLUMNS = ["face_id", "identity_id", "core", "former_id", "score"]
+"""columns of memberships that tell the core faces of an identity"""
 _FACE_TYPES = {
     "face_id": pa.string(),
     "image_id": pa.string(),
@@ -65,9 +67,9 @@ class RangeWriter:
 
     @cached_property
     def _old_members(self) -> pa.Table:
-        """Previous membership rows of this range: face_id, image_id, identity_id, core."""
+        """Previous membership rows of this range."""
         path = self._work.membership_files.get(self._number)
-        names = [*_MEMBER, "identity_id", "core"]
+        names = ["image_id", *CORE_COLUMNS]
         if path is None:
             return plain(pa.schema([MEMBERSHIPS.field(name) for name in names])).empty_table()
         return self._work.read("memberships", path, names)
@@ -169,13 +171,17 @@ class RangeWriter:
         return pa.Table.from_pylist(fresh, schema=plain(IDENTITIES))
 
     def _core_hashes(self, name: str) -> list[str] | None:
-        """Return keyed hashes of the core faces of an identity that is retired."""
-        members = self._old_members
-        own = members.filter(pc.and_(pc.equal(members["identity_id"], name), pc.fill_null(members["core"], False)))
-        faces = own["face_id"].to_pylist()
+        """Return keyed hashes of the core faces of an identity that is retired; faces that a merge brought in are not
+        its own, and if the core had no other, the own faces nearest to the template stand for it.
+        """
+        members = self._old_members.select(CORE_COLUMNS)
         if "cores" in self._routed:
-            routed = self._routed["cores"]
-            faces += routed.filter(pc.equal(routed["identity_id"], name))["face_id"].to_pylist()
+            members = pa.concat_tables([members, self._routed["cores"]])
+        own = members.filter(pc.and_(pc.equal(members["identity_id"], name), pc.is_null(members["former_id"])))
+        core = own.filter(pc.fill_null(own["core"], False))
+        if not core.num_rows:
+            core = own.sort_by([("score", "descending"), ("face_id", "ascending")]).slice(0, CORE)
+        faces = core["face_id"].to_pylist()
         return [keyed_hash(self._work.hash_salt, f"face:{face}") for face in sorted(faces)] or None
 
     # ---- memberships

@@ -23,7 +23,7 @@ from facelake.lake.store import cached_store
 from facelake.publish.matching import places
 from facelake.publish.ranges import range_of_file, ranges_of, stem_of
 from facelake.stages.gallery.face_keys import FaceKeys
-from facelake.stages.gallery.range_rows import RangeWriter
+from facelake.stages.gallery.range_rows import CORE_COLUMNS, RangeWriter
 from facelake.stages.gallery.range_work import RangeWork
 from facelake.stages.gallery.table_codec import pack_tables, unpack_tables
 
@@ -63,17 +63,14 @@ class RangeTasks(RangeWork):
     def _memberships(self, path: str) -> Iterator[Block]:
         """Send the rows of faces whose vectors are not read and that are in another range now, or in any file."""
         shared, home = _shared(self.work, self.s3, self.run), self._home(path)
-        rows = self.read("memberships", path, [*_MEMBER, "identity_id", "core"])
+        rows = self.read("memberships", path, ["image_id", *CORE_COLUMNS])
         at = shared.faces(self.salt).find(rows["face_id"])
         target = np.where(at >= 0, shared.range[np.maximum(at, 0)], -1)
         take = (target >= 0) & (target != home) & ~shared.read[np.maximum(at, 0)]
         some = rows.filter(pa.array(take)).select(_MEMBER).append_column("key", pa.array(shared.keys[at[take]]))
         yield from _by_range("members", some, target[take])
         if home < 0 and len(shared.retired):  # a retired identity leaves hashes of its core faces in its own range
-            ended = np.asarray(
-                pc.and_(pc.is_in(rows["identity_id"], shared.retired), pc.fill_null(rows["core"], False))
-            )
-            some = rows.filter(pa.array(ended)).select(["face_id", "identity_id"])
+            some = rows.filter(pc.is_in(rows["identity_id"], shared.retired)).select(CORE_COLUMNS)
             yield from _by_range("cores", some, ranges_of(some["identity_id"], self.bits))
 
     def _identities(self, path: str) -> Iterator[Block]:
