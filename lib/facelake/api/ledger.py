@@ -11,9 +11,9 @@ from facelake.api.values import LedgerImport, LedgerRecord, from_row
 from facelake.contracts import EventKind, Scope
 from facelake.events import Notice
 from facelake.lake.lake import Lake
-from facelake.stages.admission.ended_grants import what_ends
-from facelake.stages.admission.known_references import Known, also_ended, doubts, refuse_barred, refuse_unknown
-from facelake.stages.admission.ledger import Entry, read_ledger, record
+from facelake.stages.admission.event_effects import effects
+from facelake.stages.admission.known_references import Known, doubts, refuse_barred, refuse_erased, refuse_unknown
+from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.ledger_import import import_ledger
 from facelake.stages.core.partition_names import create_lake, open_lake
 from facelake.stages.gallery.same_identity import others_of_withdrawn
@@ -48,25 +48,24 @@ class LedgerEvents:
             The number of events recorded.
 
         Raises:
-            ConfigError: an incomplete event, a reference that the lake does not have, or a grant whose class would bar
-                a source of the lake; nothing was recorded.
+            ConfigError: an incomplete event, a reference that the lake does not have, a grant whose class would bar a
+                source of the lake, or a grant of somebody who was erased; nothing was recorded.
         """
         events = list(entries)
         for entry in events:
             entry.check()
         with private_files():
             lake = self._lake(create=create_lake)
-            if not even_if_unknown:
-                known = Known.of(self.access.config, lake)
+            refuse_erased(lake, events)
+            known = None if even_if_unknown else Known.of(self.access.config, lake)
+            if known is not None:
                 refused, questioned = doubts(known, events)
                 refuse_unknown(refused, "record the events")
                 refuse_barred(known, events)
                 for item in questioned:
                     text = f"the lake has {item}: the event has no effect until photos of it come, or a run for it"
                     self.access.on_event(Notice("ledger", text))
-                for text in also_ended(known, events):
-                    self.access.on_event(Notice("ledger", text))
-            for _, text in what_ends(read_ledger(lake), events, datetime.now(UTC)):
+            for text in effects(lake, known, events, datetime.now(UTC)):
                 self.access.on_event(Notice("ledger", text))
             before = lake["ledger"].snapshot().rows
             record(lake, events)
@@ -100,8 +99,17 @@ class LedgerEvents:
         entries = [Entry(EventKind.WITHDRAW, scope, key, purposes=tuple(purposes)) for scope, key in named]
         return self.record(entries, even_if_unknown=even_if_unknown)
 
-    def import_file(self, path: str, *, even_if_unknown: bool = False, create_lake: bool = False) -> LedgerImport:
+    def import_file(
+        self, path: str, *, even_if_unknown: bool = False, lift_withdrawals: bool = False, create_lake: bool = False
+    ) -> LedgerImport:
         """Record the events of a CSV or Parquet file; docs/consent.md lists its columns.
+
+        Args:
+            path: of the file.
+            even_if_unknown: record lines although nothing in the lake matches their references.
+            lift_withdrawals: record new grants of people and sources that have withdrawn; their lines are rejected
+                otherwise.
+            create_lake: create the lake if there is none, for a corpus of your own.
 
         Raises:
             ConfigError: the file cannot be read or has unknown columns; nothing was recorded.
@@ -109,8 +117,9 @@ class LedgerEvents:
         with private_files():
             lake = self._lake(create=create_lake)
             known = None if even_if_unknown else Known.of(self.access.config, lake)
-            done = import_ledger(lake, path, known)
-        return LedgerImport(done.recorded, done.present, tuple(done.rejected), tuple(done.questioned))
+            done = import_ledger(lake, path, known, lift_withdrawals=lift_withdrawals)
+        lines = tuple(done.rejected), tuple(done.questioned)
+        return LedgerImport(done.recorded, done.present, *lines, tuple(done.without_photos))
 
     def _lake(self, *, create: bool) -> Lake:
         config = self.access.config

@@ -241,12 +241,14 @@ class LedgerImport:
         rejected: the lines that were not recorded.
         questioned: recorded lines that may be mistyped: the lake does not have their source or purpose, or has a
             similar subject.
+        without_photos: subjects of recorded grants that no photo names, if photos name subjects.
     """
 
     recorded: int
     present: int
     rejected: tuple[RejectedLine, ...]
     questioned: tuple[RejectedLine, ...] = ()
+    without_photos: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

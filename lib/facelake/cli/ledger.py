@@ -81,18 +81,16 @@ def _lake(call: Invocation, settings: Config, *, create: bool) -> Lake:
 
 def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     from facelake.contracts import EventKind, Scope
-    from facelake.stages.admission.ended_grants import what_ends
+    from facelake.stages.admission.event_effects import effects
     from facelake.stages.admission.known_references import (
         FLAG,
         Known,
-        also_ended,
         doubts,
         refuse_barred,
         refuse_erased,
         refuse_unknown,
-        without_photos,
     )
-    from facelake.stages.admission.ledger import Entry, read_ledger, record
+    from facelake.stages.admission.ledger import Entry, record
     from facelake.stages.gallery.same_identity import others_of_withdrawn
 
     named = [(Scope.SOURCE, key) for key in target.sources] + [(Scope.SUBJECT, key) for key in target.subjects]
@@ -105,8 +103,8 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     settings = call.config()
     lake = _lake(call, settings, create=target.create_lake)
     refuse_erased(lake, entries)
-    if not target.even_if_unknown:
-        known = Known.of(settings, lake)
+    known = None if target.even_if_unknown else Known.of(settings, lake)
+    if known is not None:
         refused, questioned = doubts(known, entries)
         refuse_unknown(refused, f"record the {kind}")
         refuse_barred(known, entries)
@@ -115,9 +113,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
                 raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
             call.terminal.warn(text)
-        for text in [*also_ended(known, entries), *without_photos(known, entries)]:
-            call.terminal.warn(text)
-    for _, text in what_ends(read_ledger(lake), entries, datetime.now(UTC)):
+    for text in effects(lake, known, entries, datetime.now(UTC)):
         call.terminal.warn(text)
     before = lake["ledger"].snapshot().rows
     record(lake, entries)
@@ -198,6 +194,10 @@ def ledger_import(
     call: Invocation,
     file: Annotated[str, typer.Argument(help="CSV or Parquet file of events; docs/consent.md lists its columns")],
     even_if_unknown: _EvenIfUnknown = False,
+    lift_withdrawals: Annotated[
+        bool,
+        typer.Option("--lift-withdrawals", help="also record new grants of people and sources that have withdrawn"),
+    ] = False,
     create_lake: _CreateLake = False,
 ) -> None:
     """Record the events of a file. Invalid lines are reported, and the exit code is then 1."""
@@ -209,19 +209,25 @@ def ledger_import(
     lake = _lake(call, settings, create=create_lake)
     known = None if even_if_unknown else Known.of(settings, lake)
     before = lake["ledger"].snapshot().rows
-    done = import_ledger(lake, file, known)
+    done = import_ledger(lake, file, known, lift_withdrawals=lift_withdrawals)
     for title, items in (("rejected lines", done.rejected), ("recorded, please check", done.questioned)):
         terminal.table(title, ["line", "problem"], [[item.line, item.problem] for item in items])
     terminal.say(
         f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected"
     )
+    if missing := done.without_photos:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        effect = "their grants have" if len(missing) > 1 else "its grant has"
+        terminal.warn(f"no photo has the subject{'s' * (len(missing) > 1)} {shown}: {effect} no effect until one comes")
     if others := others_of_withdrawn(lake, before):
         terminal.warn(others)
     rejected, questioned = (
         [{"line": item.line, "problem": item.problem} for item in items] for items in (done.rejected, done.questioned)
     )
     counts = {"events": done.recorded, "present": done.present, "rejected": len(rejected)}
-    terminal.result({"ok": not rejected, **counts, "lines": rejected, "questioned": questioned})
+    terminal.result(
+        {"ok": not rejected, **counts, "lines": rejected, "questioned": questioned, "without_photos": missing}
+    )
     if rejected:
         raise typer.Exit(1)
 

@@ -157,7 +157,7 @@ def publish_groups(standing: Standing, version: int) -> Published:
 
     A group takes over the identity with which it shares faces, one to one, by largest total overlap (matching.py). If
     a group takes over none, the id of a tombstone may return to it. Faces that a merge brought into an identity do not
-    take over its id once most of its own faces are gone: the merge may have been wrong, and an id stays with its person.
+    take over its id once most of its own faces are gone: the merge may be wrong, and an id stays with its person.
 
     Args:
         standing: every face's group and previous identity.

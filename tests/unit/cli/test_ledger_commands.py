@@ -335,3 +335,29 @@ def test_a_grant_of_a_person_without_photos_is_pointed_out(lake: Path) -> None:
     grant = ["ledger", "grant", "--purpose", P, "--basis", "b", "--lake", str(lake), "--subject"]
     assert "no photo has the subject 'somebody': the grant has no effect" in run_cli(*grant, "somebody").stderr
     assert "no photo has" not in run_cli(*grant, "person-0041").stderr
+
+
+def test_subjects_of_a_list_without_photos_are_named(lake: Path, tmp_path: Path) -> None:
+    releases = tmp_path / "releases.csv"
+    rows = "".join(f"{name},{P},b\n" for name in ("person-0041", "somebody", "nobody"))
+    releases.write_text(f"subject,purposes,basis\n{rows}")
+    done = run_cli("ledger", "import", str(releases), "--lake", str(lake))
+    assert (done.returncode, "no photo has the subjects nobody, somebody: their grants have" in done.stderr) == (
+        0,
+        True,
+    )
+
+
+def test_a_grant_says_that_it_lifts_a_withdrawal(lake: Path, tmp_path: Path) -> None:
+    at, grant = ["--lake", str(lake)], ["--subject", "person-0041", "--basis", "b", "--purpose"]
+    assert "lifts" not in run_cli("ledger", "grant", *grant, P, *at).stderr
+    run_json("ledger", "withdraw", "--subject", "person-0041", "--purpose", P, *at)
+    releases = tmp_path / "releases.csv"
+    releases.write_text(f"subject,purposes,basis\nperson-0041,{P},signed again\n")
+    said = run_json("ledger", "import", str(releases), *at, code=1)
+    assert (said["events"], said["lines"][0]["line"]) == (0, 2)
+    assert run_json("ledger", "import", str(releases), "--lift-withdrawals", *at)["events"] == 1
+    run_json("ledger", "withdraw", "--subject", "person-0041", *at)
+    told = run_cli("ledger", "grant", *grant, P, *at).stderr
+    assert "this grant of the subject 'person-0041' lifts the withdrawal of " in told
+    assert "lifts" not in run_cli("ledger", "grant", *grant, P, *at).stderr

@@ -225,13 +225,13 @@ def doubts(known: Known, entries: Sequence[Entry]) -> tuple[list[Unknown], list[
     return list(refused), list(questioned)
 
 
-def without_photos(known: Known, entries: Iterable[Entry]) -> Iterator[str]:
-    """Yield a sentence for each grant of a subject that nothing in the lake names, where subjects are named at all."""
+def without_photos(known: Known, entries: Iterable[Entry]) -> Iterator[tuple[Entry, str]]:
+    """Yield each grant of a subject that nothing names, where subjects are named at all, with a sentence."""
     for entry in entries:
         named = entry.kind is EventKind.GRANT and entry.scope is Scope.SUBJECT and known.subjects
         for item in known.unknown("subject", [entry.key]) if named else ():
             if not item.near:
-                yield f"no photo has the subject {item.name!r}: the grant has no effect until one comes"
+                yield entry, f"no photo has the subject {item.name!r}: the grant has no effect until one comes"
 
 
 def barred(known: Known, entries: Iterable[Entry]) -> Iterator[str]:
@@ -257,13 +257,17 @@ def refuse_barred(known: Known, entries: Iterable[Entry]) -> None:
 
 
 def erased_before(lake: Lake, entries: Sequence[Entry]) -> dict[Entry, str]:
-    """Return a sentence for each grant of a subject or source that was erased: it would bring back the name in vain."""
+    """Return a sentence for each grant of a subject or source that was erased, for all purposes or for one of the
+    grant's: it would bring back the name in vain.
+    """
     suppressed = lake.suppressed()
-    return {
-        entry: f"the {entry.scope} {entry.key!r} was erased: its photos are refused for good, whatever is granted"
-        for entry in (entries if suppressed else ())
-        if entry.kind is EventKind.GRANT and lake.keyed_hash(label(entry.scope, reference(entry.key))) in suppressed
-    }
+    found: dict[Entry, str] = {}
+    for entry in entries if suppressed else ():
+        for purpose in (None, *entry.purposes) if entry.kind is EventKind.GRANT else ():
+            if lake.keyed_hash(label(entry.scope, entry.key, purpose)) in suppressed:
+                what = f"the {entry.scope} {entry.key!r} was erased" + (f" for {purpose!r}" if purpose else "")
+                found.setdefault(entry, f"{what}: its photos are refused for good, whatever is granted")
+    return found
 
 
 def refuse_erased(lake: Lake, entries: Sequence[Entry]) -> None:

@@ -23,9 +23,17 @@ from facelake.contracts import Covers, EventKind, Scope, SourceClass
 from facelake.csv_columns import other_separator
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
-from facelake.stages.admission.ended_grants import what_ends
-from facelake.stages.admission.known_references import FLAG, Known, barred, doubts, erased_before
+from facelake.stages.admission.event_effects import what_ends
+from facelake.stages.admission.known_references import (
+    FLAG,
+    Known,
+    barred,
+    doubts,
+    erased_before,
+    without_photos,
+)
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.admission.lifted_withdrawals import lifted_by_lines
 
 COLUMNS = (
     "kind", "source", "subject", "scope", "key", "purposes", "basis", "exemption", "evidence", "evidence_sha256",
@@ -53,25 +61,31 @@ class ImportedLedger(NamedTuple):
         rejected: lines that were not recorded.
         questioned: recorded lines that may be mistyped (their source or purpose is unknown, or their subject resembles
             a known one), or that end a grant, with what that does.
+        without_photos: subjects of recorded grants that no photo names, if photos name subjects.
     """
 
     recorded: int
     present: int
     rejected: list[RejectedLine]
     questioned: list[RejectedLine]
+    without_photos: list[str]
 
 
-def import_ledger(lake: Lake, path: str, known: Known | None = None) -> ImportedLedger:
+def import_ledger(
+    lake: Lake, path: str, known: Known | None = None, *, lift_withdrawals: bool = False
+) -> ImportedLedger:
     """Record the events of a file that the ledger does not have yet.
 
     An event is there already if it is what the ledger last recorded of its source or subject; so a withdrawal that a
     later grant lifted is recorded again. A grant that a later event ended is not: a file that is imported every day
-    would otherwise lift every withdrawal. Its line is rejected, since the file and the ledger disagree.
+    would otherwise lift every withdrawal. Its line is rejected, since the file and the ledger disagree. So is a grant
+    that is new, as when a list has a new end date, of a source or subject that has withdrawn.
 
     Args:
         lake: the lake.
         path: of the file.
         known: what the lake has; lines with references that match nothing are then rejected. None: they are recorded.
+        lift_withdrawals: record new grants of sources and subjects that have withdrawn.
 
     Returns:
         The number of events recorded, the number that the ledger already had, and the rejected and questioned lines.
@@ -99,13 +113,17 @@ def import_ledger(lake: Lake, path: str, known: Known | None = None) -> Imported
     erased = erased_before(lake, list(lines.values()))
     rejected += [RejectedLine(line, erased[entry]) for line, entry in lines.items() if entry in erased]
     lines = {line: entry for line, entry in lines.items() if entry not in erased}
-    new, present = _Histories.of(lake["ledger"].read().sort_by("seq").to_pylist()).sort_out(lines, rejected)
+    rows, now = lake["ledger"].read().sort_by("seq"), datetime.now(UTC)
+    lifting = {} if lift_withdrawals else lifted_by_lines(rows, lines, now)
+    new, present = _Histories.of(rows.to_pylist()).sort_out(lines, rejected, lifting)
     line_of = {entry: line for line, entry in lines.items()}
-    ending = what_ends(read_ledger(lake), new, datetime.now(UTC)) if new else ()
+    ending = what_ends(read_ledger(lake), new, now) if new else ()
     questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
+    missing = [entry.key for entry, _ in without_photos(known, new)] if known is not None else []
     if new:
         record(lake, new)
-    return ImportedLedger(len(new), present, sorted(rejected, key=lambda item: item.line), questioned)
+    rejected.sort(key=lambda item: item.line)
+    return ImportedLedger(len(new), present, rejected, questioned, sorted(set(missing)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +210,16 @@ class _Histories:
     def _of_key(self, scope: str, key: str) -> _History:
         return self.by_key.setdefault((scope, key), _History())
 
-    def sort_out(self, lines: Mapping[int, Entry], rejected: list[RejectedLine]) -> tuple[list[Entry], int]:
-        """Return the entries to record, and how many the ledger has; appends to the rejected lines."""
+    def sort_out(
+        self, lines: Mapping[int, Entry], rejected: list[RejectedLine], lifting: Mapping[int, str]
+    ) -> tuple[list[Entry], int]:
+        """Return the entries to record, and how many the ledger has; appends to the rejected lines.
+
+        Args:
+            lines: the entries by line.
+            rejected: is appended to.
+            lifting: the problem of each line that would lift a withdrawal.
+        """
         contents = {line: _Content.of_entry(entry) for line, entry in lines.items()}
         repeated = self._repeated(lines, contents)
         new: list[Entry] = []
@@ -207,6 +233,8 @@ class _Histories:
                 problem = "the ledger has this grant and a later event that ended or replaced it; a repeated line does "
                 problem += "not bring it back: record a new one (`facelake ledger grant`) or remove the line"
                 rejected.append(RejectedLine(line, problem))
+            elif line in lifting:
+                rejected.append(RejectedLine(line, lifting[line]))
             else:
                 history.events.append(content)
                 new.append(entry)

@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import Scope, references
+from facelake.contracts import Scope, label, references
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake
 from facelake.plural import counted
@@ -53,10 +53,17 @@ def without_photos(lake: Lake, name: str) -> ConfigError | None:
         lake: the lake.
         name: in Unicode form NFC.
     """
-    events = lake["ledger"].read(["scope", "key"])
-    keys = references(events["key"].filter(pc.equal(events["scope"], str(Scope.SUBJECT))))
-    if not (count := keys.to_pylist().count(name)):
+    events = lake["ledger"].read(["scope", "key", "purposes"])
+    of_subjects = events.filter(pc.equal(events["scope"], str(Scope.SUBJECT)))
+    own = of_subjects.filter(pc.equal(references(of_subjects["key"]), name))
+    if not (count := own.num_rows):
         return None
+    named = sorted({purpose for purposes in own["purposes"].to_pylist() for purpose in purposes or ()})
+    suppressed = lake.suppressed()
+    for purpose in named if suppressed else ():
+        if lake.keyed_hash(label(Scope.SUBJECT, name, purpose)) in suppressed:
+            next_step = "other purposes are not affected; see `facelake ledger list`"
+            return ConfigError(f"subject {name!r} was erased for {purpose!r}", where=lake.uri, next_step=next_step)
     what = f"subject {name!r}: no photo in the corpus names it; the ledger has {counted(count, 'event')} for it"
     next_step = "see `facelake ledger list`; if it has photos, check `corpus` in the config and run `facelake nightly`"
     return ConfigError(what, where=lake.uri, next_step=next_step)

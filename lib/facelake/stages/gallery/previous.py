@@ -95,9 +95,7 @@ class Previous:
         first = first_keys(labels, grouped.faces.keys, count)
         cores = np.array([returning[name].core if name in returning else 0 for name in tombstones], np.int64)
         previous = self.identity.astype(np.int64)
-        return Standing(
-            labels, first, previous, self.core, former, self.names, self.sizes, self.own, tombstones, cores
-        )
+        return Standing(labels, first, previous, self.core, former, self.names, self.sizes, self.own, tombstones, cores)
 
 
 def read_previous(gallery: Gallery, faces: FaceKeys) -> Previous:

@@ -113,7 +113,7 @@ s10,grant
 def test_a_file_of_events(lake: Lake, tmp_path: Path) -> None:
     path = tmp_path / "events.csv"
     path.write_text("\ufeff" + CSV, encoding="utf-8")
-    recorded, present, rejected, _ = import_ledger(lake, str(path))
+    recorded, present, rejected, *_ = import_ledger(lake, str(path))
     assert (recorded, present) == (3, 0)
     assert [item.line for item in rejected] == list(range(5, 17))
     for item, word in zip(
@@ -135,7 +135,7 @@ def test_a_parquet_file_of_events(lake: Lake, tmp_path: Path) -> None:
     path = tmp_path / "events.parquet"
     table = pa.table({"subject": ["a", "b"], "purposes": [[P], []], "basis": ["x", "x"], "valid_from": [NOW, None]})
     pq.write_table(table, path)
-    recorded, _, (bad,), _ = import_ledger(lake, str(path))
+    recorded, _, (bad,), *_ = import_ledger(lake, str(path))
     assert (recorded, bad.line) == (1, 2)
     assert rows(lake)[0]["valid_from"] == NOW
 
@@ -187,7 +187,7 @@ def test_a_repeated_grant_does_not_lift_a_withdrawal(lake: Lake, tmp_path: Path)
     path = csv_of(tmp_path, GRANT)
     import_ledger(lake, path)
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
-    recorded, present, (line,), _ = import_ledger(lake, path)
+    recorded, present, (line,), *_ = import_ledger(lake, path)
     assert (recorded, present, line.line) == (0, 0, 2)
     assert "does not bring it back" in line.problem
     assert standing(lake) == "withdrawn"
@@ -203,8 +203,42 @@ def test_the_order_of_a_file_counts_and_importing_it_twice_changes_nothing(
     path = csv_of(tmp_path, *lines)
     assert import_ledger(lake, path)[:2] == (len(lines), 0)
     assert standing(lake) == reason
-    assert import_ledger(lake, path) == (0, len(lines), [], [])
+    assert import_ledger(lake, path) == (0, len(lines), [], [], [])
     assert standing(lake) == reason
+
+
+@pytest.mark.parametrize(
+    "changed", [GRANT + "2026-01-01", f"grant,ann,{P},another release,", f"grant,ann,{P};x,signed,"]
+)
+@pytest.mark.parametrize("later", [EventKind.WITHDRAW, EventKind.EXPIRE])
+def test_a_changed_list_lifts_no_withdrawal(lake: Lake, tmp_path: Path, changed: str, later: EventKind) -> None:
+    """The yearly list of everybody, with new dates, still has those who withdrew by letter."""
+    import_ledger(lake, csv_of(tmp_path, GRANT))
+    record(lake, [Entry(later, Scope.SUBJECT, "ann")])
+    bob = f"grant,bob,{P},signed,"
+    done = import_ledger(lake, csv_of(tmp_path, changed, bob))
+    if later is EventKind.EXPIRE:  # what ended by its date goes on by a new agreement
+        assert (done.recorded, done.rejected, standing(lake)) == (2, [], None)
+        return
+    assert (done.recorded, [item.line for item in done.rejected], standing(lake)) == (1, [2], "withdrawn")
+    assert "withdrew on" in done.rejected[0].problem
+    again = import_ledger(lake, csv_of(tmp_path, changed, bob), lift_withdrawals=True)
+    assert (again.recorded, again.present, again.rejected, standing(lake)) == (1, 1, [], None)
+
+
+def test_a_list_lifts_only_the_withdrawals_that_it_has(lake: Lake, tmp_path: Path) -> None:
+    history = [GRANT, WITHDRAW, f"grant,ann,{P},signed again,"]
+    assert import_ledger(lake, csv_of(tmp_path, *history[:2])).recorded == 2
+    assert import_ledger(lake, csv_of(tmp_path, *history)).recorded == 1
+    assert standing(lake) is None
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
+    done = import_ledger(lake, csv_of(tmp_path, *history, f"grant,ann,{P},a third time,"))
+    assert ([item.line for item in done.rejected], standing(lake)) == ([2, 4, 5], "withdrawn")
+
+
+def test_the_withdrawal_for_another_purpose_stands_in_no_grants_way(lake: Lake, tmp_path: Path) -> None:
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann", ("feeding-matchers",))])
+    assert import_ledger(lake, csv_of(tmp_path, GRANT))[:3] == (1, 0, [])
 
 
 def test_a_newer_contact_of_the_same_grant_is_recorded(lake: Lake, tmp_path: Path) -> None:
@@ -318,7 +352,7 @@ def test_invisible_characters_do_not_make_another_person(lake: Lake, spelling: s
 def test_a_date_that_nothing_could_read_is_not_recorded(lake: Lake, tmp_path: Path, end: str) -> None:
     path = tmp_path / "lines.csv"
     path.write_text(f"kind,subject,purposes,basis,valid_until\ngrant,ann,{P},b,{end}\ngrant,bob,{P},b,9999-12-31\n")
-    recorded, _, (line,), _ = import_ledger(lake, str(path))
+    recorded, _, (line,), *_ = import_ledger(lake, str(path))
     assert (recorded, line.line) == (1, 2)
     assert "out of range" in line.problem
     with pytest.raises(ConfigError, match="out of range"):
@@ -327,7 +361,7 @@ def test_a_date_that_nothing_could_read_is_not_recorded(lake: Lake, tmp_path: Pa
 
 
 def test_a_contact_in_the_future_does_not_put_off_the_destruction(lake: Lake, tmp_path: Path) -> None:
-    recorded, _, lines, _ = import_ledger(lake, csv_of(tmp_path, GRANT + "2090-01-01", GRANT + "9998-01-01"))
+    recorded, _, lines, *_ = import_ledger(lake, csv_of(tmp_path, GRANT + "2090-01-01", GRANT + "9998-01-01"))
     assert (recorded, [line.line for line in lines]) == (0, [2, 3])
     assert "in the future" in lines[0].problem
 
@@ -336,7 +370,7 @@ def test_a_repeated_grant_does_not_lift_a_withdrawal_behind_another_new_line(lak
     """A new event of the same person in the file does not make its old grant a new one."""
     import_ledger(lake, csv_of(tmp_path, GRANT))
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
-    recorded, _, (line,), _ = import_ledger(lake, csv_of(tmp_path, "expire,ann,,,", GRANT))
+    recorded, _, (line,), *_ = import_ledger(lake, csv_of(tmp_path, "expire,ann,,,", GRANT))
     assert (recorded, line.line) == (1, 3)
     assert standing(lake) == "withdrawn"
 

@@ -1,16 +1,39 @@
-"""Says what grants that have ended already, expiries and withdrawals of sources do: less, or more, than somebody who
-records one may think.
+"""Says what new events do: a grant may lift a withdrawal, and grants that have ended already, expiries and withdrawals
+of sources do less, or more, than somebody who records one may think.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from facelake.admit.rules import Ledger
 from facelake.contracts import EventKind, Scope
+from facelake.lake.lake import Lake
 from facelake.plural import counted
-from facelake.stages.admission.ledger import Entry
+from facelake.stages.admission.known_references import Known, also_ended, without_photos
+from facelake.stages.admission.ledger import Entry, ledger_of
+from facelake.stages.admission.ledger_head import ledger_rows
+from facelake.stages.admission.lifted_withdrawals import lifted, lifted_in_words
+
+
+def effects(lake: Lake, known: Known | None, entries: Sequence[Entry], now: datetime) -> Iterator[str]:
+    """Yield what somebody who records events should know: withdrawals that a grant lifts, grants that end nothing or
+    come before their photos, and other references that are nearly those that are named.
+
+    Args:
+        lake: the lake, before the events are recorded.
+        known: what it has; None: the references are not compared with it.
+        entries: the new events.
+        now: the time.
+    """
+    rows = ledger_rows(lake)[0]
+    for entry, at in lifted(rows, entries, now).items():
+        yield lifted_in_words(entry, at)
+    if known is not None:
+        yield from also_ended(known, entries)
+        yield from (text for _, text in without_photos(known, entries))
+    yield from (text for _, text in what_ends(ledger_of(rows), entries, now))
 
 
 def what_ends(ledger: Ledger, entries: Iterable[Entry], now: datetime) -> Iterator[tuple[Entry, str]]:
