@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -32,6 +33,7 @@ from facelake.stages.erasure import stage
 from facelake.stages.erasure.request import Request
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.leases import LeaseTerms, issue
+from facelake.vectors import embedding_matrix
 from tests.conftest import run_cli, run_json
 from tests.e2e.test_london import assessed
 
@@ -335,3 +337,49 @@ def test_explain_tells_the_gallery_from_the_clustering(demo_lake: Path) -> None:
 
 def _die(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_scores_and_cores_fit_the_template_after_an_erasure(demo_lake: Path) -> None:
+    at = ["--lake", str(demo_lake)]
+    lake = Lake.open(str(demo_lake))
+
+    def worst() -> float:
+        gallery = current_gallery(lake)
+        assert gallery is not None
+        template = {
+            row["identity_id"]: np.array(row["prototype"])
+            for row in gallery.read("identities", ["identity_id", "prototype"]).to_pylist()
+            if row["prototype"]
+        }
+        faces = lake["faces"].read(["face_id", "embedding"])
+        vectors, _ = embedding_matrix(faces["embedding"])
+        vector = dict(zip(faces["face_id"].to_pylist(), vectors, strict=True))
+        rows = gallery.read("memberships").to_pylist()
+        by_identity: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            by_identity.setdefault(row["identity_id"], []).append(row)
+        for own in by_identity.values():
+            assert sum(row["core"] for row in own) == min(5, len(own))
+        return max(abs(row["score"] - vector[row["face_id"]] @ template[row["identity_id"]]) for row in rows)
+
+    before = worst()
+    photos = [row["image_id"] for row in run_json("gallery", "show", "person-2", *at)["faces"]]
+    run_json("erase", "--image", photos[0], "--image", photos[1], "--keep-copies", "--yes", *at)
+    assert worst() <= before + 1e-5
+
+
+def test_what_an_identity_brings_with_it_is_told(demo_lake: Path) -> None:
+    at = ["--lake", str(demo_lake)]
+    faces = run_json("gallery", "show", "person-2", *at)["faces"]
+    identity = faces[0]["identity_id"]
+    done = run_cli("erase", "--identity", identity, *at)  # not confirmed: nobody can be asked
+    photos = run_json("gallery", "show", identity, *at)["faces"]
+    assert f"identity {identity} is in {len({row['image_id'] for row in photos})} photos, which name " in done.stderr
+    assert done.returncode == 2
+
+
+def test_merging_unlike_people_is_pointed_out(demo_lake: Path) -> None:
+    at = ["--lake", str(demo_lake)]
+    homes = [run_json("gallery", "show", name, *at)["faces"][0]["identity_id"] for name in ("person-1", "person-2")]
+    done = run_cli("correct", "merge", *homes, *at)
+    assert (done.returncode, "which is usual for different people" in done.stderr) == (0, True), done.stderr

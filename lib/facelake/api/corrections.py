@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from facelake.api.access import Access
 from facelake.api.values import CorrectionRecord, from_row
 from facelake.contracts import Verdict
+from facelake.events import Notice
+from facelake.stages.clustering.unlike import unlike
 from facelake.stages.gallery.corrections import CorrectionRequest, list_corrections, record_correction, undo
 
 
@@ -79,4 +81,6 @@ class Corrections:
         named = replace(request, reviewer=request.reviewer or self.reviewer)
         with self.access.write("correct") as context:
             row = record_correction(context, named)
+            if request.kind is Verdict.MERGE and (text := unlike(context.lake, request.identity, request.other)):
+                context.emit(Notice("correct", text))
         return from_row(CorrectionRecord, row | {"counts": True})

@@ -128,6 +128,7 @@ class Lake:
         grant: Grant | None,
         source: str | None = None,
         person_from: str | None = None,
+        person_prefix: str = "",
         follow_links: bool = False,
         replace_changed: bool = False,
     ) -> StageResult:
@@ -140,12 +141,13 @@ class Lake:
             source: the source_id; None: the folder's name.
             person_from: regex on the file name, or on the path below the folder if it contains a `/`; its first group
                 is the subject reference, which photos get that have none yet.
+            person_prefix: put before each subject reference.
             follow_links: import what symbolic links lead to.
             replace_changed: take the new content of photos that changed since their import.
 
         Returns:
-            The result with the counts imported, present, changed, replaced, named, absent, skipped, erased, retracted
-            and granted.
+            The result with the counts imported, present, changed, replaced, named, absent, skipped, erased, retracted,
+            subjects and granted.
 
         Raises:
             ConfigError: no such folder, no photos in it, an invalid regex, or a corpus outside the lake; or the lake is
@@ -159,6 +161,7 @@ class Lake:
                 str(folder),
                 source=source,
                 person_from=person_from,
+                person_prefix=person_prefix,
                 grant=grant,
                 follow_links=follow_links,
                 replace_changed=replace_changed,

@@ -65,7 +65,7 @@ class LedgerEvents:
                 for item in questioned:
                     text = f"the lake has {item}: the event has no effect until photos of it come, or a run for it"
                     self.access.on_event(Notice("ledger", text))
-            for text in effects(lake, known, events, datetime.now(UTC)):
+            for text in effects(self.access.config, lake, known, events, datetime.now(UTC)):
                 self.access.on_event(Notice("ledger", text))
             before = lake["ledger"].snapshot().rows
             record(lake, events)

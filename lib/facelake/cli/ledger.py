@@ -113,7 +113,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
                 raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
             call.terminal.warn(text)
-    for text in effects(lake, known, entries, datetime.now(UTC)):
+    for text in effects(settings, lake, known, entries, datetime.now(UTC)):
         call.terminal.warn(text)
     before = lake["ledger"].snapshot().rows
     record(lake, entries)

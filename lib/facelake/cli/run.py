@@ -180,6 +180,9 @@ def import_(
         str | None,
         typer.Option(help="regex on the file name (with a `/`: on its path); group 1 is the subject reference"),
     ] = None,
+    person_prefix: Annotated[
+        str, typer.Option(help="text to put before each reference, where two sources number people alike")
+    ] = "",
     source: Annotated[str | None, typer.Option(help="source_id; default: the folder's name")] = None,
     basis: Annotated[
         str | None, typer.Option(help="the legal basis that you state, e.g. 'signed release'; needed for a new source")
@@ -211,11 +214,13 @@ def import_(
     from facelake.nightly import writing
     from facelake.stages.admission.import_grants import Grant
     from facelake.stages.admission.import_images import check_source, import_folder
+    from facelake.stages.admission.import_sources import naming_of
     from facelake.stages.governance.processing_register import require_assessment_to_import
 
     terminal, settings = call.terminal, call.config()
     require_assessment_to_import(settings)
-    origin = check_source(folder, person_from, settings)
+    naming_of(person_from, person_prefix)
+    origin = check_source(folder, settings)
     source_id = source or settings.partition or origin.name
     if not (basis or "").strip() and not no_grant:  # an unset variable of a script gives an empty one
         basis = _asked_basis(settings, source_id, purpose)
@@ -230,6 +235,7 @@ def import_(
             folder,
             source=source,
             person_from=person_from,
+            person_prefix=person_prefix,
             grant=grant,
             follow_links=follow_links,
             replace_changed=replace,
@@ -241,7 +247,10 @@ def import_(
             f" `facelake ledger expire --source {shlex.quote(source_id)}{call.options()}` ends it."
         )
     elif grant is None:
-        _say_without_grant(call, context.lake, source_id, purpose or [settings.purpose])
+        of_people = person_from is not None and bool(result.counts["subjects"])
+        _say_without_grant(call, context.lake, source_id, purpose or [settings.purpose], of_people=of_people)
+    if named := result.counts["subjects"]:
+        terminal.say(f"subject references in the imported photos: {named:,}")
     if person_from is None and result.counts["imported"]:
         said = f"{counted(result.counts['imported'], 'photo')} without a subject reference"
         terminal.say(f"{said}: a person in them is erased by photo or identity (see --person-from)")
@@ -250,8 +259,16 @@ def import_(
     terminal.result({"ok": True, "lake": settings.lake, **result.as_json()})
 
 
-def _say_without_grant(call: Invocation, lake: Lake, source: str, purposes: list[str]) -> None:
-    """Say which photos of a source are processed without a grant of its own."""
+def _say_without_grant(call: Invocation, lake: Lake, source: str, purposes: list[str], *, of_people: bool) -> None:
+    """Say which photos of a source are processed without a grant of its own.
+
+    Args:
+        call: of the command.
+        lake: the lake.
+        source: the source.
+        purposes: that the photos are to be processed for.
+        of_people: whether the photos have subject references, so that people may have grants of their own.
+    """
     from facelake.admit import decide
     from facelake.stages.admission.ledger import read_ledger
 
@@ -261,10 +278,13 @@ def _say_without_grant(call: Invocation, lake: Lake, source: str, purposes: list
         return
     to = f"--purpose {shlex.quote(missing[0])} --basis 'signed release'{call.options()}"
     everyone = f"facelake ledger grant --source {shlex.quote(source)} {to}"
-    if people := len(ledger.granted_subjects(missing[0], now)):
+    people = len(ledger.granted_subjects(missing[0], now))
+    if people or of_people:
         own = f"only photos of people with a grant of their own ({people:,} in the ledger) are processed"
-        person = f"for a further person: facelake ledger grant --subject NAME {to}"
-        call.terminal.say(f"the source has no grant: {own}. Next, {person}; for everyone in all its photos: {everyone}")
+        person = f"{'a further' if people else 'each'} person who agreed: facelake ledger grant --subject NAME {to}"
+        many = f"for many, facelake ledger import releases.csv{call.options()}"
+        call.terminal.say(f"the source has no grant: {own}. Next, for {person}; {many}")
+        call.terminal.say(f"only if everyone in all its photos agreed: {everyone}")
     else:
         call.terminal.say(f"no legal basis was recorded: without one the photos are refused. Next: {everyone}")
 
@@ -298,7 +318,22 @@ def _asked_basis(settings: Config, source: str, purposes: list[str] | None) -> s
         names = ", ".join(map(repr, purposes or [settings.purpose]))
         what = f"the grants of {source!r} are for other purposes; no legal basis is stated for {names}"
     next_step = "add --basis 'signed release' or what it is, or --no-grant to import them without"
+    if others := _other_sources(settings, source):
+        next_step = f"if they are of a source that the lake has ({others}), name it by --source; otherwise {next_step}"
     raise ConfigError(what, where="--basis", next_step=next_step)
+
+
+def _other_sources(settings: Config, source: str) -> str:
+    """Return the names of the lake's sources, the first few, if the given one is not among them."""
+    from facelake.stages.admission.known_references import Known
+    from facelake.stages.core.partition_names import open_lake
+
+    try:
+        known = sorted(Known.of(settings, open_lake(settings)).sources)
+    except ConfigError:  # there is no lake yet
+        return ""
+    more = f" and {len(known) - 5} more" if len(known) > 5 else ""
+    return "" if source in known else ", ".join(known[:5]) + more
 
 
 @command(app)

@@ -240,6 +240,9 @@ USUAL_LEDGER_COPY = "~/.config/facelake/ledgers"
 """path that `facelake init` writes for `governance.ledger_copy`"""
 
 
+_PLACEHOLDERS = {"", "todo", "tbd", "fixme", "xxx", "none", "n/a", "na", "null", "placeholder", "your reference"}
+
+
 class GovernanceSection(Section):
     """Responsibility for the processing under the GDPR."""
 
@@ -283,6 +286,8 @@ class GovernanceSection(Section):
         name = reference(value or "")
         if value is not None and not name:
             raise ValueError("it is blank: give the reference of the assessment")
+        if name.casefold().strip(".-?_ ") in _PLACEHOLDERS:
+            raise ValueError(f"{value!r} stands for one: give the reference of the assessment")
         return name or None
 
 

@@ -14,7 +14,7 @@ from facelake.config import S3Section
 from facelake.contracts import LAKE_FORMAT, TABLES
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.hash_key import check_value, hashing_key, keyed_hash, read_hash_key
-from facelake.lake.ledger_copy import LedgerCopy
+from facelake.lake.ledger_copy import LedgerCopy, refuse_missing_lake
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store, probe
 from facelake.lake.suppression import SuppressionList
@@ -40,7 +40,7 @@ class Lake:
         self.store, self.s3, self.uri = store, s3, store.uri
         self._marker = marker
         self._hashing_key = _hashing_key(store, marker, hash_key)
-        self.copy = LedgerCopy(open_store(os.path.expanduser(ledger_copy), s3), self.name) if ledger_copy else None
+        self.copy = LedgerCopy(_copies(ledger_copy, s3), self.name) if ledger_copy else None
         self._tables = {name: Table(store, name) for name in TABLES}
 
     @classmethod
@@ -56,7 +56,7 @@ class Lake:
             ledger_copy: folder or s3://bucket/prefix of copies of ledgers outside of the lake.
 
         Raises:
-            ConfigError: the key is missing, or is not that of the lake.
+            ConfigError: the key is missing, or is not that of the lake; by the copies a lake was here that is gone.
             Refused: the store does not honour conditional writes.
             Corrupt: the lake was written by a newer version.
         """
@@ -64,6 +64,8 @@ class Lake:
         probe(store)
         marker = _read_marker(store)
         if marker is None:
+            if ledger_copy:
+                refuse_missing_lake(_copies(ledger_copy, s3), store.uri)
             fresh = {
                 "format": LAKE_FORMAT,
                 "created": datetime.now(UTC).isoformat(),
@@ -74,7 +76,10 @@ class Lake:
                 fresh["hash_key"] = check_value(key, bytes.fromhex(str(fresh["salt"])))
             store.create(_MARKER, json.dumps(fresh).encode())
             marker = _read_marker(store) or fresh
-        return cls(store, s3 or S3Section(), marker, hash_key, ledger_copy)
+        lake = cls(store, s3 or S3Section(), marker, hash_key, ledger_copy)
+        if lake.copy:
+            lake.copy.note_place(store.uri)
+        return lake
 
     @classmethod
     def open(
@@ -249,3 +254,8 @@ def _read_marker(store: ObjectStore) -> dict[str, Any] | None:
         what = f"the lake has format {written}, this version of facelake writes format {LAKE_FORMAT}"
         raise Corrupt(what, where=store.uri, next_step="upgrade facelake")
     return marker
+
+
+def _copies(place: str, s3: S3Section | None) -> ObjectStore:
+    """Return the root of the copies of ledgers."""
+    return open_store(os.path.expanduser(place), s3)

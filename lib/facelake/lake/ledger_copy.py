@@ -9,6 +9,9 @@ therefore writes, under <copy>/<name of the lake>/:
     suppressed/, suppressed-looks/    the files of the lists, which are hashes
     audit-head.json     the head of the audit trail
 
+and under <copy>/places/ for each URI of a lake, hashed, its name: a new lake is not made where one was before, as when
+a disk is not mounted.
+
 Each is written after the lake's own one, so that the copy is never ahead of the lake.
 """
 
@@ -19,6 +22,7 @@ import hashlib
 import hmac
 import io
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -29,14 +33,37 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from facelake.contracts import parse_json
-from facelake.errors import Corrupt, Retryable
+from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.lake.object_store import ObjectStore
 
 _LEDGER, _PIN, _AUDIT = "ledger.bin", "ledger-head.json", "audit-head.json"
 _NONCE_BYTES = 12
 _MOST_PIN_BYTES = 1 << 20
+_PLACES = "places"
 _NEXT_PLACE = "check governance.ledger_copy; the next command that writes brings a copy that is behind up to date"
 _NEXT = "restore it from a backup; or delete it, if the lake is known to be the newest: the next command makes it again"
+
+
+def refuse_missing_lake(store: ObjectStore, uri: str) -> None:
+    """Refuse to make a lake where one was before.
+
+    Args:
+        store: root of the setting `governance.ledger_copy`.
+        uri: of the lake that is not there.
+
+    Raises:
+        ConfigError: one was.
+    """
+    key = _place(uri)
+    if store.stat(key) is not None:
+        what = "there was a lake here, and it is gone: it was moved or deleted, or its disk is not mounted"
+        next_step = f"mount it, or name its new place in `lake`; if it was deleted for good, delete {store.uri}/{key}"
+        raise ConfigError(what, where=uri, next_step=next_step)
+
+
+def _place(uri: str) -> str:
+    whole = uri if "://" in uri else os.path.realpath(uri)
+    return f"{_PLACES}/{hashlib.sha256(whole.rstrip('/').encode()).hexdigest()[:32]}"
 
 
 class LedgerCopy:
@@ -46,6 +73,13 @@ class LedgerCopy:
         """`store`: root of the setting `governance.ledger_copy`; `name`: of the lake."""
         self._store, self._name = store, name
         self.uri = f"{store.uri.rstrip('/')}/{name}"
+
+    def note_place(self, uri: str) -> None:
+        """Note where the lake is."""
+        key = _place(uri)
+        with self._reached():
+            if self._store.stat(key) is None:
+                self._store.write(key, self._name.encode())
 
     def pin(self) -> Any | None:
         """Return the pin of the copied ledger as JSON; None if nothing was copied yet.

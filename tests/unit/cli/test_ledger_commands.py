@@ -299,7 +299,7 @@ def test_photos_of_people_with_their_own_grants_are_imported_again_by_the_same_c
     (tmp_path / "c.yaml").write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: D-1}}\n")
     command = ["import", str(folder_of(tmp_path, "ann", "bo")), "--person-from", "^([^/]+)/", *at]
     said = run_cli(*command, "--no-grant").stdout
-    assert "no legal basis was recorded: without one the photos are refused" in said
+    assert "only photos of people with a grant of their own (0 in the ledger) are processed" in said
     assert f"facelake ledger grant --source photos --purpose {P} --basis 'signed release' {' '.join(at)}" in said
     run_json("ledger", "grant", "--subject", "ann", "--purpose", P, "--basis", "b", *at)
     folder_of(tmp_path, "cleo")
@@ -361,3 +361,45 @@ def test_a_grant_says_that_it_lifts_a_withdrawal(lake: Path, tmp_path: Path) -> 
     told = run_cli("ledger", "grant", *grant, P, *at).stderr
     assert "this grant of the subject 'person-0041' lifts the withdrawal of " in told
     assert "lifts" not in run_cli("ledger", "grant", *grant, P, *at).stderr
+
+
+def test_a_source_that_only_the_ledger_has_may_be_the_mistyped_one(tmp_path: Path) -> None:
+    """`--create-lake` takes any name."""
+    at = ["--lake", str(tmp_path / "lake")]
+    grant = ["ledger", "grant", "--purpose", P, "--basis", "b", *at, "--source"]
+    run_json(*grant, "scool", "--create-lake")
+    done = run_cli(*grant, "school")
+    assert (done.returncode, "did you mean 'scool', which no photo has" in done.stderr) == (2, True), done.stderr
+    with writing(load_config(lake=str(tmp_path / "lake")), "a custodian") as context:
+        write_corpus_file(context, [{"image_id": "school/a.jpg", "image": b"x", "source_id": "school"}])
+    run_json(*grant, "school")
+    assert keys(tmp_path / "lake") == ["scool", "school"]
+    done = run_cli(*grant, "schol")
+    assert (done.returncode, "which no photo has" in done.stderr) == (2, False)
+
+
+def test_every_photo_of_the_name_is_offered(lake: Path) -> None:
+    with writing(load_config(lake=str(lake)), "a custodian") as context:
+        rows = [{"image_id": f"school/{name}/a.jpg", "image": b"x", "source_id": "school"} for name in ("ann", "bo")]
+        write_corpus_file(context, rows)
+    done = run_cli("erase", "--image", "a.jpg", "--yes", "--lake", str(lake))
+    assert (done.returncode, "there is 'school/ann/a.jpg' or 'school/bo/a.jpg'" in done.stderr) == (2, True)
+
+
+def test_a_forgotten_source_is_asked_for(lake: Path, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "ann")
+    config = tmp_path / "own.yaml"
+    config.write_text("governance: {dpia: D-1}\n")
+    done = run_cli("import", str(folder), "-c", str(config), "--lake", str(lake))
+    assert (
+        done.returncode,
+        "if they are of a source that the lake has (school), name it by --source" in done.stderr,
+    ) == (
+        2,
+        True,
+    )
+    told = run_cli(
+        "import", str(folder), "-c", str(config), "--lake", str(lake), "--no-grant", "--person-from", "^([^/]+)/"
+    ).stdout
+    assert "subject references in the imported photos: 1" in told
+    assert "Next, for each person who agreed: facelake ledger grant --subject NAME" in told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -15,12 +14,7 @@ import pyarrow.parquet as pq
 
 from facelake.admit.lineage import Lineages
 from facelake.config import Config
-from facelake.contracts import (
-    CORPUS,
-    SEARCHABLE,
-    label,
-    reference,
-)
+from facelake.contracts import CORPUS, SEARCHABLE, label, reference
 from facelake.errors import ConfigError
 from facelake.events import Notice, StageProgress
 from facelake.lake.corpora.parquet import Corpus
@@ -30,14 +24,11 @@ from facelake.lake.data_files import plain
 from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
 from facelake.stages.admission.import_grants import Grant, record_grant, refuse_mistyped, refuse_other_basis
-from facelake.stages.admission.import_sources import ImportSource, SourcePhoto, compiled, count_photos, subject_in
+from facelake.stages.admission.import_sources import ImportSource, Naming, SourcePhoto, count_photos, naming_of
 from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash, subject_hash
 from facelake.stages.admission.known_references import as_seen, withdrawn_as_seen
-from facelake.stages.admission.withdrawn_datasets import (
-    load_lineages,
-    refuse_declared,
-    refuse_retracted_names,
-)
+from facelake.stages.admission.shared_references import shared_references
+from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_declared, refuse_retracted_names
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
 
 _COMMON = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -74,6 +65,7 @@ def import_folder(
     *,
     source: str | None = None,
     person_from: str | None = None,
+    person_prefix: str = "",
     grant: Grant | None = None,
     follow_links: bool = False,
     replace_changed: bool = False,
@@ -92,6 +84,7 @@ def import_folder(
             the subject_ref. Known photos that have none get theirs, those with another one only with
             `replace_changed`. None: the photos get none, which is refused if earlier photos of the source have some; an
             empty text: none in any case.
+        person_prefix: put before each subject_ref.
         grant: None records no grant: the photos will be refused until `facelake ledger grant`.
         follow_links: import what symbolic links lead to; loops are left out.
         replace_changed: import photos with new content or another subject under a known name, and empty the rows of
@@ -101,7 +94,7 @@ def import_folder(
         ConfigError: no such folder, no photos in it, a regex that is invalid or matches none, none where earlier photos
             have references, or a corpus outside the lake.
     """
-    origin = check_source(folder, person_from, context.config, follow_links=follow_links)
+    origin = check_source(folder, context.config, follow_links=follow_links)
     if not owns_corpus(context.config):
         raise ConfigError(
             "the configured corpus is outside the lake",
@@ -118,13 +111,14 @@ def import_folder(
     if grant is not None:
         refuse_mistyped(context, grant)
         refuse_other_basis(context, source_id, grant)
-    total = count_photos(origin, compiled(person_from))
+    naming = naming_of(person_from, person_prefix)
+    total = count_photos(origin, naming.pattern)
     run = StageRun(context, "import", total, "photos")
     copy = _Copy(
         context,
         lineages,
         source_id,
-        compiled(person_from),
+        naming,
         replace_changed=replace_changed,
         nameless=person_from is not None,
     )
@@ -141,6 +135,7 @@ def import_folder(
     counts["skipped"] += origin.left_out.counts.total()
     counts["files"] += origin.left_out.counts.total()
     counts["granted"] = int(grant is not None and record_grant(context, source_id, grant))
+    counts["subjects"] = copy.subjects
     must_add_up("import", ("files", counts["files"]), *((name, counts[name]) for name in _OUTCOMES))
     left_out = {f"skipped_{reason.replace(' ', '_')}": n for reason, n in sorted(origin.left_out.counts.items())}
     if not any(counts[name] for name in ("imported", "replaced", "named", "granted")):
@@ -165,23 +160,24 @@ class _Copy:
         context: Context,
         lineages: Lineages,
         source_id: str,
-        pattern: re.Pattern[str] | None,
+        naming: Naming,
         *,
         replace_changed: bool,
         nameless: bool,
     ) -> None:
         self._context, self._lineages = context, lineages
-        self._source_id, self._pattern = source_id, pattern
+        self._source_id, self._naming = source_id, naming
         self._replace_changed = replace_changed
         self._erased = context.lake.suppressed()
         earlier = Imported.of(context.config, source_id)
         self._known = earlier.photos
         self._withdrawn = withdrawn_as_seen(context.lake)
         self._withdrawn_by_hash = {subject_hash(name): name for name in self._withdrawn.values()}
-        self._must_name = earlier.named_subjects and pattern is None and not nameless
+        self._must_name = earlier.named_subjects and naming.pattern is None and not nameless
         self._absent = set(self._known)  # hashes of the ids that the source has not shown yet
         self._part = _Part()
         self._special = LeftOut()
+        self._subjects: set[str] = set()
         self.counts: Counter[str] = Counter(dict.fromkeys((*_OUTCOMES, "files", "unlabelled", "absent"), 0))
 
     def run(self, origin: ImportSource) -> None:
@@ -217,7 +213,12 @@ class _Copy:
                 if name_hash(image_id) in self._absent:
                     absent.add(_ABSENT, image_id)
             lines += absent.lines()
-        return lines
+        return [*lines, *shared_references(self._context, self._source_id, self._subjects)]
+
+    @property
+    def subjects(self) -> int:
+        """Number of subject references of the photos that were taken."""
+        return len(self._subjects)
 
     def _progress(self) -> None:
         counts = {"imported": self.counts["imported"]}
@@ -248,7 +249,7 @@ class _Copy:
 
     def _has_other_subject(self, known: KnownPhoto, photo: SourcePhoto) -> bool:
         """Whether --person-from gives a known photo a subject reference that it does not have."""
-        subject = subject_in(photo.path, self._pattern) if self._pattern else None
+        subject = self._naming.subject(photo.path)
         return subject is not None and known.subject != subject_hash(subject)
 
     def _image_id(self, photo: SourcePhoto) -> str:
@@ -273,7 +274,7 @@ class _Copy:
             raise ConfigError(
                 f"{what}: an erasure of a subject would not find them", where=photo.path, next_step=next_step
             )
-        subject = subject_in(photo.path, self._pattern) if self._pattern else None
+        subject = self._naming.subject(photo.path)
         subject = self._withdrawn_by_hash.get(known.subject, subject) if known else subject
         names = [
             label("image", image_id),
@@ -284,16 +285,7 @@ class _Copy:
         if self._erased and any(self._context.lake.keyed_hash(name) in self._erased for name in names):
             self.counts["erased"] += 1
             return
-        if self._pattern is not None and subject is None:
-            self._note("unlabelled", _UNLABELLED, photo)
-        elif subject and len(subject.encode()) < SEARCHABLE:
-            self._special.add(_SHORT, photo.path)
-        if (
-            subject
-            and self._withdrawn
-            and self._withdrawn.get(as_seen(subject), reference(subject)) != reference(subject)
-        ):
-            self._special.add(_ALIKE, photo.path)
+        self._note_subject(subject, photo)
         row: dict[str, object] = {
             "image_id": image_id,
             "image": data,
@@ -314,6 +306,18 @@ class _Copy:
         if self._part.size >= _PART_BYTES:
             self._write()
 
+    def _note_subject(self, subject: str | None, photo: SourcePhoto) -> None:
+        if subject is None:
+            if self._naming.pattern is not None:
+                self._note("unlabelled", _UNLABELLED, photo)
+            return
+        name = reference(subject)
+        self._subjects.add(name)
+        if len(subject.encode()) < SEARCHABLE:
+            self._special.add(_SHORT, photo.path)
+        if self._withdrawn and self._withdrawn.get(as_seen(subject), name) != name:
+            self._special.add(_ALIKE, photo.path)
+
     def _write(self) -> None:
         if self._part.rows:
             self._context.check_lease()
@@ -327,15 +331,13 @@ class _Copy:
         self._special.add(remark, photo.path)
 
 
-def check_source(location: str, person_from: str | None, config: Config, *, follow_links: bool = False) -> ImportSource:
-    """Check the arguments of an import and open its source.
+def check_source(location: str, config: Config, *, follow_links: bool = False) -> ImportSource:
+    """Open the source of an import.
 
     Raises:
-        ConfigError: no such folder, or an invalid regex.
+        ConfigError: no such folder.
     """
-    origin = ImportSource.of(location, config.s3, follow_links=follow_links)
-    compiled(person_from)
-    return origin
+    return ImportSource.of(location, config.s3, follow_links=follow_links, exclude=config.corpus.exclude)
 
 
 def write_corpus_file(context: Context, rows: list[dict[str, object]], name: str | None = None) -> str:

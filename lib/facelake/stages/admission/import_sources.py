@@ -25,7 +25,6 @@ from facelake.lake.store import open_store
 from facelake.stages.admission.withdrawn_datasets import MOST_NAMES, SIDECAR_BYTES, SIDECARS
 
 _TWINS = "second files of one name"
-_ANYTHING = Selection(("*",), DEFAULT_EXCLUDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,20 @@ class ImportSource:
     store: ObjectStore
     tar: str | None = None
     follow_links: bool = False
+    exclude: tuple[str, ...] = DEFAULT_EXCLUDE
     left_out: LeftOut = field(default_factory=LeftOut)
 
     @classmethod
-    def of(cls, location: str, s3: S3Section, *, follow_links: bool = False) -> ImportSource:
+    def of(
+        cls, location: str, s3: S3Section, *, follow_links: bool = False, exclude: Iterable[str] = DEFAULT_EXCLUDE
+    ) -> ImportSource:
         """Open a source.
+
+        Args:
+            location: folder, s3:// prefix or tar file.
+            s3: how to reach a store.
+            follow_links: whether to read what symbolic links lead to.
+            exclude: patterns of what is left out, as in section `corpus` of the config.
 
         Raises:
             ConfigError: no such folder or tar file.
@@ -75,16 +83,20 @@ class ImportSource:
         if location.startswith("s3://"):
             folder, _, name = location.rstrip("/").rpartition("/")
             tar = name if name.lower().endswith(".tar") else None
-            return cls(location, open_store(folder if tar else location, s3), tar, follow_links)
+            return cls(location, open_store(folder if tar else location, s3), tar, follow_links, tuple(exclude))
         path = Path(os.path.expanduser(location.removeprefix("file://")))
         if path.is_file() and path.suffix.lower() == ".tar":
-            return cls(str(path), open_store(str(path.parent), s3), path.name, follow_links)
+            return cls(str(path), open_store(str(path.parent), s3), path.name, follow_links, tuple(exclude))
         if not path.is_dir():
             next_step = "give a folder with photos, an s3:// prefix or an uncompressed .tar file"
             what = "not a folder or .tar file" if path.exists() else "no such folder"
             raise ConfigError(what, where=str(path), next_step=next_step)
         _refuse_whole_disk(path)
-        return cls(str(path), DirectoryStore(str(path)), None, follow_links)
+        return cls(str(path), DirectoryStore(str(path)), None, follow_links, tuple(exclude))
+
+    @property
+    def _selection(self) -> Selection:
+        return Selection(("*",), self.exclude)
 
     @property
     def name(self) -> str:
@@ -97,7 +109,9 @@ class ImportSource:
         """The first MOST_NAMES files, photos or not; none of a tar file."""
         if self.tar is not None:
             return []
-        return list(islice(list_photos(self.store, _ANYTHING, LeftOut(), follow_links=self.follow_links), MOST_NAMES))
+        return list(
+            islice(list_photos(self.store, self._selection, LeftOut(), follow_links=self.follow_links), MOST_NAMES)
+        )
 
     def photos(self) -> Iterator[SourcePhoto]:
         """Yield the photos in name order; what is no photo is recorded in `left_out`."""
@@ -107,7 +121,7 @@ class ImportSource:
             return
         respelled: set[str] = set()
         links = self.follow_links
-        for item in list_photos(self.store, _ANYTHING, self.left_out, follow_links=links, to_the_end=True):
+        for item in list_photos(self.store, self._selection, self.left_out, follow_links=links, to_the_end=True):
             path = unicodedata.normalize("NFC", item.key)
             if path != item.key:
                 # one id for two files: replacing the photo of one by the other would put one person for another
@@ -138,7 +152,7 @@ class ImportSource:
         return False
 
     def _of_tar(self, tar: str) -> Iterator[SourcePhoto]:
-        layout = TarLayout(self.store, _ANYTHING, {"image_id": ColumnRule(regex=r"(?s)^.*$")}, tar)
+        layout = TarLayout(self.store, self._selection, {"image_id": ColumnRule(regex=r"(?s)^.*$")}, tar)
         described = layout.objects()[0]
         rows = layout.index(tar)
         self.left_out.merge(layout.left_out)
@@ -171,12 +185,38 @@ class ImportSource:
         return self.store.read("property")[:256].decode("ascii", "replace") if described else None
 
 
-def compiled(person_from: str | None) -> re.Pattern[str] | None:
-    """The regex of --person-from.
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How the path of a photo gives its subject reference.
+
+    Attributes:
+        pattern: regex of --person-from; None: photos get no reference.
+        prefix: put before each reference, where two sources number people alike.
+    """
+
+    pattern: re.Pattern[str] | None = None
+    prefix: str = ""
+
+    def subject(self, path: str) -> str | None:
+        """Return the subject reference in the path of a photo below its folder; None if the pattern does not match."""
+        found = subject_in(path, self.pattern) if self.pattern else None
+        return self.prefix + found if found else None
+
+
+def naming_of(person_from: str | None, person_prefix: str = "") -> Naming:
+    """Return how photos are named.
 
     Raises:
-        ConfigError: it is invalid, or has no group.
+        ConfigError: --person-from is invalid or has no group, or there is a prefix without it.
     """
+    pattern = _compiled(person_from)
+    if person_prefix and pattern is None:
+        what = "there are no subject references that it could be put before"
+        raise ConfigError(what, where="--person-prefix", next_step="give --person-from too")
+    return Naming(pattern, unicodedata.normalize("NFC", person_prefix))
+
+
+def _compiled(person_from: str | None) -> re.Pattern[str] | None:
     if not person_from:
         return None
     try:

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -60,15 +60,17 @@ class Known:
     Attributes:
         subjects: of photos and ledger events.
         sources: of photos and ledger events.
+        with_photos: sources of photos only.
         purposes: of the config, the ledger and the leases.
         images: those of the photos that were asked for, by image_id.
     """
 
     subjects: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
+    with_photos: set[str] = field(default_factory=set)
     purposes: set[str] = field(default_factory=set)
     images: set[str] = field(default_factory=set)
-    _similar_images: dict[str, str] = field(default_factory=dict)
+    _similar_images: dict[str, set[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config, lake: Lake, images: Collection[str] = ()) -> Known:
@@ -81,10 +83,11 @@ class Known:
         """
         known = cls.of_records(config, lake)
         wanted = {reference(image) for image in images}
-        for rows in _identified(config, lake):
+        for rows in identified(config, lake):
             known.subjects.update(filter(None, references(pc.unique(rows["subject_ref"])).to_pylist()))
-            known.sources.update(filter(None, references(pc.unique(rows["source_id"])).to_pylist()))
+            known.with_photos.update(filter(None, references(pc.unique(rows["source_id"])).to_pylist()))
             known._look_for(rows["image_id"], wanted)
+        known.sources |= known.with_photos
         return known
 
     @classmethod
@@ -111,24 +114,27 @@ class Known:
         self.images.update(spelled.filter(pc.is_in(spelled, pa.array(sorted(wanted), pa.string()))).to_pylist())
         for image in sorted(wanted):
             same_file = pc.ends_with(spelled, pattern="/" + image.rpartition("/")[2])
-            for other in spelled.filter(pc.fill_null(same_file, False)).to_pylist()[:1]:  # in another folder or source
-                if other != image:
-                    self._similar_images.setdefault(image, other)
+            others = spelled.filter(pc.fill_null(same_file, False)).to_pylist()  # in another folder or source
+            self._similar_images.setdefault(image, set()).update(others[:_MOST_NAMED])
         lower = pc.utf8_lower(pc.utf8_normalize(spelled, "NFKC"))
         plain = pc.replace_substring_regex(lower, r"[^\pL\pN]", "")
         asked = {_plain(image): image for image in sorted(wanted)}
         at = pc.is_in(plain, pa.array(sorted(asked), pa.string()))
         for image in spelled.filter(at).to_pylist():
             name = asked.get(_plain(image))
-            if name is not None and name != image:
-                self._similar_images[name] = image
+            if name is not None:
+                self._similar_images.setdefault(name, set()).add(image)
 
     def unknown(self, kind: str, names: Iterable[str]) -> Iterator[Unknown]:
         """Yield the references of a kind (subject, source, image, purpose) that the lake does not have."""
         own = {"subject": self.subjects, "source": self.sources, "purpose": self.purposes, "image": self.images}
         for name in map(reference, names):
             if name not in own[kind]:
-                yield self._unknown(kind, name, own)
+                item = self._unknown(kind, name, own)
+                alike = {other for other in self.sources if repr(other) in item.near} if kind == "source" else set()
+                # of two spellings the one that is recorded may be the mistyped one
+                absent = alike and item.certain and not alike & self.with_photos
+                yield replace(item, near=f"{item.near}, which no photo has") if absent else item
 
     def alike(self, kind: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Yield (name, other) for references of a kind (subject, source) that differ from a named one that exists only
@@ -147,8 +153,8 @@ class Known:
             if other != kind and kind != "purpose" and name in own[other]:
                 return Unknown(kind, name, f"it is a {other}: --{other} {name}", certain=True)
         if kind == "image":
-            near = self._similar_images.get(name)
-            return Unknown(kind, name, f"there is {near!r}" if near else "", certain=near is not None)
+            near = sorted(self._similar_images.get(name, set()) - {name})[:_MOST_NAMED]
+            return Unknown(kind, name, f"there is {_either(near)}" if near else "", certain=bool(near))
         same = sorted(other for other in own[kind] if _plain(other) == _plain(name))
         if same:
             return Unknown(kind, name, f"there is {same[0]!r}", certain=True, same=True)
@@ -290,14 +296,14 @@ def not_suppressed(lake: Lake, unknown: Iterable[Unknown]) -> list[Unknown]:
 def photos_named(config: Config, lake: Lake, names: Sequence[str]) -> set[str]:
     """Return the ids of photos whose path ends with one of some names."""
     ids: set[str] = set()
-    for rows in _identified(config, lake):
+    for rows in identified(config, lake):
         for name in names:
             ends = pc.ends_with(rows["image_id"], pattern="/" + name)
             ids.update(filter(None, rows["image_id"].filter(pc.fill_null(ends, False)).to_pylist()))
     return ids
 
 
-def _identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
+def identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
     """Yield the identifying columns of the decided photos, of the index, and of the corpus, which may have newer
     ones.
     """

@@ -8,9 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import CHANGES, IDENTITIES, Change
+from facelake.contracts import CHANGES, F32, IDENTITIES, Change, DataFileName
 from facelake.lake.data_files import plain
-from facelake.publish.prototypes import exemplars, weight_of, weighted_means
+from facelake.lake.tables import Table
+from facelake.publish.matching import places
+from facelake.publish.prototypes import core_faces, exemplars, weight_of, weighted_means
+from facelake.publish.templates import CORE
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Targets, strings
 from facelake.stages.gallery.gallery_rows import tombstone
@@ -34,13 +37,10 @@ def rewrite_gallery(context: Context, targets: Targets) -> int:
     rest = _remaining_members(gallery, names, doomed)
     before, active = _rows_before(gallery, names)
     version = gallery.version + 1
-    after, events = _shrunk(context, rest, sorted(affected), before, version)
+    after, events, scores = _shrunk(context, rest, sorted(affected), before, version)
     context.check_lease()
     lake["identities"].replace_rows("identity_id", pa.Table.from_pylist(list(after.values()), schema=plain(IDENTITIES)))
-    members = lake["memberships"]
-    removed = members.rewrite(
-        members.snapshot().files, ["face_id"], lambda rows: pc.invert(pc.is_in(rows["face_id"], doomed))
-    )
+    removed = _rewrite_members(lake["memberships"], doomed, scores)
     lake["changes"].append(events)
     retired = sum(row["status"] == "retired" for row in after.values())
     pin(lake, version, gallery.row | {"faces": gallery.row["faces"] - removed, "identities": active - retired})
@@ -80,12 +80,42 @@ def _remaining_members(gallery: Gallery, names: pa.Array, doomed: pa.Array) -> p
     return pa.concat_tables(parts)
 
 
+def _rewrite_members(members: Table, doomed: pa.Array, scores: pa.Table) -> int:
+    """Remove faces from the memberships, replace the scores and cores of others; returns how many were removed.
+
+    Args:
+        members: the table.
+        doomed: ids of the faces to remove.
+        scores: face_id, score and core of the faces that stay in identities that lost one.
+    """
+    adds, removes, removed = [], [], 0
+    for file, keys in members.parts(["face_id"]):
+        gone = pc.is_in(keys["face_id"], doomed)
+        if not pc.any(pc.or_(gone, pc.is_in(keys["face_id"], scores["face_id"].combine_chunks()))).as_py():
+            continue
+        rows = members.file(file).filter(pc.invert(gone))
+        at = places(rows["face_id"], scores["face_id"])
+        known = pa.array(at >= 0)
+        for name in ("score", "core"):
+            new = scores[name].combine_chunks().take(pa.array(np.maximum(at, 0))) if scores.num_rows else None
+            column = rows[name].combine_chunks()
+            rows = rows.set_column(
+                rows.schema.get_field_index(name), name, column if new is None else pc.if_else(known, new, column)
+            )
+        removed += file.rows - rows.num_rows
+        removes.append(file)
+        if rows.num_rows:
+            adds.append(members.stage(rows, DataFileName.parse(file.path)))
+    members.commit(adds, removes)
+    return removed
+
+
 def _shrunk(
     context: Context, rest: pa.Table, affected: list[str], before: dict[str, dict[str, Any]], version: int
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Return the new rows of identities that lost faces, and their change events.
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], pa.Table]:
+    """Return the new rows of identities that lost faces, their change events, and the scores of the faces that stay.
 
-    Templates and exemplars are computed again from the faces that stay.
+    Templates, exemplars, scores and cores are computed again from these.
     """
     number = {name: i for i, name in enumerate(affected)}
     faces = context.lake["faces"].where("face_id", rest["face_id"], ["face_id", "embedding", "quality"])
@@ -117,4 +147,6 @@ def _shrunk(
         was, size = int(before[name]["size"]), int(sizes[i])
         counts = {"size_before": was, "size_after": size, "gone": was - size, "new": 0, "moved_in": 0, "moved_out": 0}
         events.append(event | {"identity_id": name} | counts)
-    return after, events
+    score: F32 = np.einsum("ij,ij->i", vectors, means[labels]).clip(-1, 1).astype(np.float32)
+    scores = {"face_id": faces["face_id"], "score": pa.array(score), "core": pa.array(core_faces(labels, score, CORE))}
+    return after, events, pa.table(scores)

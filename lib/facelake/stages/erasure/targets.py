@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,8 +12,10 @@ import pyarrow.compute as pc
 from facelake.contracts import references
 from facelake.errors import ConfigError
 from facelake.events import Notice
+from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import own_corpus
 from facelake.stages.admission.known_references import Known, also_there, not_suppressed, refuse_unknown
+from facelake.stages.admission.shared_references import of_several_sources
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.copies import find_copies
 from facelake.stages.erasure.request import Request, Targets, is_in, strings
@@ -36,6 +39,31 @@ def refuse_unknown_targets(context: Context, request: Request) -> None:
     for kind, names in (("subject", request.subjects), ("source", request.sources)):
         for text in also_there(known, kind, names):
             context.emit(Notice("erase", text))
+    for text in (
+        *of_several_sources(context.config, context.lake, request.subjects),
+        *_identities_in_words(context, request),
+    ):
+        context.emit(Notice("erase", text))
+
+
+def _identities_in_words(context: Context, request: Request) -> Iterator[str]:
+    """Yield what is erased with each identity: all photos that show it, whomever they name and show besides."""
+    gallery = current_gallery(context.lake)
+    for identity in request.identities if gallery else ():
+        images = _of_identities(context, replace(request, identities=(identity,)), gallery, known=True)
+        wanted, faces, subjects = strings(images), 0, set[str]()
+        for rows in gallery.parts("memberships", ["image_id", "identity_id"]) if gallery else ():
+            others = pc.and_(pc.is_in(rows["image_id"], wanted), pc.not_equal(rows["identity_id"], identity))
+            faces += pc.sum(others).as_py() or 0
+        for _, rows in context.lake["admissions"].parts(["image_id", "subject_ref"]):
+            own = rows["subject_ref"].filter(pc.is_in(rows["image_id"], wanted))
+            subjects.update(filter(None, references(pc.unique(own)).to_pylist()))
+        named = (
+            f", which name {counted(len(subjects), 'subject')}: {', '.join(sorted(subjects)[:5])}" if subjects else ""
+        )
+        others_text = f", and have {counted(faces, 'face')} of other identities" if faces else ""
+        if images:
+            yield f"identity {identity} is in {counted(len(images), 'photo')}{named}{others_text}: all are erased"
 
 
 def find_targets(

@@ -13,6 +13,7 @@ from facelake.contracts import EventKind, Scope, reference, references
 from facelake.errors import FacelakeError
 from facelake.lake.lake import Lake
 from facelake.plural import counted
+from facelake.stages.admission.same_photos import CONTENT, contents_of
 from facelake.stages.gallery.versions import current_gallery
 
 _NAMED = 5  # photos and identities that a sentence names
@@ -93,10 +94,20 @@ def _others_of_withdrawn(lake: Lake, since: int) -> str | None:
     subjects = {reference(row["key"]) for row in events if (row["kind"], row["scope"]) == withdrawn}
     if not subjects or current_gallery(lake) is None:
         return None
+    names = pa.array(sorted(subjects), pa.string())
+    contents = pa.concat_arrays(
+        [
+            pa.array([], pa.string()),
+            *(contents_of(rows, names) for _, rows in lake["admissions"].parts(["subject_ref", CONTENT])),
+        ]
+    )
     photos: set[str] = set()
-    for _, rows in lake["admissions"].parts(["subject_ref", "image_id"]):
-        named = pc.is_in(references(rows["subject_ref"]), pa.array(sorted(subjects), pa.string()))
-        photos.update(filter(None, rows["image_id"].filter(pc.fill_null(named, False)).to_pylist()))
+    for _, rows in lake["admissions"].parts(["subject_ref", "image_id", CONTENT]):
+        # photos with the same bytes are refused as withdrawn, whomever they name
+        own = pc.or_(
+            pc.fill_null(pc.is_in(references(rows["subject_ref"]), names), False), pc.is_in(rows[CONTENT], contents)
+        )
+        photos.update(filter(None, rows["image_id"].filter(own).to_pylist()))
     found = other_photos(lake, photos)
     if not found.photos:
         return None

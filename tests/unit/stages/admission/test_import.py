@@ -22,8 +22,9 @@ from facelake.nightly import writing
 from facelake.stages.admission import import_images
 from facelake.stages.admission.import_grants import Grant
 from facelake.stages.admission.import_images import import_folder
-from facelake.stages.admission.import_sources import ImportSource, compiled
+from facelake.stages.admission.import_sources import ImportSource, naming_of
 from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.admission.shared_references import of_several_sources
 from facelake.testing.servers import Server
 from tests.conftest import run_cli
 
@@ -261,10 +262,64 @@ def test_wrong_references_are_named_and_corrected_on_request(tmp_path: Path) -> 
 
 def test_a_person_regex_without_a_group_is_refused() -> None:
     with pytest.raises(ConfigError, match="does not say which part"):
-        compiled(r"^\d+_")
-    pattern = compiled(r"^(\d+)_")
-    assert pattern
-    assert pattern.match("200042_a.jpg")
+        naming_of(r"^\d+_")
+    assert naming_of(r"^(\d+)_").subject("200042_a.jpg") == "200042"
+    assert naming_of(r"^(\d+)_", "north-").subject("x/200042_a.jpg") == "north-200042"
+    assert naming_of(None).subject("200042_a.jpg") is None
+    with pytest.raises(ConfigError, match="no subject references"):
+        naming_of(None, "north-")
+
+
+def test_references_that_two_sources_share_are_named_and_can_be_told_apart(tmp_path: Path) -> None:
+    """Two schools number their pupils alike: 0041 is another child in each."""
+    said: dict[str, list[str]] = {}
+    for school, prefix in (("north", ""), ("south", ""), ("east", "east-")):
+        folder = tmp_path / school
+        folder.mkdir()
+        for name in ("0041_a.jpg", f"{school}_a.jpg"):
+            (folder / name).write_bytes(PHOTO + school.encode() + name.encode())
+        notes: list[str] = []
+        with writing(Config(lake=str(tmp_path / "lake")), "test", lambda e, to=notes: to.append(str(e))) as context:
+            counts = import_folder(context, str(folder), person_from="^([^_]+)_", person_prefix=prefix).counts
+        assert (counts["imported"], counts["subjects"]) == (2, 2)
+        said[school] = [note for note in notes if "also in photos of" in note]
+    assert (said["north"], said["east"]) == ([], [])
+    assert "1 subject reference also in photos of 'north': '0041'" in said["south"][0]
+    with writing(Config(lake=str(tmp_path / "lake")), "test") as context:
+        told = list(of_several_sources(context.config, context.lake, ["0041", "north", "east-0041"]))
+    assert [line.partition(":")[0] for line in told] == [
+        "photos of 2 sources name the subject '0041' ('north', 'south')"
+    ]
+
+
+def test_patterns_of_the_config_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "p"
+    (folder / "private").mkdir(parents=True)
+    for name in ("a.jpg", "private/b.jpg"):
+        (folder / name).write_bytes(PHOTO + name.encode())
+    config = Config.model_validate({"lake": str(tmp_path / "lake"), "corpus": {"exclude": ["private"]}})
+    with writing(config, "test") as context:
+        counts = import_folder(context, str(folder), source="s").counts
+    assert (counts["imported"], counts["skipped"], list(corpus(tmp_path))) == (1, 1, ["s/a.jpg"])
+
+
+def test_no_new_lake_is_made_where_one_was(tmp_path: Path) -> None:
+    """Its disk is not mounted: the import would begin a lake without a ledger."""
+    folder, lake, copies = tmp_path / "p", tmp_path / "lake", tmp_path / "copies"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(PHOTO)
+    config = Config.model_validate({"lake": str(lake), "governance": {"ledger_copy": str(copies)}})
+    for _ in range(2):
+        with writing(config, "test") as context:
+            import_folder(context, str(folder), source="s")
+    lake.rename(tmp_path / "unmounted")
+    with pytest.raises(ConfigError, match="there was a lake here") as refused, writing(config, "test"):
+        pass
+    assert not (lake / "lake.json").exists()
+    mark = Path(refused.value.next_step.rpartition("delete ")[2].removeprefix("file://"))
+    mark.unlink()
+    with writing(config, "test") as context:
+        assert import_folder(context, str(folder), source="s").counts["imported"] == 1
 
 
 def test_changed_absent_and_unlabelled_photos_are_named_and_changed_ones_replaced_on_request(tmp_path: Path) -> None:

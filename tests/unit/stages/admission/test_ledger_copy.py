@@ -154,9 +154,10 @@ def test_the_copy_is_made_of_a_lake_that_had_none_and_names_nobody_in_clear(tmp_
         f"a copy of the ledger is made in {tmp_path}/copies/{open_lake(config).name}, where none was. An older lake is "
         "recognised from now on"
     ]
-    written = {path.name for path in (tmp_path / "copies").rglob("*") if path.is_file()}
+    written = {path.name for path in (tmp_path / "copies" / open_lake(config).name).rglob("*") if path.is_file()}
     assert {"ledger.bin", "ledger-head.json", "audit-head.json"} < written
     assert len(written) == 4
+    assert len(list((tmp_path / "copies/places").iterdir())) == 1
     for path in (tmp_path / "copies").rglob("*"):
         if path.is_file():
             assert b"annabell" not in path.read_bytes()
