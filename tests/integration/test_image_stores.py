@@ -253,22 +253,22 @@ def test_photos_of_erased_people_are_an_alert_until_they_are_deleted(tmp_path: P
             rows = [{"image_id": name, "image": f"photo of {name}".encode(), "subject_ref": name} for name in names]
             pq.write_table(pa.Table.from_pylist(rows), folder / "photos.parquet")
 
-    def looked_at() -> tuple[int, bool]:
+    def to_act_on() -> tuple[int, bool]:
         counts = {result.stage: result.counts for result in run_night(config)}
         page = (tmp_path / "lake/reports/latest.html").read_text()
-        return counts["report"]["to_look_at"], "2 photos of erased people are still in the corpus." in page
+        return counts["report"]["to_act_on"], "2 photos of erased people are still in the corpus." in page
 
     columns = {"source_id": {"constant": "s"}} | ({"subject_ref": {"regex": "^([a-z]+)"}} if kind == "files" else {})
     config = config_of(tmp_path, folder, corpus={"uri": str(folder), "columns": columns})
     store("ann", "ann-2", "bo", "cy") if kind == "files" else store("ann", "bo", "cy", "ann-2")
     grant(config)
-    before, told = looked_at()
+    before, told = to_act_on()
     assert not told
     subjects = ["ann"] if kind == "files" else ["ann", "ann-2"]
     erased(config, Request.of(subjects=subjects))
-    assert looked_at() == looked_at() == (before + 1, True)
+    assert to_act_on() == to_act_on() == (before + 1, True)
     store("bo", "cy")
-    assert looked_at() == looked_at() == (before, False)
+    assert to_act_on() == to_act_on() == (before, False)
 
 
 def people(config: Config) -> tuple[dict[str, set[bytes]], set[frozenset[str]]]:

@@ -46,6 +46,7 @@ from facelake.contracts.schemas import (
     REVIEWS,
     RUNS,
     TABLES,
+    WITHDRAWN_PHOTOS,
 )
 from facelake.contracts.values import Chunk, ChunkReceipt, Face, Outcome, Receipt
 
@@ -81,6 +82,7 @@ __all__ = [
     "TABLES",
     "U8",
     "U16",
+    "WITHDRAWN_PHOTOS",
     "Bool",
     "Change",
     "Chunk",

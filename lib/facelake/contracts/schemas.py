@@ -303,10 +303,16 @@ RUNS = _schema(
     ("peak_rss_bytes", _I, "peak resident memory of the driver process"),
 )
 
+WITHDRAWN_PHOTOS = _schema(
+    ("subject", _S, "keyed hash of the reference of a subject who has withdrawn"),
+    ("content", _S, "keyed hash of the SHA-256 of a photo that named the subject and is no longer in the corpus"),
+)
+
 TABLES: dict[str, pa.Schema] = {
     "images": IMAGES,
     "ledger": LEDGER,
     "admissions": ADMISSIONS,
+    "withdrawn_photos": WITHDRAWN_PHOTOS,
     "faces": FACES,
     "rejects": REJECTS,
     "chunks": CHUNKS,

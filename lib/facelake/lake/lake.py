@@ -150,9 +150,14 @@ class Lake:
         """
         return keyed_hash(self.salt, value)
 
-    def suppress(self, values: list[str]) -> None:
-        """Add identifiers (as keyed hashes) to the suppression list: they are never processed again."""
-        if names := sorted(self.keyed_hash(value) for value in values):
+    def suppress(self, values: list[str], hashed: Collection[str] = ()) -> None:
+        """Add identifiers (as keyed hashes) to the suppression list: they are never processed again.
+
+        Args:
+            values: the identifiers.
+            hashed: keyed hashes of further ones.
+        """
+        if names := sorted({*(self.keyed_hash(value) for value in values), *hashed}):
             self._list(_SUPPRESSED).add(names)
 
     def suppressed(self) -> frozenset[str]:

@@ -56,7 +56,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("look", "drift 0.45 sds, 0.50 allowed", {"history": [run(1), run(2), run(3, drift_sds=0.45)]}),
     ("look", "60 questions in the review queue", {"history": [run(1), run(2), run(3, reviews=60.0)]}),
     ("act", "3 grants past the date of destruction or expired; 14 photos still", {"overdue": 3, "overdue_photos": 14}),
-    ("look", "6 photos of erased people are still in the corpus. No run processes them. Delete them in your store", {"erased_in_corpus": 6}),
+    ("act", "6 photos of erased people are still in the corpus. No run processes them. Delete them in your store", {"erased_in_corpus": 6}),
     ("know", "1 grant within 30 days of the date of destruction", {"due_soon": 1}),
     ("act", "1 export with an overdue answer: gate (lease-1) was recalled", {"owed": {"gate (lease-1)": "was recalled and is not returned"}}),
     ("know", "2 exports within 30 days", {"leases_ending": 2}),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import DataFileName, Refusal
+from facelake.admit import Ledger
+from facelake.admit.lineage import Lineages
+from facelake.contracts import DataFileName, Receipt, Refusal
 from facelake.errors import Corrupt, Refused
 from facelake.events import Notice
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
 from facelake.lake.data_files import DataFile
+from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.deciding import decide_corpus
@@ -26,6 +30,7 @@ from facelake.stages.admission.ledger_trail import check_pinned
 from facelake.stages.admission.named_subjects import check_subjects_found
 from facelake.stages.admission.shrinking import PRESENCE, Present, refuse_if_much
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_retracted_corpus
+from facelake.stages.admission.withdrawn_photos import forget_lifted, remember, remembered
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run, must_add_up
 
 _CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -58,10 +63,13 @@ def admit(context: Context) -> StageResult:
     table = lake["admissions"]
     before = table.snapshot()
     known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
-    suppressed = lake.suppressed()
-    salt = lake.salt if suppressed else b""
-    rules = Rules(config.purpose, now, config.partition, own, snapshot.version, suppressed, salt, lineages)
+    forget_lifted(lake, ledger, {config.purpose, *ledger.purposes()}, now)
+    rules = _rules(context, ledger, now, lineages)
     decided = decide_corpus(context, index.parts, ledger, rules, known)
+    gone = [file for name, file in known.items() if name not in decided.kept]
+    if remember(lake, gone, ledger.withdrawn_subjects(config.purpose, now), decided.withdrawn):
+        _drop(lake, decided.adds)  # they may have the same photos under other names
+        decided = decide_corpus(context, index.parts, ledger, _rules(context, ledger, now, lineages), known)
     totals, adds = decided.counts, decided.adds
     if own and (returned := totals[Refusal.ERASED]):  # an erasure empties the rows of its photos
         text = (
@@ -84,8 +92,7 @@ def admit(context: Context) -> StageResult:
                 context, ledger, (table.file(file, ["image_id", "admitted"]) for file in removes), admitted
             )
         except Refused:
-            for receipt in adds:
-                lake.store.delete(f"{table.name}/{receipt.path}")
+            _drop(lake, adds)
             raise
     if not adds and not removes:
         if index.erased == _erased_before(context):
@@ -98,6 +105,21 @@ def admit(context: Context) -> StageResult:
     context.check_lease()
     version = table.commit(adds, removes)
     return run.finish(counts, digest_of(snapshot.digest_paths(), version))
+
+
+def _rules(context: Context, ledger: Ledger, now: datetime, lineages: Lineages) -> Rules:
+    """Return what the decisions of a run depend on."""
+    config, lake, suppressed = context.config, context.lake, context.lake.suppressed()
+    known = remembered(lake, ledger, config.purpose, now)
+    salt = lake.salt if suppressed or known else b""
+    own, version = owns_corpus(config), context.ledger_version if context.ledger_version is not None else -1
+    return Rules(config.purpose, now, config.partition, own, version, suppressed, salt, lineages, known)
+
+
+def _drop(lake: Lake, staged: Iterable[Receipt]) -> None:
+    """Delete data files of decisions that are not committed."""
+    for receipt in staged:
+        lake.store.delete(f"admissions/{receipt.path}")
 
 
 def _check_ledger_present(context: Context, version: int) -> None:

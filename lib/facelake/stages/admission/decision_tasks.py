@@ -24,7 +24,7 @@ from facelake.admit import Decisions, Ledger, decide_rows
 from facelake.admit.lineage import Lineages
 from facelake.cluster.array_codec import decode, encode
 from facelake.config import S3Section
-from facelake.contracts import ADMISSIONS, I64, DataFileName, Refusal, reference, references
+from facelake.contracts import ADMISSIONS, I64, DataFileName, Refusal, label, reference, references
 from facelake.engines.exchange import Block
 from facelake.lake.corpora.opening import INDEX
 from facelake.lake.data_files import plain, read_file, stage
@@ -66,6 +66,7 @@ class Rules:
         suppressed: keyed hashes of the suppression list.
         salt: key of the hashes.
         lineages: the withdrawn data sets.
+        remembered: keyed hashes of photos that left the corpus and whose subjects have withdrawn.
     """
 
     purpose: str
@@ -76,6 +77,11 @@ class Rules:
     suppressed: frozenset[str]
     salt: bytes = field(repr=False)
     lineages: Lineages = field(repr=False)
+    remembered: frozenset[str] = frozenset()
+
+    def is_remembered(self, digest: str | None) -> bool:
+        """Whether a photo with these bytes was of somebody who has withdrawn."""
+        return bool(digest) and keyed_hash(self.salt, label("content", digest or "")) in self.remembered
 
     def is_erased(self, name: str) -> bool:
         """Whether the labelled identifier is suppressed for every purpose or for this one."""
@@ -217,7 +223,10 @@ class DecisionTasks:
         duplicate = np.zeros(rows.num_rows, bool)
         duplicate[self.repeated[first:end] - part.start] = True
         retracted = retracted_rows(rules.lineages, *(rows[name].to_pylist() for name in ("image_id", "source_id")))
-        withdrawn = np.array([digest in self._withdrawn for digest in rows[CONTENT].to_pylist()], bool)
+        contents = rows[CONTENT].to_pylist()
+        withdrawn = np.array([digest in self._withdrawn for digest in contents], bool)
+        if rules.remembered:
+            withdrawn |= np.array([rules.is_remembered(digest) for digest in contents], bool)
         decisions = decide_rows(
             rows,
             ledger,

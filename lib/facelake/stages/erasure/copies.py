@@ -21,6 +21,7 @@ from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Table
 from facelake.stages.admission.corpus_rewrite import own_corpus
 from facelake.stages.admission.shrinking import hashed
+from facelake.stages.admission.withdrawn_photos import contents_of_subjects, digests_here
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.decoding import look_of, look_of_unseen
 from facelake.stages.erasure.request import Targets, is_in
@@ -33,6 +34,9 @@ def find_copies(context: Context, targets: Targets) -> set[str]:
 
     What a copy has too is left out of the targets, because the copy may stay.
     """
+    if not targets.request.purpose:  # photos that named the person before a withdrawal, and were renamed since
+        named = contents_of_subjects(context.lake, targets.request.subjects)
+        targets.contents |= digests_here(context.lake, named)
     search = _Search(targets)
     search.in_table(context.lake["faces"], "embedding")
     for name in ("faces", "rejects", INDEX):  # the index also has photos that were refused, which have no outcome

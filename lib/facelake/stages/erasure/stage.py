@@ -14,31 +14,22 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import (
-    TABLES,
-    DataFileName,
-    EventKind,
-    Refusal,
-    Scope,
-    label,
-    reference,
-)
-from facelake.embed.looks import keyed_bands
-from facelake.erase import Needles, Signer, certificate
+from facelake.contracts import TABLES, DataFileName, Refusal
+from facelake.erase import Signer, certificate
 from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES, WITHOUT_PIECES
 from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
 from facelake.lake.store import links_outside
-from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
-from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
-from facelake.stages.admission.ledger_head import ledger_rows, pin_for_audit
+from facelake.stages.admission.ledger_head import pin_for_audit
+from facelake.stages.admission.withdrawn_photos import forget_subjects
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
 from facelake.stages.embedding.outcomes import remove_outcomes
 from facelake.stages.embedding.progress import OUTCOMES
 from facelake.stages.erasure.gallery_rows import rewrite_gallery
 from facelake.stages.erasure.lake_scan import scan_lake
+from facelake.stages.erasure.lasting import end_in_ledger, suppress_targets
 from facelake.stages.erasure.notes import Note, Notes, pending
 from facelake.stages.erasure.own_store import blank_index, complete_places, delete_places, find_in_index, find_places
 from facelake.stages.erasure.places import CORPUS_FILE
@@ -140,7 +131,7 @@ def _removed_and_scanned(context: Context, begun: Note, notes: Notes) -> Note:
         Corrupt: something remains.
     """
     targets = begun.targets
-    _suppress(context, targets)
+    suppress_targets(context, targets)
     request_purge(context)
     _step(context, 1)
     removed = Counter(begun.removed)  # by an attempt that was killed
@@ -211,7 +202,7 @@ def finish_erasures(context: Context) -> list[StageResult]:
             context.emit(Notice("erase", text + f"`facelake erase --cancel {ident}`"))
             continue
         context.emit(Notice("erase", "an earlier erasure was interrupted: it is completed now"))
-        _suppress(context, note.targets)
+        suppress_targets(context, note.targets)
         try:
             done = erase(context, note.targets.request)
             results.append(done)
@@ -250,6 +241,8 @@ def _remove_rows(context: Context, targets: Targets, removed: Counter[str]) -> N
         context, OUTCOMES, ("image_id",), lambda rows: pc.invert(pc.is_in(rows["image_id"], images))
     )
     removed["rows"] += _remove(context, "groups", "face_id", targets.faces)
+    if not targets.request.purpose:
+        removed["rows"] += forget_subjects(context.lake, targets.request.subjects)
 
 
 def _remove_from_gallery(context: Context, targets: Targets, removed: Counter[str]) -> None:
@@ -259,7 +252,7 @@ def _remove_from_gallery(context: Context, targets: Targets, removed: Counter[st
 
 
 def _remove_from_ledger(context: Context, targets: Targets, removed: Counter[str]) -> None:
-    removed["ledger_events"] += _end_in_ledger(context, targets.request, targets.text_needles())
+    removed["ledger_events"] += end_in_ledger(context, targets.request, targets.text_needles())
     _blank_admissions(context, targets)
 
 
@@ -312,56 +305,9 @@ def _step(context: Context, done: int) -> None:
     context.emit(StageProgress("erase", done))
 
 
-def _suppress(context: Context, targets: Targets) -> None:
-    """Suppress the references, and every photo by its id, content and looks: it may come back under another source, or
-    encoded again.
-    """
-    purpose = targets.request.purpose
-    labels = [*targets.request.labels(), *(label("image", image, purpose) for image in sorted(targets.images))]
-    labels += [label("content", digest, purpose) for digest in sorted(targets.contents)]
-    context.lake.suppress(labels)
-    key = context.lake.salt
-    context.lake.suppress_looks({keyed_bands(look, key, purpose) for look in targets.looks})
-
-
 def _remove(context: Context, table: str, column: str, values: set[str]) -> int:
     doomed, delta = strings(values), context.lake[table]
     return delta.rewrite(delta.snapshot().files, [column], lambda rows: pc.invert(pc.is_in(rows[column], doomed)))
-
-
-def _end_in_ledger(context: Context, request: Request, needles: Needles) -> int:
-    """Replace the key of ledger events by a keyed hash, and the reference in the free text of any event; for one
-    purpose only, record a withdrawal instead.
-    """
-    if request.purpose:
-        return _withdraw(context, request, request.purpose)
-    with ledger_lease(context.lake):
-        rows = ledger_rows(context.lake)[0].to_pylist()
-        before = [dict(row) for row in rows]
-        for row in rows:
-            names = request.subjects if row["scope"] == Scope.SUBJECT else request.sources
-            if reference(row["key"]) in names:
-                row["key"] = "erased:" + context.lake.keyed_hash(label(row["scope"], row["key"]))
-            for name in ("basis", "exemption"):
-                row[name] = needles.redacted(row[name]) if row[name] else row[name]
-        changed = sum(int(row != old) for row, old in zip(rows, before, strict=True))
-        others = sum(int(row != old and row["key"] == old["key"]) for row, old in zip(rows, before, strict=True))
-        if others:
-            text = f"the name stood in the text of {counted(others, 'other event')} of the ledger: it is [erased] now"
-            context.emit(Notice("erase", text))
-        if changed:
-            context.check_lease()
-            rewrite_rows(context.lake, rows)
-    return changed
-
-
-def _withdraw(context: Context, request: Request, purpose: str) -> int:
-    ledger = read_ledger(context.lake)
-    keys = [(Scope.SUBJECT, key) for key in request.subjects] + [(Scope.SOURCE, key) for key in request.sources]
-    standing = [pair for pair in keys if ledger.standing(*pair, purpose, context.now).reason is not Refusal.WITHDRAWN]
-    if standing:
-        record(context.lake, [Entry(EventKind.WITHDRAW, *pair, purposes=(purpose,)) for pair in standing])
-    return len(standing)
 
 
 def _blank_admissions(context: Context, targets: Targets) -> None:
