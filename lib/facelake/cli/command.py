@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,15 @@ _DEBUG = Annotated[bool, typer.Option("--debug", help="print tracebacks and log 
 def typer_app(help_text: str) -> typer.Typer:
     """Return a Typer application with the settings that all groups of commands share."""
     return typer.Typer(help=help_text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def program() -> str:
+    """Return how this program was called, for commands that are printed to be pasted: by its path, if the shell would
+    not find it by its name.
+    """
+    path = sys.argv[0]
+    by_path = os.path.basename(path) == "facelake" and shutil.which("facelake") != os.path.abspath(path)
+    return shlex.quote(path) if by_path else "facelake"
 
 
 @dataclass(frozen=True, slots=True)

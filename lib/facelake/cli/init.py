@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from facelake.cli.command import Invocation, command
+from facelake.cli.command import Invocation, command, program
 from facelake.cli.run import app
 from facelake.config import USUAL_HASH_KEY, USUAL_LEDGER_COPY, Config, load_config
 from facelake.errors import ConfigError
@@ -118,7 +118,8 @@ def init(
     if not no_check:
         check_writable(config)
     _write(path, text)
-    steps = next_steps(file, answers)
+    as_called = program()
+    steps = [re.sub("^facelake", lambda _: as_called, step) for step in next_steps(file, answers)]
     call.terminal.say(f"{file} is written; next:")
     for step in steps:
         call.terminal.say(f"  {step}")

@@ -286,7 +286,7 @@ class GovernanceSection(Section):
         name = reference(value or "")
         if value is not None and not name:
             raise ValueError("it is blank: give the reference of the assessment")
-        if name.casefold().strip(".-?_ ") in _PLACEHOLDERS:
+        if name and name.casefold().strip(".-?_ ") in _PLACEHOLDERS:
             raise ValueError(f"{value!r} stands for one: give the reference of the assessment")
         return name or None
 

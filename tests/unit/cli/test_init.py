@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from facelake.cli.command import program
 from facelake.cli.init import Answers, Place, check_writable, config_text, next_steps
 from facelake.config import load_config
 from facelake.contracts import reference
@@ -69,6 +71,26 @@ def test_a_new_user_gets_a_config_that_runs(tmp_path: Path) -> None:
     refused = run_json("init", str(file), "--lake", "other", code=2)
     assert refused["error"]["what"] == "there is a file of that name, which is kept"
     assert file.read_bytes() == kept
+
+
+def test_the_next_steps_are_called_as_the_user_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "bin/facelake"
+    script.parent.mkdir()
+    script.write_text("")
+    script.chmod(0o700)
+    monkeypatch.setattr("sys.argv", [str(script), "init"])
+    assert program() == str(script)
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert program() == "facelake"
+    monkeypatch.setattr("sys.argv", ["/usr/lib/facelake/__main__.py", "init"])
+    assert program() == "facelake"
+
+
+def test_a_placeholder_is_no_impact_assessment(tmp_path: Path) -> None:
+    for text in ("TODO", "tbd.", "n/a"):
+        refused = run_json("init", str(tmp_path / "a.yaml"), "--lake", str(tmp_path / "lake"), "--dpia", text, code=2)
+        assert "give the reference of the assessment" in json.dumps(refused["error"])
+    assert not (tmp_path / "a.yaml").exists()
 
 
 def test_a_new_lake_gets_a_key_of_hashes_apart_from_it(tmp_path: Path) -> None:
