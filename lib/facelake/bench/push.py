@@ -1,20 +1,20 @@
 """bench push: what a first push and a push of changes take, beside the bulk loader of the database's own client.
 
-Both write the same templates of the same synthetic gallery; the loader gets them from memory, the push reads them from
-the lake, checks the ledger, and proves the number of rows.
+Both write the same rows of the same synthetic gallery, with all columns; the loader gets them from memory, the push
+reads them from the lake, checks the ledger, records, audits, and proves the number of rows.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 import pyarrow as pa
 
+from facelake.bench.loaders import load
 from facelake.bench.synthetic_lake import Population, add_faces, write_groups
 from facelake.config import Config
 from facelake.contracts import F32
@@ -23,9 +23,10 @@ from facelake.nightly import writing
 from facelake.stages.core.context import Context
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.publish import publish
+from facelake.stages.gallery.versions import require_gallery
 from facelake.stages.sharing.changes import Outgoing
 from facelake.stages.sharing.push import PushTerms, push
-from facelake.targets import Location, Target, open_target
+from facelake.targets import Location, Target, TargetRows, open_target
 
 _PROBES = 50
 _REACHED = 0.632  # share of the identities that as many faces reach, drawn at random
@@ -48,7 +49,7 @@ def bench_push(config: Config, url: str, identities: int, dim: int, emit: Listen
             write_groups(context, population, faces)
             publish(context)
         names, templates = _templates(context)
-        load_s = _loaded(location, names, templates)
+        load_s = load(location, _rows(context, names, templates))
         push_s, copied = _timed(lambda: push(context, PushTerms(url, "bench", config.purpose)))
         unchanged_s, _ = _timed(lambda: push(context, PushTerms(url)))
     with open_target(location) as target:
@@ -79,6 +80,14 @@ def _templates(context: Context) -> tuple[list[str], F32]:
     return rows["identity_id"].to_pylist(), matrix_of(rows["prototype"], len(rows["prototype"][0]))
 
 
+def _rows(context: Context, names: list[str], templates: F32) -> TargetRows:
+    """Return the rows of the push, with tags of the same lengths."""
+    digest = str(require_gallery(context.lake).row["model_digest"])
+    tags = {"lease_id": "lease-0123456789ab", "purpose": context.config.purpose}
+    tags |= {"expires_at": "2027-01-01T00:00:00.123456+00:00", "model_digest": digest}
+    return TargetRows(names, templates, np.ones(len(names), np.int64), tags)
+
+
 def _equal(target: Target, names: list[str], templates: F32) -> int:
     generator = np.random.default_rng(0)
     chosen = generator.integers(0, len(names), _PROBES)
@@ -90,85 +99,3 @@ def _equal(target: Target, names: list[str], templates: F32) -> int:
     flat.add(templates)
     wanted = [names[i] for i in flat.search(probes, 1)[1][:, 0].tolist()]
     return sum(target.search(probe, 1)[0][0] == name for probe, name in zip(probes, wanted, strict=True))
-
-
-def _loaded(location: Location, names: list[str], templates: F32) -> float:
-    """Return the seconds that the database's own client takes to load ids and templates into a new table."""
-    loaders = {"postgresql": _copy, "lancedb": _create_table, "milvus": _insert, "qdrant": _upload}
-    return loaders[location.scheme](location, names, templates)
-
-
-def _copy(location: Location, names: list[str], templates: F32) -> float:
-    import psycopg
-
-    options: dict[str, Any] = {
-        name: value for name, value in {"host": location.host, "user": location.user}.items() if value
-    }
-    options |= dict(location.options)
-    with psycopg.connect(dbname=location.path.strip("/"), autocommit=True, **options) as database:
-        database.execute("CREATE EXTENSION IF NOT EXISTS vector")
-        database.execute("DROP TABLE IF EXISTS bench_loaded")
-        dim = int(templates.shape[1])
-        database.execute(f"CREATE TABLE bench_loaded (id text PRIMARY KEY, template vector({dim}))")
-        database.execute("ALTER TABLE bench_loaded ALTER COLUMN template SET STORAGE PLAIN")
-        began = time.perf_counter()
-        with database.cursor() as cursor, cursor.copy("COPY bench_loaded FROM STDIN (FORMAT BINARY)") as copy:
-            copy.set_types(["text", "bytea"])
-            head = np.array([dim, 0], ">i2").tobytes()  # the binary form of a vector, as pgvector's client writes it
-            for name, template in zip(names, templates.astype(">f4"), strict=True):
-                copy.write_row((name, head + template.tobytes()))
-        seconds = time.perf_counter() - began
-        database.execute("DROP TABLE bench_loaded")
-    return seconds
-
-
-def _create_table(location: Location, names: list[str], templates: F32) -> float:
-    import lancedb
-
-    database = lancedb.connect(location.path)
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(templates.ravel()), templates.shape[1])
-    began = time.perf_counter()
-    database.create_table("bench_loaded", pa.table({"id": names, "template": vectors}), mode="overwrite")
-    seconds = time.perf_counter() - began
-    database.drop_table("bench_loaded")
-    return seconds
-
-
-def _insert(location: Location, names: list[str], templates: F32) -> float:
-    from pymilvus import DataType, MilvusClient
-
-    Path(location.path).parent.mkdir(parents=True, exist_ok=True)
-    database = MilvusClient(location.path)
-    schema = MilvusClient.create_schema(auto_id=False)
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
-    schema.add_field("template", DataType.FLOAT_VECTOR, dim=templates.shape[1])
-    index = database.prepare_index_params()
-    index.add_index("template", index_type="FLAT", metric_type="IP")
-    database.create_collection("bench_loaded", schema=schema, index_params=index)
-    began = time.perf_counter()
-    for start in range(0, len(names), 1_000):
-        part = zip(names[start : start + 1_000], templates[start : start + 1_000], strict=True)
-        database.insert("bench_loaded", [{"id": name, "template": template} for name, template in part])
-    database.flush("bench_loaded")
-    seconds = time.perf_counter() - began
-    database.drop_collection("bench_loaded")
-    database.close()
-    return seconds
-
-
-def _upload(location: Location, names: list[str], templates: F32) -> float:
-    import uuid
-
-    from qdrant_client import QdrantClient, models
-
-    database = QdrantClient(host=location.host) if location.host else QdrantClient(path=location.path)
-    size = models.VectorParams(size=templates.shape[1], distance=models.Distance.DOT)
-    database.create_collection("bench_loaded", vectors_config=size)
-    ids = [str(uuid.uuid4()) for _ in names]
-    began = time.perf_counter()
-    payload = [{"id": name} for name in names]
-    database.upload_collection("bench_loaded", vectors=templates, payload=payload, ids=ids, wait=True)
-    seconds = time.perf_counter() - began
-    database.delete_collection("bench_loaded")
-    database.close()
-    return seconds

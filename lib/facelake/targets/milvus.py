@@ -176,9 +176,7 @@ class MilvusTarget:
         return out
 
     def count_other_ends(self, expires_at: str) -> int:
-        chosen = f"expires_at != {json.dumps(expires_at)}"
-        rows = self._db.query(self._table, filter=chosen, output_fields=["count(*)"], **_STRONG)
-        return int(rows[0]["count(*)"])
+        return self._count(f"expires_at != {json.dumps(expires_at)}")
 
     def set_end(self, expires_at: str) -> None:
         stored = (row for rows in self._rows(["identity_id", "expires_at"]) for row in rows)
@@ -194,7 +192,11 @@ class MilvusTarget:
         return [field["name"] for field in self._db.describe_collection(self._table)["fields"]]
 
     def count(self, lease_id: str | None = None) -> int:
-        chosen = f"lease_id == {json.dumps(lease_id)}" if lease_id else ""
+        everything = self._count("")
+        # of the rows of other leases, usually none: Milvus Lite collects those that a filter chooses before it counts
+        return everything - self._count(f"lease_id != {json.dumps(lease_id)}") if lease_id else everything
+
+    def _count(self, chosen: str) -> int:
         rows = self._db.query(self._table, filter=chosen, output_fields=["count(*)"], **_STRONG)
         return int(rows[0]["count(*)"])
 
