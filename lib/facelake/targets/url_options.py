@@ -11,12 +11,13 @@ FOLDER_OF_SOCKET = "host"
 """the parameter of PostgreSQL that names the folder of a socket"""
 _PLACES = frozenset(("dbname", "port", "hostaddr", "service"))
 """parameters of PostgreSQL by which two URLs of one name would be two databases"""
-_LIBPQ = frozenset(
-    "application_name channel_binding client_encoding connect_timeout gssdelegation gssencmode gsslib host keepalives "
-    "keepalives_count keepalives_idle keepalives_interval krbsrvname load_balance_hosts options requirepeer ssl_max_"
-    "protocol_version ssl_min_protocol_version sslcert sslcertmode sslcompression sslcrl sslcrldir sslmode "
-    "sslnegotiation sslrootcert sslsni target_session_attrs tcp_user_timeout user".split()
-)
+_LIBPQ = frozenset((
+    "application_name", "channel_binding", "client_encoding", "connect_timeout", "gssdelegation", "gssencmode",
+    "gsslib", "host", "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname",
+    "load_balance_hosts", "options", "requirepeer", "ssl_max_protocol_version", "ssl_min_protocol_version", "sslcert",
+    "sslcertmode", "sslcompression", "sslcrl", "sslcrldir", "sslmode", "sslnegotiation", "sslrootcert", "sslsni",
+    "target_session_attrs", "tcp_user_timeout", "user",
+))  # fmt: skip
 _KNOWN = {"postgresql": _LIBPQ, "qdrant": frozenset(("tls",)), "milvus": frozenset(("tls",))}
 
 
