@@ -149,7 +149,8 @@ def export_gallery(
         facts = _write_files(context, outgoing, files, described["identities"])
         outgoing.ledger.check_unchanged()
         # at the end: a lease without an export would have to be returned
-        lease = issue(context.lake, outgoing.gallery, terms, described["identities"], now, outgoing.ledger.newest_seq)
+        held = described["identities"], outgoing.as_of, outgoing.ledger.newest_seq
+        lease = issue(context.lake, outgoing.gallery, terms, *held)
         leased = {"format": _FORMAT, "lease_id": lease.lease_id, "expires_at": lease.expires_at.isoformat()}
         manifest = files.hand_over(context, "export", leased | described | {"index": facts.as_json()})
     _tell_of_replaced(context, out, earlier)
@@ -196,7 +197,7 @@ def description_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now:
         "recipient": terms.recipient,
         "model_digest": gallery.row["model_digest"],
         "withdrawn_lineage": gallery.row["withdrawn_lineage"] or [],
-        "exported_at": now.isoformat(),
+        "exported_at": outgoing.as_of.isoformat(),
     }
 
 
@@ -282,9 +283,9 @@ def send_changes(
             "identities": outgoing.in_force(),
             "template_key": key_name(key) if key else None,
             "model_digest": outgoing.gallery.row["model_digest"],
-            "computed_at": now.isoformat(),
+            "computed_at": outgoing.as_of.isoformat(),
         }
         signed = files.hand_over(context, "changes", manifest)
     # at the end: an acknowledgement of changes that never arrived would clear what the recipient owes
-    mark_sent(context.lake, lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
+    mark_sent(context.lake, lease_id, outgoing.gallery.version, outgoing.as_of, outgoing.ledger.newest_seq)
     return signed

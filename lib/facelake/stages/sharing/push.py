@@ -184,7 +184,7 @@ def _fill(
     outgoing.ledger.check_unchanged()
     target.write_record(signed(context, body | {"state": "complete"}))
     # at the end: an acknowledgement of a push that failed would clear what the target still owes
-    mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
+    mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, outgoing.as_of, outgoing.ledger.newest_seq)
     acknowledge(context.lake, lease.lease_id, outgoing.gallery.version, by_push=True)
     inserted = after - before + work.deleted
     must_add_up("push", ("rows after", after), ("before", before), ("inserted", inserted), ("deleted", -work.deleted))
@@ -231,7 +231,7 @@ def _lease(
         next_step = "take it out of your schedule; or, if its recipient may have the data again, give --new-lease"
         raise Refused(what, where=location.shown, next_step=next_step)
     wanted = LeaseTerms(recipient, outgoing.purpose, terms.days, location.shown)
-    return issue(context.lake, outgoing.gallery, wanted, expected, now, outgoing.ledger.newest_seq)
+    return issue(context.lake, outgoing.gallery, wanted, expected, outgoing.as_of, outgoing.ledger.newest_seq)
 
 
 def _check_model(
