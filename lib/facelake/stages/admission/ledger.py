@@ -10,7 +10,6 @@ from datetime import MAXYEAR, UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from facelake.admit import Event, Ledger
 from facelake.contracts import Covers, EventKind, Scope, SourceClass, reference
