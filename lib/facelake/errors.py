@@ -71,6 +71,10 @@ class CommitUnknown(FacelakeError):
     """The commit may or may not have landed; staged files are kept. The next run reads the log to find out."""
 
 
+class Undelivered(FacelakeError):
+    """Handing files over failed midway, and what was written of them cannot be removed from its place."""
+
+
 class Corrupt(FacelakeError):
     """Stored data contradicts itself: counters that do not add up, a missing data file, a newer format."""
 

@@ -1,10 +1,11 @@
 """Leases: what was exported, to whom, for which purpose and until when; and what the recipients owe. Pure.
 
 The events of a lease are: issued with an export, renewed, changes sent, acknowledged up to a gallery version,
-recalled, returned. An acknowledgement covers the withdrawals that were known when the last changes were sent. A
-recipient owes an action if the lease was recalled or has ended and was not returned, if identities were erased after
-the version that the recipient last acknowledged, or if a withdrawal took effect after that acknowledgement. A recipient
-that owes an action gets no further export.
+recalled, returned. An acknowledgement covers the withdrawals that were known when the last changes were sent: by their
+number in the ledger, since the clocks of hosts differ, and by time only what took effect on a date. A recipient owes an
+action if the lease was recalled or has ended and was not returned, if identities were erased after the version that the
+recipient last acknowledged, or if a withdrawal took effect after that acknowledgement. A recipient that owes an action
+gets no further export.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Ending(NamedTuple):
     """when the newest took effect"""
     seq: int
     """the highest sequence number in the ledger"""
+    dated: datetime | None = None
+    """when the newest of those took effect that did so on a date, and not by being recorded"""
 
 
 class LeaseEvent(StrEnum):
@@ -68,9 +71,11 @@ class FeedLease:
     sent_seq: int | None = None
     """newest event of the ledger that was known when the recipient was last given data"""
     acknowledged_seq: int | None = None
-    """newest event of the ledger that was known at `acknowledged_at`; clocks of hosts may differ, so both count"""
+    """newest event of the ledger that was known at `acknowledged_at`"""
     issued_seq: int | None = None
     """newest event of the ledger that was known at the export"""
+    given: tuple[tuple[datetime, int | None], ...] = ()
+    """as of when the recipient was given data, and the newest event of the ledger that was known then"""
 
     def ended(self, now: datetime) -> str | None:
         """Return why the lease no longer gives a right of use; None while it does."""
@@ -100,8 +105,10 @@ class FeedLease:
         return f"has not acknowledged {' and '.join(owed)}" if owed else None
 
     def _unaware_of(self, withdrawn: Ending) -> bool:
-        before = self.acknowledged_at is not None and self.acknowledged_at < withdrawn.at
-        return before or (self.acknowledged_seq is not None and self.acknowledged_seq < withdrawn.seq)
+        if self.acknowledged_seq is None:  # of a version that did not record it
+            return self.acknowledged_at is not None and self.acknowledged_at < withdrawn.at
+        late = withdrawn.dated and self.acknowledged_at and self.acknowledged_at < withdrawn.dated
+        return bool(late) or self.acknowledged_seq < withdrawn.seq
 
 
 def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
@@ -117,14 +124,15 @@ def leases_from_events(events: Iterable[Mapping[str, Any]]) -> list[FeedLease]:
             facts = {fact: event[fact] for fact in _FACTS} | {"target": event.get("target")}
             facts |= {"acknowledged": event["gallery_version"], "acknowledged_at": event["issued_at"]}
             facts |= {"sent": event["gallery_version"], "acknowledged_seq": event.get("ledger_seq")}
-            facts["issued_seq"] = event.get("ledger_seq")
+            facts |= {"issued_seq": event.get("ledger_seq"), "given": ((event["issued_at"], event.get("ledger_seq")),)}
             leases[name] = FeedLease(lease_id=name, **facts)
         elif kind is LeaseEvent.RENEWED:
             leases[name] = replace(leases[name], expires_at=event["expires_at"])
         elif kind is LeaseEvent.SENT:
             sent = max(leases[name].sent, event["gallery_version"])
             known = event.get("ledger_seq")
-            leases[name] = replace(leases[name], sent=sent, sent_at=event["issued_at"], sent_seq=known)
+            given = (*leases[name].given, (event["issued_at"], known))
+            leases[name] = replace(leases[name], sent=sent, sent_at=event["issued_at"], sent_seq=known, given=given)
         elif kind is LeaseEvent.ACKNOWLEDGED:
             applied = max(leases[name].acknowledged, event["gallery_version"])
             was = leases[name]

@@ -17,6 +17,7 @@ from pymilvus import DataType, MilvusClient, MilvusException
 
 from facelake.contracts import F16, F32
 from facelake.errors import ConfigError
+from facelake.targets.canonical import DEFAULT_PORTS
 from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, EXEMPLARS, TargetRows, as_text, from_text
@@ -43,7 +44,8 @@ class MilvusTarget:
             self._db = MilvusClient(location.path)
         else:
             tls = dict(location.options).get("tls") == "true"
-            uri = f"{'https' if tls else 'http'}://{location.host}:{location.port or 19530}"
+            port = location.port or DEFAULT_PORTS["milvus"]
+            uri = f"{'https' if tls else 'http'}://{location.host}:{port}"
             self._db = MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), db_name=location.path.strip("/"))
         self._table, self._record = location.table, f"{location.table}_record"
         self._next = f"{location.table}__next"

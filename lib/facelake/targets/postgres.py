@@ -17,6 +17,7 @@ from psycopg.copy import QueuedLibpqWriter
 
 from facelake.contracts import F16, F32, I64
 from facelake.errors import ConfigError
+from facelake.targets.canonical import DEFAULT_PORTS
 from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, EXEMPLARS, TargetRows
@@ -39,7 +40,8 @@ class PostgresTarget:
     def __init__(self, location: Location) -> None:
         self.location = location
         self._table, self._record = sql.Identifier(location.table), sql.Identifier(f"{location.table}_record")
-        given = {"host": location.host, "port": location.port, "user": location.user}
+        port = location.port or DEFAULT_PORTS["postgresql"]  # and not that of the environment
+        given = {"host": location.host, "port": port, "user": location.user}
         given |= {"dbname": location.path.strip("/"), "connect_timeout": 10, "application_name": "facelake"}
         given |= dict(location.options)
         self._db = psycopg.connect(autocommit=True, **{name: value for name, value in given.items() if value})  # type: ignore[arg-type]

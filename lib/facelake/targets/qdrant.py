@@ -19,6 +19,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from facelake.contracts import F16, F32
+from facelake.targets.canonical import DEFAULT_PORTS
 from facelake.targets.faults import Faults
 from facelake.targets.location import KEEPS, Location
 from facelake.targets.target import COLUMNS, EXEMPLARS, TargetRows, as_text, from_text
@@ -51,7 +52,7 @@ class QdrantTarget:
             return QdrantClient(path=self._folder)
         secret = os.environ.get("QDRANT_API_KEY")
         secure = dict(self.location.options).get("tls", "true" if secret else "false") == "true"
-        port = self.location.port or 6333
+        port = self.location.port or DEFAULT_PORTS["qdrant"]
         return QdrantClient(host=self.location.host, port=port, https=secure, api_key=secret, timeout=60)
 
     def read_record(self) -> dict[str, Any] | None:

@@ -35,7 +35,16 @@ def test_a_host_whose_clock_was_ahead_does_not_hide_a_withdrawal(ahead: timedelt
 
 
 def test_a_withdrawal_that_begins_later_is_owed_from_then_on() -> None:
-    assert "withdrawal" in owed(events(NOW, ledger_seq=9), Ending(NOW + timedelta(hours=1), 8))["a"]
+    begins = NOW + timedelta(hours=1)
+    assert "withdrawal" in owed(events(NOW, ledger_seq=9), Ending(begins, 8, begins))["a"]
+
+
+def test_a_withdrawal_that_was_known_is_not_owed_whatever_the_clocks_say() -> None:
+    """The host that pushed was behind, or the one that recorded the withdrawal ahead."""
+    later = Ending(NOW + timedelta(minutes=10), 8)
+    assert owed(events(NOW, ledger_seq=8), later) == {}
+    assert owed(events(NOW, ledger_seq=7), later)
+    assert owed(events(NOW, ledger_seq=None), later)  # as earlier versions recorded it
 
 
 def test_both_a_withdrawal_and_an_erasure_are_named() -> None:

@@ -10,7 +10,6 @@ from datetime import MAXYEAR, UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from facelake.admit import Event, Ledger
 from facelake.contracts import Covers, EventKind, Scope, SourceClass, reference
@@ -186,20 +185,6 @@ def _years_after(moment: datetime, years: int) -> datetime:
 def _next_seq(rows: pa.Table) -> int:
     """The sequence number of the next event."""
     return 1 + (rows["seq"][-1].as_py() if rows.num_rows else 0)
-
-
-def newest_event(rows: pa.Table) -> datetime | None:
-    """Return when the newest event of the ledger was recorded; None if it is empty."""
-    newest: datetime | None = pc.max(rows["recorded_at"]).as_py()
-    return newest.astimezone(UTC) if newest else None
-
-
-def not_before(rows: pa.Table, now: datetime) -> datetime:
-    """Return the moment at which legal bases are checked: now, but never before an event of the ledger.
-
-    A clock that was set back would otherwise allow what has expired.
-    """
-    return max(now, newest_event(rows) or now)
 
 
 def newest_moment(lake: Lake, rows: pa.Table) -> datetime | None:

@@ -19,7 +19,7 @@ from facelake.contracts import Bool, Covers, EventKind, Refusal, Scope, label, r
 from facelake.errors import LedgerMoved
 from facelake.lake.lake import Lake
 from facelake.publish.leases import Ending
-from facelake.stages.admission.ledger import ledger_lease, ledger_of, not_before, present_time
+from facelake.stages.admission.ledger import ledger_lease, ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
 
@@ -179,18 +179,27 @@ def last_withdrawal(rows: pa.Table, purpose: str, now: datetime) -> Ending | Non
     Args:
         rows: of the ledger table.
         purpose: events for other purposes are left out.
-        now: events that begin later are left out.
+        now: a time of `lease_time` or `present_time`; events that begin later are left out.
     """
     ending = rows.filter(pc.is_in(rows["kind"], pa.array([str(kind) for kind in _ENDING])))
-    now = not_before(rows, now)
     endings = [
-        Ending(max(row["recorded_at"], row["valid_from"] or row["recorded_at"]), row["seq"])
+        _ending(row)
         for row in ending.select(["seq", "recorded_at", "valid_from", "purposes"]).to_pylist()
         if not row["purposes"] or purpose in row["purposes"]
     ]
-    past = [item for item in endings if item.at <= now]
+    # what is in force by being recorded is past, whatever the clock was by which it was recorded
+    past = [item for item in endings if item.dated is None or item.dated <= now]
     past += [*_ended_by_date(rows, purpose, now), *_narrowed(rows, purpose, now)]
-    return Ending(max(item.at for item in past), max(item.seq for item in past)) if past else None
+    if not past:
+        return None
+    dated = max((item.dated for item in past if item.dated), default=None)
+    return Ending(max(item.at for item in past), max(item.seq for item in past), dated)
+
+
+def _ending(row: dict[str, Any]) -> Ending:
+    """Return when an event takes effect: from its date on, or by being recorded."""
+    begins = row["valid_from"] and row["valid_from"].astimezone(UTC)
+    return Ending(max(row["recorded_at"], begins or row["recorded_at"]), row["seq"], begins)
 
 
 def _ended_by_date(rows: pa.Table, purpose: str, now: datetime) -> list[Ending]:
@@ -212,7 +221,7 @@ def _ended_by_date(rows: pa.Table, purpose: str, now: datetime) -> list[Ending]:
         if purpose in (row["purposes"] or ()) and not _stands(ledger, row, purpose, now):
             late = row["recorded_at"] >= row["destroy_by"] and row["seq"] > first[row["scope"], row["key"]]
             at, seq = (row["recorded_at"], row["seq"]) if late else (row["destroy_by"], 0)
-            found.append(Ending(at.astimezone(UTC), seq))
+            found.append(Ending(at.astimezone(UTC), seq, row["destroy_by"].astimezone(UTC)))
     return found
 
 
@@ -243,8 +252,9 @@ def _narrowed(rows: pa.Table, purpose: str, now: datetime) -> list[Ending]:
     columns = ["scope", "key", "purposes", "seq", "recorded_at", "valid_from"]
     found = []
     for row in grants.filter(named).select(columns).to_pylist():
-        at = max(row["recorded_at"], row["valid_from"] or row["recorded_at"])
+        narrowed = _ending(row)
         earlier = wide.get((row["scope"], row["key"]), row["seq"])
-        if earlier < row["seq"] and purpose in (row["purposes"] or ()) and at <= now:
-            found.append(Ending(at, row["seq"]))
+        begun = narrowed.dated is None or narrowed.dated <= now
+        if earlier < row["seq"] and purpose in (row["purposes"] or ()) and begun:
+            found.append(narrowed)
     return found

@@ -23,6 +23,7 @@ from facelake.publish.transform import rotated, rotation
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, require_gallery
+from facelake.stages.sharing.leases import lease_time
 from facelake.vectors import decode_embeddings, encode_embeddings
 
 WITHHELD = "withheld"
@@ -40,6 +41,7 @@ class Outgoing:
         purpose: of the recipient.
         ledger: by which identities are withheld.
         withheld: ids of the identities that may not leave at present.
+        as_of: the time at which that was decided, which is not before anything that was recorded.
         key: by which templates are rotated; None: they are not.
     """
 
@@ -47,6 +49,7 @@ class Outgoing:
     purpose: str
     ledger: LedgerState
     withheld: pa.Array
+    as_of: datetime
     key: bytes | None = None
 
     @classmethod
@@ -56,7 +59,7 @@ class Outgoing:
         Args:
             lake: the lake.
             purpose: of the recipient; None: that of the gallery.
-            now: at which legal bases are checked.
+            now: by the clock of this host; legal bases are checked at `as_of`.
             key: template key; None: the templates are not rotated.
 
         Raises:
@@ -64,8 +67,9 @@ class Outgoing:
         """
         gallery = require_gallery(lake)
         ledger = LedgerState.of(lake)
-        barred = ledger.barred_images(gallery.row["purpose"], now)
-        return cls(gallery, purpose or gallery.row["purpose"], ledger, _identities_with(gallery, barred), key)
+        as_of = lease_time(lake, now, ledger.rows)
+        withheld = _identities_with(gallery, ledger.barred_images(gallery.row["purpose"], as_of))
+        return cls(gallery, purpose or gallery.row["purpose"], ledger, withheld, as_of, key)
 
     def parts(self, columns: list[str]) -> Iterator[pa.Table]:
         """Yield the rows of active identities in force, by ascending id, a data file at a time, under the key."""

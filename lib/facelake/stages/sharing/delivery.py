@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from facelake.config import Config, S3Section
 from facelake.contracts import parse_json
 from facelake.engines.scratch import temporary_folder
-from facelake.errors import ConfigError
+from facelake.errors import ConfigError, FacelakeError, Undelivered
 from facelake.lake.data_files import encoding
 from facelake.lake.object_store import ObjectStore
 from facelake.lake.store import open_store
@@ -44,6 +44,8 @@ class Delivery:
         """`place`: a store to upload to, or a folder of the same file system; `folder`: where files are written."""
         self._place, self.folder = place, folder
         self._digests: dict[str, str] = {}
+        self.begun = False
+        """whether something was changed at the place"""
 
     @property
     def files(self) -> dict[str, str]:
@@ -86,18 +88,43 @@ class Delivery:
             kind: of the audit record.
             manifest: without the files.
 
+        If that fails, what was moved is removed again: without a manifest it is no delivery, but it is of people.
+
         Returns:
             The manifest with files and signature.
+
+        Raises:
+            Undelivered: it failed, and what was moved could not be removed.
         """
+        try:
+            return self._hand_over(context, kind, manifest)
+        except BaseException as err:  # also an interrupt
+            self._take_back(err)
+            raise
+
+    def _hand_over(self, context: Context, kind: str, manifest: dict[str, Any]) -> dict[str, Any]:
         signed = manifest | {"files": self.files}
         signed["signature"] = context.sign(signed)
         append_audit(context.lake, kind, signed, context.sign)  # before the data leaves
         (self.folder / MANIFEST).write_text(json.dumps(signed, indent=1))
+        self.begun = True
         self._remove([MANIFEST])  # a delivery that is being replaced is not valid meanwhile
-        for name in [*self._digests, MANIFEST]:
+        for name in self._digests:
             self._move(name)
         self._remove(sorted(self._former() - set(self._digests)))
+        self._move(MANIFEST)
         return signed
+
+    def _take_back(self, why: BaseException) -> None:
+        """Remove everything of a delivery that failed; that which it was to replace is incomplete as well."""
+        if not self.begun:
+            return
+        try:
+            self._remove([MANIFEST])
+            self._remove(sorted(self._former() | set(self._digests)))
+        except (OSError, FacelakeError) as err:
+            what = f"the files could not be handed over ({_line(why)}), nor those removed that were: {_line(err)}"
+            raise Undelivered(what, where=str(self._place), next_step="delete what is there of them") from why
 
     def _move(self, name: str) -> None:
         file = self.folder / name
@@ -227,6 +254,11 @@ def _names(place: ObjectStore | Path) -> set[str]:
 
 def _folder(uri: str) -> Path:
     return Path(uri.removeprefix("file://")).expanduser()
+
+
+def _line(err: BaseException) -> str:
+    what = err.what if isinstance(err, FacelakeError) else str(err)
+    return (what.strip().splitlines() or [type(err).__name__])[0]
 
 
 def _digest(path: Path) -> str:

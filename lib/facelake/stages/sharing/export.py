@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import reference
-from facelake.errors import ConfigError, Refused
+from facelake.errors import ConfigError, FacelakeError, Refused, Undelivered
 from facelake.events import Notice
 from facelake.lake.lake import Lake
+from facelake.publish.leases import FeedLease
 from facelake.publish.template_index import IndexFacts
 from facelake.publish.thresholds import impostor_curve
 from facelake.publish.transform import key_name
+from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import compared
 from facelake.stages.gallery.absent import FORGOTTEN, without_faces, without_photos
@@ -31,6 +33,7 @@ from facelake.stages.sharing.leases import (
     issue,
     lease_in_force,
     leases,
+    mark_returned,
     mark_sent,
     refuse_database,
     refuse_debtor,
@@ -138,6 +141,7 @@ def export_gallery(
         ConfigError: `out` is inside the lake or the corpus, or has files of others that would be overwritten.
         Refused: the gallery is not in force for the purpose, or the recipient owes an action on an earlier lease.
         LedgerMoved: an event was recorded meanwhile; nothing has left.
+        Undelivered: handing over failed, and something of it is left in `out`, or the lease could not be closed.
     """
     now = datetime.now(UTC)
     purpose = reference(purpose)
@@ -149,11 +153,34 @@ def export_gallery(
         facts = _write_files(context, outgoing, files, described["identities"])
         outgoing.ledger.check_unchanged()
         # at the end: a lease without an export would have to be returned
-        lease = issue(context.lake, outgoing.gallery, terms, described["identities"], now, outgoing.ledger.newest_seq)
+        held = described["identities"], outgoing.as_of, outgoing.ledger.newest_seq
+        lease = issue(context.lake, outgoing.gallery, terms, *held)
         leased = {"format": _FORMAT, "lease_id": lease.lease_id, "expires_at": lease.expires_at.isoformat()}
-        manifest = files.hand_over(context, "export", leased | described | {"index": facts.as_json()})
-    _tell_of_replaced(context, out, earlier)
-    return manifest
+        try:
+            return files.hand_over(context, "export", leased | described | {"index": facts.as_json()})
+        except Undelivered as err:
+            next_step = f"{err.next_step}, then run `facelake feed return {lease.lease_id}`"
+            raise Undelivered(err.what, where=out, next_step=next_step) from err
+        except BaseException:  # also an interrupt
+            _close_unreceived(context, lease, out)
+            raise
+        finally:
+            if files.begun:
+                _tell_of_replaced(context, out, earlier)
+
+
+def _close_unreceived(context: Context, lease: FeedLease, out: str) -> None:
+    """Record that nobody holds anything under a lease: its files were not handed over, or were removed again."""
+    body = {"lease_id": lease.lease_id, "recipient": lease.recipient, "purpose": lease.purpose}
+    try:
+        append_audit(context.lake, "export-failed", body, context.sign)
+        mark_returned(context.lake, lease.lease_id)
+    except (OSError, FacelakeError) as err:
+        what = f"the export failed, of which nothing is in {out}, and its lease could not be closed"
+        next_step = f"run `facelake feed return {lease.lease_id}`"
+        raise Undelivered(what, where=context.lake.uri, next_step=next_step) from err
+    text = f"nothing was handed over under {lease.lease_id}: the lease is closed, and nothing of it is left in {out}"
+    context.emit(Notice("export", text))
 
 
 def _tell_of_replaced(context: Context, out: str, lease_id: str | None) -> None:
@@ -196,7 +223,7 @@ def description_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now:
         "recipient": terms.recipient,
         "model_digest": gallery.row["model_digest"],
         "withdrawn_lineage": gallery.row["withdrawn_lineage"] or [],
-        "exported_at": now.isoformat(),
+        "exported_at": outgoing.as_of.isoformat(),
     }
 
 
@@ -282,9 +309,9 @@ def send_changes(
             "identities": outgoing.in_force(),
             "template_key": key_name(key) if key else None,
             "model_digest": outgoing.gallery.row["model_digest"],
-            "computed_at": now.isoformat(),
+            "computed_at": outgoing.as_of.isoformat(),
         }
         signed = files.hand_over(context, "changes", manifest)
     # at the end: an acknowledgement of changes that never arrived would clear what the recipient owes
-    mark_sent(context.lake, lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
+    mark_sent(context.lake, lease_id, outgoing.gallery.version, outgoing.as_of, outgoing.ledger.newest_seq)
     return signed

@@ -92,6 +92,7 @@ def _known_by(lease: FeedLease, copy: HeldCopy) -> FeedLease:
     """Return the lease as if its recipient had acknowledged what the copy has and no more."""
     if lease.acknowledged_at is None or copy.computed_at >= lease.acknowledged_at:
         return lease
-    known = lease.acknowledged_seq if copy.computed_at > lease.issued_at else lease.issued_seq
+    # by the clock of the lake, which is ahead of none that handed out data before
+    known = next((seq for as_of, seq in reversed(lease.given) if as_of <= copy.computed_at), lease.issued_seq)
     acknowledged = min(lease.acknowledged, copy.version)
     return replace(lease, acknowledged=acknowledged, acknowledged_at=copy.computed_at, acknowledged_seq=known)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import LEASES, Change, parse_json, reference
@@ -43,14 +44,20 @@ def erased_version(lake: Lake) -> int:
     return newest_erased
 
 
-def lease_time(lake: Lake, now: datetime) -> datetime:
+def lease_time(lake: Lake, now: datetime, ledger: pa.Table | None = None) -> datetime:
     """Return the time at which leases are checked: now, but never before a run or an event of ledger or leases.
 
-    Otherwise a lease that has ended could be used and renewed after the clock was set back.
+    Otherwise a lease that has ended could be used and renewed after the clock was set back. What leaves is dated by it
+    too: of two hosts whose clocks differ, the later one in the lake then has the later time.
+
+    Args:
+        lake: the lake.
+        now: by the clock of this host.
+        ledger: rows of the ledger table; None: they are read.
     """
     rows = lake["leases"].read(["seq", "recorded_at"])
     recorded = newest(rows, "recorded_at", "seq", AcceptedClock.of(lake).leases)
-    return max(present_time(lake, ledger_rows(lake)[0], now), recorded or now)
+    return max(present_time(lake, ledger_rows(lake)[0] if ledger is None else ledger, now), recorded or now)
 
 
 def what_is_owed(lake: Lake, now: datetime) -> dict[str, str]:
@@ -112,7 +119,7 @@ def issue(
         gallery: the version that is handed out.
         terms: of the lease.
         identities: how many are handed out.
-        now: as of when they were chosen.
+        now: as of when they were chosen; the lease ends so many days after the time by this host's clock, if earlier.
         ledger_seq: newest event of the ledger by which they were chosen.
 
     Raises:
@@ -131,7 +138,7 @@ def issue(
         "recipient": terms.recipient,
         "purpose": terms.purpose,
         "issued_at": now,
-        "expires_at": now + timedelta(days=terms.days),
+        "expires_at": min(now, datetime.now(UTC)) + timedelta(days=terms.days),
         "gallery_version": gallery.version,
         "identities": identities,
         "target": terms.target,
@@ -352,12 +359,22 @@ def _record_event(lake: Lake, lease: FeedLease, event: LeaseEvent, **facts: Any)
     return _append(lake, event, common | facts)
 
 
+def _later_than_all(lake: Lake, as_of: datetime | None) -> datetime:
+    """Return when an event is recorded: now, but after every earlier one and what it says, so that what is handed out
+    next has a later time.
+    """
+    now, tick = datetime.now(UTC), timedelta(microseconds=1)
+    rows = lake["leases"].read(["seq", "recorded_at"])
+    recorded = newest(rows, "recorded_at", "seq", AcceptedClock.of(lake).leases)
+    return max(now, *(moment.astimezone(UTC) + tick for moment in (recorded, as_of) if moment))
+
+
 def _append(lake: Lake, event: LeaseEvent, facts: dict[str, Any]) -> FeedLease:
     """Record an event; returns the lease as it is then."""
     events = _events(lake)
     row = dict.fromkeys(LEASES.names) | facts
     row |= {"seq": 1 + max((earlier["seq"] for earlier in events), default=0), "event": str(event)}
-    row |= {"recorded_at": datetime.now(UTC), "recorded_by": getpass.getuser()}
+    row |= {"recorded_at": _later_than_all(lake, row["issued_at"]), "recorded_by": getpass.getuser()}
     row = with_mac(lake, row)
     lake["leases"].append([row])
     return _find(lake, leases_from_events([*events, row]), facts["lease_id"])

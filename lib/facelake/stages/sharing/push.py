@@ -8,6 +8,7 @@ its new end.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,12 +37,21 @@ from facelake.stages.sharing.leases import (
     mark_returned,
     mark_sent,
 )
-from facelake.stages.sharing.target_record import check_emptied, check_in_place, check_no_copy, check_signature, signed
+from facelake.stages.sharing.target_record import (
+    check_emptied,
+    check_in_place,
+    check_no_copy,
+    check_same_place,
+    check_signature,
+    signed,
+    still_filled,
+)
 from facelake.stages.sharing.target_writer import SEARCHED, TargetWriter
 from facelake.targets import Location, Target, open_target
 
 _FORMAT = 1
 _SEARCH_K = 10
+_AUDITED = ("lease_id", "recipient", "purpose", "target", "place", "gallery_version")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,7 @@ def push(context: Context, terms: PushTerms) -> dict[str, Any]:
                 raise Refused(what, where=location.shown, next_step=next_step)
             return _empty(context, target, location, record)
         check_no_copy(location, record)
+        check_same_place(context, location, record, lease)
         return _fill(context, target, location, terms, record)
 
 
@@ -151,13 +162,13 @@ def _fill(
     known = _published(context.lake, since)
     exemplars = bool(record.get("exemplars") if record else terms.exemplars)
     body = _record(context, lease, outgoing, (since, expected)) | {"dim": dim or (record or {}).get("dim")}
-    body |= {"exemplars": exemplars}
-    audited = {name: body[name] for name in ("lease_id", "recipient", "purpose", "target", "gallery_version")}
-    audited |= {"since": since, "identities": expected, "exemplars": exemplars}
-    append_audit(context.lake, "push", audited, context.sign)
-    if record is None or record["state"] != "pushing":
+    body |= {"exemplars": exemplars, "place": (record or {}).get("place") or secrets.token_hex(8)}
+    if record is None or record["state"] != "pushing" or "place" not in record:
         began = {"gallery_version": since, "published": known, "state": "pushing"}
         target.write_record(signed(context, body | began))
+    # after the record, by which a repeated push knows the place again, and before the first row: it is owed from here
+    audited = {name: body[name] for name in _AUDITED} | {"since": since, "identities": expected, "exemplars": exemplars}
+    append_audit(context.lake, "push", audited, context.sign)
     target.create(int(body["dim"]), exemplars=exemplars)
     work = TargetWriter(context, target, outgoing, lease, exemplars)
     context.emit(StageStarted("push", expected, "identities"))
@@ -173,7 +184,7 @@ def _fill(
     outgoing.ledger.check_unchanged()
     target.write_record(signed(context, body | {"state": "complete"}))
     # at the end: an acknowledgement of a push that failed would clear what the target still owes
-    mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, now, outgoing.ledger.newest_seq)
+    mark_sent(context.lake, lease.lease_id, outgoing.gallery.version, outgoing.as_of, outgoing.ledger.newest_seq)
     acknowledge(context.lake, lease.lease_id, outgoing.gallery.version, by_push=True)
     inserted = after - before + work.deleted
     must_add_up("push", ("rows after", after), ("before", before), ("inserted", inserted), ("deleted", -work.deleted))
@@ -209,7 +220,7 @@ def _lease(
     if not recipient_key(recipient) or not reference(terms.purpose or ""):
         what = "the first push to a target needs a recipient and a purpose"
         raise ConfigError(what, where="feed push", next_step="give --recipient and --purpose")
-    own = [lease for lease in leases(context.lake) if lease.target == location.shown]
+    own = [lease for lease in leases(context.lake) if location.is_named(lease.target)]
     for lease in own:
         same = recipient_key(lease.recipient) == recipient_key(recipient) and lease.purpose == outgoing.purpose
         if same and not lease.ended(now):
@@ -220,7 +231,7 @@ def _lease(
         next_step = "take it out of your schedule; or, if its recipient may have the data again, give --new-lease"
         raise Refused(what, where=location.shown, next_step=next_step)
     wanted = LeaseTerms(recipient, outgoing.purpose, terms.days, location.shown)
-    return issue(context.lake, outgoing.gallery, wanted, expected, now, outgoing.ledger.newest_seq)
+    return issue(context.lake, outgoing.gallery, wanted, expected, outgoing.as_of, outgoing.ledger.newest_seq)
 
 
 def _check_model(
@@ -348,12 +359,8 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
             raise Corrupt(what, where=location.shown, next_step="check the database, then push again")
         target.drop()
     kept = target.compact()  # also of a table that a killed push has dropped: a bucket keeps its versions
-    append_audit(
-        context.lake,
-        "push",
-        {"lease_id": record["lease_id"], "target": location.shown, "emptied": before},
-        context.sign,
-    )
+    audited = {"lease_id": record["lease_id"], "target": location.shown, "place": record.get("place")}
+    append_audit(context.lake, "push", audited | {"emptied": before}, context.sign)
     target.drop_record()
     _return_emptied(context, location, datetime.now(UTC))
     return {
@@ -373,6 +380,8 @@ def _empty(context: Context, target: Target, location: Location, record: dict[st
 
 def _return_emptied(context: Context, location: Location, now: datetime) -> None:
     """Record the return of leases of a target that is empty and whose right of use has ended."""
+    elsewhere = still_filled(context, location, now)  # another server of that name was
     for lease in leases(context.lake):
-        if lease.target == location.shown and not lease.returned and lease.ended(now):
+        over = location.is_named(lease.target) and not lease.returned and lease.ended(now)
+        if over and lease.lease_id not in elsewhere:
             mark_returned(context.lake, lease.lease_id)

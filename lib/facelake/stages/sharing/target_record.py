@@ -6,6 +6,7 @@ a lease is not taken for returned because nothing is found.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import datetime
 from typing import Any
 
@@ -61,12 +62,29 @@ def check_no_copy(location: Location, record: dict[str, Any]) -> None:
     Raises:
         Refused: it was copied or moved.
     """
-    if record["target"] != location.shown:
+    if not location.is_named(record["target"]):
         what = f"this is a copy of {record['target']}, and an acknowledgement would count for both"
         next_step = f"push there, under that URL; or run `facelake feed return {record['lease_id']}` once that one is "
         raise Refused(
             what, where=location.shown, next_step=f"{next_step}deleted, and push here, which empties this one"
         )
+
+
+def check_same_place(context: Context, location: Location, record: dict[str, Any], lease: FeedLease) -> None:
+    """Check that a target which no push has completed is the place whose filling was recorded under its lease.
+
+    Two servers may answer to one URL: a list of hosts, a name that is bound anew, another endpoint in the environment.
+
+    Raises:
+        Refused: another one was filled meanwhile.
+    """
+    if record["state"] == "complete":
+        return
+    known = _filled(context, location, {lease.lease_id: lease}, lease.issued_at)[0][lease.lease_id] - {None}
+    if known and record.get("place") not in known:
+        what = f"this is another place of that name than the one that was filled under lease {lease.lease_id}"
+        next_step = f"{_next_if_lost(lease.lease_id)}; the next push then empties this one"
+        raise Refused(what, where=location.shown, next_step=next_step)
 
 
 def check_emptied(context: Context, location: Location, now: datetime) -> None:
@@ -77,20 +95,45 @@ def check_emptied(context: Context, location: Location, now: datetime) -> None:
     Raises:
         Refused: rows that a push wrote are not known to be deleted.
     """
-    held = {one.lease_id: one for one in leases(context.lake) if one.target == location.shown and not one.returned}
-    if not held:
-        return
-    filled, emptied = {name for name, lease in held.items() if lease.sent_at is not None}, set[str]()
-    for record in trusted_records(context.lake, accepted_keys(context.config)):
-        body, name = record["body"], str(record["body"].get("lease_id"))
-        if record.get("kind") == "push" and body.get("target") == location.shown and name in held:
-            if "emptied" in body:
-                emptied.add(name)
-            elif held[name].ended(now):  # a push that was killed before its end may have written rows
-                filled.add(name)
-    for name in sorted(filled - emptied):
+    for name in sorted(still_filled(context, location, now)):
         what = f"nothing is there of what was pushed under lease {name}, and no push has emptied it"
         raise Refused(what, where=location.shown, next_step=_next_if_lost(name))
+
+
+def still_filled(context: Context, location: Location, now: datetime) -> set[str]:
+    """Return the ids of the leases of a target under which a push may have written rows that none has deleted."""
+    held = {one.lease_id: one for one in leases(context.lake) if location.is_named(one.target) and not one.returned}
+    if not held:
+        return set()
+    filled, emptied = _filled(context, location, held, now)
+    return {name for name in held if filled[name] - emptied[name]}
+
+
+_Places = defaultdict[str, set[str | None]]
+
+
+def _filled(context: Context, location: Location, held: dict[str, FeedLease], now: datetime) -> tuple[_Places, _Places]:
+    """Return the places that were filled under leases, and those that were emptied, by the audit trail.
+
+    A push records the place before it writes the first row. Without a place, as of an earlier version, a push has
+    filled the target if it was completed, or if its lease has ended, so that none completes it.
+    """
+    filled, emptied = _Places(set), _Places(set)
+    for record in trusted_records(context.lake, accepted_keys(context.config)):
+        body = record["body"]
+        name, place = str(body.get("lease_id")), body.get("place")
+        if record.get("kind") != "push" or name not in held or not location.is_named(body.get("target")):
+            continue
+        if "emptied" in body:
+            emptied[name].add(place)
+        elif place is not None or held[name].ended(now):
+            filled[name].add(place)
+    for name, lease in held.items():
+        if lease.sent_at is not None and not filled[name]:
+            filled[name].add(None)
+        if filled[name] != {None}:
+            filled[name].discard(None)  # the same place, before pushes recorded it
+    return filled, emptied
 
 
 def _next_if_lost(lease_id: str) -> str:

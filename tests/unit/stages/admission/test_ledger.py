@@ -408,11 +408,11 @@ def test_the_end_of_a_grant_by_its_date_is_owed_like_an_expiry(lake: Lake) -> No
     assert ending() is None
     short = Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P, "print"), "b", valid_from=start, valid_until=end)
     record(lake, [short])
-    assert ending() == ending("print") == Ending(end, 0)
+    assert ending() == ending("print") == Ending(end, 0, end)
     assert ending("other") is None
     record(lake, [Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b")])
     assert ending() is None  # it was renewed
-    assert ending("print") == Ending(end, 0)
+    assert ending("print") == Ending(end, 0, end)
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "bo")])
     withdrawn = ending("print")
     assert withdrawn is not None
@@ -428,7 +428,7 @@ def test_an_end_that_is_recorded_late_is_owed_by_recipients_since_then(lake: Lak
 
     first = Entry(EventKind.GRANT, Scope.SOURCE, "ended-before-it-came", (P,), "b", valid_from=begin, valid_until=end)
     record(lake, [first, Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", valid_from=begin)])
-    assert ending() == Ending(end, 0)
+    assert ending() == Ending(end, 0, end)
     before = datetime.now(UTC)
     record(lake, [Entry(EventKind.GRANT, Scope.SOURCE, "s", (P,), "b", valid_until=end)])
     found = ending()
