@@ -3,7 +3,7 @@
 A command has a process, an environment, a working directory and pipes of its own, as one that is started by a shell; it
 only does not import numpy, pyarrow, numba and scipy again, which takes 2 to 6 seconds of CPU per command. Neither Ray
 nor PySpark is imported before the fork, because a command isolates Ray before its import. Tests of the start itself run
-`python -m facelake` (`FACELAKE` in conftest.py).
+`python -m facelake` (`FACELAKE` in conftest.py). `install` makes a `facelake` for shell scripts.
 """
 
 from __future__ import annotations
@@ -74,6 +74,26 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], timeout_s: flo
         if reader.is_alive():
             raise subprocess.TimeoutExpired(list(arguments), timeout_s)
     return subprocess.CompletedProcess(list(arguments), code, *texts)
+
+
+def install(folder: Path) -> None:
+    """Write a program `facelake` into a folder, which runs its commands in forked processes too."""
+    program = folder / "facelake"
+    program.write_text(
+        f"#!{sys.executable} -SE\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        f"from tests import cli_server\nsys.exit(cli_server.relay({_server()!r}, sys.argv[1:]))\n"
+    )
+    program.chmod(0o755)
+
+
+def relay(address: str, arguments: Sequence[str]) -> int:
+    """Run a command to its end with the streams, the environment and the folder of this process; its exit code."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(address)
+        socket.send_fds(connection, [b"x"], [1, 2])
+        request = {"arguments": list(arguments), "environment": dict(os.environ), "folder": os.getcwd()}
+        connection.sendall(json.dumps(request).encode() + b"\n")
+        return [int(line) for line in connection.makefile()][1]  # after the process id
 
 
 def _server() -> str:

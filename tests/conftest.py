@@ -20,6 +20,7 @@ from facelake.config import Config, RaySection, load_config
 from facelake.embed import Pack
 from facelake.engines.ray_isolation import isolate_local_ray
 from facelake.stages.models.registry import load_pack
+from facelake.testing.clusters import archive_classes, use_classes
 from facelake.testing.servers import Server, rclone_s3, seaweedfs
 from tests import cli_server
 from tests.targets import pg_folder, target_place
@@ -75,13 +76,27 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Itera
 
     Processes share it, as they share the demo lake that the first of them signs.
     """
-    base = tmp_path_factory.getbasetemp()
-    home = (base if worker_id == "master" else base.parent) / "home"
+    home = _for_all(tmp_path_factory, worker_id) / "home"
     home.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FACELAKE_CACHE", os.environ.get("FACELAKE_CACHE") or os.path.expanduser("~/.cache/facelake"))
         patch.setenv("HOME", str(home))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def spark_classes(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """The archive of Spark's classes, which JVMs take them from as soon as the demo's run has written it."""
+    archive = _for_all(tmp_path_factory, worker_id) / "spark.jsa"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_SUBMIT_OPTS", use_classes(archive))
+        yield archive
+
+
+def _for_all(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The folder that all processes of this run of the tests have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
 
 
 @pytest.fixture(scope="session")
@@ -140,19 +155,23 @@ def run_json(*arguments: str, env: dict[str, str] | None = None, code: int = 0) 
 
 
 @pytest.fixture(scope="session")
-def demo_template(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, dict[str, Any]]:
+def demo_template(
+    tmp_path_factory: pytest.TempPathFactory, worker_id: str, spark_classes: Path
+) -> tuple[Path, dict[str, Any]]:
     """One whole demo run by the command line; copied by tests that change it.
 
     Where tests run in several processes, the first that needs it makes it for all.
     """
-    base = tmp_path_factory.getbasetemp()
-    home = (base if worker_id == "master" else base.parent) / "demo"
+    home = _for_all(tmp_path_factory, worker_id) / "demo"
     home.mkdir(exist_ok=True)
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         said = home / "said.json"
         if not said.exists():
-            said.write_text(json.dumps(run_json("demo", "--lake", str(home / "lake"))))
+            written = home / "spark.jsa"
+            result = run_json("demo", "--lake", str(home / "lake"), env={"SPARK_SUBMIT_OPTS": archive_classes(written)})
+            written.replace(spark_classes)  # the JVM has ended: run_json waits for all that hold its stdout
+            said.write_text(json.dumps(result))
     return home / "lake", json.loads(said.read_text())
 
 

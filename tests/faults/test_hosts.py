@@ -31,9 +31,9 @@ _IMPATIENT = {
 
 
 @pytest.fixture
-def site(tmp_path_factory: pytest.TempPathFactory, demo_template: Demo) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, demo_template: Demo, spark_classes: Path) -> Iterator[Site]:
     with network(tmp_path_factory.mktemp("hosts"), NAMES) as net:
-        site = start_site(net)
+        site = start_site(net, spark_classes)
         give_caches(site, Path(os.environ["FACELAKE_CACHE"]))
         yield site
 

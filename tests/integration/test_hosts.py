@@ -20,10 +20,13 @@ Demo = tuple[Path, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, demo_template: Demo) -> Iterator[Site]:
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo_template: Demo, spark_classes: Path
+) -> Iterator[Site]:
     """The demo's night came first: it compiled the loops that the hosts are given."""
+    jobs = any(item.name == test_jobs_submitted_to_clusters.__name__ for item in request.session.items)
     with network(tmp_path_factory.mktemp("hosts"), NAMES) as net:
-        site = start_site(net)
+        site = start_site(net, spark_classes, jobs=jobs)
         give_caches(site, Path(os.environ["FACELAKE_CACHE"]))
         yield site
 

@@ -28,7 +28,7 @@ from facelake.nightly import writing
 from facelake.stages.erasure import scanning, stage
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.scanning import scan_objects, scan_on
-from facelake.testing.clusters import SHORT_LIVED_JVM, spark_standalone
+from facelake.testing.clusters import short_lived_jvm, spark_standalone
 from facelake.testing.servers import Server, of_workers
 from tests.unit.stages.erasure.test_scanning import filled, in_tasks, lake, listed, needles_of, one_by_one
 
@@ -223,7 +223,7 @@ def test_an_executor_of_a_cluster_that_dies_is_replaced_and_writes_nothing_reada
     wanted = one_by_one(lake, needles)
     in_tasks(lake, 8, monkeypatch)
     Shooting.folder, Shooting.always, Shooting.victim = tmp_path, False, "executor"
-    conf = {"spark.executor.extraJavaOptions": SHORT_LIVED_JVM, "spark.executor.memory": "1g"}
+    conf = {"spark.executor.extraJavaOptions": short_lived_jvm(), "spark.executor.memory": "1g"}
     conf |= {"spark.deploy.maxExecutorRetries": "-1"}
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("SPARK_LOCAL_DIRS", str(tmp_path / "scratch"))  # of the executors

@@ -14,7 +14,7 @@ from facelake.config import SparkSection
 from facelake.engines.exchange import Block, Emit, Reduce
 from facelake.engines.spark_cluster import SparkExchange
 from facelake.engines.spark_session import start_spark
-from facelake.testing.clusters import SHORT_LIVED_JVM, spark_standalone
+from facelake.testing.clusters import short_lived_jvm, spark_standalone
 from tests.integration.test_spark_cluster import SETTINGS
 from tests.unit.cluster.test_cluster import people
 from tests.unit.stages.clustering.test_full import World, by_id, cluster, clustering_of
@@ -54,7 +54,7 @@ def test_an_executor_killed_in_shuffles_changes_nothing(tmp_path: Path, most: in
     wanted, _ = cluster(crowd, tmp_path / "local", settings=SETTINGS)
     paths = crowd.write(tmp_path / "faces", 3)
     with spark_standalone(tmp_path) as master:
-        conf = {"spark.executor.extraJavaOptions": SHORT_LIVED_JVM}
+        conf = {"spark.executor.extraJavaOptions": short_lived_jvm()}
         conf |= {"spark.executor.memory": "1g", "spark.deploy.maxExecutorRetries": "-1", "spark.task.maxFailures": "8"}
         spark = start_spark(SparkSection(master=master, driver_memory="1g", conf=conf))
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import yaml
 from numba.core.caching import UserWideCacheLocator
 
 from facelake.config import conf_dir, package_dir
-from facelake.testing.clusters import SHORT_LIVED_JVM
+from facelake.testing.clusters import SHORT_LIVED_JVM, use_classes
 from facelake.testing.hosts import Host, Network
 from facelake.testing.servers import ACCESS_KEY, SECRET_KEY, weed_command
 
@@ -26,7 +27,9 @@ NAMES = ("store", "head", "ray1", "ray2", "master", "spark1", "spark2", "driver"
 ENDPOINT = "http://store:8333"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_ENDPOINT_URL": ENDPOINT}
 _PORTS = [9333, 8080, 8888, 8333]
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+_CLASSES = "/home/spark.jsa"
+_JVM = f"{SHORT_LIVED_JVM} {use_classes(_CLASSES)}"
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1", "SPARK_SUBMIT_OPTS": use_classes(_CLASSES)}
 # a disconnected host is declared dead after about 20 s instead of a minute; a busy one must not be
 _HEALTH = {
     "RAY_health_check_initial_delay_ms": "3000",
@@ -57,8 +60,8 @@ else:
 class Site:
     """Starts the daemons on a network of the hosts in NAMES, and runs facelake on the driver host."""
 
-    def __init__(self, net: Network) -> None:
-        self.net = net
+    def __init__(self, net: Network, *, jobs: bool = False) -> None:
+        self.net, self._jobs = net, jobs
 
     @property
     def driver(self) -> Host:
@@ -81,12 +84,13 @@ class Site:
 
     def start_ray(self, workers: Sequence[str] = ("ray1", "ray2"), *, head: bool = True, cpus: int = 1) -> None:
         """Start a Ray head without cores, which only schedules, and workers."""
-        common = ["--block", "--disable-usage-stats", "--object-store-memory=100000000"]
+        common = ["--block", "--disable-usage-stats", "--object-store-memory=100000000", "--include-log-monitor=false"]
         env = CREDENTIALS | _QUIET | _HEALTH
         if head:
             host = self.net["head"]
             command = ["ray", "start", "--head", f"--node-ip-address={host.address}", "--port=6379", "--num-cpus=0"]
-            command += ["--dashboard-host=0.0.0.0", *common]
+            page = ["--dashboard-host=0.0.0.0"] if self._jobs else ["--include-dashboard=false"]
+            command += [*page, "--no-monitor", *common]
             host.start(command, env, log="ray")
             host.until("ray", "Ray runtime started")
         # a driver outside `ray job submit` must be a node of the cluster; it offers no cores
@@ -103,7 +107,7 @@ class Site:
         assert spec.origin is not None
         program = str(Path(spec.origin).parent / "bin" / "spark-class")
         env = CREDENTIALS | {"PYSPARK_PYTHON": sys.executable, "SPARK_WORKER_DIR": "/home/work"}
-        env |= {"SPARK_DAEMON_JAVA_OPTS": SHORT_LIVED_JVM}
+        env |= {"SPARK_DAEMON_JAVA_OPTS": _JVM}
         master = self.net["master"]
         package = "org.apache.spark.deploy"
         page = ["--webui-port", "8081"]
@@ -130,7 +134,7 @@ class Site:
         data["spark"]["driver_memory"] = "1g"
         data["spark"]["conf"] = data["spark"]["conf"] | {
             "spark.executor.memory": "700m",
-            "spark.executor.extraJavaOptions": SHORT_LIVED_JVM,
+            "spark.executor.extraJavaOptions": _JVM,
         }
         data["embed"] |= {"chunk_rows": 32, "commit_every_chunks": 2}
         for key, value in over.items():
@@ -210,9 +214,17 @@ def give_caches(site: Site, models: Path, names: Sequence[str] = ("driver",)) ->
                 shutil.copy(file, target)
 
 
-def start_site(net: Network) -> Site:
-    """Start all daemons, then wait until all are ready."""
-    site = Site(net)
+def start_site(net: Network, classes: Path | None = None, *, jobs: bool = False) -> Site:
+    """Start all daemons, then wait until all are ready.
+
+    Args:
+        net: with the hosts in NAMES.
+        classes: an archive of Spark's classes (clusters.py) that hosts link to.
+        jobs: whether Ray takes `ray job submit`, by its dashboard.
+    """
+    site = Site(net, jobs=jobs)
+    for host in net.hosts.values() if classes and classes.exists() else ():
+        os.link(classes, host.path(_CLASSES))
     site.start_store()
     site.start_spark()
     site.start_ray()

@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -106,28 +107,48 @@ def _is_in(data: bytes, person: Person) -> bool:
     return _in_bytes(data, person) or _in_text(data, person) or _encoded(data, person)
 
 
-def _in_bytes(data: bytes, person: Person) -> bool:
+@lru_cache(maxsize=8)
+def _bytes_of(person: Person) -> tuple[bytes, ...]:
+    """What is looked for in bytes that are not text: vectors as numbers of three sizes, half of each photo, UTF-16."""
     vectors = [np.frombuffer(blob, "<f2") for blob in person.embeddings]
-    if any(vector.astype(kind).tobytes() in data for vector in vectors for kind in ("<f2", "<f4", "<f8")):
-        return True
-    if any(photo[len(photo) // 4 : 3 * len(photo) // 4] in data for photo in person.photos):
-        return True
-    return any(name.encode(wide) in data for name in person.names for wide in ("utf-16-le", "utf-16-be"))
+    numbers = [vector.astype(kind).tobytes() for vector in vectors for kind in ("<f2", "<f4", "<f8")]
+    wide = [name.encode(code) for name in person.names for code in ("utf-16-le", "utf-16-be")]
+    return (*numbers, *_halves(person), *wide)
+
+
+@lru_cache(maxsize=8)
+def _halves(person: Person) -> tuple[bytes, ...]:
+    return tuple(photo[len(photo) // 4 : 3 * len(photo) // 4] for photo in person.photos)
+
+
+@lru_cache(maxsize=8)
+def _words_of(person: Person) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """Each name, and the name where it is a word of its own."""
+    composed = [unicodedata.normalize("NFC", name) for name in person.names]
+    return tuple((name, re.compile(rf"(?<![0-9A-Za-z_./-]){re.escape(name)}(?![0-9A-Za-z_-])")) for name in composed)
+
+
+@lru_cache(maxsize=8)
+def _starts_of(person: Person) -> tuple[str, ...]:
+    """The first four numbers of each vector, as JSON and CSV write them."""
+    vectors = [np.frombuffer(blob, "<f2")[:4] for blob in person.embeddings]
+    starts = [[repr(float(value)) for value in vector] for vector in vectors]
+    starts += [[str(np.float32(value)) for value in vector] for vector in vectors]
+    return tuple(between.join(start) for start in starts for between in (",", ", "))
+
+
+def _in_bytes(data: bytes, person: Person) -> bool:
+    return any(wanted in data for wanted in _bytes_of(person))
 
 
 def _in_text(data: bytes, person: Person) -> bool:
     text = data.decode("utf-8", "replace")
     unescaped = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text).replace("\\/", "/")
-    for written in (text, html.unescape(text), unquote(text), unescaped):
+    for written in {text, html.unescape(text), unquote(text), unescaped}:
         composed = unicodedata.normalize("NFC", written)
-        for name in person.names:
-            wanted = re.escape(unicodedata.normalize("NFC", name))
-            if re.search(rf"(?<![0-9A-Za-z_./-]){wanted}(?![0-9A-Za-z_-])", composed):
-                return True
-    vectors = [np.frombuffer(blob, "<f2")[:4] for blob in person.embeddings]
-    starts = [[repr(float(value)) for value in vector] for vector in vectors]
-    starts += [[str(np.float32(value)) for value in vector] for vector in vectors]
-    return any(between.join(start) in text for start in starts for between in (",", ", "))
+        if any(name in composed and word.search(composed) for name, word in _words_of(person)):
+            return True
+    return any(start in text for start in _starts_of(person))
 
 
 def _encoded(data: bytes, person: Person) -> bool:
@@ -150,7 +171,10 @@ def _padded(rest: bytes) -> bytes:
     return rest + b"=" * (4 - len(rest)) if len(rest) > 1 else b""
 
 
+@lru_cache(maxsize=8)
+def _decoded_of(person: Person) -> tuple[bytes, ...]:
+    return (*_halves(person), *person.embeddings, *(name.encode() for name in person.names))
+
+
 def _decoded(data: bytes, person: Person) -> bool:
-    if any(photo[len(photo) // 4 : 3 * len(photo) // 4] in data for photo in person.photos):
-        return True
-    return any(value in data for value in (*person.embeddings, *(name.encode() for name in person.names)))
+    return any(wanted in data for wanted in _decoded_of(person))

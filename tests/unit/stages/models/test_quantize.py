@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,15 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_int8_pack_is_another_model(samples: Path, tmp_path: Path) -> None:
-    made = write_int8_pack(Config(), str(samples), str(tmp_path / "int8"))
+@pytest.fixture(scope="module")
+def int8(samples: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """A pack in int8: its folder, and what was said about it."""
+    folder = str(tmp_path_factory.mktemp("pack") / "int8")
+    return folder, write_int8_pack(Config(), str(samples), folder)
+
+
+def test_an_int8_pack_is_another_model(samples: Path, int8: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+    folder, made = int8
     assert made["faces"] == 12
     settings = load_config(overrides={"model.card": made["card"], "model.cache": str(tmp_path / "cache")})
     pack, whole = load_pack(settings), load_pack(Config())
@@ -43,7 +51,7 @@ def test_an_int8_pack_is_another_model(samples: Path, tmp_path: Path) -> None:
     alone = np.concatenate([load_encoder(pack).encode(face[None]) for face in faces])
     assert (alone == ours).all()
     with pytest.raises(ConfigError, match="exists"):
-        write_int8_pack(Config(), str(samples), str(tmp_path / "int8"))
+        write_int8_pack(Config(), str(samples), folder)
 
 
 def test_too_few_faces_for_calibration_are_refused(tmp_path: Path) -> None:
@@ -63,8 +71,10 @@ def test_recognition_counts_pairs() -> None:
     assert worse["tar_at_0.001"] == 0.0
 
 
-def test_precision_is_compared_on_labelled_photos(samples: Path, tmp_path: Path) -> None:
-    made = write_int8_pack(Config(), str(samples), str(tmp_path / "int8"))
+def test_precision_is_compared_on_labelled_photos(
+    samples: Path, int8: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, made = int8
     folder = tmp_path / "photos"
     folder.mkdir()
     rows = ["image,person"]
