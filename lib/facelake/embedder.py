@@ -39,6 +39,17 @@ class ProbeGate:
     min_quality: float = 0.35
     min_landmark_score: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Check that both are numbers: below what is none there is nothing, so that every face would pass.
+
+        Raises:
+            ConfigError: one is not from 0 to 1.
+        """
+        for name, value in (("min_quality", self.min_quality), ("min_landmark_score", self.min_landmark_score)):
+            if not 0 <= value <= 1:
+                where = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{value} is not a quality", where=where, next_step="give a number from 0 to 1")
+
     def refusal(self, face: Face) -> str | None:
         """Return why a face is not compared; None if it is."""
         if face.landmark_score < self.min_landmark_score:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from facelake.config import Config
-from facelake.errors import Retryable, Undelivered
+from facelake.engines.scratch import temporary_folder
+from facelake.errors import ConfigError, Retryable, Undelivered
 from facelake.events import Event, Notice
 from facelake.lake.s3 import S3Store
 from facelake.lake.store import open_store
 from facelake.nightly import writing
 from facelake.stages.core.audit import trusted_records
 from facelake.stages.core.context import Context
+from facelake.stages.sharing import delivery as delivering
 from facelake.stages.sharing import export as exporting
 from facelake.stages.sharing.delivery import Delivery
 from facelake.stages.sharing.export import export_gallery, send_changes
@@ -130,6 +134,33 @@ def test_failed_changes_leave_no_files(context: Context, tmp_path: Path) -> None
             send_changes(context, lease, str(tmp_path / "b"), since=0)
     assert list((tmp_path / "b").iterdir()) == []
     assert [lease.returned for lease in leases(context.lake)] == [False]
+
+
+@pytest.mark.parametrize("out", ["s3:/oops", "file:/oops", "lake:/a/b"])
+def test_a_url_with_a_slash_too_few_is_no_folder(context: Context, out: str) -> None:
+    with pytest.raises(ConfigError, match="one slash after"):
+        export_gallery(context, out, P, "gate-7")
+    assert not Path(out.partition("/")[0]).exists()
+    assert leases(context.lake) == []
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "identities-00000.parquet", "index.faiss"])
+def test_a_full_disk_is_an_error_that_names_the_place(context: Context, tmp_path: Path, name: str) -> None:
+    """/dev/full is a disk without space."""
+
+    @contextmanager
+    def full(*arguments: Any) -> Iterator[Path]:
+        with temporary_folder(*arguments) as folder:
+            (folder / name).symlink_to("/dev/full")
+            yield folder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivering, "temporary_folder", full)
+        with pytest.raises(OSError, match=r"(?i)no space left") as caught:
+            export_gallery(context, str(tmp_path / "a"), P, "gate-7")
+    assert str(tmp_path / "a") in str(caught.value.filename)
+    assert list((tmp_path / "a").iterdir()) == []
+    assert all(lease.returned for lease in leases(context.lake))
 
 
 def test_in_a_bucket(context: Context, weed_env: Server) -> None:

@@ -95,6 +95,38 @@ def test_a_poor_probe_is_refused_with_a_reason(demo_lake: Path, tmp_path: Path, 
         match_photos(gallery, other, [photos[group]], point)
 
 
+def test_a_photo_that_cannot_be_read_leaves_the_others_answered(demo_lake: Path, tmp_path: Path) -> None:
+    lake, gate = str(demo_lake), str(tmp_path / "a")
+    run_json("gallery", "export", "--out", gate, "--purpose", P, "--recipient", "a", "--lake", lake)
+    stored = Lake.open(lake)["faces"].read(["image_id", "quality"]).to_pylist()
+    good = photos_of(demo_lake)[max(stored, key=lambda row: row["quality"])["image_id"]]
+    for name, content in (("one.jpg", good), ("two.jpg", good), ("broken.jpg", b"\xff\xd8\xff no"), ("empty.jpg", b"")):
+        (tmp_path / name).write_bytes(content)
+    given = [str(tmp_path / name) for name in ("one.jpg", "missing.jpg", "broken.jpg", "empty.jpg", "two.jpg")]
+    given.append(str(tmp_path))  # a folder
+    done = run_json("match", *given, "--gallery", gate, "--threshold", "0.5", code=1)
+    assert [photo["photo"] for photo in done["photos"]] == given
+    rejects = [photo["reject"] for photo in done["photos"]]
+    assert rejects == [None, "missing", rejects[2], "empty", None, "missing"]
+    assert rejects[2]
+    assert [face["decision"] for at in (0, 4) for face in done["photos"][at]["faces"]].count("match")
+    assert (done["ok"], done["unread"]) == (False, 4)
+    shown = run_cli("match", *given, "--gallery", gate, "--threshold", "0.5")
+    assert "missing: No such file or directory" in shown.stdout
+    assert "4 of 6 photos could not be read" in shown.stderr
+    assert run_cli("match", given[0], "--gallery", gate, "--threshold", "0.5").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "values", [{"threshold": float("nan")}, {"threshold": 60.0}, {"fmr": float("nan")}, {"top": 0}]
+)
+def test_numbers_that_cannot_be_meant_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"--{next(iter(values))}"):
+        MatchOptions(**values)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="--min-quality"):
+        ProbeGate(min_quality=float("nan"))
+
+
 def test_second_photos_of_london_against_the_first(shared: Path, tmp_path: Path) -> None:
     """Every person's second photo finds them at rank 1; without them in the gallery it is refused at FMR 1e-4."""
     first, second = tmp_path / "first", tmp_path / "second"

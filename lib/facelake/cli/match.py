@@ -70,14 +70,15 @@ def match(
 
 
 def _match(call: Invocation, gallery: Gallery, embedder: Embedder, options: MatchOptions, photos: list[str]) -> None:
-    from facelake.match.search import match_photos
+    from facelake.match.search import MISSING, match_photos
 
     result = match_photos(gallery, embedder, photos, options)
     point = result["operating_point"]
     rows: list[list[Any]] = []
     for photo in result["photos"]:
         if photo["reject"]:
-            rows.append([photo["photo"], "refused", photo["reject"], None, None])
+            why = f"{photo['reject']}: {photo['detail']}" if photo["reject"] == MISSING else photo["reject"]
+            rows.append([photo["photo"], "refused", why, None, None])
         for face in photo["faces"]:
             refusal = [photo["photo"], face["decision"], face["refused"], None, None]
             if face["refused"] and refusal not in rows[-1:]:  # of several faces it may be the same
@@ -93,9 +94,15 @@ def _match(call: Invocation, gallery: Gallery, embedder: Embedder, options: Matc
         source += ": so low a rate cannot be measured in this gallery, so that `FMR at most` states a higher bound"
     call.terminal.say(f"operating point: similarity {point['similarity']:.4f} ({source})")
     compared = any(face["candidates"] for photo in result["photos"] for face in photo["faces"])
-    call.terminal.result({"ok": compared, "gallery_version": gallery.version, "lease_id": gallery.lease_id, **result})
+    unread = result["unread"]
+    call.terminal.result(
+        {"ok": compared and not unread, "gallery_version": gallery.version, "lease_id": gallery.lease_id, **result}
+    )
+    if unread:
+        call.terminal.warn(f"{unread} of {counted(len(photos), 'photo')} could not be read; see the rows above")
     if not compared:
         call.terminal.warn("no face could be compared with the gallery")
+    if unread or not compared:
         raise typer.Exit(1)
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from facelake.contracts import Reject
 from facelake.embedder import EmbeddedPhoto, Embedder, ProbeFace, probe_matrix
 from facelake.errors import ConfigError
 from facelake.matcher import Gallery
 
 DEFAULT_FMR = 1e-4
+MISSING = "missing"
+"""why a photo was not compared, beside the values of Reject: its file cannot be read"""
+_UNREAD = {MISSING, Reject.EMPTY, Reject.UNREADABLE, Reject.FORMAT, Reject.BYTES, Reject.PIXELS, Reject.TIMEOUT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,20 @@ class MatchOptions:
     fmr: float = DEFAULT_FMR
     threshold: float | None = None
     claim: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values: nothing would match above 1, and everything or nothing at what is no number.
+
+        Raises:
+            ConfigError: one cannot be meant.
+        """
+        if self.top < 1:
+            raise ConfigError(f"{self.top} candidates per face", where="--top", next_step="give at least 1")
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            next_step = "give a number from -1 to 1, or leave it out"
+            raise ConfigError(f"{self.threshold} is not a similarity", where="--threshold", next_step=next_step)
+        if not 0 <= self.fmr <= 1:
+            raise ConfigError(f"{self.fmr} is not a rate", where="--fmr", next_step="give a number from 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +94,27 @@ def match_photos(
         options: how to compare.
 
     Returns:
-        `operating_point`, and `photos`: per photo its name, `reject` and `faces`; per face its box, quality, `refused`
-        (why the quality gate refuses it), `decision` and `candidates` with similarity, FMR and the upper end of its
-        95 % interval. Decisions: match, no match, refused.
+        `operating_point`, and `photos`: per photo its name, `reject` (`missing` for a file that cannot be read) and
+        `faces`; per face its box, quality, `refused` (why the quality gate refuses it), `decision` and `candidates`
+        with similarity, FMR and the upper end of its 95 % interval. Decisions: match, no match, refused. `unread` is
+        the number of photos that could not be read or decoded.
 
     Raises:
-        ConfigError: there is no such photo, operating point or claimed identity.
+        ConfigError: there is no such operating point or claimed identity.
         Refused: the lease has ended, or the model is another.
     """
     point = OperatingPoint.of(gallery, options)
     if options.claim is not None and options.claim not in gallery:
         what = f"the gallery has no identity {options.claim!r}"
         raise ConfigError(what, where="--claim", next_step="give an identity id of the export")
-    results = []
-    for photo in embedder.embed(photos):
+    faults = [_fault(photo) for photo in photos]
+    embedded = iter(embedder.embed([photo for photo, fault in zip(photos, faults, strict=True) if fault is None]))
+    results: list[dict[str, Any]] = []
+    for given, fault in zip(photos, faults, strict=True):
+        if fault is not None:
+            results.append({"photo": str(given), "reject": MISSING, "detail": fault, "faces": []})
+            continue
+        photo = next(embedded)
         faces = [face for face in photo.faces if face.refused is None]
         if options.claim is not None and len(photo.faces) > 1:
             faces = []  # which face claims the identity is not known
@@ -97,7 +123,22 @@ def match_photos(
         results.append(
             {"photo": photo.name, "reject": photo.reject, "detail": photo.detail or None, "faces": described}
         )
-    return {"operating_point": point.as_json(), "photos": results}
+    unread = sum(result["reject"] in _UNREAD for result in results)
+    return {"operating_point": point.as_json(), "photos": results, "unread": unread}
+
+
+def _fault(photo: bytes | str) -> str | None:
+    """Return why a photo cannot be read, which is no reason to leave the others unanswered; None if it can."""
+    if isinstance(photo, bytes):
+        return None
+    path = Path(photo).expanduser()
+    try:
+        if path.exists() and not path.is_file():
+            return "not a file"
+        with path.open("rb"):
+            return None
+    except (OSError, ValueError) as err:  # a name with a zero byte
+        return getattr(err, "strerror", None) or str(err)
 
 
 def _candidates(

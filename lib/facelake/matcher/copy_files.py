@@ -17,6 +17,7 @@ from facelake.engines.scratch import process_folder
 from facelake.erase import verify as signature_fits
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.object_store import ObjectStore
+from facelake.matcher.manifests import is_file_name
 
 _PIECE = 16 * 2**20
 
@@ -36,7 +37,7 @@ def signed_manifest(store: ObjectStore, keys: Collection[str]) -> dict[str, Any]
         manifest = parse_json(store.read("manifest.json"))
         body = {name: value for name, value in manifest.items() if name != "signature"}
         files, signature = manifest["files"], manifest.get("signature")
-        if not isinstance(files, dict) or any("/" in name for name in files):
+        if not isinstance(files, dict) or not all(map(is_file_name, files)):
             raise ValueError("files")
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError) as err:
         found = (
@@ -89,6 +90,9 @@ class CheckedFiles:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             except FileNotFoundError as err:
                 raise Corrupt("a file is missing", where=where, next_step="export again") from err
+            except OSError as err:
+                what = f"the file cannot be read: {err.strerror or err}"
+                raise Corrupt(what, where=where, next_step="check the folder and its rights, or export again") from err
             if digest != wanted:
                 what = "the file differs from the one that was exported"
                 raise Corrupt(what, where=where, next_step="export again")

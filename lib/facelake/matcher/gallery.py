@@ -24,10 +24,11 @@ from facelake.config import S3Section
 from facelake.contracts import F32, F64, reference
 from facelake.errors import ConfigError, Corrupt, Refused
 from facelake.lake.store import open_store
+from facelake.matcher.content import DAMAGED, damaged, read_identities
 from facelake.matcher.copy_files import CheckedFiles, signed_manifest
-from facelake.matcher.identities import Identities, identities_of
+from facelake.matcher.identities import Identities
+from facelake.matcher.manifests import check_changes, check_export
 from facelake.publish.template_files import Vectors
-from facelake.publish.template_index import facts_of, read_index
 from facelake.publish.thresholds import rate_at
 from facelake.publish.transform import key_name, rotated, rotation
 from facelake.vectors import unit_rows
@@ -100,11 +101,12 @@ class Gallery:
         """
         store = open_store(uri, s3)
         manifest = signed_manifest(store, keys)
+        check_export(manifest, f"{store.uri}/manifest.json")
         if purpose is not None and reference(purpose) != manifest["purpose"]:
             what = f"the export is for the purpose {manifest['purpose']!r}, not for {purpose!r}"
             raise Refused(what, where=uri, next_step="request an export for your purpose")
         files = CheckedFiles.of(uri, store, manifest)
-        gallery = cls(manifest, _identities(files, manifest, uri), key=key, now=now)
+        gallery = cls(manifest, read_identities(files, manifest, uri), key=key, now=now)
         gallery._keys, gallery._files = tuple(keys), files
         return gallery
 
@@ -190,8 +192,11 @@ class Gallery:
             model_digest: digest of the model that embedded the probes.
 
         Raises:
+            ConfigError: k is less than 1.
             Refused: the lease has expired, or the probes are of another model or dimension.
         """
+        if k < 1:
+            raise ConfigError(f"{k} candidates per probe", where="matcher", next_step="give a k of at least 1")
         ready = self._ready(probes, model_digest)
         return Matches(*self._identities.nearest(ready, k))
 
@@ -248,11 +253,12 @@ class Gallery:
                 lease has expired.
         """
         store = open_store(uri, s3)
-        manifest = signed_manifest(store, self._keys)
-        what = None
-        if manifest.get("kind") != "changes" or manifest["lease_id"] != self.lease_id:
+        manifest, what = signed_manifest(store, self._keys), None
+        if manifest.get("kind") != "changes" or manifest.get("lease_id") != self.lease_id:
             what = f"these are not the changes of lease {self.lease_id}"
-        elif manifest["since"] > self.version:
+            raise Refused(what, where=uri, next_step="run `facelake feed changes` for this lease and version")
+        check_changes(manifest, f"{store.uri}/manifest.json")
+        if manifest["since"] > self.version:
             what = f"the changes begin at gallery {manifest['since']}, this copy is at {self.version}"
         elif manifest["gallery_version"] < self.version or _moment(manifest, "computed_at") < self._computed_at:
             what = "these changes are older than this copy, and would bring back what was removed since"
@@ -260,9 +266,12 @@ class Gallery:
             what = "the changes are under another template key"
         if what:
             raise Refused(what, where=uri, next_step="run `facelake feed changes` for this lease and version")
-        parts = list(CheckedFiles.of(uri, store, manifest).parts("changes"))
-        before = self._identities, self.version
-        touched = self.apply_rows(pa.concat_tables(parts), manifest["gallery_version"]) if parts else 0
+        files, before = CheckedFiles.of(uri, store, manifest), (self._identities, self.version)
+        try:
+            parts = list(files.parts("changes"))
+            touched = self.apply_rows(pa.concat_tables(parts), manifest["gallery_version"]) if parts else 0
+        except DAMAGED as err:
+            raise damaged(err, uri, "have the changes written again") from err
         if (left := len(self)) != manifest["identities"]:
             self._identities, self.version = before
             what = f"after the changes there would be {left} identities, in the lake {manifest['identities']}"
@@ -285,7 +294,9 @@ class Gallery:
             Corrupt: its signature does not fit.
             Refused: it is not of this copy, or its lease ends no later.
         """
-        manifest = signed_manifest(open_store(uri, s3), self._keys)
+        store = open_store(uri, s3)
+        manifest = signed_manifest(store, self._keys)
+        check_export(manifest, f"{store.uri}/manifest.json")
         end, what = datetime.fromisoformat(manifest["expires_at"]), None
         if _without_end(manifest) != _without_end(self._manifest):
             what = f"this is not a renewal of the copy under {self.lease_id}"
@@ -369,25 +380,3 @@ def _without_end(manifest: dict[str, Any]) -> dict[str, Any]:
 def _moment(manifest: dict[str, Any], *names: str) -> datetime:
     """The time at which a manifest says that its content was computed, by the first of some fields that it has."""
     return datetime.fromisoformat(next(manifest[name] for name in names if name in manifest))
-
-
-def _identities(files: CheckedFiles, manifest: dict[str, Any], uri: str) -> Identities:
-    """Read or map the identities of an export.
-
-    Raises:
-        Corrupt: the files do not hold the same identities.
-    """
-    try:
-        facts = facts_of(manifest)
-        index = read_index(files.folder / "index.faiss")
-        if facts.kind == "flat":
-            parts = [Vectors.of_rows(rows) for rows in files.parts("identities")]
-            vectors = Vectors.concat(parts, index.d)
-        else:
-            names = [rows["identity_id"].to_pylist() for rows in files.parts("identities", ["identity_id"])]
-            vectors = Vectors.mapped(files.folder, [name for part in names for name in part], index.d)
-        if index.ntotal != len(vectors.ids):
-            raise ValueError(f"the index has {index.ntotal} identities, the table {len(vectors.ids)}")
-    except (ValueError, OSError) as err:
-        raise Corrupt(str(err), where=uri, next_step="export again") from err
-    return identities_of(vectors, index, facts)

@@ -31,6 +31,7 @@ from facelake.stages.core.outside import must_be_outside
 
 MANIFEST = "manifest.json"
 _FIXED = frozenset({"index.faiss", "model_card.json"})
+_ONE_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)")  # a URL with a slash too few
 _PARTIAL = ".partial-"  # folder of a delivery that is being written; one that was killed is removed by the next
 _FORMER = re.compile(r"(?:identities|changes)-\d{5}\.parquet|templates\.f32|exemplars\.f16|exemplar_starts\.i64")
 _ROW_GROUP = 2_048
@@ -152,6 +153,9 @@ def check_place(uri: str, config: Config) -> None:
     Raises:
         ConfigError: it is neither a folder nor s3://, it is a file, or it is inside the lake or the corpus.
     """
+    if _ONE_SLASH.match(uri):
+        what = f"{uri} has one slash after {uri.partition(':')[0]}:, and would be a folder of that name"
+        raise ConfigError(what, where="--out", next_step="write s3://bucket/prefix, or ./ before the name of a folder")
     if "://" in uri and not uri.startswith(("s3://", "file://")):
         what = f"cannot write files to {uri.partition('://')[0]}://"
         raise ConfigError(what, where="--out", next_step="give a folder or s3://bucket/prefix")
@@ -200,7 +204,20 @@ def delivery(uri: str, s3: S3Section, lake_uri: str) -> Iterator[Delivery]:
     removed.
 
     What a killed process leaves of it, the next erasure in the lake removes.
+
+    Raises:
+        OSError: the disk is full, for example; it names the place.
     """
+    try:
+        with _opened(uri, s3, lake_uri) as files:
+            yield files
+    except OSError as err:
+        err.filename = err.filename or uri
+        raise
+
+
+@contextmanager
+def _opened(uri: str, s3: S3Section, lake_uri: str) -> Iterator[Delivery]:
     if uri.startswith("s3://"):
         with temporary_folder(lake_uri, prefix="delivery-") as folder:
             yield Delivery(open_store(uri, s3), folder)

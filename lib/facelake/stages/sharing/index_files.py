@@ -48,8 +48,14 @@ class IndexWriter:
             names += self._files.close()
             index, facts = build_codes(Vectors.mapped(self._folder, self._ids, self._dim))
         assert index is not None  # an export has at least one row
-        faiss.write_index(index, str(self._folder / INDEX))
+        _write(index, self._folder / INDEX)
         return facts, names
+
+
+def _write(index: faiss.Index, path: Path) -> None:
+    """Write an index; FAISS's own files only print what fails when they are closed, such as on a full disk."""
+    with path.open("wb") as file:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
 
 
 def _no_exemplars(rows: pa.Table) -> tuple[int, str, pa.Array]:
