@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import resource
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import imagecodecs
@@ -167,24 +169,41 @@ LARGEST = [
     ("GIF", "P", 5 / 4),
 ]
 _MEASURE = """
-import resource, sys
+import gc, os, resource, sys
 from pathlib import Path
 from facelake.embed.decode import *
-data = Path(sys.argv[1]).read_bytes()
+gc.freeze()
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
-photo = decode(data, DecodeLimits(max_seconds=100))
-print(getattr(photo, "reason", "photo"), (peak() - before) * 1024)
+for line in sys.stdin:
+    if process := os.fork():
+        _, status = os.waitpid(process, 0)
+        print("" if status == 0 else f"ended {status}", flush=True)
+        continue
+    data = Path(line[:-1]).read_bytes()
+    before = peak()
+    photo = decode(data, DecodeLimits(max_seconds=100))
+    print(getattr(photo, "reason", "photo"), (peak() - before) * 1024, end="", flush=True)
+    os._exit(0)
 """
 
 
+@lru_cache
+def _measuring() -> subprocess.Popen[str]:
+    """A process that has imported the decoders and forks one for each photo, whose peak only ever grows."""
+    command = [sys.executable, "-c", _MEASURE]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(process.communicate)  # its stdin is closed
+    return process
+
+
 def measured(data: bytes, folder: Path) -> tuple[str, int]:
-    """What became of a photo, and bytes it took, in a process of its own: the peak of this one only ever grows."""
+    """What became of a photo, and bytes it took, in a process of its own."""
     (folder / "photo").write_bytes(data)
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, folder / "photo"], capture_output=True, text=True, check=True
-    )
-    kind, grown = done.stdout.split()
+    process = _measuring()
+    assert process.stdin
+    assert process.stdout
+    print(folder / "photo", file=process.stdin, flush=True)
+    kind, grown = process.stdout.readline().split()
     return kind, int(grown)
 
 
@@ -199,6 +218,7 @@ _SAVED: dict[str, dict[str, object]] = {
     "TIFF": {"compression": "tiff_adobe_deflate"},
     "WEBP": {"method": 0},
     "AVIF": {"speed": 10},
+    "HEIF": {"enc_params": {"preset": "ultrafast"}},
     "JPEG": {"progressive": True},
 }
 
