@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from facelake.config import Config
-from facelake.contracts import Reject
+from facelake.contracts import Outcome, Reject
 from facelake.embed import DecodeLimits, Pack, Pipeline, PipelineOptions, faces_table, rejects_table
 from facelake.embed.graphs import batchable
 from facelake.embed.models import load_detector, load_encoder
@@ -36,6 +36,11 @@ def photos(demo_template: tuple[Path, object]) -> list[tuple[int, str, bytes]]:
 
     corpus = Corpus(str(demo_template[0] / "corpus"))
     return [(i, f"{i}", data) for i, (_, _, data) in enumerate(corpus.images("demo-1.parquet", 70, 140))]
+
+
+@pytest.fixture(scope="module")
+def outcomes(pipeline: Pipeline, photos: list[tuple[int, str, bytes]]) -> list[Outcome]:
+    return list(pipeline.run(photos))
 
 
 def test_batch_of_the_encoder_changes_nothing(pack: Pack) -> None:
@@ -74,8 +79,7 @@ def test_detector_finds_the_faces(pack: Pack) -> None:
     assert [len(f.scores) for f in found] == [0, 0]
 
 
-def test_every_photo_has_one_outcome_in_order(pipeline: Pipeline, photos: list[tuple[int, str, bytes]]) -> None:
-    outcomes = list(pipeline.run(photos))
+def test_every_photo_has_one_outcome_in_order(outcomes: list[Outcome], photos: list[tuple[int, str, bytes]]) -> None:
     assert [o.row for o in outcomes] == [row for row, _, _ in photos]
     assert all((o.reject is None) == bool(o.faces) for o in outcomes)
     assert {o.reject for o in outcomes} >= {None, Reject.NO_FACE, Reject.UNREADABLE, Reject.EMPTY, Reject.FORMAT}
@@ -85,8 +89,10 @@ def test_every_photo_has_one_outcome_in_order(pipeline: Pipeline, photos: list[t
     assert embedding_matrix(faces["embedding"])[1].all()
 
 
-def test_rows_do_not_depend_on_their_batch(pipeline: Pipeline, photos: list[tuple[int, str, bytes]]) -> None:
-    together = faces_table(pipeline.run(photos), "m", "f")
+def test_rows_do_not_depend_on_their_batch(
+    pipeline: Pipeline, outcomes: list[Outcome], photos: list[tuple[int, str, bytes]]
+) -> None:
+    together = faces_table(outcomes, "m", "f")
     apart = faces_table([o for photo in reversed(photos) for o in pipeline.run([photo])], "m", "f")
     assert together.sort_by("face_id").equals(apart.sort_by("face_id"))
 
