@@ -94,6 +94,7 @@ ERRORS = {
     "Refused",
     "Retryable",
     "Unreachable",
+    "Undelivered",
     "VersionGone",
 }
 HEAVY = "numpy pyarrow pandas pydantic yaml ray pyspark torch onnxruntime openvino faiss numba boto3 deltalake typer"
