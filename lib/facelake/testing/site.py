@@ -223,8 +223,9 @@ def start_site(net: Network, classes: Path | None = None, *, jobs: bool = False)
         jobs: whether Ray takes `ray job submit`, by its dashboard.
     """
     site = Site(net, jobs=jobs)
-    for host in net.hosts.values() if classes and classes.exists() else ():
-        os.link(classes, host.path(_CLASSES))
+    if classes and classes.exists():
+        for host in net.hosts.values():
+            os.link(classes, host.path(_CLASSES))
     site.start_store()
     site.start_spark()
     site.start_ray()
