@@ -73,9 +73,9 @@ def test_postgresql_names_what_its_client_takes_from_the_environment(monkeypatch
 @pytest.mark.parametrize(
     "url, text",
     [
-        ("qdrant://host?tabel=gate", "no parameter 'tabel'.*did you mean table"),
-        ("lancedb:///srv/gate?tabel=gate", "no parameter 'tabel'.*did you mean table"),
-        ("postgresql://db/faces?tabel=gate", "no parameter 'tabel'.*did you mean table"),
+        ("qdrant://host?tabble=gate", "no parameter 'tabble'.*did you mean table"),
+        ("lancedb:///srv/gate?tabble=gate", "no parameter 'tabble'.*did you mean table"),
+        ("postgresql://db/faces?tabble=gate", "no parameter 'tabble'.*did you mean table"),
         ("postgresql://db/faces?sslmod=require", "did you mean sslmode"),
         ("milvus:///srv/g.db?tls=true", "no parameter 'tls'.*known are: table"),
         ("qdrant://host?tls=True", "tls is neither true nor false"),
