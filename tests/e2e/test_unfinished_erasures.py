@@ -34,7 +34,7 @@ def test_an_erasure_that_a_run_cannot_finish_does_not_stop_the_run(
     """Java is missing, say; and nobody of the erasure is admitted meanwhile, wherever it was killed."""
     config, events = load_config(lake=str(demo_lake)), list[Event]()
     with monkeypatch.context() as patch, writing(config, "test") as context:
-        patch.setattr(stage, "_suppress" if begun == BEGUN[0] else "_certify", _stop)
+        patch.setattr(stage, "suppress_targets" if begun == BEGUN[0] else "_certify", _stop)
         with pytest.raises(KeyboardInterrupt):
             erase(context, PERSON)
         assert len(pending(context.lake)) == 1
