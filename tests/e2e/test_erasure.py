@@ -376,6 +376,10 @@ def test_what_an_identity_brings_with_it_is_told(demo_lake: Path) -> None:
     photos = run_json("gallery", "show", identity, *at)["faces"]
     assert f"identity {identity} is in {len({row['image_id'] for row in photos})} photos, which name " in done.stderr
     assert done.returncode == 2
+    other = run_json("gallery", "show", "person-1", *at)["faces"][0]["identity_id"]
+    both = {row["image_id"] for name in (identity, other) for row in run_json("gallery", "show", name, *at)["faces"]}
+    done = run_cli("erase", "--identity", identity, "--identity", other, *at)
+    assert f"the 2 identities are in {len(both)} photos, which name " in done.stderr
 
 
 def test_merging_unlike_people_is_pointed_out(demo_lake: Path) -> None:

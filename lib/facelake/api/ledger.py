@@ -57,7 +57,8 @@ class LedgerEvents:
         with private_files():
             lake = self._lake(create=create_lake)
             refuse_erased(lake, events)
-            known = None if even_if_unknown else Known.of(self.access.config, lake)
+            subjects = [entry.key for entry in events if entry.scope is Scope.SUBJECT]
+            known = None if even_if_unknown else Known.of(self.access.config, lake, subjects=subjects)
             if known is not None:
                 refused, questioned = doubts(known, events)
                 refuse_unknown(refused, "record the events")
@@ -65,7 +66,7 @@ class LedgerEvents:
                 for item in questioned:
                     text = f"the lake has {item}: the event has no effect until photos of it come, or a run for it"
                     self.access.on_event(Notice("ledger", text))
-            for text in effects(self.access.config, lake, known, events, datetime.now(UTC)):
+            for text in effects(lake, known, events, datetime.now(UTC)):
                 self.access.on_event(Notice("ledger", text))
             before = lake["ledger"].snapshot().rows
             record(lake, events)

@@ -10,7 +10,7 @@ import typer
 from facelake.cli.command import Invocation, command
 from facelake.cli.run import app
 from facelake.errors import ConfigError
-from facelake.plural import counted
+from facelake.plural import counted, first_of
 
 
 @command(app)
@@ -68,8 +68,7 @@ def erase(
             f"recipients that have not acknowledged it yet: {', '.join(recipients)} (see `facelake feed leases`)"
         )
     if kept := result.copies_kept:
-        shown = ", ".join(kept[:5]) + (f" and {len(kept) - 5} more" if len(kept) > 5 else "")
-        terminal.warn(f"copies of the erased photos stay in the lake under other ids: {shown}")
+        terminal.warn(f"copies of the erased photos stay in the lake under other ids: {first_of(kept)}")
         terminal.warn("`facelake erase --image ID` erases them too")
     if left := result.left_to_delete:
         still = f"{counted(len(left), 'photo')} still in your own store, never to be processed again"
@@ -85,9 +84,7 @@ def _in_words(*named: dict[str, list[str]]) -> str:
     """Return what is named, the first few of each kind by name."""
     kinds = {kind: [value for group in named for value in group.get(kind, [])] for kind in named[0]}
     return "; ".join(
-        f"{kind} {', '.join(map(repr, values[:5]))}" + (f" and {len(values) - 5} more" if len(values) > 5 else "")
-        for kind, values in kinds.items()
-        if values
+        f"{kind} {first_of([repr(value) for value in values])}" for kind, values in kinds.items() if values
     )
 
 

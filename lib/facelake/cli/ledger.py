@@ -13,7 +13,7 @@ import typer
 from facelake.cli.command import Invocation, command, moment, typer_app
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError
-from facelake.plural import counted
+from facelake.plural import counted, first_of
 
 if TYPE_CHECKING:  # imported when a command runs: pyarrow takes long
     from facelake.config import Config
@@ -103,7 +103,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     settings = call.config()
     lake = _lake(call, settings, create=target.create_lake)
     refuse_erased(lake, entries)
-    known = None if target.even_if_unknown else Known.of(settings, lake)
+    known = None if target.even_if_unknown else Known.of(settings, lake, subjects=target.subjects)
     if known is not None:
         refused, questioned = doubts(known, entries)
         refuse_unknown(refused, f"record the {kind}")
@@ -113,7 +113,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
             if sys.stdin.isatty() and not typer.confirm(f"{text}. Record it?"):
                 raise ConfigError("not recorded", where=str(item), next_step=f"correct it, or add {FLAG}")
             call.terminal.warn(text)
-    for text in effects(settings, lake, known, entries, datetime.now(UTC)):
+    for text in effects(lake, known, entries, datetime.now(UTC)):
         call.terminal.warn(text)
     before = lake["ledger"].snapshot().rows
     record(lake, entries)
@@ -216,9 +216,9 @@ def ledger_import(
         f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected"
     )
     if missing := done.without_photos:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         effect = "their grants have" if len(missing) > 1 else "its grant has"
-        terminal.warn(f"no photo has the subject{'s' * (len(missing) > 1)} {shown}: {effect} no effect until one comes")
+        named = f"subject{'s' * (len(missing) > 1)} {first_of(missing)}"
+        terminal.warn(f"no photo has the {named}: {effect} no effect until one comes")
     if others := others_of_withdrawn(lake, before):
         terminal.warn(others)
     rejected, questioned = (

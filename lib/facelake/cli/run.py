@@ -16,7 +16,7 @@ from facelake import __version__
 from facelake.cli.command import Invocation, command, typer_app
 from facelake.contracts import Covers, SourceClass
 from facelake.errors import ConfigError, FacelakeError
-from facelake.plural import counted
+from facelake.plural import counted, first_of
 from facelake.terminal import Terminal
 
 if TYPE_CHECKING:  # imported when a command runs
@@ -332,8 +332,7 @@ def _other_sources(settings: Config, source: str) -> str:
         known = sorted(Known.of(settings, open_lake(settings)).sources)
     except ConfigError:  # there is no lake yet
         return ""
-    more = f" and {len(known) - 5} more" if len(known) > 5 else ""
-    return "" if source in known else ", ".join(known[:5]) + more
+    return "" if source in known else first_of(known)
 
 
 @command(app)

@@ -287,7 +287,7 @@ class GovernanceSection(Section):
         if value is not None and not name:
             raise ValueError("it is blank: give the reference of the assessment")
         if name and name.casefold().strip(".-?_ ") in _PLACEHOLDERS:
-            raise ValueError(f"{value!r} stands for one: give the reference of the assessment")
+            raise ValueError(f"{value!r} is a placeholder: give the reference of the assessment")
         return name or None
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, StrictStr, ValidationError
 
 from facelake.errors import Corrupt
+from facelake.plural import first_of
 from facelake.publish.template_files import EXEMPLARS, STARTS, TEMPLATES
 
 INDEX = "index.faiss"
@@ -105,8 +106,7 @@ def _check(kind: type[_Manifest], manifest: dict[str, Any], where: str) -> None:
         kind.model_validate(manifest)
     except ValidationError as err:
         faults = [f"{'.'.join(map(str, fault['loc']))} ({fault['msg'].lower()})" for fault in err.errors()]
-        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
-        raise _corrupt(f"the manifest is signed, but not complete: {', '.join(faults[:_NAMED])}{more}", where) from err
+        raise _corrupt(f"the manifest is signed, but not complete: {first_of(faults, _NAMED)}", where) from err
 
 
 def _corrupt(what: str, where: str) -> Corrupt:

@@ -67,7 +67,7 @@ def admit(context: Context) -> StageResult:
     rules = _rules(context, ledger, now, lineages)
     decided = decide_corpus(context, index.parts, ledger, rules, known)
     gone = [file for name, file in known.items() if name not in decided.kept]
-    if remember(lake, gone, ledger.withdrawn_subjects(config.purpose, now), decided.withdrawn):
+    if gone and remember(lake, gone, ledger.withdrawn_subjects(config.purpose, now), decided.withdrawn):
         _drop(lake, decided.adds)  # they may have the same photos under other names
         decided = decide_corpus(context, index.parts, ledger, _rules(context, ledger, now, lineages), known)
     totals, adds = decided.counts, decided.adds

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from facelake.admit.rules import Ledger
-from facelake.config import Config
 from facelake.contracts import EventKind, Scope
 from facelake.lake.lake import Lake
 from facelake.plural import counted
@@ -19,14 +18,13 @@ from facelake.stages.admission.lifted_withdrawals import lifted, lifted_in_words
 from facelake.stages.admission.shared_references import of_several_sources
 
 
-def effects(config: Config, lake: Lake, known: Known | None, entries: Sequence[Entry], now: datetime) -> Iterator[str]:
+def effects(lake: Lake, known: Known | None, entries: Sequence[Entry], now: datetime) -> Iterator[str]:
     """Yield what somebody who records events should know: withdrawals that a grant lifts, grants that end nothing or
     come before their photos, other references that are nearly those that are named, and subjects of several sources.
 
     Args:
-        config: names the corpus.
         lake: the lake, before the events are recorded.
-        known: what it has; None: the references are not compared with it.
+        known: what it has, with the sources of the subjects; None: the references are not compared with it.
         entries: the new events.
         now: the time.
     """
@@ -36,8 +34,7 @@ def effects(config: Config, lake: Lake, known: Known | None, entries: Sequence[E
     if known is not None:
         yield from also_ended(known, entries)
         yield from (text for _, text in without_photos(known, entries))
-        subjects = [entry.key for entry in entries if entry.scope is Scope.SUBJECT]
-        yield from of_several_sources(config, lake, subjects)
+        yield from of_several_sources(known)
     yield from (text for _, text in what_ends(ledger_of(rows), entries, now))
 
 

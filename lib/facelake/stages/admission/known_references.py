@@ -37,6 +37,7 @@ class Unknown:
         kind: subject, source, image or purpose.
         name: the reference.
         near: what may have been meant, as text; empty if nothing is alike.
+        alike: the names in `near`.
         certain: whether it is most likely a mistype: `near` is the same, is of another kind, or has the same numbers.
         same: whether `near` differs only in case, spaces, punctuation, compatibility forms, leading zeros, or letters
             that look like digits.
@@ -45,6 +46,7 @@ class Unknown:
     kind: str
     name: str
     near: str = ""
+    alike: tuple[str, ...] = ()
     certain: bool = False
     same: bool = False
 
@@ -63,6 +65,7 @@ class Known:
         with_photos: sources of photos only.
         purposes: of the config, the ledger and the leases.
         images: those of the photos that were asked for, by image_id.
+        sources_of: sources of the photos that name the subjects that were asked for, by reference.
     """
 
     subjects: set[str] = field(default_factory=set)
@@ -70,23 +73,27 @@ class Known:
     with_photos: set[str] = field(default_factory=set)
     purposes: set[str] = field(default_factory=set)
     images: set[str] = field(default_factory=set)
+    sources_of: dict[str, set[str]] = field(default_factory=dict)
     _similar_images: dict[str, set[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: Config, lake: Lake, images: Collection[str] = ()) -> Known:
+    def of(cls, config: Config, lake: Lake, images: Collection[str] = (), subjects: Collection[str] = ()) -> Known:
         """Read them.
 
         Args:
             config: the config, which names corpus and purpose.
             lake: the lake.
             images: image ids of which to say whether they exist.
+            subjects: references of which to say which sources have photos of them.
         """
         known = cls.of_records(config, lake)
         wanted = {reference(image) for image in images}
+        asked = pa.array(sorted(map(reference, subjects)), pa.string())
         for rows in identified(config, lake):
             known.subjects.update(filter(None, references(pc.unique(rows["subject_ref"])).to_pylist()))
             known.with_photos.update(filter(None, references(pc.unique(rows["source_id"])).to_pylist()))
             known._look_for(rows["image_id"], wanted)
+            add_sources(known.sources_of, rows, asked)
         known.sources |= known.with_photos
         return known
 
@@ -131,10 +138,9 @@ class Known:
         for name in map(reference, names):
             if name not in own[kind]:
                 item = self._unknown(kind, name, own)
-                alike = {other for other in self.sources if repr(other) in item.near} if kind == "source" else set()
                 # of two spellings the one that is recorded may be the mistyped one
-                absent = alike and item.certain and not alike & self.with_photos
-                yield replace(item, near=f"{item.near}, which no photo has") if absent else item
+                absent = kind == "source" and item.alike and not self.with_photos.intersection(item.alike)
+                yield replace(item, near=f"{item.near}, which no photo has") if absent and item.certain else item
 
     def alike(self, kind: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         """Yield (name, other) for references of a kind (subject, source) that differ from a named one that exists only
@@ -157,19 +163,20 @@ class Known:
             return Unknown(kind, name, f"there is {_either(near)}" if near else "", certain=bool(near))
         same = sorted(other for other in own[kind] if _plain(other) == _plain(name))
         if same:
-            return Unknown(kind, name, f"there is {same[0]!r}", certain=True, same=True)
+            return Unknown(kind, name, f"there is {same[0]!r}", (same[0],), certain=True, same=True)
         padded = sorted(other for other in own[kind] if _without_zeros(other) == _without_zeros(name))
         if padded:  # a spreadsheet turns 008 into 8
-            return Unknown(kind, name, f"there is {_either(padded)}", certain=True, same=True)
+            return Unknown(kind, name, f"there is {_either(padded)}", tuple(padded), certain=True, same=True)
         drawn = sorted(other for other in own[kind] if _as_drawn(other) == _as_drawn(name))
         if drawn:  # 2O26 is 2026
-            return Unknown(kind, name, f"did you mean {_either(drawn)}", certain=True, same=True)
+            return Unknown(kind, name, f"did you mean {_either(drawn)}", tuple(drawn), certain=True, same=True)
         near_ones = difflib.get_close_matches(name, sorted(own[kind]), n=3, cutoff=_ALIKE)
         same_numbers = [other for other in near_ones if _numbers(other) == _numbers(name)]
         if kind == "subject":  # person-0041 and person-0042 are two people, of whom none is offered for the other
             near_ones = same_numbers
         if near_ones:
-            return Unknown(kind, name, f"did you mean {_either(near_ones)}", certain=near_ones[:1] == same_numbers[:1])
+            certain = near_ones[:1] == same_numbers[:1]
+            return Unknown(kind, name, f"did you mean {_either(near_ones)}", tuple(near_ones), certain=certain)
         named = sorted(own[kind])[:_MOST_NAMED] if kind == "source" else []
         return Unknown(kind, name, f"it has {', '.join(map(repr, named))}" if named else "")
 
@@ -320,6 +327,18 @@ def identified(config: Config, lake: Lake) -> Iterator[pa.Table]:
                 yield corpus.ids(part)
     except ConfigError:
         return  # no photo was imported yet
+
+
+def add_sources(found: dict[str, set[str]], rows: pa.Table, subjects: pa.Array) -> None:
+    """Add the sources of rows that name some subjects, in the spelling of `reference`, by subject."""
+    names = references(rows["subject_ref"])
+    own = pc.fill_null(pc.is_in(names, subjects), False)
+    if not len(subjects) or not pc.any(own).as_py():
+        return
+    pairs = pa.table({"subject": names.filter(own), "source": references(rows["source_id"].filter(own))})
+    for row in pairs.group_by(["subject", "source"]).aggregate([]).to_pylist():
+        if row["source"]:
+            found.setdefault(row["subject"], set()).add(row["source"])
 
 
 def _without_zeros(text: str) -> str:

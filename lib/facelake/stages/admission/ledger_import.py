@@ -32,7 +32,8 @@ from facelake.stages.admission.known_references import (
     erased_before,
     without_photos,
 )
-from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.admission.ledger import Entry, evidence_digest, ledger_of, record
+from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.lifted_withdrawals import lifted_by_lines
 
 COLUMNS = (
@@ -113,11 +114,11 @@ def import_ledger(
     erased = erased_before(lake, list(lines.values()))
     rejected += [RejectedLine(line, erased[entry]) for line, entry in lines.items() if entry in erased]
     lines = {line: entry for line, entry in lines.items() if entry not in erased}
-    rows, now = lake["ledger"].read().sort_by("seq"), datetime.now(UTC)
+    rows, now = ledger_rows(lake)[0], datetime.now(UTC)
     lifting = {} if lift_withdrawals else lifted_by_lines(rows, lines, now)
     new, present = _Histories.of(rows.to_pylist()).sort_out(lines, rejected, lifting)
     line_of = {entry: line for line, entry in lines.items()}
-    ending = what_ends(read_ledger(lake), new, now) if new else ()
+    ending = what_ends(ledger_of(rows), new, now) if new else ()
     questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
     missing = [entry.key for entry, _ in without_photos(known, new)] if known is not None else []
     if new:

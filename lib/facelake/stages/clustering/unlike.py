@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,7 +37,8 @@ def unlike(lake: Lake, one: str | None, other: str | None) -> str | None:
         return None
     first, second = templates
     similarity = float(np.dot(first, second))
-    usual = float(str(since.cuts["impostor_mean"])) + _DEVIATIONS * float(str(since.cuts["impostor_sd"]))
+    mean, deviation = (cast(float, since.cuts[name]) for name in ("impostor_mean", "impostor_sd"))
+    usual = mean + _DEVIATIONS * deviation
     if similarity >= usual:
         return None
     return (

@@ -95,13 +95,10 @@ def _rewrite_members(members: Table, doomed: pa.Array, scores: pa.Table) -> int:
             continue
         rows = members.file(file).filter(pc.invert(gone))
         at = places(rows["face_id"], scores["face_id"])
-        known = pa.array(at >= 0)
+        known, row = pa.array(at >= 0), pa.array(at, mask=at < 0)
         for name in ("score", "core"):
-            new = scores[name].combine_chunks().take(pa.array(np.maximum(at, 0))) if scores.num_rows else None
-            column = rows[name].combine_chunks()
-            rows = rows.set_column(
-                rows.schema.get_field_index(name), name, column if new is None else pc.if_else(known, new, column)
-            )
+            column = pc.if_else(known, scores[name].combine_chunks().take(row), rows[name].combine_chunks())
+            rows = rows.set_column(rows.schema.get_field_index(name), name, column)
         removed += file.rows - rows.num_rows
         removes.append(file)
         if rows.num_rows:

@@ -21,13 +21,12 @@ from facelake.lake.corpora.detect import CorpusSpec, resolve_corpus
 from facelake.lake.corpora.opening import INDEX, OpenedCorpus
 from facelake.lake.corpora.photos import UNREADABLE, PhotoReader
 from facelake.lake.tables import Table
-from facelake.plural import counted
+from facelake.plural import counted, first_of
 from facelake.stages.admission.corpus_rewrite import owns_corpus
 from facelake.stages.admission.index_tasks import forget
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Targets
 
-_NAMED = 5  # photos that are named in a notice
 _IDS = ["image_id", "source_id", "subject_ref"]
 
 
@@ -116,9 +115,8 @@ def delete_places(context: Context, targets: Targets) -> Counter[str]:
         missing += [] if there else [place]
     targets.places -= done
     if missing:
-        shown = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else "")
         text = f"{counted(len(missing), 'photo')} of the index {'is' if len(missing) == 1 else 'are'} not at the place"
-        context.emit(Notice("erase", f"{text} any more: {shown}. Delete them yourself if they were moved"))
+        context.emit(Notice("erase", f"{text} any more: {first_of(missing)}. Delete them yourself if they were moved"))
         counts["own_store_not_found"] = len(missing)
     return counts
 

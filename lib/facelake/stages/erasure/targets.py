@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 from facelake.contracts import references
 from facelake.errors import ConfigError
 from facelake.events import Notice
-from facelake.plural import counted
+from facelake.plural import counted, first_of
 from facelake.stages.admission.corpus_rewrite import own_corpus
 from facelake.stages.admission.known_references import Known, also_there, not_suppressed, refuse_unknown
 from facelake.stages.admission.shared_references import of_several_sources
@@ -28,7 +27,7 @@ def refuse_unknown_targets(context: Context, request: Request) -> None:
     Raises:
         ConfigError: it does; the error names what is alike.
     """
-    known = Known.of(context.config, context.lake, request.images)
+    known = Known.of(context.config, context.lake, request.images, request.subjects)
     unknown = [
         *known.unknown("subject", request.subjects),
         *known.unknown("image", request.images),
@@ -39,31 +38,29 @@ def refuse_unknown_targets(context: Context, request: Request) -> None:
     for kind, names in (("subject", request.subjects), ("source", request.sources)):
         for text in also_there(known, kind, names):
             context.emit(Notice("erase", text))
-    for text in (
-        *of_several_sources(context.config, context.lake, request.subjects),
-        *_identities_in_words(context, request),
-    ):
+    for text in (*of_several_sources(known), *_identities_in_words(context, request)):
         context.emit(Notice("erase", text))
 
 
 def _identities_in_words(context: Context, request: Request) -> Iterator[str]:
-    """Yield what is erased with each identity: all photos that show it, whomever they name and show besides."""
+    """Yield what is erased with the identities: all photos that show them, whomever they name and show besides."""
     gallery = current_gallery(context.lake)
-    for identity in request.identities if gallery else ():
-        images = _of_identities(context, replace(request, identities=(identity,)), gallery, known=True)
-        wanted, faces, subjects = strings(images), 0, set[str]()
-        for rows in gallery.parts("memberships", ["image_id", "identity_id"]) if gallery else ():
-            others = pc.and_(pc.is_in(rows["image_id"], wanted), pc.not_equal(rows["identity_id"], identity))
-            faces += pc.sum(others).as_py() or 0
-        for _, rows in context.lake["admissions"].parts(["image_id", "subject_ref"]):
-            own = rows["subject_ref"].filter(pc.is_in(rows["image_id"], wanted))
-            subjects.update(filter(None, references(pc.unique(own)).to_pylist()))
-        named = (
-            f", which name {counted(len(subjects), 'subject')}: {', '.join(sorted(subjects)[:5])}" if subjects else ""
-        )
-        others_text = f", and have {counted(faces, 'face')} of other identities" if faces else ""
-        if images:
-            yield f"identity {identity} is in {counted(len(images), 'photo')}{named}{others_text}: all are erased"
+    images = _of_identities(context, request, gallery, known=True) if request.identities else set()
+    if gallery is None or not images:
+        return
+    wanted, own_ids = strings(images), strings(request.identities)
+    faces, subjects = 0, set[str]()
+    for rows in gallery.parts("memberships", ["image_id", "identity_id"]):
+        others = pc.and_(pc.is_in(rows["image_id"], wanted), pc.invert(pc.is_in(rows["identity_id"], own_ids)))
+        faces += pc.sum(others).as_py() or 0
+    for _, rows in context.lake["admissions"].parts(["image_id", "subject_ref"]):
+        own = rows["subject_ref"].filter(pc.is_in(rows["image_id"], wanted))
+        subjects.update(filter(None, references(pc.unique(own)).to_pylist()))
+    one = len(request.identities) == 1
+    who = f"identity {request.identities[0]} is" if one else f"the {len(request.identities)} identities are"
+    named = f", which name {counted(len(subjects), 'subject')}: {first_of(sorted(subjects))}" if subjects else ""
+    besides = f", and have {counted(faces, 'face')} of other identities" if faces else ""
+    yield f"{who} in {counted(len(images), 'photo')}{named}{besides}: all are erased"
 
 
 def find_targets(
@@ -120,8 +117,7 @@ def _by_name(context: Context, targets: Targets) -> None:
 
 
 def _undecided(context: Context, copies: set[str]) -> ConfigError:
-    shown = ", ".join(sorted(copies)[:5]) + (f" and {len(copies) - 5} more" if len(copies) > 5 else "")
-    what = f"the same photos are in the lake under other ids: {shown}"
+    what = f"the same photos are in the lake under other ids: {first_of(sorted(copies))}"
     next_step = "nothing was erased. Add --with-copies to erase them too, or --keep-copies if they are to stay"
     return ConfigError(what, where=context.lake.uri, next_step=next_step)
 

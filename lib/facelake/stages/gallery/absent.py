@@ -59,7 +59,7 @@ def without_photos(lake: Lake, name: str) -> ConfigError | None:
     if not (count := own.num_rows):
         return None
     named = sorted({purpose for purposes in own["purposes"].to_pylist() for purpose in purposes or ()})
-    suppressed = lake.suppressed()
+    suppressed = lake.suppressed() if lake.can_hash else frozenset()
     for purpose in named if suppressed else ():
         if lake.keyed_hash(label(Scope.SUBJECT, name, purpose)) in suppressed:
             next_step = "other purposes are not affected; see `facelake ledger list`"

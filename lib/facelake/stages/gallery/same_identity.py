@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from facelake.contracts import EventKind, Scope, reference, references
 from facelake.errors import FacelakeError
 from facelake.lake.lake import Lake
-from facelake.plural import counted
+from facelake.plural import counted, first_of
 from facelake.stages.admission.same_photos import CONTENT, contents_of
 from facelake.stages.gallery.versions import current_gallery
 
@@ -34,8 +34,7 @@ class OtherPhotos:
     def in_words(self, what: str) -> str:
         """Return a sentence on them; `what` is the noun for the given photos, such as "erased"."""
         one = len(self.photos) == 1
-        more = f" and {len(self.photos) - _NAMED} more" if len(self.photos) > _NAMED else ""
-        shown = f"{', '.join(self.photos[:_NAMED])}{more}"
+        shown = first_of(self.photos, _NAMED)
         home = "identity" if len(self.identities) == 1 else "identities"
         text = (
             f"{counted(len(self.photos), 'photo')} {'has' if one else 'have'} a face of the same {home} as the {what}"

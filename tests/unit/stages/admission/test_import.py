@@ -23,6 +23,7 @@ from facelake.stages.admission import import_images
 from facelake.stages.admission.import_grants import Grant
 from facelake.stages.admission.import_images import import_folder
 from facelake.stages.admission.import_sources import ImportSource, naming_of
+from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.admission.shared_references import of_several_sources
 from facelake.testing.servers import Server
@@ -286,7 +287,8 @@ def test_references_that_two_sources_share_are_named_and_can_be_told_apart(tmp_p
     assert (said["north"], said["east"]) == ([], [])
     assert "1 subject reference also in photos of 'north': '0041'" in said["south"][0]
     with writing(Config(lake=str(tmp_path / "lake")), "test") as context:
-        told = list(of_several_sources(context.config, context.lake, ["0041", "north", "east-0041"]))
+        known = Known.of(context.config, context.lake, subjects=["0041", "north", "east-0041"])
+        told = list(of_several_sources(known))
     assert [line.partition(":")[0] for line in told] == [
         "photos of 2 sources name the subject '0041' ('north', 'south')"
     ]
