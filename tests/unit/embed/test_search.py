@@ -70,6 +70,13 @@ def test_small_faces_are_found_each_once(
     assert (np.abs(centres[:, None] - centres[None]).max(2) > side / 2).sum() == found * (found - 1)
 
 
+@pytest.mark.parametrize("side", [190, 205, 220, 330])
+@pytest.mark.parametrize("size", [(12000, 1500), (20000, 1000)])
+def test_every_face_of_a_panorama_is_found(pipeline: Pipeline, crowd: Grid, size: tuple[int, int], side: int) -> None:
+    """Faces of 60 to 120 pixels; in the narrower one they are a 25th of its height and less."""
+    assert len(embedded(pipeline, crowd(size, side, 20)).faces) == 20
+
+
 def test_a_large_face_among_small_ones_is_one_face(pipeline: Pipeline, crowd: Grid, people: list[Image.Image]) -> None:
     photo = crowd((3600, 2400), 120, 48)
     photo.paste(people[60].resize((1300, 1300)), (1200, 500))
