@@ -262,6 +262,11 @@ def test_explain_names_the_identities_of_a_divided_subject(demo_lake: Path) -> N
     twins = run_json("explain", *world.twins, "--lake", str(demo_lake))
     assert twins["said"][-3:-1][0] == "by these figures: one person"
     assert "but they are in different groups" in twins["said"][-2]
+    alone = run_json("explain", "person-3", "--lake", str(demo_lake))
+    assert {alone["first"], alone["second"]} == set(world.twins)
+    assert alone["said"][-3:-1] == twins["said"][-3:-1]
+    whole = run_json("explain", "person-1", "--lake", str(demo_lake), code=2)["error"]
+    assert whole["what"] == "'person-1' is not a subject with photos in several identities"
 
 
 def test_gallery_commands(demo_lake: Path, tmp_path: Path) -> None:

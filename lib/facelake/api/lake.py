@@ -361,8 +361,10 @@ class Lake:
         """
         return tuple(list_images(self._read().lake, set(fates), reason))
 
-    def explain(self, first: str, second: str) -> Explanation:
+    def explain(self, first: str, second: str | None = None) -> Explanation:
         """Explain why two faces or two identities are together or apart, by the measures of the last clustering.
+
+        A subject alone stands for the two identities that have most faces of the subject's photos.
 
         Raises:
             ConfigError: an id that is neither a face nor an identity of the gallery, or nothing was clustered yet.

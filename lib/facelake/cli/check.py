@@ -50,7 +50,9 @@ def explain(
     first: Annotated[
         str, typer.Argument(help="a face, an identity, a photo with one face, or a subject in one identity")
     ],
-    second: Annotated[str, typer.Argument(help="another of these")],
+    second: Annotated[
+        str | None, typer.Argument(help="another of these; not given: the first is a subject in several identities")
+    ] = None,
 ) -> None:
     """Explain why two faces or identities are together or apart, from the measures of the last clustering."""
     from facelake.nightly import reading

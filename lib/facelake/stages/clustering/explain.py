@@ -69,16 +69,18 @@ class _Asked:
     identities: frozenset[str]
 
 
-def explain(context: Context, first: str, second: str) -> dict[str, Any]:
+def explain(context: Context, first: str, second: str | None = None) -> dict[str, Any]:
     """Figures and sentences on two faces or identities; one of each kind is allowed.
 
-    A photo stands for its only face, and a subject's reference for the only identity of the subject's photos.
+    A photo stands for its only face, and a subject's reference for the only identity of the subject's photos. A subject
+    alone stands for the two identities that have most of the faces in the subject's photos.
 
     Raises:
-        ConfigError: nothing of this name is in the gallery; a photo has several faces, or a subject is in several
-            identities; nothing was clustered yet.
+        ConfigError: nothing of this name is in the gallery; a photo has several faces, or one of two subjects is in
+            several identities; what is given alone is not a subject in several identities; nothing was clustered yet.
     """
     known = read_measures(context.lake)
+    first, second = (first, second) if second is not None else _identities_of_subject(context.lake, first)
     asked = {item: _asked(context.lake, item) for item in (first, second)}
     named = [f"{item!r} stands for {found.item}" for item, found in asked.items() if item != found.item]
     sides = asked[first], asked[second]
@@ -247,6 +249,23 @@ def _asked(lake: Lake, item: str) -> _Asked:
         what = f"photos of the subject {item!r} have faces in {len(homes)} identities"
         raise ConfigError(what, where="explain", next_step=f"give two of them: {shown}")
     return _Asked(next(iter(homes), item), ids or frozenset({item}), frozenset(homes))
+
+
+def _identities_of_subject(lake: Lake, subject: str) -> tuple[str, str]:
+    """Return the two identities that have most of the faces in a subject's photos, of equal ones the first.
+
+    Raises:
+        ConfigError: it is not a subject in several identities.
+    """
+    photos, homes = photos_of_subject(lake, reference(subject)), Counter[str]()
+    gallery = current_gallery(lake)
+    for rows in gallery.parts("memberships", ["image_id", "identity_id"]) if gallery and len(photos) else ():
+        homes.update(rows.filter(pc.is_in(rows["image_id"], photos))["identity_id"].to_pylist())
+    if len(homes) < 2:
+        what = f"{subject!r} is not a subject with photos in several identities"
+        raise ConfigError(what, where="explain", next_step="give a second face, identity, photo or subject, too")
+    one, other = sorted(homes, key=lambda name: (-homes[name], name))[:2]
+    return one, other
 
 
 def _group_of(lake: Lake, asked: _Asked) -> int:
