@@ -37,6 +37,9 @@ _LEAST_CUT_FACES = 100_000
 # In a small corpus, which does not show `nearest_low`, the graph's cut is no lower than this, in units of (one person's
 # level - different people's mean). The weights of edges fall by e per this much, in the same units.
 _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.55, 0.25
+# In a small corpus also, groups that are alike beyond chance after normalisation are joined from this mean on (same
+# units; .426 by the default model's card): 99.9 % of the pairs of people in photographs measured stay below .42.
+_LEAST_MEAN_SMALL = 0.45
 # In a small corpus also, a singleton must be as similar as this to a group of few faces, in units as above: the mean of
 # two photos is a noisy template, which strangers come near.
 _LEAST_ATTACH_FEW = 0.65
@@ -47,6 +50,10 @@ _EDGE_CAP, _FLOOR = 0.54, 0.45
 _LEAD = 1.0
 # Frames of one burst, copies cut or encoded again: they say nothing of how alike two photos of one person are.
 _NEAR_COPY = 0.93
+# Photos of one occasion are hardly less alike. Where most nearest photos are such, they say nothing of how alike a
+# person is from one occasion to the next: `Prior.nearest_most` bounds their lower quartile, and this much more their
+# median.
+_MEDIAN_ABOVE = 0.05
 # Random pairs more alike than the card's different people by this many sds are of one person, who fills the corpus.
 _TOO_ALIKE = 3.0
 _STEPS = 1000  # of the histograms of cosines over 0..1
@@ -59,6 +66,8 @@ class Prior:
     impostor_mean: float
     impostor_sd: float
     genuine_mean: float
+    nearest_most: float = 0.75
+    """photos of one person on different occasions are rarely more alike; a corpus's nearest photos count no more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +92,10 @@ class Calibration:
     cut: float = 0.0
     """cosine from which neighbours are mostly of one person, measured"""
     nearest_low: float = 0.0
-    """lower quartile of faces' cosines to their nearest photo that is no near copy; 0 in a small corpus"""
+    """lower quartile of faces' cosines to their nearest photo that is no near copy, at most `nearest_most`; 0 in a
+    small corpus"""
+    nearest_most: float = 1.0
+    """of the model card"""
 
     @property
     def gap(self) -> float:
@@ -136,7 +148,7 @@ class Calibration:
     @property
     def mean_of_groups(self) -> float:
         """Mean cosine of the pairs between two groups from which they may be of one person (within_person.py)."""
-        return self.edge if self.by_hand else max(self.chance, self.impostor_mean + _LEAST_CUT_SMALL * self.gap)
+        return self.edge if self.by_hand else self.impostor_mean + _LEAST_MEAN_SMALL * self.gap
 
     def _share(self, share: float) -> float:
         """Return the cosine at a share of the way from different people's mean to `nearest_low`."""
@@ -188,7 +200,8 @@ def calibrate(
     if fixed is not None:
         edge, evidence = fixed, "set by hand"
     numbers = (edge, _RATIO, _RATIO_SINGLE, prior.genuine_mean, float(mean), float(sd))
-    return Calibration(*numbers, evidence, by_hand=fixed is not None, chance=edge)
+    by_hand = fixed is not None
+    return Calibration(*numbers, evidence, by_hand=by_hand, chance=edge, nearest_most=prior.nearest_most)
 
 
 def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration:
@@ -205,8 +218,9 @@ def with_level(cuts: Calibration, seen: Similarities, faces: int) -> Calibration
         return replace(cuts, edge=edge, cut=max(crossing, cuts.impostor_mean + _LEAST_CUT_SMALL * cuts.gap))
     # The nearest of many photos flatters, and the other neighbours do not tell how alike one person's photos are: most
     # are frames of a session in one corpus, look-alikes just above the edge in another.
-    low, level = _quantile(seen.best, first, 0.25), _quantile(seen.best, first, 0.5)
-    cuts = replace(cuts, nearest_low=low, level=(low + level) / 2)
+    low = min(_quantile(seen.best, first, 0.25), cuts.nearest_most)
+    median = min(_quantile(seen.best, first, 0.5), cuts.nearest_most + _MEDIAN_ABOVE)
+    cuts = replace(cuts, nearest_low=low, level=(low + median) / 2)
     edge = cuts.edge
     if not cuts.by_hand:
         cap = cuts.impostor_mean + _EDGE_CAP * (cuts.level - cuts.impostor_mean)

@@ -117,6 +117,8 @@ class ModelCard(_Part):
     impostor_mean: _Cosine
     impostor_sd: float = Field(gt=0, le=1)
     genuine_mean: _Cosine
+    nearest_most: _Cosine = 0.75
+    """similarity that two photos of one person on different occasions rarely exceed"""
     source: SourceCard | FolderCard | None = None
     precisions: list[PrecisionFigures] = Field(default_factory=list)
     """measured for the encoder of this card, so that embed.precision is an informed choice"""

@@ -206,9 +206,21 @@ def test_in_a_small_corpus_too_the_edge_does_not_lie_among_pairs_of_one_person()
         cuts = with_level(start, few, faces)
         assert cuts.edge == pytest.approx(min(start.edge, 0.12 + 0.54 * 0.68))
         assert cuts.chance == start.edge
-        assert cuts.mean_of_groups >= cuts.edge
+        assert cuts.mean_of_groups == pytest.approx(0.12 + 0.45 * 0.68)
         by_hand = calibrate(np.eye(5, dtype=np.float32), np.arange(5), faces, prior, 0, fixed=0.6)
         assert with_level(by_hand, few, faces).edge == 0.6
+
+
+def test_frames_of_one_occasion_do_not_raise_the_level_beyond_the_cards() -> None:
+    start = calibrate(np.eye(5, dtype=np.float32), np.arange(5), 5_000, Prior(0.12, 0.09, 0.8, nearest_most=0.75), 0)
+    every, best = np.full(1000, 10_000), np.zeros(1000, np.int64)
+    best[[880, 920]] = 3_000
+    frames = Similarities(every, best)
+    cuts = with_level(start, frames, 5_000)
+    assert (cuts.nearest_low, cuts.level) == (0.75, pytest.approx(0.775))
+    assert cuts.graph_cut == pytest.approx(0.12 + 0.7 * 0.63, abs=0.001)
+    portraits = Similarities(every, np.roll(best, -200))
+    assert with_level(start, portraits, 5_000).nearest_low == pytest.approx(0.68, abs=0.001)
 
 
 def test_look_alikes_just_above_the_edge_and_frames_of_sessions_do_not_move_the_cuts() -> None:

@@ -89,9 +89,9 @@ def test_in_a_corpus_of_families_nobody_is_joined() -> None:
     assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 32
 
 
-def test_pairs_less_alike_than_linked_faces_are_not_joined() -> None:
+def test_pairs_less_alike_than_a_cut_that_was_set_by_hand_are_not_joined() -> None:
     vectors, group, _ = sessions(templates(30), shift=1.0)
-    strict = Calibration(0.8, 0.75, 0.75, 0.8, 0.05, 0.09, "a test", chance=0.8)
+    strict = Calibration(0.8, 0.75, 0.75, 0.8, 0.05, 0.09, "a test", by_hand=True)
     assert len(set(join_normalised(group_sums(vectors, group), strict)[0].tolist())) == 31
 
 

@@ -92,7 +92,7 @@ def _full_clustering(context: Context, source: TableFiles, exchange: Exchange, s
             context.emit(StageProgress("cluster", len(complete), {"step": step}))
 
     work = Work(source, store.uri, context.lake.s3.model_dump_json(), state, card.encoder.dim)
-    prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean)
+    prior = Prior(card.impostor_mean, card.impostor_sd, card.genuine_mean, card.nearest_most)
     return FullClustering(work, exchange, settings, prior, progress, context.config.spark.scratch_bytes)
 
 
