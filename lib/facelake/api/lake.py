@@ -31,7 +31,7 @@ from facelake.events import Listener, fan_out, ignore_events
 from facelake.lake.store import read_text
 from facelake.nightly import run_night
 from facelake.partitions import in_partition
-from facelake.stages.admission.import_grants import Grant
+from facelake.stages.admission.import_grants import Grant, refuse_before_lake
 from facelake.stages.admission.import_images import import_folder
 from facelake.stages.core.context import Context, StageResult
 from facelake.stages.erasure.cancelling import cancel_erasure
@@ -155,6 +155,7 @@ class Lake:
             Refused: a withdrawn dataset.
         """
         require_assessment_to_import(self.config)
+        refuse_before_lake(self.config, grant)
         with self._write("import", must_exist=False) as context:
             return import_folder(
                 context,

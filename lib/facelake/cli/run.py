@@ -212,7 +212,7 @@ def import_(
     from facelake.lake.lake import has_lake
     from facelake.lake.store import open_store
     from facelake.nightly import writing
-    from facelake.stages.admission.import_grants import Grant
+    from facelake.stages.admission.import_grants import Grant, refuse_before_lake
     from facelake.stages.admission.import_images import check_source, import_folder
     from facelake.stages.admission.import_sources import naming_of
     from facelake.stages.governance.processing_register import require_assessment_to_import
@@ -226,6 +226,7 @@ def import_(
         basis = _asked_basis(settings, source_id, purpose)
     stated = (basis or "", tuple(purpose or ()), evidence, exemption, covers, source_class)
     grant = None if no_grant or not basis else Grant(*stated)
+    refuse_before_lake(settings, grant)
     made = not has_lake(open_store(settings.lake, settings.s3))
     with writing(settings, "import", terminal.listen) as context:
         if made:

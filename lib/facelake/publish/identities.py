@@ -101,6 +101,7 @@ class Standing:
         names: ids of the previous identities, ascending.
         sizes: (names,) their numbers of faces.
         own: (names,) those of them that no merge brought in.
+        since: (names,) gallery versions that created them.
         tombstones: ids of merged and retired identities, ascending.
         cores: (tombstones,) faces of the core that a retired identity left: its other faces are not known any more; 0
             for a merged one, whose faces all are.
@@ -114,6 +115,7 @@ class Standing:
     names: list[str]
     sizes: I64
     own: I64
+    since: I64
     tombstones: list[str]
     cores: I64
 
@@ -201,7 +203,8 @@ def _match(standing: Standing, count: int) -> tuple[I64, I64]:
     brought = standing.former >= 0
 
     def match(previous: I64) -> I64:
-        return match_groups(standing.groups, previous, count, len(standing.names), standing.core, brought)
+        names = len(standing.names)
+        return match_groups(standing.groups, previous, count, names, standing.core, brought, standing.since)
 
     matched = match(standing.previous)
     if not brought.any():

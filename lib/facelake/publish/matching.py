@@ -57,6 +57,7 @@ def match_groups(
     identity_count: int,
     core: Bool | None = None,
     brought: Bool | None = None,
+    since: I64 | None = None,
 ) -> I64:
     """Match groups to identities so that as many faces as possible keep their identity.
 
@@ -66,7 +67,8 @@ def match_groups(
     return to the faces that had them.
 
     The overlap graph falls into small components; each is solved on its own (Crouse, "On implementing 2D rectangular
-    assignment algorithms", IEEE TAES 2016, as in scipy). Ties go to the lower numbers.
+    assignment algorithms", IEEE TAES 2016, as in scipy). Ties go to the older identity, then to the lower numbers: of
+    two halves that a mistake made and its undoing unites, the id is that of the whole.
 
     Args:
         groups: (n,) group of each face.
@@ -75,6 +77,7 @@ def match_groups(
         identity_count: number of previous identities.
         core: (n,) whether the face is of the identity's core; default: none is.
         brought: (n,) whether a merge brought the face into the identity; default: none.
+        since: (identity_count,) gallery version that created each; default: all are of one age.
 
     Returns:
         (group_count,) the identity of each group, or -1.
@@ -97,10 +100,11 @@ def match_groups(
     lone = np.diff(bounds) == 1
     single = order[bounds[:-1][lone]]  # components of one pair, nearly all of them
     matched[g[single]] = i[single]
+    rank = np.argsort(np.argsort(np.zeros(identity_count) if since is None else since, kind="stable"))
     pairwise = np.array(list(itertools.pairwise(bounds.tolist())), np.int64).reshape(-1, 2)
     for start, end in pairwise[~lone].tolist():
         part = order[start:end]
-        _match_component(matched, g[part], i[part], count[part])
+        _match_component(matched, g[part], i[part], count[part], rank)
     return matched
 
 
@@ -111,13 +115,14 @@ def _weights(shared: Overlaps, identity_count: int) -> I64:
     return shared.faces + np.where(all_cores > 0, faces * cores // np.maximum(all_cores, 1), 0).astype(np.int64)
 
 
-def _match_component(matched: I64, g: I64, i: I64, count: I64) -> None:
+def _match_component(matched: I64, g: I64, i: I64, count: I64, rank: I64) -> None:
     from scipy.optimize import linear_sum_assignment  # slow to import
 
     rows, r = np.unique(g, return_inverse=True)
-    columns, c = np.unique(i, return_inverse=True)
-    if max(len(rows), len(columns)) > _MAX_OPTIMAL_SIDE:
-        _match_greedily(matched, g, i, count)
+    by_age, first, c = np.unique(rank[i], return_index=True, return_inverse=True)
+    columns = i[first]
+    if max(len(rows), len(by_age)) > _MAX_OPTIMAL_SIDE:
+        _match_greedily(matched, g, i, count, rank)
         return
     table = np.zeros((len(rows), len(columns)))
     table[r, c] = count
@@ -128,9 +133,9 @@ def _match_component(matched: I64, g: I64, i: I64, count: I64) -> None:
             matched[rows[row]] = columns[column]
 
 
-def _match_greedily(matched: I64, g: I64, i: I64, count: I64) -> None:
+def _match_greedily(matched: I64, g: I64, i: I64, count: I64, rank: I64) -> None:
     taken: set[int] = set()
-    for at in np.lexsort((i, g, -count)):
+    for at in np.lexsort((rank[i], g, -count)):
         if matched[g[at]] < 0 and int(i[at]) not in taken:
             matched[g[at]] = i[at]
             taken.add(int(i[at]))

@@ -363,6 +363,19 @@ def test_a_grant_says_that_it_lifts_a_withdrawal(lake: Path, tmp_path: Path) -> 
     assert "lifts" not in run_cli("ledger", "grant", *grant, P, *at).stderr
 
 
+def test_no_lake_is_made_for_a_mistyped_purpose(tmp_path: Path) -> None:
+    photos = tmp_path / "own"
+    photos.mkdir()
+    (photos / "a.jpg").write_bytes(b"x")
+    config = tmp_path / "own.yaml"
+    config.write_text(f"lake: {tmp_path / 'lake'}\ngovernance: {{dpia: 'none: a test'}}\n")
+    done = run_cli("import", str(photos), "-c", str(config), "--basis", "b", "--purpose", "identity-groping")
+    assert done.returncode == 2
+    assert "did you mean 'identity-grouping'" in done.stderr
+    assert "nothing was imported" in done.stderr
+    assert not (tmp_path / "lake").exists()
+
+
 def test_a_source_that_only_the_ledger_has_may_be_the_mistyped_one(tmp_path: Path) -> None:
     """`--create-lake` takes any name."""
     at = ["--lake", str(tmp_path / "lake")]

@@ -24,6 +24,7 @@ def standing_of(
     before: pa.Table | None,
     tombstone_of_face: dict[str, str] | None = None,
     cores: dict[str, int] | None = None,
+    since: dict[str, int] | None = None,
 ) -> Standing:
     """Look up every face's previous identity, core flag and tombstone row by row, as a simple reference implementation."""
     rows = {row["face_id"]: row for row in before.to_pylist()} if before else {}
@@ -43,6 +44,7 @@ def standing_of(
             [sum(row["identity_id"] == name and not row.get("former_id") for row in rows.values()) for name in names],
             np.int64,
         ),
+        since=np.array([(since or {}).get(name, 1) for name in names], np.int64),
         tombstones=tombstones,
         cores=np.array([(cores or {}).get(name, 0) for name in tombstones], np.int64),
     )
@@ -230,6 +232,17 @@ def test_an_id_is_not_passed_on_to_the_faces_that_a_merge_brought(
         assert (result.retired == ["id-a"]) is (together or not left)
     elif together or not left:
         assert (identity, result.retired, result.came_back) == ("id-a", [], [])
+
+
+@pytest.mark.parametrize("names", [("id-a", "id-b"), ("id-b", "id-a")])
+def test_the_older_id_wins_a_tie(names: tuple[str, str]) -> None:
+    """A split in two halves that is undone: the id is that of the whole, whichever sorts first."""
+    old, young = names
+    faces = [f"face-{i}" for i in range(4)]
+    before = pa.table({"face_id": faces, "identity_id": [old, young] * 2, "core": [True] * 4})
+    standing = standing_of(faces, np.zeros(4, np.int64), before, since={old: 1, young: 2})
+    result = publish_standing(standing, 3)
+    assert (result.identity_of_group, result.merged_into) == ([old], {young: old})
 
 
 def test_a_retired_identity_returns_with_its_faces() -> None:

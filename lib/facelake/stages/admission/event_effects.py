@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from facelake.admit.rules import Ledger
-from facelake.contracts import EventKind, Scope
+from facelake.contracts import EventKind, Refusal, Scope
 from facelake.lake.lake import Lake
 from facelake.plural import counted
 from facelake.stages.admission.known_references import Known, also_ended, without_photos
@@ -67,7 +67,10 @@ def _with_own_grants(ledger: Ledger, entry: Entry, now: datetime) -> int:
 
 def _effect(ledger: Ledger, entry: Entry, now: datetime) -> str:
     purposes = entry.purposes or sorted(ledger.purposes())
-    stands = any(ledger.standing(entry.scope, entry.key, purpose, now).admitted for purpose in purposes)
+    standing = [ledger.standing(entry.scope, entry.key, purpose, now) for purpose in purposes]
+    stands = any(verdict.admitted for verdict in standing)
+    if not stands and any(verdict.reason is Refusal.WITHDRAWN for verdict in standing):
+        return f"changes nothing: the withdrawal of this {entry.scope} stays in force"
     if entry.scope is Scope.SOURCE:
         if stands:
             return "ends the earlier one, and the next run refuses the photos but for those of subjects with a grant"

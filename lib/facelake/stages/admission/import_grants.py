@@ -14,7 +14,8 @@ from facelake.config import Config
 from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, reference
 from facelake.errors import ConfigError
 from facelake.events import Notice
-from facelake.lake.lake import Lake
+from facelake.lake.lake import Lake, has_lake
+from facelake.lake.store import open_store
 from facelake.stages.admission.known_references import Known
 from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
 from facelake.stages.core.context import Context
@@ -54,8 +55,23 @@ def record_grant(context: Context, source_id: str, grant: Grant) -> bool:
     return bool(needed)
 
 
-def refuse_mistyped(context: Context, grant: Grant) -> None:
+def refuse_before_lake(config: Config, grant: Grant | None) -> None:
+    """Refuse a mistyped grant while there is no lake, so that none is made for it.
+
+    Raises:
+        ConfigError: as `refuse_mistyped`.
+    """
+    if grant is not None and not has_lake(open_store(config.lake, config.s3)):
+        refuse_mistyped(Known.of_config(config), grant, config.purpose)
+
+
+def refuse_mistyped(known: Known, grant: Grant, purpose: str) -> None:
     """Refuse a grant that is recorded for good and does not permit what the run needs.
+
+    Args:
+        known: what the lake has, or without a lake the config.
+        grant: the grant.
+        purpose: of the config, for a grant that names none.
 
     Raises:
         ConfigError: a purpose nearly equals a known one; or the class is refused, so that no photo would be processed.
@@ -64,14 +80,13 @@ def refuse_mistyped(context: Context, grant: Grant) -> None:
         what = f"photos of class {grant.source_class} are never processed, and no later event lifts this"
         next_step = "give contributed, commissioned, archive or research; or leave these photos out"
         raise ConfigError(what, where="--class", next_step=next_step)
-    known = Known.of_records(context.config, context.lake)
-    for item in known.unknown("purpose", grant.purposes or (context.config.purpose,)):
+    for item in known.unknown("purpose", grant.purposes or (purpose,)):
         if item.certain:
             next_step = (
                 "correct it; a new purpose of that name is recorded by `facelake ledger grant --even-if-unknown`"
             )
             where = "--purpose" if grant.purposes else "purpose (of the config)"
-            raise ConfigError(f"the lake has {item}; nothing was imported", where=where, next_step=next_step)
+            raise ConfigError(f"there is {item}; nothing was imported", where=where, next_step=next_step)
 
 
 def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:

@@ -26,7 +26,7 @@ from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
 from facelake.stages.admission.import_grants import Grant, record_grant, refuse_mistyped, refuse_other_basis
 from facelake.stages.admission.import_sources import ImportSource, Naming, SourcePhoto, count_photos, naming_of
 from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash, subject_hash
-from facelake.stages.admission.known_references import as_seen, withdrawn_as_seen
+from facelake.stages.admission.known_references import Known, as_seen, withdrawn_as_seen
 from facelake.stages.admission.shared_references import shared_references
 from facelake.stages.admission.withdrawn_datasets import load_lineages, refuse_declared, refuse_retracted_names
 from facelake.stages.core.context import Context, StageResult, StageRun, must_add_up
@@ -109,7 +109,7 @@ def import_folder(
     refuse_retracted_names((source_id, origin.name), origin.location, names, origin.property_text(), lineages)
     refuse_declared(origin.location, origin.sidecars(files), lineages)
     if grant is not None:
-        refuse_mistyped(context, grant)
+        refuse_mistyped(Known.of_records(context.config, context.lake), grant, context.config.purpose)
         refuse_other_basis(context, source_id, grant)
     naming = naming_of(person_from, person_prefix)
     total = count_photos(origin, naming.pattern)

@@ -109,9 +109,17 @@ class Known:
             purposes={reference(name) for row in events for name in row["purposes"] or ()}
             | {reference(name) for name in leased if name},
         )
-        if not any(item.certain for item in known.unknown("purpose", [config.purpose])):  # else mistyped in the config
-            known.purposes.add(reference(config.purpose))
-        return known
+        return known._with_purpose_of(config)
+
+    @classmethod
+    def of_config(cls, config: Config) -> Known:
+        """Return the references of the config only: there is no lake yet."""
+        return cls()._with_purpose_of(config)
+
+    def _with_purpose_of(self, config: Config) -> Known:
+        if not any(item.certain for item in self.unknown("purpose", [config.purpose])):  # else mistyped in the config
+            self.purposes.add(reference(config.purpose))
+        return self
 
     def _look_for(self, ids: pa.ChunkedArray, wanted: set[str]) -> None:
         """Note which wanted photos are among the ids, and ids that differ from one in case or punctuation only."""

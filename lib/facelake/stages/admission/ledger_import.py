@@ -34,7 +34,7 @@ from facelake.stages.admission.known_references import (
 )
 from facelake.stages.admission.ledger import Entry, evidence_digest, ledger_of, record
 from facelake.stages.admission.ledger_head import ledger_rows
-from facelake.stages.admission.lifted_withdrawals import lifted_by_lines
+from facelake.stages.admission.lifted_withdrawals import lifted, lifted_by_lines, lifted_in_file, lifted_in_words
 
 COLUMNS = (
     "kind", "source", "subject", "scope", "key", "purposes", "basis", "exemption", "evidence", "evidence_sha256",
@@ -61,7 +61,7 @@ class ImportedLedger(NamedTuple):
         present: the number that the ledger already had.
         rejected: lines that were not recorded.
         questioned: recorded lines that may be mistyped (their source or purpose is unknown, or their subject resembles
-            a known one), or that end a grant, with what that does.
+            a known one), that end a grant, or that lift a withdrawal, with what that does.
         without_photos: subjects of recorded grants that no photo names, if photos name subjects.
     """
 
@@ -118,8 +118,11 @@ def import_ledger(
     lifting = {} if lift_withdrawals else lifted_by_lines(rows, lines, now)
     new, present = _Histories.of(rows.to_pylist()).sort_out(lines, rejected, lifting)
     line_of = {entry: line for line, entry in lines.items()}
+    lifts = {entry: lifted_in_words(entry, at) for entry, at in lifted(rows, new, now).items()}
     ending = what_ends(ledger_of(rows), new, now) if new else ()
-    questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
+    questioned += [RejectedLine(line_of[entry], text) for entry, text in [*lifts.items(), *ending]]
+    in_file = lifted_in_file({line_of[entry]: entry for entry in new}, now)
+    questioned += [RejectedLine(line, text) for line, text in in_file]
     missing = [entry.key for entry, _ in without_photos(known, new)] if known is not None else []
     if new:
         record(lake, new)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 import pyarrow as pa
@@ -16,14 +15,15 @@ LIFT = "--lift-withdrawals"
 
 
 def lifted(rows: pa.Table, entries: Iterable[Entry], now: datetime) -> dict[Entry, datetime]:
-    """Return the grants for purposes that stand withdrawn, each with the time of the newest withdrawal of its key.
+    """Return the grants for purposes that stand withdrawn, each with the time of the newest withdrawal of its key; not
+    those that have ended already, which lift nothing.
 
     Args:
         rows: of the ledger table, before the entries are recorded.
         entries: the new events.
         now: the time; withdrawals that begin later are left out.
     """
-    grants = [entry for entry in entries if entry.kind is EventKind.GRANT]
+    grants = [entry for entry in entries if entry.kind is EventKind.GRANT and not _ended(entry, now)]
     withdrawn = _withdrawals(rows)
     if not withdrawn or not grants:
         return {}
@@ -33,6 +33,10 @@ def lifted(rows: pa.Table, entries: Iterable[Entry], now: datetime) -> dict[Entr
         if Refusal.WITHDRAWN in verdicts:
             found[entry] = max(withdrawn[entry.scope, entry.key])
     return found
+
+
+def _ended(entry: Entry, now: datetime) -> bool:
+    return entry.valid_until is not None and entry.valid_until <= now
 
 
 def _withdrawals(rows: pa.Table) -> dict[tuple[Scope, str], list[datetime]]:
@@ -50,25 +54,38 @@ def lifted_in_words(entry: Entry, at: datetime) -> str:
 
 
 def lifted_by_lines(rows: pa.Table, lines: Mapping[int, Entry], now: datetime) -> dict[int, str]:
-    """Return, by line of a file of events, why a grant is not recorded: its source or subject has withdrawn since.
+    """Return, by line of a file of events, why a grant is not recorded: its source or subject has withdrawn before.
 
-    A file that has every withdrawal of the ledger above the grant knows of them, and lifts them.
+    Whether the file has the withdrawal too says nothing: a list whose newest event comes first has it above the grant
+    that it ended.
 
     Args:
         rows: of the ledger table.
-        lines: the events of the file by line, ascending.
+        lines: the events of the file by line.
         now: the time.
     """
     lifting = lifted(rows, lines.values(), now)
-    in_ledger = {key: len(times) for key, times in _withdrawals(rows).items()} if lifting else {}
-    above: Counter[tuple[Scope, str]] = Counter()
-    refused = {}
+    return {
+        line: f"the {entry.scope} {entry.key!r} withdrew on {lifting[entry]:%F}, and a list does not lift this: if "
+        f"a new agreement was given, record it by `facelake ledger grant`, or import the list with {LIFT}"
+        for line, entry in lines.items()
+        if entry in lifting
+    }
+
+
+def lifted_in_file(lines: Mapping[int, Entry], now: datetime) -> Iterator[tuple[int, str]]:
+    """Yield the lines of grants above which the same file has a withdrawal that they lift, with a sentence on it.
+
+    Args:
+        lines: the events of the file that are recorded, by line, ascending.
+        now: the time.
+    """
+    withdrawn: dict[tuple[Scope, str], tuple[int, Entry]] = {}
     for line, entry in lines.items():
         key = (entry.scope, entry.key)
-        above[key] += entry.kind is EventKind.WITHDRAW
-        if entry in lifting and above[key] < in_ledger[key]:
-            refused[line] = (
-                f"the {entry.scope} {entry.key!r} withdrew on {lifting[entry]:%F}, and a list does not lift this: if "
-                f"a new agreement was given, record it by `facelake ledger grant`, or import the list with {LIFT}"
-            )
-    return refused
+        if entry.kind is EventKind.WITHDRAW:
+            withdrawn[key] = line, entry
+        elif entry.kind is EventKind.GRANT and key in withdrawn and not _ended(entry, now):
+            above, earlier = withdrawn[key]
+            if not earlier.purposes or set(earlier.purposes) & set(entry.purposes):
+                yield line, f"this grant of the {entry.scope} {entry.key!r} lifts the withdrawal of line {above}"

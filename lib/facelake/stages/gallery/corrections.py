@@ -16,6 +16,7 @@ from facelake.contracts import CORRECTIONS, I64, Bool, Verdict
 from facelake.distinct import distinct, union
 from facelake.erase import Needles
 from facelake.errors import ConfigError, Contradiction
+from facelake.events import Notice
 from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.publish.corrections import Correction, agreement, enforce, holds, in_force, met
@@ -80,7 +81,8 @@ def correct_groups(context: Context, grouped: Grouped, gallery: Gallery | None) 
 
 
 def record_correction(context: Context, request: CorrectionRequest) -> dict[str, Any]:
-    """Record a correction and return its row; it takes effect with the next publish.
+    """Record a correction and return its row; it takes effect with the next publish. If a correction in force says the
+    same, nothing is recorded, and its row is returned: else undoing one of the two would change nothing.
 
     Raises:
         ConfigError: an identity or face is not in the gallery, or a face is not in the identity.
@@ -92,6 +94,9 @@ def record_correction(context: Context, request: CorrectionRequest) -> dict[str,
     seq = 1 + max((row["seq"] for row in stored), default=0)
     row = dict.fromkeys(CORRECTIONS.names) | _identities_and_faces(context.lake, request, members)
     row |= {"seq": seq, "kind": str(request.kind), "undoes": [], "reason": request.reason}
+    if same := next((other for other in in_force(stored) if _says(other) == _says(row)), None):
+        context.emit(Notice("correct", f"correction {same['seq']} says the same already; nothing was recorded"))
+        return dict(same)
     row |= {"reviewer": request.reviewer or getpass.getuser(), "gallery_version": gallery.version}
     row["recorded_at"] = datetime.now(UTC)
     contradicted = _contradicted(members, [*_about_groups(in_force(stored)), row])
@@ -103,6 +108,13 @@ def record_correction(context: Context, request: CorrectionRequest) -> dict[str,
     context.check_lease()
     table.append([dict(row)])
     return row
+
+
+def _says(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what a correction says, whoever recorded it: its kind, and the faces of both sides."""
+    sides = [frozenset(row[name] or ()) for name in ("faces_a", "faces_b")]
+    symmetric = row["kind"] in (Verdict.MERGE, Verdict.DISTINCT)
+    return row["kind"], frozenset(sides) if symmetric else tuple(sides)
 
 
 def _about_groups(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

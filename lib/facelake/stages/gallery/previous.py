@@ -47,6 +47,7 @@ class Previous:
         names: ids of the previous active identities, ascending.
         sizes: (names,) their faces.
         own: (names,) those that no merge brought in.
+        since: (names,) gallery versions that created them.
         tombstones: ids of tombstones that faces refer to, ascending.
     """
 
@@ -58,6 +59,7 @@ class Previous:
     names: list[str]
     sizes: I64
     own: I64
+    since: I64
     tombstones: list[str]
 
     @classmethod
@@ -70,6 +72,7 @@ class Previous:
             np.full(count, np.nan, np.float32),
             np.zeros(count, np.uint8),
             [],
+            np.zeros(0, np.int64),
             np.zeros(0, np.int64),
             np.zeros(0, np.int64),
             [],
@@ -95,13 +98,14 @@ class Previous:
         first = first_keys(labels, grouped.faces.keys, count)
         cores = np.array([returning[name].core if name in returning else 0 for name in tombstones], np.int64)
         previous = self.identity.astype(np.int64)
-        return Standing(labels, first, previous, self.core, former, self.names, self.sizes, self.own, tombstones, cores)
+        known = self.names, self.sizes, self.own, self.since
+        return Standing(labels, first, previous, self.core, former, *known, tombstones, cores)
 
 
 def read_previous(gallery: Gallery, faces: FaceKeys) -> Previous:
     """Read the memberships of a gallery version of the same model, file by file."""
     out = Previous.nothing(len(faces))
-    names = identity_names(gallery)
+    names, since = _active_identities(gallery)
     numbers = IdNumbers.of(names, f"{gallery.lake.uri}/identities")
     sizes, own = np.zeros(len(names), np.int64), np.zeros(len(names), np.int64)
     tombstones: dict[str, int] = {}
@@ -128,15 +132,20 @@ def read_previous(gallery: Gallery, faces: FaceKeys) -> Previous:
     place = np.full(len(tombstones) + 1, -1, np.int32)
     for position, name in enumerate(ordered):
         place[tombstones[name]] = position
-    return Previous(out.identity, out.core, place[out.former], out.score, out.how, names, sizes, own, ordered)
+    former, known = place[out.former], (names, sizes, own, since)
+    return Previous(out.identity, out.core, former, out.score, out.how, *known, ordered)
 
 
-def identity_names(gallery: Gallery) -> list[str]:
-    """Return the ids of a gallery version's active identities, ascending."""
-    names: list[str] = []
-    for rows in gallery.parts("identities", ["identity_id", "status"]):
-        names += rows.filter(pc.equal(rows["status"], "active"))["identity_id"].to_pylist()
-    return sorted(names)
+def _active_identities(gallery: Gallery) -> tuple[list[str], I64]:
+    """Return the ids of a gallery version's active identities, ascending, and the version (n,) that created each."""
+    names, since = [np.zeros(0, object)], [np.zeros(0, np.int64)]
+    for rows in gallery.parts("identities", ["identity_id", "status", "first_version"]):
+        active = rows.filter(pc.equal(rows["status"], "active"))
+        names.append(active["identity_id"].to_numpy().astype(object))
+        since.append(active["first_version"].to_numpy())
+    ids = pa.array(np.concatenate(names), pa.string())
+    order = pc.sort_indices(ids).to_numpy()
+    return ids.take(pa.array(order)).to_pylist(), np.concatenate(since)[order]
 
 
 def read_previous_by_photo(lake: Lake, gallery: Gallery, grouped: Grouped, labels: I64) -> Previous:
@@ -146,7 +155,7 @@ def read_previous_by_photo(lake: Lake, gallery: Gallery, grouped: Grouped, label
     for _, rows in lake["faces"].parts(["face_id", "image_id"]):
         at = faces.find(rows["face_id"])
         images[at[at >= 0]] = columns.keys(rows["image_id"])[at >= 0]
-    names = identity_names(gallery)
+    names, since = _active_identities(gallery)
     numbers = IdNumbers.of(names, f"{gallery.lake.uri}/identities")
     parts = [
         (columns.keys(rows["face_id"]), columns.keys(rows["image_id"]), numbers.find(rows["identity_id"]))
@@ -158,7 +167,7 @@ def read_previous_by_photo(lake: Lake, gallery: Gallery, grouped: Grouped, label
     out = Previous.nothing(len(faces))
     out.identity[:] = match_by_photo(images, labels, old_images[order], old_identity[order])
     sizes = np.bincount(old_identity, minlength=len(names)).astype(np.int64)
-    return Previous(out.identity, out.core, out.former, out.score, out.how, names, sizes, sizes, [])
+    return Previous(out.identity, out.core, out.former, out.score, out.how, names, sizes, sizes, since, [])
 
 
 def match_by_photo(images: I64, labels: I64, old_images: I64, old_identity: I64) -> I64:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import re
 import shutil
@@ -13,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-
-import psutil
 
 from facelake.config import USUAL_HASH_KEY, USUAL_LEDGER_COPY, Config
 from facelake.engines.scratch import ray_sessions
@@ -56,13 +53,13 @@ class LocalFiles:
 def local_files(config: Config) -> list[LocalFiles]:
     """What this account's facelake left on this host outside lakes, ordered by kind and path.
 
-    The numba cache of a checkout is inside `.venv` or the checkout, and goes with it.
+    The numba cache of a checkout is inside `.venv` or the checkout, and goes with it. Spark's JVMs leave no performance
+    data: that folder (`hsperfdata_USER`) is of other programs.
     """
     return [
         *(_described(path, LocalKind.CACHE, in_use=False) for path in _cached_models(config)),
         *(_described(path, LocalKind.TEMPORARY, in_use=_recent(path)) for path in _scratch_folders()),
         *(_described(path, LocalKind.TEMPORARY, in_use=alive) for path, alive in ray_sessions()),
-        *(_described(path, LocalKind.TEMPORARY, in_use=_java_runs(path)) for path in _java_folders()),
         *(_described(path, LocalKind.KEY, in_use=False) for path in _keys(config)),
     ]
 
@@ -130,17 +127,6 @@ def _recent(folder: Path) -> bool:
         with contextlib.suppress(OSError):
             newest = max(newest, path.lstat().st_mtime)
     return any(folder.iterdir()) and time.time() - newest < IN_USE_S
-
-
-def _java_folders() -> Iterator[Path]:
-    """The folder in which JVMs of this account register themselves, Spark's among them."""
-    path = Path(tempfile.gettempdir()) / f"hsperfdata_{getpass.getuser()}"
-    if path.is_dir() and _own(path):
-        yield path
-
-
-def _java_runs(folder: Path) -> bool:
-    return any(path.name.isdigit() and psutil.pid_exists(int(path.name)) for path in folder.iterdir())
 
 
 def _keys(config: Config) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from facelake.lake.data_files import plain
 from facelake.lake.lake import Lake
 from facelake.publish.leases import Ending
 from facelake.stages.admission import ledger
+from facelake.stages.admission.event_effects import effects
 from facelake.stages.admission.ledger import Entry, accept_ledger, evidence_digest, read_ledger, record
 from facelake.stages.admission.ledger_head import HEAD, Pin
 from facelake.stages.admission.ledger_import import import_ledger
@@ -226,14 +227,37 @@ def test_a_changed_list_lifts_no_withdrawal(lake: Lake, tmp_path: Path, changed:
     assert (again.recorded, again.present, again.rejected, standing(lake)) == (1, 1, [], None)
 
 
-def test_a_list_lifts_only_the_withdrawals_that_it_has(lake: Lake, tmp_path: Path) -> None:
-    history = [GRANT, WITHDRAW, f"grant,ann,{P},signed again,"]
-    assert import_ledger(lake, csv_of(tmp_path, *history[:2])).recorded == 2
-    assert import_ledger(lake, csv_of(tmp_path, *history)).recorded == 1
-    assert standing(lake) is None
+def test_a_list_lifts_no_withdrawal_that_was_recorded_before_also_if_it_has_it(lake: Lake, tmp_path: Path) -> None:
+    """A list whose newest event comes first has the withdrawal above the grant that it ended."""
+    newest_first = [WITHDRAW, f"grant,ann,{P},signed release,"]
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")])
-    done = import_ledger(lake, csv_of(tmp_path, *history, f"grant,ann,{P},a third time,"))
-    assert ([item.line for item in done.rejected], standing(lake)) == ([2, 4, 5], "withdrawn")
+    done = import_ledger(lake, csv_of(tmp_path, *newest_first))
+    assert ([item.line for item in done.rejected], done.present, standing(lake)) == ([3], 1, "withdrawn")
+    lifted = import_ledger(lake, csv_of(tmp_path, *newest_first), lift_withdrawals=True)
+    assert (lifted.recorded, standing(lake)) == (1, None)
+    assert [(item.line, "lifts the withdrawal of 2" in item.problem) for item in lifted.questioned] == [(3, True)]
+
+
+def test_a_grant_that_lifts_a_withdrawal_of_the_same_new_file_is_pointed_out(lake: Lake, tmp_path: Path) -> None:
+    history = [GRANT, WITHDRAW, f"grant,ann,{P},signed again,"]
+    done = import_ledger(lake, csv_of(tmp_path, *history))
+    assert (done.recorded, standing(lake)) == (3, None)
+    assert [(item.line, item.problem) for item in done.questioned] == [
+        (4, "this grant of the subject 'ann' lifts the withdrawal of line 3")
+    ]
+
+
+def test_a_grant_that_has_ended_lifts_no_withdrawal_and_is_not_said_to(lake: Lake, tmp_path: Path) -> None:
+    withdrawn = Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")
+    record(lake, [withdrawn])
+    ended = Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "b", valid_until=datetime(2020, 1, 1, tzinfo=UTC))
+    said = list(effects(lake, None, [ended], datetime.now(UTC)))
+    assert said == [
+        "this grant of the subject 'ann' ended on 2020-01-01: it changes nothing: the withdrawal of this subject stays"
+        " in force"
+    ]
+    record(lake, [ended])
+    assert standing(lake) == "withdrawn"
 
 
 def test_the_withdrawal_for_another_purpose_stands_in_no_grants_way(lake: Lake, tmp_path: Path) -> None:

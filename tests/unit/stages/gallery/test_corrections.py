@@ -13,7 +13,13 @@ from facelake.errors import ConfigError
 from facelake.nightly import writing
 from facelake.stages.clustering.explain import deciding_corrections
 from facelake.stages.core.context import Context
-from facelake.stages.gallery.corrections import CorrectionRequest, list_corrections, record_correction, undo
+from facelake.stages.gallery.corrections import (
+    CorrectionRequest,
+    corrections_digest,
+    list_corrections,
+    record_correction,
+    undo,
+)
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery
 from facelake.stages.sharing.export import show
@@ -75,6 +81,23 @@ def test_what_corrections_leave_behind_and_decide(tmp_path: Path) -> None:
             show(context.lake, "nobody", None, by_photo=True)
 
 
+def test_a_correction_that_is_stated_again_is_not_recorded_again(tmp_path: Path) -> None:
+    """Else undoing one of the two would change nothing."""
+    said: list[str] = []
+    with writing(load_config(lake=str(tmp_path / "lake")), "test", lambda event: said.append(str(event))) as context:
+        add_faces(context, PEOPLE, 0, PEOPLE.faces)
+        write_groups(context, PEOPLE, PEOPLE.faces)
+        publish(context)
+        (a, faces), (b, _), *_ = members(context).items()
+        split = CorrectionRequest(Verdict.SPLIT, a, faces=tuple(faces[:2]))
+        merge, turned = CorrectionRequest(Verdict.MERGE, a, b), CorrectionRequest(Verdict.MERGE, b, a)
+        assert [record_correction(context, item)["seq"] for item in (split, split, merge, turned)] == [1, 1, 2, 2]
+        assert sum("says the same already" in line for line in said) == 2
+        undo(context, 1)
+        assert corrections_digest(context.lake) == [2]
+        assert record_correction(context, split)["seq"] == 4  # what was undone is stated anew
+
+
 def test_a_long_review_stays_few_files(tmp_path: Path) -> None:
     """Every correction reads all earlier ones, so that a file per correction would make each slower than the last."""
     with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
@@ -84,7 +107,8 @@ def test_a_long_review_stays_few_files(tmp_path: Path) -> None:
         (name, faces), *_ = members(context).items()
         table = context.lake["corrections"]
         for number in range(40):
-            request = CorrectionRequest(Verdict.CONFIRM, name, faces=(faces[number % 2],), reason=f"look {number}")
+            chosen = tuple(face for at, face in enumerate(faces[:6]) if (number + 1) >> at & 1)
+            request = CorrectionRequest(Verdict.CONFIRM, name, faces=chosen, reason=f"look {number}")
             assert record_correction(context, request)["seq"] == number + 1
         assert undo(context, 3)["seq"] == 41
         assert len(table.snapshot().files) <= 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import stat
 import subprocess
@@ -44,6 +45,9 @@ def test_cleanup_deletes_what_is_not_in_use(tmp_path: Path, host: dict[str, str]
         (folder / "block").write_bytes(b"x" * 100)
     aged(old)
     (tmp_path / "tmp/facelake-of-somebody-else").mkdir()
+    java = tmp_path / f"tmp/hsperfdata_{getpass.getuser()}/4194303"  # of a Java program that has ended
+    java.parent.mkdir()
+    java.touch()
     key = tmp_path / "home/.config/facelake/signing-key.pem"
     key.parent.mkdir(parents=True)
     key.write_text("key")
@@ -59,6 +63,7 @@ def test_cleanup_deletes_what_is_not_in_use(tmp_path: Path, host: dict[str, str]
     run_json("cleanup", "--delete", env=host)
     assert not old.exists()
     assert running.exists()
+    assert java.exists()
     assert key.exists()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["of-others.txt"]
     hash_key = key.parent / "hash-key"  # named by the configs of `facelake init`, not by the default one
