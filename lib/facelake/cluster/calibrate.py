@@ -37,9 +37,11 @@ _LEAST_CUT_FACES = 100_000
 # In a small corpus, which does not show `nearest_low`, the graph's cut is no lower than this, in units of (one person's
 # level - different people's mean). The weights of edges fall by e per this much, in the same units.
 _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.55, 0.25
-# In a small corpus also, groups that are alike beyond chance after normalisation are joined from this mean on (same
-# units; .426 by the default model's card): 99.9 % of the pairs of people in photographs measured stay below .42.
-_LEAST_MEAN_SMALL = 0.45
+# Groups of few people that are alike beyond chance after normalisation are joined from this mean on (same units; .43 by
+# the default model's card, .42 as measured): 99.9 % of the pairs of people in photographs measured stay below .42.
+_LEAST_MEAN_SMALL, _LEAST_MEAN = 0.45, 0.5
+# Groups that are so alike on the mean, in shares of the way to `nearest_low`, are of one person or of relatives.
+_ALIKE = 0.6
 # In a small corpus also, a singleton must be as similar as this to a group of few faces, in units as above: the mean of
 # two photos is a noisy template, which strangers come near.
 _LEAST_ATTACH_FEW = 0.65
@@ -148,7 +150,13 @@ class Calibration:
     @property
     def mean_of_groups(self) -> float:
         """Mean cosine of the pairs between two groups from which they may be of one person (within_person.py)."""
-        return self.edge if self.by_hand else self.impostor_mean + _LEAST_MEAN_SMALL * self.gap
+        share = _LEAST_MEAN if self.nearest_low else _LEAST_MEAN_SMALL
+        return self.edge if self.by_hand else self.impostor_mean + share * self.gap
+
+    @property
+    def alike(self) -> float:
+        """Mean cosine of the pairs between two groups that hardly any strangers have, but relatives do."""
+        return self._share(_ALIKE)
 
     def _share(self, share: float) -> float:
         """Return the cosine at a share of the way from different people's mean to `nearest_low`."""

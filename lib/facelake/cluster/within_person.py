@@ -7,8 +7,8 @@ Wiesel, Eldar, Hero, IEEE Trans. Signal Processing 2010). Nearly all pairs of gr
 the distribution of their similarities says how similar two people become by chance, among as many pairs as there are.
 Two groups that are more similar than that are joined if normalisation raised their similarity: it discounts what
 varies within people, and so brings together a head that was turned or lit from another side, and not relatives, who
-differ in what varies between people. In a corpus that is too small to show how similar one person's photos are, two
-groups are also joined whose faces are as similar on the mean as two linked faces must be.
+differ in what varies between people. Where few people are compared, none of whom need be relatives, two groups are also
+joined for the mean similarity of their faces: strangers have it in one of a thousand pairs.
 
 Relatives are more similar than chance before and after. Where a corpus has many, their pairs widen the measured
 distribution or show that it is none of chance; where some of the pairs beyond it were not raised, they are relatives'
@@ -43,6 +43,10 @@ _FALSE_JOINS = 0.01  # joins of different people expected in the whole corpus, u
 _RAISED = 2.5
 # There are relatives where more pairs than these beyond chance are not raised: so many, and a share of those pairs.
 _UNRAISED, _UNRAISED_SHARE = 2, 0.04
+# In a corpus that shows how similar one person's photos are, the mean decides among so many groups at most, and if no
+# more pairs than these are alike on the mean, relatives' or one person's: so many, and a share of the groups.
+_FEW_GROUPS = 300
+_RELATIVES, _RELATIVES_SHARE = 3, 0.1
 # Mean excess of a normal distribution's upper hundredth over its lower end, in standard deviations.
 _EXCESS = 0.34
 # Ratio of the standard deviations by the upper and the lower part of a distribution from which on it is not normal.
@@ -133,7 +137,7 @@ class _Limits(NamedTuple):
     alike: _Chance
     """of the mean cosines"""
     least_mean: float
-    """mean cosine from which a pair need not be raised; infinite except in a small corpus"""
+    """mean cosine from which a pair need not be raised; infinite where there are many people, or relatives"""
     raised: bool = True
     """whether pairs are joined because they were raised"""
 
@@ -146,7 +150,7 @@ class _Limits(NamedTuple):
         similarity = part.similarity(slice(None), slice(None))
         mean = (part.sums @ part.sums.T) / np.outer(part.size, part.size)
         pairs = count * (count - 1) // 2
-        least = np.inf if cuts.nearest_low else cuts.mean_of_groups
+        least = cuts.mean_of_groups if _of_few(mean, part.size, count, cuts) else np.inf
         return cls(_Chance.of(similarity, pairs), _Chance.of(mean, pairs), least)
 
     def were_raised(self, similarity: F32, mean: F32) -> Bool:
@@ -158,6 +162,22 @@ class _Limits(NamedTuple):
         by_mean = (similarity >= self.chance.most) & (mean >= self.least_mean)
         raised = self.were_raised(similarity, mean) & (similarity >= self.chance.most_of_any) & self.raised
         return np.asarray((raised | by_mean) & (larger >= LEAST_FACES))
+
+
+def _of_few(mean: F32, size: F32, count: int, cuts: Calibration) -> bool:
+    """Return whether groups are of a small corpus, or of few people without many relatives.
+
+    Args:
+        mean: (n, n) mean cosines of the pairs of a sample of the groups, of all if they are few.
+        size: (n,) their faces.
+        count: number of all groups.
+        cuts: the calibration.
+    """
+    if not cuts.nearest_low or count > _FEW_GROUPS:
+        return not cuts.nearest_low
+    low, high = np.triu_indices(len(mean), 1)
+    alike = (mean[low, high] >= cuts.alike) & (np.maximum(size[low], size[high]) >= LEAST_FACES)
+    return int(alike.sum()) <= max(_RELATIVES, _RELATIVES_SHARE * count)
 
 
 _Pair = tuple[float, int, int, int, int]

@@ -10,7 +10,7 @@ import pytest
 from facelake.cluster import within_person
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.labels import canonical
-from facelake.cluster.within_person import Groups, _Limits, _Templates, join_normalised
+from facelake.cluster.within_person import _FEW_GROUPS, Groups, _Limits, _Templates, join_normalised
 from facelake.contracts import F32
 from facelake.vectors import unit_rows
 
@@ -108,12 +108,27 @@ def test_what_normalisation_raises_is_joined_whatever_the_mean_and_the_size_of_t
 
 
 def test_relatives_and_look_alikes_are_not_raised_and_not_joined_in_a_large_corpus() -> None:
-    people = templates(60)
+    people = templates(_FEW_GROUPS + 1)
     people[1] = unit_rows(people[[0]] * 0.7 + people[[1]] * 0.7)[0]
     vectors, _, person = sessions(people, shift=0.0, faces=4, noise=0.2)
     groups = group_sums(vectors, person)
     assert groups.sums[0] @ groups.sums[1] / 64 > LARGE.mean_of_groups
-    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 59
+    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == _FEW_GROUPS
+    assert len(set(join_normalised(groups, LARGE)[0].tolist())) == _FEW_GROUPS + 1
+
+
+def test_sessions_of_few_people_are_joined_by_their_mean_unless_there_are_relatives() -> None:
+    """Whether or not the corpus is large enough to show how alike one person's photos are."""
+    people = templates(60)
+    vectors, group, person = sessions(people, shift=1.2)
+    groups = group_sums(vectors, group)
+    assert LARGE.mean_of_groups < groups.sums[0] @ groups.sums[60] / 25 < 0.75 * 0.8  # the relative cut splits them
+    assert join_normalised(groups, LARGE)[0].tolist() == [*range(60), 0]
+    related = people.copy()
+    related[20:40] = unit_rows(0.8 * people[40:60] + 0.6 * people[20:40])
+    vectors, _, person = sessions(related, shift=0.0, noise=0.2)
+    groups = group_sums(vectors, person)
+    assert groups.sums[20] @ groups.sums[40] / 100 > LARGE.alike
     assert len(set(join_normalised(groups, LARGE)[0].tolist())) == 60
 
 
