@@ -6,7 +6,8 @@
     .venv/bin/facelake bench quality --labels hard/union.csv --baselines -c hard.yaml
 
 The person of a photo is what its file name has before the first `_`. Sets: `union` (each photo once, changed in one of
-seven ways), `low` (each with a face of some 25 pixels) and `light` (each as it is, lit from a side, and dark).
+seven ways), `low` (each with a face of some 25 pixels), `light` (each as it is, lit from a side, and dark), `versions`
+(each in all seven ways) and `bursts` (each with three near copies).
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from PIL import Image, ImageFilter
 
 Photo = Image.Image
 _SIDE = 700  # pixels: larger photos are scaled first
-_SETS = {"union": None, "low": ("low",), "light": ("as_it_is", "from_a_side", "dark")}
 _QUALITY = {"low": 30, "blurred": 60}
 
 
@@ -62,23 +62,40 @@ def narrow(photo: Photo, random: Generator) -> Photo:
     return photo.resize((round(photo.width * random.uniform(0.75, 0.9)), photo.height))
 
 
-CHANGES: dict[str, Callable[[Photo, Generator], Photo]] = {
+def near_copy(photo: Photo, random: Generator) -> Photo:
+    left, top, right, bottom = random.uniform(0, 0.03, 4)
+    width, height = photo.size
+    box = (round(width * left), round(height * top), round(width * (1 - right)), round(height * (1 - bottom)))
+    turned = photo.crop(box).rotate(random.uniform(-2, 2), resample=Image.Resampling.BICUBIC, fillcolor=(128, 128, 128))
+    pixels = np.asarray(turned, np.float32) * (1 + random.uniform(-0.05, 0.05))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+Change = Callable[[Photo, Generator], Photo]
+CHANGES: dict[str, Change] = {
     change.__name__: change for change in (as_it_is, low, blurred, dark, from_a_side, tilted, narrow)
+}
+_SETS: dict[str, tuple[Change, ...] | None] = {
+    "union": None,
+    "low": (low,),
+    "light": (as_it_is, from_a_side, dark),
+    "versions": tuple(CHANGES.values()),
+    "bursts": (as_it_is, near_copy, near_copy, near_copy),
 }
 
 
-def write_set(photos: list[Path], chosen: tuple[str, ...] | None, folder: Path) -> None:
-    """Write one set and its labels, FOLDER.csv."""
+def write_set(photos: list[Path], chosen: tuple[Change, ...] | None, folder: Path) -> None:
+    """Write one set and its labels, FOLDER.csv; without chosen changes each photo gets one at random."""
     random, labels = np.random.default_rng(5), []
     for path in photos:
         with Image.open(path) as opened:
             photo = opened.convert("RGB")
         photo.thumbnail((_SIDE, _SIDE * 2), Image.Resampling.LANCZOS)
-        for name in chosen or (list(CHANGES)[random.integers(len(CHANGES))],):
-            person = path.stem.partition("_")[0]
-            target = folder / person / f"{path.stem}-{name}.jpg"
+        for number, change in enumerate(chosen or (list(CHANGES.values())[random.integers(len(CHANGES))],)):
+            name, person = change.__name__, path.stem.partition("_")[0]
+            target = folder / person / f"{path.stem}-{name}-{number}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
-            CHANGES[name](photo, random).save(target, quality=_QUALITY.get(name, 85))
+            change(photo, random).save(target, quality=_QUALITY.get(name, 85))
             labels.append((target.name, person))
     with folder.with_suffix(".csv").open("w", newline="") as file:
         csv.writer(file).writerows([("image", "person"), *labels])

@@ -118,9 +118,10 @@ def import_ledger(
     lifting = {} if lift_withdrawals else lifted_by_lines(rows, lines, now)
     new, present = _Histories.of(rows.to_pylist()).sort_out(lines, rejected, lifting)
     line_of = {entry: line for line, entry in lines.items()}
-    lifts = {entry: lifted_in_words(entry, at) for entry, at in lifted(rows, new, now).items()}
+    lifts = lifted(rows, new, now) if lift_withdrawals else {}
     ending = what_ends(ledger_of(rows), new, now) if new else ()
-    questioned += [RejectedLine(line_of[entry], text) for entry, text in [*lifts.items(), *ending]]
+    questioned += [RejectedLine(line_of[entry], lifted_in_words(entry, at)) for entry, at in lifts.items()]
+    questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
     in_file = lifted_in_file({line_of[entry]: entry for entry in new}, now)
     questioned += [RejectedLine(line, text) for line, text in in_file]
     missing = [entry.key for entry, _ in without_photos(known, new)] if known is not None else []

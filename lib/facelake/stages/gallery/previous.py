@@ -138,14 +138,9 @@ def read_previous(gallery: Gallery, faces: FaceKeys) -> Previous:
 
 def _active_identities(gallery: Gallery) -> tuple[list[str], I64]:
     """Return the ids of a gallery version's active identities, ascending, and the version (n,) that created each."""
-    names, since = [np.zeros(0, object)], [np.zeros(0, np.int64)]
-    for rows in gallery.parts("identities", ["identity_id", "status", "first_version"]):
-        active = rows.filter(pc.equal(rows["status"], "active"))
-        names.append(active["identity_id"].to_numpy().astype(object))
-        since.append(active["first_version"].to_numpy())
-    ids = pa.array(np.concatenate(names), pa.string())
-    order = pc.sort_indices(ids).to_numpy()
-    return ids.take(pa.array(order)).to_pylist(), np.concatenate(since)[order]
+    rows = gallery.read("identities", ["identity_id", "status", "first_version"])
+    active = rows.filter(pc.field("status") == "active").sort_by("identity_id")
+    return active["identity_id"].to_pylist(), active["first_version"].to_numpy()
 
 
 def read_previous_by_photo(lake: Lake, gallery: Gallery, grouped: Grouped, labels: I64) -> Previous:

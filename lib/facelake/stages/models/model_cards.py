@@ -27,7 +27,7 @@ BY_NAME = "insightface:"
 _HEAD = """\
 # Card of an InsightFace pack, made by `facelake models card`. Check the training data, and name under
 # withdrawn_lineage the withdrawn sets in their reported training lineage. A card states what is known.
-# impostor_mean, impostor_sd, genuine_mean: a usual prior, not measured on this encoder.
+# impostor_mean, impostor_sd, genuine_mean, nearest_most: a usual prior, not measured on this encoder.
 """
 
 
