@@ -61,11 +61,11 @@ class Lake:
             Corrupt: the lake was written by a newer version.
         """
         store = open_store(uri, s3)
+        if ledger_copy and _read_marker(store) is None:  # before the probe, which writes
+            refuse_missing_lake(_copies(ledger_copy, s3), store.uri)
         probe(store)
         marker = _read_marker(store)
         if marker is None:
-            if ledger_copy:
-                refuse_missing_lake(_copies(ledger_copy, s3), store.uri)
             fresh = {
                 "format": LAKE_FORMAT,
                 "created": datetime.now(UTC).isoformat(),

@@ -47,7 +47,10 @@ def what_ends(ledger: Ledger, entries: Iterable[Entry], now: datetime) -> Iterat
         now: the time.
     """
     for entry in entries:
-        if entry.kind is EventKind.EXPIRE and (entry.valid_from is None or entry.valid_from <= now):
+        if entry.kind is not EventKind.GRANT and entry.valid_from and entry.valid_from > now:
+            what = f"this {entry.kind} of the {entry.scope} {entry.key!r} takes effect on {entry.valid_from:%F} only"
+            yield entry, f"{what}: until then its photos are processed"
+        elif entry.kind is EventKind.EXPIRE and (entry.valid_from is None or entry.valid_from <= now):
             yield entry, f"the expiry of the {entry.scope} {entry.key!r} {_effect(ledger, entry, now)}"
         elif entry.kind is EventKind.GRANT and entry.valid_until and entry.valid_until <= now:
             start = f"this grant of the {entry.scope} {entry.key!r} ended on {entry.valid_until:%F}: it"

@@ -20,7 +20,7 @@ from facelake.stages.core.context import Context
 
 # of a repeated id the first photo counts, which has a reason of its own if it is refused; repeated ids, also those that
 # only have one hash (decision_tasks.Hashed), are in the run's counts as refused_duplicate_id
-_NO_LOSS = (Refusal.WITHDRAWN, Refusal.ERASED, Refusal.NO_ID, Refusal.EMPTIED, Refusal.DUPLICATE_ID)
+_NO_LOSS = (Refusal.ERASED, Refusal.NO_ID, Refusal.EMPTIED, Refusal.DUPLICATE_ID)
 _DELIBERATE = pa.array([None, *_NO_LOSS], pa.string())
 
 
@@ -65,12 +65,19 @@ def _coded(column: pa.ChunkedArray) -> tuple[I32, list[str | None]]:
     return coded.indices.to_numpy().astype(np.int32), coded.dictionary.to_pylist()
 
 
+def deliberate(ledger: Ledger, purpose: str) -> bool:
+    """Return whether withdrawals for a purpose are decisions about it: some grant names it."""
+    return purpose in ledger.purposes()
+
+
 @dataclass(slots=True)
 class Losses:
     """Photos that were admitted before and are refused now, except by a withdrawal or an erasure.
 
     Those two are decisions about people that must take effect. The others are as likely a slip: a mistyped purpose, a
-    grant whose end lies in the past. Photos are compared by id, since they may lie in other files than before.
+    grant whose end lies in the past. For a purpose that no grant names a withdrawal is none either: a new grant, which
+    names its purposes, has not lifted it there. Photos are compared by id, since they may lie in other files than
+    before.
     """
 
     _photos: list[U64] = field(default_factory=list)
@@ -109,7 +116,10 @@ class Losses:
         """
         refused = np.concatenate([np.zeros(0, np.uint64), *self._photos])
         known = [hashed(rows["image_id"].filter(rows["admitted"])) for rows in before]
-        lost = np.flatnonzero(among(refused, union(np.zeros(0, np.uint64), *known)))
+        counts = among(refused, union(np.zeros(0, np.uint64), *known))
+        if (code := self._names.get((0, Refusal.WITHDRAWN))) is not None and deliberate(ledger, context.config.purpose):
+            counts &= np.concatenate(self._reasons) != code
+        lost = np.flatnonzero(counts)
         config = context.config
         if not len(lost) or len(lost) <= config.most_lost * (len(lost) + admitted):
             return

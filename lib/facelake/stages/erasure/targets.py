@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import references
+from facelake.contracts import reference, references
 from facelake.errors import ConfigError
 from facelake.events import Notice
 from facelake.plural import counted, first_of
@@ -38,8 +39,28 @@ def refuse_unknown_targets(context: Context, request: Request) -> None:
     for kind, names in (("subject", request.subjects), ("source", request.sources)):
         for text in also_there(known, kind, names):
             context.emit(Notice("erase", text))
-    for text in (*of_several_sources(known), *_identities_in_words(context, request)):
+    for text in (*of_several_sources(known), *_identities_in_words(context, request), *_who_stays(context, request)):
         context.emit(Notice("erase", text))
+
+
+def _who_stays(context: Context, request: Request) -> Iterator[str]:
+    """Yield what is not erased with photos or identities: the people whom the photos name may come again."""
+    gallery = current_gallery(context.lake)
+    images = {*request.images, *(_of_identities(context, request, gallery, known=True) if request.identities else ())}
+    stay = sorted(_named_by(context, images) - {reference(name) for name in request.subjects}) if images else []
+    if stay:
+        what = f"the photos are barred, not the people whom they name: {first_of(stay)}. Their references and grants"
+        command = f"`facelake erase --subject {shlex.quote(stay[0])}` bars one"
+        yield f"{what} stay, and new photos of them are processed; {command}"
+
+
+def _named_by(context: Context, images: set[str]) -> set[str]:
+    """Return the subjects whom photos name."""
+    wanted, subjects = strings(images), set[str]()
+    for _, rows in context.lake["admissions"].parts(["image_id", "subject_ref"]):
+        own = rows["subject_ref"].filter(pc.is_in(rows["image_id"], wanted))
+        subjects.update(filter(None, references(pc.unique(own)).to_pylist()))
+    return subjects
 
 
 def _identities_in_words(context: Context, request: Request) -> Iterator[str]:
@@ -49,13 +70,11 @@ def _identities_in_words(context: Context, request: Request) -> Iterator[str]:
     if gallery is None or not images:
         return
     wanted, own_ids = strings(images), strings(request.identities)
-    faces, subjects = 0, set[str]()
+    faces = 0
     for rows in gallery.parts("memberships", ["image_id", "identity_id"]):
         others = pc.and_(pc.is_in(rows["image_id"], wanted), pc.invert(pc.is_in(rows["identity_id"], own_ids)))
         faces += pc.sum(others).as_py() or 0
-    for _, rows in context.lake["admissions"].parts(["image_id", "subject_ref"]):
-        own = rows["subject_ref"].filter(pc.is_in(rows["image_id"], wanted))
-        subjects.update(filter(None, references(pc.unique(own)).to_pylist()))
+    subjects = _named_by(context, images)
     one = len(request.identities) == 1
     who = f"identity {request.identities[0]} is" if one else f"the {len(request.identities)} identities are"
     named = f", which name {counted(len(subjects), 'subject')}: {first_of(sorted(subjects))}" if subjects else ""

@@ -129,6 +129,9 @@ def undo(context: Context, seq: int, reason: str = "", reviewer: str = "") -> di
         ConfigError: no such correction is in force.
     """
     stored = context.lake["corrections"].read().to_pylist()
+    if any(row["seq"] == seq and row["kind"] == Verdict.UNDO for row in stored):
+        what = f"{seq} is an undo, which cannot be undone"
+        raise ConfigError(what, where=context.lake.uri, next_step="record the correction that it ended again")
     if seq not in [row["seq"] for row in in_force(stored)]:
         what = f"no correction {seq} in force"
         raise ConfigError(what, where=context.lake.uri, next_step="see `facelake correct list`")

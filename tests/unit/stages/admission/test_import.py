@@ -317,7 +317,7 @@ def test_no_new_lake_is_made_where_one_was(tmp_path: Path) -> None:
     lake.rename(tmp_path / "unmounted")
     with pytest.raises(ConfigError, match="there was a lake here") as refused, writing(config, "test"):
         pass
-    assert not (lake / "lake.json").exists()
+    assert not lake.exists(), "nothing is written where a disk may be mounted"
     mark = Path(refused.value.next_step.rpartition("delete ")[2].removeprefix("file://"))
     mark.unlink()
     with writing(config, "test") as context:

@@ -260,6 +260,16 @@ def test_a_grant_that_has_ended_lifts_no_withdrawal_and_is_not_said_to(lake: Lak
     assert standing(lake) == "withdrawn"
 
 
+@pytest.mark.parametrize("kind", ["withdraw", "expire"])
+def test_a_withdrawal_or_expiry_that_begins_later_is_pointed_out(lake: Lake, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "later.csv"
+    path.write_text(f"kind,subject,valid_from\n{kind},ann,2999-12-24\n")
+    assert import_ledger(lake, csv_of(tmp_path, GRANT)).questioned == []
+    (told,) = import_ledger(lake, str(path)).questioned
+    assert told.problem == f"this {kind} of the subject 'ann' takes effect on 2999-12-24 only: until then its photos are processed"  # fmt: skip
+    assert standing(lake) is None
+
+
 def test_the_withdrawal_for_another_purpose_stands_in_no_grants_way(lake: Lake, tmp_path: Path) -> None:
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann", ("feeding-matchers",))])
     assert import_ledger(lake, csv_of(tmp_path, GRANT))[:3] == (1, 0, [])

@@ -16,6 +16,8 @@ from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import write_corpus_file
 from facelake.stages.admission.ledger import Entry, record
 from facelake.stages.core.context import Context
+from facelake.stages.embedding.corpus_size import corpus_size
+from facelake.stages.embedding.pending import Pending
 
 P = "identity-grouping"
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
@@ -54,6 +56,20 @@ def test_a_mistyped_purpose_stops_the_run(context: Context) -> None:
     assert (admitted(context), len(list(context.lake.store.list("admissions")))) == (10, files)
     context.accept_loss = True
     assert admit(context).counts["admitted"] == 0
+
+
+def test_a_mistyped_purpose_stops_the_run_where_a_withdrawal_was_lifted_for_the_right_one(context: Context) -> None:
+    """The new grant names its purposes, so that the withdrawal stands for the mistyped one."""
+    record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SOURCE, source) for source in ("school", "club")])
+    record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, source, (P,), "b") for source in ("school", "club")])
+    context.now = datetime.now(UTC)
+    assert admit(context).counts["admitted"] == 10
+    context.config = context.config.model_copy(update={"purpose": "identity-groupin"})
+    corpus = corpus_size(context.config, context.lake)
+    assert Pending.of(context.lake, corpus, context.config, context.now).stops
+    with pytest.raises(Refused, match=r"10 of 10 .*withdrawn 10.*'identity-groupin'.*identity-grouping"):
+        admit(context)
+    assert admitted(context) == 10
 
 
 def test_a_grant_that_has_ended_already_stops_the_run(context: Context) -> None:
