@@ -272,7 +272,13 @@ def _pair(lake: Lake, members: pa.Table, identity: str | None, faces: Sequence[s
 def _faces_of(lake: Lake, members: pa.Table, identity: str | None) -> list[str]:
     faces: list[str] = _where(members, "identity_id", [identity or ""])["face_id"].to_pylist()
     if not faces:
-        raise not_active(require_gallery(lake), identity)
+        gallery = require_gallery(lake)
+        ended = not_active(gallery, identity)
+        undone = lake["corrections"].read(["kind", "gallery_version"]).to_pylist()
+        if any((row["kind"], row["gallery_version"]) == (Verdict.UNDO, gallery.version) for row in undone):
+            next_step = f"run `facelake nightly` first, which applies the last undo; else {ended.next_step}"
+            raise ConfigError(ended.what, where=ended.where, next_step=next_step)
+        raise ended
     return sorted(faces)  # after an erasure the table's rows ascend only within each file
 
 

@@ -98,6 +98,29 @@ def test_a_correction_that_is_stated_again_is_not_recorded_again(tmp_path: Path)
         assert record_correction(context, split)["seq"] == 4  # what was undone is stated anew
 
 
+def test_the_identity_of_an_undone_merge_returns_with_the_next_run(tmp_path: Path) -> None:
+    with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
+        add_faces(context, PEOPLE, 0, PEOPLE.faces)
+        write_groups(context, PEOPLE, PEOPLE.faces)
+        publish(context)
+        a, b, *_ = members(context)
+        record_correction(context, CorrectionRequest(Verdict.MERGE, a, b))
+        publish(context)
+        gone = b if b not in members(context) else a
+        with pytest.raises(ConfigError, match=r"merged into .*Next: use") as told:
+            record_correction(context, CorrectionRequest(Verdict.DISTINCT, a, b))
+        assert gone in told.value.what
+        undo(context, 1)
+        with pytest.raises(
+            ConfigError, match=r"Next: run `facelake nightly` first, which applies the last undo; else use"
+        ):
+            record_correction(context, CorrectionRequest(Verdict.DISTINCT, a, b))
+        with pytest.raises(ConfigError, match="2 is an undo, which cannot be undone"):
+            undo(context, 2)
+        publish(context)
+        assert record_correction(context, CorrectionRequest(Verdict.DISTINCT, a, b))["seq"] == 3
+
+
 def test_a_long_review_stays_few_files(tmp_path: Path) -> None:
     """Every correction reads all earlier ones, so that a file per correction would make each slower than the last."""
     with writing(load_config(lake=str(tmp_path / "lake")), "test") as context:
