@@ -7,8 +7,9 @@ Wiesel, Eldar, Hero, IEEE Trans. Signal Processing 2010). Nearly all pairs of gr
 the distribution of their similarities says how similar two people become by chance, among as many pairs as there are.
 Two groups that are more similar than that are joined if normalisation raised their similarity: it discounts what
 varies within people, and so brings together a head that was turned or lit from another side, and not relatives, who
-differ in what varies between people. Where few people are compared, none of whom need be relatives, two groups are also
-joined for the mean similarity of their faces: strangers have it in one of a thousand pairs.
+differ in what varies between people. Where few people are compared, and few of their groups are as alike as relatives
+are, two groups are also joined because the mean similarity of their faces is one that only one of a thousand pairs of
+people has.
 
 Relatives are more similar than chance before and after. Where a corpus has many, their pairs widen the measured
 distribution or show that it is none of chance; where some of the pairs beyond it were not raised, they are relatives'
