@@ -174,8 +174,10 @@ def _of_few(mean: F32, size: F32, count: int, cuts: Calibration) -> bool:
         count: number of all groups.
         cuts: the calibration.
     """
-    if not cuts.nearest_low or count > _FEW_GROUPS:
-        return not cuts.nearest_low
+    if not cuts.nearest_low:
+        return True
+    if count > _FEW_GROUPS:
+        return False
     low, high = np.triu_indices(len(mean), 1)
     alike = (mean[low, high] >= cuts.alike) & (np.maximum(size[low], size[high]) >= LEAST_FACES)
     return int(alike.sum()) <= max(_RELATIVES, _RELATIVES_SHARE * count)

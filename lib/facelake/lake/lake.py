@@ -61,10 +61,10 @@ class Lake:
             Corrupt: the lake was written by a newer version.
         """
         store = open_store(uri, s3)
-        if ledger_copy and _read_marker(store) is None:  # before the probe, which writes
+        marker = _read_marker(store)
+        if marker is None and ledger_copy:  # before the probe, which writes
             refuse_missing_lake(_copies(ledger_copy, s3), store.uri)
         probe(store)
-        marker = _read_marker(store)
         if marker is None:
             fresh = {
                 "format": LAKE_FORMAT,

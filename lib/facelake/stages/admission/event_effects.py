@@ -14,7 +14,7 @@ from facelake.plural import counted
 from facelake.stages.admission.known_references import Known, also_ended, without_photos
 from facelake.stages.admission.ledger import Entry, ledger_of
 from facelake.stages.admission.ledger_head import ledger_rows
-from facelake.stages.admission.lifted_withdrawals import lifted, lifted_in_words
+from facelake.stages.admission.lifted_withdrawals import has_ended, lifted, lifted_in_words
 from facelake.stages.admission.shared_references import of_several_sources
 
 
@@ -52,7 +52,7 @@ def what_ends(ledger: Ledger, entries: Iterable[Entry], now: datetime) -> Iterat
             yield entry, f"{what}: until then its photos are processed"
         elif entry.kind is EventKind.EXPIRE and (entry.valid_from is None or entry.valid_from <= now):
             yield entry, f"the expiry of the {entry.scope} {entry.key!r} {_effect(ledger, entry, now)}"
-        elif entry.kind is EventKind.GRANT and entry.valid_until and entry.valid_until <= now:
+        elif entry.kind is EventKind.GRANT and has_ended(entry, now):
             start = f"this grant of the {entry.scope} {entry.key!r} ended on {entry.valid_until:%F}: it"
             yield entry, f"{start} {_effect(ledger, entry, now)}"
         elif entry.kind is EventKind.WITHDRAW and (own := _with_own_grants(ledger, entry, now)):

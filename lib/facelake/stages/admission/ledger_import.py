@@ -117,16 +117,18 @@ def import_ledger(
     rows, now = ledger_rows(lake)[0], datetime.now(UTC)
     lifting = {} if lift_withdrawals else lifted_by_lines(rows, lines, now)
     new, present = _Histories.of(rows.to_pylist()).sort_out(lines, rejected, lifting)
-    line_of = {entry: line for line, entry in lines.items()}
-    lifts = lifted(rows, new, now) if lift_withdrawals else {}
-    ending = what_ends(ledger_of(rows), new, now) if new else ()
-    questioned += [RejectedLine(line_of[entry], lifted_in_words(entry, at)) for entry, at in lifts.items()]
-    questioned += [RejectedLine(line_of[entry], text) for entry, text in ending]
-    in_file = lifted_in_file({line_of[entry]: entry for entry in new}, now)
-    questioned += [RejectedLine(line, text) for line, text in in_file]
-    missing = [entry.key for entry, _ in without_photos(known, new)] if known is not None else []
+    entries = list(new.values())
+    lifts = lifted(rows, entries, now) if lift_withdrawals else {}
+    ending = dict(what_ends(ledger_of(rows), entries, now)) if new else {}
+    for line, entry in new.items():
+        if entry in lifts:
+            questioned.append(RejectedLine(line, lifted_in_words(entry, lifts[entry])))
+        if entry in ending:
+            questioned.append(RejectedLine(line, ending[entry]))
+    questioned += [RejectedLine(line, text) for line, text in lifted_in_file(new, now)]
+    missing = [entry.key for entry, _ in without_photos(known, entries)] if known is not None else []
     if new:
-        record(lake, new)
+        record(lake, entries)
     rejected.sort(key=lambda item: item.line)
     return ImportedLedger(len(new), present, rejected, questioned, sorted(set(missing)))
 
@@ -217,8 +219,8 @@ class _Histories:
 
     def sort_out(
         self, lines: Mapping[int, Entry], rejected: list[RejectedLine], lifting: Mapping[int, str]
-    ) -> tuple[list[Entry], int]:
-        """Return the entries to record, and how many the ledger has; appends to the rejected lines.
+    ) -> tuple[dict[int, Entry], int]:
+        """Return the entries to record, by line, and how many the ledger has; appends to the rejected lines.
 
         Args:
             lines: the entries by line.
@@ -227,7 +229,7 @@ class _Histories:
         """
         contents = {line: _Content.of_entry(entry) for line, entry in lines.items()}
         repeated = self._repeated(lines, contents)
-        new: list[Entry] = []
+        new: dict[int, Entry] = {}
         present = 0
         for line, entry in lines.items():
             history, content = self._of_key(entry.scope, entry.key), contents[line]
@@ -242,7 +244,7 @@ class _Histories:
                 rejected.append(RejectedLine(line, lifting[line]))
             else:
                 history.events.append(content)
-                new.append(entry)
+                new[line] = entry
         return new, present
 
     def _repeated(self, lines: Mapping[int, Entry], contents: Mapping[int, _Content]) -> set[int]:

@@ -23,7 +23,7 @@ def lifted(rows: pa.Table, entries: Iterable[Entry], now: datetime) -> dict[Entr
         entries: the new events.
         now: the time; withdrawals that begin later are left out.
     """
-    grants = [entry for entry in entries if entry.kind is EventKind.GRANT and not _ended(entry, now)]
+    grants = [entry for entry in entries if entry.kind is EventKind.GRANT and not has_ended(entry, now)]
     withdrawn = _withdrawals(rows)
     if not withdrawn or not grants:
         return {}
@@ -31,20 +31,22 @@ def lifted(rows: pa.Table, entries: Iterable[Entry], now: datetime) -> dict[Entr
     for entry in grants:
         verdicts = (ledger.standing(entry.scope, entry.key, purpose, now).reason for purpose in entry.purposes)
         if Refusal.WITHDRAWN in verdicts:
-            found[entry] = max(withdrawn[entry.scope, entry.key])
+            found[entry] = withdrawn[entry.scope, entry.key]
     return found
 
 
-def _ended(entry: Entry, now: datetime) -> bool:
+def has_ended(entry: Entry, now: datetime) -> bool:
+    """Return whether an event ended before now or ends now."""
     return entry.valid_until is not None and entry.valid_until <= now
 
 
-def _withdrawals(rows: pa.Table) -> dict[tuple[Scope, str], list[datetime]]:
-    """Return when withdrawals were recorded, by scope and key."""
+def _withdrawals(rows: pa.Table) -> dict[tuple[Scope, str], datetime]:
+    """Return when the newest withdrawal was recorded, by scope and key."""
     own = rows.filter(pc.equal(rows["kind"], str(EventKind.WITHDRAW))).select(["scope", "key", "recorded_at"])
-    found: dict[tuple[Scope, str], list[datetime]] = {}
+    found: dict[tuple[Scope, str], datetime] = {}
     for row in own.to_pylist():
-        found.setdefault((Scope(row["scope"]), reference(row["key"])), []).append(row["recorded_at"])
+        key, at = (Scope(row["scope"]), reference(row["key"])), row["recorded_at"]
+        found[key] = max(found.get(key, at), at)
     return found
 
 
@@ -85,7 +87,7 @@ def lifted_in_file(lines: Mapping[int, Entry], now: datetime) -> Iterator[tuple[
         key = (entry.scope, entry.key)
         if entry.kind is EventKind.WITHDRAW:
             withdrawn[key] = line, entry
-        elif entry.kind is EventKind.GRANT and key in withdrawn and not _ended(entry, now):
+        elif entry.kind is EventKind.GRANT and key in withdrawn and not has_ended(entry, now):
             above, earlier = withdrawn[key]
             if not earlier.purposes or set(earlier.purposes) & set(entry.purposes):
                 yield line, f"this grant of the {entry.scope} {entry.key!r} lifts the withdrawal of line {above}"

@@ -65,8 +65,8 @@ def _coded(column: pa.ChunkedArray) -> tuple[I32, list[str | None]]:
     return coded.indices.to_numpy().astype(np.int32), coded.dictionary.to_pylist()
 
 
-def deliberate(ledger: Ledger, purpose: str) -> bool:
-    """Return whether withdrawals for a purpose are decisions about it: some grant names it."""
+def has_grants(ledger: Ledger, purpose: str) -> bool:
+    """Return whether any grant names a purpose: else it is mistyped, and no withdrawal was decided for it."""
     return purpose in ledger.purposes()
 
 
@@ -75,9 +75,9 @@ class Losses:
     """Photos that were admitted before and are refused now, except by a withdrawal or an erasure.
 
     Those two are decisions about people that must take effect. The others are as likely a slip: a mistyped purpose, a
-    grant whose end lies in the past. For a purpose that no grant names a withdrawal is none either: a new grant, which
-    names its purposes, has not lifted it there. Photos are compared by id, since they may lie in other files than
-    before.
+    grant whose end lies in the past. A withdrawal counts as a slip, too, for a purpose that no grant names: a
+    withdrawal for all purposes stays in force there, though a later grant lifted it for the right one. Photos are
+    compared by id, since they may lie in other files than before.
     """
 
     _photos: list[U64] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Losses:
         refused = np.concatenate([np.zeros(0, np.uint64), *self._photos])
         known = [hashed(rows["image_id"].filter(rows["admitted"])) for rows in before]
         counts = among(refused, union(np.zeros(0, np.uint64), *known))
-        if (code := self._names.get((0, Refusal.WITHDRAWN))) is not None and deliberate(ledger, context.config.purpose):
+        if (code := self._names.get((0, Refusal.WITHDRAWN))) is not None and has_grants(ledger, context.config.purpose):
             counts &= np.concatenate(self._reasons) != code
         lost = np.flatnonzero(counts)
         config = context.config

@@ -25,7 +25,7 @@ from facelake.stages.core.context import Context
 from facelake.stages.gallery.absent import FORGOTTEN, without_faces, without_photos
 from facelake.stages.gallery.corrections import agreed_parts
 from facelake.stages.gallery.face_index import photos_of_subject
-from facelake.stages.gallery.versions import FIND_IDENTITY, current_gallery, not_active
+from facelake.stages.gallery.versions import FIND_IDENTITY, Gallery, current_gallery, not_active
 
 _LATER_STEP = (
     "no chain of links within their group connects them, so a later step brought them together: the mean similarity of"
@@ -230,9 +230,7 @@ def _asked(lake: Lake, item: str) -> _Asked:
     if found:
         return _Asked(item, frozenset(r["face_id"] for r in found), frozenset(r["identity_id"] for r in found))
     photos = pa.concat_arrays([pa.array([item], pa.string()), photos_of_subject(lake, reference(item))])
-    columns = ["face_id", "identity_id", "image_id"]
-    parts = [rows.filter(pc.is_in(rows["image_id"], photos)) for rows in gallery.parts("memberships", columns)]
-    faces = pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in columns})
+    faces = _faces_in(gallery, photos)
     homes = Counter(faces["identity_id"].to_pylist())
     ids = frozenset(faces["face_id"].to_pylist())
     if len(ids) == 1:
@@ -251,16 +249,21 @@ def _asked(lake: Lake, item: str) -> _Asked:
     return _Asked(next(iter(homes), item), ids or frozenset({item}), frozenset(homes))
 
 
+def _faces_in(gallery: Gallery, photos: pa.Array) -> pa.Table:
+    """Return face_id and identity_id of the gallery's faces in photos."""
+    names = ["face_id", "identity_id", "image_id"]
+    parts = [rows.filter(pc.is_in(rows["image_id"], photos)) for rows in gallery.parts("memberships", names)]
+    return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], pa.string()) for name in names})
+
+
 def _identities_of_subject(lake: Lake, subject: str) -> tuple[str, str]:
     """Return the two identities that have most of the faces in a subject's photos, of equal ones the first.
 
     Raises:
         ConfigError: it is not a subject in several identities.
     """
-    photos, homes = photos_of_subject(lake, reference(subject)), Counter[str]()
-    gallery = current_gallery(lake)
-    for rows in gallery.parts("memberships", ["image_id", "identity_id"]) if gallery and len(photos) else ():
-        homes.update(rows.filter(pc.is_in(rows["image_id"], photos))["identity_id"].to_pylist())
+    photos, gallery = photos_of_subject(lake, reference(subject)), current_gallery(lake)
+    homes = Counter(_faces_in(gallery, photos)["identity_id"].to_pylist() if gallery else ())
     if len(homes) < 2:
         what = f"{subject!r} is not a subject with photos in several identities"
         raise ConfigError(what, where="explain", next_step="give a second face, identity, photo or subject, too")

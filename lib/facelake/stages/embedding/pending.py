@@ -18,7 +18,7 @@ from facelake.lake.lake import Lake
 from facelake.plural import counted
 from facelake.stages.admission.ledger import ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
-from facelake.stages.admission.losses import deliberate
+from facelake.stages.admission.losses import has_grants
 from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
 from facelake.stages.embedding.corpus_size import CorpusSize
 
@@ -114,7 +114,7 @@ class _Decisions:
         """Decide again for the photos of each source and subject; see LedgerState.barred_images, which does so too."""
         rows, _ = ledger_rows(lake)
         ledger, now = ledger_of(rows), present_time(lake, rows, now)
-        meant = deliberate(ledger, purpose)
+        known_purpose = has_grants(ledger, purpose)
         table, found = lake["admissions"], cls()
         withdrawn = withdrawn_contents((part for _, part in table.parts(_OWNER)), ledger, purpose, now)
         for _, part in table.parts([*_GROUP, *([CONTENT] if len(withdrawn) else [])]):
@@ -122,7 +122,7 @@ class _Decisions:
                 count, reason = row["count_all"], row["reason"]
                 decision = decide(ledger, row["source_id"], row["subject_ref"], purpose, now)
                 may = decision.admitted and not row[_SAME]
-                ended_by_person = row[_SAME] or (decision.reason is Refusal.WITHDRAWN and meant)
+                ended_by_person = row[_SAME] or (decision.reason is Refusal.WITHDRAWN and known_purpose)
                 found.photos += count
                 found.erased += count if reason == Refusal.ERASED else 0
                 found.emptied += count if reason == Refusal.EMPTIED else 0

@@ -39,47 +39,45 @@ def refuse_unknown_targets(context: Context, request: Request) -> None:
     for kind, names in (("subject", request.subjects), ("source", request.sources)):
         for text in also_there(known, kind, names):
             context.emit(Notice("erase", text))
-    for text in (*of_several_sources(known), *_identities_in_words(context, request), *_who_stays(context, request)):
+    for text in (*of_several_sources(known), *_photos_in_words(context, request)):
         context.emit(Notice("erase", text))
 
 
-def _who_stays(context: Context, request: Request) -> Iterator[str]:
-    """Yield what is not erased with photos or identities: the people whom the photos name may come again."""
+def _photos_in_words(context: Context, request: Request) -> Iterator[str]:
+    """Yield what is erased with identities, and which people the photos name who are not erased with them."""
     gallery = current_gallery(context.lake)
-    images = {*request.images, *(_of_identities(context, request, gallery, known=True) if request.identities else ())}
-    stay = sorted(_named_by(context, images) - {reference(name) for name in request.subjects}) if images else []
-    if stay:
+    shown = _of_identities(context, request, gallery, known=True) if request.identities else set()
+    named = _named_by(context, shown.union(request.images))
+    if gallery is not None and shown:
+        yield _identities_in_words(request, gallery, shown, {named[image] for image in shown & named.keys()})
+    if stay := sorted(set(named.values()) - {reference(name) for name in request.subjects}):
         what = f"the photos are barred, not the people whom they name: {first_of(stay)}. Their references and grants"
         command = f"`facelake erase --subject {shlex.quote(stay[0])}` bars one"
         yield f"{what} stay, and new photos of them are processed; {command}"
 
 
-def _named_by(context: Context, images: set[str]) -> set[str]:
-    """Return the subjects whom photos name."""
-    wanted, subjects = strings(images), set[str]()
-    for _, rows in context.lake["admissions"].parts(["image_id", "subject_ref"]):
-        own = rows["subject_ref"].filter(pc.is_in(rows["image_id"], wanted))
-        subjects.update(filter(None, references(pc.unique(own)).to_pylist()))
-    return subjects
+def _named_by(context: Context, images: set[str]) -> dict[str, str]:
+    """Return the subject whom each photo names, by image; photos that name nobody are left out."""
+    wanted, named = strings(images), dict[str, str]()
+    for _, rows in context.lake["admissions"].parts(["image_id", "subject_ref"]) if images else ():
+        own = rows.filter(pc.is_in(rows["image_id"], wanted))
+        subjects = references(own["subject_ref"]).to_pylist()
+        named |= {image: name for image, name in zip(own["image_id"].to_pylist(), subjects, strict=True) if name}
+    return named
 
 
-def _identities_in_words(context: Context, request: Request) -> Iterator[str]:
-    """Yield what is erased with the identities: all photos that show them, whomever they name and show besides."""
-    gallery = current_gallery(context.lake)
-    images = _of_identities(context, request, gallery, known=True) if request.identities else set()
-    if gallery is None or not images:
-        return
+def _identities_in_words(request: Request, gallery: Gallery, images: set[str], subjects: set[str]) -> str:
+    """Return what is erased with the identities: all photos that show them, whomever they name and show besides."""
     wanted, own_ids = strings(images), strings(request.identities)
     faces = 0
     for rows in gallery.parts("memberships", ["image_id", "identity_id"]):
         others = pc.and_(pc.is_in(rows["image_id"], wanted), pc.invert(pc.is_in(rows["identity_id"], own_ids)))
         faces += pc.sum(others).as_py() or 0
-    subjects = _named_by(context, images)
     one = len(request.identities) == 1
     who = f"identity {request.identities[0]} is" if one else f"the {len(request.identities)} identities are"
     named = f", which name {counted(len(subjects), 'subject')}: {first_of(sorted(subjects))}" if subjects else ""
     besides = f", and have {counted(faces, 'face')} of other identities" if faces else ""
-    yield f"{who} in {counted(len(images), 'photo')}{named}{besides}: all are erased"
+    return f"{who} in {counted(len(images), 'photo')}{named}{besides}: all are erased"
 
 
 def find_targets(

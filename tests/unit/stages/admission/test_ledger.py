@@ -247,6 +247,12 @@ def test_a_grant_that_lifts_a_withdrawal_of_the_same_new_file_is_pointed_out(lak
     ]
 
 
+def test_of_equal_lines_each_has_its_own_number(lake: Lake, tmp_path: Path) -> None:
+    done = import_ledger(lake, csv_of(tmp_path, WITHDRAW, GRANT, WITHDRAW))
+    assert (done.recorded, standing(lake)) == (3, "withdrawn")
+    assert [(item.line, item.problem.rpartition(" ")[2]) for item in done.questioned] == [(3, "2")]
+
+
 def test_a_grant_that_has_ended_lifts_no_withdrawal_and_is_not_said_to(lake: Lake, tmp_path: Path) -> None:
     withdrawn = Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann")
     record(lake, [withdrawn])
