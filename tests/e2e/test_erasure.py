@@ -377,7 +377,7 @@ def test_what_an_identity_brings_with_it_is_told(demo_lake: Path) -> None:
     assert f"identity {identity} is in {len({row['image_id'] for row in photos})} photos, which name " in done.stderr
     stays = "the photos are barred, not the people whom they name: person-2. Their references and grants stay"
     assert stays in " ".join(done.stderr.split())
-    assert "`facelake erase --subject person-2` bars one" in " ".join(done.stderr.split())
+    assert "To bar them too, add `--subject person-2`" in " ".join(done.stderr.split())
     assert done.returncode == 2
     other = run_json("gallery", "show", "person-1", *at)["faces"][0]["identity_id"]
     both = {row["image_id"] for name in (identity, other) for row in run_json("gallery", "show", name, *at)["faces"]}

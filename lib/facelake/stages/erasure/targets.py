@@ -52,8 +52,8 @@ def _photos_in_words(context: Context, request: Request) -> Iterator[str]:
         yield _identities_in_words(request, gallery, shown, {named[image] for image in shown & named.keys()})
     if stay := sorted(set(named.values()) - {reference(name) for name in request.subjects}):
         what = f"the photos are barred, not the people whom they name: {first_of(stay)}. Their references and grants"
-        command = f"`facelake erase --subject {shlex.quote(stay[0])}` bars one"
-        yield f"{what} stay, and new photos of them are processed; {command}"
+        options = first_of([f"`--subject {shlex.quote(name)}`" for name in stay])
+        yield f"{what} stay, and new photos of them are processed. To bar them too, add {options}"
 
 
 def _named_by(context: Context, images: set[str]) -> dict[str, str]:
