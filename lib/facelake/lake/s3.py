@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -111,16 +112,16 @@ class S3Store:
             return Unreachable(f"the store denies access ({code})", where=where, next_step=_CHECK)
         if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch"):
             return ConfigError(f"the store denies access ({code})", where=where, next_step=_CHECK)
+        if _names_no_bucket(err, self.bucket):
+            what = f"{self.bucket!r} is not a valid name of a bucket"
+            next_step = "correct the URI: 3 to 63 lower-case letters, digits, dots and hyphens"
+            return ConfigError(what, where=where, next_step=next_step)
         if code == "NoSuchBucket":
             return Unreachable("no such bucket", where=where, next_step="create the bucket, or correct the URI")
         if type(err).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
             return ConfigError(
                 "no S3 credentials", where=where, next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
-        if code == "InvalidBucketName" or type(err).__name__ == "ParamValidationError":
-            what = f"{self.bucket!r} is not a valid name of a bucket"
-            next_step = "correct the URI: 3 to 63 lower-case letters, digits, dots and hyphens"
-            return ConfigError(what, where=where, next_step=next_step)
         at = f" at {self.endpoint}" if self.endpoint else ""
         if code and not _answers_later(err):
             what = f"the object store{at} refuses the request: {code}"
@@ -333,6 +334,13 @@ class S3Store:
 
 def _code(err: BotoCoreError | ClientError) -> str:
     return str(err.response["Error"].get("Code", "")) if isinstance(err, ClientError) else ""
+
+
+def _names_no_bucket(err: BotoCoreError | ClientError, bucket: str) -> bool:
+    """Tell whether the fault is the bucket's name; reading, some stores only say that there is no such bucket."""
+    if _code(err) == "NoSuchBucket":
+        return not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket)
+    return _code(err) == "InvalidBucketName" or type(err).__name__ == "ParamValidationError"
 
 
 def _answers_later(err: BotoCoreError | ClientError) -> bool:
