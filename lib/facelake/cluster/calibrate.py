@@ -40,6 +40,8 @@ _LEAST_CUT_SMALL, _WEIGHT_SCALE = 0.55, 0.25
 # Groups of few people that are alike beyond chance after normalisation are joined from this mean on (same units; .43 by
 # the default model's card, .42 as measured): 99.9 % of the pairs of people in photographs measured stay below .42.
 _LEAST_MEAN_SMALL, _LEAST_MEAN = 0.45, 0.5
+# The same where groups are too few to tell what is beyond chance.
+_LEAST_MEAN_ANY = 0.6
 # Groups that are so alike on the mean, in shares of the way to `nearest_low`, are of one person or of relatives.
 _ALIKE = 0.6
 # In a small corpus also, a singleton must be as similar as this to a group of few faces, in units as above: the mean of
@@ -152,6 +154,11 @@ class Calibration:
         """Mean cosine of the pairs between two groups from which they may be of one person (within_person.py)."""
         share = _LEAST_MEAN if self.nearest_low else _LEAST_MEAN_SMALL
         return self.edge if self.by_hand else self.impostor_mean + share * self.gap
+
+    @property
+    def mean_of_any(self) -> float:
+        """The same where there are too few groups to tell which similarities are beyond chance."""
+        return self.edge if self.by_hand else self.impostor_mean + _LEAST_MEAN_ANY * self.gap
 
     @property
     def alike(self) -> float:

@@ -9,7 +9,8 @@ Two groups that are more similar than that are joined if normalisation raised th
 varies within people, and so brings together a head that was turned or lit from another side, and not relatives, who
 differ in what varies between people. Where few people are compared, and few of their groups are as alike as relatives
 are, two groups are also joined because the mean similarity of their faces is one that only one of a thousand pairs of
-people has.
+people has. Where groups are so few that a pair or two of one person make up the upper end of the distribution, only
+those are joined whose mean similarity is higher still.
 
 Relatives are more similar than chance before and after. Where a corpus has many, their pairs widen the measured
 distribution or show that it is none of chance; where some of the pairs beyond it were not raised, they are relatives'
@@ -45,13 +46,17 @@ _RAISED = 2.5
 # There are relatives where more pairs than these beyond chance are not raised: so many, and a share of those pairs.
 _UNRAISED, _UNRAISED_SHARE = 2, 0.04
 # In a corpus that shows how similar one person's photos are, the mean decides among so many groups at most, and if no
-# more pairs than these are alike on the mean, relatives' or one person's: so many, and a share of the groups.
+# more pairs than these are alike on the mean, relatives' or one person's: so many, and a share of the groups. The
+# latter also holds where groups are too few to show what is beyond chance.
 _FEW_GROUPS = 300
 _RELATIVES, _RELATIVES_SHARE = 3, 0.1
 # Mean excess of a normal distribution's upper hundredth over its lower end, in standard deviations.
 _EXCESS = 0.34
-# Ratio of the standard deviations by the upper and the lower part of a distribution from which on it is not normal.
-_CONTRADICTION = 1.5
+# The share of a distribution at its upper end by which its standard deviation is read. The upper hundredth of few pairs
+# may be pairs of one person.
+_TAIL, _TAIL_OF_FEW = 0.01, 0.1
+# Ratio of the standard deviations by the upper end and by the lower half from which on a distribution is not normal.
+_CONTRADICTION = {_TAIL: 1.5, _TAIL_OF_FEW: 2.0}
 
 
 class Groups(NamedTuple):
@@ -90,9 +95,9 @@ def join_normalised(groups: Groups, cuts: Calibration) -> tuple[I32, str]:
         f"{joins} joins among {len(number)} groups, by chance none of different people above a normalised similarity "
     )
     text += f"of {limits.chance.most:.3f}"
-    return canonical(number), text + (
-        "; relatives are among the pairs above it, so that normalisation alone joins none" if relatives else ""
-    )
+    if not limits.raised:
+        text += "; relatives may be among the pairs above it, so that normalisation alone joins none"
+    return canonical(number), text
 
 
 class _Templates(NamedTuple):
@@ -152,7 +157,13 @@ class _Limits(NamedTuple):
         mean = (part.sums @ part.sums.T) / np.outer(part.size, part.size)
         pairs = count * (count - 1) // 2
         least = cuts.mean_of_groups if _of_few(mean, part.size, count, cuts) else np.inf
-        return cls(_Chance.of(similarity, pairs), _Chance.of(mean, pairs), least)
+        measured = cls(_Chance.of(similarity, pairs), _Chance.of(mean, pairs), least)
+        if cuts.nearest_low or not np.isinf(measured.chance.most):
+            return measured
+        chance, alike = (_Chance.of(values, pairs, _TAIL_OF_FEW) for values in (similarity, mean))
+        if np.isinf(alike.most) or not _without_relatives(mean, part.size, count, cuts.mean_of_any):
+            return measured
+        return cls(chance, alike, cuts.mean_of_any, raised=False)
 
     def were_raised(self, similarity: F32, mean: F32) -> Bool:
         """Return of which pairs (n,) normalisation raised the similarity."""
@@ -174,12 +185,13 @@ def _of_few(mean: F32, size: F32, count: int, cuts: Calibration) -> bool:
         count: number of all groups.
         cuts: the calibration.
     """
-    if not cuts.nearest_low:
-        return True
-    if count > _FEW_GROUPS:
-        return False
+    return not cuts.nearest_low or (count <= _FEW_GROUPS and _without_relatives(mean, size, count, cuts.alike))
+
+
+def _without_relatives(mean: F32, size: F32, count: int, least: float) -> bool:
+    """Return whether hardly more pairs have a mean cosine of `least` than are of one person; arguments as above."""
     low, high = np.triu_indices(len(mean), 1)
-    alike = (mean[low, high] >= cuts.alike) & (np.maximum(size[low], size[high]) >= LEAST_FACES)
+    alike = (mean[low, high] >= least) & (np.maximum(size[low], size[high]) >= LEAST_FACES)
     return int(alike.sum()) <= max(_RELATIVES, _RELATIVES_SHARE * count)
 
 
@@ -279,13 +291,13 @@ class _Chance(NamedTuple):
     """the same for a distribution whose upper hundredth falls off exponentially, as a normal one's begins to"""
 
     @classmethod
-    def of(cls, similarity: F32, pairs: int) -> _Chance:
+    def of(cls, similarity: F32, pairs: int, tail: float = _TAIL) -> _Chance:
         """Read the distribution off a symmetric matrix of similarities, for a number of pairs that may be larger."""
         normal = NormalDist()
-        low, mid, high = np.quantile(similarity[np.triu_indices(len(similarity), 1)], [0.1587, 0.5, 0.99])
-        lower, upper = mid - low, (high - mid) / normal.inv_cdf(0.99)
+        low, mid, high = np.quantile(similarity[np.triu_indices(len(similarity), 1)], [0.1587, 0.5, 1 - tail])
+        lower, upper = mid - low, (high - mid) / normal.inv_cdf(1 - tail)
         deviation = max(lower, upper, 1e-6)
-        if upper > _CONTRADICTION * lower:
+        if upper > _CONTRADICTION[tail] * lower:
             return cls(float(mid), float(deviation), np.inf, np.inf)
         most = mid + normal.inv_cdf(1 - _FALSE_JOINS / pairs) * deviation
         heavy = mid + (normal.inv_cdf(0.99) + _EXCESS * np.log(pairs * 0.01 / _FALSE_JOINS)) * deviation

@@ -10,7 +10,7 @@ import pytest
 from facelake.cluster import within_person
 from facelake.cluster.calibrate import Calibration
 from facelake.cluster.labels import canonical
-from facelake.cluster.within_person import _FEW_GROUPS, Groups, _Limits, _Templates, join_normalised
+from facelake.cluster.within_person import _FEW_GROUPS, Groups, _Chance, _Limits, _Templates, join_normalised
 from facelake.contracts import F32
 from facelake.vectors import unit_rows
 
@@ -93,6 +93,30 @@ def test_pairs_less_alike_than_a_cut_that_was_set_by_hand_are_not_joined() -> No
     vectors, group, _ = sessions(templates(30), shift=1.0)
     strict = Calibration(0.8, 0.75, 0.75, 0.8, 0.05, 0.09, "a test", by_hand=True)
     assert len(set(join_normalised(group_sums(vectors, group), strict)[0].tolist())) == 31
+
+
+@pytest.mark.parametrize(("shift", "joined"), [(0.8, True), (1.7, False)])
+def test_of_few_groups_only_those_are_joined_that_are_alike_by_any_distribution(shift: float, joined: bool) -> None:
+    """One pair of one person is the upper hundredth of the pairs of eleven groups."""
+    vectors, group, _ = sessions(templates(10), shift=shift)
+    groups = group_sums(vectors, group)
+    assert np.isinf(_Chance.of(unit_rows(groups.sums) @ unit_rows(groups.sums).T, 55).most)
+    mean = groups.sums[0] @ groups.sums[10] / 25
+    assert CUTS.mean_of_groups < mean
+    assert (mean >= CUTS.mean_of_any) == joined
+    number, text = join_normalised(groups, CUTS)
+    assert number.tolist() == ([*range(10), 0] if joined else [*range(11)])
+    assert "relatives may be among" in text
+
+
+def test_few_groups_of_relatives_are_not_joined() -> None:
+    """The pairs of four out of twelve people are too many to be one person's, who was split."""
+    people = templates(12)
+    people[:4] = unit_rows(0.8 * people[[0]] + 0.6 * people[:4])
+    vectors, _, person = sessions(people, shift=0.0, noise=0.2)
+    groups = group_sums(vectors, person)
+    assert groups.sums[1] @ groups.sums[2] / 100 > CUTS.mean_of_any
+    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 12
 
 
 LARGE = replace(CUTS, nearest_low=0.7)
