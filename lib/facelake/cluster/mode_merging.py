@@ -93,22 +93,22 @@ def _share_in(differences: F32, directions: F32) -> F32:
 
 def _directions(differences: F32, random: F32, chance: list[F32]) -> tuple[F32, str]:
     """Directions (dim, r) in which the differences found vary more than those of the same pairs among other groups ever
-    do (parallel analysis, Horn 1965: a sample of few has large eigenvalues by chance alone)."""
+    do (parallel analysis, Horn 1965: a sample of few has large eigenvalues by chance alone; rank by rank)."""
     dim = differences.shape[1]
     among, most = usual(random), min(_MOST, dim // 8)
-    least = _ABOVE_CHANCE * max(float(largest(sample, among, most)[0][0]) for sample in chance)
+    least = _ABOVE_CHANCE * np.max([largest(sample, among, most)[0] for sample in chance], axis=0)  # of each rank
     variance, directions = largest(differences, among, most)
     gaps = variance[:-1] / np.maximum(variance[1:], 1e-9)
-    gaps[variance[:-1] <= least] = 0
+    gaps[~np.logical_and.accumulate(variance > least)[:-1]] = 0
     kept = int(np.argmax(gaps)) + 1
     if gaps[kept - 1] < _GAP:
         text = f"modes: {len(differences)} pairs of groups differ in no direction in particular"
-        return np.zeros((dim, 0), np.float32), f"{text} ({variance[0]:.2f} times as much, by chance {least:.2f})"
+        return np.zeros((dim, 0), np.float32), f"{text} ({variance[0]:.2f} times as much, by chance {least[0]:.2f})"
     basis, _ = np.linalg.qr(directions[:, :kept])
     text = (
         f"modes: {len(differences)} pairs of groups differ {variance[kept - 1]:.1f} to {variance[0]:.1f} times as much"
     )
-    return basis.astype(np.float32), f"{text} in {kept} directions as random ones, by chance up to {least:.1f}"
+    return basis.astype(np.float32), f"{text} in {kept} directions as random ones, by chance up to {least[0]:.1f}"
 
 
 def connected(count: int, low: I32, high: I32) -> I32:

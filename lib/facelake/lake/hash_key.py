@@ -44,6 +44,11 @@ def keyed_hash(key: bytes, value: str) -> str:
     return hmac.new(key, value.encode(), hashlib.sha256).hexdigest()
 
 
+def erased_name(key: bytes, labelled: str) -> str:
+    """Return what stands in the ledger and in emptied rows for a name that was erased, from its label."""
+    return "erased:" + keyed_hash(key, labelled)
+
+
 def hashing_key(key: bytes, salt: bytes) -> bytes:
     """Return the key of one lake's hashes, so that hashes of two lakes under one key file differ."""
     return hmac.new(key, b"facelake keyed hashes\0" + salt, hashlib.sha256).digest()

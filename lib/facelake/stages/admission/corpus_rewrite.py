@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from facelake.config import Config
+from facelake.contracts import reference
 from facelake.errors import ConfigError
 from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.store import open_store
@@ -34,14 +35,27 @@ def own_corpus(config: Config) -> Iterator[tuple[Corpus, str]]:
         yield corpus, path
 
 
-def rewrite_corpus_file(corpus: Corpus, path: str, hit: np.ndarray) -> None:
-    """Rewrite a corpus file with the rows of `hit` (bool per row) set to null, except for source_id; row groups are
-    kept.
+def with_other_sources(rows: pa.Table, hit: np.ndarray, names: Mapping[str, str]) -> pa.Table:
+    """Return rows of which those of `hit` (bool per row) have another source_id where `names` has one for theirs."""
+    if not names or not hit.any():
+        return rows
+    at = rows.schema.get_field_index("source_id")
+    sources = rows["source_id"].combine_chunks().cast(pa.string()).dictionary_encode()
+    others = [name and names.get(reference(name), name) for name in sources.dictionary.to_pylist()]
+    column = pa.array(others, pa.string()).take(sources.indices)
+    column = pc.if_else(pa.array(hit), column, rows["source_id"].combine_chunks().cast(pa.string()))
+    return rows.set_column(at, rows.schema.field(at), column.cast(rows.schema.field(at).type))
+
+
+def rewrite_corpus_file(corpus: Corpus, path: str, hit: np.ndarray, sources: Mapping[str, str] | None = None) -> None:
+    """Rewrite a corpus file with the rows of `hit` (bool per row) set to null, except for source_id, which becomes what
+    `sources` has for it; row groups are kept.
     """
     sink = pa.BufferOutputStream()
     start, writer = 0, None
     for table in corpus.row_groups(path):
-        mask = pa.array(hit[start : start + table.num_rows])
+        here = hit[start : start + table.num_rows]
+        mask, table = pa.array(here), with_other_sources(table, here, sources or {})
         for at, field in enumerate(table.schema):
             if field.name != "source_id":
                 column = pc.if_else(mask, pa.scalar(None, field.type), table[field.name].combine_chunks())

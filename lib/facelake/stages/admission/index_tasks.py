@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.config import S3Section
-from facelake.contracts import IMAGES, DataFileName, Receipt, label
+from facelake.contracts import IMAGES, DataFileName, Receipt, label, reference
 from facelake.lake.corpora.detect import CorpusSpec
 from facelake.lake.corpora.opening import INDEX, CorpusPart, OpenedCorpus
 from facelake.lake.corpora.photos import PhotoReader, Place
 from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import completed, plain, stage
-from facelake.lake.hash_key import keyed_hash
+from facelake.lake.hash_key import erased_name, keyed_hash
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
+from facelake.stages.admission.corpus_rewrite import with_other_sources
 from facelake.stages.admission.shrinking import U64
 from facelake.stages.admission.shrinking import hashed as hashes_of
 
@@ -172,15 +173,19 @@ def suppression_check(suppressed: frozenset[str], hash_salt: bytes) -> Callable[
 
 
 def without_erased(suppressed: frozenset[str], hash_salt: bytes, rows: pa.Table) -> pa.Table:
-    """Rows with column `erased`; of erased photos nothing is kept but the source."""
+    """Rows with column `erased`; of erased photos nothing is kept but the source, unless it was erased."""
     check = suppression_check(suppressed, hash_salt)
     if check is None:
         return rows
-    return forget(rows, check(rows))
+    labels = {name: label("source", name) for name in pc.unique(rows["source_id"]).drop_null().to_pylist()}
+    names = {reference(name): erased_name(hash_salt, text) for name, text in labels.items()}
+    erased = {name: other for name, other in names.items() if other.removeprefix("erased:") in suppressed}
+    return forget(rows, check(rows), erased)
 
 
-def forget(rows: pa.Table, hit: np.ndarray) -> pa.Table:
-    """Rows of table `images` of which those of `hit` (n,) are blanked."""
+def forget(rows: pa.Table, hit: np.ndarray, sources: Mapping[str, str]) -> pa.Table:
+    """Rows of table `images` of which those of `hit` (n,) are blanked; `sources` has what stands for erased sources."""
+    rows = with_other_sources(rows, hit, sources)
     hit = hit & pc.is_valid(rows["image_id"]).to_numpy()  # a row without a name was blanked in the lake's own corpus
     mask = pa.array(hit)
     for name in set(_FORGOTTEN) & set(rows.column_names):

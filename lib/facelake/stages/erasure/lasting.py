@@ -6,6 +6,7 @@ from facelake.contracts import EventKind, Refusal, Scope, label, reference
 from facelake.embed.looks import keyed_bands
 from facelake.erase import Needles
 from facelake.events import Notice
+from facelake.lake.hash_key import erased_name
 from facelake.plural import counted
 from facelake.stages.admission.ledger import Entry, ledger_lease, read_ledger, record, rewrite_rows
 from facelake.stages.admission.ledger_head import ledger_rows
@@ -40,7 +41,7 @@ def end_in_ledger(context: Context, request: Request, needles: Needles) -> int:
         for row in rows:
             names = request.subjects if row["scope"] == Scope.SUBJECT else request.sources
             if reference(row["key"]) in names:
-                row["key"] = "erased:" + context.lake.keyed_hash(label(row["scope"], row["key"]))
+                row["key"] = erased_name(context.lake.salt, label(row["scope"], row["key"]))
             for name in ("basis", "exemption"):
                 row[name] = needles.redacted(row[name]) if row[name] else row[name]
         changed = sum(int(row != old) for row, old in zip(rows, before, strict=True))

@@ -158,7 +158,7 @@ def blank_index(context: Context, targets: Targets) -> None:
     if targets.request.purpose:
         return
     table: Table = context.lake[INDEX]
-    adds, removes = [], []
+    sources, adds, removes = targets.request.hidden_sources(context.lake.salt), [], []
     for file, ids in table.parts(_IDS):
         hit = targets.hits(ids)
         if hit.any():
@@ -167,7 +167,7 @@ def blank_index(context: Context, targets: Targets) -> None:
             name = (
                 parsed.with_nonce("") if parsed.part == "listed" else DataFileName(corpus=parsed.corpus, part="erased")
             )
-            adds.append(table.stage(forget(table.file(file), hit).select(table.schema.names), name))
+            adds.append(table.stage(forget(table.file(file), hit, sources).select(table.schema.names), name))
             removes.append(file)
     if adds:
         context.check_lease()

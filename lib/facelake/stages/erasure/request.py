@@ -16,6 +16,7 @@ from facelake.contracts import SEARCHABLE, Bool, label, reference, references
 from facelake.csv_columns import other_separator
 from facelake.erase import Bounds, Needles
 from facelake.errors import ConfigError
+from facelake.lake.hash_key import erased_name
 
 _LEAST_ID = 3  # bytes of the id of a photo that is searched for
 
@@ -74,6 +75,14 @@ class Request:
         named = [label(kind, value, self.purpose) for kind, values in kinds for value in values]
         return named + [label("identity", value, self.purpose) for value in self.identities]
 
+    def hidden_sources(self, key: bytes) -> dict[str, str]:
+        """Return what stands for each erased source in emptied rows; nothing when only one purpose is erased.
+
+        Args:
+            key: of the lake's hashes.
+        """
+        return {} if self.purpose else {name: erased_name(key, label("source", name)) for name in self.sources}
+
 
 @dataclass(slots=True)
 class Targets:
@@ -122,14 +131,15 @@ class Targets:
         of the photos.
 
         A subject reference such as "7" occurs in counts and dates everywhere; its images and faces are searched for
-        instead, and the columns that held it are rewritten. Names of sources stay, since they are not of a person. When
-        only one purpose is erased, photo and subject stay for the others: faces and vectors are searched for.
+        instead, and the columns that held it are rewritten, as are those with the name of an erased source, which is
+        often a common word. When only one purpose is erased, photo and subject stay for the others: faces and vectors
+        are searched for.
         """
         if self.request.purpose:
             return Needles.of(self.faces, self.embeddings)
         named = {*self.request.subjects, *self.subjects} - self.short_references()
         images = self.images - self.short_ids()
-        return Needles.of([*self.faces, *images, *named], self.embeddings, self.pieces)
+        return Needles.of([*self.faces, *images, *named, *self.contents], self.embeddings, self.pieces)
 
     def biometric_needles(self) -> Needles:
         """Return those of `needles` that no other data can equal by chance: embeddings and pieces of photos."""

@@ -20,7 +20,7 @@ from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES, WITHOUT_
 from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
 from facelake.lake.store import links_outside
-from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file
+from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file, with_other_sources
 from facelake.stages.admission.ledger_head import pin_for_audit
 from facelake.stages.admission.withdrawn_photos import forget_subjects
 from facelake.stages.core.audit import append_audit
@@ -324,10 +324,12 @@ def _blank_admissions(context: Context, targets: Targets) -> None:
             ("subject_ref", None),
             ("admitted", False),
             ("reason", str(Refusal.ERASED)),
+            ("content_sha256", None),
         ):
             at = rows.schema.get_field_index(name)
             column = pc.if_else(mask, pa.scalar(value, rows.schema.field(name).type), rows[name].combine_chunks())
             rows = rows.set_column(at, name, column)
+        rows = with_other_sources(rows, hit, targets.request.hidden_sources(context.lake.salt))
         # another digest in the name, so that the next admit writes its own file
         adds.append(table.stage(rows, DataFileName(corpus=DataFileName.parse(file.path).corpus, part="erased")))
         removes.append(file)
@@ -343,6 +345,6 @@ def _blank_corpus(context: Context, targets: Targets) -> int:
         hit = targets.hits(corpus.ids(path))
         if hit.any():
             context.check_lease()
-            rewrite_corpus_file(corpus, path, hit)
+            rewrite_corpus_file(corpus, path, hit, targets.request.hidden_sources(context.lake.salt))
             blanked += int(hit.sum())
     return blanked
