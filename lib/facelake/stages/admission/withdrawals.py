@@ -22,6 +22,7 @@ from facelake.publish.leases import Ending
 from facelake.stages.admission.ledger import ledger_lease, ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
+from facelake.stages.admission.shrinking import hashed
 
 _COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "reason", "covers", CONTENT]
 _NO_PHOTO = [str(reason) for reason in (Refusal.DUPLICATE_ID, Refusal.NO_ID, Refusal.EMPTIED)]  # rows, not photos
@@ -82,12 +83,12 @@ class LedgerState:
         """Return the ids of photos that may not be used for the purpose: by the present ledger, or by the decisions.
 
         Photos that the last `admit` refused are among them: a run that ended after it, or was killed, has not removed
-        their faces yet.
+        their faces yet. Photos that it did not find are among them if their ids are given: see `AdmittedPhotos`.
 
         Args:
             purpose: of the use.
             now: at which legal bases are checked; a clock that is behind the ledger is not believed.
-            among: ids of the photos that matter; None: all.
+            among: ids of the photos that matter; None: all that have a decision.
         """
         ledger, barred, now = ledger_of(self.rows), [], present_time(self.lake, self.rows, now)
         named = (rows for _, rows in self.lake["admissions"].parts(["subject_ref", CONTENT]))
@@ -95,9 +96,11 @@ class LedgerState:
         subjects = self.rows.filter(pc.equal(self.rows["scope"], str(Scope.SUBJECT)))["key"]
         known = pa.array(sorted({reference(key) for key in subjects.to_pylist()}), pa.string())
         verdicts: dict[tuple[str | None, ...], bool] = {}
+        missing = pa.array([], pa.string()) if among is None else pc.unique(among)
         for _, rows in self.lake["admissions"].parts(_COLUMNS):
             if among is not None:
                 rows = rows.filter(pc.is_in(rows["image_id"], among))
+                missing = missing.filter(pc.invert(pc.is_in(missing, rows["image_id"].combine_chunks())))
             refused = rows.filter(pc.invert(pc.or_(rows["admitted"], pc.is_in(rows["reason"], pa.array(_NO_PHOTO)))))
             barred.append(refused["image_id"].drop_null().combine_chunks())
             admitted = rows.filter(rows["admitted"])
@@ -107,7 +110,7 @@ class LedgerState:
             hit = self._hit(decided, ledger, (purpose, now), verdicts)
             if hit.any():
                 barred.append(admitted["image_id"].combine_chunks().filter(pa.array(hit)))
-        return pc.unique(pa.concat_arrays(barred)) if barred else pa.array([], pa.string())
+        return pc.unique(pa.concat_arrays([*barred, missing]))
 
     def _hit(
         self,
@@ -134,6 +137,26 @@ class LedgerState:
 
     def _erased(self, names: Sequence[tuple[str, str | None]], purpose: str) -> bool:
         return was_erased(self.lake, self.suppressed, names, purpose)
+
+
+class AdmittedPhotos:
+    """The photos that the last `admit` admitted, as hashes of their ids (8 bytes each).
+
+    A gallery's face whose photo is not among them may not be used: `admit` found the photo gone or under another name
+    and nothing has removed the face yet, and whose it is cannot be decided any more.
+    """
+
+    def __init__(self, lake: Lake) -> None:
+        """Read the decisions."""
+        parts = lake["admissions"].parts(["image_id", "admitted"])
+        hashes = [hashed(rows["image_id"].filter(rows["admitted"])) for _, rows in parts]
+        self._hashes = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]))
+
+    def lack(self, images: pa.ChunkedArray) -> pa.Array:
+        """Return per id whether its photo was not admitted."""
+        sought = hashed(images)
+        at = np.minimum(np.searchsorted(self._hashes, sought), max(len(self._hashes) - 1, 0))
+        return pa.array(self._hashes[at] != sought if len(self._hashes) else np.ones(len(sought), bool))
 
 
 def still_allows(decision: Decision, covers: str | None) -> bool:

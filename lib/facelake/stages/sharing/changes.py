@@ -20,7 +20,7 @@ from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease
 from facelake.publish.ranges import range_of_file
 from facelake.publish.transform import rotated, rotation
-from facelake.stages.admission.withdrawals import LedgerState
+from facelake.stages.admission.withdrawals import AdmittedPhotos, LedgerState
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, require_gallery
 from facelake.stages.sharing.leases import lease_time
@@ -68,8 +68,10 @@ class Outgoing:
         gallery = require_gallery(lake)
         ledger = LedgerState.of(lake)
         as_of = lease_time(lake, now, ledger.rows)
-        withheld = _identities_with(gallery, ledger.barred_images(gallery.row["purpose"], as_of))
-        return cls(gallery, purpose or gallery.row["purpose"], ledger, withheld, as_of, key)
+        own = gallery.row["purpose"]
+        barred = [ledger.barred_images(each, as_of) for each in dict.fromkeys((own, purpose or own))]
+        withheld = _identities_with(gallery, pc.unique(pa.concat_arrays(barred)), AdmittedPhotos(lake))
+        return cls(gallery, purpose or own, ledger, withheld, as_of, key)
 
     def parts(self, columns: list[str]) -> Iterator[pa.Table]:
         """Yield the rows of active identities in force, by ascending id, a data file at a time, under the key."""
@@ -120,10 +122,13 @@ class Outgoing:
         ids = pc.unique(events.filter(pc.greater(events["gallery_version"], since))["identity_id"])
         table = self.gallery.lake["identities"]
         for file in self.gallery.snapshot("identities").files:
-            keys = table.file(file, ["identity_id", "last_version"])
+            keys = table.file(file, ["identity_id", "last_version", "status", "purposes"])
             newer = pc.greater(keys["last_version"], since)  # a template can change without an event
             chosen = pc.or_(newer, pc.is_in(keys["identity_id"], ids))
             chosen = pc.or_(chosen, pc.is_in(keys["identity_id"], self.withheld))
+            if self.purpose != self.gallery.row["purpose"]:  # what the recipient has was allowed by another gallery
+                foreign = pc.and_(pc.equal(keys["status"], "active"), pc.invert(self._in_force(keys)))
+                chosen = pc.or_(chosen, foreign)
             if returning is not None:
                 chosen = pc.or_(chosen, pc.is_in(keys["identity_id"], returning))
             if pc.any(chosen).as_py():
@@ -187,11 +192,14 @@ def changes_since(
     return pa.concat_tables(parts).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
 
 
-def _identities_with(gallery: Gallery, images: pa.Array) -> pa.Array:
-    """Return the ids of the identities with a face in one of the photos."""
+def _identities_with(gallery: Gallery, images: pa.Array, admitted: AdmittedPhotos | None = None) -> pa.Array:
+    """Return the ids of the identities with a face in one of the photos, or in one that was not admitted."""
     names = [pa.array([], pa.string())]
-    for rows in gallery.parts("memberships", ["image_id", "identity_id"]) if len(images) else ():
-        names.append(rows.filter(pc.is_in(rows["image_id"], images))["identity_id"].combine_chunks())
+    for rows in gallery.parts("memberships", ["image_id", "identity_id"]) if len(images) or admitted else ():
+        hit = pc.is_in(rows["image_id"], images)
+        if admitted:
+            hit = pc.or_(hit, admitted.lack(rows["image_id"]))
+        names.append(rows.filter(hit)["identity_id"].combine_chunks())
     return pc.unique(pa.concat_arrays(names))
 
 
