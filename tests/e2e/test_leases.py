@@ -92,6 +92,36 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
         assert audit_faults(context.lake) == []
 
 
+def test_a_face_whose_photo_was_not_found_any_more_does_not_leave(demo_lake: Path, tmp_path: Path) -> None:
+    """`admit` decided without the photo, and the run ended there: nobody knows whose face it is now."""
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        theirs = identities_of(context.lake, "person-3")
+        table = context.lake["admissions"]
+        faces = require_gallery(context.lake).read("memberships", ["face_id", "identity_id"])
+        shown = faces.filter(pc.is_in(faces["identity_id"], pa.array(sorted(theirs))))["face_id"].to_pylist()
+        table.rewrite(
+            table.snapshot().files, ["subject_ref"], lambda rows: pc.not_equal(rows["subject_ref"], "person-3")
+        )
+        manifest = export_gallery(context, str(tmp_path / "a"), P, "gate-7")
+        assert not theirs & set(Gallery.open(str(tmp_path / "a")).identity_ids)
+        assert manifest["identities"] > 0
+        assert crops_of(context, set(shown[:4])) == {}
+        table.rewrite(
+            table.snapshot().files, ["subject_ref"], lambda rows: pc.is_in(rows["subject_ref"], pa.array(["x"]))
+        )
+        with pytest.raises(Refused, match=r"no identity is in force.*run `facelake nightly`"):
+            export_gallery(context, str(tmp_path / "b"), P, "gate-8")
+
+
+def test_a_gallery_of_another_purpose_takes_a_copy_back(demo_lake: Path, tmp_path: Path) -> None:
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        manifest = export_gallery(context, str(tmp_path / "a"), P, "gate-7")
+        copied = Gallery.open(str(tmp_path / "a")).identity_ids
+        rows = changes_since(context.lake, manifest["gallery_version"], purpose="print")
+        assert set(rows["status"].to_pylist()) == {WITHHELD}
+        assert sorted(rows["identity_id"].to_pylist()) == sorted(copied)
+
+
 def test_a_copy_that_is_behind_is_refused_where_the_lake_is_at_hand(demo_lake: Path, tmp_path: Path) -> None:
     """The copy itself cannot know who withdrew; a host that has the lake can."""
     config = load_config(lake=str(demo_lake))

@@ -198,6 +198,8 @@ class Gallery:
         if k < 1:
             raise ConfigError(f"{k} candidates per probe", where="matcher", next_step="give a k of at least 1")
         ready = self._ready(probes, model_digest)
+        if not len(self._identities):  # changes may have removed all
+            return Matches([[] for _ in ready], np.zeros((len(ready), 0), np.float32))
         return Matches(*self._identities.nearest(ready, k))
 
     def similarities(self, probes: F32, model_digest: str) -> tuple[F32, list[str]]:

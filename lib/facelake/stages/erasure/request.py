@@ -57,7 +57,11 @@ class Request:
         if not any(named) or not all(value for values in named for value in values):
             next_step = "give --subject, --image, --source or --identity"
             raise ConfigError("the request names nothing to erase", where="erase", next_step=next_step)
-        return cls(named[0], named[1], named[2], named[3], purpose, copies)
+        if purpose is not None and not reference(purpose):
+            raise ConfigError(
+                "the purpose is empty", where="erase", next_step="name one, or leave --purpose out for all"
+            )
+        return cls(named[0], named[1], named[2], named[3], purpose and reference(purpose), copies)
 
     def in_order(self) -> Request:
         """Return the request with its keys in the spelling and order that `of` gives them."""

@@ -213,7 +213,7 @@ def finish_erasures(context: Context) -> list[StageResult]:
 
 
 def _targets(context: Context, request: Request, note: Note | None) -> Targets:
-    if request.purpose and request.purpose != context.config.purpose:
+    if request.purpose and request.purpose not in _purposes(context):
         text = f"this lake holds nothing for {request.purpose!r}; the purpose is now suppressed for it"
         context.emit(Notice("erase", text))
         return Targets(request)
@@ -222,6 +222,14 @@ def _targets(context: Context, request: Request, note: Note | None) -> Targets:
     if request.subjects and not request.purpose:
         _tell_of_others(context, targets, note)
     return targets
+
+
+def _purposes(context: Context) -> set[str]:
+    """Return the purposes for which the lake holds faces: the last run may have had another one than the config."""
+    gallery = current_gallery(context.lake)
+    decided = [pc.unique(rows["purpose"]).to_pylist() for _, rows in context.lake["admissions"].parts(["purpose"])]
+    made = {gallery.row["purpose"]} if gallery else set()
+    return {context.config.purpose, *made, *(purpose for part in decided for purpose in part if purpose)}
 
 
 def _tell_of_others(context: Context, targets: Targets, note: Note | None) -> None:

@@ -209,6 +209,8 @@ def description_of(context: Context, outgoing: Outgoing, terms: LeaseTerms, now:
         what = f"no identity is in force for the purpose {terms.purpose!r}"
         what += f"; the gallery was made for {gallery.row['purpose']!r}"
         next_step = "record grants for that purpose and publish a gallery for it"
+        if terms.purpose == gallery.row["purpose"]:
+            next_step = "run `facelake nightly`: the newest run has not ended, or everybody's basis has ended since"
         raise Refused(what, where=context.lake.uri, next_step=next_step)
     refuse_debtor(context.lake, terms.recipient, now)  # before minutes of comparing the faces of a large gallery
     measured = compared(context, gallery, rows)
