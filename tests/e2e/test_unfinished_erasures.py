@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
 from facelake.config import load_config
@@ -20,6 +21,7 @@ from facelake.stages.erasure.notes import PENDING, pending
 from facelake.stages.erasure.stage import erase
 from tests.e2e.test_erasure_variants import PERSON, erased
 
+SWEPT = "album/person-3-00.jpg"
 BEGUN = ["before it suppressed", "before it certified"]
 
 
@@ -55,6 +57,16 @@ def test_an_erasure_that_a_run_cannot_finish_does_not_stop_the_run(
         (result,) = stage.finish_erasures(context)
         assert result.counts["residual_hits"] == 0
     assert not list((demo_lake / PENDING).iterdir())
+
+
+def test_a_gallery_whose_faces_an_interrupted_run_has_swept_is_not_certified(demo_lake: Path) -> None:
+    """Their photos were renamed, say: the gallery's faces of the person are under names that nothing leads to."""
+    with writing(load_config(lake=str(demo_lake)), "test") as context:
+        faces = context.lake["faces"]
+        faces.rewrite(faces.snapshot().files, ["image_id"], lambda rows: pc.not_equal(rows["image_id"], SWEPT))
+        with pytest.raises(Corrupt, match=r"not certified: 1 face .* interrupted run .*`facelake nightly`"):
+            erase(context, PERSON)
+        assert len(pending(context.lake)) == 1
 
 
 @pytest.mark.parametrize("killed_in", [1, len(stage._REMOVALS) - 1])

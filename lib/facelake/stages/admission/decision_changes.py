@@ -15,7 +15,7 @@ from facelake.contracts import DataFileName, Refusal
 from facelake.distinct import among
 from facelake.lake.data_files import read_file
 from facelake.lake.lake import Lake
-from facelake.stages.admission.shrinking import U64, hashed
+from facelake.stages.core.known_ids import U64, hashed
 
 ADDED, VANISHED = "added", "vanished"
 NEWLY_WITHDRAWN, NEWLY_REFUSED, NEWLY_ADMITTED = "newly_withdrawn", "newly_refused", "newly_admitted"

@@ -34,8 +34,8 @@ from facelake.lake.store import cached_store
 from facelake.stages.admission.ledger import ledger_of
 from facelake.stages.admission.losses import Lost
 from facelake.stages.admission.same_photos import CONTENT, contents_of
-from facelake.stages.admission.shrinking import U64, hashed
 from facelake.stages.admission.withdrawn_datasets import retracted_rows
+from facelake.stages.core.known_ids import U64, hashed
 
 CONTENTS = -1
 """Key of the digests of photos whose subjects have withdrawn; ranges of hashes begin at 0."""

@@ -35,8 +35,9 @@ from facelake.stages.admission.index_tasks import (
     run_index_task,
     suppression_check,
 )
-from facelake.stages.admission.shrinking import PRESENCE, U64, Present, is_much, refuse_if_much
+from facelake.stages.admission.shrinking import PRESENCE, Present, is_much, refuse_if_much
 from facelake.stages.core.context import Context
+from facelake.stages.core.known_ids import U64
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -22,8 +22,8 @@ from facelake.lake.hash_key import erased_name, keyed_hash
 from facelake.lake.lake import Lake
 from facelake.lake.store import open_store
 from facelake.stages.admission.corpus_rewrite import with_other_sources
-from facelake.stages.admission.shrinking import U64
-from facelake.stages.admission.shrinking import hashed as hashes_of
+from facelake.stages.core.known_ids import U64
+from facelake.stages.core.known_ids import hashed as hashes_of
 
 _FORGOTTEN = ("image_id", "subject_ref", "captured_at", "uri", "content_sha256")
 

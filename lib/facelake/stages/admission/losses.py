@@ -15,8 +15,8 @@ from facelake.admit import Ledger
 from facelake.contracts import I32, I64, Refusal
 from facelake.distinct import among, union
 from facelake.errors import Refused
-from facelake.stages.admission.shrinking import U64, hashed
 from facelake.stages.core.context import Context
+from facelake.stages.core.known_ids import U64, hashed
 
 # of a repeated id the first photo counts, which has a reason of its own if it is refused; repeated ids, also those that
 # only have one hash (decision_tasks.Hashed), are in the run's counts as refused_duplicate_id

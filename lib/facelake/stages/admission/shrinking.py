@@ -6,19 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.config import Config
 from facelake.distinct import among, union
 from facelake.errors import Refused
+from facelake.stages.core.known_ids import U64, hashed
 
 _SHARE = 0.2
 _FEW = 10  # photos that may vanish from a small corpus
 PRESENCE = ["image_id", "content_sha256"]
-U64 = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +44,6 @@ class Present:
             known |= among(hashed(named["content_sha256"]), self.contents)
             count += int((~known).sum())
         return count
-
-
-def hashed(column: pa.ChunkedArray) -> U64:
-    """64-bit hashes (n,) of texts."""
-    texts = column.to_pandas().fillna("").to_numpy(dtype=object)
-    hashes: U64 = pd.util.hash_array(texts, categorize=False)
-    return hashes
 
 
 def is_much(config: Config, missing: int, before: int) -> bool:

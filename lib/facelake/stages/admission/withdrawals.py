@@ -22,7 +22,7 @@ from facelake.publish.leases import Ending
 from facelake.stages.admission.ledger import ledger_lease, ledger_of, present_time
 from facelake.stages.admission.ledger_head import ledger_rows
 from facelake.stages.admission.same_photos import CONTENT, withdrawn_contents
-from facelake.stages.admission.shrinking import hashed
+from facelake.stages.core.known_ids import KnownIds
 
 _COLUMNS = ["image_id", "source_id", "subject_ref", "admitted", "reason", "covers", CONTENT]
 _NO_PHOTO = [str(reason) for reason in (Refusal.DUPLICATE_ID, Refusal.NO_ID, Refusal.EMPTIED)]  # rows, not photos
@@ -83,7 +83,7 @@ class LedgerState:
         """Return the ids of photos that may not be used for the purpose: by the present ledger, or by the decisions.
 
         Photos that the last `admit` refused are among them: a run that ended after it, or was killed, has not removed
-        their faces yet. Photos that it did not find are among them if their ids are given: see `AdmittedPhotos`.
+        their faces yet. Photos that it did not find are among them if their ids are given: see `admitted_photos`.
 
         Args:
             purpose: of the use.
@@ -139,24 +139,15 @@ class LedgerState:
         return was_erased(self.lake, self.suppressed, names, purpose)
 
 
-class AdmittedPhotos:
-    """The photos that the last `admit` admitted, as hashes of their ids (8 bytes each).
+def admitted_photos(lake: Lake) -> KnownIds:
+    """Return the photos that the last `admit` admitted.
 
     A gallery's face whose photo is not among them may not be used: `admit` found the photo gone or under another name
     and nothing has removed the face yet, and whose it is cannot be decided any more.
     """
-
-    def __init__(self, lake: Lake) -> None:
-        """Read the decisions."""
-        parts = lake["admissions"].parts(["image_id", "admitted"])
-        hashes = [hashed(rows["image_id"].filter(rows["admitted"])) for _, rows in parts]
-        self._hashes = np.unique(np.concatenate([np.zeros(0, np.uint64), *hashes]))
-
-    def lack(self, images: pa.ChunkedArray) -> pa.Array:
-        """Return per id whether its photo was not admitted."""
-        sought = hashed(images)
-        at = np.minimum(np.searchsorted(self._hashes, sought), max(len(self._hashes) - 1, 0))
-        return pa.array(self._hashes[at] != sought if len(self._hashes) else np.ones(len(sought), bool))
+    return KnownIds(
+        rows["image_id"].filter(rows["admitted"]) for _, rows in lake["admissions"].parts(["image_id", "admitted"])
+    )
 
 
 def still_allows(decision: Decision, covers: str | None) -> bool:

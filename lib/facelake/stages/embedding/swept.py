@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from facelake.contracts import I64, Refusal
 from facelake.distinct import among, distinct
 from facelake.lake.lake import Lake
-from facelake.stages.admission.shrinking import U64, hashed
+from facelake.stages.core.known_ids import U64, hashed
 
 CAUSES = ("vanished", "refused", "withdrawn", "changed")
 """no longer in the corpus; refused now for another reason than withdrawal; withdrawn; admitted, but with other content

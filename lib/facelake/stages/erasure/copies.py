@@ -20,9 +20,9 @@ from facelake.lake.corpora.parquet import Corpus
 from facelake.lake.data_files import DataFile
 from facelake.lake.tables import Table
 from facelake.stages.admission.corpus_rewrite import own_corpus
-from facelake.stages.admission.shrinking import hashed
 from facelake.stages.admission.withdrawn_photos import contents_of_subjects, digests_here
 from facelake.stages.core.context import Context
+from facelake.stages.core.known_ids import hashed
 from facelake.stages.erasure.decoding import look_of, look_of_unseen
 from facelake.stages.erasure.request import Targets, is_in
 

@@ -42,6 +42,7 @@ def end_in_ledger(context: Context, request: Request, needles: Needles) -> int:
             names = request.subjects if row["scope"] == Scope.SUBJECT else request.sources
             if reference(row["key"]) in names:
                 row["key"] = erased_name(context.lake.salt, label(row["scope"], row["key"]))
+                row["evidence_sha256"] = None  # of a name of a file, which can be guessed
             for name in ("basis", "exemption"):
                 row[name] = needles.redacted(row[name]) if row[name] else row[name]
         changed = sum(int(row != old) for row, old in zip(rows, before, strict=True))

@@ -20,11 +20,13 @@ from facelake.erase.certificate import ERASED_BEFORE, SHORT_REFERENCES, WITHOUT_
 from facelake.errors import ConfigError, Corrupt, Retryable
 from facelake.events import Notice, StageProgress
 from facelake.lake.store import links_outside
+from facelake.plural import counted
 from facelake.stages.admission.corpus_rewrite import own_corpus, rewrite_corpus_file, with_other_sources
 from facelake.stages.admission.ledger_head import pin_for_audit
 from facelake.stages.admission.withdrawn_photos import forget_subjects
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context, StageResult, StageRun
+from facelake.stages.core.known_ids import KnownIds
 from facelake.stages.embedding.outcomes import remove_outcomes
 from facelake.stages.embedding.progress import OUTCOMES
 from facelake.stages.erasure.gallery_rows import rewrite_gallery
@@ -141,6 +143,7 @@ def _removed_and_scanned(context: Context, begun: Note, notes: Notes) -> Note:
         _step(context, step)
     purge_all(context)
     _step(context, 6)
+    _refuse_unfinished_run(context)
     scanned, hits = scan_lake(context, targets)
     if hits.remains:
         next_step = (
@@ -163,6 +166,22 @@ def _removed_and_scanned(context: Context, begun: Note, notes: Notes) -> Note:
     scan["short_ids"] = len(targets.short_ids())
     remembered = Targets(targets.request, copies=targets.copies, others=targets.others, places=targets.places)
     return Note(remembered, dict(removed), scan)
+
+
+def _refuse_unfinished_run(context: Context) -> None:
+    """Check that every face of the gallery has its row: of one without, nothing tells whose photo it is from.
+
+    Raises:
+        Corrupt: a run found photos under other names, and was interrupted before it published.
+    """
+    gallery = current_gallery(context.lake)
+    known = KnownIds(rows["face_id"] for _, rows in context.lake["faces"].parts(["face_id"]))
+    members = gallery.parts("memberships", ["face_id"]) if gallery else ()
+    if without := sum(pc.sum(known.lack(rows["face_id"])).as_py() or 0 for rows in members):
+        what = f"not certified: {counted(without, 'face')} of the gallery {'is' if without == 1 else 'are'} of photos "
+        what += "that an interrupted run found gone or under another name"
+        next_step = "run `facelake nightly`, which publishes a gallery without them, and give the erasure again"
+        raise Corrupt(what, where=context.lake.uri, next_step=next_step)
 
 
 def _counts(note: Note) -> dict[str, int]:

@@ -16,7 +16,7 @@ from facelake.distinct import among, distinct
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
-from facelake.stages.admission.shrinking import hashed
+from facelake.stages.core.known_ids import hashed
 
 _KEYS = ("corpus_file", "corpus_row")
 _WAITING, _GONE = "not_embedded", "not_in_corpus"

@@ -20,7 +20,8 @@ from facelake.lake.lake import Lake
 from facelake.publish.leases import FeedLease
 from facelake.publish.ranges import range_of_file
 from facelake.publish.transform import rotated, rotation
-from facelake.stages.admission.withdrawals import AdmittedPhotos, LedgerState
+from facelake.stages.admission.withdrawals import LedgerState, admitted_photos
+from facelake.stages.core.known_ids import KnownIds
 from facelake.stages.gallery.gallery_rows import matrix_of
 from facelake.stages.gallery.versions import Gallery, require_gallery
 from facelake.stages.sharing.leases import lease_time
@@ -70,7 +71,7 @@ class Outgoing:
         as_of = lease_time(lake, now, ledger.rows)
         own = gallery.row["purpose"]
         barred = [ledger.barred_images(each, as_of) for each in dict.fromkeys((own, purpose or own))]
-        withheld = _identities_with(gallery, pc.unique(pa.concat_arrays(barred)), AdmittedPhotos(lake))
+        withheld = _identities_with(gallery, pc.unique(pa.concat_arrays(barred)), admitted_photos(lake))
         return cls(gallery, purpose or own, ledger, withheld, as_of, key)
 
     def parts(self, columns: list[str]) -> Iterator[pa.Table]:
@@ -192,7 +193,7 @@ def changes_since(
     return pa.concat_tables(parts).sort_by([("last_version", "ascending"), ("identity_id", "ascending")])
 
 
-def _identities_with(gallery: Gallery, images: pa.Array, admitted: AdmittedPhotos | None = None) -> pa.Array:
+def _identities_with(gallery: Gallery, images: pa.Array, admitted: KnownIds | None = None) -> pa.Array:
     """Return the ids of the identities with a face in one of the photos, or in one that was not admitted."""
     names = [pa.array([], pa.string())]
     for rows in gallery.parts("memberships", ["image_id", "identity_id"]) if len(images) or admitted else ():

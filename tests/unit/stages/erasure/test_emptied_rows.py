@@ -13,7 +13,7 @@ from facelake.contracts import EventKind, Scope
 from facelake.nightly import writing
 from facelake.stages.admission.admit import admit
 from facelake.stages.admission.import_images import write_corpus_file
-from facelake.stages.admission.ledger import Entry, record
+from facelake.stages.admission.ledger import Entry, evidence_digest, record
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
@@ -44,16 +44,19 @@ def test_nothing_has_the_name_of_an_erased_source(own: bool, tmp_path: Path) -> 
         overrides = {"corpus": {"uri": str(photos), "columns": {"source_id": {"regex": "^([^/]+)/"}}}}
     with writing(load_config(lake=str(tmp_path / "lake"), overrides=overrides), "test") as context:
         for source in SOURCES:
-            record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, source, ("identity-grouping",), "b")])
+            evidence = evidence_digest(f"release of {source}")
+            grant = Entry(EventKind.GRANT, Scope.SOURCE, source, ("identity-grouping",), "b", evidence_sha256=evidence)
+            record(context.lake, [grant])
         if own:
             write_corpus_file(context, [photo(body, source) for source, body in SOURCES.items()])
         context.now = datetime.now(UTC)
         assert admit(context).counts["admitted"] == 2
         assert traces(context, "smith-family")
         erase(context, Request.of(sources=["smith-family"]))
-        assert not traces(context, "smith-family", sha256(PHOTO).hexdigest())
+        told = ("smith-family", sha256(PHOTO).hexdigest(), evidence_digest("release of smith-family"))
+        assert not traces(context, *told)
         assert admit(context).counts["admitted"] == 1
-        assert not traces(context, "smith-family", sha256(PHOTO).hexdigest())
+        assert not traces(context, *told)
         assert traces(context, "school")
 
 
