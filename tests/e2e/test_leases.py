@@ -26,7 +26,7 @@ from facelake.stages.gallery.versions import require_gallery
 from facelake.stages.reporting.sheets import crops_of
 from facelake.stages.sharing.changes import WITHHELD, changes_since
 from facelake.stages.sharing.delivery import Delivery
-from facelake.stages.sharing.export import export_gallery, send_changes
+from facelake.stages.sharing.export import export_gallery, not_in_force, send_changes, show
 from facelake.stages.sharing.leases import acknowledge, leases, mark_returned, recall, what_is_owed
 from tests.conftest import run_cli, run_json
 
@@ -58,8 +58,10 @@ def test_a_withdrawal_takes_effect_on_what_leaves_before_the_next_run(demo_lake:
         shown = faces.filter(pc.is_in(faces["identity_id"], pa.array(sorted(theirs))))["face_id"].to_pylist()
         assert crops_of(context, set(shown[:4]))
 
+        assert not_in_force(lake, show(lake, min(theirs), None)[1]) is None
         withdraw(lake, "person-3")
 
+        assert "may not be used any more" in str(not_in_force(lake, show(lake, min(theirs), None)[1]))
         assert what_is_owed(lake, datetime.now(UTC))[first["lease_id"]].startswith("has not acknowledged the withdrawal")  # fmt: skip
         with pytest.raises(Refused, match=r"no further export.*withdrawal"):
             export_gallery(context, str(tmp_path / "b"), P, "  GATE-7 ")

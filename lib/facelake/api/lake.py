@@ -282,7 +282,7 @@ class Lake:
             return Verification(tuple(findings), {}, {}, counts)
         hits = verify_residual(context, list(residual))
         counts |= {"objects_scanned": hits.scanned, "residual_hits": sum(hits.found.values())}
-        return Verification(tuple(findings), hits.found, hits.inside, counts)
+        return Verification(tuple(findings), hits.found, hits.inside, counts, hits.never_erased)
 
     def galleries(self) -> tuple[GalleryInfo, ...]:
         """Return every published gallery version, oldest first."""

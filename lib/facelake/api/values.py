@@ -85,12 +85,14 @@ class Verification:
         residual: number of hits of the searched identifiers, by object key.
         residual_inside: hits in other objects, only inside of longer words: of a longer name, or by chance in a digest.
         counts: what was checked.
+        never_erased: searched identifiers that nothing has and no erasure named: mistyped, or of another lake.
     """
 
     findings: tuple[Finding, ...]
     residual: Mapping[str, int]
     residual_inside: Mapping[str, int]
     counts: Mapping[str, int]
+    never_erased: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -24,7 +24,8 @@ def verify(
 ) -> None:
     """Check that the lake's tables, files and audit trail are consistent."""
     terminal = call.terminal
-    result = call.open_lake().verify(residual=residual or (), audit_only=audit)
+    lake = call.open_lake()
+    result = lake.verify(residual=residual or (), audit_only=audit)
     findings, hits = result.findings, result.residual
     terminal.table("problems", ["check", "problem"], [[f.check, f.problem] for f in findings])
     terminal.table("residual hits", ["object", "hits"], [[key, count] for key, count in hits.items()])
@@ -32,7 +33,10 @@ def verify(
     terminal.table("only inside of longer words", ["object", "hits"], [[key, count] for key, count in inside.items()])
     if residual and not hits:
         what = "no trace of" if not inside else "only inside of longer words, such as longer names or digests:"
-        terminal.say(f"searched every object of the lake: {what} {', '.join(map(repr, residual))}")
+        terminal.say(f"searched every object of the lake {lake.uri}: {what} {', '.join(map(repr, residual))}")
+    if result.never_erased:
+        named = ", ".join(map(repr, result.never_erased))
+        terminal.warn(f"no erasure of this lake named {named} as it is written here: check the spelling and the lake")
     problems = [{"check": f.check, "problem": f.problem} for f in findings]
     terminal.say("the lake is consistent" if result.ok else counted(len(findings) + len(hits), "problem"))
     if unfinished := result.counts.get("unfinished_erasures"):

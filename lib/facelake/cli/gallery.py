@@ -41,11 +41,14 @@ def gallery_show(
 ) -> None:
     """Show the identities of a gallery, or the faces of one identity, photo or subject with their identities."""
     from facelake.nightly import reading
-    from facelake.stages.sharing.export import show
+    from facelake.stages.sharing.export import not_in_force, show
 
-    columns, rows = show(reading(call.config()).lake, identity, version, by_photo=True)
+    lake = reading(call.config()).lake
+    columns, rows = show(lake, identity, version, by_photo=True)
     title = identity or _counted(rows)
     call.terminal.table(title, columns, [[row[column] for column in columns] for row in rows])
+    if identity and (text := not_in_force(lake, rows)):
+        call.terminal.warn(text)
     call.terminal.result({"ok": True, "faces" if identity else "identities": rows})
 
 

@@ -118,7 +118,7 @@ def _record(call: Invocation, kind: str, target: _Target, **facts: Any) -> None:
     before = lake["ledger"].snapshot().rows
     record(lake, entries)
     recorded = "1 event; it takes" if len(entries) == 1 else f"{len(entries)} events; they take"
-    call.terminal.say(f"recorded {recorded} effect with the next nightly run")
+    call.terminal.say(f"recorded {recorded} effect with the next nightly run ({lake.uri})")
     if others := others_of_withdrawn(lake, before):
         call.terminal.warn(others)
     call.terminal.result({"ok": True, "events": len(entries)})
@@ -213,7 +213,8 @@ def ledger_import(
     for title, items in (("rejected lines", done.rejected), ("recorded, please check", done.questioned)):
         terminal.table(title, ["line", "problem"], [[item.line, item.problem] for item in items])
     terminal.say(
-        f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected"
+        f"{done.recorded} events recorded, {done.present} already present, {len(done.rejected)} lines rejected "
+        f"({lake.uri})"
     )
     if missing := done.without_photos:
         effect = "their grants have" if len(missing) > 1 else "its grant has"

@@ -126,10 +126,10 @@ def _evaluate(
     call.terminal.table("DET", list(_DET), shown)
     facts = {name: report[name] for name in ("photos", "compared", "failed", "rank_1") if name in report}
     call.terminal.figures("evaluation", facts | {"plot": plot})
-    if report.get("strangers"):
+    if strange := report.get("strange_labels"):
         call.terminal.warn(
-            f"{counted(report['strangers'], 'photo')} counted as strangers: the gallery has no identity "
-            f"{', '.join(report['strange_labels'])}. An identity that was merged has another id now"
+            f"photos of {', '.join(strange)} counted as strangers: the gallery has no such identity. "
+            "An identity that was merged has another id now"
         )
     for text in report["missing"][:1]:
         call.terminal.warn(f"{counted(report['failed']['missing'], 'file')} missing, counted as failed; {text}")

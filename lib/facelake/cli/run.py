@@ -215,6 +215,7 @@ def import_(
     from facelake.stages.admission.import_grants import Grant, refuse_before_lake
     from facelake.stages.admission.import_images import check_source, import_folder
     from facelake.stages.admission.import_sources import naming_of
+    from facelake.stages.core.hash_keys import note_of_other_lakes
     from facelake.stages.governance.processing_register import require_assessment_to_import
 
     terminal, settings = call.terminal, call.config()
@@ -231,6 +232,8 @@ def import_(
     with writing(settings, "import", terminal.listen) as context:
         if made:
             terminal.say(f"a new lake is made: {context.lake.uri}")
+            if others := note_of_other_lakes(settings):
+                terminal.warn(others)
         result = import_folder(
             context,
             folder,
@@ -271,6 +274,7 @@ def _say_without_grant(call: Invocation, lake: Lake, source: str, purposes: list
         of_people: whether the photos have subject references, so that people may have grants of their own.
     """
     from facelake.admit import decide
+    from facelake.contracts import Refusal, Scope
     from facelake.stages.admission.ledger import read_ledger
 
     ledger, now = read_ledger(lake), datetime.now(UTC)
@@ -279,6 +283,10 @@ def _say_without_grant(call: Invocation, lake: Lake, source: str, purposes: list
         return
     to = f"--purpose {shlex.quote(missing[0])} --basis 'signed release'{call.options()}"
     everyone = f"facelake ledger grant --source {shlex.quote(source)} {to}"
+    if ledger.standing(Scope.SOURCE, source, missing[0], now).reason is Refusal.WITHDRAWN:
+        held = "its photos stay refused, also those of people with a grant of their own"
+        call.terminal.say(f"the source is withdrawn: {held}. Only if everyone has agreed again: {everyone}")
+        return
     people = len(ledger.granted_subjects(missing[0], now))
     if people or of_people:
         own = f"only photos of people with a grant of their own ({people:,} in the ledger) are processed"

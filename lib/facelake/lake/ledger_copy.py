@@ -61,6 +61,11 @@ def refuse_missing_lake(store: ObjectStore, uri: str) -> None:
         raise ConfigError(what, where=uri, next_step=next_step)
 
 
+def count_lakes(store: ObjectStore) -> int:
+    """Return how many lakes have had their copy in a store, the root of the setting `governance.ledger_copy`."""
+    return sum(1 for _ in store.list(_PLACES))
+
+
 def _place(uri: str) -> str:
     whole = uri if "://" in uri else os.path.realpath(uri)
     return f"{_PLACES}/{hashlib.sha256(whole.rstrip('/').encode()).hexdigest()[:32]}"

@@ -158,7 +158,7 @@ def _with_gallery(
         first[own] = similarity.argmax(axis=1) == at
     out: dict[str, Any] = {"rank_1": {"correct": int(first.sum()), "mated": int(mated.sum())}}
     out["strangers"] = int((~mated).sum())
-    out["strange_labels"] = sorted({name for name in identities if name not in gallery})[:_NAMED]
+    out["strange_labels"] = sorted({name for name in identities if name and name not in gallery})[:_NAMED]
     if point is not None:
         accepted = best >= point.similarity
         out["identification"] = point.as_json() | {

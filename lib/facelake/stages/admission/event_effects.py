@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from facelake.admit.rules import Ledger
-from facelake.contracts import EventKind, Refusal, Scope
+from facelake.contracts import EventKind, Refusal, Scope, reference
 from facelake.lake.lake import Lake
 from facelake.plural import counted
 from facelake.stages.admission.known_references import Known, also_ended, without_photos
@@ -35,7 +35,22 @@ def effects(lake: Lake, known: Known | None, entries: Sequence[Entry], now: date
         yield from also_ended(known, entries)
         yield from (text for _, text in without_photos(known, entries))
         yield from of_several_sources(known)
+        yield from _of_withdrawn_sources(ledger_of(rows), known, entries, now)
     yield from (text for _, text in what_ends(ledger_of(rows), entries, now))
+
+
+def _of_withdrawn_sources(ledger: Ledger, known: Known, entries: Iterable[Entry], now: datetime) -> Iterator[str]:
+    """Yield a sentence for each new grant of a subject that the withdrawal of a source leaves without effect."""
+    for entry in entries:
+        if entry.kind is not EventKind.GRANT or entry.scope is not Scope.SUBJECT:
+            continue
+        for source in sorted(known.sources_of.get(reference(entry.key), ())):
+            reasons = {ledger.standing(Scope.SOURCE, source, purpose, now).reason for purpose in entry.purposes}
+            if Refusal.WITHDRAWN in reasons:
+                yield (
+                    f"the source {source!r} is withdrawn: its photos of {entry.key!r} stay refused, whatever is "
+                    f"granted to this subject; `facelake ledger grant --source {source}` lifts that for everyone"
+                )
 
 
 def what_ends(ledger: Ledger, entries: Iterable[Entry], now: datetime) -> Iterator[tuple[Entry, str]]:

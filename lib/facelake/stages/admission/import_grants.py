@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from facelake.admit import decide
 from facelake.admit.rules import Ledger
 from facelake.config import Config
-from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, reference
+from facelake.contracts import REFUSED_CLASSES, Covers, EventKind, Refusal, Scope, SourceClass, label, reference
 from facelake.errors import ConfigError
 from facelake.events import Notice
 from facelake.lake.lake import Lake, has_lake
@@ -87,6 +87,18 @@ def refuse_mistyped(known: Known, grant: Grant, purpose: str) -> None:
             )
             where = "--purpose" if grant.purposes else "purpose (of the config)"
             raise ConfigError(f"there is {item}; nothing was imported", where=where, next_step=next_step)
+
+
+def refuse_erased_source(context: Context, source_id: str) -> None:
+    """Refuse photos of a source that was erased: they would bring its name back, and are refused anyway.
+
+    Raises:
+        ConfigError: it was.
+    """
+    if context.lake.keyed_hash(label("source", source_id)) in context.lake.suppressed():
+        what = f"the source {source_id!r} was erased: its photos are refused for good; nothing was imported"
+        next_step = "give photos that somebody agreed to later another name (--source)"
+        raise ConfigError(what, where="import", next_step=next_step)
 
 
 def refuse_other_basis(context: Context, source_id: str, grant: Grant) -> None:

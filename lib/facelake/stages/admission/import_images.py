@@ -23,7 +23,13 @@ from facelake.lake.corpora.selection import LeftOut
 from facelake.lake.data_files import plain
 from facelake.partitions import is_of_partition
 from facelake.stages.admission.corpus_rewrite import empty_rows, owns_corpus
-from facelake.stages.admission.import_grants import Grant, record_grant, refuse_mistyped, refuse_other_basis
+from facelake.stages.admission.import_grants import (
+    Grant,
+    record_grant,
+    refuse_erased_source,
+    refuse_mistyped,
+    refuse_other_basis,
+)
 from facelake.stages.admission.import_sources import ImportSource, Naming, SourcePhoto, count_photos, naming_of
 from facelake.stages.admission.imported import Imported, KnownPhoto, imported_ids, name_hash, subject_hash
 from facelake.stages.admission.known_references import Known, as_seen, withdrawn_as_seen
@@ -103,6 +109,7 @@ def import_folder(
         )
     source_id = source or context.config.partition or origin.name
     _must_be_of_partition(context.config, source_id)
+    refuse_erased_source(context, source_id)
     lineages = load_lineages(context.config)
     files = origin.files()
     names = [item.key for item in files]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from facelake.config import Config
 from facelake.errors import ConfigError
 from facelake.lake.lake import Lake, has_lake, is_demo
+from facelake.lake.ledger_copy import count_lakes
 from facelake.lake.store import open_store
 
 _SETTING = "governance.hash_key"
@@ -50,6 +51,22 @@ def note_of_new_lake(config: Config) -> str | None:
         return None
     then = "delete the lake now, before photos come, and set it; or set it to null to keep this"
     return f"a new lake without {_SETTING} ({advice.state}). It cannot be added later: {then}"
+
+
+def note_of_other_lakes(config: Config) -> str | None:
+    """Return what to say of other lakes of the same operator when a lake was made; None if there is none.
+
+    Raises:
+        Retryable, ConfigError: the store of the copies does not answer, or denies access.
+    """
+    if not (place := config.governance.ledger_copy):
+        return None
+    others = count_lakes(open_store(place, config.s3)) - 1
+    if others < 1:
+        return None
+    lakes = "another lake has its copy" if others == 1 else f"{others} other lakes have their copies"
+    what = f"{lakes} of the ledger in {place}: who was erased or has withdrawn there is not known here"
+    return f"{what}. To move a lake, copy it (docs/backups.md)"
 
 
 def hash_key_advice(config: Config) -> HashKeyAdvice:

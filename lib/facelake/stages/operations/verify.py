@@ -17,6 +17,7 @@ from facelake.errors import ConfigError, FacelakeError
 from facelake.events import StageProgress
 from facelake.lake.store import read_input
 from facelake.stages.admission.known_references import photos_named
+from facelake.stages.admission.withdrawals import was_erased
 from facelake.stages.core.context import Context, StageRun
 from facelake.stages.embedding.corpus_size import present_rows
 from facelake.stages.embedding.embed import plan_embed
@@ -62,11 +63,13 @@ class ResidualHits:
         scanned: objects searched.
         found: hits by object key.
         inside: hits by the key of other objects, in which identifiers occur only inside of longer words.
+        never_erased: the identifiers, if none of them was found, that are no reference or id of an earlier erasure.
     """
 
     scanned: int
     found: dict[str, int]
     inside: dict[str, int]
+    never_erased: tuple[str, ...] = ()
 
 
 def verify_residual(context: Context, texts: list[str]) -> ResidualHits:
@@ -87,7 +90,14 @@ def verify_residual(context: Context, texts: list[str]) -> ResidualHits:
             continue
         own = max(scan(key, data, whole), scan(key, data, words))
         (found if own else inside)[key] = own or count
-    return ResidualHits(scanned, found, inside)
+    return ResidualHits(scanned, found, inside, () if hits else tuple(_never_erased(context, texts)))
+
+
+def _never_erased(context: Context, texts: list[str]) -> Iterator[str]:
+    suppressed, kinds = context.lake.suppressed(), ("subject", "image", "source")
+    for text in texts:
+        if not was_erased(context.lake, suppressed, [(kind, text) for kind in kinds], context.config.purpose):
+            yield text
 
 
 def _files(context: Context, counts: dict[str, int]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from facelake.publish.leases import FeedLease
 from facelake.publish.template_index import IndexFacts
 from facelake.publish.thresholds import impostor_curve
 from facelake.publish.transform import key_name
+from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.context import Context
 from facelake.stages.evaluation.operating_points import compared
@@ -83,6 +84,22 @@ def show(
     if not faces.num_rows:
         raise _unknown(gallery, identity)
     return columns, faces.sort_by([("identity_id", "ascending"), ("face_id", "ascending")]).to_pylist()
+
+
+def not_in_force(lake: Lake, faces: list[dict[str, Any]]) -> str | None:
+    """Return a sentence on faces whose photos may not be used any more by the present ledger; None if all may.
+
+    Args:
+        lake: the lake.
+        faces: rows of `show`.
+    """
+    images = pa.array([row["image_id"] for row in faces], pa.string())
+    barred = LedgerState.of(lake).barred_images(require_gallery(lake).row["purpose"], datetime.now(UTC), images)
+    held = int(pc.sum(pc.is_in(images, barred)).as_py() or 0)
+    if not held:
+        return None
+    what = f"{held:,} of these faces may not be used any more: withdrawn, erased or ended"
+    return f"{what}; no export, report or review shows them, and the next `facelake nightly` removes them"
 
 
 def _unknown(gallery: Gallery, name: str) -> ConfigError:
