@@ -20,12 +20,14 @@ def half_like(generator: np.random.Generator, one: np.ndarray, apart: np.ndarray
     return 0.65 * one + np.sqrt(1 - 0.65**2) * apart
 
 
-def world(modes: int, brothers: int, seed: int = 0, dim: int = 128) -> tuple[np.ndarray, np.ndarray, Pairs]:
-    """Sums of groups: people, then `modes` whose difference is half of it in 3 common directions, then `brothers`."""
+def world(
+    modes: int, brothers: int, seed: int = 0, dim: int = 128, *, directions: int = 3, share: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, Pairs]:
+    """Sums of groups: people, then `modes` whose difference has a share in common directions, then `brothers`."""
     generator = np.random.default_rng(seed)
     people = unit(generator, 900, dim)
-    age = np.linalg.qr(generator.normal(size=(dim, 3)))[0].T[generator.integers(0, 3, modes)]
-    child = half_like(generator, people[:modes], age + unit(generator, modes, dim))
+    age = np.linalg.qr(generator.normal(size=(dim, directions)))[0].T[generator.integers(0, directions, modes)]
+    child = half_like(generator, people[:modes], share * age + unit(generator, modes, dim))
     other = people[modes : modes + brothers]
     brother = half_like(generator, other, unit(generator, brothers, dim))
     centres = np.concatenate([people, child, brother]).astype(np.float32)
@@ -50,6 +52,14 @@ def test_a_hundred_pairs_suffice_to_tell_children_from_brothers() -> None:
     joined = set(zip(low.tolist(), high.tolist(), strict=True))
     assert len(joined & {(i, 900 + i) for i in range(50)}) >= 46
     assert len(joined - {(i, 900 + i) for i in range(50)}) <= 2
+
+
+def test_directions_are_compared_with_those_of_their_rank() -> None:
+    """The last of five varies less than the first direction that chance makes, and more than its fifth."""
+    _, high, said = mode_pairs(*world(150, 150, 2, directions=5, share=0.6), CUTS, 0)
+    assert "5 directions" in said
+    assert (high - 900 < 150).sum() >= 120
+    assert (high - 900 >= 150).sum() <= 6
 
 
 def test_nobody_is_joined_where_all_are_brothers_or_too_few_to_tell() -> None:
