@@ -248,7 +248,7 @@ def _governance_alerts(facts: RunFacts) -> Iterator[Alert]:
         verb = "is" if count == 1 else "are"
         message = f"{counted(count, 'photo')} of erased people {verb} still in the corpus."
         next_step = "No run processes them. Delete them in your store; `corpus.on_erase: delete` lets erasures do it"
-        next_step += " (docs/image-stores.md). In the lake's own corpus: give the same `facelake erase` again."
+        next_step += " (docs/image-stores.md). In the lake's own corpus `facelake erase --restored` deletes them."
         yield Alert(ACT, message, next_step)
     if facts.due_soon:
         message = f"{counted(facts.due_soon, 'grant')} within {_SOON_DAYS} days of the date of destruction."
