@@ -5,6 +5,7 @@ own store.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -26,12 +27,11 @@ def restored_photos(context: Context) -> list[str]:
         ConfigError: the corpus is not where the config says.
         Corrupt: the suppression list is damaged.
     """
-    suppressed, known = context.lake.suppressed(), dict[tuple[str, str], bool]()
+    suppressed = context.lake.suppressed()
 
+    @lru_cache(maxsize=1 << 16)  # sources and subjects repeat
     def is_erased(kind: str, name: str) -> bool:
-        if (kind, name) not in known:
-            known[kind, name] = context.lake.keyed_hash(label(kind, name)) in suppressed
-        return known[kind, name]
+        return context.lake.keyed_hash(label(kind, name)) in suppressed
 
     found = set[str]()
     for rows in _in_corpus(context) if suppressed else ():
