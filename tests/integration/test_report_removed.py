@@ -79,6 +79,31 @@ def test_every_cause_of_a_loss_is_counted(demo_lake: Path) -> None:
     assert "no gallery version 7" in run_json("gallery", "changes", *at, "--since", "7", code=2)["error"]["what"]
 
 
+def test_faces_that_came_back_in_the_same_run_are_not_lost(demo_lake: Path) -> None:
+    """The grant of the source ends and those of some people take over: their photos are only embedded again."""
+    at = ("--lake", str(demo_lake))
+    face = run_json("gallery", "show", "person-3", *at)["faces"][0]["face_id"]
+    run_json("correct", "not-a-face", face, *at)
+    assert run_json("plan", *at)["next_run"] == 1
+    run_json("correct", "undo", "1", *at)
+    assert run_json("plan", *at)["next_run"] == 0
+    run_json("ledger", "expire", "--source", "album", *at)
+    for person in ("person-1", "person-2"):
+        grant = ("--subject", person, "--purpose", "identity-grouping", "--basis", "signed release")
+        run_json("ledger", "grant", *grant, *at)
+    planned = run_json("plan", *at)
+    embed = run_json("nightly", "--accept-loss", *at)["stages"]["embed"]
+    assert (embed["swept_changed"], planned["next_run"]) == (
+        planned["embed_again"],
+        embed["embedded"] + embed["rejected"],
+    )
+    assert planned["embed_again"] > 20
+    assert embed["swept_faces"].keys() == {"refused"}
+    lost = embed["swept_faces"]["refused"]
+    assert f"{lost} in photos that are refused now. Check" in section(demo_lake, "alerts")
+    assert "with other content or another cover" not in section(demo_lake, "alerts")
+
+
 Stage = Callable[..., RecordedStage]
 
 
@@ -116,7 +141,7 @@ def test_what_changed_is_counted_from_the_previous_gallery_on(stage: Stage) -> N
     assert removed.of_faces() == "11 erased, 10 withdrawn, 6 in photos that are no longer in the corpus"
     assert removed.in_words() == (
         "Since the previous run: 7 photos are new, 5 are no longer in the corpus, 8 were withdrawn, 1 is refused now for "
-        "another reason, 60 are allowed that had been refused, 3 have new content, 10 were erased."
+        "another reason, 60 are allowed that had been refused, 3 have other content or another cover now, 10 were erased."
     )
     assert removed_since(runs, galleries(1)) == Removed()
     assert Removed().in_words() == ""

@@ -33,6 +33,10 @@ def erase(
     even_if_unknown: Annotated[
         bool, typer.Option("--even-if-unknown", help="suppress references that the lake does not have")
     ] = False,
+    restored: Annotated[
+        bool,
+        typer.Option("--restored", help="erase photos of the corpus that were erased before, as a backup has them"),
+    ] = False,
     cancel: Annotated[
         bool, typer.Option("--cancel", help="give an unfinished erasure up, without certificate")
     ] = False,
@@ -52,9 +56,15 @@ def erase(
     more = read_keys(from_file) if from_file else {}
     named = {"subject": subject or [], "image": image or [], "source": source or [], "identity": identity or []}
     keys = [[*values, *more.get(kind, [])] for kind, values in named.items()]
+    if restored:
+        keys[1] = named["image"] = _restored(call, any(keys) or bool(purpose))
+        if not keys[1]:
+            terminal.say("nothing to erase: the corpus has no photo that was erased before")
+            terminal.result({"ok": True, "lake": lake.uri, "images": 0})
+            return
     copies = "erase" if with_copies else "keep" if keep_copies else ""
     request = Request.of(keys[0], keys[1], keys[2], keys[3], purpose, copies=copies)
-    if not even_if_unknown:
+    if not (even_if_unknown or restored):
         lake.check_erasure(request)
     if not yes:
         what = f"erase {_in_words(named, more)} from {lake.uri}"
@@ -86,6 +96,17 @@ def _in_words(*named: dict[str, list[str]]) -> str:
     return "; ".join(
         f"{kind} {first_of([repr(value) for value in values])}" for kind, values in kinds.items() if values
     )
+
+
+def _restored(call: Invocation, others: bool) -> list[str]:
+    """Return the photos that --restored names; ConfigError if the command names `others`, too."""
+    from facelake.nightly import reading
+    from facelake.stages.erasure.restored import restored_photos
+
+    if others:
+        what = "--restored finds the photos itself, and erases them for all purposes"
+        raise ConfigError(what, where="erase", next_step="give the two as commands of their own")
+    return restored_photos(reading(call.config()))
 
 
 def _cancel(call: Invocation, ident: str | None) -> None:

@@ -30,6 +30,9 @@ def feed_leases(call: Invocation) -> None:
 
     A push acknowledges by itself: that version is what the target holds.
     """
+    from facelake.nightly import reading
+    from facelake.stages.sharing.restored_lake import restored_at
+
     now = datetime.now(UTC)
     rows = [
         {name: getattr(state.lease, name) for name in _COLUMNS}
@@ -41,7 +44,13 @@ def feed_leases(call: Invocation) -> None:
     for row in (shown := [dict(row) for row in rows]):  # the table has the reason in `owes`
         row["state"] = row["state"] if row["state"] == "in force" else row["state"].removeprefix("was ").split()[0]
     heads = [_HEADS.get(name, name) for name in columns]
-    if not rows:
+    restored = restored_at(reading(call.config()).lake)
+    if restored:
+        call.terminal.say(
+            f"this lake was restored from a backup ({restored:%F %R} UTC): leases between the backup and then are not "
+            "known. Compare with your own notes who received a copy, have it deleted, and export again"
+        )
+    elif not rows:
         call.terminal.say("no leases: nothing was exported from this lake")
     call.terminal.table("leases", heads, [[row[name] for name in columns] for row in shown])
     call.terminal.result({"ok": True, "leases": rows})

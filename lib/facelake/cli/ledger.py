@@ -307,8 +307,13 @@ def ledger_restore(
             f"{counted(len(done.recalled), 'lease')} recalled: their recipients hold identities that this lake does "
             "not know. Have the copies deleted (`feed return`), or push to empty a database, and export again"
         )
+    if done.older:
+        call.terminal.warn(
+            "exports and pushes since the backup are not known to this lake: compare with your own notes who received "
+            "a copy, have it deleted, and export again; the next `feed push` empties a database that was filled since"
+        )
     call.terminal.say(
-        "next: `facelake nightly` removes what derives from photos of people who withdrew or were erased; give the "
-        "erasures since the backup again, so that photos are deleted, too, and certified"
+        "next: `facelake nightly` removes what derives from photos of people who withdrew or were erased; "
+        "`facelake erase --restored` then deletes the photos of those erased that the backup brought back"
     )
     call.terminal.result({"ok": True, **asdict(done)})

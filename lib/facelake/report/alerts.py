@@ -247,8 +247,8 @@ def _governance_alerts(facts: RunFacts) -> Iterator[Alert]:
     if count := facts.erased_in_corpus:
         verb = "is" if count == 1 else "are"
         message = f"{counted(count, 'photo')} of erased people {verb} still in the corpus."
-        next_step = "No run processes them. Delete them in your store; `corpus.on_erase: delete` lets erasures do it"
-        next_step += " (docs/image-stores.md). In the lake's own corpus: give the same `facelake erase` again."
+        next_step = "No run processes them. Delete them in your store; `facelake erase --restored` does so in the"
+        next_step += " lake's own corpus, and in your store with `corpus.on_erase: delete` (docs/image-stores.md)."
         yield Alert(ACT, message, next_step)
     if facts.due_soon:
         message = f"{counted(facts.due_soon, 'grant')} within {_SOON_DAYS} days of the date of destruction."

@@ -72,12 +72,9 @@ def admit(context: Context) -> StageResult:
         decided = decide_corpus(context, index.parts, ledger, _rules(context, ledger, now, lineages), known)
     totals, adds = decided.counts, decided.adds
     if own and (returned := totals[Refusal.ERASED]):  # an erasure empties the rows of its photos
-        text = (
-            f"{returned} photos of erased people are in the lake's own corpus again, from a backup or another program; "
-        )
-        context.emit(
-            Notice("admit", text + "they are not processed. Give the same `facelake erase` again to delete them")
-        )
+        are = "photo of erased people is" if returned == 1 else "photos of erased people are"
+        text = f"{returned} {are} in the lake's own corpus again, from a backup or another program; not processed."
+        context.emit(Notice("admit", f"{text} `facelake erase --restored` deletes what was erased for all purposes"))
     admitted, emptied = totals.pop("admitted", 0), totals.pop(Refusal.EMPTIED, 0)
     counts = {"read": index.rows - emptied, "admitted": admitted, "refused": totals.total()}
     counts |= {f"refused_{reason}": count for reason, count in sorted(totals.items())}
@@ -99,7 +96,9 @@ def admit(context: Context) -> StageResult:
             return run.skip(counts)
         return run.finish(counts, digest_of(snapshot.digest_paths(), before.version))  # the report reads the count
     if before.rows:
-        counts |= decision_changes(lake, [file.path for file in removes], [receipt.path for receipt in adds])
+        counts |= decision_changes(
+            lake, [file.path for file in removes], [receipt.path for receipt in adds], config.purpose
+        )
     else:
         counts[ADDED] = counts["read"]
     context.check_lease()

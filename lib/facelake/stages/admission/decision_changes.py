@@ -1,4 +1,4 @@
-"""How many photos are new, gone, newly refused or newly allowed since the decisions before."""
+"""How many photos are new, gone, erased, newly refused or newly allowed since the decisions before."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from facelake.contracts import DataFileName, Refusal
-from facelake.distinct import among
+from facelake.distinct import among, distinct
 from facelake.lake.data_files import read_file
 from facelake.lake.lake import Lake
+from facelake.stages.admission.withdrawals import was_erased
 from facelake.stages.core.known_ids import U64, hashed
 
 ADDED, VANISHED = "added", "vanished"
 NEWLY_WITHDRAWN, NEWLY_REFUSED, NEWLY_ADMITTED = "newly_withdrawn", "newly_refused", "newly_admitted"
-DECISION_CHANGES = (ADDED, VANISHED, NEWLY_WITHDRAWN, NEWLY_REFUSED, NEWLY_ADMITTED)
+NEWLY_ERASED = "newly_erased"
+DECISION_CHANGES = (ADDED, VANISHED, NEWLY_ERASED, NEWLY_WITHDRAWN, NEWLY_REFUSED, NEWLY_ADMITTED)
 _REFUSED, _WITHDRAWN, _ADMITTED = range(3)
 _COLUMNS = ["image_id", "reason"]
+_NAMES = {"image": "image_id", "source": "source_id", "subject": "subject_ref"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class _Photos:
         return _Photos(self.ids[shared], self.decisions[shared]), _Photos(self.ids[~shared], self.decisions[~shared])
 
 
-def decision_changes(lake: Lake, before: Sequence[str], after: Sequence[str]) -> Counter[str]:
+def decision_changes(lake: Lake, before: Sequence[str], after: Sequence[str], purpose: str) -> Counter[str]:
     """Compare the decisions of an admission with those that they replace; counts photos by DECISION_CHANGES.
 
     Photos are compared by id, file by file, so that only those that are in another corpus file than before are in
@@ -72,6 +75,7 @@ def decision_changes(lake: Lake, before: Sequence[str], after: Sequence[str]) ->
         lake: whose store has the files.
         before: paths of the data files of table `admissions` that are replaced.
         after: paths of those that replace them; kept files are in neither.
+        purpose: of the decisions.
     """
     counts: Counter[str] = Counter()
     paths: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
@@ -84,7 +88,21 @@ def decision_changes(lake: Lake, before: Sequence[str], after: Sequence[str]) ->
         for side, rest in enumerate(_compared(was, now, counts)):
             left[side].append(rest)
     gone, new = _compared(_Photos.joined(left[0]), _Photos.joined(left[1]), counts)
-    return +(counts + Counter({VANISHED: len(gone.ids), ADDED: len(new.ids)}))
+    erased = _erased(lake, before, gone.ids, purpose)
+    return +(counts + Counter({VANISHED: len(gone.ids) - erased, NEWLY_ERASED: erased, ADDED: len(new.ids)}))
+
+
+def _erased(lake: Lake, paths: Sequence[str], ids: U64, purpose: str) -> int:
+    """Return how many photos of some decisions are on the suppression list; the decisions after no longer name them."""
+    suppressed = lake.suppressed() if len(ids) else frozenset[str]()
+    found = [np.zeros(0, np.uint64)]
+    for path in paths if suppressed else ():
+        rows = read_file(lake.store, "admissions", path, list(_NAMES.values()))
+        hashes = hashed(rows["image_id"])
+        own = np.flatnonzero(among(hashes, ids))
+        names = ([(kind, row[column]) for kind, column in _NAMES.items()] for row in rows.take(own).to_pylist())
+        found.append(hashes[own][[was_erased(lake, suppressed, each, purpose) for each in names]])
+    return len(distinct(np.concatenate(found)))
 
 
 def _compared(was: _Photos, now: _Photos, counts: Counter[str]) -> tuple[_Photos, _Photos]:

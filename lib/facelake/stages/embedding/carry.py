@@ -22,6 +22,7 @@ from facelake.distinct import distinct, union
 from facelake.embed.pipeline import face_id
 from facelake.lake.data_files import DataFile
 from facelake.lake.row_reader import pick_scattered
+from facelake.stages.admission.withdrawals import was_erased
 from facelake.stages.core.context import Context
 from facelake.stages.embedding.outcomes import reopen
 from facelake.stages.embedding.progress import OUTCOMES, Decision, Missing, Progress, same_outcome
@@ -87,6 +88,7 @@ class _Doomed:
     def __init__(self, context: Context, progress: Progress) -> None:
         self._context = context
         self.paths: set[str] = set()
+        self._suppressed = context.lake.suppressed()
         self._rows: list[DoomedRows] = []
         self._keep: dict[str, list[tuple[DataFile, np.ndarray]]] = {name: [] for name in OUTCOMES}
         for name in OUTCOMES:
@@ -110,9 +112,14 @@ class _Doomed:
                 _hashes(["\t".join(recorded[row]) for row in doomed]),
                 _hashes([recorded[row].image_id for row in doomed]),
                 np.full(len(doomed), is_face),
+                np.array([self._is_erased(recorded[row].image_id) for row in doomed], bool),
             )
         )
         self._keep[name].append((file, keep))
+
+    def _is_erased(self, image: str) -> bool:
+        lake, purpose = self._context.lake, self._context.config.purpose
+        return was_erased(lake, self._suppressed, [("image", image)], purpose)
 
     def lost(self, carried: np.ndarray) -> Swept:
         """Count the photos whose outcome is removed and not moved."""

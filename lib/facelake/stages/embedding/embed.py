@@ -51,9 +51,9 @@ class _Tally:
         swept = {f"swept_{cause}": count for cause, count in sorted(self.swept.photos.items())}
         return dict(self.done) | swept | {f"rejected_{reason}": count for reason, count in sorted(self.reasons.items())}
 
-    def details(self) -> dict[str, object]:
-        """The runtimes, if anything was embedded; the faces removed by cause, if any were."""
-        found = {"runtimes": self.runtimes, "swept_faces": self.swept.faces}
+    def details(self, lost: Counter[str]) -> dict[str, object]:
+        """The runtimes, if anything was embedded; the faces lost by cause, if any were."""
+        found = {"runtimes": self.runtimes, "swept_faces": lost}
         return {name: dict(counts) for name, counts in found.items() if counts}
 
 
@@ -64,6 +64,7 @@ def embed(context: Context) -> StageResult:
     marks = Marks.of(context.lake)
     marks.reopen(context)
     reopen_decodable(context)
+    before = context.lake["faces"].snapshot()
     carried = carry(context)
     progress = Progress(context)
     plan = progress.plan()
@@ -99,7 +100,8 @@ def embed(context: Context) -> StageResult:
     must_add_up("embed", ("admitted", admitted), *outcomes, ("waiting", waiting))
     done.update(+taken)
     _drop_superseded(context)
-    return run.finish(tally.counts(), digest_of(progress.state()), planned | tally.details() | marks.details())
+    lost = tally.swept.lost_faces(context.lake, before)
+    return run.finish(tally.counts(), digest_of(progress.state()), planned | tally.details(lost) | marks.details())
 
 
 def _finish(context: Context, receipts: list[ChunkReceipt], *, waiting: bool) -> Carried | None:

@@ -72,6 +72,14 @@ class Marks:
         columns = ("content_sha256",)
         remove_outcomes(context, OUTCOMES, columns, lambda rows: pc.invert(pc.is_in(rows["content_sha256"], contents)))
 
+    def photos_to_reopen(self, lake: Lake) -> int:
+        """Return how many admitted photos have marks that changed."""
+        contents, found = {content for content, _ in self._places(self.changed)}, 0
+        for _, rows in lake["admissions"].parts(["admitted", "content_sha256"]) if contents else ():
+            marked = pc.is_in(rows["content_sha256"], pa.array(sorted(contents), pa.string()))
+            found += pc.sum(pc.and_(marked, rows["admitted"])).as_py() or 0
+        return found
+
     def details(self) -> dict[str, object]:
         """What an embed run that applied the marks records, if there are any."""
         return {_APPLIED: sorted(self.valid)} if self.valid else {}

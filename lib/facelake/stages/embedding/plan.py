@@ -22,7 +22,7 @@ from facelake.stages.models.registry import config_model_digest, find_card, load
 
 _WORK = (
     *("decided", "to_embed", "chunks", "have_outcome", "same_content"),
-    *("not_decided", "now_allowed", "now_refused"),
+    *("not_decided", "now_allowed", "now_refused", "embed_again"),
 )
 _NEVER_ADMITTED = [
     "`to embed` counts all photos of the corpus, since none was checked against the ledger yet; `facelake admit`, the"
@@ -56,7 +56,7 @@ def plan(config: Config, *, calibrate: bool = False) -> dict[str, Any]:
         figures["decided"] -= pending.emptied
     mean = corpus.mean_bytes
     figures["worker_memory_bytes"] = worker_memory_bytes(mean, config.embed.batch_photos)
-    photos = int(figures["to_embed"]) + (pending.photos + pending.allowed if pending else 0)
+    photos = int(figures["to_embed"]) + (pending.photos + pending.allowed + pending.again if pending else 0)
     figures["next_run"] = photos
     if calibrate:
         projection = project(config, load_pack(config), photos, mean, faces_per_photo(lake))
@@ -74,7 +74,12 @@ def next_run_in_words(figures: Mapping[str, Any]) -> str:
     photos = figures["next_run"]
     if not photos:
         return "the next run: no photo to embed, unless photos were replaced by as many others"
-    counts = [("to_embed", "checked"), ("not_decided", "new"), ("now_allowed", "newly allowed")]
+    counts = [
+        ("to_embed", "checked"),
+        ("not_decided", "new"),
+        ("now_allowed", "newly allowed"),
+        ("embed_again", "again"),
+    ]
     if not figures["decided"]:  # `to embed` counts the new ones, too
         counts = [("next_run", "new")]
     parts = ", ".join(f"{figures[key]:,} {words}" for key, words in counts if figures[key])
@@ -89,7 +94,9 @@ def _work(config: Config, lake: Lake | None, corpus: CorpusSize) -> tuple[dict[s
         return figures | {"chunks": -(-images // config.embed.chunk_rows)}, None
     digest = config_model_digest(config, find_card(config.model.card))
     to_do = plan_embed(Context(config, lake, "plan", model_digest=digest))
-    pending = Pending.of(lake, corpus, config, datetime.now(UTC))
+    pending = Pending.of(lake, corpus, config, datetime.now(UTC), to_do.done_images)
     decided = lake["admissions"].snapshot().rows
     embed = decided, to_do.images, to_do.chunks, to_do.done_images, to_do.waiting
-    return dict(zip(_WORK, (*embed, pending.photos, pending.allowed, pending.ended), strict=True)), pending
+    return dict(
+        zip(_WORK, (*embed, pending.photos, pending.allowed, pending.ended, pending.again), strict=True)
+    ), pending

@@ -26,7 +26,7 @@ from facelake.stages.core.context import Context
 
 OUTCOMES = ("faces", "rejects")
 _DECISION = ["image_id", "corpus_file", "admitted", "covers", "content_sha256"]
-_LANDED = ["corpus_row", "image_id", "content_sha256"]
+_LANDED = ["corpus_row", "image_id", "covers", "content_sha256"]
 
 
 class Decision(NamedTuple):
@@ -151,9 +151,9 @@ class Progress:
         for table, files in self.files.items():
             for file in files.get(corpus_key(path), ()):
                 part = read_file(self._lake.store, table, file.path, _LANDED)
-                for row, ident, content in zip(*(column.to_pylist() for column in part.columns), strict=True):
+                for row, ident, covers, content in zip(*(column.to_pylist() for column in part.columns), strict=True):
                     decision = decided[row] if 0 <= row < len(decided) else None
-                    if decision and (decision.image_id, decision.content) == (ident, content):
+                    if decision and decision == (ident, covers or Covers.EVERYONE, content):
                         rows.add(row)
         return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,11 +12,14 @@ import pyarrow.compute as pc
 from facelake.contracts import I64, Refusal
 from facelake.distinct import among, distinct
 from facelake.lake.lake import Lake
+from facelake.lake.tables import Snapshot
 from facelake.stages.core.known_ids import U64, hashed
 
-CAUSES = ("vanished", "refused", "withdrawn", "changed")
+_CHANGED = "changed"
+CAUSES = ("vanished", "refused", "withdrawn", _CHANGED, "erased")
 """no longer in the corpus; refused now for another reason than withdrawal; withdrawn; admitted, but with other content
-or another cover. Of several photos with one id the last cause counts.
+or another cover; on the suppression list, as after a lake was restored. Of several photos with one id the last cause
+counts.
 """
 
 
@@ -29,20 +32,46 @@ class DoomedRows:
         decisions: of the photo's id, cover and content.
         photos: of the photo's id.
         faces: whether it is a face of the current model.
+        erased: whether the photo is on the suppression list.
     """
 
     places: U64
     decisions: U64
     photos: U64
     faces: np.ndarray
+    erased: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep removed and did not move, by cause (CAUSES)."""
+    """What a sweep removed and did not move, by cause (CAUSES).
+
+    Attributes:
+        photos: number of photos.
+        faces: number of faces.
+        again: (n,) hashes of the ids of photos that are embedded again, one for each removed face.
+    """
 
     photos: Counter[str]
     faces: Counter[str]
+    again: U64 = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+    def lost_faces(self, lake: Lake, before: Snapshot) -> Counter[str]:
+        """Return the removed faces by cause, without those that came back when their photos were embedded again.
+
+        Args:
+            lake: after the run.
+            before: table `faces` before it.
+        """
+        if not len(self.again):
+            return self.faces
+        ids, had = np.unique(self.again, return_counts=True)
+        table, kept, has = lake["faces"], {file.path for file in before.files}, np.zeros(len(ids), np.int64)
+        for file in table.snapshot().files:
+            if file.path not in kept:
+                hashes = hashed(table.file(file, ["image_id"])["image_id"])
+                has += np.bincount(np.searchsorted(ids, hashes[among(hashes, ids)]), minlength=len(ids))
+        return +(self.faces - Counter({_CHANGED: int(np.minimum(had, has).sum())}))
 
 
 def count_swept(lake: Lake, rows: Sequence[DoomedRows], carried: U64) -> Swept:
@@ -59,14 +88,17 @@ def count_swept(lake: Lake, rows: Sequence[DoomedRows], carried: U64) -> Swept:
         return Swept(Counter(), Counter())
     ids = distinct(photos)
     cause = _causes(lake, ids)[np.searchsorted(ids, photos)]
+    unnamed = cause == CAUSES.index("vanished")  # decisions do not name erased photos
+    cause[unnamed & np.concatenate([part.erased for part in lost])] = CAUSES.index("erased")
     _, first = np.unique(np.concatenate([part.places for part in lost]), return_index=True)
     faces = np.concatenate([part.faces for part in lost])
-    return Swept(_counted(cause[first]), _counted(cause[faces]))
+    again = photos[faces & (cause == CAUSES.index(_CHANGED))]
+    return Swept(_counted(cause[first]), _counted(cause[faces]), again)
 
 
 def _without(rows: DoomedRows, carried: U64) -> DoomedRows:
     own = ~np.isin(rows.decisions, carried)
-    return DoomedRows(rows.places[own], rows.decisions[own], rows.photos[own], rows.faces[own])
+    return DoomedRows(rows.places[own], rows.decisions[own], rows.photos[own], rows.faces[own], rows.erased[own])
 
 
 def _counted(causes: I64) -> Counter[str]:

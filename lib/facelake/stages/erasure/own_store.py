@@ -52,13 +52,15 @@ def find_places(context: Context, targets: Targets) -> None:
         next_step = "mount it, or run in the folder from which `corpus` in the config leads to it; "
         next_step += "if it is gone for good, take `corpus` out of the config"
         raise ConfigError(what, where=err.where, next_step=next_step) from err
-    for rows in _named_rows(context, spec):
+    for rows in named_rows(context, spec):
         hit = rows.filter(pa.array(targets.hits(rows)))
+        targets.held |= hit.num_rows > 0
         targets.images.update(v for v in hit["image_id"].to_pylist() if v)
         targets.places.update(_place(spec, row) for row in hit.to_pylist())
 
 
-def _named_rows(context: Context, spec: CorpusSpec) -> Iterator[pa.Table]:
+def named_rows(context: Context, spec: CorpusSpec) -> Iterator[pa.Table]:
+    """Yield the names and places of the photos that the index and the corpus name."""
     columns = [*_IDS, "uri", "corpus_file", "corpus_row"]
     for _, rows in context.lake[INDEX].parts(columns):
         yield rows

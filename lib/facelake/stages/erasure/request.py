@@ -105,6 +105,7 @@ class Targets:
         others: ids of photos that stay although they have a face of an identity of the subjects.
         places: of photos in the operator's own store.
         looks: bands of the photos' perceptual hashes (embed/looks.py); those of kept copies are left out.
+        held: whether a photo of the request was found, in the lake or in the operator's own store.
     """
 
     request: Request
@@ -119,6 +120,7 @@ class Targets:
     places: set[str] = field(default_factory=set)
     looks: set[tuple[str, ...]] = field(default_factory=set)
     without_pieces: int = 0
+    held: bool = False
 
     def hits(self, rows: pa.Table) -> Bool:
         """Return which rows (n,) of a table with image_id, source_id, subject_ref are erased."""

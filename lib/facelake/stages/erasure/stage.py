@@ -87,8 +87,8 @@ def erase(context: Context, request: Request) -> Erased:
     note = notes.read(request)
     if note is None or note.scan is None:
         targets = _targets(context, request, note)
-        if not targets.images - set(request.images) and not targets.faces:
-            context.emit(Notice("erase", "the lake holds nothing of it; it is now on the suppression list"))
+        if note is None and not (targets.held or targets.images - set(request.images) or targets.faces):
+            context.emit(Notice("erase", "the lake holds no photo of it; it is now on the suppression list"))
         before = _erased_before(context, request) if note is None else note.erased_before
         begun = Note(targets, note.removed if note else {}, erased_before=before)
         notes.write(begun)

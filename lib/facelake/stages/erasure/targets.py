@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from facelake.contracts import reference, references
+from facelake.contracts import label, reference, references
 from facelake.errors import ConfigError
 from facelake.events import Notice
 from facelake.plural import counted, first_of
@@ -125,6 +125,7 @@ def _by_name(context: Context, targets: Targets) -> None:
     tables.append(corpus.ids(path) for corpus, path in own_corpus(context.config))
     for rows in itertools.chain(*tables):
         own = rows.filter(pa.array(targets.hits(rows)))
+        targets.held |= own.num_rows > 0
         targets.images.update(filter(None, own["image_id"].to_pylist()))
         if targets.request.subjects:
             spelled = pc.unique(own["subject_ref"]).drop_null()
@@ -154,6 +155,10 @@ def _of_identities(context: Context, request: Request, gallery: Gallery | None, 
         images.update(own["image_id"].to_pylist())
     missing = [name for name in request.identities if name not in present]
     if missing and not known:
+        if context.lake.keyed_hash(label("identity", missing[0])) in context.lake.suppressed():
+            what = f"identity {missing[0]!r} was erased before"
+            next_step = "nothing was erased now. `facelake erase --restored` erases what a backup brought back"
+            raise ConfigError(what, where=context.lake.uri, next_step=next_step)
         what = f"no active identity {missing[0]!r}"
         raise ConfigError(what, where=context.lake.uri, next_step=FIND_IDENTITY)
     return images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,8 @@ from facelake.distinct import among, distinct
 from facelake.errors import ConfigError, Corrupt
 from facelake.lake.lake import Lake
 from facelake.lake.tables import Snapshot
+from facelake.plural import counted
+from facelake.stages.admission.decision_changes import DECISION_CHANGES, VANISHED
 from facelake.stages.core.known_ids import hashed
 
 _KEYS = ("corpus_file", "corpus_row")
@@ -157,10 +160,21 @@ def _vanished(lake: Lake) -> Iterator[ListedImage]:
             for row in gone.to_pylist():
                 yield _listed(row, Fate.VANISHED, _GONE, "the newest decisions know nothing of it")
     except Corrupt as err:
-        what = "the decisions before the newest ones were deleted, by `facelake vacuum`, an erasure, a withdrawal or"
-        what += " `facelake import --replace`"
-        next_step = "the report has the number of photos that vanished; their names are no longer known"
+        if not (gone_then := _vanished_last(lake)):
+            return
+        what = f"the decisions that named the {counted(gone_then, 'photo')} that vanished were deleted, by"
+        what += " `facelake vacuum`, an erasure, or a run that removed faces, of these very photos too"
+        next_step = "another time give `facelake admit` and this command before `facelake nightly`"
         raise ConfigError(what, where=f"{lake.uri}/admissions", next_step=next_step) from err
+
+
+def _vanished_last(lake: Lake) -> int:
+    """Return how many photos vanished when admissions last counted a change, by the records of runs."""
+    runs = lake["runs"].read(["stage", "started_at", "counts"]).sort_by([("started_at", "descending")]).to_pylist()
+    for counts in (json.loads(run["counts"]) for run in runs if run["stage"] == "admit"):
+        if any(counts.get(name) for name in DECISION_CHANGES):
+            return int(counts.get(VANISHED, 0))
+    return 0
 
 
 def _without(snapshot: Snapshot, paths: set[str]) -> Snapshot:

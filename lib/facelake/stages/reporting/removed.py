@@ -14,6 +14,7 @@ from facelake.stages.admission.decision_changes import (
     ADDED,
     DECISION_CHANGES,
     NEWLY_ADMITTED,
+    NEWLY_ERASED,
     NEWLY_REFUSED,
     NEWLY_WITHDRAWN,
     VANISHED,
@@ -23,6 +24,7 @@ from facelake.stages.reporting.history import RecordedStage
 _SENTENCE = (  # what is counted, its verb for one and for several, and the rest
     (ADDED, "is", "are", "new"),
     (VANISHED, "is", "are", "no longer in the corpus"),
+    (NEWLY_ERASED, "is", "are", "refused as erased before"),
     (NEWLY_WITHDRAWN, "was", "were", "withdrawn"),
     (NEWLY_REFUSED, "is", "are", "refused now for another reason"),
     (NEWLY_ADMITTED, "is", "are", "allowed that had been refused"),
@@ -45,9 +47,10 @@ class Removed:
         faces: faces that erasures removed.
         identities: identities that erasures ended.
         decisions: photos that the admissions since then count, by DECISION_CHANGES.
-        swept_faces: faces that embed removed since then, by cause (stages/embedding/swept.py).
+        swept_faces: faces that embed removed since then and that did not come back, by cause
+            (stages/embedding/swept.py).
         changes: identities that began or ended in the galleries since then, by kind of change.
-        replaced: photos whose outcome embed removed since then because their content changed.
+        replaced: photos whose outcome embed removed since then because their content or their cover changed.
     """
 
     photos: int = 0
@@ -61,7 +64,7 @@ class Removed:
     @property
     def lost_faces(self) -> dict[str, int]:
         """Faces that are gone, by cause."""
-        return {ERASED: self.faces, **self.swept_faces}
+        return dict(Counter({ERASED: self.faces}) + Counter(self.swept_faces))
 
     def of_read(self) -> str:
         """Return what explains a lower number of photos read."""
@@ -74,6 +77,7 @@ class Removed:
         less = (
             (self.photos, "erased"),
             (self._count(VANISHED), "no longer in the corpus"),
+            (self._count(NEWLY_ERASED), "refused as erased before"),
             (self._count(NEWLY_WITHDRAWN), "withdrawn"),
             (self._count(NEWLY_REFUSED), "refused"),
         )
@@ -93,7 +97,8 @@ class Removed:
     def in_words(self) -> str:
         """Return the changes in the photos as a sentence; empty if there are none."""
         erased = [(self.photos, "was" if self.photos == 1 else "were", "erased")] if self.photos else []
-        replaced = [(self.replaced, "has" if self.replaced == 1 else "have", "new content")] if self.replaced else []
+        has = "has" if self.replaced == 1 else "have"
+        replaced = [(self.replaced, has, "other content or another cover now")] if self.replaced else []
         counts = [(self._count(name), one, several, words) for name, one, several, words in _SENTENCE]
         said = [(count, one if count == 1 else several, words) for count, one, several, words in counts if count]
         if not (parts := [*said, *replaced, *erased]):

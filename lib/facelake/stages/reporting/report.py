@@ -41,6 +41,7 @@ from facelake.report import (
 )
 from facelake.stages.admission.withdrawals import LedgerState
 from facelake.stages.core.context import Context, StageResult, StageRun, digest_of, last_run
+from facelake.stages.erasure.restored import restored_photos
 from facelake.stages.gallery.change_list import CHANGE_COLUMNS, LargestChanges
 from facelake.stages.gallery.subjects import SubjectCounts, count_contradictions
 from facelake.stages.gallery.versions import Gallery, current_gallery
@@ -232,6 +233,8 @@ def _facts(
     # as the last admission found them: after an erasure the table has its photos as refused, in the corpus or not
     found = [f"refused_{Refusal.ERASED}", "left_out_erased"]
     erased = sum(int(runs["admit"][-1].number(name)) for name in found) if runs["admit"] else 0
+    if erased and _erased_since(runs):  # perhaps these very photos
+        erased = len(restored_photos(context))
     owed, ending = lease_duties(context)
     return {
         "read": admissions.read,

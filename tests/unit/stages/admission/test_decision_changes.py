@@ -7,11 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from facelake.config import load_config
-from facelake.contracts import DataFileName
+from facelake.contracts import DataFileName, label
 from facelake.lake.lake import Lake
 from facelake.nightly import writing
 from facelake.stages.admission.decision_changes import decision_changes
 
+P = "identity-grouping"
 Decisions = dict[str | None, str | None]
 
 
@@ -40,9 +41,11 @@ def test_photos_are_compared_by_id_across_corpus_files(tmp_path: Path) -> None:
                 lake, "d", {"refused": "withdrawn", "moves and ends": "other_purpose", "new too": "no_basis"}, "after"
             ),
         ]
-        found = decision_changes(lake, before, after)
+        found = decision_changes(lake, before, after, P)
         counts = {"added": 2, "vanished": 2, "newly_withdrawn": 1, "newly_refused": 2, "newly_admitted": 1}
         assert dict(found) == counts
-        assert decision_changes(lake, before, before) == {}
-        assert decision_changes(lake, [], after)["added"] == 9
-        assert decision_changes(lake, before, [])["vanished"] == 9
+        assert decision_changes(lake, before, before, P) == {}
+        assert decision_changes(lake, [], after, P)["added"] == 9
+        assert decision_changes(lake, before, [], P)["vanished"] == 9
+        lake.suppress([label("image", "stays"), label("image", "gone too"), f"for:another:{label('image', 'expires')}"])
+        assert decision_changes(lake, before, [], P) == {"vanished": 7, "newly_erased": 2}

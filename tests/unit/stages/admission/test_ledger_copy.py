@@ -4,6 +4,7 @@ lost.
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -22,8 +23,9 @@ from facelake.nightly import writing
 from facelake.stages.admission.ledger import Entry, accept_ledger, read_ledger, record
 from facelake.stages.core.audit import append_audit
 from facelake.stages.core.partition_names import open_lake
+from facelake.stages.erasure.restored import restored_photos
 from facelake.stages.operations.verify import verify
-from facelake.stages.sharing.restored_lake import Restored, restore_ledger
+from facelake.stages.sharing.restored_lake import Restored, restore_ledger, restored_at
 from tests.conftest import run_cli, run_json
 
 P = "identity-grouping"
@@ -101,7 +103,9 @@ def test_erased_people_are_suppressed_again(config: Config) -> None:
     assert restore(config).suppressed == 4
     assert lake.suppressed() == {lake.keyed_hash("subject:ann"), lake.keyed_hash("image:a/1")}
     assert lake.suppressed_looks() == [("1", "2"), ("3", "4")]
+    first = restored_at(open_lake(config))
     assert restore(config).suppressed == 0
+    assert restored_at(open_lake(config)) == first is not None  # the second found nothing to put back
 
 
 def test_a_trail_that_ends_earlier_is_recognised(config: Config) -> None:
@@ -112,7 +116,9 @@ def test_a_trail_that_ends_earlier_is_recognised(config: Config) -> None:
     put_back(config)
     with pytest.raises(Corrupt, match="the audit trail had 2 records, and has 1"), writing(config, "nightly"):
         pass
+    assert restored_at(open_lake(config)) is None
     assert restore(config).audit_fault == "the audit trail had 2 records, and has 1"
+    assert restored_at(open_lake(config)) is not None
     with writing(config, "nightly"):
         pass
     shutil.rmtree(Path(config.lake) / "audit")
@@ -254,6 +260,9 @@ def test_a_restored_lake_forgets_nobody(
     back_up(config)
     run_json("ledger", "withdraw", "--subject", "person-6", *given_config)
     run_json("erase", "--subject", "person-3", "--yes", *given_config)
+    shown = run_json("gallery", "show", "person-2", *given_config)["faces"][0]
+    by_identity = ("erase", "--identity", shown["identity_id"], "--yes")
+    run_json(*by_identity, *given_config)
     run_json("nightly", *given_config)
     put_back(config)
     for command in (["nightly"], ["ledger", "withdraw", "--subject", "person-1"], ["report"], ["verify"]):
@@ -261,11 +270,18 @@ def test_a_restored_lake_forgets_nobody(
         assert done.returncode == 1, done.stdout
         assert "older than the copy of its ledger" in done.stderr + done.stdout, command
     assert run_cli("ledger", "restore", *given_config).returncode == 2  # not confirmed
-    restored = run_json("ledger", "restore", "--yes", *given_config)
+    assert "was restored" not in run_cli("feed", "leases", *given_config).stdout
+    done = run_cli("ledger", "restore", "--yes", "--json", *given_config)
+    restored = json.loads(done.stdout.splitlines()[-1])
+    assert "exports and pushes since the backup are not known to this lake" in done.stderr
     assert restored["withdrawals"] == 1
     assert restored["suppressed"] > 1
     assert restored["recalled"] == [lease]
-    run_json("nightly", *given_config)
+    assert "leases between the backup and then are not known" in run_cli("feed", "leases", *given_config).stdout
+    stages = run_json("nightly", *given_config)["stages"]
+    assert "vanished" not in stages["admit"]
+    returned = stages["admit"]["newly_erased"]
+    assert stages["embed"]["swept_faces"].keys() == {"erased", "withdrawn"}
     lake = open_lake(config)
     left = [name for name in lake["faces"].read(["image_id"])["image_id"].to_pylist() if "person-" in name]
     assert not [name for name in left if "person-3-" in name or "person-6-" in name]
@@ -274,3 +290,32 @@ def test_a_restored_lake_forgets_nobody(
     assert "person-3" not in keys
     with writing(config, "check") as context:
         assert [finding.problem for finding in verify(context)[0]] == []
+        photos = restored_photos(context)
+    assert len(photos) == returned
+    _erase_what_came_back(tmp_path, photos, by_identity)
+
+
+def _erase_what_came_back(folder: Path, photos: list[str], by_identity: tuple[str, ...]) -> None:
+    """The photos of erased people that a backup brought back are counted as such until one command deletes them."""
+    given_config = ("-c", str(folder / "c.yaml"))
+
+    def page() -> str:
+        return html.unescape((folder / "lake/reports/latest.html").read_text())
+
+    assert f"{len(photos)} photos of erased people are still in the corpus." in page()
+    assert "facelake erase --restored" in page()
+    assert "photos that are no longer in the corpus" not in page()
+    refused = run_json(*by_identity, *given_config, code=2)["error"]
+    assert "was erased before" in refused["what"]
+    assert "`facelake erase --restored`" in refused["next"]
+    done = run_cli("erase", "--image", photos[0], "--yes", *given_config)
+    assert "corpus_rows 1" in done.stderr
+    assert "the lake holds no photo of it" not in done.stderr
+    both = run_json("erase", "--restored", "--image", "x", "--yes", *given_config, code=2)["error"]["what"]
+    assert "--restored finds the photos itself" in both
+    erased = run_json("erase", "--restored", "--yes", *given_config)
+    assert (erased["images"], erased["corpus_rows"]) == (len(photos) - 1, len(photos) - 1)
+    run_json("report", *given_config)
+    assert "photos of erased people" not in page()
+    assert run_json("erase", "--restored", "--yes", *given_config)["images"] == 0
+    assert "the lake holds no photo of it" in run_cli("erase", "--image", photos[0], "--yes", *given_config).stderr
