@@ -87,6 +87,23 @@ class Ledger:
         subjects = [key for scope, key in self._by_key if scope is Scope.SUBJECT]
         return {key for key in subjects if self.standing(Scope.SUBJECT, key, purpose, now).reason is Refusal.WITHDRAWN}
 
+    def withdrawing_subjects(self, purposes: Iterable[str], now: datetime) -> set[str]:
+        """The subjects with a withdrawal, in force or beginning later, for one of the purposes or one that it names."""
+        found = set()
+        for (scope, key), events in self._by_key.items():
+            named = [event.purposes for event in events if event.kind is EventKind.WITHDRAW]
+            if scope is Scope.SUBJECT and named:
+                asked, moments = {*purposes}.union(*named), self.moments(scope, key, now)
+                verdicts = (self.standing(scope, key, purpose, at).reason for purpose in asked for at in moments)
+                found |= {key} if Refusal.WITHDRAWN in verdicts else set()
+        return found
+
+    def moments(self, scope: Scope, key: str, now: datetime) -> list[datetime]:
+        """Now, and the later moments at which recorded withdrawals of a key begin."""
+        events = self._by_key.get((scope, reference(key)), ())
+        begins = (event.valid_from for event in events if event.kind is EventKind.WITHDRAW)
+        return [now, *sorted({moment for moment in begins if moment is not None and moment > now})]
+
     def granted_subjects(self, purpose: str, now: datetime) -> set[str]:
         """The subjects with a grant of their own in force for the purpose."""
         subjects = [key for scope, key in self._by_key if scope is Scope.SUBJECT]

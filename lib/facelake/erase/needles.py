@@ -173,7 +173,8 @@ class _Blobs:
     """
 
     wanted: frozenset[bytes]
-    lengths: tuple[int, ...]
+    lengths: dict[bytes, tuple[int, ...]]
+    """by the first window: numbers in texts have many lengths, and their windows occur by chance"""
     windows: _Windows
     known: int
     read: int
@@ -184,8 +185,10 @@ class _Blobs:
         heads = b"".join(blob[: known + _WINDOW - 1] for blob in wanted)
         rows = np.frombuffer(heads, np.uint8).reshape(-1, known + _WINDOW - 1)
         words = [np.ascontiguousarray(rows[:, phase : phase + _WINDOW]).view("<u8").ravel() for phase in range(known)]
-        lengths = sorted({len(blob) for blob in wanted})
-        return cls(wanted, tuple(lengths), _Windows.of(np.concatenate(words)), known, read)
+        lengths: dict[bytes, tuple[int, ...]] = {}
+        for head, length in {(blob[:_WINDOW], len(blob)) for blob in wanted}:
+            lengths[head] = (*lengths.get(head, ()), length)
+        return cls(wanted, lengths, _Windows.of(np.concatenate(words)), known, read)
 
     def find(self, data: memoryview) -> set[tuple[int, int]]:
         """(begin, end) of every occurrence."""
@@ -201,7 +204,7 @@ class _Blobs:
     def _around(self, data: memoryview, at: int) -> Iterator[tuple[int, int]]:
         """(begin, end) of the blobs that have the window at this offset among their indexed windows."""
         for begin in range(max(0, at - self.known + 1), at + 1):
-            for end in (begin + length for length in self.lengths):
+            for end in (begin + length for length in self.lengths.get(bytes(data[begin : begin + _WINDOW]), ())):
                 if end <= len(data) and bytes(data[begin:end]) in self.wanted:
                     yield begin, end
 

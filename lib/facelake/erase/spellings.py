@@ -14,16 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 _PLAIN = re.compile(r"[0-9A-Za-z_.-]+")  # written the same way in JSON, URLs and HTML
-_HEX = re.compile(r"\\u[0-9a-f]{4}")
+_ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 _LEAST_BYTES = 8  # shorter encoded forms occur by chance
 _PIECE, _PIECES, _LEAST_DIFFERENT = 48, 256, 20  # bytes of a piece; pieces that are looked at; different bytes in one
 _OLDER = ("cp1252", "cp1250", "cp1251", "mac_roman", "shift_jis", "gb18030", "big5", "euc_kr")  # of IPTC and EXIF
+_BETWEEN = (",", ", ", ";", "; ", " ", "\t", "\n", "\r\n")  # numbers in a text
 _NUMBERS = 4  # values of an embedding that identify it when they stand next to each other in a text
 
 SEARCHED = (
     "names as stored, in Unicode NFC and NFD, JSON, URL, HTML and CSV escapes, UTF-16, UTF-32, base64 and hex, and, if "
     "of 8 bytes or more there, in Windows-1252, -1250, -1251, Mac Roman, Shift JIS, GB 18030, Big5 and EUC-KR",
-    "embeddings as float16, float32, float64, base64, hex and decimal numbers in a text",
+    "embeddings as little-endian float16, float32 and float64, base64, hex, and decimal numbers in a text that are "
+    "separated by commas, semicolons, tabs, spaces or ends of lines",
     "parts of the encoded photos, as stored, in base64 and hex",
     "inside gzip, zlib, bzip2, xz, zstd, lz4 and zip, in the metadata of PNG and JPEG XL images, and in every column, "
     "footer and statistic of Parquet",
@@ -32,8 +34,9 @@ NOT_SEARCHED = (
     "encrypted data",
     "photos that were decoded and encoded again",
     "base64 and hex that are broken into lines",
-    "embeddings that were rotated, quantised or averaged with others",
-    "values in archives of other formats",
+    "embeddings that were rotated, quantised or averaged with others, as big-endian numbers, and as decimal numbers in "
+    "indented lines or rounded",
+    "values in archives of other formats, raw deflate streams, and extended attributes of files",
     "names that are part of the file name of another photo (`facelake verify --residual` finds those)",
 )
 
@@ -50,7 +53,7 @@ def text_forms(text: str) -> set[bytes]:
             continue
         forms |= _in_older_encodings(spelled)
         escaped = {json.dumps(spelled)[1:-1], json.dumps(spelled, ensure_ascii=False)[1:-1]}
-        escaped |= {_HEX.sub(lambda match: match[0].upper().replace("U", "u", 1), form) for form in escaped}
+        escaped |= {_ESCAPED.sub(lambda match: match[0].upper().replace("U", "u", 1), form) for form in escaped}
         escaped |= {form.replace("/", "\\/") for form in escaped}
         escaped |= _in_html(spelled) | {spelled.replace('"', '""')}  # as in HTML and in CSV
         urls = {quote(raw), quote(raw, safe=""), quote_plus(raw), quote_plus(raw, safe="/")}
@@ -82,17 +85,14 @@ def text_blobs(text: str) -> set[bytes]:
     """Return the encoded forms of an identifier, which may stand anywhere: base64, hex, UTF-16, UTF-32."""
     raw = text.encode(errors="surrogateescape")
     wide = {text.encode(f"utf-{bits}-{order}", errors="surrogatepass") for bits in (16, 32) for order in ("le", "be")}
-    encoded = {raw.hex().encode(), raw.hex().upper().encode()}
-    for form in _base64(raw):
-        encoded |= {form, form.translate(bytes.maketrans(b"+/", b"-_"))}
-    return {form for form in encoded | wide if len(form) >= _LEAST_BYTES}
+    return {form for form in _hex(raw) | _base64(raw) | wide if len(form) >= _LEAST_BYTES}
 
 
 def embedding_forms(blob: bytes) -> set[bytes]:
     """Return the forms of a stored embedding (little-endian float16)."""
     if len(blob) < _LEAST_BYTES:
         return set()
-    forms = {blob, blob.hex().encode(), *_base64(blob)}
+    forms = {blob, *_hex(blob), *_base64(blob)}
     if len(blob) % 2 == 0:
         half = np.frombuffer(blob, "<f2")
         forms |= {half.astype(kind).tobytes() for kind in ("<f4", "<f8")}
@@ -113,22 +113,28 @@ def photo_forms(data: bytes) -> set[bytes]:
 
 def piece_forms(piece: bytes) -> set[bytes]:
     """Return the forms of a piece of an encoded photo, such as those in a page that contains its images."""
-    return {piece, piece.hex().encode(), *_base64(piece)}
+    return {piece, *_hex(piece), *_base64(piece)}
+
+
+def _hex(raw: bytes) -> set[bytes]:
+    """Return the digits in lower and in upper case."""
+    return {raw.hex().encode(), raw.hex().upper().encode()}
 
 
 def _base64(raw: bytes) -> set[bytes]:
-    """Return base64 in its three alignments, without the characters that depend on the neighbours."""
+    """Return base64 and base64 for URLs in three alignments, without the characters that depend on the neighbours."""
     forms = set()
     for shift in range(3):
         first, last = -(-shift * 8 // 6), (shift + len(raw)) * 8 // 6
-        forms.add(base64.b64encode(bytes(shift) + raw)[first:last])
+        forms |= {encode(bytes(shift) + raw)[first:last] for encode in (base64.b64encode, base64.urlsafe_b64encode)}
     return forms
 
 
 def _numbers(half: npt.NDArray[np.float16]) -> set[bytes]:
-    """Return the first values of an embedding as they are written in JSON or CSV."""
+    """Return the first values of an embedding as JSON, CSV and `numpy.savetxt` write them."""
     values = half[:_NUMBERS]
     if not np.isfinite(values).all() or len(set(values.tolist())) < _NUMBERS:
         return set()
-    written = [repr(float(value)) for value in values], [str(np.float32(value)) for value in values]
-    return {between.join(numbers).encode() for numbers in written for between in (",", ", ")}
+    forms = (lambda value: repr(float(value))), (lambda value: str(np.float32(value))), str, "{:.18e}".format
+    written = [[form(value) for value in values] for form in forms]
+    return {between.join(numbers).encode() for numbers in written for between in _BETWEEN}

@@ -63,13 +63,16 @@ def admit(context: Context) -> StageResult:
     table = lake["admissions"]
     before = table.snapshot()
     known = {DataFileName.parse(file.path).with_nonce(""): file for file in before.files}
-    forget_lifted(lake, ledger, {config.purpose, *ledger.purposes()}, now)
+    purposes = {config.purpose, *ledger.purposes()}
+    forget_lifted(lake, ledger, purposes, now)
     rules = _rules(context, ledger, now, lineages)
     decided = decide_corpus(context, index.parts, ledger, rules, known)
     gone = [file for name, file in known.items() if name not in decided.kept]
-    if gone and remember(lake, gone, ledger.withdrawn_subjects(config.purpose, now), decided.withdrawn):
+    remember(lake, gone, ledger.withdrawing_subjects(purposes, now) if gone else ())
+    more = _rules(context, ledger, now, lineages)
+    if more.remembered != rules.remembered:
         _drop(lake, decided.adds)  # they may have the same photos under other names
-        decided = decide_corpus(context, index.parts, ledger, _rules(context, ledger, now, lineages), known)
+        decided = decide_corpus(context, index.parts, ledger, more, known)
     totals, adds = decided.counts, decided.adds
     if own and (returned := totals[Refusal.ERASED]):  # an erasure empties the rows of its photos
         are = "photo of erased people is" if returned == 1 else "photos of erased people are"

@@ -41,14 +41,12 @@ class DecidedCorpus:
         kept: names of the data files that stay, without nonce.
         counts: photos by reason, or "admitted".
         losses: photos that are refused now.
-        withdrawn: digests of the photos of subjects who have withdrawn.
     """
 
     adds: list[Receipt] = field(default_factory=list)
     kept: set[DataFileName] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     losses: Losses = field(default_factory=Losses)
-    withdrawn: tuple[str, ...] = ()
 
     def add(self, part: Part, decided: Decided) -> None:
         """Add the decisions of a corpus file."""
@@ -117,7 +115,7 @@ def _decided(
 ) -> DecidedCorpus:
     withdrawn = tuple(sorted(ledger.withdrawn_subjects(rules.purpose, rules.now)))
     repeated, contents = _repeated(context, exchange, parts, rows, withdrawn)
-    found, nonce = DecidedCorpus(withdrawn=contents), secrets.token_hex(8)
+    found, nonce = DecidedCorpus(), secrets.token_hex(8)
     at_once = _PARTS_HERE if isinstance(exchange, LocalExchange) else _PARTS_SENT
     lake = context.lake
     for begin in range(0, len(parts), at_once):

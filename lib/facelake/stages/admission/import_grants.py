@@ -17,7 +17,9 @@ from facelake.events import Notice
 from facelake.lake.lake import Lake, has_lake
 from facelake.lake.store import open_store
 from facelake.stages.admission.known_references import Known
-from facelake.stages.admission.ledger import Entry, evidence_digest, read_ledger, record
+from facelake.stages.admission.ledger import Entry, evidence_digest, ledger_of, read_ledger, record
+from facelake.stages.admission.ledger_head import ledger_rows
+from facelake.stages.admission.lifted_withdrawals import lifted
 from facelake.stages.core.context import Context
 
 
@@ -36,7 +38,8 @@ class Grant:
 def record_grant(context: Context, source_id: str, grant: Grant) -> bool:
     """Record the grant for purposes without one; a repeated import does not renew a withdrawn or expired grant."""
     purposes = grant.purposes or (context.config.purpose,)
-    ledger = read_ledger(context.lake)
+    rows = ledger_rows(context.lake)[0]
+    ledger = ledger_of(rows)
     verdicts = {p: decide(ledger, source_id, None, p, context.now).reason for p in purposes}
     needed = [p for p, reason in verdicts.items() if reason in (Refusal.NO_BASIS, Refusal.OTHER_PURPOSE)]
     for purpose, reason in verdicts.items():
@@ -46,7 +49,12 @@ def record_grant(context: Context, source_id: str, grant: Grant) -> bool:
     if needed:
         evidence = evidence_digest(grant.evidence or f"import of source {source_id}")
         event = Entry(EventKind.GRANT, Scope.SOURCE, source_id, tuple(needed), grant.basis, grant.exemption, evidence)
-        record(context.lake, [replace(event, covers=grant.covers, source_class=grant.source_class)])
+        event = replace(event, covers=grant.covers, source_class=grant.source_class)
+        if at := lifted(rows, [event], context.now).get(event):  # one that begins later
+            reason_text = f"the source {source_id!r} withdrew on {at:%F}, and importing does not lift this"
+            context.emit(Notice("import", f"{reason_text}: see `facelake ledger grant`"))
+            return False
+        record(context.lake, [event])
     own = context.config.purpose
     if own not in verdicts and not decide(ledger, source_id, None, own, context.now).admitted:
         what = f"no grant of {source_id!r} names {own!r}, the purpose of this config: its photos will be refused"

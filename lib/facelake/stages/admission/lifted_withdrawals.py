@@ -18,10 +18,12 @@ def lifted(rows: pa.Table, entries: Iterable[Entry], now: datetime) -> dict[Entr
     """Return the grants for purposes that stand withdrawn, each with the time of the newest withdrawal of its key; not
     those that have ended already, which lift nothing.
 
+    A withdrawal that begins later is lifted too, since the order of recording decides; not by a grant that ends before.
+
     Args:
         rows: of the ledger table, before the entries are recorded.
         entries: the new events.
-        now: the time; withdrawals that begin later are left out.
+        now: the time.
     """
     grants = [entry for entry in entries if entry.kind is EventKind.GRANT and not has_ended(entry, now)]
     withdrawn = _withdrawals(rows)
@@ -29,8 +31,9 @@ def lifted(rows: pa.Table, entries: Iterable[Entry], now: datetime) -> dict[Entr
         return {}
     ledger, found = ledger_of(rows), {}
     for entry in grants:
-        verdicts = (ledger.standing(entry.scope, entry.key, purpose, now).reason for purpose in entry.purposes)
-        if Refusal.WITHDRAWN in verdicts:
+        moments = [at for at in ledger.moments(entry.scope, entry.key, now) if not has_ended(entry, at)]
+        standing = (ledger.standing(entry.scope, entry.key, name, at) for name in entry.purposes for at in moments)
+        if any(verdict.reason is Refusal.WITHDRAWN for verdict in standing):
             found[entry] = withdrawn[entry.scope, entry.key]
     return found
 
@@ -87,7 +90,9 @@ def lifted_in_file(lines: Mapping[int, Entry], now: datetime) -> Iterator[tuple[
         key = (entry.scope, entry.key)
         if entry.kind is EventKind.WITHDRAW:
             withdrawn[key] = line, entry
-        elif entry.kind is EventKind.GRANT and key in withdrawn and not has_ended(entry, now):
+        elif entry.kind is EventKind.GRANT and key in withdrawn:
             above, earlier = withdrawn[key]
+            if has_ended(entry, max(now, earlier.valid_from or now)):
+                continue
             if not earlier.purposes or set(earlier.purposes) & set(entry.purposes):
                 yield line, f"this grant of the {entry.scope} {entry.key!r} lifts the withdrawal of line {above}"

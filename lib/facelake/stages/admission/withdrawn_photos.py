@@ -1,8 +1,10 @@
 """Remembers, as keyed hashes, photos of people who have withdrawn that left the corpus: a file that was only renamed or
 moved, so that it names nobody any more, is the same photo.
 
-Table `withdrawn_photos` has no names and no digests. Its rows hold as long as the withdrawal is in force: a newer grant
-drops them, and an erasure of the subject moves them to the suppression list.
+Table `withdrawn_photos` has no names and no digests. Its rows are written for withdrawals of every purpose, also those
+that begin later: the run that sees the new name may be for another purpose, or before the date. They hold for the
+purposes for which the withdrawal is in force. A newer grant drops them, and an erasure of the subject moves them to the
+suppression list.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from facelake.lake.lake import Lake
 from facelake.stages.admission.same_photos import CONTENT
 
 TABLE = "withdrawn_photos"
+_NAMED = ["subject_ref", CONTENT]
 
 
 def remembered(lake: Lake, ledger: Ledger, purpose: str, now: datetime) -> frozenset[str]:
@@ -39,45 +42,44 @@ def remembered(lake: Lake, ledger: Ledger, purpose: str, now: datetime) -> froze
     return frozenset(rows["content"].filter(pc.is_in(rows["subject"], names)).to_pylist())
 
 
-def remember(lake: Lake, files: Iterable[DataFile], withdrawn: Collection[str], present: Collection[str]) -> int:
+def remember(lake: Lake, files: Iterable[DataFile], withdrawn: Collection[str]) -> None:
     """Remember the photos of people who have withdrawn that decisions name and the corpus has not any more.
 
     Args:
-        lake: the lake.
+        lake: the lake; its index has the photos of the corpus.
         files: of table `admissions` that are replaced or removed.
-        withdrawn: the subjects who have withdrawn.
-        present: digests of their photos in the corpus.
-
-    Returns:
-        The number of photos that were not remembered before.
+        withdrawn: the subjects who have withdrawn, for whatever purpose and date.
     """
-    if not withdrawn:
-        return 0
-    names, there = pa.array(sorted(withdrawn), pa.string()), pa.array(sorted(present), pa.string())
-    found: set[tuple[str, str]] = set()
-    for file in files:
-        rows = lake["admissions"].file(file, ["subject_ref", CONTENT])
-        subjects = references(rows["subject_ref"])
-        gone = pc.and_(
-            pc.is_in(subjects, names), pc.and_(pc.is_valid(rows[CONTENT]), pc.invert(pc.is_in(rows[CONTENT], there)))
-        )
-        gone = pc.fill_null(gone, False)
-        pairs = zip(subjects.filter(gone).to_pylist(), rows[CONTENT].filter(gone).to_pylist(), strict=True)
-        found.update((_hash(lake, "subject", subject), _hash(lake, "content", digest)) for subject, digest in pairs)
+    names = pa.array(sorted(withdrawn), pa.string())
+    parts = (lake["admissions"].file(file, _NAMED) for file in files) if withdrawn else ()
+    named = {pair for rows in parts for pair in _named(rows, names)}
     before = lake[TABLE].read()
-    found -= set(zip(before["subject"].to_pylist(), before["content"].to_pylist(), strict=True))
-    if found:
-        lake[TABLE].append([{"subject": subject, "content": content} for subject, content in sorted(found)])
-    return len(found)
+    known = set(zip(before["subject"].to_pylist(), before["content"].to_pylist(), strict=True))
+    named = {pair for pair in named if not known or _hashed(lake, pair) not in known}
+    if not named:
+        return
+    for _, rows in lake[INDEX].parts(_NAMED):
+        named.difference_update(_named(rows, names))
+    if found := sorted(_hashed(lake, pair) for pair in named):
+        lake[TABLE].append([{"subject": subject, "content": content} for subject, content in found])
+
+
+def _named(rows: pa.Table, names: pa.Array) -> Iterable[tuple[str, str]]:
+    """Return (subject, digest) of the photos that name somebody."""
+    subjects = references(rows["subject_ref"])
+    own = pc.fill_null(pc.and_(pc.is_in(subjects, names), pc.is_valid(rows[CONTENT])), False)
+    return zip(subjects.filter(own).to_pylist(), rows[CONTENT].filter(own).to_pylist(), strict=True)
+
+
+def _hashed(lake: Lake, pair: tuple[str, str]) -> tuple[str, str]:
+    return _hash(lake, "subject", pair[0]), _hash(lake, "content", pair[1])
 
 
 def forget_lifted(lake: Lake, ledger: Ledger, purposes: Iterable[str], now: datetime) -> None:
-    """Drop what is remembered of subjects whose withdrawal is in force for none of the purposes any more."""
+    """Drop what is remembered of subjects who have withdrawn for no purpose any more, neither now nor later."""
     rows = lake[TABLE].read()
-    if not rows.num_rows:
-        return
-    standing = {name for purpose in purposes for name in ledger.withdrawn_subjects(purpose, now)}
-    _keep(lake, rows, pc.is_in(rows["subject"], _hashes(lake, standing)))
+    if rows.num_rows:
+        _keep(lake, rows, pc.is_in(rows["subject"], _hashes(lake, ledger.withdrawing_subjects(purposes, now))))
 
 
 def contents_of_subjects(lake: Lake, subjects: Collection[str]) -> set[str]:

@@ -41,8 +41,7 @@ def find_copies(context: Context, targets: Targets) -> set[str]:
     search.in_table(context.lake["faces"], "embedding")
     for name in ("faces", "rejects", INDEX):  # the index also has photos that were refused, which have no outcome
         search.in_table(context.lake[name], "content_sha256", have_outcome=name != INDEX)
-    if not targets.request.purpose:
-        search.in_corpus(context.config)
+    search.in_corpus(context.config)
     search.leave_out_shared()
     return search.copies
 

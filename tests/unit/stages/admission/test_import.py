@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 import unicodedata
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -408,3 +409,14 @@ def test_another_pattern_takes_no_photo_from_somebody_who_has_withdrawn(tmp_path
     named = {row["image_id"]: row["subject_ref"] for row in rows if row["image_id"]}
     assert named == {"s/ann_smith.jpg": "ann", "s/bob_jones.jpg": "jones"}
     assert any("keep the subject reference of their import, whose person has withdrawn" in note for note in notes)
+
+
+def test_a_basis_lifts_no_withdrawal_of_the_source_that_begins_later(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/a.jpg").write_bytes(PHOTO)
+    later = datetime(2999, 12, 24, tzinfo=UTC)
+    with writing(Config(lake=str(tmp_path / "lake")), "test") as context:
+        record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SOURCE, "s", valid_from=later)])
+    counts, notes = imported(tmp_path, str(tmp_path / "photos"), grant=Grant("b"))
+    assert counts["granted"] == 0
+    assert any("'s' withdrew on" in note and "importing does not lift this" in note for note in notes)

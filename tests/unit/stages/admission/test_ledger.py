@@ -276,6 +276,25 @@ def test_a_withdrawal_or_expiry_that_begins_later_is_pointed_out(lake: Lake, tmp
     assert standing(lake) is None
 
 
+def test_a_withdrawal_that_begins_later_is_lifted_by_no_list_and_by_no_grant_unsaid(lake: Lake, tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    begins = now + timedelta(days=30)
+    record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann", valid_from=begins)])
+    renewed, before = (f"grant,ann,{P},renewed," + until for until in ("", begins.isoformat()))
+    done = import_ledger(lake, csv_of(tmp_path, renewed))
+    assert (done.recorded, [item.line for item in done.rejected]) == (0, [2])
+    assert "withdrew on" in done.rejected[0].problem
+    shorter = tmp_path / "shorter.csv"  # a grant that ends before the withdrawal begins stands beside it
+    shorter.write_text(f"kind,subject,purposes,basis,valid_until\n{before}\n")
+    assert import_ledger(lake, str(shorter))[:3] == (1, 0, [])
+    given = Entry(EventKind.GRANT, Scope.SUBJECT, "ann", (P,), "renewed")
+    assert [text for text in effects(lake, None, [given], now) if "lifts the withdrawal of" in text]
+    assert read_ledger(lake).standing(Scope.SUBJECT, "ann", P, begins).reason == "withdrawn"
+    lifted = import_ledger(lake, csv_of(tmp_path, renewed), lift_withdrawals=True)
+    assert ["lifts the withdrawal of" in item.problem for item in lifted.questioned] == [True]
+    assert read_ledger(lake).standing(Scope.SUBJECT, "ann", P, begins).reason != "withdrawn"
+
+
 def test_the_withdrawal_for_another_purpose_stands_in_no_grants_way(lake: Lake, tmp_path: Path) -> None:
     record(lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "ann", ("feeding-matchers",))])
     assert import_ledger(lake, csv_of(tmp_path, GRANT))[:3] == (1, 0, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from facelake.stages.core.context import Context
 from facelake.stages.erasure.request import Request
 from facelake.stages.erasure.stage import erase
 
-P = "identity-grouping"
+P, OTHER = "identity-grouping", "print"
 COLUMNS = {"subject_ref": {"regex": "(person-[0-9]+)"}, "source_id": {"constant": "school"}}
 
 
@@ -31,8 +31,8 @@ def config_of(folder: Path, kind: str = "files") -> Config:
     return load_config(lake=str(folder / "lake"), overrides=corpus | {"corpus_may_shrink": True})
 
 
-def opened(folder: Path) -> AbstractContextManager[Context]:
-    return writing(config_of(folder), "test")
+def opened(folder: Path, purpose: str = P) -> AbstractContextManager[Context]:
+    return writing(config_of(folder).model_copy(update={"purpose": purpose}), "test")
 
 
 def say(folder: Path, kind: str, subject: str | None = None) -> None:
@@ -42,11 +42,11 @@ def say(folder: Path, kind: str, subject: str | None = None) -> None:
         record(context.lake, [Entry(EventKind(kind), scope, subject or "school", **facts)])  # type: ignore[arg-type]
 
 
-def admitted(folder: Path) -> set[str]:
+def admitted(folder: Path, purpose: str = P, now: datetime | None = None) -> set[str]:
     """The names of the admitted photos."""
-    with opened(folder) as context:
+    with opened(folder, purpose) as context:
         context.accept_loss = True
-        context.now = datetime.now(UTC)
+        context.now = now or datetime.now(UTC)
         admit(context)
         rows = context.lake["admissions"].read(["image_id", "admitted"]).to_pylist()
     return {row["image_id"] for row in rows if row["admitted"]}
@@ -80,6 +80,34 @@ def test_a_renamed_photo_stays_refused_until_a_new_grant(school: Path, *, before
         assert context.lake[TABLE].read().num_rows == 1
     say(school, "grant", "person-1")
     assert admitted(school) == others | {"graduation.jpg", "person-1_1.jpg"}
+    with opened(school) as context:
+        assert context.lake[TABLE].read().num_rows == 0
+
+
+def test_a_rename_that_the_run_for_another_purpose_sees_first(school: Path) -> None:
+    """Who has withdrawn for one purpose stays refused for it, and usable for the other."""
+    withdrawn = Entry(EventKind.WITHDRAW, Scope.SUBJECT, "person-1", purposes=(P,))
+    with opened(school) as context:
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, "school", (P, OTHER), "b"), withdrawn])
+    (school / "photos/person-1_0.jpg").rename(school / "photos/graduation.jpg")
+    others = {"person-2_0.jpg", "person-2_1.jpg"}
+    for _ in range(2):
+        assert admitted(school, OTHER) == others | {"graduation.jpg", "person-1_1.jpg"}
+        assert admitted(school) == others
+    with opened(school) as context:  # the photo that is there under its name is not remembered
+        assert context.lake[TABLE].read().num_rows == 1
+
+
+def test_a_rename_between_a_withdrawal_and_its_date(school: Path) -> None:
+    begins = datetime.now(UTC) + timedelta(days=30)
+    with opened(school) as context:
+        record(context.lake, [Entry(EventKind.WITHDRAW, Scope.SUBJECT, "person-1", valid_from=begins)])
+    (school / "photos/person-1_0.jpg").rename(school / "photos/graduation.jpg")
+    others = {"person-2_0.jpg", "person-2_1.jpg"}
+    assert admitted(school) == others | {"graduation.jpg", "person-1_1.jpg"}
+    assert admitted(school, now=begins + timedelta(hours=1)) == others
+    say(school, "grant", "person-1")
+    assert admitted(school, now=begins + timedelta(hours=1)) == others | {"graduation.jpg", "person-1_1.jpg"}
     with opened(school) as context:
         assert context.lake[TABLE].read().num_rows == 0
 

@@ -130,11 +130,14 @@ def _words_of(person: Person) -> tuple[tuple[str, re.Pattern[str]], ...]:
 
 @lru_cache(maxsize=8)
 def _starts_of(person: Person) -> tuple[str, ...]:
-    """The first four numbers of each vector, as JSON and CSV write them."""
+    """The first four numbers of each vector, as JSON, CSV and numpy write them."""
     vectors = [np.frombuffer(blob, "<f2")[:4] for blob in person.embeddings]
     starts = [[repr(float(value)) for value in vector] for vector in vectors]
     starts += [[str(np.float32(value)) for value in vector] for vector in vectors]
-    return tuple(between.join(start) for start in starts for between in (",", ", "))
+    starts += [[str(value) for value in vector] for vector in vectors]
+    starts += [[f"{value:.18e}" for value in vector] for vector in vectors]
+    separators = (",", ", ", ";", "; ", " ", "\t", "\n", "\r\n")
+    return tuple(between.join(start) for start in starts for between in separators)
 
 
 def _in_bytes(data: bytes, person: Person) -> bool:

@@ -128,6 +128,12 @@ def numbers(blob: bytes, kind: str) -> list[float]:
     return [float(value) for value in np.frombuffer(blob, "<f2").astype(kind)]
 
 
+def saved(vector: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.savetxt(sink, vector)
+    return sink.getvalue()
+
+
 NAME_FORMS: dict[str, Callable[[str], bytes]] = {
     "as stored": str.encode,
     "NFD": nfd,
@@ -143,13 +149,19 @@ BLOB_FORMS: dict[str, Callable[[bytes], bytes]] = {
     "as stored": bytes,
     "inside other bytes": lambda blob: b"abc" + blob + b"defg",
     "base64": lambda blob: base64.b64encode(b"12" + blob + b"3"),
+    "base64 for URLs": lambda blob: base64.urlsafe_b64encode(b"12" + blob + b"3"),
     "hex": lambda blob: blob.hex().encode(),
+    "upper-case hex": lambda blob: blob.hex().upper().encode(),
 }
 VECTOR_FORMS: dict[str, Callable[[bytes], bytes]] = BLOB_FORMS | {
     "float32": lambda blob: np.frombuffer(blob, "<f2").astype("<f4").tobytes(),
     "float64": lambda blob: np.frombuffer(blob, "<f2").astype("<f8").tobytes(),
     "JSON numbers": lambda blob: json.dumps(numbers(blob, "<f8")).encode(),
     "CSV numbers": lambda blob: ",".join(map(str, np.frombuffer(blob, "<f2").astype("<f4"))).encode(),
+    "semicolons": lambda blob: "; ".join(map(repr, numbers(blob, "<f4"))).encode(),
+    "half-precision numbers": lambda blob: "\t".join(map(str, np.frombuffer(blob, "<f2"))).encode(),
+    "numpy.savetxt": lambda blob: saved(np.frombuffer(blob, "<f2")),
+    "numpy.savetxt in a line": lambda blob: saved(np.frombuffer(blob, "<f2").astype("<f4")[None]),
 }
 PHOTO_FORMS: dict[str, Callable[[bytes], bytes]] = BLOB_FORMS | {
     "another header": lambda data: data[:2] + b"\xff\xfe\x00\x08hello\x00" + data[2:],
