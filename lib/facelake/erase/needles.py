@@ -34,6 +34,8 @@ class Bounds(StrEnum):
     """where no letter, digit, `_` or `-` is beside it, and no slash or dot before it: ids of photos begin with their
     source, so that a path that ends with an id is another photo's; one such byte may be before it after a control
     character, as the length of a text in IPTC, EXIF or Thrift is"""
+    PATH = "path"
+    """as before, and after a slash: also at the end of a longer path"""
     WORD = "word"
     """where no ASCII letter or digit is beside it: also as part of the name of a file; and as before after a length"""
     ANYWHERE = "anywhere"
@@ -44,6 +46,8 @@ class Bounds(StrEnum):
         """The bytes after which an identifier may not begin, and those before which it may not end."""
         if self is Bounds.WHOLE:
             return _LETTERS + b"./", _LETTERS
+        if self is Bounds.PATH:
+            return _LETTERS + b".", _LETTERS
         return (_ALPHANUMERIC, _ALPHANUMERIC) if self is Bounds.WORD else (b"", b"")
 
 

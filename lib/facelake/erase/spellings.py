@@ -37,7 +37,8 @@ NOT_SEARCHED = (
     "embeddings that were rotated, quantised or averaged with others, as big-endian numbers, and as decimal numbers in "
     "indented lines or rounded",
     "values in archives of other formats, raw deflate streams, and extended attributes of files",
-    "names that are part of the file name of another photo (`facelake verify --residual` finds those)",
+    "names that are part of the file name of another photo, and ids of photos at the end of a longer path (`facelake "
+    "verify --residual` finds both)",
 )
 
 

@@ -75,12 +75,12 @@ class ResidualHits:
 def verify_residual(context: Context, texts: list[str]) -> ResidualHits:
     """Search every byte of the lake for identifiers.
 
-    A file name also stands for the ids of photos that end with it, which begin with their source. A reference is also
-    found as part of the file name of a photo, whoever it shows.
+    A file name also stands for the ids of photos that end with it, which begin with their source, and an id for longer
+    paths that end with it. A reference is also found as part of the file name of a photo, whoever it shows.
     """
     ids = photos_named(context.config, context.lake, texts)
     paths = [text for text in texts if "/" in text]
-    names, whole = sorted(set(texts) - set(paths)), Needles.of([*paths, *ids])
+    names, whole = sorted(set(texts) - set(paths)), Needles.of([*paths, *ids], bounds=Bounds.PATH)
     scanned, hits = residual(context, whole, Needles.of(names, bounds=Bounds.ANYWHERE))
     words, found, inside = Needles.of(names, bounds=Bounds.WORD), dict[str, int](), dict[str, int]()
     for key, count in sorted(hits.items()):

@@ -19,7 +19,7 @@ from facelake.stages.core.context import StageResult
 from facelake.stages.gallery.publish import publish
 from facelake.stages.gallery.versions import current_gallery, pin
 from facelake.stages.governance.processing_register import record_processing
-from facelake.stages.operations.verify import verify
+from facelake.stages.operations.verify import verify, verify_residual
 
 PEOPLE = Population(60, 8, 5, seed=1)
 
@@ -120,3 +120,12 @@ def test_records_of_processing_that_are_gone_or_replaced_are_found(config: Confi
     assert any("register/d.json is not a record of processing" in problem for problem in found)
     assert any("audit/notes.txt is not an audit record" in problem for problem in found)
     assert len(found) == 4
+
+
+def test_an_id_is_found_at_the_end_of_a_longer_path(tmp_path: Path) -> None:
+    config = load_config(lake=str(tmp_path / "lake"))
+    with writing(config, "test") as context:
+        context.lake.store.write("notes/a.txt", b"copied from /data/school/1.jpg")
+        context.lake.store.write("notes/b.txt", b"of somebody else: other-school/1.jpg and /data/my-school/1.jpg")
+        hits = verify_residual(context, ["school/1.jpg"])
+    assert (hits.found, hits.inside) == ({"notes/a.txt": 1}, {})
