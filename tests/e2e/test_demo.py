@@ -158,7 +158,9 @@ def test_erased_photo_stays_out_when_its_source_brings_it_again(demo_lake: Path,
     row = pq.read_table(demo_lake / "corpus/demo-0.parquet").slice(0, 1).to_pylist()[0]
     (photos / "x.jpg").write_bytes(row["image"])
     run_json("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake))
-    run_json("erase", "--lake", str(demo_lake), "--image", "again/x.jpg", "--yes")
+    erase = ("erase", "--lake", str(demo_lake), "--image", "again/x.jpg", "--yes")
+    assert "under other ids: album/person-1-00.jpg" in run_json(*erase, code=2)["error"]["what"]  # no run has seen it
+    run_json(*erase, "--keep-copies")
     assert (
         run_json("import", str(photos), "--basis", "b", "-c", assessed(tmp_path), "--lake", str(demo_lake))["erased"]
         == 1

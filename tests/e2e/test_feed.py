@@ -220,7 +220,7 @@ def test_an_identity_goes_with_every_photo_it_is_in(demo_lake: Path) -> None:
         assert after is not None
         assert group["identity_id"] not in after.read("memberships")["identity_id"].to_pylist()
         assert verify(context)[0] == []
-        with pytest.raises(ConfigError, match="no active identity"):
+        with pytest.raises(ConfigError, match="was erased before"):
             erase(context, Request.of(identities=[group["identity_id"]]))
 
 

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from facelake.bench.nights import add_and_remove
+from facelake.bench.synthetic_lake import admitted_rows, grant_once
 from facelake.config import Config, load_config
-from facelake.contracts import Verdict
+from facelake.contracts import Covers, DataFileName, Verdict
 from facelake.embed import Pack
 from facelake.errors import ConfigError, Refused
 from facelake.matcher import Gallery as Copy
@@ -87,7 +88,18 @@ def lake_of(config: Config, pack: Pack, rebase: bool = False) -> Iterator[Contex
         yield context
 
 
+def admit_all(context: Context) -> None:
+    """Decisions on the photos of all faces, as `admit` leaves them: what leaves the lake depends on them."""
+    grant_once(context, "world")
+    table = context.lake["admissions"]
+    images = pc.unique(context.lake["faces"].read(["image_id"])["image_id"]).to_pylist()
+    photos = {"image_id": images, "subject_ref": [None] * len(images), "content_sha256": [None] * len(images)}
+    rows = admitted_rows(context, "world", "world", photos, Covers.EVERYONE)
+    table.commit([table.stage(rows, DataFileName.of_corpus_file("world"))], table.snapshot().files)
+
+
 def one_night(context: Context) -> tuple[StageResult, StageResult]:
+    admit_all(context)
     grouped, made = cluster(context), publish(context)
     analyse(context)
     return grouped, made

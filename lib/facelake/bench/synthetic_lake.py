@@ -143,6 +143,7 @@ def _tables(
         "face_id": _face_ids(start, count),
         "image_id": images,
         "content_sha256": digests,
+        "covers": [str(Covers.NAMED)] * count,
         "box": [[0.0, 0.0, 100.0, 120.0]] * count,
         "quality": np.full(count, 0.8, np.float32),
         "embedding": pa.Array.from_buffers(pa.binary(), count, [None, offsets, pa.py_buffer(vectors.tobytes())]),

@@ -41,7 +41,10 @@ def find_copies(context: Context, targets: Targets) -> set[str]:
     search.in_table(context.lake["faces"], "embedding")
     for name in ("faces", "rejects", INDEX):  # the index also has photos that were refused, which have no outcome
         search.in_table(context.lake[name], "content_sha256", have_outcome=name != INDEX)
+    known = set(targets.contents)
     search.in_corpus(context.config)
+    for name in ("faces", "rejects", INDEX) if targets.contents != known else ():  # of photos that no run has seen
+        search.in_table(context.lake[name], "content_sha256")
     search.leave_out_shared()
     return search.copies
 

@@ -56,4 +56,4 @@ def test_photos_of_erased_people_that_a_backup_brought_back_are_reported(tmp_pat
         counts = admit(context).counts
     assert (counts["admitted"], counts["refused_erased"]) == (1, 1)
     notices = [event.text for event in events if isinstance(event, Notice)]
-    assert any("1 photos of erased people are in the lake's own corpus again" in text for text in notices)
+    assert any("1 photo of erased people is in the lake's own corpus again" in text for text in notices)

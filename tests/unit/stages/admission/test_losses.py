@@ -66,7 +66,7 @@ def test_a_mistyped_purpose_stops_the_run_where_a_withdrawal_was_lifted_for_the_
     assert admit(context).counts["admitted"] == 10
     context.config = context.config.model_copy(update={"purpose": "identity-groupin"})
     corpus = corpus_size(context.config, context.lake)
-    assert Pending.of(context.lake, corpus, context.config, context.now).stops
+    assert Pending.of(context.lake, corpus, context.config, context.now, 0).stops
     with pytest.raises(Refused, match=r"10 of 10 .*withdrawn 10.*'identity-groupin'.*identity-grouping"):
         admit(context)
     assert admitted(context) == 10
