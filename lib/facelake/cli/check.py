@@ -41,9 +41,8 @@ def verify(
     terminal.say("the lake is consistent" if result.ok else counted(len(findings) + len(hits), "problem"))
     if unfinished := result.counts.get("unfinished_erasures"):
         terminal.warn(f"{unfinished} erasures are not certified yet: `facelake status` lists them; give them again")
-    terminal.result(
-        {"ok": result.ok, "problems": problems, "residual": hits, "residual_inside": inside, "counts": result.counts}
-    )
+    found = {"residual": hits, "residual_inside": inside, "never_erased": result.never_erased}
+    terminal.result({"ok": result.ok, "problems": problems, **found, "counts": result.counts})
     if not result.ok:
         raise typer.Exit(1)
 

@@ -68,11 +68,11 @@ def admit(context: Context) -> StageResult:
     rules = _rules(context, ledger, now, lineages)
     decided = decide_corpus(context, index.parts, ledger, rules, known)
     gone = [file for name, file in known.items() if name not in decided.kept]
-    remember(lake, gone, ledger.withdrawing_subjects(purposes, now) if gone else ())
-    more = _rules(context, ledger, now, lineages)
-    if more.remembered != rules.remembered:
-        _drop(lake, decided.adds)  # they may have the same photos under other names
-        decided = decide_corpus(context, index.parts, ledger, more, known)
+    if gone and remember(lake, gone, ledger.withdrawing_subjects(purposes, now)):
+        more = _rules(context, ledger, now, lineages)
+        if more.remembered != rules.remembered:  # they hold for this purpose, now
+            _drop(lake, decided.adds)  # they may have the same photos under other names
+            decided = decide_corpus(context, index.parts, ledger, more, known)
     totals, adds = decided.counts, decided.adds
     if own and (returned := totals[Refusal.ERASED]):  # an erasure empties the rows of its photos
         are = "photo of erased people is" if returned == 1 else "photos of erased people are"

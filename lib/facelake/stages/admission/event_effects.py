@@ -29,14 +29,15 @@ def effects(lake: Lake, known: Known | None, entries: Sequence[Entry], now: date
         now: the time.
     """
     rows = ledger_rows(lake)[0]
+    ledger = ledger_of(rows)
     for entry, at in lifted(rows, entries, now).items():
         yield lifted_in_words(entry, at)
     if known is not None:
         yield from also_ended(known, entries)
         yield from (text for _, text in without_photos(known, entries))
         yield from of_several_sources(known)
-        yield from _of_withdrawn_sources(ledger_of(rows), known, entries, now)
-    yield from (text for _, text in what_ends(ledger_of(rows), entries, now))
+        yield from _of_withdrawn_sources(ledger, known, entries, now)
+    yield from (text for _, text in what_ends(ledger, entries, now))
 
 
 def _of_withdrawn_sources(ledger: Ledger, known: Known, entries: Iterable[Entry], now: datetime) -> Iterator[str]:

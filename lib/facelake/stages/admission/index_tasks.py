@@ -178,9 +178,9 @@ def without_erased(suppressed: frozenset[str], hash_salt: bytes, rows: pa.Table)
     if check is None:
         return rows
     labels = {name: label("source", name) for name in pc.unique(rows["source_id"]).drop_null().to_pylist()}
-    names = {reference(name): erased_name(hash_salt, text) for name, text in labels.items()}
-    erased = {name: other for name, other in names.items() if other.removeprefix("erased:") in suppressed}
-    return forget(rows, check(rows), erased)
+    erased = {name: text for name, text in labels.items() if keyed_hash(hash_salt, text) in suppressed}
+    names = {reference(name): erased_name(hash_salt, text) for name, text in erased.items()}
+    return forget(rows, check(rows), names)
 
 
 def forget(rows: pa.Table, hit: np.ndarray, sources: Mapping[str, str]) -> pa.Table:

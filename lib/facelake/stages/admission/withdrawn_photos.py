@@ -42,13 +42,16 @@ def remembered(lake: Lake, ledger: Ledger, purpose: str, now: datetime) -> froze
     return frozenset(rows["content"].filter(pc.is_in(rows["subject"], names)).to_pylist())
 
 
-def remember(lake: Lake, files: Iterable[DataFile], withdrawn: Collection[str]) -> None:
+def remember(lake: Lake, files: Iterable[DataFile], withdrawn: Collection[str]) -> bool:
     """Remember the photos of people who have withdrawn that decisions name and the corpus has not any more.
 
     Args:
         lake: the lake; its index has the photos of the corpus.
         files: of table `admissions` that are replaced or removed.
         withdrawn: the subjects who have withdrawn, for whatever purpose and date.
+
+    Returns:
+        Whether there were any that were not remembered before.
     """
     names = pa.array(sorted(withdrawn), pa.string())
     parts = (lake["admissions"].file(file, _NAMED) for file in files) if withdrawn else ()
@@ -57,11 +60,12 @@ def remember(lake: Lake, files: Iterable[DataFile], withdrawn: Collection[str]) 
     known = set(zip(before["subject"].to_pylist(), before["content"].to_pylist(), strict=True))
     named = {pair for pair in named if not known or _hashed(lake, pair) not in known}
     if not named:
-        return
+        return False
     for _, rows in lake[INDEX].parts(_NAMED):
         named.difference_update(_named(rows, names))
     if found := sorted(_hashed(lake, pair) for pair in named):
         lake[TABLE].append([{"subject": subject, "content": content} for subject, content in found])
+    return bool(found)
 
 
 def _named(rows: pa.Table, names: pa.Array) -> Iterable[tuple[str, str]]:

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from facelake.contracts import I64
+from facelake.distinct import among, union
 
 U64 = npt.NDArray[np.uint64]
 
@@ -26,15 +27,11 @@ class KnownIds:
 
     def __init__(self, columns: Iterable[pa.ChunkedArray]) -> None:
         """Hash all ids of some columns."""
-        self._keys = np.unique(np.concatenate([np.zeros(0, np.int64), *map(_keys, columns)]))
+        self._keys = union(np.zeros(0, np.int64), *map(_keys, columns))
 
     def lack(self, ids: pa.ChunkedArray) -> pa.Array:
         """Return per id whether it is not among them."""
-        sought = _keys(ids)
-        if not len(self._keys):
-            return pa.array(np.ones(len(sought), bool))
-        at = np.minimum(np.searchsorted(self._keys, sought), len(self._keys) - 1)
-        return pa.array(self._keys[at] != sought)
+        return pa.array(~among(_keys(ids), self._keys))
 
 
 def _keys(ids: pa.ChunkedArray) -> I64:

@@ -27,6 +27,7 @@ from facelake.stages.erasure.decoding import look_of, look_of_unseen
 from facelake.stages.erasure.request import Targets, is_in
 
 _U64 = npt.NDArray[np.uint64]
+_WITH_DIGESTS = ("faces", "rejects", INDEX)
 
 
 def find_copies(context: Context, targets: Targets) -> set[str]:
@@ -39,11 +40,11 @@ def find_copies(context: Context, targets: Targets) -> set[str]:
         targets.contents |= digests_here(context.lake, named)
     search = _Search(targets)
     search.in_table(context.lake["faces"], "embedding")
-    for name in ("faces", "rejects", INDEX):  # the index also has photos that were refused, which have no outcome
+    for name in _WITH_DIGESTS:  # the index also has photos that were refused, which have no outcome
         search.in_table(context.lake[name], "content_sha256", have_outcome=name != INDEX)
     known = set(targets.contents)
     search.in_corpus(context.config)
-    for name in ("faces", "rejects", INDEX) if targets.contents != known else ():  # of photos that no run has seen
+    for name in _WITH_DIGESTS if targets.contents != known else ():  # of photos that no run has seen
         search.in_table(context.lake[name], "content_sha256")
     search.leave_out_shared()
     return search.copies

@@ -5,17 +5,14 @@ own store.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import pyarrow as pa
 
-from facelake.contracts import label
 from facelake.lake.corpora.detect import resolve_corpus
 from facelake.stages.admission.corpus_rewrite import own_corpus, owns_corpus
+from facelake.stages.admission.index_tasks import suppression_check
 from facelake.stages.core.context import Context
 from facelake.stages.erasure.own_store import named_rows
-
-_NAMES = {"image": "image_id", "source": "source_id", "subject": "subject_ref"}
 
 
 def restored_photos(context: Context) -> list[str]:
@@ -28,16 +25,12 @@ def restored_photos(context: Context) -> list[str]:
         Corrupt: the suppression list is damaged.
     """
     suppressed = context.lake.suppressed()
-
-    @lru_cache(maxsize=1 << 16)  # sources and subjects repeat
-    def is_erased(kind: str, name: str) -> bool:
-        return context.lake.keyed_hash(label(kind, name)) in suppressed
-
+    is_erased = suppression_check(suppressed, context.lake.salt) if suppressed else None
+    if is_erased is None:
+        return []
     found = set[str]()
-    for rows in _in_corpus(context) if suppressed else ():
-        for row in rows.select(list(_NAMES.values())).to_pylist():
-            if row["image_id"] and any(row[name] and is_erased(kind, row[name]) for kind, name in _NAMES.items()):
-                found.add(row["image_id"])
+    for rows in _in_corpus(context):
+        found.update(rows["image_id"].filter(pa.array(is_erased(rows))).drop_null().to_pylist())
     return sorted(found)
 
 

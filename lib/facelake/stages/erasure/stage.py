@@ -232,7 +232,7 @@ def finish_erasures(context: Context) -> list[StageResult]:
 
 
 def _targets(context: Context, request: Request, note: Note | None) -> Targets:
-    if request.purpose and request.purpose not in _purposes(context):
+    if request.purpose not in (None, context.config.purpose) and request.purpose not in _purposes(context):
         text = f"this lake holds nothing for {request.purpose!r}; the purpose is now suppressed for it"
         context.emit(Notice("erase", text))
         return Targets(request)
@@ -244,11 +244,11 @@ def _targets(context: Context, request: Request, note: Note | None) -> Targets:
 
 
 def _purposes(context: Context) -> set[str]:
-    """Return the purposes for which the lake holds faces: the last run may have had another one than the config."""
+    """Return the purposes of the gallery and of the decisions; the last run may have had another than the config."""
     gallery = current_gallery(context.lake)
     decided = [pc.unique(rows["purpose"]).to_pylist() for _, rows in context.lake["admissions"].parts(["purpose"])]
     made = {gallery.row["purpose"]} if gallery else set()
-    return {context.config.purpose, *made, *(purpose for part in decided for purpose in part if purpose)}
+    return {*made, *(purpose for part in decided for purpose in part if purpose)}
 
 
 def _tell_of_others(context: Context, targets: Targets, note: Note | None) -> None:
@@ -340,7 +340,7 @@ def _remove(context: Context, table: str, column: str, values: set[str]) -> int:
 def _blank_admissions(context: Context, targets: Targets) -> None:
     """Empty the rows and mark them refused; they stay, so that row numbers keep their meaning."""
     table = context.lake["admissions"]
-    adds, removes = [], []
+    sources, adds, removes = targets.request.hidden_sources(context.lake.salt), [], []
     for file, rows in table.parts():
         hit = targets.hits(rows)
         if not hit.any():
@@ -356,7 +356,7 @@ def _blank_admissions(context: Context, targets: Targets) -> None:
             at = rows.schema.get_field_index(name)
             column = pc.if_else(mask, pa.scalar(value, rows.schema.field(name).type), rows[name].combine_chunks())
             rows = rows.set_column(at, name, column)
-        rows = with_other_sources(rows, hit, targets.request.hidden_sources(context.lake.salt))
+        rows = with_other_sources(rows, hit, sources)
         # another digest in the name, so that the next admit writes its own file
         adds.append(table.stage(rows, DataFileName(corpus=DataFileName.parse(file.path).corpus, part="erased")))
         removes.append(file)
@@ -367,11 +367,11 @@ def _blank_admissions(context: Context, targets: Targets) -> None:
 
 def _blank_corpus(context: Context, targets: Targets) -> int:
     """Empty the rows of photos in the lake's own corpus; they stay, so that row numbers keep their meaning."""
-    blanked = 0
+    sources, blanked = targets.request.hidden_sources(context.lake.salt), 0
     for corpus, path in own_corpus(context.config) if not targets.request.purpose else ():
         hit = targets.hits(corpus.ids(path))
         if hit.any():
             context.check_lease()
-            rewrite_corpus_file(corpus, path, hit, targets.request.hidden_sources(context.lake.salt))
+            rewrite_corpus_file(corpus, path, hit, sources)
             blanked += int(hit.sum())
     return blanked
