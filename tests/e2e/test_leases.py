@@ -119,6 +119,8 @@ def test_a_gallery_of_another_purpose_takes_a_copy_back(demo_lake: Path, tmp_pat
     with writing(load_config(lake=str(demo_lake)), "test") as context:
         manifest = export_gallery(context, str(tmp_path / "a"), P, "gate-7")
         copied = Gallery.open(str(tmp_path / "a")).identity_ids
+        sources = context.lake["admissions"].read(["source_id"])["source_id"].unique().to_pylist()
+        record(context.lake, [Entry(EventKind.GRANT, Scope.SOURCE, name, ("print",), "b") for name in sources])
         rows = changes_since(context.lake, manifest["gallery_version"], purpose="print")
         assert set(rows["status"].to_pylist()) == {WITHHELD}
         assert sorted(rows["identity_id"].to_pylist()) == sorted(copied)

@@ -36,7 +36,8 @@ def verify(
         terminal.say(f"searched every object of the lake {lake.uri}: {what} {', '.join(map(repr, residual))}")
     if result.never_erased:
         named = ", ".join(map(repr, result.never_erased))
-        terminal.warn(f"no erasure of this lake named {named} as it is written here: check the spelling and the lake")
+        what = f"nothing was ever erased from this lake under the name {named}"
+        terminal.warn(f"{what}: check the spelling, and that this is the right lake")
     problems = [{"check": f.check, "problem": f.problem} for f in findings]
     terminal.say("the lake is consistent" if result.ok else counted(len(findings) + len(hits), "problem"))
     if unfinished := result.counts.get("unfinished_erasures"):

@@ -110,13 +110,13 @@ def test_of_few_groups_only_those_are_joined_that_are_alike_by_any_distribution(
 
 
 def test_few_groups_of_relatives_are_not_joined() -> None:
-    """The pairs of four out of twelve people are too many to be one person's, who was split."""
-    people = templates(12)
+    """The pairs of four out of eighteen people are too many to be one person's, who was split."""
+    people = templates(18)
     people[:4] = unit_rows(0.8 * people[[0]] + 0.6 * people[:4])
     vectors, _, person = sessions(people, shift=0.0, noise=0.2)
     groups = group_sums(vectors, person)
     assert groups.sums[1] @ groups.sums[2] / 100 > CUTS.mean_of_any
-    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 12
+    assert len(set(join_normalised(groups, CUTS)[0].tolist())) == 18
 
 
 LARGE = replace(CUTS, nearest_low=0.7)

@@ -65,7 +65,9 @@ def note_of_other_lakes(config: Config) -> str | None:
     if others < 1:
         return None
     lakes = "another lake has its copy" if others == 1 else f"{others} other lakes have their copies"
-    what = f"{lakes} of the ledger in {place}: who was erased or has withdrawn there is not known here"
+    what = (
+        f"{lakes} of the ledger in {place}: people who were erased or have withdrawn there are not known to this lake"
+    )
     return f"{what}. To move a lake, copy it (docs/backups.md)"
 
 
